@@ -1,0 +1,48 @@
+# The commands of the README. `make setup` installs from the lock; everything else runs in .venv.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-all check format clean lock help
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: .venv/installed ## create .venv from the lock
+
+# torch stands outside the lock: which build is right depends on the machine (TORCH="torch==2.13.0+cu126", an index in pip's settings).
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PIP) "$(TORCH)"
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## real images through the whole DAG, ending with a score
+	$(BIN)/python -m pipeline run digits
+
+test: setup ## what matters, in minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## everything
+	$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, import rules, then test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+format: setup ## format and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup ## resolve the lock anew (torch and what only CUDA builds of it need stay out)
+	$(BIN)/python scripts/lock.py
+
+clean: ## remove what make and the demo made
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

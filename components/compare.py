@@ -1,0 +1,47 @@
+"""Component: table, verdict and pictures."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+
+
+@dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
+def compare(
+    recipe: str,
+    teacher: Input[Model],
+    generator: Input[Model],
+    dataset: Input[Dataset],
+    teacher_scores: Input[Metrics],
+    scores: Input[Metrics],
+    run: Output[Artifact],
+    summary: Output[Markdown],
+    attempt: str = "",
+):
+    """Compare the generator with its teacher and with real images: table, verdict, sample grid.
+
+    Args:
+        recipe: Name of a recipe, or address of a resolved one in the store.
+        teacher: The teacher.
+        generator: The one-step generator.
+        dataset: The training set.
+        teacher_scores: The teacher's score and the floor.
+        scores: The generator's score.
+        run: The run's manifest, which names everything.
+        summary: The table and the verdict to read.
+        attempt: "new" compares again; empty reuses what is there.
+    """
+    from sida.report.compare import compare, markdown
+    from sida.steps import execute
+
+    published = execute(
+        compare,
+        run,
+        recipe=recipe,
+        teacher=teacher.path,
+        generator=generator.path,
+        dataset=dataset.path,
+        teacher_scores=teacher_scores.path,
+        scores=scores.path,
+        attempt=attempt,
+    )
+    with open(summary.path, "w", encoding="utf-8") as file:
+        file.write(markdown(published.manifest))

@@ -1,0 +1,20 @@
+"""Component: feature statistics of the training set."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Output
+
+
+@dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
+def reference_statistics(recipe: str, dataset: Input[Dataset], reference: Output[Artifact], attempt: str = ""):
+    """Compute what the training set looks like to the detector; scores are distances to it.
+
+    Args:
+        recipe: Name of a recipe, or address of a resolved one in the store.
+        dataset: The training set as shards.
+        reference: Feature moments of the whole set, in float64.
+        attempt: "new" computes again; empty reuses what is there.
+    """
+    from sida.scoring.reference import reference_statistics
+    from sida.steps import execute
+
+    execute(reference_statistics, reference, recipe=recipe, dataset=dataset.path, attempt=attempt)

@@ -1,0 +1,42 @@
+"""Component: score the generator."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+
+@dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
+def score(
+    recipe: str,
+    generator: Input[Model],
+    dataset: Input[Dataset],
+    reference: Input[Artifact],
+    scores: Output[Metrics],
+    attempt: str = "",
+    repeat: str = "",
+):
+    """Score the one-step generator on held-out seed ranges.
+
+    Args:
+        recipe: Name of a recipe, or address of a resolved one in the store.
+        generator: The one-step generator.
+        dataset: The training set, for its label distribution.
+        reference: Feature moments of the training set.
+        scores: The generator's score: every range, mean and spread.
+        attempt: "new" scores again; empty reuses what is there.
+        repeat: Any text; another text is another score (schedules set it to the time).
+    """
+    from sida.scoring.score import score
+    from sida.steps import execute
+
+    published = execute(
+        score,
+        scores,
+        recipe=recipe,
+        generator=generator.path,
+        dataset=dataset.path,
+        reference=reference.path,
+        attempt=attempt,
+        repeat=repeat,
+    )
+    for row in published.manifest.rows:
+        scores.log_metric(f"{row.model}_{row.metric}", row.mean)

@@ -1,0 +1,75 @@
+"""Distil a diffusion model to one step, and prove the score.
+
+examples:
+  python -m pipeline list               which recipes there are
+  python -m pipeline run digits         the whole DAG on this machine: ten minutes on two cores
+  python -m pipeline run digits         again: seconds, everything is reused
+  python -m pipeline VERB --help        more about one verb
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from typing import Any, NoReturn
+
+from pipeline import commands
+from sida.errors import SidaError
+
+PROGRAM = "python -m pipeline"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and leave with status 2."""
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, from the modules under ``pipeline/commands``."""
+    layout = argparse.RawDescriptionHelpFormatter
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    top = Parser(prog=PROGRAM, description=summary, epilog=examples, formatter_class=layout)
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", parser_class=Parser)
+    for found in pkgutil.iter_modules(commands.__path__):
+        module: Any = importlib.import_module(f"pipeline.commands.{found.name}")
+        summary, _, rest = (module.__doc__ or "").partition("\n\n")
+        verb = verbs.add_parser(
+            found.name, help=summary.rstrip("."), description=summary, epilog=rest, formatter_class=layout
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(main=module.main)
+    return top
+
+
+def main() -> int:
+    """Run one verb; its exit status."""
+    top = parser()
+    args = top.parse_args()
+    if args.verb is None:
+        top.print_help()
+        return 0
+    try:
+        return int(args.main(args))
+    except SidaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Run a recipe on this machine: from teacher and data to the score and a verdict.
+
+Steps whose inputs, settings and results are unchanged are reused. Stopped (Ctrl-C) or killed, the same command continues from the
+last checkpoint. Progress goes to stderr, the result to stdout. Exit status: 0 done, 2 something for you to mend, 1 another failure,
+130 stopped.
+
+examples:
+  python -m pipeline run digits                    the demo
+  python -m pipeline run digits --force distill    distil anew, and all that follows
+  python -m pipeline run digits --json | jq .scores
+  python -m pipeline run ./mine.yaml --store s3://bucket/sida
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE and how to run it."""
+    from pipeline import running
+
+    running.add_arguments(parser)
+    parser.add_argument(
+        "--force",
+        metavar="STEP",
+        action="append",
+        default=[],
+        help="make a new attempt of STEP and everything after it (may be given again)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run, then print the result."""
+    from pipeline import result, running
+
+    recipe, outcome = running.run(args, goal="compare", force=args.force)
+    if outcome.status:
+        return running.fail(outcome)
+    run = result.read(outcome)
+    print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome))
+    return 0

@@ -1,0 +1,132 @@
+"""The DAG, defined once: which step takes what from which. Kubeflow and kfp's local runner both get it from ``build``.
+
+kfp is imported by ``build`` only, so that the command line can check a step's name without it. It reads the annotations of the
+pipeline's function: no ``from __future__ import annotations`` here.
+"""
+
+import difflib
+import importlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sida.errors import UserError
+
+if TYPE_CHECKING:
+    from sida.recipe import Recipe
+
+TEACHER = "TEACHER"  # fetch_teacher's output, or teach's where the recipe trains its own
+
+_TASKS: dict[str, dict[str, str]] = {
+    "fetch_teacher": {},
+    "prepare_data": {},
+    "teach": {"dataset": "prepare_data.dataset"},
+    "reference_statistics": {"dataset": "prepare_data.dataset"},
+    "score_teacher": {
+        "teacher": TEACHER,
+        "dataset": "prepare_data.dataset",
+        "reference": "reference_statistics.reference",
+    },
+    "distill": {
+        "teacher": TEACHER,
+        "dataset": "prepare_data.dataset",
+        "reference": "reference_statistics.reference",
+        "gate": "score_teacher.scores",
+    },
+    "score": {
+        "generator": "distill.generator",
+        "dataset": "prepare_data.dataset",
+        "reference": "reference_statistics.reference",
+    },
+    "compare": {
+        "teacher": TEACHER,
+        "generator": "distill.generator",
+        "dataset": "prepare_data.dataset",
+        "teacher_scores": "score_teacher.scores",
+        "scores": "score.scores",
+    },
+}
+_REPEATED = ("score_teacher", "score")  # steps that take the pipeline's parameter ``repeat``
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run: the DAG up to ``goal``, for one resolved recipe."""
+
+    recipe: str  # its name
+    address: str  # where its resolved form lies in the store, with its digest
+    goal: str = "compare"
+    train_teacher: bool = False
+    force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
+
+    def __post_init__(self) -> None:
+        for step in self.force:
+            if step not in (known := self.tasks()):
+                near = difflib.get_close_matches(step, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise UserError(f"--force {step}: no such step in this run: {hint}steps: {', '.join(known)}")
+
+    @classmethod
+    def of(cls, recipe: "Recipe", address: str, goal: str = "compare", force: Iterable[str] = ()) -> "Plan":
+        """The plan for a recipe; without an address to fetch its teacher from, it trains one."""
+        return cls(recipe.name, address, goal, recipe.teacher.address is None or goal == "teach", tuple(force))
+
+    def tasks(self) -> dict[str, dict[str, str]]:
+        """Step -> {input: "step.output"}, every step after those it needs."""
+        teacher = "teach.teacher" if self.train_teacher else "fetch_teacher.teacher"
+        found: dict[str, dict[str, str]] = {}
+
+        def add(step: str) -> None:
+            sources = {name: teacher if s == TEACHER else s for name, s in _TASKS[step].items()}
+            for source in sources.values():
+                if source.split(".")[0] not in found:
+                    add(source.split(".")[0])
+            found[step] = sources
+
+        add(self.goal)
+        return found
+
+    def forced(self) -> set[str]:
+        """The steps named in ``force`` and everything after them."""
+        forced: set[str] = set(self.force)
+        for step, sources in self.tasks().items():
+            if any(source.split(".")[0] in forced for source in sources.values()):
+                forced.add(step)
+        return forced
+
+    def to_json(self) -> str:
+        """For another process; see ``from_json``."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """What ``to_json`` wrote."""
+        values = json.loads(text)
+        return cls(**values | {"force": tuple(values["force"])})
+
+
+def build(plan: Plan, components: str = "components") -> Any:
+    """The kfp pipeline of a plan; ``components`` is the package with one module per step.
+
+    Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (another text measures anew).
+    """
+    from kfp import dsl
+
+    tasks, forced = plan.tasks(), plan.forced()
+    steps = {step: getattr(importlib.import_module(f"{components}.{step}"), step) for step in tasks}
+
+    @dsl.pipeline(name=f"sida-{plan.recipe}", description=f"Distil and score: {plan.recipe}")
+    def benchmark(recipe: str = plan.address, repeat: str = ""):  # type: ignore[no-untyped-def]
+        made: dict[str, Any] = {}
+        for step, sources in tasks.items():
+            inputs = {}
+            for name, source in sources.items():
+                maker, output = source.split(".")
+                inputs[name] = made[maker].outputs[output]
+            if step in _REPEATED:
+                inputs["repeat"] = repeat
+            made[step] = steps[step](recipe=recipe, attempt="new" if step in forced else "", **inputs)
+            made[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
+
+    return benchmark

@@ -1,0 +1,224 @@
+"""Runs a plan on this machine: kfp's local runner in a child process, the terminal in our hands.
+
+    python -m pipeline (draws)  -->  pipeline.kfp_host (kfp.local)  -->  one process per step  -->  worker processes
+
+A run's folder holds ``log.txt`` (what kfp and the steps print), ``events.jsonl`` (what the steps report), ``plan.json``, kfp's
+``outputs`` (manifests, a few KB each) and, while it lasts, temporary files. Ctrl-C and SIGTERM reach everything below; so does our
+own death, however sudden, because each process ends with those above it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.dag import Plan
+from pipeline.display import Display
+from pipeline.kfp_host import STOP_FILE
+from sida.launch.parent import PARENTS
+from sida.launch.processes import LINUX, Process
+from sida.settings import environment as inherited
+from sida.settings import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 75.0  # to finish the iteration and write a checkpoint; longer than what workers are given
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Outcome:
+    """How a run ended: status 0 with all steps, or a line for the user."""
+
+    folder: Path
+    status: int = 0
+    message: str = ""
+    seconds: float = 0.0
+    steps: list[dict[str, Any]] = field(default_factory=list)  # step_finished events
+
+    def manifest(self, step: str) -> str:
+        """Address of what a step made."""
+        return str(next(event["manifest"] for event in self.steps if event["step"] == step))
+
+
+def run(plan: Plan, display: Display, *, wait: float | None = None, components: str = "components") -> Outcome:
+    """Run a plan to its end, or until the user stops it. Raises OSError when the run's folder cannot be written.
+
+    ``wait``: seconds to wait for a key that another run is making (default: SIDA_LEASE_WAIT).
+    """
+    started = time.time()
+    with _signals() as signals:
+        following = _Run(plan, display, wait, components)
+        try:
+            status = following.follow(signals)
+        finally:
+            following.end()
+    outcome = following.outcome
+    outcome.seconds = round(time.time() - started, 1)
+    if signals:
+        number = signals[0]
+        outcome.status = 128 + number
+        outcome.message = "stopped; run the same command again to continue from the last checkpoint"
+    elif status:
+        following.explain()
+    if outcome.status == 2 and not any(event["state"] == "ran" for event in outcome.steps):
+        shutil.rmtree(outcome.folder, ignore_errors=True)  # a mistake of the user leaves nothing behind
+    return outcome
+
+
+class _Run:
+    """The child process, its folder, and how far we have read its events."""
+
+    def __init__(self, plan: Plan, display: Display, wait: float | None, components: str) -> None:
+        here = settings()
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{plan.recipe}-{secrets.token_hex(2)}"
+        self.folder = here.runs / name
+        self.events = self.folder / "events.jsonl"
+        self.log = self.folder / "log.txt"
+        self.display = display
+        self.outcome = Outcome(self.folder)
+        self.errors: list[dict[str, Any]] = []
+        self._at_work = ""
+        (self.folder / "tmp").mkdir(parents=True)
+        (self.folder / "plan.json").write_text(plan.to_json())
+        self.events.touch()
+        variables = inherited() | {
+            "SIDA_EVENTS": str(self.events),
+            "SIDA_STORE": here.store,
+            "SIDA_RUNS": str(here.runs),
+            "TMPDIR": str(self.folder / "tmp"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited().get("PYTHONPATH", "")])),
+            "PYTHONUNBUFFERED": "1",
+            PARENTS: str(Process.current()),
+        }
+        if wait is not None:
+            variables["SIDA_LEASE_WAIT"] = str(wait)
+        with self.log.open("ab") as log:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.kfp_host", str(self.folder), components],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                start_new_session=True,
+            )
+        self._reader = self.events.open("rb")
+        self._rest = b""
+
+    def follow(self, signals: list[int]) -> int:
+        """Draw until the child has ended; its status. Passes the user's wish to stop on, once; the second time kills."""
+        heard = 0
+        kill_at = float("inf")
+        while (status := self.child.poll()) is None:
+            if len(signals) > heard:
+                kill_at = 0.0 if heard else time.monotonic() + GRACE_SECONDS
+                if not heard:
+                    self.display.say("stopping: waiting for the step to write its checkpoint (again: kill it)")
+                    (self.folder / STOP_FILE).touch()
+                    self._send(signal.SIGTERM)
+                heard = len(signals)
+            if time.monotonic() >= kill_at:
+                self._send(signal.SIGKILL)
+            self._draw()
+            try:
+                self.child.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+        self._draw()
+        return status
+
+    def _send(self, number: int) -> None:
+        try:
+            os.killpg(self.child.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def _draw(self) -> None:
+        *lines, self._rest = (self._rest + self._reader.read()).split(b"\n")
+        for event in map(json.loads, lines):
+            match event["event"]:
+                case "step_started":
+                    self._at_work = event["step"]
+                case "step_finished":
+                    self.outcome.steps.append(event)
+                    self._at_work = ""
+                case "error":
+                    self.errors.append(event)
+            self.display.show(event)
+
+    def end(self) -> None:
+        """Leave no process and no temporary file; also when we ourselves fail."""
+        self._send(signal.SIGKILL)
+        self.child.wait()
+        while survivors := _started_with(self.events):
+            for process in survivors:
+                if process.alive():
+                    os.kill(process.pid, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+        self._reader.close()
+        for name in ("tmp", "workspace"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def explain(self) -> None:
+        """Why it failed, in a line: the first error that was reported, else the end of the log."""
+        outcome = self.outcome
+        if self.errors:
+            first = self.errors[0]
+            outcome.status, message = int(first["exit_code"]), f"{first['step']}: {first['message']}"
+        else:
+            outcome.status = 1
+            message = f"{self._at_work or 'the run'} failed: {_last_exception(self.log)}"
+        if outcome.status != 2 and "(log: " not in message:
+            message += f" (log: {self.log})"
+        outcome.message = message
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Signals that ask us to stop, as they come in, in place of their usual effect."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = {number: signal.signal(number, hear) for number in _SIGNALS}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _started_with(events: Path) -> list[Process]:
+    """Processes that report to this run: workers in sessions of their own, whose starter was killed."""
+    if not LINUX:
+        return []  # there each worker sees by itself that its starter is gone
+    mark = f"SIDA_EVENTS={events}".encode()
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has just ended, or belongs to somebody else
+        if mark in variables and (process := Process.of(int(name))).alive():
+            found.append(process)
+    return found
+
+
+def _last_exception(log: Path) -> str:
+    """The line of the log that names an exception, kfp's own remark aside; else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    named = [line for line in lines if line.partition(":")[0].isidentifier() and "Error" in line.partition(":")[0]]
+    return (named or lines or ["it left no word"])[-1][:300]

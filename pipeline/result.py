@@ -1,0 +1,105 @@
+"""The end of a run, for people and for programs, from the manifests that its last step wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sida.manifests import Manifest, RunResult, TeacherResult, parse_manifest
+from sida.report.compare import markdown, table
+from sida.stores import open_store, read_address
+
+if TYPE_CHECKING:
+    from pipeline.local import Outcome
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its manifest, where that lies, and the addresses of what it made."""
+
+    manifest: Manifest
+    address: str
+    generator: str
+    grid: str
+    report: str
+
+    def as_text(self, outcome: Outcome) -> str:
+        """Table, verdict, addresses."""
+        result = _run_result(self.manifest)
+        reused = [event["step"] for event in outcome.steps if event["state"] == "reused"]
+        lines = ["", *_aligned(table(self.manifest)), "", result.verdict, ""]
+        lines += [f"generator  {self.generator}", f"samples    {self.grid}", f"report     {self.report}"]
+        lines += [f"run        {self.address}", ""]
+        ending = f"{len(reused)} of {len(outcome.steps)} steps reused"
+        return "\n".join([*lines, f"done in {outcome.seconds:.1f} s; {ending}"])
+
+    def as_json(self, recipe: str, outcome: Outcome) -> dict[str, Any]:
+        """What ``run --json`` prints; names and meanings stay as they are."""
+        result = _run_result(self.manifest)
+        return {
+            "recipe": recipe,
+            "seconds": outcome.seconds,
+            "steps": [
+                {
+                    "name": event["step"],
+                    "state": event["state"],
+                    "seconds": event["seconds"],
+                    "manifest": event["manifest"],
+                }
+                for event in outcome.steps
+            ],
+            "scores": [
+                row.model_dump(mode="json", include={"model", "nfe", "metric", "mean", "sd", "n"})
+                for row in result.rows
+            ],
+            "verdict": result.verdict,
+            "report": self.report,
+            "generator": self.generator,
+            "samples": self.grid,
+            "run": self.address,
+        }
+
+
+def read(outcome: Outcome) -> Run:
+    """The run that ``compare`` described; leaves ``report.md`` in the run's folder."""
+    address = outcome.manifest("compare")
+    manifest = parse_manifest(read_address(address), address)
+    result, store = _run_result(manifest), open_store(manifest.about.store)
+    generator, grid = store.address_of(result.generator.key), store.address_of(result.grid.key)
+    report = outcome.folder / "report.md"
+    report.write_text(f"# {result.title}\n\n{markdown(manifest)}\n- generator: {generator}\n- samples: {grid}\n")
+    return Run(manifest, address, generator, grid, _file_address(report))
+
+
+def teacher_text(outcome: Outcome) -> str:
+    """Where the trained teacher is, and the digest that a recipe names."""
+    address = outcome.manifest("teach")
+    manifest = parse_manifest(read_address(address), address)
+    result = manifest.result
+    assert isinstance(result, TeacherResult)
+    weights = open_store(manifest.about.store).address_of(result.weights.key)
+    return f"\nteacher    {weights}\nsha256     {result.weights.sha256}\nmanifest   {address}"
+
+
+def _run_result(manifest: Manifest) -> RunResult:
+    assert isinstance(manifest.result, RunResult)
+    return manifest.result
+
+
+def _file_address(path: Path) -> str:
+    return f"file://{path.absolute()}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = (
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    return lines

@@ -1,0 +1,78 @@
+"""What the verbs that run a plan share: arguments, preparation, and the line that ends a failure."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.local import Outcome
+    from sida.recipe import Recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE, --store and --wait."""
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
+    parser.add_argument(
+        "--store",
+        metavar="ADDRESS",
+        help="where results are kept: file:///folder, a folder, or s3://bucket/prefix (default: SIDA_STORE, or ./runs/store)",
+    )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_seconds,
+        help="wait so long for a result that another run is making (default 0: say who makes it, and stop)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, found {text!r}")
+    return value
+
+
+def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recipe, Outcome]:
+    """Check everything that can be checked, then run. Raises SidaError before anything is written."""
+    from pipeline import local
+    from pipeline.dag import Plan
+    from pipeline.display import open_display
+    from sida import recipe
+    from sida.steps import recipe_address
+    from sida.stores import open_store
+
+    loaded = recipe.load(args.recipe)
+    Plan.of(loaded, "", goal, force)  # refuses unknown steps
+    if goal == "compare":
+        _find_files(loaded)
+    if args.store:
+        os.environ["SIDA_STORE"] = open_store(args.store).address  # for us and for all that we start
+    plan = Plan.of(loaded, recipe_address(loaded), goal, force)
+    display = open_display()
+    try:
+        return loaded, local.run(plan, display, wait=args.wait)
+    finally:
+        display.close()
+
+
+def _find_files(recipe: Recipe) -> None:
+    """Fail early: what the recipe names on this machine is there, with its digest."""
+    from sida.teachers.fetch import local_file
+
+    detector = recipe.evaluation.detector
+    if recipe.teacher.address is not None:
+        local_file(recipe.teacher.address, "teacher", recipe.teacher.sha256)
+    local_file(detector.address, "detector", detector.sha256)
+
+
+def fail(outcome: Outcome) -> int:
+    """Say why, in one line; the exit status."""
+    stopped = outcome.status > 128
+    print(outcome.message if stopped else f"error: {outcome.message}", file=sys.stderr)
+    return outcome.status

@@ -1,0 +1,61 @@
+"""The errors that users see.
+
+::
+
+    SidaError                 something went wrong; exit status 1
+    +-- UserError             the input or the machine is not as it must be; exit status 2
+    |   +-- RecipeError       a recipe does not say what it must
+    |   +-- StoreUnusable     the store cannot be written or reached as configured
+    |   +-- LeaseHeld         somebody else is making this very result
+    +-- StoreError            the store failed, after retries
+    |   +-- NotFound          no such object
+    |   +-- AlreadyExists     a conditional write lost
+    |   +-- Corrupt           an object's bytes are not what their name or manifest says
+    +-- Fenced                another writer took over: stop without publishing
+
+``str(error)`` is one line: what was found, where, and what to do.
+"""
+
+
+class SidaError(Exception):
+    """Base of all errors of this project."""
+
+    exit_code = 1
+
+
+class UserError(SidaError):
+    """Something the user can mend: input, a missing file, a full disk."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """A recipe has an unknown key, a wrong value, or cannot be found."""
+
+
+class StoreUnusable(UserError):
+    """The store's address or credentials do not work on this machine."""
+
+
+class LeaseHeld(UserError):
+    """Another process holds the key; the message names it."""
+
+
+class StoreError(SidaError):
+    """The store failed, after retries."""
+
+
+class NotFound(StoreError):
+    """No object under this key."""
+
+
+class AlreadyExists(StoreError):
+    """A conditional write found the key taken."""
+
+
+class Corrupt(StoreError):
+    """Bytes differ from the digest or size they were published with."""
+
+
+class Fenced(SidaError):
+    """A writer with a larger fencing number took over this key."""

@@ -1,0 +1,196 @@
+"""Worker processes on this machine, through torchrun.
+
+    launcher (us) --> torchrun, in a session of its own --> one process per rank, each in a session of its own
+
+Whoever of them is killed, the others end: torchrun by a parent-death signal (``shim.py``), the workers by
+theirs (``parent.py``), and what is left over (helpers of workers, workers still importing) is found by a mark
+in its environment and killed by the launcher.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from sida.errors import SidaError, UserError
+from sida.launch.log import explain
+from sida.launch.parent import PARENTS
+from sida.launch.processes import LINUX, Process
+from sida.settings import environment as inherited
+
+TICK_SECONDS = 1.0
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 60.0
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+MARK = "SIDA_LAUNCH"
+
+
+def run_workers(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    processes: int,
+    threads: int,
+    log_path: Path,
+    environment: Mapping[str, str] | None = None,
+    on_tick: Callable[[], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+) -> int:
+    """Run ``python -m module arguments`` in ``processes`` processes under torchrun and wait for them.
+
+    Output is appended to ``log_path``. ``on_tick`` runs about once a second; what it raises kills the workers
+    and passes on. SIGTERM and SIGINT (when called in the main thread), or ``stop`` answering true, ask the
+    workers to end (SIGTERM); a second signal, or ``grace_seconds``, kills them.
+
+    Returns 0 when all ended well, 128 + signal when they were asked to stop. Raises UserError when a worker
+    ended with status 2, SidaError when one failed otherwise, with its last line and the log's path.
+    """
+    token = secrets.token_hex(12)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        begin = log.tell()
+        run = _Run(_start(module, arguments, processes, threads, log, environment or {}, token), token, grace_seconds)
+    try:
+        with run.forwarding_signals():
+            status = run.wait(on_tick, stop)
+    finally:
+        run.kill()
+    if run.stopped_by:
+        return 128 + run.stopped_by
+    if status == 0:
+        return 0
+    cause, user = explain(log_path, begin, status)
+    raise (UserError if user else SidaError)(f"{module} failed: {cause} (log: {log_path})")
+
+
+class _Run:
+    """torchrun and its workers."""
+
+    def __init__(self, torchrun: subprocess.Popen[bytes], token: str, grace_seconds: float) -> None:
+        self.torchrun, self.token, self.grace_seconds = torchrun, token, grace_seconds
+        self.stopped_by = 0
+        self._kill_at = float("inf")
+
+    def wait(self, on_tick: Callable[[], None] | None, stop: Callable[[], bool] | None) -> int:
+        next_tick = time.monotonic() + TICK_SECONDS
+        while (status := self.torchrun.poll()) is None:
+            try:
+                self.torchrun.wait(POLL_SECONDS)
+                continue
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+            if now >= self._kill_at:
+                self.kill()
+            elif stop is not None and not self.stopped_by and stop():
+                self.ask_to_stop(signal.SIGTERM)
+            if on_tick is not None and now >= next_tick and not self.stopped_by:
+                on_tick()
+                next_tick = time.monotonic() + TICK_SECONDS
+        return status
+
+    def ask_to_stop(self, number: int) -> None:
+        """First time: SIGTERM, so that workers write a checkpoint. Again: no more patience."""
+        self._kill_at = 0.0 if self.stopped_by else time.monotonic() + self.grace_seconds
+        self.stopped_by = self.stopped_by or number
+        self.torchrun.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL for torchrun and everything that carries our mark; returns when none of it runs."""
+        if self.torchrun.poll() is None:
+            os.killpg(self.torchrun.pid, signal.SIGKILL)
+            self.torchrun.wait()
+        if not LINUX:
+            return  # the workers see by themselves that torchrun is gone
+        while survivors := _marked(self.token):
+            for process in survivors:
+                if process.alive():
+                    os.kill(process.pid, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def forwarding_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python lets only the main thread listen: others use ``stop``
+            return
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            self.ask_to_stop(number)
+
+        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _start(
+    module: str,
+    arguments: Sequence[str],
+    processes: int,
+    threads: int,
+    log: BinaryIO,
+    extra: Mapping[str, str],
+    token: str,
+) -> subprocess.Popen[bytes]:
+    shim = [sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")), str(os.getpid())]
+    torchrun = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
+        *(
+            "--nnodes=1",
+            f"--nproc-per-node={processes}",
+            "--rdzv-backend=c10d",
+            "--rdzv-endpoint=127.0.0.1:0",
+        ),
+        *(f"--rdzv-id={token}", "--local-addr=127.0.0.1", "--max-restarts=0", "--monitor-interval=0.2"),
+        *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", module, *arguments),
+    ]
+    variables = inherited()
+    variables.update({name: str(threads) for name in THREAD_VARIABLES})
+    if "GLOO_SOCKET_IFNAME" not in variables:
+        # Else gloo looks up this machine's own name, which on many laptops has no address.
+        variables["GLOO_SOCKET_IFNAME"] = "lo" if LINUX else "lo0"
+    variables.update(PYTHONUNBUFFERED="1", **{PARENTS: str(Process.current()), MARK: token})
+    variables.update(extra)
+    return subprocess.Popen(
+        [*shim, *torchrun],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=variables,
+        start_new_session=True,
+    )
+
+
+def _marked(token: str) -> list[Process]:
+    """Processes of this user whose environment holds our mark."""
+    mark = f"{MARK}={token}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has just ended, or belongs to somebody else
+        if mark in variables and (process := Process.of(int(name))).alive():
+            found.append(process)
+    return found

@@ -1,0 +1,287 @@
+"""One writer per key: leases with fencing numbers, from nothing more than conditional creation.
+
+``leases/<key>/<number>.json`` is created only if absent; its number is the fencing number: whoever created
+the largest one is the holder. A holder renews its own object every third of its life; when it expires, is
+released, or its process is gone from this machine, the next writer creates ``number + 1``. Whatever the old
+holder believes, it finds the larger number at its next check and is fenced. Objects before the last two are
+pruned, numbers never reused.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from types import TracebackType
+from typing import Any
+
+from sida.errors import AlreadyExists, Fenced, LeaseHeld, NotFound, SidaError
+from sida.launch.processes import Process, machine_id
+from sida.stores.base import ObjectStore
+
+CLOCK_SLACK_SECONDS = 5.0  # how far apart the clocks of two machines may be
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a lease object says; times in seconds since 1970, ``nonce`` is new at every writing."""
+
+    host: str
+    machine: str
+    pid: int
+    process_started: str
+    user: str
+    run: str
+    created: float
+    expires: float
+    renewals: int
+    released: bool
+    nonce: str
+
+    def alive(self, now: float) -> bool:
+        """False when released, expired, or on this machine and its process gone."""
+        if self.released:
+            return False
+        if self.machine == machine_id():
+            return now < self.expires and Process(self.pid, self.process_started).alive()
+        return now < self.expires + CLOCK_SLACK_SECONDS
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.created).strftime("%Y-%m-%d %H:%M:%S")
+        run = f", {self.run}" if self.run else ""
+        return f"process {self.pid} of {self.user} on {self.host}{run}, since {since}"
+
+
+class Lease:
+    """A held key; renews itself in the background until released. A context manager."""
+
+    def __init__(self, store: ObjectStore, key: str, number: int, holder: Holder, ttl: float) -> None:
+        self.store, self.key, self.number, self.ttl = store, key, number, ttl
+        self._holder = holder
+        self._valid_until = _clock() + ttl
+        self._fenced = ""
+        self._writing = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew_for_ever, name=f"lease {key}", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"Lease({self.key!r}, number={self.number})"
+
+    @property
+    def lost(self) -> bool:
+        """Whether the holder already knows that it is fenced; asks nobody, so it is cheap."""
+        return bool(self._fenced)
+
+    def check(self) -> None:
+        """Raise Fenced unless this is still the holder; asks the store. Call before each publish."""
+        if not self._fenced and _clock() >= self._valid_until:
+            self._renew()  # the machine slept, or the store was away: still ours if nobody took over
+            if not self._fenced and _clock() >= self._valid_until:
+                self._fenced = f"the lease of {self.key} could not be renewed within {self.ttl:g} s"
+        if not self._fenced:
+            self._look_for_successor()
+        if self._fenced:
+            raise Fenced(f"{self._fenced}: stopped without publishing; run again to continue from the last checkpoint")
+
+    def release(self) -> None:
+        """Let the next writer start at once. Harmless when fenced, or called twice."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        with self._writing:
+            self._holder = replace(self._holder, released=True, nonce=secrets.token_hex(8))
+            try:
+                self.store.put(_key(self.key, self.number), _encode(self._holder))
+            except SidaError:
+                pass  # it expires by itself; what the lease guarded is published already
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+    def _renew_for_ever(self) -> None:
+        pause = self.ttl / 3
+        while not self._stop.wait(pause) and not self._fenced:
+            # After a failure ask more often: every attempt may be the one that keeps the lease.
+            pause = self.ttl / 3 if self._renew() else self.ttl / 10
+
+    def _renew(self) -> bool:
+        """Extend our own object; False when the store failed. Sets ``_fenced`` when a successor is there."""
+        asked = _clock()
+        with self._writing:
+            if self._stop.is_set():
+                return True
+            renewed = replace(
+                self._holder,
+                expires=time.time() + self.ttl,
+                renewals=self._holder.renewals + 1,
+                nonce=secrets.token_hex(8),
+            )
+            try:
+                self.store.put(_key(self.key, self.number), _encode(renewed))
+                self._look_for_successor()
+            except SidaError:
+                return False
+            self._holder = renewed
+            self._valid_until = asked + self.ttl
+        return True
+
+    def _look_for_successor(self) -> None:
+        newest = _newest(self.store, self.key)
+        if newest > self.number:
+            self._fenced = f"{_who(self.store, self.key, newest)} took over {self.key}"
+
+
+def acquire(
+    store: ObjectStore,
+    key: str,
+    *,
+    ttl: float = 30.0,
+    wait: float = 0.0,
+    owner: str = "",
+    note: Callable[[str], None] | None = None,
+) -> Lease:
+    """Become the only writer of ``key``, waiting up to ``wait`` seconds while another one works.
+
+    ``owner`` describes the run for those who find the key held; ``note`` hears whom we wait for. A holder
+    whose lease does not change for its whole life by our own clock is gone, whatever its clock says.
+    Raises LeaseHeld, naming the holder and what to do, and the store's errors.
+    """
+    deadline = _clock() + wait
+    watched: tuple[int, str] | None = None
+    unchanged_since, announced = _clock(), 0
+    while True:
+        number = _newest(store, key)
+        holder = _read(store, key, number)
+        if holder is not None and holder.alive(time.time()):
+            if watched != (number, holder.nonce):
+                watched, unchanged_since = (number, holder.nonce), _clock()
+            if _clock() - unchanged_since <= max(ttl, holder.expires - holder.created) + CLOCK_SLACK_SECONDS:
+                if _clock() >= deadline:
+                    raise LeaseHeld(_held(store, key, holder))
+                if note is not None and announced != number:
+                    announced = number
+                    note(f"waiting for {holder} to finish {key}")
+                time.sleep(min(POLL_SECONDS, ttl / 10))
+                continue
+        mine = _new_holder(ttl, owner)
+        try:
+            store.put_if_absent(_key(key, number + 1), _encode(mine))
+        except AlreadyExists:
+            continue  # another one was faster: look at it
+        if _newest(store, key) != number + 1:
+            continue  # we looked long ago: our number had been used and pruned meanwhile
+        _prune(store, key, number)
+        return Lease(store, key, number + 1, mine, ttl)
+
+
+def check_fence(store: ObjectStore, key: str, number: int) -> None:
+    """For a process that works under another's lease: raise Fenced unless ``number`` is the newest."""
+    newest = _newest(store, key)
+    if newest != number:
+        raise Fenced(
+            f"{_who(store, key, newest)} took over {key} (lease {number} is over): stopped without publishing"
+            if newest > number
+            else f"lease {number} of {key} is gone from {store.address}: stopped without publishing"
+        )
+
+
+def is_alive(store: ObjectStore, key: str, number: int) -> bool:
+    """Whether lease ``number`` is the newest, not released, not expired, its process (if of here) running."""
+    if _newest(store, key) != number:
+        return False
+    holder = _read(store, key, number)
+    return holder is not None and holder.alive(time.time())
+
+
+# -- objects
+
+
+def _key(key: str, number: int) -> str:
+    return f"leases/{key}/{number:08d}.json"
+
+
+def _numbers(store: ObjectStore, key: str) -> list[int]:
+    prefix = f"leases/{key}/"
+    names = (found.removeprefix(prefix) for found in store.list(prefix))
+    return sorted(int(name[:8]) for name in names if re.fullmatch(r"[0-9]{8}\.json", name))
+
+
+def _newest(store: ObjectStore, key: str) -> int:
+    return max(_numbers(store, key), default=0)
+
+
+def _read(store: ObjectStore, key: str, number: int) -> Holder | None:
+    """None for number 0, an object pruned meanwhile, and one that cannot be understood."""
+    try:
+        return Holder(**json.loads(store.read(_key(key, number)))) if number else None
+    except (NotFound, ValueError, TypeError):
+        return None
+
+
+def _prune(store: ObjectStore, key: str, predecessor: int) -> None:
+    """Remove what is older than our predecessor, whose last words explain how we came to hold the key."""
+    for number in _numbers(store, key):
+        if number < predecessor:
+            store.delete(_key(key, number))
+
+
+def _encode(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder), indent=1).encode()
+
+
+def _new_holder(ttl: float, owner: str) -> Holder:
+    me, now = Process.current(), time.time()
+    values: dict[str, Any] = {
+        "host": os.uname().nodename,
+        "machine": machine_id(),
+        "user": _user(),
+        "run": owner,
+    }
+    return Holder(
+        **values,
+        pid=me.pid,
+        process_started=me.started,
+        created=now,
+        expires=now + ttl,
+        renewals=0,
+        released=False,
+        nonce=secrets.token_hex(8),
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"  # a container may run as a number without a name
+
+
+def _who(store: ObjectStore, key: str, number: int) -> str:
+    holder = _read(store, key, number)
+    return str(holder) if holder is not None else f"lease {number}"
+
+
+def _held(store: ObjectStore, key: str, holder: Holder) -> str:
+    how = f"end it (kill {holder.pid})" if holder.machine == machine_id() else f"end it on {holder.host}"
+    return (
+        f"{key} in {store.address} is being made by {holder}: "
+        f"wait for it (SIDA_LEASE_WAIT=3600), or {how} and run again"
+    )
+
+
+def _clock() -> float:
+    """Seconds on a clock that no one sets and that, where there is one, runs on while the machine sleeps."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)

@@ -1,0 +1,33 @@
+"""From an architecture's description to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sida.numerics.networks.precondition import Denoiser, EDMPrecond
+from sida.numerics.networks.song import SongUNet
+
+_SONG: dict[str, dict[str, Any]] = {
+    "ddpmpp": {"embedding_type": "positional", "channel_mult_noise": 1, "resample_filter": (1, 1)},
+    "ncsnpp": {
+        "embedding_type": "fourier",
+        "channel_mult_noise": 2,
+        "resample_filter": (1, 3, 3, 1),
+        "encoder_type": "residual",
+    },
+}
+
+
+def build_network(network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
+    """A freshly initialised denoiser for a recipe's ``teacher.network`` section (as a mapping).
+
+    Raises ValueError for an architecture that is not known.
+    """
+    fields = dict(network)
+    architecture = fields.pop("architecture")
+    resolution, channels = fields.pop("resolution"), fields.pop("channels")
+    if architecture in _SONG:
+        trunk = SongUNet(resolution, channels, channels, dropout=dropout, **fields, **_SONG[architecture])
+        return EDMPrecond(trunk, resolution, channels, fields["label_dim"])
+    raise ValueError(f"architecture {architecture!r} is not known")

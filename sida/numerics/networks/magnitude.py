@@ -1,0 +1,166 @@
+"""Magnitude-preserving layers of EDM2 (Karras et al., arXiv 2312.02696, section 2 and appendix B), published names.
+
+Written from the paper and checked against golden numbers. Weights are normalised at each use ("traditional weight
+normalisation"); with ``force_normalization`` a forward in training mode first replaces the stored weight by its normalised
+value, so that Adam's step size keeps its meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, linear, scaled_dot_product_attention, silu
+
+from sida.numerics.networks.layers import Dropout
+
+NORM_EPS = 1e-4
+
+
+def normalize(x: Tensor, dim: int | Sequence[int] | None = None, eps: float = NORM_EPS) -> Tensor:
+    """Scale to unit root mean square over ``dim`` (default: all but the first); norms in float32 at least."""
+    dims = list(range(1, x.ndim)) if dim is None else dim
+    norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    norm = eps + norm * math.sqrt(norm.numel() / x.numel())
+    return x / norm.to(x.dtype)
+
+
+def mp_silu(x: Tensor) -> Tensor:
+    """SiLU divided by its root mean square under a unit normal (equation 81)."""
+    return silu(x) / 0.596
+
+
+def mp_sum(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
+    """Weighted sum of unit-variance inputs with unit variance (equation 88)."""
+    return a.lerp(b, t) / math.sqrt((1 - t) ** 2 + t**2)
+
+
+def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
+    """Concatenation of channels with the share t of the variance from b (equation 103)."""
+    a_channels, b_channels = a.shape[1], b.shape[1]
+    total = math.sqrt((a_channels + b_channels) / ((1 - t) ** 2 + t**2))
+    a_weight = total / math.sqrt(a_channels) * (1 - t)
+    b_weight = total / math.sqrt(b_channels) * t
+    return torch.cat([a_weight * a, b_weight * b], dim=1)
+
+
+def resample(x: Tensor, mode: str = "keep", taps: Sequence[int] = (1, 1)) -> Tensor:
+    """Halve ("down") or double ("up") the resolution of [B, C, H, W] with a separable filter of even length; or "keep" it."""
+    if mode == "keep":
+        return x
+    if mode not in ("down", "up"):
+        raise ValueError(f"resample: mode {mode!r} is not keep, down or up")
+    kernel = torch.tensor(taps, dtype=torch.float32, device=x.device)
+    kernel = (kernel.outer(kernel) / kernel.sum() ** 2).to(x.dtype).expand(x.shape[1], 1, -1, -1)
+    padding = (len(taps) - 1) // 2
+    if mode == "down":
+        return conv2d(x, kernel, stride=2, padding=padding, groups=x.shape[1])
+    return conv_transpose2d(x, 4 * kernel, stride=2, padding=padding, groups=x.shape[1])
+
+
+class MPFourier(nn.Module):
+    """[B] -> [B, channels]: cosines of fixed random frequencies and phases, unit variance (equation 75)."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int, bandwidth: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 2 * torch.pi * torch.randn(channels) * bandwidth)
+        self.register_buffer("phases", 2 * torch.pi * torch.rand(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        accurate = torch.promote_types(x.dtype, torch.float32)
+        angles = x.to(accurate).outer(self.freqs.to(accurate)) + self.phases.to(accurate)
+        return (angles.cos() * math.sqrt(2)).to(x.dtype)
+
+
+class MPConv(nn.Module):
+    """Convolution ([B, C, H, W], kernel (k, k)) or linear layer ([B, C], kernel ()) without bias (equation 47).
+
+    Computes in the input's dtype; the weight is normalised in its own.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
+        self.force_normalization = False
+
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        if self.training and self.force_normalization:
+            with torch.no_grad():
+                self.weight.copy_(normalize(self.weight))
+        weight = normalize(self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)))
+        weight = (weight * (gain / math.sqrt(self.weight[0].numel()))).to(x.dtype)
+        if weight.ndim == 2:
+            return linear(x, weight)
+        return conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+def set_forced_normalization(network: nn.Module, on: bool) -> None:
+    """Switch forced weight normalisation of all magnitude-preserving layers; it acts in training mode only."""
+    for module in network.modules():
+        if isinstance(module, MPConv):
+            module.force_normalization = on
+
+
+class Block(nn.Module):
+    """Residual block of the encoder ("enc") or decoder ("dec") with optional resampling and self-attention (figure 21).
+
+    x [B, in, H, W], emb [B, emb] -> [B, out, H', W'].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        flavor: str = "enc",
+        resample_mode: str = "keep",
+        resample_filter: Sequence[int] = (1, 1),
+        attention: bool = False,
+        channels_per_head: int = 64,
+        dropout: float = 0.0,
+        res_balance: float = 0.3,
+        attn_balance: float = 0.3,
+        clip_act: float | None = 256,
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.flavor = out_channels, flavor
+        self.resample_mode, self.resample_filter = resample_mode, tuple(resample_filter)
+        self.num_heads = out_channels // channels_per_head if attention else 0
+        self.res_balance, self.attn_balance, self.clip_act = res_balance, attn_balance, clip_act
+        self.emb_gain = nn.Parameter(torch.zeros([]))
+        self.conv_res0 = MPConv(out_channels if flavor == "enc" else in_channels, out_channels, (3, 3))
+        self.emb_linear = MPConv(emb_channels, out_channels)
+        self.dropout = Dropout(dropout)
+        self.conv_res1 = MPConv(out_channels, out_channels, (3, 3))
+        self.conv_skip = MPConv(in_channels, out_channels, (1, 1)) if in_channels != out_channels else None
+        if self.num_heads:
+            self.attn_qkv = MPConv(out_channels, out_channels * 3, (1, 1))
+            self.attn_proj = MPConv(out_channels, out_channels, (1, 1))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        x = resample(x, self.resample_mode, self.resample_filter)
+        if self.flavor == "enc":
+            x = normalize(x if self.conv_skip is None else self.conv_skip(x), dim=1)
+        residual = self.conv_res0(mp_silu(x))
+        scale = self.emb_linear(emb, gain=self.emb_gain) + 1
+        residual = mp_silu(residual * scale[:, :, None, None].to(residual.dtype))
+        residual = self.conv_res1(self.dropout(residual))
+        if self.flavor == "dec" and self.conv_skip is not None:
+            x = self.conv_skip(x)
+        x = mp_sum(x, residual, self.res_balance)
+        if self.num_heads:
+            x = mp_sum(x, self.attn_proj(self._attend(self.attn_qkv(x))), self.attn_balance)
+        return x if self.clip_act is None else x.clamp(-self.clip_act, self.clip_act)
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Cosine attention; channels of ``qkv`` [B, 3C, H, W] are laid out [head, channel of the head, (q, k, v)]."""
+        batch, _, height, width = qkv.shape
+        split = qkv.reshape(batch, self.num_heads, -1, 3, height * width)
+        q, k, v = (part.transpose(-1, -2) for part in normalize(split, dim=2).unbind(3))
+        attended = scaled_dot_product_attention(q, k, v)
+        return attended.transpose(-1, -2).reshape(batch, -1, height, width)

@@ -1,0 +1,105 @@
+"""EDM's preconditioned denoiser (arXiv 2206.00364, equation 7 and table 1) around a trunk with an encoder and a decoder.
+
+The fake score's encoder is also SiDA's discriminator: the logit map is the channel mean of the last encoder activation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+SIGMA_DATA = 0.5
+
+
+class Denoiser(nn.Module):
+    """What all denoisers offer: image, logits, or both in one pass.
+
+    ``forward(x, sigma, labels, augment_labels, want)``: x float32 [B, C, H, W] = clean + sigma * noise; sigma a number or [B];
+    labels one-hot [B, label_dim] or None (zeros); augment_labels [B, 9] or None (zeros). "image" gives D(x; sigma) [B, C, H, W],
+    "logits" the discriminator's map [B, 1, h, w] without running the decoder, "both" the pair. All float32.
+    """
+
+    label_dim: int
+    img_channels: int
+    img_resolution: int
+    sigma_data: float = SIGMA_DATA
+    working_dtype: torch.dtype = torch.float32
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        labels: Tensor | None = ...,
+        augment_labels: Tensor | None = ...,
+        want: Literal["image", "logits"] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        labels: Tensor | None = ...,
+        augment_labels: Tensor | None = ...,
+        *,
+        want: Literal["both"],
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+        want: Literal["image", "logits", "both"] = "image",
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        raise NotImplementedError  # each preconditioner has its own
+
+    def logvar(self, sigma: Tensor) -> Tensor | None:
+        """EDM2's uncertainty u(sigma), [B, 1, 1, 1]; None for networks without that head."""
+        return None
+
+
+def sigma_column(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Sigma as [B or 1, 1, 1, 1] in the preconditioner's dtype (float32, float64 for a float64 image)."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
+
+
+def edm_coefficients(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """c_skip, c_out, c_in, c_noise of EDM's table 1, each in sigma's shape."""
+    variance = sigma**2 + sigma_data**2
+    return sigma_data**2 / variance, sigma * sigma_data / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
+
+
+class EDMPrecond(Denoiser):
+    """D = c_skip x + c_out F(c_in x, c_noise, c) around ``model``, a SongUNet or DhariwalUNet."""
+
+    def __init__(self, model: nn.Module, img_resolution: int, img_channels: int, label_dim: int) -> None:
+        super().__init__()
+        self.model = model
+        self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+        want: Literal["image", "logits", "both"] = "image",
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        column = sigma_column(sigma, x)
+        x = x.to(column.dtype)
+        c_skip, c_out, c_in, c_noise = edm_coefficients(column, self.sigma_data)
+        working = x.dtype if self.working_dtype == torch.float32 else self.working_dtype
+        emb = self.model.embed(c_noise.flatten().to(working), labels, augment_labels)  # type: ignore[operator]
+        skips = self.model.encode((c_in * x).to(working), emb)  # type: ignore[operator]
+        if want == "logits":
+            return skips[-1].mean(dim=1, keepdim=True).to(x.dtype)
+        image = c_skip * x + c_out * self.model.decode(skips, emb).to(x.dtype)  # type: ignore[operator]
+        if want == "image":
+            return image
+        return image, skips[-1].mean(dim=1, keepdim=True).to(x.dtype)

@@ -1,0 +1,140 @@
+"""What a running step tells its user: one JSON object a line, appended to the file that SIDA_EVENTS names.
+
+``python -m pipeline`` draws these events. Without that file (a pod, a step run alone) they become plain lines on stderr: notes and
+errors at once, progress at most once a minute. Any number of processes may append: an event is a single write to a file opened for
+appending, so lines never mix.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from sida.settings import settings
+
+EVENT_SECONDS = 0.25  # between the progress events of a step
+LINE_SECONDS = 60.0  # between its lines on stderr
+RATE_SECONDS = 15.0  # the window that the rate is measured over
+
+
+def emit(event: str, step: str, **fields: Any) -> None:
+    """Append one event, or say it on stderr when nobody reads events."""
+    path = settings().events
+    if path is None:
+        if line := _in_words(event, fields):
+            print(f"{step}: {line}", file=sys.stderr, flush=True)
+        return
+    record = {"event": event, "step": step, **fields}
+    _append(path, json.dumps(record, default=str).encode() + b"\n")
+
+
+def step_started(step: str) -> None:
+    """A step begins."""
+    emit("step_started", step, time=time.time())
+
+
+def step_finished(step: str, state: str, seconds: float, manifest: str) -> None:
+    """A step is done; ``state`` is ``ran`` or ``reused``, ``manifest`` the address of its result."""
+    emit("step_finished", step, state=state, seconds=round(seconds, 3), manifest=manifest, time=time.time())
+
+
+def note(step: str, text: str) -> None:
+    """One line that the user should see."""
+    emit("note", step, text=_one_line(text))
+
+
+def error(step: str, message: str, exit_code: int) -> None:
+    """The one line that ends the run; 2 for what the user can mend, 1 otherwise."""
+    emit("error", step, message=_one_line(message), exit_code=exit_code)
+
+
+class Progress:
+    """How far a long step is. Cheap to call every iteration: all but about four updates a second are dropped."""
+
+    def __init__(self, step: str, total: int, unit: str) -> None:
+        self.step, self.total, self.unit = step, total, unit
+        self._interval = LINE_SECONDS if settings().events is None else EVENT_SECONDS
+        self._sent = -math.inf
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def update(self, done: int, **numbers: float | None) -> None:
+        """``done`` of ``total`` units are behind us; ``numbers`` are shown beside it. The last update is always sent."""
+        now = time.monotonic()
+        if now - self._sent < self._interval and done < self.total:
+            return
+        self._sent = now
+        emit(
+            "progress",
+            self.step,
+            done=int(done),
+            total=int(self.total),
+            unit=self.unit,
+            rate=self._rate(now, done),
+            numbers={name: number for name, value in numbers.items() if (number := _finite(value)) is not None},
+            time=time.time(),
+        )
+
+    def _rate(self, now: float, done: int) -> float | None:
+        """Units per second over the window; None before there is something to measure."""
+        if self._seen and done < self._seen[-1][1]:  # started again further back
+            self._seen.clear()
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
+            self._seen.popleft()
+        first, before = self._seen[0]
+        return round((done - before) / (now - first), 2) if now > first and done > before else None
+
+
+def _append(path: Path, line: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, line)
+    finally:
+        os.close(file)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinities; what is not a number is left out."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _in_words(event: str, fields: dict[str, Any]) -> str:
+    match event:
+        case "progress":
+            return progress_in_words(fields)
+        case "note":
+            return str(fields["text"])
+        case "error":
+            return f"error: {fields['message']}"
+        case "step_finished":
+            return f"{fields['state']} in {fields['seconds']:.1f} s: {fields['manifest']}"
+    return ""
+
+
+def progress_in_words(fields: dict[str, Any]) -> str:
+    """``1,024 of 50,000 images (2%), 310 images/s, 2:38 left, loss 0.41``."""
+    done, total, unit, rate = fields["done"], fields["total"], fields["unit"], fields.get("rate")
+    parts = [f"{done:,} of {total:,} {unit} ({100 * done / max(total, 1):.0f}%)"]
+    if rate:
+        parts.append(f"{rate:,.0f} {unit}/s")
+        if done < total:
+            parts.append(f"{duration((total - done) / rate)} left")
+    parts += [f"{name} {value:.4g}" for name, value in fields["numbers"].items()]
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``0:07``, ``12:30``, ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

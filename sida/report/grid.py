@@ -1,0 +1,53 @@
+"""Sample grids as PNG: panels side by side, one image per cell, from the same seeds and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from sida.numerics.quantise import to_preview_uint8
+
+GRID_ROWS, GRID_COLUMNS = 8, 10
+_CELL, _GAP, _MARGIN, _TITLE = 40, 4, 20, 34
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A title and its images: uint8, or float in [-1, 1]; [N, C, H, W]."""
+
+    title: str
+    images: Tensor
+
+
+def draw_panels(path: Path, panels: list[Panel]) -> None:
+    """Write a PNG with the panels in a row, pixels enlarged without smoothing."""
+    width = GRID_COLUMNS * (_CELL + _GAP) - _GAP
+    height = GRID_ROWS * (_CELL + _GAP) - _GAP
+    size = (len(panels) * (width + _MARGIN) + _MARGIN, height + _TITLE + _MARGIN)
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=16)
+    for number, panel in enumerate(panels):
+        left = _MARGIN + number * (width + _MARGIN)
+        pen.text((left, 9), panel.title, fill="black", font=font)
+        for index, image in enumerate(_as_uint8(panel.images)[: GRID_ROWS * GRID_COLUMNS]):
+            row, column = divmod(index, GRID_COLUMNS)
+            cell = _picture(image).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+            sheet.paste(cell, (left + column * (_CELL + _GAP), _TITLE + row * (_CELL + _GAP)))
+    sheet.save(path, format="PNG")
+
+
+def _as_uint8(images: Tensor) -> np.ndarray:
+    pixels = images if images.dtype == torch.uint8 else to_preview_uint8(images)
+    return pixels.cpu().numpy()
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    """uint8 [C, H, W] -> an RGB picture; grey repeats to three channels."""
+    rgb = np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image[:3]
+    return Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0)))

@@ -1,0 +1,87 @@
+"""The feature network that images are compared with.
+
+``digits``: a small classifier of 8x8 digits whose 64 penultimate activations give ``fd_digits``. It is not Inception, and its
+distance is never called FID.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sida.errors import UserError
+from sida.numerics.draws import Draws
+
+
+class DigitsDetector(nn.Module):
+    """uint8 images [B, 1, 8, 8] -> features float32 [B, 64]; ``classify`` gives the 10 logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv1 = nn.Conv2d(32, 64, 3, padding=1)
+        self.conv2 = nn.Conv2d(64, 64, 3, padding=1)
+        self.hidden = nn.Linear(64 * 4 * 4, 64)
+        self.output = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.to(torch.float32) / 127.5 - 1
+        x = torch.relu(self.conv0(x))
+        x = torch.relu(self.conv1(x))
+        x = torch.relu(self.conv2(nn.functional.max_pool2d(x, 2)))
+        return torch.relu(self.hidden(x.flatten(1)))
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Class logits [B, 10]."""
+        return self.output(self.forward(images))
+
+
+def load_detector(path: Path) -> DigitsDetector:
+    """The detector in a safetensors file, frozen. Raises UserError when the file is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    detector = DigitsDetector()
+    try:
+        detector.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a digits detector ({reason}): correct evaluation.detector") from error
+    return detector.eval().requires_grad_(False)
+
+
+def train_digits_detector(images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> tuple[DigitsDetector, float]:
+    """Train on four fifths of the images; returns the detector and its accuracy on the held-out fifth.
+
+    images uint8 [N, 1, 8, 8], labels int64 [N]. Seeded: the same bits on the same machine and torch.
+    """
+    order = Draws(seed).permutation("detector split", len(images))
+    held_out, training = order[: len(order) // 5], order[len(order) // 5 :]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        detector = DigitsDetector()
+        optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-2)
+        steps = epochs * (len(training) // 64)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+        for _ in range(steps):
+            batch = training[torch.randint(len(training), (64,))]
+            shifted = _shift(images[batch])
+            logits = detector.output(nn.functional.dropout(detector(shifted), 0.3))
+            loss = nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.05)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    detector.eval().requires_grad_(False)
+    accuracy = (detector.classify(images[held_out]).argmax(1) == labels[held_out]).float().mean().item()
+    return detector, accuracy
+
+
+def _shift(images: Tensor) -> Tensor:
+    """Half of the batch moved by at most one pixel, as a mild augmentation."""
+    half = len(images) // 2
+    rows, columns = torch.randint(-1, 2, (2,)).tolist()
+    moved = nn.functional.pad(images[:half], (1, 1, 1, 1))[:, :, 1 + rows : 9 + rows, 1 + columns : 9 + columns]
+    return torch.cat([moved, images[half:]])

@@ -1,0 +1,71 @@
+"""Where things are on this machine. The only module that reads the environment.
+
+A recipe says *what* is done, settings say *where*. Every setting has a default with which all runs on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLES = {
+    "SIDA_STORE": "address of the object store: file:///folder or s3://bucket/prefix (default ./runs/store)",
+    "SIDA_RUNS": "folder for logs and temporary files of local runs (default ./runs)",
+    "SIDA_EVENTS": "file that steps append progress events to; set by `python -m pipeline`",
+    "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
+    "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
+    "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
+    "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
+    "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30)",
+    "SIDA_LEASE_WAIT": "seconds to wait for a key that another process holds (default 0: say who holds it)",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One reading of the environment."""
+
+    store: str
+    runs: Path
+    events: Path | None
+    workers: int | None
+    cache: Path
+    cache_bytes: int
+    s3_endpoint: str | None
+    s3_region: str
+    lease_seconds: float
+    lease_wait: float
+
+
+def settings() -> Settings:
+    """Read the environment now."""
+    runs = Path(os.environ.get("SIDA_RUNS", "runs")).absolute()
+    events = os.environ.get("SIDA_EVENTS")
+    workers = os.environ.get("SIDA_WORKERS")
+    endpoint = next(
+        (
+            os.environ[name]
+            for name in ("SIDA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+            if os.environ.get(name)
+        ),
+        None,
+    )
+    cache = os.environ.get("SIDA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sida"
+    return Settings(
+        store=os.environ.get("SIDA_STORE") or f"file://{runs / 'store'}",
+        runs=runs,
+        events=Path(events) if events else None,
+        workers=int(workers) if workers else None,
+        cache=Path(cache).expanduser(),
+        cache_bytes=int(os.environ.get("SIDA_CACHE_BYTES", 10 * 2**30)),
+        s3_endpoint=endpoint,
+        s3_region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        lease_seconds=float(os.environ.get("SIDA_LEASE_SECONDS", 30)),
+        lease_wait=float(os.environ.get("SIDA_LEASE_WAIT", 0)),
+    )
+
+
+def environment() -> dict[str, str]:
+    """A copy of the environment, for a child process."""
+    return dict(os.environ)

@@ -1,0 +1,257 @@
+"""Steps: keyed, immutable attempts, reuse, one writer at a time.
+
+A step is a function decorated with :func:`step`. Its key is the sha256 of step name, version, the parameters that matter to it,
+the digests of its inputs and, where it has one, ``repeat``. Its results live under
+
+    steps/<name>/<key>/<attempt>.json     an attempt's manifest, created once, never changed
+    steps/<name>/<key>/latest             the number of the attempt that counts
+
+so that a second run, a KFP retry and a kubectl rerun are all safe and cheap. ``attempt="new"`` makes a new attempt.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sida import progress
+from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, UserError
+from sida.lease import Lease, acquire
+from sida.manifests import About, Manifest, digest_of, parse_manifest
+from sida.provenance import code_digest, machine
+from sida.recipe import Recipe
+from sida.recipe import load as load_recipe
+from sida.recipe import parse as parse_recipe
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+from sida.stores.base import ObjectRef, put_object
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's identity: a new ``version`` means that equal inputs give another result."""
+
+    name: str
+    version: int
+    sources: tuple[str, ...]  # files and folders whose code decides the result
+
+    def code(self) -> str:
+        """Digest of the step's own code."""
+        return code_digest(self.sources)
+
+
+STEPS: dict[str, Step] = {}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A step's result: the manifest, its address, and whether it was there already."""
+
+    manifest: Manifest
+    address: str
+    reused: bool
+
+
+class Context:
+    """What a running step is given: its store, key, attempt and lease."""
+
+    def __init__(self, step: Step, store: ObjectStore, key: str, attempt: int, lease: Lease) -> None:
+        self.step, self.store, self.key, self.attempt, self.lease = step, store, key, attempt, lease
+        self.notes: dict[str, str | float] = {}
+
+    def put(self, source: bytes | Path, name: str) -> ObjectRef:
+        """Store an object; refused when another writer has taken over the key."""
+        self.lease.check()
+        return put_object(self.store, source, name)
+
+
+Produce = Callable[[Context], Any]
+
+
+def step(name: str, *, version: int, sources: tuple[str, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a step function. The function receives ``context_of`` as first argument and returns ``Published``.
+
+    ``context_of(parameters=..., inputs=..., produce=..., attempt=..., repeat=...)`` applies the key rules.
+    """
+    described = Step(name, version, sources)
+    STEPS[name] = described
+
+    def decorate(function: Callable[..., Published]) -> Callable[..., Published]:
+        @functools.wraps(function)
+        def run(**arguments: Any) -> Published:
+            started = time.time()
+            progress.step_started(name)
+            if isinstance(arguments["recipe"], str):
+                arguments["recipe"] = recipe_at(arguments["recipe"])
+            published = function(functools.partial(_reuse_or_produce, described), **arguments)
+            state = "reused" if published.reused else "ran"
+            progress.step_finished(name, state, time.time() - started, published.address)
+            return published
+
+        run.step = described  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def key_of(described: Step, parameters: Mapping[str, Any], inputs: Mapping[str, Manifest], repeat: str) -> str:
+    """The step's key: 64 hex digits."""
+    digests = {name: manifest.digest for name, manifest in inputs.items()}
+    return digest_of([described.name, described.version, dict(parameters), digests, repeat])
+
+
+def _reuse_or_produce(
+    described: Step,
+    *,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, Manifest],
+    produce: Produce,
+    attempt: str = "",
+    repeat: str = "",
+) -> Published:
+    if attempt not in ("", "new"):
+        raise UserError(f"attempt {attempt!r}: give 'new' for a new attempt, or nothing to reuse")
+    here = settings()
+    store = open_store(here.store)
+    key = key_of(described, parameters, inputs, repeat)
+    folder = f"steps/{described.name}/{key}"
+    if not attempt and (found := _find(store, described, folder)):
+        return found
+
+    def note(text: str) -> None:
+        progress.note(described.name, text)
+
+    with acquire(store, folder, ttl=here.lease_seconds, wait=here.lease_wait, note=note) as lease:
+        if not attempt and (found := _find(store, described, folder)):  # made while we waited
+            return found
+        number = max(_attempts(store, folder), default=0) + 1
+        context = Context(described, store, key, number, lease)
+        started = time.time()
+        result = produce(context)
+        about = About(
+            step=described.name,
+            key=key,
+            attempt=number,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.time() - started, 3),
+            store=store.address,
+            etags={},
+            code=described.code(),
+            inputs={name: manifest.digest for name, manifest in inputs.items()},
+            parameters=dict(parameters),
+            machine=machine(),
+            notes=context.notes,
+        )
+        manifest = Manifest(result=result, about=about)
+        etags = {ref.key: store.stat(ref.key).etag for ref in manifest.objects()}
+        manifest = manifest.model_copy(update={"about": about.model_copy(update={"etags": etags})})
+        lease.check()
+        return _publish(store, folder, number, manifest)
+
+
+def _publish(store: ObjectStore, folder: str, number: int, manifest: Manifest) -> Published:
+    attempt_key = f"{folder}/{number}.json"
+    try:
+        store.put_if_absent(attempt_key, manifest.to_json())
+    except AlreadyExists:
+        there = parse_manifest(store.read(attempt_key), store.address_of(attempt_key))
+        if there.digest != manifest.digest:
+            raise SidaError(
+                f"{store.address_of(attempt_key)}: another process published this attempt with another result; run again"
+            ) from None
+    store.put(f"{folder}/latest", str(number).encode())
+    return Published(manifest, store.address_of(attempt_key), reused=False)
+
+
+def _attempts(store: ObjectStore, folder: str) -> list[int]:
+    names = (key.rsplit("/", 1)[-1] for key in store.list(f"{folder}/"))
+    return [int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit() and "." in name]
+
+
+def _latest(store: ObjectStore, folder: str) -> int | None:
+    """The attempt that counts; the newest one when a killed writer did not get to moving the pointer."""
+    try:
+        return int(store.read(f"{folder}/latest"))
+    except NotFound:
+        return max(_attempts(store, folder), default=None)
+    except ValueError:
+        return max(_attempts(store, folder), default=None)
+
+
+def _find(store: ObjectStore, described: Step, folder: str) -> Published | None:
+    """The published result, if all its objects are still there as published."""
+    number = _latest(store, folder)
+    if number is None:
+        return None
+    address = store.address_of(f"{folder}/{number}.json")
+    try:
+        manifest = parse_manifest(store.read(f"{folder}/{number}.json"), address)
+    except NotFound:
+        return None
+    for ref in manifest.objects():
+        try:
+            stat = store.stat(ref.key)
+        except NotFound:
+            progress.note(described.name, f"{ref.name} is gone from the store: making it again")
+            return None
+        if (stat.size, stat.etag) != (ref.size, manifest.about.etags.get(ref.key)):
+            progress.note(described.name, f"{ref.name} changed in the store since {address}: making it again")
+            return None
+    if manifest.about.code != described.code():
+        progress.note(described.name, "reused a result of another version of this step's code (--force makes it anew)")
+    return Published(manifest, address, reused=True)
+
+
+# --- recipes travel as objects ---------------------------------------------------------------------------------------
+
+
+def recipe_address(recipe: Recipe) -> str:
+    """Store the resolved recipe; its address carries its digest."""
+    store = open_store(settings().store)
+    ref = put_object(store, recipe.model_dump_json(indent=1).encode(), "recipe.json")
+    return f"{ref.key}#sha256={ref.sha256}"
+
+
+def recipe_at(text: str) -> Recipe:
+    """The recipe behind an object of the store (as ``recipe_address`` gives it), a name, or a file's path."""
+    key, mark, digest = text.partition("#sha256=")
+    if not mark:
+        return load_recipe(text)
+    content = open_store(settings().store).read(key)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise Corrupt(f"recipe {key}: its sha256 is not {digest}: submit the run again")
+    return parse_recipe(json.loads(content), key)
+
+
+# --- between components and steps -----------------------------------------------------------------------------------
+
+
+def execute(function: Callable[..., Published], output: Any, **arguments: Any) -> Published:
+    """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
+
+    A SidaError becomes one line for the user and the exit status that it names.
+    """
+    name = function.step.name  # type: ignore[attr-defined]
+    try:
+        published = function(**arguments)
+    except SidaError as error:
+        progress.error(name, str(error), error.exit_code)
+        raise SystemExit(error.exit_code) from error
+    except OSError as error:
+        if error.errno not in (28, 122):  # disk full, quota
+            raise
+        place = error.filename or "temporary files"
+        progress.error(name, f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR", 2)
+        raise SystemExit(2) from error
+    path = Path(output.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(published.manifest.to_json())
+    output.metadata.update(address=published.address, digest=published.manifest.digest)
+    return published

@@ -1,0 +1,66 @@
+"""Object stores: a folder on this machine (default) and S3, behind one small interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sida.errors import StoreUnusable, UserError
+from sida.stores.base import (
+    ObjectRef,
+    ObjectStore,
+    Stat,
+    fetch_object,
+    object_key,
+    put_object,
+    redact,
+    verify_object,
+)
+from sida.stores.folder import FolderStore
+
+__all__ = [
+    "ObjectRef",
+    "ObjectStore",
+    "Stat",
+    "fetch_object",
+    "object_key",
+    "open_store",
+    "put_object",
+    "read_address",
+    "redact",
+    "verify_object",
+]
+
+
+def open_store(address: str) -> ObjectStore:
+    """The store at ``file:///folder``, ``s3://bucket/prefix`` or a plain path of a folder.
+
+    Opening touches neither disk nor network; the first use does. Raises UserError for any other form.
+    """
+    if address.startswith("s3://"):
+        try:
+            from sida.stores.s3 import S3Store
+        except ModuleNotFoundError as error:
+            if error.name != "minio":
+                raise
+            raise StoreUnusable(
+                f"{redact(address)} needs the package minio, which is not installed: pip install minio, "
+                f"or set SIDA_STORE to a folder (file:///...)"
+            ) from error
+        return S3Store.from_address(address)
+    if address.startswith("file://"):
+        # Taken literally, not as percent-encoded: folders may hold '%', '#' and '?'.
+        path = address.removeprefix("file://").removeprefix("localhost")
+        if not path.startswith("/"):
+            raise UserError(f"store address {address} has no absolute path: write file:///folder, three slashes")
+        return FolderStore(Path(path))
+    if "://" in address or not address:
+        raise UserError(f"store address {redact(address)!r} is not known: write file:///folder or s3://bucket/prefix")
+    return FolderStore(Path(address).absolute())
+
+
+def read_address(address: str) -> bytes:
+    """The bytes of the object at a full address. Raises NotFound, StoreError, UserError."""
+    folder, slash, name = address.rpartition("/")
+    if not slash or not name:
+        raise UserError(f"{redact(address)!r} is not the address of an object: write file:///folder/file or s3://...")
+    return open_store(folder or "/").read(name)

@@ -1,0 +1,176 @@
+"""A read-through cache of remote objects: one folder, limited in size, shared by all processes of a machine.
+
+    objects/<sha256><suffix>       whole, verified objects
+    objects/<sha256><suffix>.part  the beginning of one; a later download goes on from there
+    downloads/<sha256>             locked by the process that downloads, so that one does and others wait
+    users/<pid>-<random>           locked by a process for its life: what it was given is not evicted
+    lock                           locked while objects are evicted or given out
+
+The least recently used objects go first, by access time, set here at every use: many disks do not keep it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from sida.errors import Corrupt, SidaError, StoreError, StoreUnusable, UserError
+from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore
+
+_users: dict[Path, BinaryIO] = {}  # by cache folder: this process's open list of what it uses
+
+
+def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_bytes: int) -> Path:
+    """The verified local copy of an object, downloaded unless it is there; then old objects are evicted.
+
+    Raises Corrupt when two whole downloads had another sha256, UserError when the disk is full, StoreUnusable
+    when the cache cannot be written, and the store's errors.
+    """
+    name = ref.key.rpartition("/")[2]
+    path = folder / "objects" / name
+    try:
+        for part in ("objects", "downloads", "users"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        if _give_out(folder, path, ref.size):
+            return path
+        with _locked(folder / "downloads" / ref.sha256):
+            if not _give_out(folder, path, ref.size):
+                _evict(folder, limit_bytes - ref.size)
+                _download(store, ref, path)
+                _give_out(folder, path, ref.size)
+        return path
+    except SidaError:
+        raise
+    except OSError as error:
+        raise _cache_error(folder, error) from error
+
+
+def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
+    """Go on with what an earlier, killed download left; start anew once if the whole then proves wrong."""
+    part = path.with_name(f"{path.name}.part")
+    for attempt in (1, 2):
+        digest = hashlib.sha256()
+        with part.open("a+b") as file:
+            if file.tell() > ref.size:
+                file.truncate(0)
+            file.seek(0)
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+            done = file.tell()
+            for block in _blocks(store, ref, done):
+                file.write(block)
+                digest.update(block)
+                done += len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        if (digest.hexdigest(), done) == (ref.sha256, ref.size):
+            part.replace(path)
+            return
+        part.unlink()
+        if attempt == 2:
+            raise Corrupt(
+                f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is damaged: sha256 "
+                f"{digest.hexdigest()[:12]} of {done} bytes, expected {ref.sha256[:12]} of {ref.size}; "
+                f"delete it and rerun its step"
+            )
+
+
+def _blocks(store: ObjectStore, ref: ObjectRef, offset: int) -> Iterator[bytes]:
+    blocks = getattr(store, "blocks", None)
+    if blocks is not None:
+        yield from blocks(ref.key, offset, ref.size)
+        return
+    with store.open(ref.key) as file:
+        file.seek(offset)
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
+# -- who uses what, and what may go
+
+
+def _give_out(folder: Path, path: Path, size: int) -> bool:
+    """Whether the object is there; if so it is marked as used by this process, now."""
+    with _locked(folder / "lock"):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return False
+        if found.st_size != size:
+            path.unlink()  # somebody wrote into the cache
+            return False
+        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
+        users = _users.get(folder)
+        if users is None:
+            users = _users[folder] = (folder / "users" / f"{os.getpid()}-{secrets.token_hex(4)}").open("ab", 0)
+            fcntl.flock(users, fcntl.LOCK_EX)  # held until this process and its forks have ended
+        users.write(f"{path.name}\n".encode())
+        return True
+
+
+def _evict(folder: Path, limit_bytes: int) -> None:
+    """Remove least recently used objects down to ``limit_bytes``; what a live process uses stays."""
+    with _locked(folder / "lock"):
+        used = _in_use(folder)
+        entries = []
+        for entry in os.scandir(folder / "objects"):
+            with suppress(FileNotFoundError):  # a download has just been renamed
+                entries.append((entry.stat().st_atime_ns, entry.stat().st_size, entry))
+        total = sum(size for _, size, _ in entries)
+        for _, size, entry in sorted(entries, key=lambda item: item[0]):
+            if total <= limit_bytes:
+                return
+            downloading = entry.name.endswith(".part") and _is_locked(folder / "downloads" / entry.name[:64])
+            if entry.name not in used and not downloading:
+                with suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+                total -= size
+
+
+def _in_use(folder: Path) -> set[str]:
+    """Names given out to processes that live; the lists of others are removed."""
+    names: set[str] = set()
+    for entry in list(os.scandir(folder / "users")):
+        path = Path(entry.path)
+        if _is_locked(path):
+            names.update(path.read_text().split())
+        else:
+            path.unlink(missing_ok=True)
+    return names
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process (this one too) holds a lock on the file; False when there is none."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _cache_error(folder: Path, error: OSError) -> SidaError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(folder).free >> 20
+        return UserError(f"disk full while writing the cache {folder} ({free} MiB free): free space or set SIDA_CACHE")
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
+        return StoreUnusable(f"the cache {folder} cannot be written ({error.strerror}): set SIDA_CACHE to a folder")
+    return StoreError(f"the cache {folder} failed: {error.strerror}")

@@ -1,0 +1,240 @@
+"""A folder as object store: the default, and enough for everything on one machine.
+
+Bytes go to ``.tmp/`` under the root, are fsynced, and appear under their key by one rename (or, for
+conditional creation, one hard link): both are atomic, so kill -9 or a full disk leaves nothing half-written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
+from sida.stores.base import BLOCK_BYTES, RESERVED, Source, Stat, check_key
+
+ABANDONED_SECONDS = 600.0  # a temporary file of a dead process on this host
+STALE_SECONDS = 86400.0  # one of any other host
+
+
+class FolderStore:
+    """Objects are plain files under ``root``; the folder is made at the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._swept = False
+
+    @property
+    def address(self) -> str:
+        return f"file://{self.root}"
+
+    def address_of(self, key: str) -> str:
+        return f"file://{self._path(key)}"
+
+    def __repr__(self) -> str:
+        return f"FolderStore({self.address})"
+
+    # -- reading
+
+    def open(self, key: str) -> BinaryIO:
+        with self._reading(key):
+            return self._path(key).open("rb")
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        with self._reading(key), self._path(key).open("rb") as file:
+            file.seek(offset)
+            return file.read() if length is None else file.read(length)
+
+    def stat(self, key: str) -> Stat:
+        path = self._path(key)
+        with self._reading(key):
+            found = path.stat()
+        if not path.is_file():
+            raise NotFound(f"no object at {self.address_of(key)}")
+        return _stat(found)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        folder = prefix.rpartition("/")[0]
+        top = self._path(folder) if folder else self.root
+        keys: list[str] = []
+        for where, folders, names in os.walk(top):
+            at = Path(where)
+            if at == self.root and RESERVED in folders:
+                folders.remove(RESERVED)
+            keys.extend((at / name).relative_to(self.root).as_posix() for name in names)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def presign(self, key: str, seconds: int = 3600) -> str:
+        """The file's address: whoever may read the folder needs no signature."""
+        self.stat(key)
+        return self.address_of(key)
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path(key)
+
+    # -- writing
+
+    def put(self, key: str, source: Source) -> Stat:
+        return self._write(key, source, os.replace)
+
+    def put_if_absent(self, key: str, content: bytes) -> Stat:
+        def link(temporary: Path, path: Path) -> None:
+            try:
+                os.link(temporary, path)
+            except FileExistsError as error:
+                if path.is_dir():
+                    raise StoreError(
+                        f"{self.address_of(key)} is a folder of other objects: it cannot be one"
+                    ) from error
+                # NFS may answer "exists" to the retransmission of a link that succeeded.
+                if temporary.stat().st_nlink != 2:
+                    raise AlreadyExists(f"{self.address_of(key)} exists already") from error
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise StoreUnusable(
+                        f"the file system of {self.root} has no hard links, which conditional writes need: "
+                        f"set SIDA_STORE to a folder on another disk"
+                    ) from error
+                raise
+            temporary.unlink()
+
+        if self.exists(key):  # a cheaper answer for the common case; the link decides
+            raise AlreadyExists(f"{self.address_of(key)} exists already")
+        return self._write(key, content, link)
+
+    def delete(self, key: str) -> None:
+        with self._writing(key):
+            self._path(key).unlink(missing_ok=True)
+
+    def _write(self, key: str, source: Source, publish: Callable[[Path, Path], None]) -> Stat:
+        path = self._path(key)
+        with self._source(source) as opened, self._writing(key):
+            temporary = self._temporary()
+            try:
+                with temporary.open("xb") as file:
+                    _copy(opened, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    written = os.fstat(file.fileno())
+                path.parent.mkdir(parents=True, exist_ok=True)
+                publish(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
+            return _stat(written)
+
+    @contextmanager
+    def _source(self, source: Source) -> Iterator[bytes | BinaryIO]:
+        """Open the source outside ``_writing``, so that its errors are not taken for the store's."""
+        if not isinstance(source, Path):
+            yield source
+            return
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise UserError(f"cannot read {source}: {error.strerror}") from error
+        with file:
+            yield file
+
+    def _temporary(self) -> Path:
+        folder = self.root / RESERVED
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self._swept:
+            self._swept = True
+            _sweep(folder)
+        return folder / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
+
+    # -- paths and errors
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFound(f"no object at {self.address_of(key)}") from error
+        except PermissionError as error:
+            raise StoreUnusable(f"{self.address_of(key)} may not be read: change its permissions") from error
+        except OSError as error:
+            raise StoreError(f"cannot read {self.address_of(key)}: {error.strerror}") from error
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except SidaError:
+            raise
+        except OSError as error:
+            raise self._write_error(key, error) from error
+
+    def _write_error(self, key: str, error: OSError) -> SidaError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return UserError(f"disk full while writing {self.address_of(key)}: free space or set SIDA_STORE")
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            blocking = next((p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()), None)
+            if blocking is not None:
+                return StoreUnusable(f"{blocking} is not a folder: set SIDA_STORE to a folder, file:///folder")
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            return StoreUnusable(
+                f"{self.root} cannot be written ({error.strerror}): change its permissions or set SIDA_STORE "
+                f"to a folder that you may write"
+            )
+        return StoreError(f"cannot write {self.address_of(key)}: {error.strerror}")
+
+
+def _stat(found: os.stat_result) -> Stat:
+    # No inode: a store that is moved with its times (cp -a, rsync -a) keeps etags and so its results.
+    return Stat(found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+def _copy(source: bytes | BinaryIO | Path, file: BinaryIO) -> None:
+    if isinstance(source, bytes):
+        file.write(source)
+    else:
+        shutil.copyfileobj(source, file, BLOCK_BYTES)  # type: ignore[arg-type]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files that nobody will finish: their writers were killed."""
+    now = time.time()
+    for entry in list(os.scandir(folder)):
+        host, _, rest = entry.name.rpartition("-")[0].rpartition("-")
+        try:
+            age = now - entry.stat().st_mtime
+            dead = host == socket.gethostname() and rest.isdigit() and not _runs(int(rest))
+            if age > (ABANDONED_SECONDS if dead else STALE_SECONDS):
+                os.unlink(entry.path)
+        except FileNotFoundError:
+            continue  # its writer has just published it
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,73 @@
+"""Network files of this project: safetensors whose header says which architecture they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sida.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sida.numerics.networks.precondition import Denoiser
+
+HEADER_KEY = "network"
+
+
+def save_network(path: Path, tensors: Mapping[str, Tensor], network: Mapping[str, Any], **about: str) -> None:
+    """Write tensors and architecture. Bytes depend on the content alone, so that equal weights have equal digests."""
+    from safetensors.torch import save_file
+
+    header = {HEADER_KEY: json.dumps(dict(network), sort_keys=True), **about}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors and without torch. Raises UserError if it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}): fetch it again") from error
+
+
+def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
+    """A denoiser of the given architecture with the file's weights, by name and strictly.
+
+    Raises UserError that lists missing and unexpected names, or wrong shapes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from sida.numerics.networks.build import build_network
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}): fetch it again") from error
+    denoiser = build_network(network, dropout)
+    own = denoiser.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or extra:
+        raise UserError(
+            f"{path}: does not fit {network['architecture']}: missing {_listed(missing)}; unexpected {_listed(extra)}"
+        )
+    wrong = [name for name in own if own[name].shape != tensors[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{path}: {name} is {list(tensors[name].shape)}, the recipe's network has {list(own[name].shape)} "
+            f"({len(wrong)} such names): correct teacher.network"
+        )
+    denoiser.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+    return denoiser
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) or "nothing"
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,56 @@
+"""The step distill: from a teacher to a one-step generator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sida.launch.job import run_job
+from sida.manifests import GeneratorResult, digest_of, read_manifest
+from sida.recipe import Recipe
+from sida.steps import Context, Published, step
+from sida.stores.base import ObjectRef
+
+
+@step("distill", version=1, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"))
+def distill(
+    context_of: Any,
+    *,
+    recipe: Recipe,
+    teacher: str,
+    dataset: str,
+    reference: str,
+    attempt: str = "",
+) -> Published:
+    """Distil the teacher into a one-step generator with SiD, SiDA or SiD2A."""
+    inputs = {
+        "teacher": read_manifest(teacher, "teacher"),
+        "dataset": read_manifest(dataset, "dataset"),
+        "reference": read_manifest(reference, "reference"),
+    }
+    evaluation = recipe.evaluation
+    parameters = {
+        "method": recipe.method.model_dump(mode="json"),
+        "selection_images": evaluation.selection_images,
+        "selection_every": evaluation.selection_every,
+    }
+
+    def produce(context: Context) -> GeneratorResult:
+        spec = {
+            "recipe": recipe.model_dump(mode="json"),
+            "inputs": {name: manifest.to_json().decode() for name, manifest in inputs.items()},
+        }
+        result = run_job(context, "distill", spec, recipe.execution)
+        context.notes["dropped_samples"] = result["dropped"]
+        return GeneratorResult(
+            network=recipe.teacher.network.model_dump(mode="json"),
+            weights=ObjectRef(*result["generator"]),
+            sigma_init=recipe.method.sigma_init,
+            method={"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}[recipe.method.name],
+            images_seen=result["images_seen"],
+            selection_score=result["score"],
+            curve=ObjectRef(*result["curve"]),
+            recipe_sha256=digest_of(parameters),
+            licence=recipe.teacher.licence,
+        )
+
+    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)

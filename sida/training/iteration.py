@@ -1,0 +1,198 @@
+"""One iteration of SiD, SiDA and SiD2A: the fake-score update, the generator update, the EMA (method paper, algorithm 1).
+
+phi is the frozen teacher, psi the fake score (its encoder is the discriminator), theta the generator, theta_ema what is released.
+Counts are in images; ``seen`` is the count before the iteration. Nothing here knows of files, steps or stores.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sida.numerics.draws import DrawSource
+from sida.numerics.ema import ema_beta, update_ema
+from sida.numerics.losses import fake_score_losses, generator_losses, sanitise_gradients
+from sida.numerics.networks.layers import Dropout
+from sida.numerics.networks.precondition import Denoiser
+from sida.numerics.schedules import fake_score_sigma, generator_sigma
+from sida.recipe import Method
+from sida.training.processes import Processes
+
+
+class TrainingData(Protocol):
+    """Where batches come from. ``positions``: int64 [N] places in the endless reading order."""
+
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Images float32 [N, C, H, W] (in [-1, 1], or normalised latents), one-hot labels float32 [N, label_dim]."""
+
+
+@dataclass
+class Networks:
+    """The four networks of distillation, on one device."""
+
+    phi: Denoiser
+    psi: Denoiser
+    theta: Denoiser
+    theta_ema: Denoiser
+
+    @classmethod
+    def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
+        """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A)."""
+        start = generator or teacher
+        networks = cls(teacher, copy.deepcopy(teacher), copy.deepcopy(start), copy.deepcopy(start))
+        for frozen in (networks.phi, networks.theta_ema):
+            frozen.eval().requires_grad_(False)
+        return networks
+
+
+class Distillation:
+    """The two optimisers and the state of one process's share of the work."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        method: Method,
+        draws: DrawSource,
+        data: TrainingData,
+        processes: Processes,
+        micro_batch: int | None = None,
+    ) -> None:
+        """``micro_batch`` is per process; a multiple of the loss group that divides the share. Raises ValueError if not."""
+        share = method.batch // processes.world
+        self.micro_batch = micro_batch or share
+        if method.batch % processes.world or share % self.micro_batch or self.micro_batch % method.loss_group:
+            raise ValueError(
+                f"batch {method.batch} on {processes.world} processes is {method.batch / processes.world:g} each: it must be "
+                f"a multiple of micro_batch {self.micro_batch}, and that of loss_group {method.loss_group}"
+            )
+        self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
+        self.rounds = share // self.micro_batch
+        self.first_offset = processes.rank * share
+        eps = 1e-8 if method.precision == "float32" else 1e-6
+        self.psi_optimiser = torch.optim.Adam(
+            networks.psi.parameters(), lr=method.fake_score_rate, betas=(0.0, 0.999), eps=eps, fused=True
+        )
+        self.theta_optimiser = torch.optim.Adam(
+            networks.theta.parameters(),
+            lr=method.generator_rate,
+            betas=(method.generator_beta1, 0.999),
+            eps=eps,
+            fused=True,
+        )
+        self.dropped = torch.zeros((), dtype=torch.int64, device=processes.device)
+
+    def run(self, seen: int) -> dict[str, Tensor]:
+        """One iteration; returns the losses of this process's last round, as tensors (no synchronisation)."""
+        losses = self.update_fake_score(seen) | self.update_generator(seen)
+        beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
+        update_ema(self.networks.theta_ema, self.networks.theta, beta)
+        return losses
+
+    # Phase A: psi learns to denoise the generator's images, and to tell them from real ones.
+
+    def update_fake_score(self, seen: int) -> dict[str, Tensor]:
+        method, networks = self.method, self.networks
+        psi = networks.psi.train().requires_grad_(True)
+        theta = networks.theta.eval().requires_grad_(False)
+        self.psi_optimiser.zero_grad(set_to_none=True)
+        for offsets in self._rounds():
+            indices = seen + offsets
+            x, c = self.data.batch(2 * seen + offsets)
+            with torch.no_grad():
+                y = self._generate(theta, "A/z", indices, x.shape[1:], c)
+            sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
+            noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
+            self._set_dropout(psi, "A", indices)
+            if method.adversarial:
+                y_psi, l_fake = psi(y + noise, sigma, c, want="both")
+                l_real = psi(x + noise, sigma, c, want="logits")
+            else:
+                y_psi, l_fake, l_real = psi(y + noise, sigma, c), None, None
+            losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, psi.logvar(sigma), method.loss_group)
+            total = method.fake_score_weight * losses.loss_psi.sum()
+            reported = {"loss_psi": losses.loss_psi.detach().mean()}
+            if losses.loss_D is not None:
+                total = total + method.discriminator_weight * losses.loss_D.sum()
+                reported["loss_D"] = losses.loss_D.detach().mean()
+            (total / method.batch).backward()
+            self.dropped += (~losses.keep).sum()
+        clip = 1.0 if method.adversarial and method.clip_fake_score else None
+        self._step(self.psi_optimiser, psi, method.fake_score_rate, seen, clip)
+        return reported
+
+    # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
+
+    def update_generator(self, seen: int) -> dict[str, Tensor]:
+        method, networks = self.method, self.networks
+        phi, psi = networks.phi, networks.psi.eval().requires_grad_(False)
+        theta = networks.theta.train().requires_grad_(True)
+        adversarial = method.adversarial and seen > method.adversarial_from
+        self.theta_optimiser.zero_grad(set_to_none=True)
+        for offsets in self._rounds():
+            indices = seen + offsets
+            x, c = self.data.batch(2 * seen + method.batch + offsets)
+            self._set_dropout(theta, "B", indices)
+            y = self._generate(theta, "B/z", indices, x.shape[1:], c)
+            sigma = generator_sigma(self.draws.uniform("B/u", indices, ()), method.tmax)
+            noisy = y + self.draws.normal("B/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
+            y_phi = phi(noisy, sigma, c)
+            if adversarial:
+                y_psi, logits = psi(noisy, sigma, c, want="both")
+            else:
+                y_psi, logits = psi(noisy, sigma, c), None
+            losses = generator_losses(y, y_phi, y_psi, method.alpha, logits, psi.logvar(sigma), method.loss_group)
+            total = method.generator_weight * losses.loss_sid.sum()
+            reported = {"loss_sid": losses.loss_sid.detach().mean()}
+            if losses.loss_adv is not None:
+                total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
+                reported["loss_adv"] = losses.loss_adv.detach().mean()
+            (total / method.batch).backward()
+            self.dropped += (~losses.keep).sum()
+        if not method.adversarial or seen > method.generator_from:
+            self._step(self.theta_optimiser, theta, method.generator_rate, seen)
+        return reported
+
+    def _rounds(self) -> Iterator[Tensor]:
+        """Offsets into the global batch, one micro-batch after the other."""
+        for number in range(self.rounds):
+            first = self.first_offset + number * self.micro_batch
+            yield torch.arange(first, first + self.micro_batch, device=self.processes.device)
+
+    def _generate(self, theta: Denoiser, purpose: str, indices: Tensor, shape: torch.Size, c: Tensor) -> Tensor:
+        """G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
+        z = self.draws.normal(purpose, indices, shape)
+        return theta(self.method.sigma_init * z, self.method.sigma_init, c)
+
+    def _set_dropout(self, network: Denoiser, phase: str, indices: Tensor) -> None:
+        """Masks keyed by phase, layer and image, so that they do not depend on the number of processes."""
+        if self.method.dropout == 0:
+            return
+        for name, module in network.named_modules():
+            if isinstance(module, Dropout):
+
+                def keep(shape: torch.Size, purpose: str = f"{phase}/dropout/{name}", p: float = module.p) -> Tensor:
+                    return self.draws.uniform(purpose, indices, shape[1:]) >= p
+
+                module.keep_mask = keep
+
+    def _step(
+        self, optimiser: torch.optim.Optimizer, network: Denoiser, rate: float, seen: int, clip: float | None = None
+    ) -> None:
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        self.processes.sum_(gradients)
+        sanitise_gradients(gradients, clip)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * self._decay(seen)
+        optimiser.step()
+
+    def _decay(self, seen: int) -> float:
+        """1, then linearly to 0 from ``decay_from`` to the end."""
+        start, end = self.method.decay_from, self.method.images
+        if start is None or seen <= start:
+            return 1.0
+        return max(0.0, (end - seen) / (end - start))

@@ -1,0 +1,24 @@
+"""What all tests share: one torch thread, and a store, runs folder and cache of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")  # two spinning threads on two cores are many times slower than one
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that holds store, runs and cache for the test and its child processes."""
+    for name in ("SIDA_EVENTS", "SIDA_S3_ENDPOINT", "SIDA_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SIDA_STORE", f"file://{tmp_path / 'store'}")
+    monkeypatch.setenv("SIDA_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "cache"))
+    return tmp_path

@@ -1,0 +1,36 @@
+"""A worker for tests: appends a line with its pid to a file ten times a second, or fails as told."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sida.launch.parent import die_with_parent
+
+
+def main(mode: str, folder: Path) -> None:
+    die_with_parent()
+    rank = os.environ["RANK"]
+    if mode == "fail" and rank == "1":
+        raise ValueError("the noise level must be positive")
+    if mode == "mistake" and rank == "1":
+        print("recipe digits has no teacher: add one", file=sys.stderr)
+        sys.exit(2)
+    if mode == "report":
+        (folder / f"environment-{rank}").write_text(
+            "\n".join(os.environ[name] for name in ("OMP_NUM_THREADS", "MASTER_ADDR", "WORLD_SIZE", "EXTRA"))
+        )
+        return
+    if mode == "helper":  # a process that knows nothing of parents, as a data loader's might
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    for beat in range(600):
+        with (folder / f"beats-{rank}").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.1)
+        if mode == "helper" and beat == 3:
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

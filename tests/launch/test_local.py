@@ -1,0 +1,160 @@
+"""Worker processes end as they should, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sida.errors import Fenced, SidaError, UserError
+from sida.launch.local import _marked, run_workers
+from sida.launch.processes import Process
+
+MODULE = "tests.launch.heartbeat"
+LAUNCH = """
+import sys
+from pathlib import Path
+from sida.launch.local import run_workers
+folder = Path(sys.argv[1])
+sys.exit(run_workers("tests.launch.heartbeat", ["beat", str(folder)], processes=2, threads=1,
+                     log_path=folder / "log", environment={"SIDA_LAUNCH": "test-" + folder.name}))
+"""
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kill -9 is watched through /proc")
+
+
+def until(true: Callable[[], object], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def beats(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("beats-*"))
+
+
+def run(folder: Path, mode: str, **options: object) -> int:
+    return run_workers(
+        MODULE,
+        [mode, str(folder)],
+        processes=2,
+        threads=1,
+        log_path=folder / "log",
+        environment={"EXTRA": "told"},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+class Launched:
+    """A launcher in a process of its own, its torchrun and its two workers, all beating."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.mark = folder, f"test-{folder.name}"
+        self.launcher = subprocess.Popen([sys.executable, "-c", LAUNCH, str(folder)], stderr=subprocess.PIPE)
+        until(lambda: len(list(folder.glob("beats-*"))) == 2)
+        self.workers = [int(path.read_text().split()[0]) for path in sorted(folder.glob("beats-*"))]
+        self.torchrun = int(Path(f"/proc/{self.workers[0]}/stat").read_text().rpartition(")")[2].split()[1])
+
+    def assert_all_gone(self) -> None:
+        until(lambda: not _marked(self.mark), seconds=4.0)
+        self.launcher.wait(4.0)
+        size = beats(self.folder)
+        time.sleep(0.5)
+        assert beats(self.folder) == size
+
+
+def test_when_the_launcher_is_killed_no_process_survives(tmp_path: Path) -> None:
+    launched = Launched(tmp_path)
+    launched.launcher.kill()
+    launched.assert_all_gone()
+
+
+def test_when_torchrun_is_killed_no_process_survives_and_the_error_says_so(tmp_path: Path) -> None:
+    launched = Launched(tmp_path)
+    os.kill(launched.torchrun, signal.SIGKILL)
+    launched.assert_all_gone()
+    assert b"torchrun was killed by SIGKILL" in launched.launcher.communicate()[1]
+
+
+def test_when_one_worker_is_killed_no_process_survives_and_the_error_says_so(tmp_path: Path) -> None:
+    launched = Launched(tmp_path)
+    os.kill(launched.workers[1], signal.SIGKILL)
+    launched.assert_all_gone()
+    assert b"a worker was killed by SIGKILL" in launched.launcher.communicate()[1]
+
+
+def test_sigterm_to_the_launcher_ends_the_workers_and_is_reported_as_its_exit_status(tmp_path: Path) -> None:
+    launched = Launched(tmp_path)
+    launched.launcher.terminate()
+    launched.assert_all_gone()
+    assert launched.launcher.returncode == 128 + signal.SIGTERM
+
+
+def test_a_worker_that_starts_after_its_launcher_died_ends_at_once() -> None:
+    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    parents = str(Process.of(gone.pid))
+    gone.wait()
+    worker = subprocess.run(
+        [sys.executable, "-c", "from sida.launch.parent import die_with_parent as d; d(); print('works on')"],
+        env={**os.environ, "SIDA_PARENTS": parents},
+        capture_output=True,
+    )
+    assert worker.returncode == 75 and worker.stdout == b""
+
+
+def test_workers_are_told_threads_address_and_environment(tmp_path: Path) -> None:
+    assert run(tmp_path, "report") == 0
+    assert (tmp_path / "environment-1").read_text().split() == ["1", "127.0.0.1", "2", "told"]
+
+
+def test_the_error_is_the_workers_own_last_line_with_the_path_of_the_log(tmp_path: Path) -> None:
+    with pytest.raises(SidaError) as caught:
+        run(tmp_path, "fail")
+    assert "ValueError: the noise level must be positive" in str(caught.value)
+    assert str(tmp_path / "log") in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_a_worker_that_ends_with_status_2_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="recipe digits has no teacher: add one"):
+        run(tmp_path, "mistake")
+
+
+def test_what_on_tick_raises_ends_the_workers_and_passes_on(tmp_path: Path) -> None:
+    def fenced() -> None:
+        if beats(tmp_path):
+            raise Fenced("another writer took over")
+
+    with pytest.raises(Fenced):
+        run(tmp_path, "beat", on_tick=fenced)
+    size = beats(tmp_path)
+    time.sleep(0.3)
+    assert beats(tmp_path) == size
+
+
+def test_stop_ends_workers_that_were_started_from_another_thread(tmp_path: Path) -> None:
+    answers: list[int] = []
+    target = lambda: answers.append(run(tmp_path, "beat", stop=lambda: beats(tmp_path) > 0))  # noqa: E731
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join(15.0)
+    assert answers == [128 + signal.SIGTERM]
+
+
+def test_processes_that_workers_left_behind_are_ended(tmp_path: Path) -> None:
+    assert run(tmp_path, "helper") == 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                command = Path(f"/proc/{name}/cmdline").read_bytes()
+            except OSError:
+                continue
+            assert b"time.sleep(60)" not in command

@@ -1,0 +1,62 @@
+"""The DAG: what follows what, what is forced, and that kfp compiles the real components into it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.dag import Plan, build
+from sida.errors import UserError
+
+
+def plan(**values: object) -> Plan:
+    return Plan("toy", "objects/ab/abc.json#sha256=abc", **values)  # type: ignore[arg-type]
+
+
+def compiled(what: Plan, folder: Path) -> dict[str, dict[str, object]]:
+    from kfp import compiler
+
+    path = folder / "pipeline.yaml"
+    compiler.Compiler().compile(build(what), str(path))
+    return dict(next(yaml.safe_load_all(path.read_text()))["root"]["dag"]["tasks"])
+
+
+def test_every_step_comes_after_the_steps_it_needs() -> None:
+    seen: set[str] = set()
+    for step, sources in plan().tasks().items():
+        assert {source.split(".")[0] for source in sources.values()} <= seen
+        seen.add(step)
+    assert list(plan().tasks())[-1] == "compare"
+
+
+def test_kfp_compiles_it_with_the_gate_before_distilling_and_its_own_cache_off(tmp_path: Path) -> None:
+    tasks = compiled(plan(), tmp_path)
+    assert set(tasks) == {
+        *("fetch-teacher", "prepare-data", "reference-statistics"),
+        *("score-teacher", "distill", "score", "compare"),
+    }
+    assert "score-teacher" in tasks["distill"]["dependentTasks"]  # type: ignore[operator]
+    assert not any(task["cachingOptions"] for task in tasks.values())
+
+
+def test_a_recipe_that_trains_its_teacher_has_teach_in_place_of_fetch_teacher(tmp_path: Path) -> None:
+    tasks = compiled(plan(train_teacher=True), tmp_path)
+    assert "fetch-teacher" not in tasks
+    assert "teach" in tasks["score-teacher"]["dependentTasks"]  # type: ignore[operator]
+    assert list(plan(train_teacher=True, goal="teach").tasks()) == ["prepare_data", "teach"]
+
+
+def test_forcing_a_step_forces_all_that_follow_it_and_nothing_else() -> None:
+    assert plan(force=("score_teacher",)).forced() == {"score_teacher", "distill", "score", "compare"}
+    assert plan(force=("compare",)).forced() == {"compare"}
+    assert plan().forced() == set()
+
+
+def test_a_step_that_this_run_does_not_have_cannot_be_forced() -> None:
+    with pytest.raises(UserError, match="teach"):
+        plan(force=("teach",))
+
+
+def test_a_plan_survives_the_way_to_another_process() -> None:
+    there = plan(force=("score",), goal="compare")
+    assert Plan.from_json(there.to_json()) == there

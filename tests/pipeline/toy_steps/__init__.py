@@ -1,0 +1,1 @@
+"""Two tiny steps that stand in for the real ones; the recipe's address says what they are to do."""

@@ -1,0 +1,178 @@
+"""What is the folder store's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
+from sida.stores import fetch_object, open_store, put_object, redact
+from sida.stores.folder import FolderStore
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStore:
+    monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "cache"))
+    return FolderStore(tmp_path / "store")
+
+
+def test_a_stored_object_is_a_plain_file_and_fetching_copies_nothing(store: FolderStore) -> None:
+    ref = put_object(store, b"content", "a.bin")
+    assert fetch_object(store, ref) == store.root / ref.key == store.local_path(ref.key)
+
+
+def test_an_object_is_hashed_once_and_again_after_it_was_written(store: FolderStore) -> None:
+    ref = put_object(store, b"content", "a.bin")
+    path = fetch_object(store, ref)
+    before = path.stat()
+    path.write_bytes(b"altered")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    fetch_object(store, ref)  # same file, size and time: not hashed again
+    os.utime(path)
+    with pytest.raises(SidaError, match="damaged"):
+        fetch_object(store, ref)
+
+
+def test_fetching_works_where_the_cache_cannot_be_written(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "file"))
+    assert fetch_object(store, put_object(store, b"content")).read_bytes() == b"content"
+
+
+def test_opening_and_listing_an_absent_folder_makes_nothing(store: FolderStore) -> None:
+    assert store.list() == []
+    with pytest.raises(NotFound):
+        store.read("key")
+    assert not store.root.exists()
+
+
+def test_a_moved_store_keeps_its_etags(store: FolderStore, tmp_path: Path) -> None:
+    store.put("key", b"1")
+    shutil.copytree(store.root, tmp_path / "moved")
+    assert FolderStore(tmp_path / "moved").stat("key") == store.stat("key")
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StoreUnusable, match=f"{tmp_path}/file is not a folder: set SIDA_STORE"):
+            FolderStore(root).put("key", b"1")
+
+
+def test_a_key_below_or_above_another_object_is_refused(store: FolderStore) -> None:
+    store.put("a", b"1")
+    store.put("c/d", b"1")
+    for key in ("a/b", "c"):
+        with pytest.raises(StoreError, match=key):
+            store.put(key, b"1")
+        with pytest.raises(StoreError, match=key) as caught:
+            store.put_if_absent(key, b"1")
+        assert not isinstance(caught.value, AlreadyExists)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, conditional: bool
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    store.put("key", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    write, key = (store.put_if_absent, "other") if conditional else (store.put, "key")
+    with pytest.raises(UserError, match=r"disk full while writing file://.*: free space or set SIDA_STORE") as caught:
+        write(key, b"new")
+    assert "\n" not in str(caught.value)
+    assert store.list() == ["key"] and store.read("key") == b"old"
+    assert list((store.root / ".tmp").iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="mounting needs root")
+def test_on_a_really_full_disk_nothing_half_written_stays(tmp_path: Path) -> None:
+    root = tmp_path / "small"
+    root.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(root)], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        store = FolderStore(root)
+        store.put("small", b"1")
+        with pytest.raises(UserError, match="disk full"):
+            store.put("large", b"x" * (2 << 20))
+        assert store.list() == ["small"] and list((root / ".tmp").iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
+
+
+UNPRIVILEGED = """
+import os, sys
+from sida.stores.folder import FolderStore
+from sida.errors import StoreUnusable
+from pathlib import Path
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    FolderStore(Path(sys.argv[1])).put("key", b"1")
+except StoreUnusable as error:
+    print(error)
+"""
+
+
+def test_a_folder_that_may_not_be_written_is_named_with_what_to_do() -> None:
+    # Not under tmp_path, into which another user may not even look.
+    folder = Path(f"/tmp/sida-test-{os.getpid()}")
+    folder.mkdir(mode=0o555)
+    try:
+        done = subprocess.run([sys.executable, "-c", UNPRIVILEGED, str(folder)], capture_output=True, text=True)
+    finally:
+        folder.rmdir()
+    assert f"{folder} cannot be written (Permission denied): change its permissions or set SIDA_STORE" in done.stdout
+
+
+def test_what_killed_writers_left_is_swept_and_what_may_live_is_not(store: FolderStore) -> None:
+    store.put("key", b"1")
+    folder, host = store.root / ".tmp", os.uname().nodename
+    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    gone.wait()
+    ages = {
+        f"{host}-{gone.pid}-a": 1000.0,
+        f"{host}-{gone.pid}-young": 10.0,
+        f"{host}-{os.getpid()}-b": 1000.0,
+        "other-host-7-c": 1000.0,
+        "other-host-7-d": 100_000.0,
+    }
+    for name, age in ages.items():
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    FolderStore(store.root).put("key", b"2")
+    left = {path.name.rpartition("-")[2] for path in folder.iterdir()}
+    assert left == {"young", "b", "c"}
+
+
+def test_addresses_of_folders_are_taken_literally(tmp_path: Path) -> None:
+    odd = tmp_path / "a b%20#?"
+    store = open_store(f"file://{odd}")
+    store.put("key", b"1")
+    assert (odd / "key").exists() and store.address == f"file://{odd}"
+    assert open_store(str(odd)).read("key") == b"1"
+
+
+@pytest.mark.parametrize("address", ["file://relative/path", "http://host/x", "", "s3:///x", "s3://u:p@bucket/x"])
+def test_addresses_that_cannot_be_stores_are_refused_without_repeating_secrets(address: str) -> None:
+    with pytest.raises(UserError) as caught:
+        open_store(address)
+    assert "u:p" not in str(caught.value)
+
+
+def test_printed_addresses_hold_no_user_password_query_or_fragment() -> None:
+    assert redact("https://me:secret@host:9000/a/b?X-Amz-Signature=1#f") == "https://host:9000/a/b"
+    assert redact("s3://key:secret@bucket/prefix") == "s3://bucket/prefix"
+    assert redact("file:///data/what?") == "file:///data/what?"
+    assert redact("http://[broken?secret") == "http://..."

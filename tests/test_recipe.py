@@ -1,0 +1,102 @@
+"""Recipes: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sida import recipe
+from sida.errors import RecipeError
+
+TINY = Path(__file__).parent / "recipes" / "tiny.yaml"
+
+
+def variant(folder: Path, text: str) -> str:
+    path = folder / "variant.yaml"
+    path.write_text(f"extends: digits\nname: variant\n{text}")
+    return str(path)
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_recipe_of_the_project_is_valid_and_named_as_its_file(name: str) -> None:
+    assert recipe.load(name).name == name
+
+
+def test_a_variant_changes_single_fields_of_its_base() -> None:
+    base, tiny = recipe.load("digits"), recipe.load(str(TINY))
+    assert tiny.method.images == 2048
+    assert tiny.method.alpha == base.method.alpha
+    assert tiny.teacher.address == base.teacher.address  # relative to the file it stands in
+
+
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
+    assert "did you mean 'digits'" in refusal("digist")
+    assert "pipeline list" in refusal("zebra")
+    assert "no recipe file" in refusal("./nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("method: {alhpa: 1.0}", "method.alhpa: unknown key; did you mean 'alpha'?"),
+        ("colour: red", "colour: unknown key"),
+        ("method: {alpha: high}", "method.alpha: Input should be a valid number, found 'high'"),
+        ("method: {images: 1.5}", "method.images"),
+        ("method: {images: '12'}", "method.images: Input should be a valid integer, found '12'"),
+        ("method: {images: true}", "method.images"),
+        ("method: {batch: 0}", "method.batch"),
+        ("method: {batch: 100, loss_group: 64}", "not a multiple of loss_group"),
+        ("method: {name: dmd}", "method.name: Input should be 'sid', 'sida' or 'sid2a', found 'dmd'"),
+        ("method: {tmax: 2000}", "method.tmax"),
+        ("method: null", "method"),
+        ("teacher: {sha256: abc}", "teacher.sha256"),
+        ("teacher: {address: null, train: null}", "needs an address to fetch from, or a train section"),
+        ("teacher: {network: {resolution: 16}}", "dataset is 1 x 8^2"),
+        ("dataset: {classes: 7}", "label_dim 10, but dataset.classes 7"),
+        ("evaluation: {selection_images: 2_000_000}", "reach into the reported ones"),
+        ("name: Bad Name", "is given twice"),
+        ("description: 2026-11-24", "use numbers, text, lists and mappings only"),
+        ("method: {alpha: .nan}", "method.alpha"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_path(tmp_path: Path, text: str, expected: str) -> None:
+    message = refusal(variant(tmp_path, text))
+    assert "variant.yaml" in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "a: [",
+        "a: &x 1\nb: *x",
+        "a: 1\na: 2",
+        "!!python/object/apply:os.system ['true']",
+        "\x00",
+        "a: " + "[" * 5000,
+    ],
+)
+def test_what_is_no_plain_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    assert "broken.yaml" in refusal(str(path))
+
+
+def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b\nname: a")
+    (tmp_path / "b.yaml").write_text("extends: a\nname: b")
+    assert "extends itself" in refusal(str(tmp_path / "a.yaml"))
+
+
+def test_small_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
+    assert recipe.load(variant(tmp_path, "method: {fake_score_rate: 1e-5}")).method.fake_score_rate == 1e-5

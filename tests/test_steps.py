@@ -1,0 +1,161 @@
+"""Keys, attempts and reuse, on a folder store and with real manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sida import recipe, steps
+from sida.errors import LeaseHeld, UserError
+from sida.lease import acquire
+from sida.manifests import TeacherResult, parse_manifest, read_manifest
+from sida.settings import settings
+from sida.stores import open_store
+
+RECIPE = recipe.load("digits")
+calls: list[int] = []
+
+
+@steps.step("toy", version=1, sources=("sida/errors.py",))
+def toy(context_of: Any, *, recipe: Any, weights: bytes = b"weights", repeat: str = "", attempt: str = "") -> Any:
+    def produce(context: steps.Context) -> TeacherResult:
+        calls.append(context.attempt)
+        ref = context.put(weights, "toy.safetensors")
+        return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
+
+    return context_of(parameters={"size": len(weights)}, inputs={}, produce=produce, attempt=attempt, repeat=repeat)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(place: Path) -> None:
+    calls.clear()
+
+
+def run(**arguments: Any) -> steps.Published:
+    return toy(recipe=RECIPE, **arguments)
+
+
+def test_a_second_run_reuses_the_first() -> None:
+    first, second = run(), run()
+    assert (first.reused, second.reused) == (False, True)
+    assert second.address == first.address
+    assert calls == [1]
+
+
+def test_parameters_and_repeat_make_another_key() -> None:
+    addresses = {run().address, run(weights=b"longer weights").address, run(repeat="monday").address}
+    assert len(addresses) == 3
+
+
+def test_a_new_attempt_keeps_the_old_one_and_moves_latest() -> None:
+    first, forced, after = run(), run(attempt="new"), run()
+    assert calls == [1, 2]
+    assert forced.address.endswith("/2.json")
+    assert after.address == forced.address
+    assert Path(first.address.removeprefix("file://")).exists()
+    assert first.manifest.digest == forced.manifest.digest  # the same result, whoever made it when
+
+
+def test_a_result_whose_object_is_gone_or_changed_is_made_again() -> None:
+    first = run()
+    store = open_store(settings().store)
+    key = first.manifest.objects()[0].key
+    store.delete(key)
+    assert not run().reused
+    store.put(key, b"spoiled")
+    assert not run().reused
+    assert store.read(key) == b"spoiled" or run().reused
+
+
+def test_a_writer_killed_before_moving_the_pointer_loses_nothing() -> None:
+    first = run()
+    store = open_store(settings().store)
+    store.delete(first.address.removeprefix(store.address + "/").rsplit("/", 1)[0] + "/latest")
+    assert run().reused
+
+
+def test_an_attempt_killed_before_publishing_is_not_seen() -> None:
+    class Killed(BaseException):
+        pass
+
+    @steps.step("dies", version=1, sources=("sida/errors.py",))
+    def dies(context_of: Any, *, recipe: Any) -> Any:
+        def produce(context: steps.Context) -> TeacherResult:
+            context.put(b"half", "half.safetensors")
+            raise Killed
+
+        return context_of(parameters={}, inputs={}, produce=produce)
+
+    with pytest.raises(Killed):
+        dies(recipe=RECIPE)
+    assert open_store(settings().store).list("steps/dies") == []
+
+
+def test_a_key_that_somebody_holds_is_refused_with_the_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = run().address
+    store = open_store(settings().store)
+    folder = address.removeprefix(store.address + "/").rsplit("/", 1)[0]
+    with acquire(store, folder, ttl=30), pytest.raises(LeaseHeld, match="process"):
+        run(attempt="new")
+
+
+def test_execute_writes_the_manifest_and_its_address(tmp_path: Path) -> None:
+    output = SimpleNamespace(path=str(tmp_path / "out" / "teacher"), metadata={})
+    published = steps.execute(toy, output, recipe=RECIPE)
+    assert read_manifest(output.path, "teacher") == published.manifest
+    assert output.metadata == {"address": published.address, "digest": published.manifest.digest}
+    assert all(isinstance(value, str) for value in output.metadata.values())
+
+
+def test_execute_turns_a_mistake_into_one_line_and_status_2(tmp_path: Path, capsys: Any) -> None:
+    output = SimpleNamespace(path=str(tmp_path / "teacher"), metadata={})
+    with pytest.raises(SystemExit) as caught:
+        steps.execute(toy, output, recipe="digist")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("toy: error: no recipe 'digist'")
+    assert not Path(output.path).exists()
+
+
+def test_a_recipe_travels_by_address_and_digest() -> None:
+    address = steps.recipe_address(RECIPE)
+    assert steps.recipe_at(address) == RECIPE
+    with pytest.raises(UserError, match="attempt"):
+        run(attempt="sometimes")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "not a manifest"),
+        (b"[]", "not a manifest"),
+        (b"{}", "schema None"),
+        (b'{"schema_version": 99}', "schema 99"),
+        (b'{"schema_version": 1}', "Field required"),
+        (b'{"schema_version": 1, "result": {"kind": "cake"}, "about": {}}', "result"),
+    ],
+)
+def test_a_damaged_or_foreign_manifest_is_refused_by_name(content: bytes, expected: str) -> None:
+    with pytest.raises(UserError, match="here.json") as caught:
+        parse_manifest(content, "here.json")
+    assert expected in str(caught.value)
+
+
+def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_bytes(run().manifest.to_json())
+    with pytest.raises(UserError, match="is a teacher manifest, this input takes a dataset manifest"):
+        read_manifest(path, "dataset")
+    with pytest.raises(UserError, match="no such manifest"):
+        read_manifest(tmp_path / "absent.json", "dataset")
+
+
+def test_a_digest_covers_the_result_and_nothing_else() -> None:
+    content = json.loads(run().manifest.to_json())
+    content["about"]["seconds"] = 99.0
+    assert parse_manifest(json.dumps(content).encode(), "m").digest == run().manifest.digest
+    content["result"]["licence"] = "other"
+    assert parse_manifest(json.dumps(content).encode(), "m").digest != run().manifest.digest

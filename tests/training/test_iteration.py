@@ -1,0 +1,94 @@
+"""One iteration: the order of things, the warm-ups, and numbers that do not depend on how the work is cut."""
+
+from __future__ import annotations
+
+import tempfile
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from sida.training.processes import Processes
+from tests.training.tiny import distillation, largest_difference, run
+
+ITERATIONS = 20
+TOLERANCE = 1e-9  # relative norm in float64: sums in another order differ by about 1e-12 after 20 iterations
+
+
+def test_accumulation_rounds_change_nothing_in_float64() -> None:
+    whole = run(distillation(), ITERATIONS)
+    for micro_batch in (4, 16):
+        assert largest_difference(whole, run(distillation(micro_batch=micro_batch), ITERATIONS)) < TOLERANCE
+
+
+def _worker(rank: int, world: int, rendezvous: str, target: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    tensors = run(distillation(Processes(rank, world, torch.device("cpu"))), ITERATIONS)
+    if rank == 0:
+        torch.save(tensors, target)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_number_of_processes_changes_nothing_in_float64(world: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        target = f"{folder}/tensors.pt"
+        multiprocessing.spawn(_worker, (world, f"{folder}/rendezvous", target), nprocs=world)
+        many = torch.load(target, weights_only=True)
+    assert largest_difference(run(distillation(), ITERATIONS), many) < TOLERANCE
+
+
+def test_the_same_run_twice_is_the_same_bit_for_bit() -> None:
+    first, second = (run(distillation(dtype=torch.float32), 5) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_theta_waits_for_its_warm_up_and_the_ema_follows_all_the_same() -> None:
+    job = distillation()
+    before = {name: p.clone() for name, p in job.networks.theta.named_parameters()}
+    job.run(0)  # seen 0, not beyond generator_from 32: psi alone moves
+    assert all(torch.equal(before[name], p) for name, p in job.networks.theta.named_parameters())
+    job.run(32)  # the comparison is strict
+    assert all(torch.equal(before[name], p) for name, p in job.networks.theta.named_parameters())
+    job.run(64)
+    assert not all(torch.equal(before[name], p) for name, p in job.networks.theta.named_parameters())
+
+
+def test_the_adversarial_term_begins_beyond_its_warm_up() -> None:
+    job = distillation()
+    assert "loss_adv" not in job.run(64)
+    assert "loss_adv" in job.run(96)
+
+
+def test_sid_has_no_discriminator_and_no_warm_up() -> None:
+    job = distillation(name="sid")
+    before = {name: p.clone() for name, p in job.networks.theta.named_parameters()}
+    losses = job.run(0)
+    assert set(losses) == {"loss_psi", "loss_sid"}
+    assert not all(torch.equal(before[name], p) for name, p in job.networks.theta.named_parameters())
+
+
+def test_learning_rates_fall_to_zero_at_the_end() -> None:
+    job = distillation(decay_from=320)
+    rates = []
+    for seen in (0, 320, 480, 608):
+        job.run(seen)
+        rates.append(job.theta_optimiser.param_groups[0]["lr"] / job.method.generator_rate)
+    assert rates == pytest.approx([1, 1, 0.5, 0.1])
+
+
+def test_a_sample_with_a_nan_is_dropped_and_counted() -> None:
+    job = distillation(dropout=0.0)
+    images = job.data.images  # type: ignore[attr-defined]
+    images[job.data.order(torch.arange(1))] = float("nan")  # type: ignore[attr-defined]
+    losses = job.run(0)
+    assert int(job.dropped) == 1
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert all(torch.isfinite(p).all() for p in job.networks.psi.parameters())
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch": 6}, {"micro_batch": 2}, {"batch": 36, "micro_batch": 16}])
+def test_a_micro_batch_that_splits_a_loss_group_is_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="multiple"):
+        distillation(**changes)  # type: ignore[arg-type]
