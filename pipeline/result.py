@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sida.manifests import Manifest, RunResult, TeacherResult, parse_manifest
+from sida.manifests import Manifest, RunResult, parse_manifest
 from sida.report.compare import markdown, table
 from sida.stores import open_store, read_address
 
@@ -71,16 +71,6 @@ def read(outcome: Outcome) -> Run:
     report = outcome.folder / "report.md"
     report.write_text(f"# {result.title}\n\n{markdown(manifest)}\n- generator: {generator}\n- samples: {grid}\n")
     return Run(manifest, address, generator, grid, _file_address(report))
-
-
-def teacher_text(outcome: Outcome) -> str:
-    """Where the trained teacher is, and the digest that a recipe names."""
-    address = outcome.manifest("teach")
-    manifest = parse_manifest(read_address(address), address)
-    result = manifest.result
-    assert isinstance(result, TeacherResult)
-    weights = open_store(manifest.about.store).address_of(result.weights.key)
-    return f"\nteacher    {weights}\nsha256     {result.weights.sha256}\nmanifest   {address}"
 
 
 def _run_result(manifest: Manifest) -> RunResult:

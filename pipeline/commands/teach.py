@@ -1,34 +1,46 @@
 """Train a recipe's diffusion teacher, for benchmarks that have none to fetch.
 
-The recipe needs a section teacher.train. The teacher is published in the store; to ship it, copy it and name its address and sha256
-in the recipe. Stopped or killed, the same command continues from the last checkpoint.
+The recipe needs a section teacher.train. The teacher (for the digits also their detector) is written to a folder, with the
+digests that a recipe names. Stopped or killed, the same command continues from the last checkpoint; seeds are fixed, so that
+it makes the same files again.
 
 examples:
-  python -m pipeline teach digits
-  python -m pipeline teach digits --force teach    train anew
+  python -m pipeline teach digits                          writes to ./assets
+  python -m pipeline teach digits --output recipes/assets
+  python -m pipeline teach digits --force teach            train anew
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE and how to run it."""
+    """RECIPE, where to write, and how to run it."""
     from pipeline import running
 
     running.add_arguments(parser)
     parser.add_argument(
         "--force", metavar="STEP", action="append", default=[], help="make a new attempt: prepare_data or teach"
     )
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, default=Path("assets"), help="folder for the files (default ./assets)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Train, then print where the teacher is."""
-    from pipeline import result, running
+    """Train, write the files, then print their fields and digests."""
+    from pipeline import running
+    from sida.manifests import parse_manifest
+    from sida.stores import read_address
+    from sida.training.assets import export_assets
 
-    _, outcome = running.run(args, goal="teach", force=args.force)
+    recipe, outcome = running.run(args, goal="teach", force=args.force)
     if outcome.status:
         return running.fail(outcome)
-    print(result.teacher_text(outcome))
+    addresses = {step: outcome.manifest(step) for step in ("teach", "prepare_data")}
+    made = {step: parse_manifest(read_address(address), address) for step, address in addresses.items()}
+    for asset in export_assets(recipe, made["teach"], made["prepare_data"], args.output):
+        print(f"{asset.field}:\n  address: {asset.path}\n  sha256: {asset.sha256}  # {asset.note}")
     return 0

@@ -25,18 +25,20 @@ def job_folder(context: Context) -> str:
 
 
 def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Execution) -> dict[str, Any]:
-    """Run the workers to the end and return what they published. A second call adopts a finished job.
+    """Run the workers to the end and return what they published; a job that had finished before is adopted.
 
-    Raises SidaError with the worker's last line and the log's path when they fail.
+    Raises SidaError with the worker's last line and the log's path when they fail, or when they were asked to stop.
     """
     folder = job_folder(context)
+    if (finished := _result(context, folder)) is not None:
+        return finished
     here = settings()
     lease = {"key": context.lease.key, "number": context.lease.number}
     full = {"kind": kind, "folder": folder, "step": context.step.name, "lease": lease, **spec}
     context.store.put(f"{folder}/spec.json", json.dumps(full, indent=1).encode())
     log = here.runs / "logs" / f"{context.step.name}-{context.key[:12]}-{context.attempt}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    run_workers(
+    status = run_workers(
         "sida.training.worker",
         ["--job", f"{folder}/spec.json"],
         processes=here.workers or execution.processes,
@@ -45,7 +47,16 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
         environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
         on_tick=context.lease.check,
     )
+    if status:
+        raise SidaError(f"{kind}: stopped on request; run again to continue from the last checkpoint")
+    result = _result(context, folder)
+    if result is None:
+        raise SidaError(f"{kind}: the workers ended without a result: see {log}")
+    return result
+
+
+def _result(context: Context, folder: str) -> dict[str, Any] | None:
     try:
         return json.loads(context.store.read(f"{folder}/result.json"))
     except NotFound:
-        raise SidaError(f"{kind}: the workers ended without a result: see {log}") from None
+        return None

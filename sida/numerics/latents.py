@@ -1,4 +1,4 @@
-"""EDM2's latent normalisation (arXiv 2312.02696, appendix B): Stable Diffusion VAE latents to a standard deviation of 0.5 per channel."""
+"""EDM2's latent normalisation (arXiv 2312.02696): latents of the Stable Diffusion VAE, each channel to a deviation of 0.5."""
 
 from __future__ import annotations
 

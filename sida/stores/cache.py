@@ -21,12 +21,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from sida.errors import Corrupt, SidaError, StoreError, StoreUnusable, UserError
 from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore
 
-_users: dict[Path, BinaryIO] = {}  # by cache folder: this process's open list of what it uses
+_users: dict[Path, int] = {}  # by cache folder: descriptor of this process's list of what it uses
 
 
 def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_bytes: int) -> Path:
@@ -111,9 +110,12 @@ def _give_out(folder: Path, path: Path, size: int) -> bool:
         os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
         users = _users.get(folder)
         if users is None:
-            users = _users[folder] = (folder / "users" / f"{os.getpid()}-{secrets.token_hex(4)}").open("ab", 0)
+            users = os.open(
+                folder / "users" / f"{os.getpid()}-{secrets.token_hex(4)}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            )
             fcntl.flock(users, fcntl.LOCK_EX)  # held until this process and its forks have ended
-        users.write(f"{path.name}\n".encode())
+            _users[folder] = users
+        os.write(users, f"{path.name}\n".encode())
         return True
 
 

@@ -21,21 +21,14 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-import certifi
 import urllib3
 from minio import Minio
-from minio.credentials.providers import (
-    AWSConfigProvider,
-    ChainedProvider,
-    EnvAWSProvider,
-    IamAwsProvider,
-    Provider,
-)
 from minio.error import MinioException, S3Error
 
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, UserError
-from sida.settings import environment, settings
+from sida.settings import settings
 from sida.stores.base import RESERVED, Source, Stat, check_key, redact
+from sida.stores.s3_client import connect
 from sida.stores.s3_errors import explain, is_transient
 
 PART_BYTES = 16 << 20
@@ -53,7 +46,8 @@ class S3Store:
 
     def __init__(self, bucket: str, prefix: str, endpoint: str | None, region: str) -> None:
         self.bucket, self.prefix, self.region = bucket, prefix.strip("/"), region
-        self.endpoint = endpoint or f"https://s3.{region}.amazonaws.com"
+        endpoint = endpoint or f"s3.{region}.amazonaws.com"
+        self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
         self._clients: tuple[int, Minio, Minio] | None = None
         self._conditional = False
         self._first = threading.Lock()
@@ -273,40 +267,12 @@ class S3Store:
     def _of_this_process(self) -> tuple[int, Minio, Minio]:
         # Connections must not be shared with a forked child.
         if self._clients is None or self._clients[0] != os.getpid():
-            credentials = _credentials()
-            retries = urllib3.Retry(
-                total=ATTEMPTS,
-                backoff_factor=BACKOFF_SECONDS,
-                backoff_jitter=BACKOFF_SECONDS,
-                status_forcelist=(408, 429, 500, 502, 503, 504),
-                raise_on_status=False,
-            )
             self._clients = (
                 os.getpid(),
-                self._connect(credentials, retries),
-                self._connect(credentials, urllib3.Retry(0, redirect=0)),
+                connect(self.endpoint, self.region, ATTEMPTS, BACKOFF_SECONDS, 2 * READERS),
+                connect(self.endpoint, self.region, 0, 0.0, 2 * READERS),
             )
         return self._clients
-
-    def _connect(self, credentials: Provider, retries: urllib3.Retry) -> Minio:
-        endpoint = self.endpoint if "://" in self.endpoint else f"https://{self.endpoint}"
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
-            raise UserError(f"SIDA_S3_ENDPOINT={redact(endpoint)} is not an address: write https://host[:port]")
-        pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=10, read=60),
-            maxsize=2 * READERS,
-            retries=retries,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=environment().get("SSL_CERT_FILE") or certifi.where(),
-        )
-        return Minio(
-            parts.netloc,
-            secure=parts.scheme == "https",
-            region=self.region,
-            http_client=pool,
-            credentials=credentials,
-        )
 
 
 class _RangedFile(io.RawIOBase):
@@ -342,21 +308,6 @@ class _RangedFile(io.RawIOBase):
         buffer[: len(block)] = block
         self._at += len(block)
         return len(block)
-
-
-class _Metadata(IamAwsProvider):
-    """A pod's or machine's own identity; "not there" instead of a network error where there is none."""
-
-    def retrieve(self):  # type: ignore[no-untyped-def]
-        try:
-            return super().retrieve()
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ValueError("no identity of this machine") from error
-
-
-def _credentials() -> Provider:
-    pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=10), retries=urllib3.Retry(1))
-    return ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), _Metadata(http_client=pool)])
 
 
 def _pause(attempt: int) -> None:

@@ -14,26 +14,15 @@ if TYPE_CHECKING:
 
     from sida.numerics.networks.precondition import Denoiser
 
-HEADER_KEY = "network"
+HEADER_KEY = "sida"  # one entry alone: safetensors writes several in an order that changes from process to process
 
 
-def save_network(path: Path, tensors: Mapping[str, Tensor], network: Mapping[str, Any], **about: str) -> None:
+def save_network(path: Path, tensors: Mapping[str, Tensor], network: Mapping[str, Any], **about: Any) -> None:
     """Write tensors and architecture. Bytes depend on the content alone, so that equal weights have equal digests."""
     from safetensors.torch import save_file
 
-    header = {HEADER_KEY: json.dumps(dict(network), sort_keys=True), **about}
+    header = {HEADER_KEY: json.dumps({"network": dict(network), **about}, sort_keys=True)}
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without its tensors and without torch. Raises UserError if it is none."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}): fetch it again") from error
 
 
 def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:

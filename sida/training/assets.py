@@ -1,21 +1,18 @@
-"""``python -m pipeline teach``: train the teacher and the detector that a recipe ships, and say their digests."""
+"""The files that a recipe ships: its trained teacher and, for the digits, the detector; with their digests."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sida.data.prepare import prepare_data
 from sida.errors import UserError
-from sida.manifests import DatasetResult, TeacherResult
+from sida.manifests import DatasetResult, Manifest, TeacherResult
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import fetch_object, sha256_of
-from sida.training.teacher import teach
 
 DETECTOR_EPOCHS, DETECTOR_SEED = 30, 0
 LEAST_ACCURACY = 0.97
@@ -31,26 +28,23 @@ class Asset:
     note: str
 
 
-def make_assets(recipe: Recipe, output: Path, attempt: str = "") -> list[Asset]:
-    """Train the recipe's teacher (and, for the digits, its detector) and copy them to the folder ``output``.
+def export_assets(recipe: Recipe, teacher: Manifest, dataset: Manifest, output: Path) -> list[Asset]:
+    """Copy the trained teacher to the folder ``output``; for the digits, train their detector and write it beside it.
 
-    Raises UserError when the recipe has no ``teacher.train``, or when the detector stays below 97% held-out accuracy.
+    Raises UserError when the detector stays below 97% held-out accuracy, or when the folder cannot be written.
     """
-    if recipe.teacher.train is None:
-        raise UserError(f"recipe {recipe.name}: teacher.train is missing, so there is nothing to train: add it")
     store = open_store(settings().store)
-    output.mkdir(parents=True, exist_ok=True)
-    dataset = prepare_data(recipe=recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = Path(folder) / "dataset.json"
-        manifest.write_bytes(dataset.manifest.to_json())
-        taught = teach(recipe=recipe, dataset=str(manifest), attempt=attempt)
-    made: TeacherResult = taught.manifest.result
-    teacher_path = output / f"{recipe.name}-teacher.safetensors"
-    shutil.copyfile(fetch_object(store, made.weights), teacher_path)
-    assets = [Asset("teacher", teacher_path, made.weights.sha256, f"{recipe.teacher.train.images:,} images")]
-    if recipe.dataset.source == "digits":
-        assets.append(_detector(store, recipe, dataset.manifest.result, output))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        made: TeacherResult = teacher.result  # type: ignore[assignment]
+        path = output / f"{recipe.name}-teacher.safetensors"
+        shutil.copyfile(fetch_object(store, made.weights), path)
+        images = recipe.teacher.train.images if recipe.teacher.train else 0
+        assets = [Asset("teacher", path, made.weights.sha256, f"trained on {images:,} images")]
+        if recipe.dataset.source == "digits":
+            assets.append(_detector(store, recipe, dataset.result, output))  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror}: choose a folder that can be written") from error
     return assets
 
 

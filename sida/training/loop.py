@@ -197,7 +197,7 @@ def _publish(run: Run) -> dict[str, Any]:
     """Store the best generator and the curve."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.safetensors"
-        save_network(path, run.best, run.network, sigma_init=str(run.method.sigma_init))
+        save_network(path, run.best, run.network, sigma_init=run.method.sigma_init)
         generator = run.job.put(path, path.name)
         path = Path(folder) / "curve.json"
         path.write_text(json.dumps(run.curve, indent=1))

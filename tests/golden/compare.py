@@ -32,9 +32,10 @@ class Golden:
 
     def get(self, key: str) -> Tensor | None:
         """The tensor, or None."""
-        return self[key] if key in self else None
+        self._unread.discard(key)
+        return self._tensors.get(key)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """All names with a prefix, sorted; they do not count as read."""
         return sorted(key for key in self._tensors if key.startswith(prefix))
 
@@ -45,7 +46,7 @@ class Golden:
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Name without the prefix -> tensor."""
-        return {key.removeprefix(prefix): self[key] for key in self.keys(prefix)}
+        return {key.removeprefix(prefix): self[key] for key in self.names(prefix)}
 
     def unread(self) -> list[str]:
         """The names nobody has read."""
@@ -142,7 +143,7 @@ class Checks:
 
 
 def _float64(value: Any) -> Tensor:
-    return torch.as_tensor(value).detach().to(torch.float64)
+    return value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

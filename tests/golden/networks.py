@@ -110,15 +110,13 @@ def _variants(
         _output(checks, "enc_out", last_activation(network, x, sigma, labels, augment), golden["enc_out"])
 
 
-def last_activation(
-    network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None, augment: Tensor | None
-) -> Tensor:
+def last_activation(network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None, augment: Tensor | None) -> Tensor:
     """The encoder's last activation, whose channel mean is the discriminator's map."""
     _, _, c_in, c_noise = edm_coefficients(sigma_column(sigma, x), network.sigma_data)
     if isinstance(network, EDM2Precond):
         return network.unet.encode(c_in * x, network.unet.embed(c_noise.flatten(), labels))[-1]
     emb = network.model.embed(c_noise.flatten(), labels, augment)
-    return network.model.encode(c_in * x, emb)[-1]  # type: ignore[no-any-return]
+    return network.model.encode(c_in * x, emb)[-1]
 
 
 def _forced(

@@ -63,12 +63,14 @@ class Launched:
         self.workers = [int(path.read_text().split()[0]) for path in sorted(folder.glob("beats-*"))]
         self.torchrun = int(Path(f"/proc/{self.workers[0]}/stat").read_text().rpartition(")")[2].split()[1])
 
-    def assert_all_gone(self) -> None:
-        until(lambda: not _marked(self.mark), seconds=4.0)
-        self.launcher.wait(4.0)
+    def assert_all_gone(self) -> str:
+        """What the launcher said on stderr."""
+        until(lambda: not _marked(self.mark), seconds=8.0)
+        said = self.launcher.communicate(timeout=8.0)[1].decode()
         size = beats(self.folder)
         time.sleep(0.5)
         assert beats(self.folder) == size
+        return said
 
 
 def test_when_the_launcher_is_killed_no_process_survives(tmp_path: Path) -> None:
@@ -80,15 +82,13 @@ def test_when_the_launcher_is_killed_no_process_survives(tmp_path: Path) -> None
 def test_when_torchrun_is_killed_no_process_survives_and_the_error_says_so(tmp_path: Path) -> None:
     launched = Launched(tmp_path)
     os.kill(launched.torchrun, signal.SIGKILL)
-    launched.assert_all_gone()
-    assert b"torchrun was killed by SIGKILL" in launched.launcher.communicate()[1]
+    assert "torchrun was killed by SIGKILL" in launched.assert_all_gone()
 
 
 def test_when_one_worker_is_killed_no_process_survives_and_the_error_says_so(tmp_path: Path) -> None:
     launched = Launched(tmp_path)
     os.kill(launched.workers[1], signal.SIGKILL)
-    launched.assert_all_gone()
-    assert b"a worker was killed by SIGKILL" in launched.launcher.communicate()[1]
+    assert "a worker was killed by SIGKILL" in launched.assert_all_gone()
 
 
 def test_sigterm_to_the_launcher_ends_the_workers_and_is_reported_as_its_exit_status(tmp_path: Path) -> None:

@@ -93,6 +93,16 @@ def test_a_server_without_tls_is_not_talked_to_unless_the_endpoint_says_http(
         assert "no TLS connection" in one_line(caught.value)
 
 
+@pytest.mark.parametrize("endpoint", ["ftp://host", "https://u:secret@host", "u:secret@host:9000", "http://host/path"])
+def test_an_endpoint_that_is_no_address_is_refused_without_repeating_secrets(
+    s3: str, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("SIDA_S3_ENDPOINT", endpoint)
+    with pytest.raises(UserError, match="is not an address") as caught:
+        open_store(s3).read("key")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_wrong_clock_is_named(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minio_time, "utcnow", lambda: datetime.now(UTC) - timedelta(hours=3))
     monkeypatch.setattr("sida.stores.s3_errors.time.time", lambda: time.time_ns() / 1e9 - 3 * 3600)

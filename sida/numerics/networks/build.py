@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sida.numerics.networks.dhariwal import DhariwalUNet
+from sida.numerics.networks.edm2 import EDM2Precond, UNet
 from sida.numerics.networks.precondition import Denoiser, EDMPrecond
 from sida.numerics.networks.song import SongUNet
 
@@ -30,4 +32,13 @@ def build_network(network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
     if architecture in _SONG:
         trunk = SongUNet(resolution, channels, channels, dropout=dropout, **fields, **_SONG[architecture])
         return EDMPrecond(trunk, resolution, channels, fields["label_dim"])
+    if architecture == "adm":
+        adm = DhariwalUNet(resolution, channels, channels, dropout=dropout, **fields)
+        return EDMPrecond(adm, resolution, channels, fields["label_dim"])
+    if architecture == "edm2":
+        if fields.pop("augment_dim", 0):
+            raise ValueError("architecture 'edm2' has no augmentation labels: augment_dim must be 0")
+        logvar_channels = fields.pop("logvar_channels", None)
+        unet = UNet(resolution, channels, dropout=dropout, **fields)
+        return EDM2Precond(unet, resolution, channels, fields["label_dim"], logvar_channels)
     raise ValueError(f"architecture {architecture!r} is not known")

@@ -115,7 +115,8 @@ class SongUNet(nn.Module):
         """c_noise [B], labels [B, label_dim] and augmentation labels [B, augment_dim] -> embedding [B, emb_channels]."""
         emb = self.map_noise(noise)
         emb = torch.cat(emb.chunk(2, dim=1)[::-1], dim=1)  # the published weights expect sines first
-        if self.map_label is not None and labels is not None:
+        if self.map_label is not None:  # it has a bias, so that no labels are zeros and not nothing
+            labels = emb.new_zeros(1, self.map_label.in_features) if labels is None else labels
             emb = emb + self.map_label(labels.to(emb.dtype) * self.map_label.in_features**0.5)
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels.to(emb.dtype))

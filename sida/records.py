@@ -1,0 +1,207 @@
+"""Records of a run: each step's call as typed fields, so that one step can be repeated, and how the run ended.
+
+    runs/<run id>/steps/<step>.json       what the step was called with, and what came of it
+    runs/<run id>/run.json                how the run ended (written by the pipeline's exit handler)
+
+A record holds data only: no command and no environment. Who repeats a step builds the command from a template and these fields.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sida.errors import NotFound, UserError
+from sida.manifests import parse_manifest
+from sida.settings import settings
+from sida.stores import open_store
+from sida.stores.base import ObjectStore
+
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """Frozen, and strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(Part):
+    """A manifest that a step read: the address of an immutable attempt, and the digest of its result part."""
+
+    address: str
+    digest: Sha256
+
+
+class StepCall(Part):
+    """One call of one step of one run."""
+
+    schema_version: Literal[1] = 1
+    run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
+    step: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+    version: int
+    recipe: str  # a name, or objects/...#sha256=... in the store
+    inputs: dict[str, Input]
+    parameters: dict[str, str]  # what else it was given: attempt, repeat
+    image: str  # the container image by digest; empty on a machine of one's own
+    store: str  # address of the store that the step wrote to
+    started: str  # UTC, ISO 8601
+    state: Literal["started", "ran", "reused", "failed"] = "started"
+    manifest: str = ""  # address of the result
+    digest: str = ""  # of the result
+    error: str = ""
+
+
+class RunEnd(Part):
+    """How a run ended."""
+
+    schema_version: Literal[1] = 1
+    run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
+    recipe: str
+    state: str  # as Kubeflow Pipelines calls it: SUCCEEDED, FAILED, CANCELLED
+    code: int = 0
+    message: str = ""
+    ended: str
+    steps: dict[str, str]  # step -> state, of those that were started
+
+
+def check_run_id(run: str) -> str:
+    """``run`` itself if it can be part of a key. Raises UserError otherwise."""
+    if not re.fullmatch(RUN_ID, run):
+        raise UserError(f"{run!r} is not a run's id: use letters, digits, '.', '_' and '-', as `status` prints it")
+    return run
+
+
+def call_key(run: str, step: str) -> str:
+    """Where a step's call is recorded."""
+    return f"runs/{check_run_id(run)}/steps/{step}.json"
+
+
+# -- written by the step itself
+
+
+def begin(run: str, step: str, version: int, arguments: Mapping[str, Any]) -> StepCall | None:
+    """Record a call before it is made, so that a step killed without a word can be repeated. None outside of a run.
+
+    ``arguments`` are those of the step's function: a path of a manifest is an input, other text a parameter.
+    """
+    if not run:
+        return None
+    here = settings()
+    inputs, parameters = {}, {}
+    for name, value in arguments.items():
+        if name == "recipe" or not isinstance(value, str):
+            continue
+        if value and (path := Path(value)).is_file():
+            inputs[name] = _input(path)
+        else:
+            parameters[name] = value
+    call = StepCall(
+        run=check_run_id(run),
+        step=step,
+        version=version,
+        recipe=str(arguments["recipe"]),
+        inputs=inputs,
+        parameters=parameters,
+        image=here.image,
+        store=open_store(here.store).address,
+        started=now(),
+    )
+    _write(call)
+    return call
+
+
+def _input(path: Path) -> Input:
+    """Where the manifest in a local file was published, from what it says about itself."""
+    manifest = parse_manifest(path.read_bytes(), str(path))
+    about = manifest.about
+    key = f"steps/{about.step}/{about.key}/{about.attempt}.json"
+    return Input(address=open_store(about.store).address_of(key), digest=manifest.digest)
+
+
+def finished(call: StepCall | None, manifest: str, digest: str, reused: bool) -> None:
+    """The call made, or found, this result."""
+    if call is not None:
+        state = "reused" if reused else "ran"
+        _write(call.model_copy(update={"state": state, "manifest": manifest, "digest": digest}))
+
+
+def failed(call: StepCall | None, message: str) -> None:
+    """The call ended with an error."""
+    if call is not None:
+        _write(call.model_copy(update={"state": "failed", "error": " ".join(message.split())}))
+
+
+def _write(call: StepCall) -> None:
+    open_store(settings().store).put(call_key(call.run, call.step), _json(call))
+
+
+def end_run(run: str, recipe: str, state: str, code: int, message: str) -> RunEnd:
+    """Record how a run ended."""
+    store = open_store(settings().store)
+    states: dict[str, str] = {step: call.state for step, call in calls(store, run).items()}
+    line = " ".join(message.split())
+    end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, ended=now(), steps=states)
+    store.put(f"runs/{check_run_id(run)}/run.json", _json(end))
+    return end
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _json(part: Part) -> bytes:
+    return (part.model_dump_json(indent=1) + "\n").encode()
+
+
+# -- read by whoever repeats a step
+
+
+def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
+    """Every recorded call of a run, by step; empty for a run that the store does not know."""
+    found = {}
+    for key in store.list(f"runs/{check_run_id(run)}/steps/"):
+        step = key.rsplit("/", 1)[-1].removesuffix(".json")
+        found[step] = _parse(store.read(key), store.address_of(key))
+    return dict(sorted(found.items(), key=lambda item: item[1].started))
+
+
+def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
+    """A step's recorded call. Raises UserError that says which runs or steps there are."""
+    key = call_key(run, step)
+    try:
+        call = _parse(store.read(key), store.address_of(key))
+    except NotFound:
+        if there := list(calls(store, run)):
+            raise UserError(
+                f"run {run} has no record of a step {step!r}: it never started; recorded: {', '.join(there)}"
+            ) from None
+        raise UserError(f"no run {run!r} in {store.address}: check the id and the store") from None
+    if (call.run, call.step) != (run, step):
+        raise UserError(f"{store.address_of(key)}: records {call.step} of run {call.run}: somebody moved it; not used")
+    return call
+
+
+def _parse(content: bytes, where: str) -> StepCall:
+    try:
+        return StepCall.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {field}: {first['msg']}: not a record that this version reads") from error
+
+
+def end_of(store: ObjectStore, run: str) -> RunEnd | None:
+    """How a run ended, if that was recorded."""
+    try:
+        return RunEnd.model_validate(json.loads(store.read(f"runs/{check_run_id(run)}/run.json")))
+    except NotFound:
+        return None

@@ -1,0 +1,103 @@
+"""The Frechet distance and its moments: closed form, trusted implementation, properties, independence of batching."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sida.numerics.frechet import Moments, frechet_distance
+
+
+def covariance(seed: int, size: int, samples: int) -> Tensor:
+    x = torch.randn(samples, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return x.T @ x / samples
+
+
+def moments(features: Tensor, batch: int) -> Moments:
+    result = Moments(features.shape[1])
+    for part in features.split(batch):
+        result.add(part)
+    return result
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 30))
+def test_a_distribution_is_at_distance_zero_from_itself(seed: int, size: int, samples: int) -> None:
+    mu, sigma = torch.arange(size, dtype=torch.float64), covariance(seed, size, samples)
+    # Clipped eigenvalues of size eps each contribute up to sqrt(eps) where the covariance is singular.
+    assert abs(frechet_distance(mu, sigma, mu, sigma)) < 1e-6
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 30))
+def test_the_distance_is_symmetric_and_not_negative(seed: int, size: int, samples: int) -> None:
+    one = torch.zeros(size, dtype=torch.float64), covariance(seed, size, samples)
+    other = torch.ones(size, dtype=torch.float64), covariance(seed + 1, size, 2 * size)
+    forward, backward = frechet_distance(*one, *other), frechet_distance(*other, *one)
+    assert forward == pytest.approx(backward, abs=1e-6)
+    assert forward >= size - 1e-6  # the means alone
+
+
+def test_gaussians_with_commuting_covariances_have_the_closed_form() -> None:
+    a, b = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 1.0, 0.0]).double()
+    rotation, _ = torch.linalg.qr(covariance(3, 3, 5))
+    mu1, mu2 = torch.tensor([0.0, 1.0, 2.0]).double(), torch.tensor([1.0, 1.0, 0.0]).double()
+    ours = frechet_distance(mu1, rotation @ a.diag() @ rotation.T, mu2, rotation @ b.diag() @ rotation.T)
+    assert ours == pytest.approx(5 + float(((a.sqrt() - b.sqrt()) ** 2).sum()), abs=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "tolerance"), [(100, 1e-9), (10, 1e-4)])
+def test_scipys_matrix_root_gives_the_same_also_for_deficient_ranks(samples: int, tolerance: float) -> None:
+    s1, s2 = covariance(1, 24, samples), covariance(2, 24, samples)
+    mu = torch.zeros(24, dtype=torch.float64)
+    # scipy's own root of a singular product is good to about 1e-6 per vanishing eigenvalue.
+    root = scipy.linalg.sqrtm((s1 @ s2).numpy())
+    oracle = float(s1.trace() + s2.trace() - 2 * np.trace(root).real)
+    assert frechet_distance(mu, s1, mu, s2) == pytest.approx(oracle, abs=tolerance)
+
+
+def test_infinite_statistics_are_refused() -> None:
+    mu, sigma = torch.zeros(2), torch.eye(2)
+    with pytest.raises(ValueError, match="not finite"):
+        frechet_distance(mu, sigma, mu, sigma * float("nan"))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 50), st.integers(0, 40))
+def test_moments_do_not_depend_on_batches_nor_on_who_saw_which_sample(batch: int, split: int) -> None:
+    features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    whole, parts = moments(features, 40), moments(features[:split], batch)
+    parts.merge(moments(features[split:], batch))
+    for ours, theirs in zip(parts.mean_cov(), whole.mean_cov(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_moments_are_numpys(ddof: int) -> None:
+    features = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+    mean, cov = moments(features, 7).mean_cov(ddof)
+    np.testing.assert_allclose(mean, features.double().mean(0), atol=1e-12)
+    np.testing.assert_allclose(cov, np.cov(features.double().numpy(), rowvar=False, ddof=ddof), atol=1e-12)
+
+
+def test_moments_survive_their_state() -> None:
+    one = moments(torch.randn(9, 3, generator=torch.Generator().manual_seed(2)), 4)
+    other = Moments.from_state(one.state())
+    other.add(torch.zeros(1, 3))
+    assert int(one.count) == 9
+    assert int(other.count) == 10
+    with pytest.raises(ValueError, match="do not fit"):
+        Moments.from_state([one.count, one.sum, torch.zeros(2, 2)])
+
+
+def test_features_of_another_width_and_too_few_samples_are_refused() -> None:
+    one = Moments(3)
+    with pytest.raises(ValueError, match="expected features"):
+        one.add(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="more than 0 samples"):
+        one.mean_cov()

@@ -1,0 +1,127 @@
+"""Samplers on denoisers whose solution is known; schedules; EMA; quantisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sida.numerics.ema import ema_beta, update_ema
+from sida.numerics.quantise import from_uint8, to_preview_uint8, to_uint8, unit_to_uint8
+from sida.numerics.samplers import Counted, heun_edm, heun_edm2, one_step
+from sida.numerics.schedules import fake_score_sigma, generator_sigma, karras_sigmas
+
+Z = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def gaussian(x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+    """The exact denoiser of N(0, 1) data."""
+    return x / (1 + torch.as_tensor(sigma) ** 2).to(x.dtype)
+
+
+def test_heun_follows_the_exact_solution_of_gaussian_data_with_second_order() -> None:
+    # The probability flow of N(0, 1) data: x(0) = x(sigma_max) / sqrt(1 + sigma_max^2).
+    exact = Z.double() * 80 / (1 + 80**2) ** 0.5
+    errors = [
+        float((heun_edm(gaussian, Z, steps=steps, network_dtype=torch.float64) - exact).abs().max())
+        for steps in (32, 64)
+    ]
+    assert errors[0] < 0.05
+    assert errors[0] / errors[1] > 3.5  # four, at second order
+
+
+@pytest.mark.parametrize("sampler", [heun_edm, heun_edm2])
+def test_a_sampler_of_n_steps_evaluates_the_network_2n_minus_1_times(sampler) -> None:  # type: ignore[no-untyped-def]
+    for steps in (2, 9):
+        network = Counted(gaussian)
+        sampler(network, Z, steps=steps)
+        assert network.evaluations == 2 * steps - 1
+
+
+def test_states_are_float64_in_edms_sampler_and_float32_in_edm2s() -> None:
+    assert heun_edm(gaussian, Z).dtype == torch.float64
+    assert heun_edm2(gaussian, Z).dtype == torch.float32
+
+
+def test_guidance_of_a_network_by_itself_changes_nothing() -> None:
+    plain = heun_edm2(gaussian, Z, steps=5)
+    torch.testing.assert_close(heun_edm2(gaussian, Z, guide=gaussian, guidance=1.7, steps=5), plain)
+
+
+def test_edm_draws_in_every_step_and_edm2_only_where_churn_acts() -> None:
+    for sampler, expected in ((heun_edm, list(range(6))), (heun_edm2, [2, 3])):
+        asked: list[int] = []
+
+        def noise(step: int, asked: list[int] = asked) -> Tensor:
+            asked.append(step)
+            return torch.zeros_like(Z)
+
+        sampler(gaussian, Z, steps=6, S_churn=3.0, S_min=0.05, S_max=10.0, noise=noise)
+        levels = karras_sigmas(6)[:-1]
+        acting = [step for step, sigma in enumerate(levels.tolist()) if 0.05 <= sigma <= 10.0]
+        assert asked == (expected if sampler is heun_edm else acting)
+
+
+def test_churn_without_noise_and_guidance_without_a_guide_are_refused() -> None:
+    with pytest.raises(ValueError, match="source of noise"):
+        heun_edm(gaussian, Z, S_churn=1.0)
+    with pytest.raises(ValueError, match="second network"):
+        heun_edm2(gaussian, Z, guidance=1.4)
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        heun_edm(gaussian, Z, steps=1)
+
+
+def test_one_step_is_the_denoiser_at_sigma_init() -> None:
+    torch.testing.assert_close(one_step(gaussian, Z), 2.5 * Z / (1 + 2.5**2))
+
+
+def test_the_generators_noise_levels_start_at_the_smallest_and_stop_at_tmax() -> None:
+    u = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert generator_sigma(u, 1000).tolist() == pytest.approx([0.002, 80.0])
+    assert generator_sigma(u, 800)[1].item() == pytest.approx(24.41, abs=0.005)
+    assert generator_sigma(u[:1], 400).item() == pytest.approx(0.002)
+
+
+def test_the_samplers_noise_levels_fall_from_80_to_zero() -> None:
+    sigmas = karras_sigmas(18)
+    assert sigmas[0].item() == pytest.approx(80.0)
+    assert sigmas[-2].item() == pytest.approx(0.002)
+    assert sigmas[-1].item() == 0.0
+    assert (sigmas.diff() < 0).all()
+
+
+def test_the_fake_scores_noise_is_lognormal() -> None:
+    assert fake_score_sigma(torch.zeros(1), -1.2, 1.2).item() == pytest.approx(0.30119, abs=1e-5)
+
+
+def test_the_average_equals_the_network_after_the_first_iteration_and_never_moves_buffers() -> None:
+    torch.manual_seed(0)
+    network, average = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    nn.init.normal_(network.weight)
+    network.running_mean.fill_(5.0)
+    assert ema_beta(0, 256, 500_000) == 0.0
+    update_ema(average, network, ema_beta(0, 256, 500_000))
+    assert torch.equal(average.weight, network.weight)
+    assert not average.running_mean.any()
+
+
+def test_half_of_the_average_is_replaced_in_a_half_life() -> None:
+    network, average = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+    nn.init.ones_(network.weight)
+    nn.init.zeros_(average.weight)
+    for _ in range(10):  # ten batches of 50 images: the half-life
+        update_ema(average, network, ema_beta(10**9, 50, 500))
+    torch.testing.assert_close(average.weight, torch.full((1, 2), 0.5))
+    with pytest.raises(ValueError, match="1 parameters, the network 2"):
+        update_ema(average, nn.Linear(2, 1), 0.5)
+
+
+def test_scores_truncate_where_previews_round() -> None:
+    images = torch.tensor([-1.5, -1.0, 0.0, 0.0039, 1.0, 1.5])
+    assert to_uint8(images).tolist() == [0, 0, 128, 128, 255, 255]
+    assert to_preview_uint8(images).tolist() == [0, 0, 128, 128, 255, 255]
+    assert to_uint8(torch.tensor([0.9960])).item() == 254
+    assert to_preview_uint8(torch.tensor([0.9965])).item() == 255
+    assert unit_to_uint8(torch.tensor([-0.1, 0.5, 0.9999, 1.2])).tolist() == [0, 127, 254, 255]
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(pixels)), pixels)

@@ -1,0 +1,193 @@
+"""The DAG end to end on real digits: result, reuse, force, kills, two at once, bad input. Everything through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sida.settings import settings
+from tests.conftest import ROOT
+
+TINY = ROOT / "tests" / "recipes" / "tiny.yaml"
+
+
+def command(recipe: Path | str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", "run", str(recipe), "--json", *options]
+
+
+def run(recipe: Path | str, *options: str, status: int = 0) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(command(recipe, *options), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout) if status == 0 else {}, done.stderr
+
+
+def states(result: dict[str, Any]) -> dict[str, str]:
+    return {step["name"]: step["state"] for step in result["steps"]}
+
+
+def variant(folder: Path, text: str, base: str = str(TINY.with_suffix(""))) -> Path:
+    path = folder / "variant.yaml"
+    path.write_text(f"extends: {base}\nname: variant\n{text}")
+    return path
+
+
+def longer(folder: Path) -> Path:
+    """Long enough to be killed in the middle: about ten seconds of training, a checkpoint every 512 images."""
+    shutil.copy(TINY, folder / "tiny.yaml")
+    return variant(folder, "method: {images: 8_192}\n", "tiny")
+
+
+def test_the_dag_ends_with_scores_and_a_verdict_and_the_second_run_reuses_everything(place: Path) -> None:
+    first, _ = run(TINY)
+    assert set(states(first)) == {
+        "fetch_teacher",
+        "prepare_data",
+        "reference_statistics",
+        "score_teacher",
+        "distill",
+        "score",
+        "compare",
+    }
+    assert set(states(first).values()) == {"ran"}
+    assert [score["model"] for score in first["scores"]] == ["teacher", "generator", "real"]
+    assert all(score["metric"] == "fd_digits" and score["n"] == 200 for score in first["scores"])
+    teacher, generator, real = (score["mean"] for score in first["scores"])
+    assert real < generator < teacher  # three Heun steps make a poor teacher; 2,048 images already beat it
+    assert "surpasses its teacher at 5 evaluations" in first["verdict"]
+    for name in ("generator", "samples", "report", "run"):
+        assert Path(first[name].removeprefix("file://")).stat().st_size > 100
+
+    second, _ = run(TINY)
+    assert set(states(second).values()) == {"reused"}
+    assert second["scores"] == first["scores"]
+    assert second["generator"] == first["generator"]
+
+    forced, _ = run(TINY, "--force", "score")
+    assert states(forced) == states(second) | {"score": "ran", "compare": "ran"}
+    assert forced["scores"] == first["scores"]  # the same seeds, the same numbers
+
+
+def _training_processes() -> list[int]:
+    store = settings().store
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment, line = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if store.encode() in environment and (b"sida.training.worker" in line or b"pipeline" in line):
+            found.append(int(entry.name))
+    return found
+
+
+def _pid(kind: Callable[[bytes], bool]) -> int:
+    for pid in _training_processes():
+        if kind(Path(f"/proc/{pid}/cmdline").read_bytes()):
+            return pid
+    raise AssertionError("no such process")
+
+
+def _checkpoints(place: Path) -> list[str]:
+    return [p.name for p in place.glob("store/jobs/distill/*/1/checkpoints/*.json")]
+
+
+def _wait(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+VICTIMS: dict[str, Callable[[subprocess.Popen[bytes]], int]] = {
+    "parent": lambda parent: parent.pid,
+    "torchrun": lambda _: _pid(lambda line: b"torch.distributed.run" in line),
+    "worker": lambda _: _pid(lambda line: b"torch.distributed.run" not in line and b"sida.training.worker" in line),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digest of the generator that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
+        patch.setenv("SIDA_RUNS", str(folder / "runs"))
+        return str(run(longer(folder))[0]["generator"]).rsplit("/", 1)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [*VICTIMS, "ctrl-c"])
+def test_a_killed_run_leaves_no_orphan_and_continues_bit_for_bit(place: Path, victim: str, uninterrupted: str) -> None:
+    recipe = longer(place)
+    with subprocess.Popen(command(recipe), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as parent:
+        _wait(lambda: len(_checkpoints(place)) >= 2)
+        if victim == "ctrl-c":
+            parent.send_signal(signal.SIGINT)
+        else:
+            os.kill(VICTIMS[victim](parent), signal.SIGKILL)
+        parent.communicate(timeout=90)
+        assert parent.returncode != 0
+    _wait(lambda: not _training_processes(), 15)
+    reached = _checkpoints(place)
+    time.sleep(1)
+    assert _checkpoints(place) == reached  # nobody trains on
+    assert not list(place.glob("store/steps/distill/**/*.json"))  # nothing half-written is visible
+
+    result, stderr = run(recipe)
+    assert "continuing from the checkpoint at" in stderr
+    assert states(result)["fetch_teacher"] == "reused"
+    assert result["generator"].rsplit("/", 1)[1] == uninterrupted
+
+
+@pytest.mark.slow
+def test_of_two_runs_at_once_one_is_told_who_holds_the_key(place: Path) -> None:
+    recipe = longer(place)
+    with subprocess.Popen(command(recipe), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        _wait(lambda: _checkpoints(place))
+        _, stderr = run(recipe, status=2)
+        assert "held by process" in stderr or "process" in stderr
+        assert first.wait(timeout=120) == 0
+    assert set(states(run(recipe)[0]).values()) == {"reused"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("teacher: {address: /nowhere/teacher.safetensors}", "/nowhere/teacher.safetensors: no such file"),
+        (f"teacher: {{sha256: '{'0' * 64}'}}", "the recipe expects 0000"),
+        ("method: {alhpa: 1}", "did you mean 'alpha'?"),
+        ("gate: {teacher_at_most: 0.001}", "teacher gate: fd_digits"),
+        ("execution: {processes: 3}", "multiple"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_status_2(place: Path, text: str, expected: str) -> None:
+    shutil.copy(TINY, place / "tiny.yaml")
+    _, stderr = run(variant(place, text, "tiny"), status=2)
+    last = stderr.strip().splitlines()[-1]
+    assert expected in last
+    assert "Traceback" not in stderr
+
+
+def test_an_unknown_recipe_or_step_writes_nothing(place: Path) -> None:
+    assert "did you mean 'digits'" in run("digist", status=2)[1]
+    assert "did you mean 'distill'" in run(TINY, "--force", "distil", status=2)[1]
+    assert not (place / "store").exists()
+    assert not (place / "runs").exists()
+
+
+def test_a_store_that_cannot_be_written_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "file").write_text("not a folder")
+    monkeypatch.setenv("SIDA_STORE", f"file://{place / 'file'}")
+    assert str(place / "file") in run(TINY, status=2)[1].strip().splitlines()[-1]
