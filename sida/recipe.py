@@ -19,6 +19,8 @@ from sida.errors import RecipeError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
+AUGMENT_DIM = 9  # labels of EDM's augmentation pipe (sida.numerics.augment)
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -44,6 +46,7 @@ class Network(Part):
     channel_mult: tuple[Positive, ...]
     num_blocks: Positive
     attn_resolutions: tuple[Positive, ...] = ()
+    logvar_channels: Positive | None = None  # EDM2's uncertainty head; None: without it
 
 
 class Sampler(Part):
@@ -126,6 +129,7 @@ class Method(Part):
     generator_beta1: Rate = 0.0
     clip_fake_score: bool = True  # per element to [-1, 1]; EDM with the adversarial term only
     ema_half_life: Positive = 500_000
+    forced_normalization: bool = False  # EDM2: weights renormalised in training; SiD does so whatever this says
     dropout: Rate = 0.0
     augment: Annotated[float, Field(ge=0, le=1)] = 0.0
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -208,6 +212,15 @@ class Recipe(Part):
             raise ValueError(
                 f"teacher.network is {network.channels} x {network.resolution}^2, "
                 f"dataset is {dataset.channels} x {dataset.resolution}^2"
+            )
+        if self.method.augment and (network.augment_dim != AUGMENT_DIM or network.architecture == "edm2"):
+            raise ValueError(
+                f"method.augment {self.method.augment:g} needs a network with augment_dim {AUGMENT_DIM}, "
+                f"this {network.architecture} has {network.augment_dim}: set method.augment to 0"
+            )
+        if network.logvar_channels and network.architecture != "edm2":
+            raise ValueError(
+                f"teacher.network.logvar_channels: only edm2 has that head, this is {network.architecture}"
             )
         if network.label_dim not in (0, dataset.classes):
             raise ValueError(f"teacher.network.label_dim {network.label_dim}, but dataset.classes {dataset.classes}")

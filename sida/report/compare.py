@@ -141,7 +141,6 @@ def _draw_grid(path: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str,
     from sida.data.shards import Shards, one_hot
     from sida.report.grid import GRID_COLUMNS, GRID_ROWS, Panel, draw_panels
     from sida.scoring.measure import generator_images, teacher_images
-    from sida.scoring.protocol import sampling_noise
     from sida.scoring.score import first_seeds
     from sida.teachers.files import load_network
 
@@ -153,9 +152,7 @@ def _draw_grid(path: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str,
     labels = (
         torch.arange(count) % max(1, min(data.classes, GRID_COLUMNS)) if data.classes else torch.zeros(count).long()
     )
-    noise = sampling_noise(
-        first_seeds(recipe)[0] + torch.arange(count), (data.channels, data.resolution, data.resolution)
-    )
+    seeds = first_seeds(recipe)[0] + torch.arange(count)
     c = one_hot(labels, data.classes)
     shards = Shards(store, data)
     images, real_labels = shards.read(torch.arange(min(len(shards), 100 * count)))
@@ -167,8 +164,8 @@ def _draw_grid(path: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str,
     with torch.no_grad():
         phi = load_network(fetch_object(store, teacher.weights), teacher.network).eval()
         theta = load_network(fetch_object(store, made.weights), made.network).eval()
-        by_teacher = teacher_images(phi, recipe.teacher.sampler)(noise, c)
-        by_generator = generator_images(theta, made.sigma_init)(noise, c)
+        by_teacher = teacher_images(phi, recipe.teacher.sampler)(seeds, c)
+        by_generator = generator_images(theta, made.sigma_init)(seeds, c)
     panels = [
         Panel("real", images[torch.tensor(chosen)]),
         Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from sida.numerics.samplers import heun_edm, one_step
 from sida.progress import Progress
 from sida.recipe import Sampler
 from sida.scoring.detector import load_detector
-from sida.scoring.protocol import MakeImages, range_moments
+from sida.scoring.protocol import MakeImages, churn_noise, range_moments, sampling_noise
 from sida.scoring.reference import load_moments
 from sida.stores.base import fetch_object
 from sida.teachers.files import load_network
@@ -23,17 +24,29 @@ from sida.training.job import Job
 
 
 def teacher_images(teacher: Denoiser, sampler: Sampler) -> MakeImages:
-    """The teacher under its own sampler. Deterministic samplers only: churn noise has no seed of its own yet."""
+    """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too."""
+    shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
 
-    def make(noise: Tensor, labels: Tensor) -> Tensor:
-        return heun_edm(teacher, noise, labels, steps=sampler.steps)
+    def make(seeds: Tensor, labels: Tensor) -> Tensor:
+        return heun_edm(
+            teacher,
+            sampling_noise(seeds, shape),
+            labels,
+            steps=sampler.steps,
+            S_churn=sampler.s_churn,
+            S_min=sampler.s_min,
+            S_max=math.inf if sampler.s_max is None else sampler.s_max,
+            S_noise=sampler.s_noise,
+            noise=churn_noise(seeds, shape) if sampler.s_churn else None,
+        )
 
     return make
 
 
 def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
     """The one-step generator."""
-    return lambda noise, labels: one_step(generator, noise, labels, sigma_init)
+    shape = (generator.img_channels, generator.img_resolution, generator.img_resolution)
+    return lambda seeds, labels: one_step(generator, sampling_noise(seeds, shape), labels, sigma_init)
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -59,7 +72,6 @@ def measure(job: Job) -> dict[str, Any]:
         moments = range_moments(
             make,
             detector,
-            shape=(dataset.channels, dataset.resolution, dataset.resolution),
             histogram=dataset.histogram,
             first_seed=first_seed,
             count=count,

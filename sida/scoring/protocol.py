@@ -19,7 +19,7 @@ from sida.training.processes import Processes
 
 SAMPLING_SEED = 0  # the seed of all sampling draws; an image's own seed is its index
 
-MakeImages = Callable[[Tensor, Tensor], Tensor]  # unit noise [B, C, H, W], one-hot labels -> images in [-1, 1]
+MakeImages = Callable[[Tensor, Tensor], Tensor]  # seeds int64 [B], one-hot labels [B, classes] -> images in [-1, 1]
 
 
 def range_labels(histogram: Sequence[int], count: int, first_seed: int) -> Tensor:
@@ -39,11 +39,15 @@ def sampling_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
     return Draws(SAMPLING_SEED).normal("sample", seeds, shape)
 
 
+def churn_noise(seeds: Tensor, shape: Sequence[int]) -> Callable[[int], Tensor]:
+    """The unit noise that a stochastic sampler adds in each of its steps to the images of these seeds."""
+    return lambda step: Draws(SAMPLING_SEED).normal(f"churn {step}", seeds, shape, torch.float64)
+
+
 def range_moments(
     make: MakeImages,
     detector: nn.Module,
     *,
-    shape: Sequence[int],
     histogram: Sequence[int],
     first_seed: int,
     count: int,
@@ -62,10 +66,9 @@ def range_moments(
     with torch.no_grad():
         for number in processes.share(len(starts)):
             part = slice(starts[number], min(starts[number] + batch, count))
-            seeds = first_seed + torch.arange(part.start, part.stop)
-            noise = sampling_noise(seeds, shape).to(processes.device)
+            seeds = first_seed + torch.arange(part.start, part.stop, device=processes.device)
             c = one_hot(labels[part], len(histogram)).to(processes.device)
-            moments.add(detector(to_uint8(make(noise, c))))
+            moments.add(detector(to_uint8(make(seeds, c))))
             report(part.stop - part.start)
     processes.sum_(moments.state())
     return moments

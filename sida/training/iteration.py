@@ -14,10 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sida.numerics.augment import augment, draw_augment
 from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
 from sida.numerics.losses import fake_score_losses, generator_losses, sanitise_gradients
 from sida.numerics.networks.layers import Dropout
+from sida.numerics.networks.magnitude import set_forced_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
@@ -71,6 +73,9 @@ class Distillation:
                 f"a multiple of micro_batch {self.micro_batch}, and that of loss_group {method.loss_group}"
             )
         self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
+        # EDM2's forced weight normalisation as the published runs did it (no effect on the other networks).
+        set_forced_normalization(networks.theta, method.forced_normalization or not method.adversarial)
+        set_forced_normalization(networks.psi, not method.adversarial)
         self.rounds = share // self.micro_batch
         self.first_offset = processes.rank * share
         eps = 1e-8 if method.precision == "float32" else 1e-6
@@ -105,14 +110,18 @@ class Distillation:
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
                 y = self._generate(theta, "A/z", indices, x.shape[1:], c)
+            x_labels = y_labels = None
+            if method.augment:
+                y, y_labels = augment(y, draw_augment(self.draws, "A/augment y", indices), method.augment)
+                x, x_labels = augment(x, draw_augment(self.draws, "A/augment x", indices), method.augment)
             sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
             noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
             self._set_dropout(psi, "A", indices)
             if method.adversarial:
-                y_psi, l_fake = psi(y + noise, sigma, c, want="both")
-                l_real = psi(x + noise, sigma, c, want="logits")
+                y_psi, l_fake = psi(y + noise, sigma, c, y_labels, want="both")
+                l_real = psi(x + noise, sigma, c, x_labels, want="logits")
             else:
-                y_psi, l_fake, l_real = psi(y + noise, sigma, c), None, None
+                y_psi, l_fake, l_real = psi(y + noise, sigma, c, y_labels), None, None
             losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, psi.logvar(sigma), method.loss_group)
             total = method.fake_score_weight * losses.loss_psi.sum()
             reported = {"loss_psi": losses.loss_psi.detach().mean()}

@@ -148,7 +148,6 @@ class Run:
         moments = range_moments(
             generator_images(self.networks.theta_ema, self.method.sigma_init),
             self.detector,
-            shape=(self.dataset.channels, self.dataset.resolution, self.dataset.resolution),
             histogram=self.dataset.histogram,
             first_seed=SELECTION_SEED,
             count=self.evaluation.selection_images,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sida.numerics.ema import ema_beta
 from sida.numerics.latents import draw_latent
-from sida.numerics.networks.magnitude import set_forced_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.recipe import Method
 from sida.training.iteration import Distillation, Networks
@@ -72,10 +71,6 @@ def _networks(golden: Golden, meta: dict[str, Any]) -> Networks:
         theta_ema=build(meta["constructor"], golden.under("ema_start/") or golden.under("theta/") or headless),
     )
     networks.theta_ema.requires_grad_(False)
-    if meta.get("force_normalization"):
-        adversarial = meta["method"] != "sid"
-        set_forced_normalization(networks.theta, True)
-        set_forced_normalization(networks.psi, not adversarial)
     return networks
 
 
@@ -102,6 +97,7 @@ def _method(meta: dict[str, Any]) -> Method:
         generator_beta1=meta["betas"][0],
         clip_fake_score=meta["clip"] is not None,
         ema_half_life=meta["ema_halflife_images"],
+        forced_normalization=bool(meta.get("force_normalization")),
     )
 
 

@@ -37,9 +37,8 @@ def moments(batch: int, world: int = 1) -> list[torch.Tensor]:
         processes = Processes(rank, 1 if world == 1 else world, torch.device("cpu"))
         object.__setattr__(processes, "sum_", lambda tensors: None)
         part = range_moments(
-            lambda noise, labels: noise.clamp(-1, 1),
+            lambda seeds, labels: sampling_noise(seeds, (1, 8, 8)).clamp(-1, 1),
             detector,
-            shape=(1, 8, 8),
             histogram=HISTOGRAM,
             first_seed=1000,
             count=230,

@@ -39,6 +39,12 @@ def test_the_number_of_processes_changes_nothing_in_float64(world: int) -> None:
     assert largest_difference(run(distillation(), ITERATIONS), many) < TOLERANCE
 
 
+def test_augmentation_too_belongs_to_the_image_and_not_to_the_process() -> None:
+    whole = run(distillation(augment=0.5), 3)
+    assert largest_difference(whole, run(distillation(augment=0.5, micro_batch=8), 3)) < TOLERANCE
+    assert largest_difference(whole, run(distillation(), 3)) > 1e-3
+
+
 def test_the_same_run_twice_is_the_same_bit_for_bit() -> None:
     first, second = (run(distillation(dtype=torch.float32), 5) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -17,7 +17,7 @@ NETWORK = {
     "resolution": 8,
     "channels": 1,
     "label_dim": 10,
-    "augment_dim": 0,
+    "augment_dim": 9,
     "model_channels": 8,
     "channel_mult": (1, 2),
     "num_blocks": 1,

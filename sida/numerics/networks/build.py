@@ -29,6 +29,7 @@ def build_network(network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
     fields = dict(network)
     architecture = fields.pop("architecture")
     resolution, channels = fields.pop("resolution"), fields.pop("channels")
+    logvar_channels = fields.pop("logvar_channels", None)
     if architecture in _SONG:
         trunk = SongUNet(resolution, channels, channels, dropout=dropout, **fields, **_SONG[architecture])
         return EDMPrecond(trunk, resolution, channels, fields["label_dim"])
@@ -38,7 +39,6 @@ def build_network(network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
     if architecture == "edm2":
         if fields.pop("augment_dim", 0):
             raise ValueError("architecture 'edm2' has no augmentation labels: augment_dim must be 0")
-        logvar_channels = fields.pop("logvar_channels", None)
         unet = UNet(resolution, channels, dropout=dropout, **fields)
         return EDM2Precond(unet, resolution, channels, fields["label_dim"], logvar_channels)
     raise ValueError(f"architecture {architecture!r} is not known")
