@@ -132,6 +132,8 @@ _TYPES: dict[str, Callable[[str], Any]] = {"String": str, "Integer": int, "Float
 
 
 def _run(component: Any, values: dict[str, Any], folder: Path) -> None:
+    from kfp import dsl
+
     spec = component.component_spec
     arguments = dict(values)
     for name, flag in (spec.inputs or {}).items():
@@ -142,7 +144,7 @@ def _run(component: Any, values: dict[str, Any], folder: Path) -> None:
     for name, output in outputs.items():
         if address := output.metadata.get("address"):
             print(f"{name}\t{address}", flush=True)
-        elif Path(output.path).exists():  # a page for people, not a manifest
+        elif Path(output.path).exists() and not isinstance(output, dsl.HTML):  # a text for people, not a manifest
             print(Path(output.path).read_text(encoding="utf-8"), file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
 """Component: table, verdict and pictures."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
@@ -14,7 +14,9 @@ def compare(
     scores: Input[Metrics],
     run: Output[Artifact],
     summary: Output[Markdown],
+    page: Output[HTML],
     attempt: str = "",
+    run_id: str = "",
 ):
     """Compare the generator with its teacher and with real images: table, verdict, sample grid.
 
@@ -27,9 +29,12 @@ def compare(
         scores: The generator's score.
         run: The run's manifest, which names everything.
         summary: The table and the verdict to read.
+        page: The same as a web page, with the sample grid.
         attempt: "new" compares again; empty reuses what is there.
+        run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.report.compare import compare, markdown
+    from sida.report.page import page_of
     from sida.steps import execute
 
     published = execute(
@@ -42,6 +47,9 @@ def compare(
         teacher_scores=teacher_scores.path,
         scores=scores.path,
         attempt=attempt,
+        run_id=run_id,
     )
     with open(summary.path, "w", encoding="utf-8") as file:
         file.write(markdown(published.manifest))
+    with open(page.path, "w", encoding="utf-8") as file:
+        file.write(page_of(published.manifest))

@@ -13,6 +13,7 @@ def distill(
     gate: Input[Metrics],
     generator: Output[Model],
     attempt: str = "",
+    run_id: str = "",
 ):
     """Distil the teacher into a one-step generator (SiD, SiDA or SiD2A).
 
@@ -24,6 +25,7 @@ def distill(
         gate: The teacher's score; distillation starts only after it passed.
         generator: The one-step generator (EMA weights) as safetensors.
         attempt: "new" distils again; empty reuses what is there.
+        run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.steps import execute
     from sida.training.distill import distill
@@ -35,5 +37,7 @@ def distill(
         teacher=teacher.path,
         dataset=dataset.path,
         reference=reference.path,
+        gate=gate.path,
         attempt=attempt,
+        run_id=run_id,
     )

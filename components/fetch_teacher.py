@@ -5,15 +5,16 @@ from kfp.dsl import Model, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
-def fetch_teacher(recipe: str, teacher: Output[Model], attempt: str = ""):
+def fetch_teacher(recipe: str, teacher: Output[Model], attempt: str = "", run_id: str = ""):
     """Fetch the pretrained diffusion teacher and verify it.
 
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
         teacher: The teacher as safetensors, by address and digest.
         attempt: "new" fetches again; empty reuses what is there.
+        run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.steps import execute
     from sida.teachers.fetch import fetch_teacher
 
-    execute(fetch_teacher, teacher, recipe=recipe, attempt=attempt)
+    execute(fetch_teacher, teacher, recipe=recipe, attempt=attempt, run_id=run_id)

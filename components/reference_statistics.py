@@ -5,7 +5,9 @@ from kfp.dsl import Artifact, Dataset, Input, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
-def reference_statistics(recipe: str, dataset: Input[Dataset], reference: Output[Artifact], attempt: str = ""):
+def reference_statistics(
+    recipe: str, dataset: Input[Dataset], reference: Output[Artifact], attempt: str = "", run_id: str = ""
+):
     """Compute what the training set looks like to the detector; scores are distances to it.
 
     Args:
@@ -13,8 +15,9 @@ def reference_statistics(recipe: str, dataset: Input[Dataset], reference: Output
         dataset: The training set as shards.
         reference: Feature moments of the whole set, in float64.
         attempt: "new" computes again; empty reuses what is there.
+        run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.scoring.reference import reference_statistics
     from sida.steps import execute
 
-    execute(reference_statistics, reference, recipe=recipe, dataset=dataset.path, attempt=attempt)
+    execute(reference_statistics, reference, recipe=recipe, dataset=dataset.path, attempt=attempt, run_id=run_id)

@@ -13,6 +13,7 @@ def score(
     scores: Output[Metrics],
     attempt: str = "",
     repeat: str = "",
+    run_id: str = "",
 ):
     """Score the one-step generator on held-out seed ranges.
 
@@ -24,6 +25,7 @@ def score(
         scores: The generator's score: every range, mean and spread.
         attempt: "new" scores again; empty reuses what is there.
         repeat: Any text; another text is another score (schedules set it to the time).
+        run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.scoring.score import score
     from sida.steps import execute
@@ -36,6 +38,7 @@ def score(
         dataset=dataset.path,
         reference=reference.path,
         attempt=attempt,
+        run_id=run_id,
         repeat=repeat,
     )
     for row in published.manifest.rows:

@@ -13,6 +13,7 @@ def score_teacher(
     scores: Output[Metrics],
     attempt: str = "",
     repeat: str = "",
+    run_id: str = "",
 ):
     """Score the teacher under its own sampler; a gate before anything is distilled.
 
@@ -24,6 +25,7 @@ def score_teacher(
         scores: The teacher's score and the floor that real images reach.
         attempt: "new" scores again; empty reuses what is there.
         repeat: Any text; another text is another score (schedules set it to the time).
+        run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.scoring.score import score_teacher
     from sida.steps import execute
@@ -36,6 +38,7 @@ def score_teacher(
         dataset=dataset.path,
         reference=reference.path,
         attempt=attempt,
+        run_id=run_id,
         repeat=repeat,
     )
     for row in published.manifest.rows:

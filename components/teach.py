@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Model, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
-def teach(recipe: str, dataset: Input[Dataset], teacher: Output[Model], attempt: str = ""):
+def teach(recipe: str, dataset: Input[Dataset], teacher: Output[Model], attempt: str = "", run_id: str = ""):
     """Train the recipe's diffusion teacher, for recipes that have none to fetch.
 
     Args:
@@ -13,8 +13,9 @@ def teach(recipe: str, dataset: Input[Dataset], teacher: Output[Model], attempt:
         dataset: The training set as shards.
         teacher: The trained teacher (EMA weights) as safetensors.
         attempt: "new" trains again; empty reuses what is there.
+        run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.steps import execute
     from sida.training.teacher import teach
 
-    execute(teach, teacher, recipe=recipe, dataset=dataset.path, attempt=attempt)
+    execute(teach, teacher, recipe=recipe, dataset=dataset.path, attempt=attempt, run_id=run_id)

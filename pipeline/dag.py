@@ -8,8 +8,9 @@ import difflib
 import importlib
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sida.errors import UserError
 
@@ -47,6 +48,7 @@ _TASKS: dict[str, dict[str, str]] = {
         "scores": "score.scores",
     },
 }
+STEPS = tuple(_TASKS)
 _REPEATED = ("score_teacher", "score")  # steps that take the pipeline's parameter ``repeat``
 
 
@@ -59,6 +61,8 @@ class Plan:
     goal: str = "compare"
     train_teacher: bool = False
     force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
+    pipeline: str = ""  # its name on Kubeflow; empty: after the recipe
+    description: str = ""
 
     def __post_init__(self) -> None:
         for step in self.force:
@@ -106,7 +110,17 @@ class Plan:
         return cls(**values | {"force": tuple(values["force"])})
 
 
-def build(plan: Plan, components: str = "components") -> Any:
+class Cluster(Protocol):
+    """What a pipeline needs beyond its DAG where it runs on a cluster; see ``pipeline.compile``."""
+
+    def configure(self, step: str, task: Any) -> None:
+        """Set the image, resources and environment of a step's task."""
+
+    def ending(self, recipe: Any) -> Any:
+        """The context manager around all steps: an exit handler that records how the run ended."""
+
+
+def build(plan: Plan, components: str = "components", cluster: Cluster | None = None) -> Any:
     """The kfp pipeline of a plan; ``components`` is the package with one module per step.
 
     Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (another text measures anew).
@@ -115,18 +129,32 @@ def build(plan: Plan, components: str = "components") -> Any:
 
     tasks, forced = plan.tasks(), plan.forced()
     steps = {step: getattr(importlib.import_module(f"{components}.{step}"), step) for step in tasks}
+    # On a cluster a step learns the run's id as a parameter: KFP resolves this placeholder there and nowhere else.
+    known = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER} if cluster else {}
 
-    @dsl.pipeline(name=f"sida-{plan.recipe}", description=f"Distil and score: {plan.recipe}")
+    @dsl.pipeline(
+        name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distil and score: {plan.recipe}"
+    )
     def benchmark(recipe: str = plan.address, repeat: str = ""):  # type: ignore[no-untyped-def]
+        """Distil a diffusion model to one step and score it.
+
+        Args:
+            recipe: Name of a recipe in the image, or address of a resolved one in the store with its digest.
+            repeat: Any text; another text measures the scores anew (schedules set it to the time). Empty: reuse.
+        """
         made: dict[str, Any] = {}
-        for step, sources in tasks.items():
-            inputs = {}
-            for name, source in sources.items():
-                maker, output = source.split(".")
-                inputs[name] = made[maker].outputs[output]
-            if step in _REPEATED:
-                inputs["repeat"] = repeat
-            made[step] = steps[step](recipe=recipe, attempt="new" if step in forced else "", **inputs)
-            made[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
+        with cluster.ending(recipe) if cluster else nullcontext():
+            for step, sources in tasks.items():
+                inputs = {}
+                for name, source in sources.items():
+                    maker, output = source.split(".")
+                    inputs[name] = made[maker].outputs[output]
+                if step in _REPEATED:
+                    inputs["repeat"] = repeat
+                attempt = "new" if step in forced else ""
+                made[step] = steps[step](recipe=recipe, attempt=attempt, **known, **inputs)
+                made[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
+                if cluster:
+                    cluster.configure(step, made[step])
 
     return benchmark

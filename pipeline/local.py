@@ -96,6 +96,7 @@ class _Run:
         self.events.touch()
         variables = inherited() | {
             "SIDA_EVENTS": str(self.events),
+            "SIDA_RUN": name,
             "SIDA_STORE": here.store,
             "SIDA_RUNS": str(here.runs),
             "TMPDIR": str(self.folder / "tmp"),

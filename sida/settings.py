@@ -12,6 +12,8 @@ from pathlib import Path
 VARIABLES = {
     "SIDA_STORE": "address of the object store: file:///folder or s3://bucket/prefix (default ./runs/store)",
     "SIDA_RUNS": "folder for logs and temporary files of local runs (default ./runs)",
+    "SIDA_RUN": "id of the run that a step belongs to: its call is recorded under runs/<id>/ in the store (default: no record)",
+    "SIDA_IMAGE": "the container image that a step runs in, by digest; set from a profile, recorded with each call",
     "SIDA_EVENTS": "file that steps append progress events to; set by `python -m pipeline`",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
@@ -28,6 +30,8 @@ class Settings:
 
     store: str
     runs: Path
+    run: str
+    image: str
     events: Path | None
     workers: int | None
     cache: Path
@@ -55,6 +59,8 @@ def settings() -> Settings:
     return Settings(
         store=os.environ.get("SIDA_STORE") or f"file://{runs / 'store'}",
         runs=runs,
+        run=os.environ.get("SIDA_RUN", ""),
+        image=os.environ.get("SIDA_IMAGE", ""),
         events=Path(events) if events else None,
         workers=int(workers) if workers else None,
         cache=Path(cache).expanduser(),

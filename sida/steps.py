@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sida import progress
+from sida import progress, records
 from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, UserError
 from sida.lease import Lease, acquire
 from sida.manifests import About, Manifest, digest_of, parse_manifest
@@ -233,14 +233,25 @@ def recipe_at(text: str) -> Recipe:
 # --- between components and steps -----------------------------------------------------------------------------------
 
 
-def execute(function: Callable[..., Published], output: Any, **arguments: Any) -> Published:
+def execute(
+    function: Callable[..., Published], output: Any, *, run_id: str = "", gate: str = "", **arguments: Any
+) -> Published:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
-    A SidaError becomes one line for the user and the exit status that it names.
+    The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it.
+    ``gate`` is an input that the step only waits for. A SidaError becomes one line for the user and the exit status that it names.
     """
-    name = function.step.name  # type: ignore[attr-defined]
+    described: Step = function.step  # type: ignore[attr-defined]
+    name = described.name
     try:
-        published = function(**arguments)
+        inputs = arguments | ({"gate": gate} if gate else {})
+        call = records.begin(run_id or settings().run, name, described.version, inputs)
+        try:
+            published = function(**arguments)
+        except SidaError as error:
+            records.failed(call, str(error))
+            raise
+        records.finished(call, published.address, published.manifest.digest, published.reused)
     except SidaError as error:
         progress.error(name, str(error), error.exit_code)
         raise SystemExit(error.exit_code) from error

@@ -1,7 +1,7 @@
 """When a step's sources change, somebody decides whether its version changes: results of another code are reused only on purpose.
 
-After a change run ``python -m tests.test_step_versions``: it writes the new digests. Raise ``version`` in the step's decorator first
-if equal inputs now give another result.
+After a change run ``python -m tests.test_step_versions``: it writes the new digests. Raise ``version`` in the step's
+decorator first if equal inputs now give another result.
 """
 
 from __future__ import annotations

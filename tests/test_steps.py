@@ -139,7 +139,7 @@ def test_a_recipe_travels_by_address_and_digest() -> None:
     ],
 )
 def test_a_damaged_or_foreign_manifest_is_refused_by_name(content: bytes, expected: str) -> None:
-    with pytest.raises(UserError, match="here.json") as caught:
+    with pytest.raises(UserError, match=r"here\.json") as caught:
         parse_manifest(content, "here.json")
     assert expected in str(caught.value)
 

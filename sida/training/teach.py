@@ -132,6 +132,8 @@ def teach(job: Job) -> dict[str, Any]:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{job.recipe.name}-teacher.safetensors"
-        save_network(path, run.ema.state_dict(), job.recipe.teacher.network.model_dump(mode="json", exclude_defaults=True))
+        save_network(
+            path, run.ema.state_dict(), job.recipe.teacher.network.model_dump(mode="json", exclude_defaults=True)
+        )
         ref = job.put(path, path.name)
     return {"teacher": [ref.name, ref.size, ref.sha256], "images_seen": run.seen}

@@ -48,7 +48,9 @@ def test_the_interval_is_student_t_on_the_pooled_error() -> None:
         ((9.0, 9.01, 8.99), ("is behind its teacher", "outside the recipe's limit of 2 times")),
     ],
 )
-def test_the_verdict_says_who_is_ahead_and_whether_the_target_is_met(values: tuple[float, ...], expected: tuple[str, ...]) -> None:
+def test_the_verdict_says_who_is_ahead_and_whether_the_target_is_met(
+    values: tuple[float, ...], expected: tuple[str, ...]
+) -> None:
     words = verdict(RECIPE, [score("teacher", 1.0, 1.02, 0.98), score("generator", *values)])
     assert all(text in words for text in expected), words
 

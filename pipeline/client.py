@@ -1,0 +1,386 @@
+"""Kubeflow Pipelines behind one small seam: kfp.Client, its errors as one line each, its remarks not on our stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.compile import Compiled
+from pipeline.profile import Profile
+from sida.errors import SidaError, UserError
+from sida.settings import environment
+
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
+POLL_SECONDS = 5.0
+PATIENCE = 12  # polls in a row that may fail while a run is followed
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a run, as KFP tells it."""
+
+    name: str
+    state: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run, as KFP tells it."""
+
+    run_id: str
+    name: str
+    state: str
+    error: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will happen."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A recurring run: what decides whether it has to be made anew."""
+
+    name: str
+    cron: str  # KFP's six fields
+    version_id: str
+    parameters: dict[str, str]
+    pipeline_root: str = ""
+    service_account: str = ""
+    enabled: bool = True
+    schedule_id: str = ""
+
+    def fields(self) -> dict[str, str]:
+        """What two schedules are compared by."""
+        shown = {"cron": self.cron, "version": self.version_id} | self.parameters
+        return shown | {"pipeline root": self.pipeline_root, "service account": self.service_account}
+
+
+class Client:
+    """A connection to one KFP server. Every method raises UserError for what the user can mend, SidaError otherwise."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile, self._where = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it reports every retry
+        with self._errors("connect"), _quiet():
+            self._kfp = _connect(profile)
+            self._check_version()
+
+    # -- pipelines
+
+    def upload(self, made: Compiled, description: str) -> tuple[str, str, bool]:
+        """(pipeline id, version id, whether it was uploaded) for a compiled pipeline; the same digest is never sent twice."""
+        with self._errors("upload the pipeline"), _quiet():
+            pipeline_id = self._pipeline_id(made.name) or self._create_pipeline(made.name, description)
+            found = self._version_id(pipeline_id, made.version)
+            if found:
+                return pipeline_id, found, False
+            with _file(made.text) as path:
+                version = self._kfp.upload_pipeline_version(
+                    path, made.version, pipeline_id=pipeline_id, description=f"sha256:{made.digest}. {description}"
+                )
+            return pipeline_id, version.pipeline_version_id, True
+
+    def _pipeline_id(self, name: str) -> str:
+        found = self._kfp.list_pipelines(
+            namespace=self._profile.namespace, filter=_named(name), page_size=100
+        ).pipelines
+        return next((p.pipeline_id for p in found or [] if name in (p.display_name, p.name)), "")
+
+    def _create_pipeline(self, name: str, description: str) -> str:
+        from kfp_server_api import V2beta1Pipeline
+
+        body = V2beta1Pipeline(display_name=name, name=name, description=description, namespace=self._profile.namespace)
+        return str(self._kfp.pipelines.pipeline_service_create_pipeline(pipeline=body).pipeline_id)
+
+    def _version_id(self, pipeline_id: str, name: str) -> str:
+        found = self._kfp.list_pipeline_versions(pipeline_id, filter=_named(name), page_size=100).pipeline_versions
+        return next((v.pipeline_version_id for v in found or [] if name in (v.display_name, v.name)), "")
+
+    # -- runs
+
+    def start(self, name: str, pipeline_id: str, version_id: str, parameters: dict[str, str]) -> str:
+        """Start a run of an uploaded version; its id."""
+        with self._errors("start the run"), _quiet():
+            run = self._kfp.run_pipeline(
+                self._experiment(),
+                name,
+                params=parameters,
+                pipeline_id=pipeline_id,
+                version_id=version_id,
+                pipeline_root=self._profile.pipeline_root,
+                service_account=self._profile.service_account,
+            )
+            return str(run.run_id)
+
+    def start_once(self, name: str, made: Compiled) -> str:
+        """Start a run of a pipeline that is not kept."""
+        with self._errors("start the run"), _quiet(), _file(made.text) as path:
+            run = self._kfp.run_pipeline(
+                self._experiment(),
+                name,
+                pipeline_package_path=path,
+                params={},
+                pipeline_root=self._profile.pipeline_root,
+                service_account=self._profile.service_account,
+            )
+            return str(run.run_id)
+
+    def run(self, run_id: str) -> RunState:
+        """How a run stands. Raises UserError for one that the server does not know."""
+        with (
+            self._errors(f"find run {run_id}", missing=f"no run {run_id!r}: `status` and the UI show its id"),
+            _quiet(),
+        ):
+            return _run_state(self._kfp.get_run(run_id))
+
+    def cancel(self, run_id: str) -> RunState:
+        """Ask KFP to end a run; the state before. A run that has ended is left alone."""
+        before = self.run(run_id)
+        if not before.ended:
+            with self._errors(f"cancel run {run_id}"), _quiet():
+                self._kfp.terminate_run(run_id)
+        return before
+
+    def follow(self, run_id: str, show: Callable[[RunState], None], poll: float = POLL_SECONDS) -> RunState:
+        """Show every state until the run has ended; a server that is away for a minute is waited for."""
+        failures = 0
+        while True:
+            try:
+                state = self.run(run_id)
+            except Unreachable:
+                failures += 1
+                if failures >= PATIENCE:
+                    raise
+            else:
+                failures = 0
+                show(state)
+                if state.ended:
+                    return state
+            time.sleep(poll)
+
+    def link(self, run_id: str) -> str:
+        """Where a run is shown in the UI."""
+        base = self._profile.ui or self._profile.host or ""
+        return f"{base.rstrip('/')}/#/runs/details/{run_id}"
+
+    def _experiment(self) -> str:
+        made = self._kfp.create_experiment(self._profile.experiment, namespace=self._profile.namespace)
+        return str(made.experiment_id)
+
+    # -- schedules
+
+    def schedules(self, name: str = "") -> list[Schedule]:
+        """The recurring runs of our experiment, or those called ``name`` (KFP allows several)."""
+        found: list[Schedule] = []
+        token = ""
+        with self._errors("list the schedules"), _quiet():
+            experiment = self._experiment()
+            while True:
+                page = self._kfp.list_recurring_runs(page_token=token, page_size=100, experiment_id=experiment)
+                found += [_schedule(item) for item in page.recurring_runs or []]
+                token = page.next_page_token or ""
+                if not token:
+                    break
+        return [schedule for schedule in found if name in ("", schedule.name)]
+
+    def create_schedule(self, schedule: Schedule, pipeline_id: str, description: str) -> str:
+        """Make a recurring run that misses are not made up for, one run at a time; its id."""
+        with self._errors("create the schedule"), _quiet():
+            made = self._kfp.create_recurring_run(
+                self._experiment(),
+                schedule.name,
+                description=description,
+                cron_expression=schedule.cron,
+                max_concurrency=1,
+                no_catchup=True,
+                params=schedule.parameters,
+                pipeline_id=pipeline_id,
+                version_id=schedule.version_id,
+                pipeline_root=self._profile.pipeline_root,
+                service_account=self._profile.service_account,
+            )
+            return str(made.recurring_run_id)
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Remove a recurring run; its past runs stay."""
+        with self._errors("delete the schedule"), _quiet():
+            self._kfp.delete_recurring_run(schedule_id)
+
+    def enable_schedule(self, schedule_id: str, enabled: bool) -> None:
+        """Pause a recurring run, or let it go on."""
+        with self._errors("change the schedule"), _quiet():
+            change = self._kfp.enable_recurring_run if enabled else self._kfp.disable_recurring_run
+            change(schedule_id)
+
+    # -- errors
+
+    def _check_version(self) -> None:
+        _, _, headers = self._kfp._healthz_api.healthz_service_get_healthz_with_http_info()
+        if "json" not in str(headers.get("Content-Type", "json")).lower():
+            raise UserError(
+                f"{self._where} answers with a web page, not as the API does (a login page?): "
+                f"give kfp.token_variable, kfp.token_file or kfp.cookies_variable in the profile, and check kfp.host"
+            )
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str, missing: str = "") -> Iterator[None]:
+        """kfp's and urllib3's exceptions as ours."""
+        from kfp_server_api import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except ApiException as error:
+            raise self._refused(error, doing, missing) from error
+        except HTTPError as error:
+            raise Unreachable(
+                f"{self._where} does not answer ({_reason(error)}): check kfp.host of the profile, "
+                f"or start `kubectl -n kubeflow port-forward svc/ml-pipeline 8888`"
+            ) from error
+
+    def _refused(self, error: Any, doing: str, missing: str) -> SidaError:
+        said = _message(error.body)
+        if error.status in (401, 403):
+            what = "not logged in" if error.status == 401 else f"not allowed to {doing}"
+            return UserError(
+                f"{self._where}: {what} ({error.status}{f', {said}' if said else ''}): set the variable of kfp.token_variable "
+                f"or kfp.cookies_variable anew, and check kfp.namespace"
+            )
+        if error.status == 404 and missing:
+            return UserError(f"{self._where}: {missing}")
+        if error.status == 404 and doing == "connect":
+            return UserError(
+                f"{self._where} has no /apis/v2beta1: Kubeflow Pipelines 2.x is needed there; check kfp.host (the API's address, "
+                f"without /#/)"
+            )
+        if error.status in (400, 409):
+            return UserError(f"{self._where} refused to {doing}: {said or error.reason}")
+        return SidaError(f"{self._where} failed to {doing}: {error.status} {said or error.reason}: try again")
+
+
+class Unreachable(UserError):
+    """Nobody answers."""
+
+
+def _connect(profile: Profile) -> Any:
+    """kfp.Client with bounded waits, that does not ask for health five times before it reports a refusal."""
+    import kfp
+
+    class Quick(kfp.Client):
+        def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
+            return self._healthz_api.healthz_service_get_healthz()
+
+    here = profile.kfp
+    client = Quick(
+        host=here.host,
+        namespace=here.namespace or "kubeflow",
+        existing_token=_token(profile),
+        cookies=_variable("kfp.cookies_variable", here.cookies_variable),
+        ssl_ca_cert=here.ca_file,
+        verify_ssl=here.verify_tls,
+        ui_host=here.ui,
+    )
+    rest = client._healthz_api.api_client.rest_client
+    request = rest.request
+
+    def bounded(*args: Any, _request_timeout: Any = None, **options: Any) -> Any:
+        return request(*args, _request_timeout=_request_timeout or TIMEOUT, **options)
+
+    rest.request = bounded
+    return client
+
+
+def _token(profile: Profile) -> str | None:
+    here = profile.kfp
+    if here.token_file:
+        try:
+            return Path(here.token_file).expanduser().read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(f"kfp.token_file {here.token_file}: {error.strerror}: write the token there") from error
+    return _variable("kfp.token_variable", here.token_variable)
+
+
+def _variable(field: str, name: str | None) -> str | None:
+    """The value of the environment variable that a profile names."""
+    if name is None:
+        return None
+    value = environment().get(name)
+    if not value:
+        raise UserError(
+            f"{field}: the environment variable {name} is not set: export it, or take the field out of the profile"
+        )
+    return value
+
+
+def _named(name: str) -> str:
+    predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+    return json.dumps({"predicates": [predicate]})
+
+
+def _run_state(run: Any) -> RunState:
+    tasks = []
+    for detail in (run.run_details.task_details if run.run_details else None) or []:
+        error = " ".join(detail.error.message.split()) if detail.error and detail.error.message else ""
+        tasks.append(Task(detail.display_name or "", detail.state or "PENDING", error))
+    error = " ".join(run.error.message.split()) if run.error and run.error.message else ""
+    return RunState(run.run_id, run.display_name or "", run.state or "PENDING", error, tuple(tasks))
+
+
+def _schedule(item: Any) -> Schedule:
+    cron = item.trigger.cron_schedule.cron if item.trigger and item.trigger.cron_schedule else "no cron"
+    reference, runtime = item.pipeline_version_reference, item.runtime_config
+    return Schedule(
+        name=item.display_name,
+        cron=cron,
+        version_id=reference.pipeline_version_id if reference else item.pipeline_version_id or "",
+        parameters={name: str(value) for name, value in ((runtime and runtime.parameters) or {}).items()},
+        pipeline_root=(runtime and runtime.pipeline_root) or "",
+        service_account=item.service_account or "",
+        enabled=item.status != "DISABLED",
+        schedule_id=item.recurring_run_id,
+    )
+
+
+def _message(body: Any) -> str:
+    """What the server says, in a line: grpc-gateway's error or message."""
+    try:
+        said = json.loads(body)
+        text = said.get("error_message") or said.get("message") or said.get("error") or ""
+    except (TypeError, ValueError, AttributeError):
+        return ""
+    return " ".join(str(text).split())[:300]
+
+
+def _reason(error: Exception) -> str:
+    inner = getattr(error, "reason", None) or error
+    return str(inner).rpartition(": ")[2].strip()[:200] or type(inner).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """kfp prints links and warns about its own future."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        path.write_text(text, encoding="utf-8")
+        yield str(path)

@@ -1,0 +1,45 @@
+"""Compile a recipe for Kubeflow Pipelines, as IR YAML or as Kubernetes objects.
+
+Without --profile the images stay placeholders and pods ask for no more than the recipe's processors: for reading and comparing.
+With one, images (by digest), environment, secrets by name, resources, retries and timeouts are those of the profile.
+
+examples:
+  python -m pipeline compile digits --output digits.yaml
+  python -m pipeline compile digits --profile ./mine.yaml --kubernetes | kubectl apply -f -
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE, the cluster, and the form."""
+    from pipeline import remote
+
+    remote.add_recipe(parser)
+    remote.add_profile(parser, required=False)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write there instead of stdout")
+    parser.add_argument(
+        "--kubernetes",
+        action="store_true",
+        help="Pipeline and PipelineVersion objects for kubectl, in place of IR YAML",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Compile and write."""
+    from pipeline import profile, remote
+
+    where = profile.load(args.profile) if args.profile else None
+    _, made = remote.compile_for(args, where, kubernetes=args.kubernetes)
+    if where is None:
+        print("note: no profile: the image is a placeholder, fit to be read but not to be run", file=sys.stderr)
+    if args.output:
+        args.output.write_text(made.text, encoding="utf-8")
+        print(f"{made.version}: {args.output}", file=sys.stderr)
+    else:
+        print(made.text, end="")
+    return 0

@@ -1,0 +1,115 @@
+"""Run one step of a recorded run again: print a Kubernetes Job, start it on Kubeflow, or run it here.
+
+Under the same key rules as ever: what is there is reused, --force makes a new attempt. Inputs are the very manifests that the run
+read, checked by digest. The Job's command is a template, its image one that the profile allows.
+
+examples:
+  python -m pipeline rerun 0f3c5a3e-... score --profile ./mine.yaml | kubectl create -f -
+  python -m pipeline rerun 0f3c5a3e-... score --profile ./mine.yaml --kfp
+  python -m pipeline rerun 20261102-093000-digits-1a2b score --local --force
+  python -m pipeline rerun --cronjobs digits --profile ./mine.yaml | kubectl apply -f -
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.profile import Profile
+    from sida.records import StepCall
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, STEP and where."""
+    from pipeline import remote
+
+    parser.add_argument("run", metavar="RUN", nargs="?", help="id of the run; here: name of its folder in ./runs")
+    parser.add_argument("step", metavar="STEP", nargs="?", help="the step (see `status RUN`)")
+    remote.add_profile(parser, required=False)
+    parser.add_argument("--force", action="store_true", help="make a new attempt")
+    parser.add_argument(
+        "--current-image", action="store_true", help="the profile's present image in place of the one that the run used"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--kfp", action="store_true", help="start it as a run of one step on Kubeflow Pipelines")
+    where.add_argument("--local", action="store_true", help="run it on this machine")
+    where.add_argument(
+        "--cronjobs",
+        metavar="RECIPE",
+        help="print a suspended CronJob for each step of RECIPE, to be started by `kubectl create job --from`",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Find the record, then do as asked."""
+    from pipeline import profile, remote
+    from sida import records
+    from sida.errors import UserError
+    from sida.settings import settings
+    from sida.stores import open_store
+
+    if args.cronjobs:
+        return _cron_jobs(args)
+    if args.run is None or args.step is None:
+        raise UserError("which step of which run? `rerun RUN STEP`; `status RUN` shows them")
+    if not args.local and not args.profile:
+        raise UserError("where? give --profile for a cluster, or --local for this machine")
+    where = profile.load(args.profile) if args.profile else None
+    if where is not None:
+        remote.use_store(where)
+    store = open_store(settings().store)
+    call = records.call_of(store, args.run, args.step.replace("-", "_"))
+    if where is None or args.local:
+        return _here(call, args.force)
+    return _there(args, call, where)
+
+
+def _here(call: StepCall, force: bool) -> int:
+    """``python -m components`` with the record's flags."""
+    import subprocess
+
+    from pipeline import rerun
+    from pipeline.local import ROOT
+    from sida.settings import environment, settings
+
+    rerun.check_inputs(call)
+    here = settings()
+    variables = environment() | {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)}
+    command = [sys.executable, "-m", "components", call.step, *rerun.arguments(call, force=force)]
+    return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
+
+
+def _there(args: argparse.Namespace, call: StepCall, where: Profile) -> int:
+    from pipeline import rerun
+    from pipeline.compile import compiled_pipeline
+    from sida.steps import recipe_at
+
+    image = rerun.image_for(call, where, args.profile, current=args.current_image)
+    recipe = recipe_at(call.recipe)
+    rerun.check_inputs(call)
+    if not args.kfp:
+        print(rerun.to_yaml([rerun.job(call, recipe, where, image, force=args.force)]), end="")
+        return 0
+    from pipeline.client import Client
+
+    pipeline = rerun.one_step(call, recipe, where, image, args.profile, force=args.force)
+    client = Client(where)
+    run_id = client.start_once(f"{call.step} again", compiled_pipeline(pipeline.name, pipeline))
+    print(client.link(run_id))
+    return 0
+
+
+def _cron_jobs(args: argparse.Namespace) -> int:
+    from pipeline import profile, rerun
+    from pipeline.dag import Plan
+    from sida import recipe
+    from sida.errors import UserError
+
+    if not args.profile:
+        raise UserError("--cronjobs needs --profile: images and secrets are the cluster's")
+    where, loaded = profile.load(args.profile), recipe.load(args.cronjobs)
+    steps = Plan.of(loaded, "").tasks()
+    print(rerun.to_yaml([rerun.cron_job(step, loaded, where, args.profile) for step in steps]), end="")
+    return 0

@@ -1,0 +1,200 @@
+"""From recipe and profile to what Kubeflow Pipelines takes: IR YAML, or Pipeline and PipelineVersion objects.
+
+How many CPUs and accelerators a step asks for follows from the recipe's execution, everything else about its pod from the profile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.dag import Plan, build
+from pipeline.guard import refuse_secrets_in
+from pipeline.profile import Profile, StepNeeds, check_image
+from sida import recipe as recipes
+from sida.errors import UserError
+from sida.recipe import Recipe
+from sida.stores.base import ObjectRef
+
+PIPELINES = {"reproduce": "compare"}  # name -> the step that the DAG ends with
+PARALLEL = ("reference_statistics", "teach", "score_teacher", "distill", "score")  # use the recipe's processes
+RECIPE_BYTES = 100_000
+EXIT_TASK = "record_end"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled pipeline: its name, the text of its file, and a digest of what it says."""
+
+    name: str
+    text: str
+    digest: str
+
+    @property
+    def version(self) -> str:
+        """Name of the version on Kubeflow: the same digest is never uploaded twice."""
+        return f"{self.name}-{self.digest[:12]}"
+
+
+@dataclass(frozen=True)
+class OnCluster:
+    """The cluster's part of the DAG (``pipeline.dag.Cluster``)."""
+
+    recipe: Recipe
+    profile: Profile | None  # None: the recipe's part only, images left as they stand in the components
+    where: str = ""  # the profile's name, for messages
+    allow_tags: bool = False
+    image: str = ""  # in place of the profile's
+
+    def configure(self, step: str, task: Any) -> None:
+        """Image, environment, resources, retries: what recipe and profile say about a step."""
+        needs = self.profile.needs(step) if self.profile else StepNeeds()
+        _resources(task, step, needs, self.recipe)
+        if self.profile is None:
+            return
+        image = self.image or check_image(*self.profile.image_for(step), self.where, allow_tags=self.allow_tags)
+        task.set_container_image(image)
+        for name, value in (self.profile.variables() | {"SIDA_IMAGE": image}).items():
+            task.set_env_variable(name, value)
+        _pod(task, needs, self.profile)
+        if needs.retries:
+            backoff = f"{needs.backoff_seconds}s" if needs.backoff_seconds else None
+            task.set_retry(needs.retries, backoff_duration=backoff)
+
+    def ending(self, recipe: Any) -> Any:
+        """An exit handler around all steps."""
+        from kfp import dsl
+
+        from pipeline.exit_handler import record_end
+
+        task = record_end(recipe=recipe, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+        task.set_caching_options(False)
+        self.configure(EXIT_TASK, task)
+        return dsl.ExitHandler(task, name="benchmark")
+
+
+def processors(step: str, needs: StepNeeds, recipe: Recipe) -> tuple[str, int]:
+    """(CPUs, accelerators) of a step: one accelerator for each of the recipe's processes."""
+    processes = recipe.execution.processes if step in PARALLEL else 1
+    return needs.cpu or str(processes * recipe.execution.threads), processes if needs.accelerator else 0
+
+
+def _resources(task: Any, step: str, needs: StepNeeds, recipe: Recipe) -> None:
+    cpu, accelerators = processors(step, needs, recipe)
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    if needs.memory:
+        task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
+    if accelerators:
+        task.set_accelerator_type(needs.accelerator).set_accelerator_limit(accelerators)
+
+
+def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:
+    from kfp import kubernetes
+
+    for secret in profile.secrets:
+        for variable, key in secret.variables.items():
+            kubernetes.use_secret_as_env(task, secret.name, {key: variable})
+    if profile.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(profile.image_pull_secrets))
+    for key, value in (needs.node_selector or {}).items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in needs.tolerations or ():
+        kubernetes.add_toleration(
+            task, key=toleration.key, operator=toleration.operator, value=toleration.value, effect=toleration.effect
+        )
+    if needs.shared_memory:
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=needs.shared_memory)  # noqa: S108
+    if needs.timeout_seconds:
+        kubernetes.set_timeout(task, needs.timeout_seconds)
+
+
+# -- the recipe on a cluster
+
+
+def recipe_parameter(name: str, recipe: Recipe) -> tuple[str, bytes | None]:
+    """The pipeline's parameter ``recipe``, and the object that has to be in the store for it.
+
+    A recipe of the project goes by name, for it is in the image; a user's own by the address of its resolved form. Raises
+    UserError for one that is too large, holds a secret, or names files of this machine.
+    """
+    if (path := recipes.find(name)).parent == recipes.RECIPES:
+        return path.stem, None
+    fields = recipe.model_dump(mode="json")
+    refuse_secrets_in(fields, recipe.name)
+    content = recipe.model_dump_json(indent=1).encode()  # as sida.steps.recipe_address stores it
+    if len(content) > RECIPE_BYTES:
+        raise UserError(f"recipe {name}: {len(content):,} bytes resolved, at most {RECIPE_BYTES:,} travel: shorten it")
+    sources = {
+        "teacher.address": recipe.teacher.address,
+        "evaluation.detector.address": recipe.evaluation.detector.address,
+    }
+    for field, address in sources.items():
+        if address is not None and address.startswith("file://"):
+            raise UserError(
+                f"recipe {name}: {field} {address} is a file of this machine, which pods cannot read: "
+                f"put it into the store and write its s3:// address"
+            )
+    digest = hashlib.sha256(content).hexdigest()
+    return f"{ObjectRef('recipe.json', len(content), digest).key}#sha256={digest}", content
+
+
+# -- compiling
+
+
+def plan_for(name: str, recipe: Recipe, pipeline: str = "reproduce", force: Iterable[str] = ()) -> Plan:
+    """The plan of one of PIPELINES for a recipe, as Kubeflow shows it."""
+    if pipeline not in PIPELINES:
+        raise UserError(f"no pipeline {pipeline!r}: there are: {', '.join(PIPELINES)}")
+    parameter, _ = recipe_parameter(name, recipe)
+    plan = Plan.of(recipe, parameter, PIPELINES[pipeline], force)
+    shown = f"sida-{recipe.name}" if pipeline == "reproduce" else f"sida-{recipe.name}-{pipeline.replace('_', '-')}"
+    return replace(plan, pipeline=shown, description=" ".join(recipe.description.split()))
+
+
+def compiled(plan: Plan, cluster: OnCluster, kubernetes: Mapping[str, str | None] | None = None) -> Compiled:
+    """Compile; ``kubernetes`` (with a namespace) gives Pipeline and PipelineVersion objects in place of IR YAML.
+
+    Kubernetes objects carry the digest of the IR in the version's name, so that a change is a new version.
+    """
+    return compiled_pipeline(plan.pipeline, build(plan, cluster=cluster), kubernetes)
+
+
+def compiled_pipeline(name: str, function: Any, kubernetes: Mapping[str, str | None] | None = None) -> Compiled:
+    """Compile any kfp pipeline."""
+    text = _compile(function)
+    made = Compiled(name, text, _digest(text))
+    if kubernetes is None:
+        return made
+    from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+    options = KubernetesManifestOptions(
+        pipeline_name=name,
+        pipeline_version_name=made.version,
+        namespace=kubernetes.get("namespace"),
+        include_pipeline_manifest=True,
+    )
+    return replace(made, text=_compile(function, kubernetes_manifest_format=True, kubernetes_manifest_options=options))
+
+
+def _compile(function: Any, **options: Any) -> str:
+    from kfp import compiler
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(function, str(path), **options)
+        return path.read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """sha256 of what the file says, whatever its layout."""
+    documents = list(yaml.safe_load_all(text))
+    return hashlib.sha256(json.dumps(documents, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

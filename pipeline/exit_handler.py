@@ -1,0 +1,22 @@
+"""The task that Kubeflow Pipelines runs last, whatever happened: it records how the run ended.
+
+No ``from __future__ import annotations`` and no annotation of the result: kfp pastes the function's source.
+"""
+
+from kfp import dsl
+from kfp.dsl import PipelineTaskFinalStatus
+
+
+@dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
+def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # type: ignore[no-untyped-def]
+    """Record in the store how the run ended and which steps were started.
+
+    Args:
+        recipe: The recipe of the run.
+        run_id: The run.
+        status: How the steps ended, from Kubeflow Pipelines.
+    """
+    from sida.records import end_run
+
+    end = end_run(run_id, recipe, status.state, status.error_code or 0, status.error_message or "")
+    print(f"run {end.run}: {end.state}", *(f"{step}: {state}" for step, state in end.steps.items()), sep="\n")

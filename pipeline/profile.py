@@ -1,0 +1,241 @@
+"""Profiles: where a pipeline runs, as frozen typed models read from ``profiles/*.yaml``.
+
+A recipe says what is done; a profile says on which cluster: address of Kubeflow Pipelines, store, images by digest, secrets by
+name, and what each step asks of its node. No secret stands in a profile: it names variables, files and Kubernetes Secrets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.dag import STEPS
+from pipeline.guard import refuse_secret
+from sida.errors import UserError
+
+PROFILES = Path(__file__).resolve().parent.parent / "profiles"
+DIGEST = r"[^\s@]+@sha256:[0-9a-f]{64}"
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[int, Field(ge=1)]
+DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+Variable = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$")]
+
+
+class Part(BaseModel):
+    """A frozen section: unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Kfp(Part):
+    """How Kubeflow Pipelines is reached. Without a host: the service of this cluster, or kubectl's context, as kfp.Client does."""
+
+    host: str | None = None  # http://localhost:8888 through `kubectl port-forward`
+    ui: str | None = None  # for links, where it is not the host
+    namespace: DnsName | None = None  # of the user, where Kubeflow has several
+    experiment: Text = "sida"
+    service_account: DnsName | None = None
+    pipeline_root: str | None = None  # where KFP keeps manifests and logs; its own default where empty
+    token_variable: Variable | None = None  # environment variable that holds a bearer token
+    token_file: str | None = None  # file that holds one; a token is never given on the command line
+    cookies_variable: Variable | None = None  # environment variable with the cookies of a session
+    ca_file: str | None = None
+    verify_tls: bool = True
+
+    @field_validator("host", "ui")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]", value):
+            raise ValueError("write http://host[:port] or https://host[:port]")
+        return value
+
+
+class Images(Part):
+    """The images of this project by digest; a tag can move, a digest cannot."""
+
+    cpu: str
+    cuda: str = ""  # needed where a step has an accelerator
+    allowed: tuple[str, ...] = ()  # images of earlier runs that `rerun` may start too
+
+
+class Secret(Part):
+    """A Kubernetes Secret whose keys become environment variables."""
+
+    name: DnsName
+    variables: dict[Variable, Text]  # variable -> key in the Secret
+
+
+class Toleration(Part):
+    """As in a pod."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class StepNeeds(Part):
+    """What a step asks of its node. A field that is left out is taken from ``default``."""
+
+    cpu: Quantity | None = None  # None: processes times threads of the recipe's execution
+    memory: Quantity | None = None
+    accelerator: Text | None = None  # a resource such as nvidia.com/gpu: one for each of the recipe's processes
+    node_selector: dict[str, str] | None = None
+    tolerations: tuple[Toleration, ...] | None = None
+    shared_memory: Quantity | None = None  # size of /dev/shm
+    retries: Count | None = None
+    backoff_seconds: Seconds | None = None  # before the first retry; doubles each time
+    timeout_seconds: Seconds | None = None
+
+    def over(self, default: StepNeeds) -> StepNeeds:
+        """These needs, completed by ``default``."""
+        mine = {name: value for name, value in self if value is not None}
+        return default.model_copy(update=mine)
+
+
+class Profile(Part):
+    """One cluster."""
+
+    description: str = ""
+    kfp: Kfp
+    store: Annotated[str, Field(pattern=r"^s3://[^/\s]+")]  # what the steps see as SIDA_STORE
+    images: Images
+    env: dict[Variable, str] = {}
+    secrets: tuple[Secret, ...] = ()
+    image_pull_secrets: tuple[DnsName, ...] = ()
+    job_namespace: DnsName | None = None  # of the Jobs that `rerun` prints
+    job_service_account: DnsName | None = None
+    run_as_user: Annotated[int, Field(ge=1)] = 1000  # of those Jobs: numeric, so that Kubernetes can see it is not root
+    default: StepNeeds = StepNeeds()
+    steps: dict[str, StepNeeds] = {}
+
+    @model_validator(mode="after")
+    def _env_holds_no_secret(self) -> Profile:
+        for name, value in self.env.items():
+            refuse_secret(f"env.{name}", name, value, "name a Kubernetes Secret under `secrets`")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_known(self) -> Profile:
+        for step in self.steps:
+            if step not in STEPS:
+                near = difflib.get_close_matches(step, STEPS, n=1)
+                raise ValueError(
+                    f"steps.{step}: no such step; " + (f"did you mean {near[0]!r}?" if near else ", ".join(STEPS))
+                )
+        return self
+
+    def needs(self, step: str) -> StepNeeds:
+        """What a step asks for, defaults filled in."""
+        return self.steps.get(step, StepNeeds()).over(self.default)
+
+    def image_for(self, step: str) -> tuple[str, str]:
+        """(field, image) for a step: the CUDA image where it has an accelerator."""
+        return ("images.cuda", self.images.cuda) if self.needs(step).accelerator else ("images.cpu", self.images.cpu)
+
+    def variables(self) -> dict[str, str]:
+        """The plain environment of every step."""
+        return {"SIDA_STORE": self.store} | self.env
+
+    def allowed_images(self) -> list[str]:
+        """What `rerun` may start."""
+        return [image for image in (self.images.cpu, self.images.cuda, *self.images.allowed) if image]
+
+
+def has_digest(image: str) -> bool:
+    """Whether an image is named by its digest."""
+    return re.fullmatch(DIGEST, image) is not None
+
+
+def check_image(field: str, image: str, where: str, *, allow_tags: bool = False) -> str:
+    """The image itself. Raises UserError for none, or for one without a digest unless tags are allowed."""
+    if not image:
+        raise UserError(
+            f"{where}: {field} is empty: build and push the image, then write REGISTRY/NAME@sha256:DIGEST "
+            f"(`buildah push --digestfile`, `docker buildx imagetools inspect` and `skopeo inspect` tell it)"
+        )
+    if not has_digest(image) and not allow_tags:
+        raise UserError(
+            f"{where}: {field} {image!r} has no digest, so that it can change under a run: write NAME@sha256:64 hex digits, "
+            f"or give --allow-tags"
+        )
+    return image
+
+
+# -- reading
+
+
+def names() -> list[str]:
+    """The profiles that come with the project."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load(name: str) -> Profile:
+    """The profile called ``name``, or in the file ``name``. Raises UserError with the field's path."""
+    path = _find(name)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a profile is a mapping of fields, found {type(data).__name__}")
+    try:
+        return Profile.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{path.name}: {_explain(error, data)}") from error
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no profile file {name}: check the path; the project's own: {', '.join(names())}")
+        return path
+    path = PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"no profile {name!r}: {hint}there are: {', '.join(names())}; or give the path of a YAML file")
+    return path
+
+
+def _explain(error: ValidationError, data: dict[str, Any]) -> str:
+    first = error.errors()[0]
+    path = first["loc"]
+    field = ".".join(str(part) for part in path) or "profile"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), _known_keys(path[:-1]), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(_known_keys(path[:-1]))}"
+        return f"{field}: unknown key; {hint}"
+    if first["type"] == "missing":
+        return f"{field}: is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    found = first.get("input")
+    shown = "" if isinstance(found, dict | list | Profile) or "secret" in message else f", found {str(found)[:80]!r}"
+    return f"{field}: {message}{shown}"
+
+
+def _known_keys(path: tuple[int | str, ...]) -> list[str]:
+    """The fields of the section at a path; dictionaries and lists of sections are looked through."""
+    model: type[BaseModel] = Profile
+    for part in path:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue  # an item of a list, or a step's name
+        annotation: Any = model.model_fields[part].annotation
+        model = next(m for m in _models(annotation))
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]

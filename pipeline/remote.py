@@ -1,0 +1,113 @@
+"""What the verbs that talk to a cluster share: arguments, and from RECIPE and profile to a compiled pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.client import RunState
+    from pipeline.compile import Compiled
+    from pipeline.profile import Profile
+    from sida.recipe import Recipe
+
+
+def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """RECIPE and what to compile of it."""
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs=None if required else "?",
+        help="name of a recipe (see `list`), or path of a YAML file",
+    )
+    parser.add_argument(
+        "--pipeline", metavar="NAME", default="reproduce", help="which pipeline: reproduce (default), the whole DAG"
+    )
+    parser.add_argument(
+        "--force",
+        metavar="STEP",
+        action="append",
+        default=[],
+        help="make a new attempt of STEP and everything after it (may be given again)",
+    )
+    parser.add_argument(
+        "--allow-tags",
+        action="store_true",
+        help="take images without a digest, with a warning: they can change under a run",
+    )
+
+
+def add_profile(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """--profile."""
+    parser.add_argument(
+        "--profile",
+        metavar="PROFILE",
+        required=required,
+        help="the cluster: name of a file in profiles/, or path of a YAML file",
+    )
+
+
+def compile_for(
+    args: argparse.Namespace, profile: Profile | None, *, kubernetes: bool = False
+) -> tuple[Recipe, Compiled]:
+    """Compile what ``add_recipe`` and ``add_profile`` name."""
+    from pipeline.compile import OnCluster, compiled, plan_for
+    from sida import recipe
+
+    loaded = recipe.load(args.recipe)
+    cluster = OnCluster(loaded, profile, args.profile or "", args.allow_tags)
+    namespace = {"namespace": profile.kfp.namespace if profile else None} if kubernetes else None
+    plan = plan_for(args.recipe, loaded, args.pipeline, args.force)
+    if profile is not None and args.allow_tags:
+        _warn_of_tags(profile, list(plan.tasks()))
+    return loaded, compiled(plan, cluster, namespace)
+
+
+def _warn_of_tags(profile: Profile, steps: list[str]) -> None:
+    from pipeline.profile import has_digest
+
+    for field, image in sorted({profile.image_for(step) for step in steps}):
+        if image and not has_digest(image):
+            print(f"warning: {field} {image} has no digest: it can change under a run", file=sys.stderr)
+
+
+def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -> str:
+    """The pipeline's parameter ``recipe``; a user's own recipe is put into the profile's store."""
+    from pipeline.compile import recipe_parameter
+    from sida.stores import open_store
+
+    parameter, content = recipe_parameter(args.recipe, recipe)
+    if content is not None:
+        use_store(profile)
+        key = parameter.partition("#")[0]
+        open_store(profile.store).put(key, content)
+    return parameter
+
+
+def use_store(profile: Profile) -> None:
+    """Work on the profile's store from here; what the environment says about S3 stands above what pods are told."""
+    for name, value in profile.variables().items():
+        if name == "SIDA_STORE":
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
+
+
+def task_line(name: str, state: str, error: str = "") -> str:
+    """``distill               RUNNING``."""
+    return f"{name:<22}{state}{f'  {error}' if error else ''}".rstrip()
+
+
+def ours(state: RunState) -> dict[str, tuple[str, str]]:
+    """Step -> (state, error) of the tasks that a reader of the recipe knows; KFP's drivers and frames are left out."""
+    from pipeline.compile import EXIT_TASK
+    from pipeline.dag import STEPS
+
+    known = {step.replace("_", "-"): step for step in (*STEPS, EXIT_TASK)}
+    tasks = {}
+    for task in state.tasks:
+        if (step := known.get(task.name.replace("_", "-"))) is not None:
+            tasks[step] = (task.state, task.error)
+    return tasks

@@ -1,0 +1,236 @@
+"""One step of a recorded run, again: as a Kubernetes Job, as a one-step KFP run, or here.
+
+The command is a template, ``python -m components STEP --flag=value ...``, filled from typed fields of the record; the image is one
+that the profile allows. Nothing that a record says is ever a command, a variable or a shell's text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from pipeline.compile import OnCluster, processors
+from pipeline.profile import Profile, check_image, has_digest
+from sida.errors import NotFound, UserError
+from sida.manifests import parse_manifest
+from sida.recipe import Recipe
+from sida.records import StepCall
+from sida.stores import read_address
+
+KEPT_SECONDS = 7 * 86400  # a finished Job is kept so long
+CONFIG_MAP = "sida-rerun"  # names the run that a CronJob's Job repeats
+NEVER = "0 0 31 2 *"  # CronJobs need a schedule; theirs are suspended, and there is no such day
+
+
+def arguments(call: StepCall, *, force: bool) -> list[str]:
+    """The step's flags as ``--flag=value``. Raises UserError for a record that does not fit the step as it is now."""
+    import importlib
+
+    component = getattr(importlib.import_module(f"components.{call.step}"), call.step)
+    known = component.component_spec.inputs or {}
+    values = {"recipe": call.recipe, "run_id": call.run}
+    values |= {name: given.address for name, given in call.inputs.items()}
+    values |= {name: text for name, text in call.parameters.items() if name != "attempt"}
+    if force:
+        values["attempt"] = "new"
+    for name in values:
+        if name not in known:
+            raise UserError(
+                f"run {call.run}, {call.step}: the record's {name!r} is no input of this version's step: submit again"
+            )
+    for name, flag in known.items():
+        if not flag.optional and name not in values:
+            raise UserError(
+                f"run {call.run}, {call.step}: the record has no {name!r}, which this version needs: submit again"
+            )
+    for name, value in values.items():  # Kubernetes expands the one, KFP the other
+        if "$(" in value or "{{" in value:
+            raise UserError(
+                f"run {call.run}, {call.step}: the record's {name} {value[:80]!r} holds a placeholder; not used"
+            )
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
+
+
+def check_inputs(call: StepCall) -> None:
+    """Every input is still there and is what the run read. Raises UserError that says what to run first."""
+    for name, given in call.inputs.items():
+        try:
+            manifest = parse_manifest(read_address(given.address), given.address)
+        except NotFound:
+            raise UserError(
+                f"{call.step}: its input {name} {given.address} is gone: rerun the step that makes it"
+            ) from None
+        if manifest.digest != given.digest:
+            raise UserError(
+                f"{call.step}: its input {name} {given.address} is not what the run read any more: submit the recipe"
+            )
+
+
+def image_for(call: StepCall, profile: Profile, where: str, *, current: bool = False) -> str:
+    """The image of a rerun: the run's own if the profile allows it, else the profile's present one."""
+    if current or not call.image:
+        return check_image(*profile.image_for(call.step), where)
+    if call.image not in profile.allowed_images():
+        raise UserError(
+            f"{where}: run {call.run} used {call.image!r}, which is not among the profile's images: "
+            f"add it to images.allowed, or give --current-image"
+        )
+    return check_image("images.allowed", call.image, where)
+
+
+# -- Kubernetes
+
+
+def job(call: StepCall, recipe: Recipe, profile: Profile, image: str, *, force: bool) -> dict[str, Any]:
+    """A batch/v1 Job for ``kubectl create -f -``: its name is generated, so that a second one is another Job."""
+    command = ["python", "-m", "components", call.step]
+    spec = _job_spec(call.step, recipe, profile, image, command, arguments(call, force=force), [])
+    labels = _labels(call.step) | {"sida/run": _label(call.run)}
+    spec["template"]["metadata"] = {"labels": labels}
+    metadata: dict[str, Any] = {"generateName": f"sida-{_dashed(call.step)}-", "labels": labels}
+    metadata["annotations"] = {"sida/run": call.run, "sida/recipe": call.recipe}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _in_namespace(metadata, profile), "spec": spec}
+
+
+def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[str, Any]:
+    """A suspended CronJob: ``kubectl create job --from=cronjob/sida-score rerun-1`` repeats the step.
+
+    The run is the key ``run`` of the ConfigMap ``sida-rerun``. The pod reads the record itself.
+    """
+    image = check_image(*profile.image_for(step), where)
+    chosen = {"name": "SIDA_RERUN", "valueFrom": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
+    command = ["python", "-m", "pipeline", "rerun"]
+    spec = _job_spec(step, recipe, profile, image, command, ["$(SIDA_RERUN)", step, "--local"], [chosen])
+    metadata = _in_namespace({"name": f"sida-{_dashed(step)}", "labels": _labels(step)}, profile)
+    template = {"metadata": {"labels": _labels(step)}, "spec": spec}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": metadata,
+        "spec": {"schedule": NEVER, "suspend": True, "concurrencyPolicy": "Forbid", "jobTemplate": template},
+    }
+
+
+def _job_spec(
+    step: str,
+    recipe: Recipe,
+    profile: Profile,
+    image: str,
+    command: list[str],
+    args: list[str],
+    more_env: list[dict[str, Any]],
+) -> dict[str, Any]:
+    needs = profile.needs(step)
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": profile.run_as_user,
+            "runAsGroup": profile.run_as_user,
+            "fsGroup": profile.run_as_user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "containers": [_container(step, recipe, profile, image, command, args, more_env)],
+    }
+    if profile.job_service_account:
+        pod["serviceAccountName"] = profile.job_service_account
+    if profile.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
+    if needs.node_selector:
+        pod["nodeSelector"] = dict(needs.node_selector)
+    if needs.tolerations:
+        pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in needs.tolerations]
+    if needs.shared_memory:
+        pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": needs.shared_memory}})
+        pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    spec: dict[str, Any] = {"backoffLimit": needs.retries or 0, "ttlSecondsAfterFinished": KEPT_SECONDS}
+    if needs.timeout_seconds:
+        spec["activeDeadlineSeconds"] = needs.timeout_seconds
+    return spec | {"template": {"spec": pod}}
+
+
+def _container(
+    step: str,
+    recipe: Recipe,
+    profile: Profile,
+    image: str,
+    command: list[str],
+    args: list[str],
+    more_env: list[dict[str, Any]],
+) -> dict[str, Any]:
+    needs = profile.needs(step)
+    cpu, accelerators = processors(step, needs, recipe)
+    amounts = {"cpu": cpu} | ({"memory": needs.memory} if needs.memory else {})
+    gpus = {needs.accelerator: str(accelerators)} if needs.accelerator else {}
+    places = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (the pod's own)
+    plain = profile.variables() | {"SIDA_IMAGE": image} | places
+    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    for secret in profile.secrets:
+        for variable, key in secret.variables.items():
+            env.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}})
+    return {
+        "name": "step",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent" if has_digest(image) else "Always",
+        "command": command,
+        "args": args,
+        "env": env + more_env,
+        "resources": {"requests": amounts | gpus, "limits": amounts | gpus},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+    }
+
+
+def _in_namespace(metadata: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    return metadata | ({"namespace": profile.job_namespace} if profile.job_namespace else {})
+
+
+def _labels(step: str) -> dict[str, str]:
+    return {"app.kubernetes.io/part-of": "sida", "app.kubernetes.io/component": _dashed(step)}
+
+
+def _label(text: str) -> str:
+    """At most 63 characters, ending with a letter or digit."""
+    return re.sub(r"[^A-Za-z0-9]+$", "", text[:63])
+
+
+def _dashed(step: str) -> str:
+    return step.replace("_", "-")
+
+
+def to_yaml(objects: list[dict[str, Any]]) -> str:
+    """One document each."""
+    return yaml.safe_dump_all(objects, sort_keys=False, width=1000, explicit_start=True)
+
+
+# -- Kubeflow Pipelines
+
+
+def one_step(call: StepCall, recipe: Recipe, profile: Profile, image: str, where: str, *, force: bool) -> Any:
+    """A KFP pipeline of one container, with the same command as the Job."""
+    from kfp import dsl
+
+    args = arguments(call, force=force)
+
+    def again():  # type: ignore[no-untyped-def]
+        return dsl.ContainerSpec(image=image, command=["python", "-m", "components", call.step], args=args)
+
+    again.__name__ = call.step
+    component = dsl.container_component(again)
+    cluster = OnCluster(recipe, profile, where, image=image)
+
+    @dsl.pipeline(name=f"sida-rerun-{_dashed(call.step)}", description=f"{call.step} of run {call.run}, again")
+    def rerun():  # type: ignore[no-untyped-def]
+        task = component()
+        task.set_caching_options(False)
+        cluster.configure(call.step, task)
+
+    return rerun

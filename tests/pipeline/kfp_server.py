@@ -1,0 +1,245 @@
+"""A stand-in for the API server of Kubeflow Pipelines 2: real HTTP, and strict about what it is sent.
+
+Every body is read into kfp_server_api's own model and written out again: what the model does not know is lost on the way and the
+request is refused, as the real server refuses unknown fields. Pipelines are parsed into KFP's own protobuf messages. It keeps
+pipelines, versions, experiments, runs and recurring runs in memory; a run moves on each time it is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kfp_server_api
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+BASE = "/apis/v2beta1/"
+
+
+class Refused(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def checked(body: Any, model: str) -> Any:
+    """The body as kfp_server_api's model reads it. Raises Refused when it is not one."""
+    client = kfp_server_api.ApiClient()
+    try:
+        read = client._ApiClient__deserialize(body, model)  # type: ignore[attr-defined]
+        again = json.loads(json.dumps(client.sanitize_for_serialization(read)))
+    except (ValueError, TypeError, AttributeError, kfp_server_api.ApiException) as error:
+        raise Refused(400, f"not a {model}: {error}") from error
+    if again != body:
+        raise Refused(400, f"not a {model}: {body} reads as {again}")
+    return read
+
+
+def check_pipeline(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """IR YAML into KFP's messages; the merged spec as the server keeps it."""
+    try:
+        json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
+        for platform in documents[1:]:
+            json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+    except json_format.ParseError as error:
+        raise Refused(400, f"not a pipeline: {error}") from error
+    return {"pipeline_spec": documents[0], "platform_spec": documents[1:]}
+
+
+class Kfp:
+    """The server's memory, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.token: str | None = None  # demanded when set
+        self.form = "api"  # or "old" (no v2beta1) or "login" (a web page)
+        self.requests: list[tuple[str, str]] = []
+        self.pipelines: dict[str, dict[str, Any]] = {}
+        self.versions: dict[str, dict[str, Any]] = {}
+        self.experiments: dict[str, dict[str, Any]] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.recurring: dict[str, dict[str, Any]] = {}
+        self.story: list[tuple[str, dict[str, str]]] = [
+            ("SUCCEEDED", {})
+        ]  # state of a run, and of its tasks, poll by poll
+        self._numbers = itertools.count(1)
+
+    def new_id(self, kind: str) -> str:
+        return f"{kind}-{next(self._numbers):04d}"
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
+        """The reply to one request."""
+        self.requests.append((method, path))
+        parts = path.split("/")
+        match [method, *parts]:
+            case ["GET", "healthz"]:
+                return {"multi_user": False, "pipeline_store": "database"}
+            case ["GET", "pipelines"]:
+                return {"pipelines": _filtered(self.pipelines, query)}
+            case ["POST", "pipelines"]:
+                return self._keep(self.pipelines, "pipeline_id", "pipeline", body, "V2beta1Pipeline")
+            case ["POST", "pipelines", "upload_version"]:
+                return self._upload(query, body)
+            case ["GET", "pipelines", pipeline_id, "versions"]:
+                mine = {k: v for k, v in self.versions.items() if v["pipeline_id"] == pipeline_id}
+                return {"pipeline_versions": _filtered(mine, query)}
+            case ["GET", "experiments"]:
+                return {"experiments": _filtered(self.experiments, query)}
+            case ["POST", "experiments"]:
+                return self._keep(self.experiments, "experiment_id", "experiment", body, "V2beta1Experiment")
+            case ["POST", "runs"]:
+                self._check_reference(body)
+                return self._keep(self.runs, "run_id", "run", body | {"state": "PENDING"}, "V2beta1Run")
+            case ["GET", "runs", run_id]:
+                return self._run(run_id)
+            case ["POST", "runs", action] if action.endswith(":terminate"):
+                _known(self.runs, action.removesuffix(":terminate"))["state"] = "CANCELING"
+                return {}
+            case ["GET", "recurringruns"]:
+                mine = {k: v for k, v in self.recurring.items() if v["experiment_id"] == query.get("experiment_id")}
+                return {"recurringRuns": _filtered(mine, query)}
+            case ["POST", "recurringruns"]:
+                self._check_reference(body)
+                if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
+                    raise Refused(400, "cron needs six fields")
+                read = body | {"max_concurrency": str(body["max_concurrency"])}  # KFP's client sends a number
+                made = self._keep(self.recurring, "recurring_run_id", "recurring", read, "V2beta1RecurringRun")
+                made["status"] = "ENABLED"
+                return made
+            case ["POST", "recurringruns", action] if action.endswith((":enable", ":disable")):
+                name, _, verb = action.partition(":")
+                _known(self.recurring, name)["status"] = f"{verb.upper()}D"
+                return {}
+            case ["DELETE", "recurringruns", name]:
+                _known(self.recurring, name)
+                del self.recurring[name]
+                return {}
+        raise Refused(404, f"{method} {path}: no such route")
+
+    def _keep(self, where: dict[str, Any], field: str, kind: str, body: Any, model: str) -> dict[str, Any]:
+        checked(body, model)
+        made = body | {field: self.new_id(kind)}
+        where[made[field]] = made
+        return made
+
+    def _upload(self, query: dict[str, str], content: str) -> dict[str, Any]:
+        _known(self.pipelines, query["pipelineid"])
+        if any(v["display_name"] == query["name"] for v in self.versions.values()):
+            raise Refused(409, f"version {query['name']} already exists")
+        spec = check_pipeline(list(yaml.safe_load_all(content)))
+        made = {
+            "pipeline_id": query["pipelineid"],
+            "pipeline_version_id": self.new_id("version"),
+            "display_name": query["name"],
+            "description": query.get("description", ""),
+            "pipeline_spec": spec,
+        }
+        self.versions[made["pipeline_version_id"]] = made
+        return made
+
+    def _check_reference(self, body: dict[str, Any]) -> None:
+        _known(self.experiments, body["experiment_id"])
+        if reference := body.get("pipeline_version_reference"):
+            version = _known(self.versions, reference["pipeline_version_id"])
+            spec = version["pipeline_spec"]["pipeline_spec"]
+            known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+            if unknown := set(body["runtime_config"].get("parameters", {})) - set(known):
+                raise Refused(400, f"no such parameters: {unknown}")
+        else:
+            given = body["pipeline_spec"]
+            both = [given["pipeline_spec"], given["platform_spec"]] if "pipeline_spec" in given else [given]
+            check_pipeline(both)
+
+    def _run(self, run_id: str) -> dict[str, Any]:
+        run = _known(self.runs, run_id)
+        if run["state"] == "CANCELING":
+            return run | {"state": "CANCELED"}
+        state, tasks = self.story[0] if len(self.story) == 1 else self.story.pop(0)
+        details = [{"display_name": name, "state": task} for name, task in tasks.items()]
+        run |= {"state": state, "run_details": {"task_details": details}}
+        return run
+
+
+def _known(where: dict[str, Any], name: str) -> Any:
+    if name not in where:
+        raise Refused(404, f"{name} not found")
+    return where[name]
+
+
+def _filtered(where: dict[str, Any], query: dict[str, str]) -> list[Any]:
+    found = list(where.values())
+    for predicate in json.loads(query.get("filter", "{}")).get("predicates", []):
+        if predicate["operation"] not in ("EQUALS", 1):
+            raise Refused(400, f"operation {predicate['operation']}")
+        found = [item for item in found if item.get(predicate["key"]) == predicate["stringValue"]]
+    return found
+
+
+@contextmanager
+def serve() -> Iterator[tuple[str, Kfp]]:
+    """(address, memory) of a running server."""
+    kfp = Kfp()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(kfp))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", kfp
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _handler(kfp: Kfp) -> Callable[..., BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _do(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            try:
+                self._send(200, "application/json", json.dumps(self._answer(body)).encode())
+            except Refused as error:
+                said = {"code": error.status, "message": str(error), "details": []}
+                self._send(error.status, "application/json", json.dumps(said).encode())
+
+        def _answer(self, body: bytes) -> Any:
+            if kfp.token is not None and self.headers.get("Authorization") != f"Bearer {kfp.token}":
+                raise Refused(401, "Unauthorized request")
+            url = urlsplit(self.path)
+            if kfp.form == "old" or not url.path.startswith(BASE):
+                raise Refused(404, "Not Found")
+            query = {name: values[0] for name, values in parse_qs(url.query).items()}
+            return kfp.answer(self.command, url.path.removeprefix(BASE), query, self._read(body))
+
+        def _read(self, body: bytes) -> Any:
+            kind = self.headers.get("Content-Type", "")
+            if "multipart" in kind:
+                boundary = kind.split("boundary=")[1].encode()
+                part = body.split(b"--" + boundary)[1]
+                return part.split(b"\r\n\r\n", 1)[1].rstrip(b"\r\n").decode()
+            return json.loads(body) if body else None
+
+        def _send(self, status: int, kind: str, content: bytes) -> None:
+            if kfp.form == "login":
+                status, kind, content = 200, "text/html", b"<html>multi_user? log in</html>"
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = _do
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Silent."""
+
+    return Handler

