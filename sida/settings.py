@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sida.errors import UserError
+
 VARIABLES = {
     "SIDA_STORE": "address of the object store: file:///folder or s3://bucket/prefix (default ./runs/store)",
     "SIDA_RUNS": "folder for logs and temporary files of local runs (default ./runs)",
@@ -43,10 +45,9 @@ class Settings:
 
 
 def settings() -> Settings:
-    """Read the environment now."""
+    """Read the environment now. Raises UserError naming a variable that is not the number it should be."""
     runs = Path(os.environ.get("SIDA_RUNS", "runs")).absolute()
     events = os.environ.get("SIDA_EVENTS")
-    workers = os.environ.get("SIDA_WORKERS")
     endpoint = next(
         (
             os.environ[name]
@@ -62,14 +63,25 @@ def settings() -> Settings:
         run=os.environ.get("SIDA_RUN", ""),
         image=os.environ.get("SIDA_IMAGE", ""),
         events=Path(events) if events else None,
-        workers=int(workers) if workers else None,
+        workers=int(_number("SIDA_WORKERS", 0)) or None,
         cache=Path(cache).expanduser(),
-        cache_bytes=int(os.environ.get("SIDA_CACHE_BYTES", 10 * 2**30)),
+        cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
         s3_endpoint=endpoint,
         s3_region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        lease_seconds=float(os.environ.get("SIDA_LEASE_SECONDS", 30)),
-        lease_wait=float(os.environ.get("SIDA_LEASE_WAIT", 0)),
+        lease_seconds=_number("SIDA_LEASE_SECONDS", 30),
+        lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )
+
+
+def _number(variable: str, default: float) -> float:
+    text = os.environ.get(variable) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{variable}={text!r} is not a number of 0 or more: correct or unset it")
+    return value
 
 
 def environment() -> dict[str, str]:

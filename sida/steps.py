@@ -133,7 +133,7 @@ def _reuse_or_produce(
             return found
         number = max(_attempts(store, folder), default=0) + 1
         context = Context(described, store, key, number, lease)
-        started = time.time()
+        started, code = time.time(), described.code()  # the code that runs now, whatever is edited meanwhile
         result = produce(context)
         about = About(
             step=described.name,
@@ -143,7 +143,7 @@ def _reuse_or_produce(
             seconds=round(time.time() - started, 3),
             store=store.address,
             etags={},
-            code=described.code(),
+            code=code,
             inputs={name: manifest.digest for name, manifest in inputs.items()},
             parameters=dict(parameters),
             machine=machine(),

@@ -191,3 +191,27 @@ def test_a_store_that_cannot_be_written_is_named(place: Path, monkeypatch: pytes
     (place / "file").write_text("not a folder")
     monkeypatch.setenv("SIDA_STORE", f"file://{place / 'file'}")
     assert str(place / "file") in run(TINY, status=2)[1].strip().splitlines()[-1]
+
+
+def test_teach_makes_the_same_files_again_and_a_recipe_without_a_teacher_trains_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    for number in (1, 2):
+        monkeypatch.setenv("SIDA_STORE", f"file://{place / f'store{number}'}")
+        teach = [sys.executable, "-m", "pipeline", "teach", str(TINY), "--output", str(place / f"assets{number}")]
+        done = subprocess.run(teach, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+        said.append([line for line in done.stdout.splitlines() if "sha256" in line])
+    assert said[0] == said[1]
+    assert len(said[0]) == 2  # teacher and detector
+    assert "held-out accuracy 99" in said[0][1]
+    shutil.copy(TINY, place / "tiny.yaml")
+    result, _ = run(variant(place, "teacher: {address: null, sha256: null}", "tiny"))
+    assert states(result)["teach"] == "reused"  # store2 holds it already
+    assert "fetch_teacher" not in states(result)
+
+
+@pytest.mark.parametrize("variable", ["SIDA_WORKERS", "SIDA_LEASE_WAIT", "SIDA_CACHE_BYTES"])
+def test_a_setting_that_is_no_number_is_named(place: Path, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "many")
+    assert f"{variable}='many'" in run(TINY, status=2)[1].strip().splitlines()[-1]

@@ -68,11 +68,3 @@ def newest(job: Job) -> Checkpoint | None:
 
 def _keys(job: Job) -> list[str]:
     return [key for key in job.store.list(f"{_folder(job)}/") if key.endswith(".json")]
-
-
-def remove_all(job: Job) -> None:
-    """Forget the checkpoints of a finished job."""
-    for key in _keys(job):
-        old = ObjectRef(*json.loads(job.store.read(key))["object"])
-        job.store.delete(key)
-        job.store.delete(old.key)
