@@ -18,11 +18,11 @@ from sida.numerics.augment import augment, draw_augment
 from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
 from sida.numerics.losses import fake_score_losses, generator_losses, sanitise_gradients
-from sida.numerics.networks.layers import Dropout
 from sida.numerics.networks.magnitude import set_forced_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
+from sida.training.dropout import key_dropout
 from sida.training.processes import Processes
 
 
@@ -116,7 +116,7 @@ class Distillation:
                 x, x_labels = augment(x, draw_augment(self.draws, "A/augment x", indices), method.augment)
             sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
             noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
-            self._set_dropout(psi, "A", indices)
+            key_dropout(psi, self.draws, "A", indices)
             if method.adversarial:
                 y_psi, l_fake = psi(y + noise, sigma, c, y_labels, want="both")
                 l_real = psi(x + noise, sigma, c, x_labels, want="logits")
@@ -145,7 +145,7 @@ class Distillation:
         for offsets in self._rounds():
             indices = seen + offsets
             x, c = self.data.batch(2 * seen + method.batch + offsets)
-            self._set_dropout(theta, "B", indices)
+            key_dropout(theta, self.draws, "B", indices)
             y = self._generate(theta, "B/z", indices, x.shape[1:], c)
             sigma = generator_sigma(self.draws.uniform("B/u", indices, ()), method.tmax)
             noisy = y + self.draws.normal("B/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
@@ -176,18 +176,6 @@ class Distillation:
         """G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
         z = self.draws.normal(purpose, indices, shape)
         return theta(self.method.sigma_init * z, self.method.sigma_init, c)
-
-    def _set_dropout(self, network: Denoiser, phase: str, indices: Tensor) -> None:
-        """Masks keyed by phase, layer and image, so that they do not depend on the number of processes."""
-        if self.method.dropout == 0:
-            return
-        for name, module in network.named_modules():
-            if isinstance(module, Dropout):
-
-                def keep(shape: torch.Size, purpose: str = f"{phase}/dropout/{name}", p: float = module.p) -> Tensor:
-                    return self.draws.uniform(purpose, indices, shape[1:]) >= p
-
-                module.keep_mask = keep
 
     def _step(
         self, optimiser: torch.optim.Optimizer, network: Denoiser, rate: float, seen: int, clip: float | None = None

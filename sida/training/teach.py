@@ -28,6 +28,7 @@ from sida.recipe import TeacherTraining
 from sida.teachers.files import save_network
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
+from sida.training.dropout import key_dropout
 from sida.training.job import Job
 from sida.training.loop import ShuffledData
 from sida.training.processes import Processes
@@ -56,6 +57,7 @@ class TeacherRun:
         x, c = self.data.batch(indices)
         sigma = fake_score_sigma(self.draws.normal("teach/n1", indices, ()), train.P_mean, train.P_std)
         noise = self.draws.normal("teach/eps", indices, x.shape[1:]) * sigma[:, None, None, None]
+        key_dropout(self.network, self.draws, "teach", indices)
         loss = denoising_loss(self.network(x + noise, sigma, c), x, sigma)
         self.optimiser.zero_grad(set_to_none=True)
         (loss.sum() / (train.batch * x[0].numel())).backward()
