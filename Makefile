@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all check format clean lock help
+.PHONY: setup demo test test-all test-container image check format clean lock help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,10 +25,16 @@ demo: setup ## real images through the whole DAG, ending with a score
 	$(BIN)/python -m pipeline run digits
 
 test: setup ## what matters, in minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not container"
 
-test-all: setup ## everything
-	$(BIN)/python -m pytest
+test-all: setup ## everything but containers
+	$(BIN)/python -m pytest -m "not container"
+
+test-container: setup ## build the image and run it (as root, with buildah, runc or crun, debootstrap)
+	$(BIN)/python -m pytest -m container tests/container
+
+image: ## build the CPU image with docker, podman or buildah: make image IMAGE="--tag NAME --base IMAGE@sha256:..."
+	$(PYTHON) scripts/image.py $(IMAGE)
 
 check: setup ## format, lint, types, import rules, then test
 	$(BIN)/ruff format --check .

@@ -93,8 +93,8 @@ def test_a_mistake_in_the_command_is_one_line_with_status_2_and_writes_nothing(
 @pytest.mark.parametrize(
     ("change", "to", "words"),
     [
-        ("tmax: 800.0", "tmaxx: 800.0", ["method.tmaxx", "tmax"]),
-        ("tmax: 800.0", "tmax: late", ["method.tmax", "late"]),
+        ("alpha: 1.0", "alphaa: 1.0", ["method.alphaa", "alpha"]),
+        ("alpha: 1.0", "alpha: late", ["method.alpha", "late"]),
         ("digits-teacher.safetensors", "nothing.safetensors", ["teacher", "nothing.safetensors", "no such file"]),
     ],
 )
