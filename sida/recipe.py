@@ -311,7 +311,8 @@ def _resolve(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, where: str) -> RecipeError:
-    first = error.errors()[0]
+    errors = error.errors()  # a mistyped required key is both unknown and missing: the former says more
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = ".".join(str(part) for part in first["loc"]) or "recipe"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]), n=1)
