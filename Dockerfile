@@ -65,7 +65,7 @@ CMD ["python3", "-m", "pipeline", "--help"]
 # Last, as they change with every commit and the layers above seldom do.
 ARG VERSION=0
 ARG REVISION=unknown
-ARG SOURCE=https://github.com/OWNER/sida
+ARG SOURCE=https://example.invalid/sida
 ARG BASE
 LABEL org.opencontainers.image.title="sida" \
       org.opencontainers.image.description="SiDA diffusion distillation as a Kubeflow pipeline: steps and command line, CPU" \
