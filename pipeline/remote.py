@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from pipeline.running import add_force
+
 if TYPE_CHECKING:
     from pipeline.client import RunState
     from pipeline.compile import Compiled
@@ -25,13 +27,7 @@ def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
     parser.add_argument(
         "--pipeline", metavar="NAME", default="reproduce", help="which pipeline: reproduce (default), the whole DAG"
     )
-    parser.add_argument(
-        "--force",
-        metavar="STEP",
-        action="append",
-        default=[],
-        help="make a new attempt of STEP and everything after it (may be given again)",
-    )
+    add_force(parser)
     parser.add_argument(
         "--allow-tags",
         action="store_true",

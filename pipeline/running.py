@@ -28,6 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """--force."""
+    parser.add_argument(
+        "--force",
+        metavar="STEP",
+        action="append",
+        default=[],
+        help="make a new attempt of STEP and everything after it (may be given again)",
+    )
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)

@@ -22,13 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pipeline import running
 
     running.add_arguments(parser)
-    parser.add_argument(
-        "--force",
-        metavar="STEP",
-        action="append",
-        default=[],
-        help="make a new attempt of STEP and everything after it (may be given again)",
-    )
+    running.add_force(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
 
 

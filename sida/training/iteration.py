@@ -113,6 +113,7 @@ class Distillation:
             x_labels = y_labels = None
             if method.augment:
                 y, y_labels = augment(y, draw_augment(self.draws, "A/augment y", indices), method.augment)
+            if method.augment and method.adversarial:  # SiD looks at no real image
                 x, x_labels = augment(x, draw_augment(self.draws, "A/augment x", indices), method.augment)
             sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
             noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
