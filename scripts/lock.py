@@ -64,7 +64,7 @@ def main() -> int:
     """Run pip-compile over the project's requirements, then take the image's part of the outcome."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"
-        source.write_text("\n".join([*wanted("pipeline", "dev"), *BUILD]))
+        source.write_text("\n".join([*wanted("pipeline", "laptop", "latents", "dev"), *BUILD]))
         options = [
             "--generate-hashes",
             "--strip-extras",
