@@ -131,7 +131,9 @@ class Dataset(Part):
     """The training set as shards: source, transform, size and labels."""
 
     source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
-    address: str | None = None  # of the archive or folder; None: the source needs none, or everyone has to get their own
+    address: str | None = (
+        None  # of the archive or folder; None: the source needs none, or everyone has to get their own
+    )
     sha256: Sha256 | None = None
     transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal"] = "none"
     latents: Latents | None = None
@@ -400,6 +402,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
+    if "address" in changes and changes["address"] != base.get("address"):  # what was said of the other file
+        merged.pop("sha256", None)
+        merged.pop("note", None)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
