@@ -1,4 +1,4 @@
-"""What a recipe needs on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run or allocated."""
+"""What a recipe needs on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run."""
 
 from __future__ import annotations
 

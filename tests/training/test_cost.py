@@ -1,4 +1,4 @@
-"""What is counted on the meta device: published multiply-adds, encoder shares, forwards per image, and what autograd really keeps."""
+"""What is counted on the meta device: multiply-adds, encoder shares, forwards per image, and what autograd really keeps."""
 
 from __future__ import annotations
 
