@@ -1,7 +1,7 @@
 """Say what a recipe needs before anybody spends a GPU hour: memory, time, storage, and whether it fits.
 
-FLOPs and activations are counted on the recipe's own networks and iteration (torch's meta device: nothing is allocated, no GPU is
-FLOPs and activations are counted on the recipe's own iteration (torch's meta device: nothing is allocated, no GPU is
+FLOPs and activations are counted on the recipe's own iteration (torch's meta device: nothing is allocated, no GPU is needed).
+Hours follow from a share of the GPU's peak, --utilisation, which you should measure: benchmarks/gpu.py does. Exit status: 0
 it fits, 1 it does not, 2 something for you to mend.
 
 examples:
