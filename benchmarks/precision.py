@@ -1,8 +1,8 @@
 """Half precision against float32 on the golden cases: `python -m benchmarks.precision`.
 
-Networks run in bfloat16 or float16 on float32 master weights, preconditioning and losses stay in float32, as recipes' `precision` has
-it. Phase A is gated for bfloat16 (loss within 2%, cosine of the whole gradient above 0.99; tests/numerics/test_precision.py); phase B,
-whose loss is a product of differences of two networks' outputs, is reported.
+Networks run in bfloat16 or float16 on float32 master weights, preconditioning and losses stay in float32, as with recipes'
+`precision`. Phase A is gated for bfloat16 (loss within 2%, cosine of the whole gradient above 0.99;
+tests/numerics/test_precision.py); phase B, whose loss is a product of differences of two outputs, is reported.
 """
 
 from __future__ import annotations

@@ -271,9 +271,6 @@ class Execution(Part):
 
     nodes: Positive = 1
     processes: Positive = 1  # per node, one for each GPU
-    gpu_memory_gib: Positive | None = None  # that a GPU should have at this micro-batch (`plan` computes it)
-    compile: bool = False  # the networks through torch.compile
-    channels_last: bool = False
     threads: Positive = 1
     micro_batch: Positive | None = None  # per process, a multiple of the loss group; None: the whole share
     sampling_batch: Positive = 512

@@ -1,4 +1,4 @@
-"""Half precision on float32 master weights: close to float32 where that is promised, and reported by `python -m benchmarks.precision`."""
+"""Half precision on float32 master weights: close to float32 where that is promised."""
 
 from __future__ import annotations
 

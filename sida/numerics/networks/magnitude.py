@@ -96,7 +96,7 @@ class MPConv(nn.Module):
         return (weight * (gain / math.sqrt(self.weight[0].numel()))).to(dtype)
 
     def _frozen_fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
-        """The same, computed once for as long as weight and gain do not change: frozen networks, and theta while it only samples."""
+        """The same, computed once for as long as weight and gain do not change: in frozen networks, or while theta samples."""
         parts = [part for part in (self.weight, gain) if isinstance(part, Tensor)]
         if torch.compiler.is_compiling() or any(part.is_inference() for part in parts):  # without versions to count
             return self._fold(gain, dtype)
