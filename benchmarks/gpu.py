@@ -1,9 +1,9 @@
 """Speed and curves on a GPU, one command: `python -m benchmarks.gpu cifar10-uncond imagenet-512-edm2-xs --output gpu.json`.
 
-For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, without and with torch.compile:
-images/s, share of the GPU's peak in that precision, the peak of memory against what `plan` says, and the losses of the same iterations
-side by side, as a table and as JSON. Weights are fresh (seeded) unless --teacher names a safetensors file of ours, data are unit normal
-images: the curves compare precisions, not methods. --device cpu tries the script where no GPU is.
+For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, without and with
+torch.compile: images/s, share of the GPU's peak in that precision, the peak of memory against what `plan` says, and the losses of
+the same iterations side by side, as a table and as JSON. Weights are fresh (seeded) unless --teacher names a safetensors file of
+ours, data are unit normal images: the curves compare precisions, not methods. --device cpu tries the script where no GPU is.
 """
 
 from __future__ import annotations
