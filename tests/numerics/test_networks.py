@@ -172,3 +172,57 @@ def test_full_size_networks_have_the_published_number_of_parameters(fields: dict
     count = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     decimals = 2 if fields["architecture"] != "edm2" else 1
     assert round(count, decimals) == pytest.approx(millions)
+
+
+def test_folded_weights_of_a_frozen_edm2_layer_follow_every_change_of_weight_gain_and_precision() -> None:
+    from sida.numerics.networks.magnitude import MPConv
+
+    layer, gain = MPConv(3, 5, (3, 3)).requires_grad_(False), torch.ones([])
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def fresh() -> torch.Tensor:
+        twin = MPConv(3, 5, (3, 3))
+        twin.load_state_dict(layer.state_dict())
+        return twin(x, gain).detach()
+
+    first = layer(x, gain)
+    assert layer._folded is not None and torch.equal(first, fresh())
+    kept = layer._folded[1]
+    layer(x, gain)
+    assert layer._folded[1] is kept  # not computed again
+    with torch.no_grad():
+        torch._foreach_lerp_([layer.weight], [torch.ones_like(layer.weight)], 0.5)
+    assert torch.equal(layer(x, gain), fresh())
+    gain.fill_(2.0)
+    assert torch.equal(layer(x, gain), fresh())
+    layer.load_state_dict(MPConv(3, 5, (3, 3)).state_dict())
+    assert torch.equal(layer(x, gain), fresh())
+    assert layer(x.bfloat16(), gain).dtype == torch.bfloat16
+    assert torch.equal(layer(x, gain), fresh())
+
+
+def test_a_training_edm2_layer_is_never_folded_and_gets_its_gradient() -> None:
+    from sida.numerics.networks.magnitude import MPConv
+
+    layer = MPConv(3, 5, (3, 3))
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer(x)
+    assert layer._folded is not None
+    layer(x).sum().backward()
+    assert layer._folded is None
+    assert layer.weight.grad is not None
+
+
+def test_attention_reaches_torch_with_channels_last_as_fused_kernels_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sida.numerics.networks import layers
+
+    seen = []
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        seen.extend(part.stride(-1) for part in (query, key, value))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    monkeypatch.setattr(layers, "scaled_dot_product_attention", attention)
+    assert layers.attend(torch.randn(2, 24, 4, 4), 2).shape == (2, 8, 4, 4)
+    assert seen == [1, 1, 1]

@@ -23,13 +23,16 @@ TEXTS = {
     "digits.yaml": lambda: digits(profile=False).text,
     "digits.kubernetes.yaml": lambda: digits(profile=False, kubernetes=True).text,
     "digits.test-cluster.yaml": lambda: digits().text,
+    "imagenet-512-edm2-s.test-cluster.yaml": lambda: (
+        digits("imagenet-512-edm2-s").text
+    ),  # one published recipe stands for all
 }
 
 
-def digits(*, profile: bool = True, kubernetes: bool = False) -> Compiled:
-    loaded = recipe.load("digits")
+def digits(name: str = "digits", *, profile: bool = True, kubernetes: bool = False) -> Compiled:
+    loaded = recipe.load(name)
     cluster = OnCluster(loaded, load(str(PROFILE)) if profile else None, "cluster.yaml")
-    return compiled(plan_for("digits", loaded), cluster, {"namespace": "kubeflow"} if kubernetes else None)
+    return compiled(plan_for(name, loaded), cluster, {"namespace": "kubeflow"} if kubernetes else None)
 
 
 @pytest.fixture(scope="module")

@@ -151,9 +151,17 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     """
     batch, channels, height, width = qkv.shape
     split = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width)
-    q, k, v = (part.transpose(-1, -2) for part in split.unbind(3))  # [B, heads, HW, C / heads]
-    attended = scaled_dot_product_attention(q, k, v)
-    return attended.transpose(-1, -2).reshape(batch, channels // 3, height, width)
+    return attend_split(split).reshape(batch, channels // 3, height, width)
+
+
+def attend_split(split: Tensor) -> Tensor:
+    """[B, heads, C, (q, k, v), HW] -> [B, heads, C, HW].
+
+    One copy lays q, k and v out with the channels last: fused kernels refuse anything else, and torch then falls back, silently,
+    to one that writes the whole matrix of scores.
+    """
+    query, key, value = split.permute(3, 0, 1, 4, 2).contiguous().unbind(0)  # each [B, heads, HW, C]
+    return scaled_dot_product_attention(query, key, value).transpose(-1, -2)
 
 
 class UNetBlock(nn.Module):
@@ -203,7 +211,7 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         residual = self.conv0(silu(self.norm0(x)))
-        injected = self.affine(emb)[:, :, None, None]
+        injected = self.affine(emb)[:, :, None, None].to(x.dtype)
         if self.adaptive_scale:
             scale, shift = injected.chunk(2, dim=1)
             residual = silu(torch.addcmul(shift, self.norm1(residual), scale + 1))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, linear, scaled_dot_product_attention, silu
+from torch.nn.functional import conv2d, conv_transpose2d, linear, silu
 
-from sida.numerics.networks.layers import Dropout
+from sida.numerics.networks.layers import Dropout, attend_split
 
 NORM_EPS = 1e-4
 
@@ -87,13 +88,35 @@ class MPConv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
         self.force_normalization = False
+        self._folded: tuple[tuple[Any, ...], Tensor] | None = None
+
+    def _fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
+        """The weight as it is used: normalised, scaled, cast."""
+        weight = normalize(self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)))
+        return (weight * (gain / math.sqrt(self.weight[0].numel()))).to(dtype)
+
+    def _frozen_fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
+        """The same, computed once for as long as weight and gain do not change: in frozen networks, or while theta samples."""
+        parts = [part for part in (self.weight, gain) if isinstance(part, Tensor)]
+        if torch.compiler.is_compiling() or any(part.is_inference() for part in parts):  # without versions to count
+            return self._fold(gain, dtype)
+        scale = gain if isinstance(gain, float) else 1.0
+        state = (dtype, scale, *((part.data_ptr(), part._version) for part in parts))
+        if self._folded is None or self._folded[0] != state:
+            with torch.no_grad():
+                self._folded = state, self._fold(gain, dtype)
+        return self._folded[1]
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         if self.training and self.force_normalization:
             with torch.no_grad():
                 self.weight.copy_(normalize(self.weight))
-        weight = normalize(self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)))
-        weight = (weight * (gain / math.sqrt(self.weight[0].numel()))).to(x.dtype)
+        trains = self.weight.requires_grad or (isinstance(gain, Tensor) and gain.requires_grad)
+        if trains and torch.is_grad_enabled():
+            self._folded = None  # give its memory back
+            weight = self._fold(gain, x.dtype)
+        else:
+            weight = self._frozen_fold(gain, x.dtype)
         if weight.ndim == 2:
             return linear(x, weight)
         return conv2d(x, weight, padding=weight.shape[-1] // 2)
@@ -160,7 +183,5 @@ class Block(nn.Module):
     def _attend(self, qkv: Tensor) -> Tensor:
         """Cosine attention; channels of ``qkv`` [B, 3C, H, W] are laid out [head, channel of the head, (q, k, v)]."""
         batch, _, height, width = qkv.shape
-        split = qkv.reshape(batch, self.num_heads, -1, 3, height * width)
-        q, k, v = (part.transpose(-1, -2) for part in normalize(split, dim=2).unbind(3))
-        attended = scaled_dot_product_attention(q, k, v)
-        return attended.transpose(-1, -2).reshape(batch, -1, height, width)
+        split = normalize(qkv.reshape(batch, self.num_heads, -1, 3, height * width), dim=2)
+        return attend_split(split).reshape(batch, -1, height, width)
