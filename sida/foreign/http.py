@@ -129,7 +129,7 @@ def _open(address: str, offset: int, validator: str, what: str) -> Any:
             return response
         response.close()
         url = _without_userinfo(urljoin(url, location))
-        if urlsplit(url).scheme != "https" and Origin.of(url).host != origin.host:
+        if urlsplit(url).scheme != origin.scheme and urlsplit(url).scheme != "https":
             raise UserError(
                 f"{what} {redact(address)}: redirects to {redact(url)}, which is not https: give another one"
             )
