@@ -131,7 +131,9 @@ class Dataset(Part):
     """The training set as shards: source, transform, size and labels."""
 
     source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
-    address: str | None = None  # of the archive or folder; None: the source needs none, or everyone has to get their own
+    address: str | None = (
+        None  # of the archive or folder; None: the source needs none, or everyone has to get their own
+    )
     sha256: Sha256 | None = None
     transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal"] = "none"
     latents: Latents | None = None
@@ -140,7 +142,9 @@ class Dataset(Part):
     channels: Positive
     classes: Count = 0
     images: Positive | None = None  # how many there must be; None: as many as there are
-    modes: Literal["strict", "convert"] = "strict"  # convert: palette, CMYK, bilevel and alpha as EDM2's tool takes them
+    modes: Literal["strict", "convert"] = (
+        "strict"  # convert: palette, CMYK, bilevel and alpha as EDM2's tool takes them
+    )
     unreadable: Literal["fail", "skip"] = "fail"
     duplicates: Literal["fail", "skip", "keep"] = "fail"  # of pixels; keep where the published set has them
 

@@ -32,10 +32,14 @@ def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
 def _batch(path: Path, members: dict[str, Entry], name: str) -> tuple[np.ndarray, np.ndarray]:
     content = _pickle(path, members, name)
     data, labels = _field(content, "data"), _field(content, "labels")
-    if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == 3 * 32 * 32):
+    if not (
+        isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == 3 * 32 * 32
+    ):
         raise UserError(f"{path}: {name}: data is not uint8 [N, 3072]: fetch cifar-10-python.tar.gz again")
     if not (isinstance(labels, list) and len(labels) == len(data) and all(type(label) is int for label in labels)):
-        raise UserError(f"{path}: {name}: has not one whole-number label for each of {len(data)} images: fetch it again")
+        raise UserError(
+            f"{path}: {name}: has not one whole-number label for each of {len(data)} images: fetch it again"
+        )
     return data.reshape(-1, 3, 32, 32), np.array(labels, np.int32)
 
 
@@ -46,7 +50,9 @@ def _check_meta(path: Path, members: dict[str, Entry]) -> None:
     names = _field(_pickle(path, members, "batches.meta"), "label_names")
     found = tuple(bytes(n).decode("latin1") if not isinstance(n, str) else n for n in names or ())
     if found != CLASSES:
-        raise UserError(f"{path}: batches.meta names classes {found[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz")
+        raise UserError(
+            f"{path}: batches.meta names classes {found[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz"
+        )
 
 
 def _pickle(path: Path, members: dict[str, Entry], name: str) -> Any:

@@ -70,7 +70,9 @@ class Decoder:
         if mode not in (*CONVERTIBLE, "RGB"):
             raise Unreadable(f"has pixels of mode {mode} (deeper than 8 bits): convert it to 8 bits yourself")
         if target == "L" and mode not in ("1", "LA", "La"):
-            raise Unreadable(f"is in colour (mode {mode}), dataset.channels is 1: convert it to grey, or set channels 3")
+            raise Unreadable(
+                f"is in colour (mode {mode}), dataset.channels is 1: convert it to grey, or set channels 3"
+            )
         if self.modes == "strict":
             raise Unreadable(f"has pixels of mode {mode}: set dataset.modes to convert to take it as EDM2 does")
         return image.convert(target)

@@ -1,7 +1,7 @@
 """Which class an image is of: dataset.json, class folders, or ImageNet's synsets.
 
-Nothing is lost silently, as NVIDIA's tools lose it: an image without a label, a label without an image and a class without images are
-refused by name.
+Nothing is lost silently, as NVIDIA's tools lose it: an image without a label, a label without an image and a class without images
+are refused by name.
 """
 
 from __future__ import annotations
@@ -61,10 +61,14 @@ def from_folders(entries: list[Entry], images: list[Entry], classes: int, where:
     folders = sorted({entry.name.partition("/")[0] for entry in images if "/" in entry.name})
     loose = [entry.name for entry in images if "/" not in entry.name]
     if loose:
-        raise UserError(f"{where}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0")
+        raise UserError(
+            f"{where}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
+        )
     empty = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name} - set(folders)
     if empty:
-        raise UserError(f"{where}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it")
+        raise UserError(
+            f"{where}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"
+        )
     if len(folders) != classes:
         raise UserError(
             f"{where}: {len(folders)} class folders ({', '.join(folders[:3])} ...), dataset.classes says {classes}: correct one"
@@ -84,7 +88,9 @@ def check_synsets(folders: list[str], classes: int, where: str) -> None:
     strange = [folder for folder in folders if folder not in set(synsets())]
     if strange:
         looks = "a synset, but not one" if re.fullmatch(r"n\d{8}", strange[0]) else "not"
-        raise UserError(f"{where}: folder {strange[0]} is {looks} of ImageNet-1k's 1,000: remove it, or use source folder")
+        raise UserError(
+            f"{where}: folder {strange[0]} is {looks} of ImageNet-1k's 1,000: remove it, or use source folder"
+        )
     if len(folders) != classes:
         missing = next((name for name in synsets() if name not in set(folders)), "none")
         raise UserError(

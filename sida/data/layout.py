@@ -1,8 +1,8 @@
 """The layout of shards: fixed-size records, so that record i is found by arithmetic.
 
-Record: label as little-endian int32 (-1: none), CRC-32 of the data as uint32, then the data: uint8 [channels, resolution, resolution],
-or for latents float32 [2 * channels, resolution, resolution] (means, then standard deviations), or nothing (labels alone). Any
-shard opens with ``numpy.memmap`` and the dtype of :func:`record_dtype`; the index is the dataset's manifest.
+Record: label as little-endian int32 (-1: none), CRC-32 of the data as uint32, then the data: uint8 [channels, resolution,
+resolution], or for latents float32 [2 * channels, resolution, resolution] (means, then standard deviations), or nothing (labels
+alone). Any shard opens with ``numpy.memmap`` and the dtype of :func:`record_dtype`; the index is the dataset's manifest.
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ def records_per_shard(layout: np.dtype, shard_bytes: int) -> int:
 
 def crc_of(data: np.ndarray) -> int:
     """The checksum that a record carries, for reads of single records."""
-    return zlib.crc32(np.ascontiguousarray(data))
+    return zlib.crc32(np.ascontiguousarray(data).data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ LATENT_ENDING = ".npy"  # EDM2's own encoder's files, [8, h, w]
 
 @dataclass(frozen=True)
 class Source:
-    """Images as files to be decoded (``entries``), as pixels (``images`` uint8 [N, C, H, W]), or labels alone; ``labels`` int32 [N].
+    """Images as files to be decoded (``entries``), as pixels (``images`` uint8 [N, C, H, W]), or labels alone (int32 [N]).
 
     ``ignored`` counts files that are no images.
     """
@@ -214,7 +213,11 @@ def _holds_latents(entries: list[Entry]) -> bool:
 
 def _under(folder: str, entries: list[Entry]) -> list[Entry]:
     """The entries under a folder, named from there; all of them when there is no such folder."""
-    inside = [entry._replace(name=entry.name.removeprefix(f"{folder}/")) for entry in entries if entry.name.startswith(f"{folder}/")]
+    inside = [
+        entry._replace(name=entry.name.removeprefix(f"{folder}/"))
+        for entry in entries
+        if entry.name.startswith(f"{folder}/")
+    ]
     return inside or entries
 
 
@@ -228,7 +231,9 @@ def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
         full = {entry.name.partition("/")[0] for entry in images}
         empty = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name not in full)
         if empty:
-            raise UserError(f"{path}: class folder {empty[0]} is empty, so later classes would shift: fill or remove it")
+            raise UserError(
+                f"{path}: class folder {empty[0]} is empty, so later classes would shift: fill or remove it"
+            )
 
 
 def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
@@ -245,13 +250,3 @@ def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
         expanded += [inner._replace(name=f"{folder}/{inner.name}") for inner in tar_entries(Path(entry.path), entry)]
     expanded.sort(key=lambda entry: entry.name)
     return expanded
-
-
-def listing_digest(source: Source) -> str:
-    """sha256 over names, sizes and times of a folder's files: what tells that a folder changed without reading it all."""
-    import os
-
-    digest = hashlib.sha256()
-    for entry in source.entries:
-        digest.update(f"{entry.name}\0{entry.size}\0{os.stat(entry.path).st_mtime_ns}\n".encode())
-    return digest.hexdigest()

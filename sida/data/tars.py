@@ -83,7 +83,7 @@ def tar_entries(path: Path, inside: Entry | None = None) -> Iterator[Entry]:
     base, size = (inside.offset, inside.size) if inside else (0, path.stat().st_size)
     names: set[str] = set()
     with path.open("rb") as file:
-        window = io.BufferedReader(_Window(file, base, size), 2**16)
+        window = io.BufferedReader(_Window(file, base, size), 2**16)  # type: ignore[type-var]
         try:
             with tarfile.open(fileobj=window, mode="r:") as archive:
                 while (member := archive.next()) is not None:
@@ -106,4 +106,6 @@ def tar_entries(path: Path, inside: Entry | None = None) -> Iterator[Entry]:
             raise UserError(f"{where}: not a whole tar ({error}): fetch it again") from error
         window.seek(end)
         if window.read(512) != bytes(512):
-            raise UserError(f"{where}: damaged or cut at byte {end:,}, where a header or its end should be: fetch it again")
+            raise UserError(
+                f"{where}: damaged or cut at byte {end:,}, where a header or its end should be: fetch it again"
+            )

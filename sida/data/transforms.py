@@ -1,7 +1,7 @@
 """From a picture to the data set's square, as each published data set was made (numbers: EDM's and EDM2's dataset tools).
 
-Resizing runs horizontally, then vertically, in two calls: so every Pillow gives what versions up to 12 give, with which the published
-data sets were made (13 turns the passes round for tall images).
+Resizing runs horizontally, then vertically, in two calls: so every Pillow gives what versions up to 12 give, with which the
+published data sets were made (13 turns the passes round for tall images).
 """
 
 from __future__ import annotations

@@ -19,10 +19,9 @@ def webdataset_entries(path: Path, scratch: Path, *, labelled: bool) -> tuple[li
 
     Raises UserError naming the tar for a sample with two images or, when ``labelled``, without a label.
     """
+    tars = [path]
     if path.is_dir():
-        tars = sorted(p for p in path.iterdir() if p.name.lower().endswith((".tar", *GZIPS)))
-    else:
-        tars = [path]
+        tars = sorted(child for child in path.iterdir() if child.name.lower().endswith((".tar", *GZIPS)))
     if not tars:
         raise UserError(f"{path}: no .tar in it: correct dataset.address")
     images: list[Entry] = []

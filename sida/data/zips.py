@@ -42,6 +42,4 @@ def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
     if info.compress_type not in (STORED, DEFLATED):
         raise UserError(f"{path}: {name} is compressed by method {info.compress_type}: pack it stored or deflated")
     check_size(name, info.compress_size, info.file_size, path)
-    return Entry(
-        name, str(path), info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC
-    )
+    return Entry(name, str(path), info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
