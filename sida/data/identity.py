@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from sida.data.latents import vae_sha256
-from sida.data.sources import path_of
+from sida.data.sources import is_remote, path_of
 from sida.errors import UserError
 from sida.recipe import Dataset
 from sida.settings import settings
@@ -20,8 +20,14 @@ def identify(dataset: Dataset) -> dict[str, str]:
 
     Raises UserError when it is not there, or is not what the recipe pins.
     """
-    path = path_of(dataset)
     found: dict[str, str] = {}
+    path = None
+    if is_remote(dataset):
+        from sida.foreign.fetch import digest_of_file
+
+        found["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
+    else:
+        path = path_of(dataset)
     if path is not None and path.is_dir():
         found["listing"] = _listing(path)
     elif path is not None:

@@ -15,7 +15,6 @@ from sida.data.entries import Entry
 from sida.data.folders import entries_of
 from sida.errors import UserError
 from sida.recipe import Dataset
-from sida.stores.base import redact
 
 LATENT_ENDING = ".npy"  # EDM2's own encoder's files, [8, h, w]
 
@@ -39,19 +38,30 @@ class Source:
         return counts[0] if counts else 0
 
 
-def path_of(dataset: Dataset) -> Path | None:
-    """The local file or folder of the data; None for sources that need none. Raises UserError when it is not there."""
+def is_remote(dataset: Dataset) -> bool:
+    """Whether the data are a file that has to be fetched. Raises UserError when the recipe says nowhere where they are."""
     if dataset.source == "digits":
-        return None
+        return False
     if dataset.address is None:
         raise UserError(
             f"dataset.address is missing: source {dataset.source} has to be fetched by you ({dataset.licence}); "
             f"put its file or folder there, as a path or file:// address"
         )
-    parts = urlsplit(dataset.address)
-    if parts.scheme not in ("", "file"):
-        raise UserError(f"dataset.address {redact(dataset.address)}: fetch it first, then give its local path")
-    path = Path(unquote(parts.path))
+    return urlsplit(dataset.address).scheme not in ("", "file")
+
+
+def path_of(dataset: Dataset) -> Path | None:
+    """The local file or folder of the data, fetched if need be; None for sources that need none.
+
+    Raises UserError when it is not there, and what fetching raises.
+    """
+    if dataset.source == "digits":
+        return None
+    if is_remote(dataset):
+        from sida.foreign.fetch import fetch_file
+
+        return fetch_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")[0]
+    path = Path(unquote(urlsplit(str(dataset.address)).path))
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
     return path

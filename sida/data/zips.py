@@ -37,6 +37,8 @@ def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise UserError(f"{path}: {name} is a link or a device, not a file: refused; do not use this archive")
+    if info.header_offset < 0:
+        raise UserError(f"{path}: not a whole zip (its beginning is missing): fetch it again")
     if info.flag_bits & 1:
         raise UserError(f"{path}: {name} is encrypted: pack it without a password")
     if info.compress_type not in (STORED, DEFLATED):

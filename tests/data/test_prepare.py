@@ -162,7 +162,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from sida.data import convert, layout
-layout.SHARD_BYTES = 200 * 200
+layout.SHARD_BYTES = 60 * 200
 fill = convert._fill
 def slowly(conversion, number, path, *rest):
     made = fill(conversion, number, path, *rest)
@@ -179,8 +179,8 @@ prepare(Path(sys.argv[1]), classes=2)
 def test_a_kill_amid_a_shard_costs_that_shard_only(
     place_on: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(layout, "SHARD_BYTES", 200 * 200)
-    top = class_folders(tmp_path / "images", 900)
+    monkeypatch.setattr(layout, "SHARD_BYTES", 60 * 200)
+    top = class_folders(tmp_path / "images", 300)
     environment = dict(os.environ, SIDA_LEASE_SECONDS="2", TMPDIR=str(place_on))
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(top)], cwd=ROOT, stdout=subprocess.PIPE, env=environment)
     assert child.stdout is not None
@@ -208,19 +208,20 @@ def test_a_disk_that_fills_up_amid_a_shard_is_said_and_nothing_is_published(
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(small)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", str(small)], capture_output=True).returncode:
         pytest.skip("this machine does not let us mount")
     try:
-        monkeypatch.setattr(layout, "SHARD_BYTES", 300 * 200)  # the first shard fits, the second does not
+        # A shard is larger than the disk for temporary files; the store's holds two of three.
+        monkeypatch.setattr(layout, "SHARD_BYTES", (300 if which == "TMPDIR" else 100) * 200)
         monkeypatch.setattr("tempfile.tempdir", str(small) if which == "TMPDIR" else None)
         if which == "SIDA_STORE":
             monkeypatch.setenv("SIDA_STORE", f"file://{small}")
         with pytest.raises(UserError, match="free space"):
-            prepare(class_folders(tmp_path / "images", 700))
+            prepare(class_folders(tmp_path / "images", 300))
         store = open_store(settings().store)
         assert not [key for key in store.list("steps/prepare_data/") if key.endswith("1.json")]
         monkeypatch.setattr("tempfile.tempdir", None)
         monkeypatch.setenv("SIDA_STORE", f"file://{tmp_path / 'large'}")
-        assert result(tmp_path / "images").count == 700
+        assert result(tmp_path / "images").count == 300
     finally:
         subprocess.run(["umount", str(small)], check=True)
