@@ -56,16 +56,21 @@ def local_vae(latents: Latents) -> Path | None:
     return Path(text) if text.startswith(("/", ".")) else None
 
 
-def load_vae(latents: Latents) -> Any:
-    """diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
-
-    A repository needs a pinned revision (a commit's 40 hex digits). Raises UserError when diffusers or the files are missing.
-    """
-    folder = local_vae(latents)
-    if folder is None and not re.fullmatch(r"[0-9a-f]{40}", latents.revision or ""):
+def check_pinned(latents: Latents) -> None:
+    """Raises UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
+    if local_vae(latents) is None and not re.fullmatch(r"[0-9a-f]{40}", latents.revision or ""):
         raise UserError(
             f"dataset.latents.revision {latents.revision!r} of {latents.vae} is no commit: pin one by its 40 hex digits"
         )
+
+
+def load_vae(latents: Latents) -> Any:
+    """diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
+
+    Raises UserError when diffusers or the files are missing.
+    """
+    check_pinned(latents)
+    folder = local_vae(latents)
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:

@@ -77,7 +77,7 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
     """What the dataset section asks for. Raises UserError where source and recipe do not fit."""
     from sida.data.convert import Conversion
     from sida.data.decode import Decoder
-    from sida.data.latents import NpyDecoder
+    from sida.data.latents import NpyDecoder, check_pinned
     from sida.data.layout import record_dtype
     from sida.data.sources import LATENT_ENDING, open_source
 
@@ -90,6 +90,7 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
         layout = record_dtype("latents", dataset.channels, dataset.resolution)
         if source.entries and source.entries[0].name.endswith(LATENT_ENDING):
             return Conversion(source, layout, shard_bytes, work, NpyDecoder(dataset.channels, dataset.resolution))
+        check_pinned(dataset.latents)
         size = dataset.latents.image_resolution
         decoder = Decoder(dataset.transform, size, 3, dataset.modes)
         return Conversion(source, layout, shard_bytes, work, decoder, record_dtype("pixels", 3, size))

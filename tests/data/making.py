@@ -48,7 +48,10 @@ def section(path: Path, source: str = "folder", **fields: Any) -> Dataset:
 
 def prepare(path: Path, source: str = "folder", attempt: str = "", **fields: Any) -> Published:
     """The step on such a section."""
-    whole = recipe.load("digits").model_copy(update={"dataset": section(path, source, **fields)})
+    digits, dataset = recipe.load("digits"), section(path, source, **fields)
+    size = {"resolution": dataset.resolution, "channels": dataset.channels, "label_dim": 0}
+    teacher = digits.teacher.model_copy(update={"network": digits.teacher.network.model_copy(update=size)})
+    whole = digits.model_copy(update={"dataset": dataset, "teacher": teacher})
     return prepare_data(recipe=whole, attempt=attempt)
 
 

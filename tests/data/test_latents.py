@@ -1,4 +1,4 @@
-"""Latents by a tiny random VAE: through the job's processes, after kills, and back to pixels. EDM2's arithmetic is in tests/golden."""
+"""Latents by a tiny random VAE, through the job's processes, and back to pixels. EDM2's arithmetic is in tests/golden."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from sida.data import layout, ranged
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
-from sida.errors import Corrupt, SidaError, UserError
+from sida.errors import Corrupt, SidaError
 from sida.manifests import DatasetResult, parse_manifest
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -142,16 +142,12 @@ def test_an_index_with_a_changed_byte_is_refused_or_says_the_same(place: Path, t
     rng = np.random.default_rng(0)
     for at in rng.choice(len(result_part), 150, replace=False):
         spoilt = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        try:
+        with suppress(SidaError):
             found = parse_manifest(spoilt, "index").result
             assert isinstance(found, DatasetResult)
             records = Shards(store, found).records(list(range(30)))
-        except (UserError, SidaError) as error:
-            assert "\n" not in str(error)
-        else:
             assert np.array_equal(records, expected)
             assert (found.count, found.classes) == (good.count, good.classes)
-    json.loads(content)
 
 
 def test_an_index_beyond_the_last_record_is_refused(made: DatasetResult) -> None:
