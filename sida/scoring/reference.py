@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sida.foreign.fetch import fetch_file
 from sida.manifests import ReferenceResult, read_manifest
 from sida.recipe import Recipe
 from sida.steps import Context, Published, step
-from sida.teachers.fetch import local_file
 
 if TYPE_CHECKING:
     from sida.numerics.frechet import Moments
@@ -23,7 +23,9 @@ def reference_statistics(context_of: Any, *, recipe: Recipe, dataset: str, attem
     """Compute the detector's feature statistics over the whole training set, in float64."""
     data = read_manifest(dataset, "dataset")
     evaluation = recipe.evaluation
-    path, digest = local_file(evaluation.detector.address, "detector", evaluation.detector.sha256)
+    path, digest = fetch_file(
+        evaluation.detector.address, "detector", evaluation.detector.sha256, step="reference_statistics"
+    )
 
     def produce(context: Context) -> ReferenceResult:
         import torch
