@@ -1,4 +1,4 @@
-"""What an iteration costs, counted and not estimated: the project's own iteration runs on torch's meta device, which computes shapes only.
+"""What an iteration costs, counted: the project's own iteration runs on torch's meta device, which computes shapes only.
 
 FLOPs come from torch's counter (2 per multiply-add); activations are the tensors that autograd saves for the backward pass, each
 storage once, the parameters themselves left out. Nothing is allocated, so that this takes seconds for any size.
@@ -166,6 +166,6 @@ def forward_flops(network: Denoiser) -> tuple[int, int]:
     counted = []
     for want in ("image", "logits"):
         with META, FlopCounterMode(display=False) as counter:
-            network(torch.empty(shape), torch.ones(1), torch.empty(1, network.label_dim), want=want)  # type: ignore[call-overload]
+            network(torch.empty(shape), torch.ones(1), torch.empty(1, network.label_dim), want=want)
         counted.append(counter.get_total_flops())
     return counted[0], counted[1]

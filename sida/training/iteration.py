@@ -109,7 +109,6 @@ class Distillation:
         method, networks = self.method, self.networks
         psi = networks.psi.train().requires_grad_(True)
         theta = networks.theta.eval().requires_grad_(False)
-        self.psi_optimiser.zero_grad(set_to_none=True)
         for offsets in self._rounds():
             indices = seen + offsets
             x, c = self.data.batch(2 * seen + offsets)
@@ -138,6 +137,7 @@ class Distillation:
             self.dropped += (~losses.keep).sum()
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         self._step(self.psi_optimiser, psi, method.fake_score_rate, seen, clip)
+        self.psi_optimiser.zero_grad(set_to_none=True)  # the other phase needs the memory
         return reported
 
     # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
@@ -147,7 +147,6 @@ class Distillation:
         phi, psi = networks.phi, networks.psi.eval().requires_grad_(False)
         theta = networks.theta.train().requires_grad_(True)
         adversarial = method.adversarial and seen > method.adversarial_from
-        self.theta_optimiser.zero_grad(set_to_none=True)
         for offsets in self._rounds():
             indices = seen + offsets
             x, c = self.data.batch(2 * seen + method.batch + offsets)
@@ -170,6 +169,7 @@ class Distillation:
             self.dropped += (~losses.keep).sum()
         if not method.adversarial or seen > method.generator_from:
             self._step(self.theta_optimiser, theta, method.generator_rate, seen)
+        self.theta_optimiser.zero_grad(set_to_none=True)
         return reported
 
     def _rounds(self) -> Iterator[Tensor]:
