@@ -9,7 +9,6 @@ are refused always: that tool clipped them to white.
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,18 +39,16 @@ class Decoder:
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
         """The image, and whether EXIF asks for a rotation. Raises Unreadable with the reason."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what matters about the file is an error below
-                image = Image.open(io.BytesIO(content), formats=FORMATS)
-                if image.width * image.height > MAX_PIXELS:
-                    raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
-                image.load()
-                rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
-                made = TRANSFORMS[self.transform](self._plain(image), self.resolution)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
+            image.load()
+            rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
+            made = TRANSFORMS[self.transform](self._plain(image), self.resolution)
             pixels = np.asarray(made)
         except Unreadable:
             raise
-        except Image.DecompressionBombError as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise Unreadable("has too many pixels: refused as a bomb") from error
         except Image.UnidentifiedImageError as error:
             raise Unreadable("is none of " + ", ".join(FORMATS)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -43,22 +44,31 @@ def decode_into(path: Path, layout: np.dtype, first: int, entries: Sequence[Entr
     """Write the entries' records into slots ``first`` .. of the file; labels are not touched."""
     reader = Reader()
     outcomes = []
-    records = np.memmap(path, layout, "r+")[first : first + len(entries)]
-    for record, entry in zip(records, entries, strict=True):
-        content = b""
-        try:
-            content = reader.read(entry)
-            data, rotated = decode(content)
-            if data.shape != record["data"].shape:
-                raise Unreadable(f"holds {list(data.shape)}, not {list(record['data'].shape)}")
-        except Unreadable as error:
-            outcomes.append(Outcome(ABSENT, str(error), False, hashlib.sha256(content).digest()))
-            continue
-        record["data"] = data
-        record["crc"] = crc_of(record["data"])
-        outcomes.append(Outcome(pixels_digest(data), None, rotated, hashlib.sha256(content).digest()))
+    records = np.asarray(np.memmap(path, layout, "r+"))[first : first + len(entries)]
+    images, checksums = records["data"], records["crc"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters about a file makes it unreadable
+        for slot, entry in enumerate(entries):
+            content = b""
+            try:
+                content = reader.read(entry)
+                data, rotated = decode(content)
+                if data.shape != images.shape[1:]:
+                    raise Unreadable(f"holds {list(data.shape)}, not {list(images.shape[1:])}")
+            except Unreadable as error:
+                outcomes.append(Outcome(ABSENT, str(error), False, _content_digest(entry, content)))
+                continue
+            data = np.ascontiguousarray(data)
+            images[slot] = data
+            checksums[slot] = crc_of(data)
+            outcomes.append(Outcome(pixels_digest(data), None, rotated, _content_digest(entry, content)))
     reader.close()
     return outcomes
+
+
+def _content_digest(entry: Entry, content: bytes) -> bytes:
+    """sha256 of a file on disk; an archive is hashed as a whole."""
+    return hashlib.sha256(content).digest() if entry.crc is None else b""
 
 
 class Decoders:

@@ -40,13 +40,13 @@ def class_folders(top: Path, count: int, classes: int = 2, size: tuple[int, int]
     return top
 
 
-def section(path: Path, source: str = "folder", **fields: Any) -> Dataset:
+def section(path: Path | str, source: str = "folder", **fields: Any) -> Dataset:
     """A dataset section: 8x8 RGB images by LANCZOS, unless told otherwise."""
     defaults = {"resolution": 8, "channels": 3, "transform": "lanczos", "licence": "-"}
     return Dataset.model_validate({**defaults, "source": source, "address": str(path), **fields})
 
 
-def prepare(path: Path, source: str = "folder", attempt: str = "", **fields: Any) -> Published:
+def prepare(path: Path | str, source: str = "folder", attempt: str = "", **fields: Any) -> Published:
     """The step on such a section."""
     digits, dataset = recipe.load("digits"), section(path, source, **fields)
     size = {"resolution": dataset.resolution, "channels": dataset.channels, "label_dim": 0}
@@ -55,7 +55,7 @@ def prepare(path: Path, source: str = "folder", attempt: str = "", **fields: Any
     return prepare_data(recipe=whole, attempt=attempt)
 
 
-def result(path: Path, source: str = "folder", **fields: Any) -> DatasetResult:
+def result(path: Path | str, source: str = "folder", **fields: Any) -> DatasetResult:
     """What it publishes."""
     found = prepare(path, source, **fields).manifest.result
     assert isinstance(found, DatasetResult)

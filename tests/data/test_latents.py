@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from sida.data import layout
+from sida.data.convert import convert, finished
 from sida.data.decode import Decoder
 from sida.data.latents import decode_images, encoder_of, load_vae
+from sida.data.prepare import conversion_of
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import UserError
 from sida.numerics.latents import RAW_MEANS, RAW_STDS, latent_scale_bias
 from sida.recipe import Latents
 from sida.settings import settings
-from sida.stores import open_store
-from tests.data.making import GOLDEN, class_folders, result
+from sida.stores import fetch_object, open_store, put_object
+from tests.data.making import GOLDEN, class_folders, result, section
 
 pytest.importorskip("diffusers")
 
@@ -45,7 +47,23 @@ def fields(vae: Path, image_resolution: int, **more: Any) -> dict[str, Any]:
     return {"latents": latents, "resolution": image_resolution // 8, "channels": 4, "transform": transform, **more}
 
 
-def test_images_become_means_and_deviations_by_several_processes(
+def test_images_become_means_and_deviations(vae: Path, tmp_path: Path) -> None:
+    top = class_folders(tmp_path / "images", 5, size=(80, 70))
+    dataset = section(top, classes=2, **fields(vae, 64))
+    conversion = conversion_of(dataset, tmp_path, "data/x", 2 * 2100)
+    store = open_store(f"file://{tmp_path / 'store'}")
+    assert dataset.latents is not None
+    encode = encoder_of(load_vae(dataset.latents))
+    convert(conversion, store, lambda path, name: put_object(store, path, name), tmp_path, encode=encode)
+    images = [Decoder("center-crop-dhariwal", 64, 3)(path.read_bytes())[0] for path in sorted(top.rglob("*.png"))]
+    made = [finished(store, conversion, number) for number in range(3)]
+    records = [np.memmap(fetch_object(store, one.shard.object), conversion.layout, "r") for one in made if one]
+    assert np.array_equal(np.concatenate(records)["data"], np.stack([encode(image) for image in images]))
+    assert np.concatenate(records)["label"].tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.slow
+def test_several_processes_encode_what_one_does(
     place_on: Path, tmp_path: Path, vae: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIDA_WORKERS", "2")

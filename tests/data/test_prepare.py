@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -75,6 +78,17 @@ def test_the_cifar10_archive_is_its_training_images_in_published_order(place_on:
     _, labels = shards_of(found).read(torch.arange(100))
     assert labels.tolist() == known["labels"]
     assert found.source_sha256 == known["archive_sha256"]
+
+
+def test_an_archive_behind_an_address_is_fetched_once(place: Path, tmp_path: Path) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(GOLDEN / "cifar10"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/cifar-10-python.tar.gz"
+        found = result(address, "cifar10", classes=10, resolution=32, transform="none")
+        server.shutdown()
+    assert found.count == 100
+    assert prepare(address, "cifar10", classes=10, resolution=32, transform="none").reused  # the server is gone
 
 
 def test_labels_alone_are_a_data_set_for_data_free_distillation(place: Path, tmp_path: Path) -> None:
