@@ -131,7 +131,9 @@ def _assemble(
     digests = np.concatenate(
         [np.frombuffer(store.read(one.digests.key), np.uint8).reshape(-1, DIGEST_BYTES) for one in made]
     )
-    readable: np.ndarray = digests.any(1) if source.entries else np.ones(len(digests), bool)
+    readable = np.ones(len(digests), bool)
+    if source.entries:
+        readable &= digests.any(axis=1)
     unreadable = [pair for one in made for pair in one.unreadable]
     doubles = duplicates(digests)
     listing = None
