@@ -54,7 +54,10 @@ def test_images_become_means_and_deviations(vae: Path, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path / 'store'}")
     assert dataset.latents is not None
     encode = encoder_of(load_vae(dataset.latents))
-    convert(conversion, store, lambda path, name: put_object(store, path, name), tmp_path, encode=encode)
+    put = lambda path, name: put_object(store, path, name)  # noqa: E731
+    assert convert(conversion, store, put, tmp_path, numbers=[1], encode=encode) == 0  # another process's share
+    assert convert(conversion, store, put, tmp_path, encode=encode) == 1
+    assert convert(conversion, store, put, tmp_path) == 3  # resumed: nothing is left for an encoder
     images = [Decoder("center-crop-dhariwal", 64, 3)(path.read_bytes())[0] for path in sorted(top.rglob("*.png"))]
     made = [finished(store, conversion, number) for number in range(3)]
     records = [np.memmap(fetch_object(store, one.shard.object), conversion.layout, "r") for one in made if one]
