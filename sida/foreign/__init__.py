@@ -4,7 +4,8 @@
 inert stand-ins that hold a class's name and its state.
 """
 
-from sida.foreign.limits import Limits, Refused
+from sida.errors import Refused
+from sida.foreign.limits import Limits
 from sida.foreign.pickles import read_pickle
 from sida.foreign.stand_ins import Inert, Storage, TensorView
 

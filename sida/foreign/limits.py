@@ -1,14 +1,8 @@
-"""How much a foreign file may ask of this machine, and the error that says it asked for too much."""
+"""How much a foreign file may ask of this machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from sida.errors import UserError
-
-
-class Refused(UserError):
-    """A foreign file holds what is not accepted; nothing of it was executed."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import struct
 from collections.abc import Callable, Collection
 from typing import Any
 
+from sida.errors import Refused
 from sida.foreign.accepted import CALLS, NEW, SLOT_BYTES, DType, PendingArray, array_of, check_key
-from sida.foreign.limits import Budget, Refused
+from sida.foreign.limits import Budget
 from sida.foreign.stand_ins import Global, Inert, Storage
 
 VIEW_BYTES = 4096  # longer byte strings are views of the file, not copies

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sida.errors import UserError
+from sida.errors import Refused, UserError
 from sida.foreign.accepted import CALLS, NAMES, NEW, STORAGES, PendingArray
-from sida.foreign.limits import Budget, Limits, Refused
+from sida.foreign.limits import Budget, Limits
 from sida.foreign.machine import Machine
 from sida.foreign.stand_ins import DTYPES, Global, Inert, Storage
 

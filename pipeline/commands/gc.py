@@ -1,0 +1,38 @@
+"""Show, and with --delete remove, what the store holds and no run needs.
+
+Kept are: what any recorded run names, each step's latest result, unfinished jobs, and every object that these name. Removed are
+superseded attempts, checkpoints of finished training, and objects that nothing names any more; never while a step runs.
+
+examples:
+  python -m pipeline gc                     what could go: nothing is changed
+  python -m pipeline gc --delete            remove it
+  python -m pipeline gc --forget RUN        as if RUN had never been: also what only it needs
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--delete, --forget RUN, --store ADDRESS, --json."""
+    parser.add_argument("--delete", action="store_true", help="remove it; without this nothing is changed")
+    parser.add_argument("--forget", metavar="RUN", action="append", default=[], help="forget a run (may be repeated)")
+    parser.add_argument("--store", metavar="ADDRESS", help="file:///folder or s3://bucket/prefix (default: SIDA_STORE)")
+    parser.add_argument("--json", action="store_true", help="print every key as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """One line, or JSON."""
+    from sida.settings import settings
+    from sida.stores import open_store
+    from sida.unneeded import as_json, find_unneeded, remove_unneeded, summary
+
+    store = open_store(args.store or settings().store)
+    found = (remove_unneeded if args.delete else find_unneeded)(store, args.forget)
+    if args.json:
+        print(as_json(found))
+    else:
+        hint = "" if args.delete or not found.all_keys() else "; nothing was changed: --delete removes it"
+        print(f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(found)}{hint}")
+    return 0

@@ -1,0 +1,171 @@
+"""What a store holds that no run needs, and removing it.
+
+Needed are: every attempt that a recorded run names, every attempt that is a step's latest, unfinished jobs, and each object whose
+sha256 occurs in what is kept. So whatever a record of any kind names stays. Not needed are superseded attempts that no run names,
+their jobs, checkpoints of finished attempts, and the objects that only those named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sida.errors import NotFound, UserError
+from sida.lease import acquire, is_alive
+from sida.records import check_run_id
+from sida.stores import ObjectStore
+
+DIGEST = re.compile(rb"[0-9a-f]{64}")
+RECORD_BYTES = 64 << 20  # JSON objects up to here are looked into for digests of others
+LEASE = "gc"
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """Keys that may go, by kind, and the bytes of the objects among them."""
+
+    runs: list[str] = field(default_factory=list)  # records of runs that are to be forgotten
+    attempts: list[str] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+    object_bytes: int = 0
+
+    def all_keys(self) -> list[str]:
+        """In the order of removal: what names an object goes before the object."""
+        return [*self.runs, *self.attempts, *self.jobs, *self.objects]
+
+
+def find_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
+    """Look through the whole store; removes nothing. Runs in ``forget`` are treated as if they had never been.
+
+    Raises UserError for a run that is not recorded, and the store's errors.
+    """
+    keys = store.list()
+    forgotten = [check_run_id(run) for run in forget]
+    runs = [key for key in keys if key.startswith("runs/")]
+    for run in forgotten:
+        if not any(key.startswith(f"runs/{run}/") for key in runs):
+            raise UserError(f"run {run} is not recorded in {store.address}: `python -m pipeline status` lists runs")
+    going = {key for key in runs if key.split("/")[1] in forgotten}
+    told, lost = (_text(store, [key for key in runs if (key in going) == gone]) for gone in (False, True))
+
+    attempts = _attempts(store, keys, told, lost)
+    jobs = [key for key in keys if key.startswith("jobs/") and _job_is_over(key, attempts, set(keys))]
+    removed = {*going, *attempts, *jobs}
+    kept = [key for key in keys if key not in removed and not key.startswith(("objects/", "leases/"))]
+    needed = _named_objects(store, kept, [key for key in keys if key.startswith("objects/")])
+    objects = [key for key in keys if key.startswith("objects/") and _digest(key) not in needed]
+    return Unneeded(sorted(going), attempts, jobs, objects, sum(_size(store, key) for key in objects))
+
+
+def remove_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
+    """Find again and remove, while nobody else collects.
+
+    Raises UserError while a step runs: it may have stored what no manifest names yet.
+    """
+    with acquire(store, LEASE):
+        if running := _running(store):
+            raise UserError(f"{running} is being made in {store.address}: wait until it is done, then run gc again")
+        unneeded = find_unneeded(store, forget)
+        for key in unneeded.all_keys():
+            store.delete(key)
+    return unneeded
+
+
+def _attempts(store: ObjectStore, keys: Iterable[str], told: bytes, lost: bytes) -> list[str]:
+    """Superseded attempts that no kept run names, and latest ones that only forgotten runs named."""
+    found = []
+    for key in keys:
+        if not re.fullmatch(r"steps/[^/]+/[0-9a-f]{64}/[0-9]+\.json", key) or key.encode() in told:
+            continue
+        folder, _, name = key.rpartition("/")
+        if key.encode() in lost or _latest(store, folder) not in ("", name.removesuffix(".json")):
+            found.append(key)
+    folders = {key.rpartition("/")[0] for key in found}
+    left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in found}
+    return found + [f"{folder}/latest" for folder in sorted(folders - left)]
+
+
+def _latest(store: ObjectStore, folder: str) -> str:
+    """Number of the attempt that counts; empty where a killed writer did not get to saying so: then all stay."""
+    try:
+        return store.read(f"{folder}/latest").decode("ascii", "replace").strip()
+    except NotFound:
+        return ""
+
+
+def _job_is_over(key: str, attempts: list[str], keys: set[str]) -> bool:
+    """A job's files whose attempt goes, and a finished attempt's checkpoints."""
+    parts = key.split("/")
+    if len(parts) < 5:
+        return False
+    manifest = f"steps/{parts[1]}/{parts[2]}/{parts[3]}.json"
+    return manifest in attempts or (parts[4] == "checkpoints" and manifest in keys)
+
+
+def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str]) -> set[str]:
+    """Digests that the records name, and those that JSON objects named by them name in turn."""
+    by_digest: dict[str, list[str]] = {}
+    for key in objects:
+        by_digest.setdefault(_digest(key), []).append(key)
+    needed: set[str] = set()
+    waiting = list(records)
+    while waiting:
+        for digest in DIGEST.findall(_text(store, [waiting.pop()])):
+            name = digest.decode()
+            if name in by_digest and name not in needed:
+                needed.add(name)
+                waiting += [key for key in by_digest[name] if key.endswith(".json")]
+    return needed
+
+
+def _running(store: ObjectStore) -> str:
+    """A step's key whose lease is alive; empty when there is none."""
+    newest: dict[str, int] = {}
+    for key in store.list("leases/"):
+        held, _, number = key.removeprefix("leases/").rpartition("/")
+        if held != LEASE and number.removesuffix(".json").isdigit():
+            newest[held] = max(newest.get(held, 0), int(number.removesuffix(".json")))
+    return next((held for held, number in newest.items() if is_alive(store, held, number)), "")
+
+
+def _text(store: ObjectStore, keys: Iterable[str]) -> bytes:
+    """The records' bytes, one after another; large ones are not records."""
+    parts = []
+    for key in keys:
+        try:
+            if store.stat(key).size <= RECORD_BYTES:
+                parts.append(store.read(key))
+        except NotFound:
+            continue  # gone meanwhile
+    return b"\n".join(parts)
+
+
+def _size(store: ObjectStore, key: str) -> int:
+    try:
+        return store.stat(key).size
+    except NotFound:
+        return 0
+
+
+def _digest(key: str) -> str:
+    return key.rpartition("/")[2][:64]
+
+
+def summary(unneeded: Unneeded) -> str:
+    """One line: how much of what."""
+    counts = {
+        "runs' records": len(unneeded.runs),
+        "attempts' files": len(unneeded.attempts),
+        "jobs' files": len(unneeded.jobs),
+        "objects": len(unneeded.objects),
+    }
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{said or 'nothing'} ({unneeded.object_bytes / 2**20:.1f} MiB)"
+
+
+def as_json(unneeded: Unneeded) -> str:
+    """For programs."""
+    return json.dumps({**vars(unneeded)}, indent=1)
