@@ -40,7 +40,11 @@ def parser() -> argparse.ArgumentParser:
         module: Any = importlib.import_module(f"pipeline.commands.{found.name}")
         summary, _, rest = (module.__doc__ or "").partition("\n\n")
         verb = verbs.add_parser(
-            found.name, help=summary.rstrip("."), description=summary, epilog=rest, formatter_class=layout
+            found.name.replace("_", "-"),
+            help=summary.rstrip("."),
+            description=summary,
+            epilog=rest,
+            formatter_class=layout,
         )
         module.add_arguments(verb)
         verb.set_defaults(main=module.main)

@@ -74,11 +74,40 @@ class Shard(Part):
     count: int
 
 
+class LatentsInfo(Part):
+    """What encoded the images, and how the latents are normalised."""
+
+    vae: str
+    revision: str | None
+    vae_sha256: str | None  # of its weights; None when the latents were encoded elsewhere
+    image_resolution: int
+    raw_mean: tuple[float, ...]
+    raw_std: tuple[float, ...]
+    licence: str
+
+
+class Excluded(Part):
+    """How many images of the source were not as they should be; ``listing`` names them (JSON)."""
+
+    unreadable: int = 0
+    duplicates: int = 0
+    kept_duplicates: int = 0  # counted and listed, but in the data set
+    ignored_files: int = 0  # that are no images
+    rotated: int = 0  # images whose EXIF asks for a rotation, taken as stored
+    listing: ObjectRef | None = None
+
+
 class DatasetResult(Part):
-    """Images as shards; record = int32 label, then uint8 [channels, resolution, resolution]."""
+    """Images, latents or labels as shards (``sida.data.layout``)."""
 
     kind: Literal["dataset"] = "dataset"
+    record: Literal["pixels", "latents", "labels"] = "pixels"
     source: str
+    source_sha256: str = ""  # of the archive, or over the contents of a folder's images in order
+    decoder: str = ""  # what decoded and resized: Pillow and its version
+    latents: LatentsInfo | None = None
+    excluded: Excluded = Excluded()
+    picture: ObjectRef | None = None  # PNG: a grid with labels, and the class histogram
     transform: str
     licence: str
     count: int

@@ -144,6 +144,11 @@ class Dataset(Part):
     channels: Positive
     classes: Count = 0
     images: Positive | None = None  # how many there must be; None: as many as there are
+    modes: Literal["strict", "convert"] = (
+        "strict"  # convert: palette, CMYK, bilevel and alpha as EDM2's tool takes them
+    )
+    unreadable: Literal["fail", "skip"] = "fail"
+    duplicates: Literal["fail", "skip", "keep"] = "fail"  # of pixels; keep where the published set has them
 
     @model_validator(mode="after")
     def _latents_fit(self) -> Dataset:

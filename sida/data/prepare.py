@@ -2,60 +2,233 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sida.errors import UserError
-from sida.manifests import DatasetResult
-from sida.recipe import Recipe
+from sida import progress
+from sida.errors import SidaError, UserError
+from sida.manifests import DatasetResult, Excluded, LatentsInfo, Shard, digest_of
+from sida.recipe import Dataset, Recipe
 from sida.steps import Context, Published, step
 
+if TYPE_CHECKING:
+    from sida.data.convert import Conversion, Made
 
-def _digits() -> tuple[np.ndarray, np.ndarray, str]:
-    from sida.data.digits import load_digits_images
-
-    return (*load_digits_images(), "ink counts 0..16 stretched to 0..255, rounded")
-
-
-SOURCES: dict[str, Callable[[], tuple[np.ndarray, np.ndarray, str]]] = {"digits": _digits}
+NAMED = 3  # bad images named in a message; the listing names all
 
 
-@step("prepare_data", version=1, sources=("sida/data",))
+@step("prepare_data", version=2, sources=("sida/data",))
 def prepare_data(context_of: Any, *, recipe: Recipe, attempt: str = "") -> Published:
     """Read the recipe's data source and publish it as shards."""
+    from sida.data.identity import identify
+
     dataset = recipe.dataset
+    identity = identify(dataset)
 
     def produce(context: Context) -> DatasetResult:
-        from sida.data.shards import write_shards
+        with tempfile.TemporaryDirectory(prefix="sida-data-") as folder:
+            return _prepare(context, recipe, identity, Path(folder), anew=attempt == "new")
 
-        images, labels, transform = SOURCES[dataset.source]()
-        if images.shape[1:] != (dataset.channels, dataset.resolution, dataset.resolution):
+    parameters = dataset.model_dump(mode="json", exclude={"address"}) | {"identity": identity}
+    return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)
+
+
+def _prepare(context: Context, recipe: Recipe, identity: dict[str, str], folder: Path, *, anew: bool) -> DatasetResult:
+    from sida.data.convert import convert, finished
+    from sida.data.layout import SHARD_BYTES
+    from sida.launch.job import run_job
+    from sida.progress import Progress
+
+    dataset = recipe.dataset
+    parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
+    work = f"data/{digest_of([parts, identity, SHARD_BYTES, decoder_name(), context.step.code()])}"
+    if anew:
+        work += f"/attempt-{context.attempt}"
+    started = time.monotonic()
+    conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
+    total = len(conversion.source)
+    if conversion.image_layout is not None:
+        spec = {"recipe": recipe.model_dump(mode="json"), "work": work, "shard_bytes": SHARD_BYTES}
+        found = run_job(context, "encode", spec, recipe.execution)["found"]
+    else:
+        shown, done = Progress(context.step.name, total, "images"), 0
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            shown.update(done)
+
+        found = convert(conversion, context.store, context.put, folder, progress=advance)
+    if found:
+        progress.note(context.step.name, f"{found} of {conversion.shards} shards were there already")
+    made = [finished(context.store, conversion, number) for number in range(conversion.shards)]
+    if None in made:
+        raise SidaError(f"{conversion.source.where}: shard {made.index(None)} is not in the store: run again")
+    context.notes["images_per_second"] = round(total / max(time.monotonic() - started, 1e-9), 1)
+    return _assemble(context, dataset, identity, conversion, [one for one in made if one is not None], folder)
+
+
+def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -> Conversion:
+    """What the dataset section asks for. Raises UserError where source and recipe do not fit."""
+    from sida.data.convert import Conversion
+    from sida.data.decode import Decoder
+    from sida.data.latents import NpyDecoder, check_pinned
+    from sida.data.layout import record_dtype
+    from sida.data.sources import LATENT_ENDING, open_source
+
+    source = open_source(dataset, folder)
+    if source.ignored:
+        progress.note("prepare_data", f"{source.where}: {source.ignored:,} files are no images, left out")
+    if not source.entries and source.images is None:
+        return Conversion(source, record_dtype("labels", 0, 0), shard_bytes, work)
+    if dataset.latents is not None:
+        layout = record_dtype("latents", dataset.channels, dataset.resolution)
+        if source.entries and source.entries[0].name.endswith(LATENT_ENDING):
+            return Conversion(source, layout, shard_bytes, work, NpyDecoder(dataset.channels, dataset.resolution))
+        check_pinned(dataset.latents)
+        size = dataset.latents.image_resolution
+        decoder = Decoder(dataset.transform, size, 3, dataset.modes)
+        return Conversion(source, layout, shard_bytes, work, decoder, record_dtype("pixels", 3, size))
+    layout = record_dtype("pixels", dataset.channels, dataset.resolution)
+    if source.images is not None:
+        if source.images.shape[1:] != layout["data"].shape:
             raise UserError(
-                f"source {dataset.source!r} holds images {images.shape[1:]}, the recipe says {dataset.channels} channels "
+                f"{source.where}: holds images {list(source.images.shape[1:])}, the recipe says {dataset.channels} channels "
                 f"at {dataset.resolution}x{dataset.resolution}: correct dataset.channels and dataset.resolution"
             )
-        if dataset.classes and not 0 <= labels.min() <= labels.max() < dataset.classes:
-            raise UserError(
-                f"source {dataset.source!r} has labels {labels.min()} to {labels.max()}, "
-                f"the recipe says {dataset.classes} classes: correct dataset.classes"
-            )
-        histogram = np.bincount(labels, minlength=dataset.classes) if dataset.classes else np.zeros(0, int)
-        with tempfile.TemporaryDirectory() as folder:
-            shards = write_shards(images, labels if dataset.classes else None, Path(folder), context.put)
-        return DatasetResult(
-            source=dataset.source,
-            transform=transform,
-            licence=dataset.licence,
-            count=len(images),
-            channels=dataset.channels,
-            resolution=dataset.resolution,
-            classes=dataset.classes,
-            histogram=tuple(histogram.tolist()),
-            shards=shards,
-        )
+        return Conversion(source, layout, shard_bytes, work)
+    if dataset.channels not in (1, 3):
+        raise UserError(f"dataset.channels {dataset.channels}: images have 1 or 3")
+    decoder = Decoder(dataset.transform, dataset.resolution, dataset.channels, dataset.modes)
+    return Conversion(source, layout, shard_bytes, work, decoder)
 
-    return context_of(parameters=dataset.model_dump(mode="json"), inputs={}, produce=produce, attempt=attempt)
+
+def decoder_name() -> str:
+    """Pillow's version and its JPEG library's: another one may differ by a level."""
+    from PIL import __version__, features
+
+    return f"Pillow {__version__}, libjpeg {features.version('jpg')}"
+
+
+def _assemble(
+    context: Context, dataset: Dataset, identity: dict[str, str], conversion: Conversion, made: list[Made], folder: Path
+) -> DatasetResult:
+    """Apply the policies for bad images, and describe the whole."""
+    import numpy as np
+
+    from sida.data.convert import duplicates, name_of
+    from sida.data.decoding import DIGEST_BYTES
+    from sida.data.duplicates import without
+    from sida.data.picture import draw_picture
+    from sida.data.shards import Shards
+
+    source, store = conversion.source, context.store
+    digests = np.concatenate(
+        [np.frombuffer(store.read(one.digests.key), np.uint8).reshape(-1, DIGEST_BYTES) for one in made]
+    )
+    readable = np.ones(len(digests), bool)
+    if source.entries:
+        readable &= digests.any(axis=1)
+    unreadable = [pair for one in made for pair in one.unreadable]
+    doubles = duplicates(digests)
+    listing = None
+    if unreadable or doubles:
+        same = [[name_of(source, index), name_of(source, first)] for index, first in doubles]
+        listing = context.put(
+            json.dumps({"unreadable": unreadable, "duplicates": same}, indent=1).encode(), "bad-images.json"
+        )
+        _judge(context, dataset, source.where, len(source), unreadable, same, store.address_of(listing.key))
+    shards: Sequence[Shard] = [one.shard for one in made if one.shard.count]
+    if doubles and dataset.duplicates == "skip":
+        dropped = np.zeros(len(digests), bool)
+        dropped[[index for index, _ in doubles]] = True
+        shards = without(conversion, made, readable, dropped, store, context.put, folder)
+        readable &= ~dropped
+    count = int(readable.sum())
+    if count == 0:
+        raise UserError(f"{source.where}: none of {len(source):,} images is left, e.g. {': '.join(unreadable[0])}")
+    labels = None if source.labels is None or not dataset.classes else source.labels[readable]
+    histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
+    if 0 in histogram:
+        progress.note(
+            context.step.name,
+            f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}",
+        )
+    content = identity.get("sha256") or hashlib.sha256("".join(one.content for one in made).encode()).hexdigest()
+    if dataset.sha256 and "sha256" not in identity and "listing" in identity and dataset.sha256 != content:
+        raise UserError(f"{source.where}: sha256 over its files is {content}, the recipe expects {dataset.sha256}")
+    result = DatasetResult(
+        record=_record(conversion),
+        source=dataset.source,
+        source_sha256=content if identity else "",
+        decoder=decoder_name() if source.entries else "",
+        latents=_latents_info(dataset, conversion, identity),
+        transform=source.made_by or dataset.transform,
+        licence=dataset.licence,
+        count=count,
+        channels=dataset.channels,
+        resolution=dataset.resolution,
+        classes=dataset.classes,
+        histogram=histogram,
+        excluded=Excluded(
+            unreadable=len(unreadable),
+            duplicates=len(doubles) if dataset.duplicates == "skip" else 0,
+            kept_duplicates=len(doubles) if dataset.duplicates == "keep" else 0,
+            ignored_files=source.ignored,
+            rotated=sum(one.rotated for one in made),
+            listing=listing,
+        ),
+        shards=tuple(shards),
+    )
+    if result.record == "labels":
+        return result
+    path = folder / "dataset.png"
+    draw_picture(path, Shards(store, result), result)
+    return result.model_copy(update={"picture": context.put(path, path.name)})
+
+
+def _judge(
+    context: Context, dataset: Dataset, where: str, total: int, unreadable: list[Any], same: list[Any], listed: str
+) -> None:
+    """Say what is wrong; raise UserError where the policy is to fail."""
+    said, remedies = [], []
+    if unreadable:
+        examples = "; ".join(f"{name} {reason}" for name, reason in unreadable[:NAMED])
+        said.append(f"{len(unreadable):,} of {total:,} images are unreadable ({examples})")
+        if dataset.unreadable == "fail":
+            remedies.append("set dataset.unreadable to skip")
+    if same:
+        examples = "; ".join(f"{name} = {first}" for name, first in same[:NAMED])
+        said.append(f"{len(same):,} of {total:,} images are duplicates ({examples})")
+        if dataset.duplicates == "fail":
+            remedies.append("set dataset.duplicates to skip, or to keep as published")
+    text = f"{where}: {' and '.join(said)}: listed in {listed}"
+    if remedies:
+        raise UserError(f"{text}; mend the source, or {' and '.join(remedies)} (finished shards are kept)")
+    progress.note(context.step.name, text)
+
+
+def _record(conversion: Conversion) -> Any:
+    if conversion.layout["data"].base == "float32":
+        return "latents"
+    return "pixels" if conversion.layout["data"].itemsize else "labels"
+
+
+def _latents_info(dataset: Dataset, conversion: Conversion, identity: dict[str, str]) -> LatentsInfo | None:
+    if dataset.latents is None or _record(conversion) != "latents":
+        return None
+    found = dataset.latents
+    return LatentsInfo(
+        vae=found.vae,
+        revision=found.revision,
+        vae_sha256=identity.get("vae") if conversion.image_layout is not None else None,
+        image_resolution=found.image_resolution,
+        raw_mean=found.raw_mean,
+        raw_std=found.raw_std,
+        licence=found.licence,
+    )

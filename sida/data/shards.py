@@ -1,93 +1,99 @@
-"""Shards: fixed-size records, so that record i is found by arithmetic.
-
-Record: label as little-endian int32 (-1 when there are none), then uint8 [channels, resolution, resolution]. Any shard opens with
-``numpy.memmap`` and the dtype of :func:`record_dtype`; the index is the dataset's manifest.
-"""
+"""Map-style access to a data set's shards, on this machine or in a remote store."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sida.data.layout import data_shape, dtype_of
+from sida.data.ranged import Part, open_parts
 from sida.errors import Corrupt
-from sida.manifests import DatasetResult, Shard
+from sida.manifests import DatasetResult
+from sida.numerics.latents import draw_latent
 from sida.stores import ObjectStore
-from sida.stores.base import ObjectRef, fetch_object
-
-SHARD_BYTES = 128 * 2**20
-
-
-def record_dtype(channels: int, resolution: int) -> np.dtype:
-    """The layout of one record."""
-    return np.dtype([("label", "<i4"), ("data", "u1", (channels, resolution, resolution))])
-
-
-def write_shards(
-    images: np.ndarray, labels: np.ndarray | None, folder: Path, put: Callable[[Path, str], ObjectRef]
-) -> tuple[Shard, ...]:
-    """images uint8 [N, C, H, W] (and labels int [N]) -> published shards, in order.
-
-    ``put`` stores a finished file under its digest; a shard is never visible before it is whole.
-    """
-    layout = record_dtype(images.shape[1], images.shape[2])
-    per_shard = max(1, SHARD_BYTES // layout.itemsize)
-    shards = []
-    for number, start in enumerate(range(0, len(images), per_shard)):
-        part = slice(start, start + per_shard)
-        records = np.empty(len(images[part]), layout)
-        records["data"] = images[part]
-        records["label"] = -1 if labels is None else labels[part]
-        path = folder / f"shard-{number:05d}.bin"
-        records.tofile(path)
-        shards.append(Shard(object=put(path, path.name), count=len(records)))
-        path.unlink()
-    return tuple(shards)
 
 
 class Shards:
-    """Map-style access to a data set: record i, from whichever shard holds it."""
+    """Record i, from whichever shard holds it. Safe for threads.
+
+    A folder's shards, and a small data set of a remote store, are verified here and mapped. Of a large remote one single records
+    are read by range, and checked, until verified copies of whole shards, as many as the cache may hold, have arrived.
+    """
 
     def __init__(self, store: ObjectStore, dataset: DatasetResult) -> None:
-        """Open every shard, verified. Raises Corrupt or NotFound naming the shard."""
-        layout = record_dtype(dataset.channels, dataset.resolution)
-        self._parts: list[np.ndarray] = []
-        for shard in dataset.shards:
-            path = fetch_object(store, shard.object)
-            if path.stat().st_size != shard.count * layout.itemsize:
-                raise Corrupt(
-                    f"{path}: {shard.object.name} does not hold {shard.count} records: run prepare_data again"
-                )
-            self._parts.append(np.memmap(path, layout, mode="r"))
-        self._ends = list(accumulate(len(part) for part in self._parts))
-        self.classes = dataset.classes
+        """Raises Corrupt or NotFound naming the shard, or Corrupt when the index does not add up."""
+        layout = dtype_of(dataset)
+        _check_index(dataset, layout)
+        self.dataset, self.classes, self._layout = dataset, dataset.classes, layout
+        self._ends = list(accumulate(shard.count for shard in dataset.shards))
+        self._parts: list[Part] = open_parts(store, dataset.shards, layout)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [N] -> images uint8 [N, C, H, W], labels int64 [N]."""
-        records = [self._record(index) for index in indices.tolist()]
-        images = torch.from_numpy(np.stack([record["data"] for record in records]))
-        return images, torch.tensor([int(record["label"]) for record in records])
+    def records(self, indices: list[int]) -> np.ndarray:
+        """Records [N] of the layout in ``sida.data.layout``, in the order asked for."""
+        found = np.empty(len(indices), self._layout)
+        places: dict[int, list[tuple[int, int]]] = {}
+        for slot, index in enumerate(indices):
+            if not 0 <= index < len(self):
+                raise IndexError(f"record {index} of {len(self)}")
+            part = bisect_right(self._ends, index)
+            places.setdefault(part, []).append((slot, index - (self._ends[part - 1] if part else 0)))
+        waiting = [(slots, self._parts[part].ask([at for _, at in slots])) for part, slots in places.items()]
+        for slots, answer in waiting:
+            found[[slot for slot, _ in slots]] = answer()
+        return found
 
-    def _record(self, index: int) -> np.ndarray:
-        part = bisect_right(self._ends, index)
-        return self._parts[part][index - (self._ends[part - 1] if part else 0)]
+    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [N] -> data, labels int64 [N] (-1: none). Data is uint8 [N, C, H, W]; of latents float32 [N, 2 C, h, w]."""
+        records = self.records(indices.tolist())
+        return torch.from_numpy(records["data"].copy()), torch.from_numpy(records["label"].astype(np.int64))
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [N] -> images float32 [N, C, H, W] in [-1, 1], one-hot labels float32 [N, classes]."""
-        images, labels = self.read(indices)
-        return images.to(torch.float32) / 127.5 - 1, one_hot(labels, self.classes)
+        """int64 [N] -> what networks see, float32 [N, C, H, W], and one-hot labels float32 [N, classes].
+
+        Images are in [-1, 1]; latents are normalised means; of labels alone the images are zeros.
+        """
+        data, labels = self.read(indices)
+        return network_input(data, self.dataset), one_hot(labels, self.classes)
+
+
+def network_input(data: Tensor, dataset: DatasetResult, eps: Tensor | None = None) -> Tensor:
+    """Data as stored -> float32 [N, C, H, W]; ``eps`` unit normal [N, C, H, W] draws latents, without it they are their means."""
+    if dataset.record == "labels":
+        shape = data_shape("pixels", dataset.channels, dataset.resolution)
+        return torch.zeros(len(data), *shape, device=data.device)
+    if dataset.record == "pixels":
+        return data.to(torch.float32) / 127.5 - 1
+    assert dataset.latents is not None
+    eps = torch.zeros_like(data[:, : dataset.channels]) if eps is None else eps
+    return draw_latent(data, eps, dataset.latents.raw_mean, dataset.latents.raw_std)
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """int64 [N] -> float32 [N, classes]; [N, 0] for unconditional networks."""
     if classes == 0:
-        return torch.zeros(len(labels), 0)
+        return torch.zeros(len(labels), 0, device=labels.device)
     return torch.nn.functional.one_hot(labels, classes).to(torch.float32)
+
+
+def _check_index(dataset: DatasetResult, layout: np.dtype) -> None:
+    """Raises Corrupt when the manifest, which is the index, contradicts itself."""
+    wrong = [s for s in dataset.shards if s.object.size != s.count * layout.itemsize]
+    if wrong:
+        raise Corrupt(
+            f"data set index: {wrong[0].object.name} cannot hold {wrong[0].count} records of {layout.itemsize} bytes in "
+            f"{wrong[0].object.size}: run prepare_data again"
+        )
+    total = sum(shard.count for shard in dataset.shards)
+    if total != dataset.count or len(dataset.histogram) != dataset.classes:
+        raise Corrupt(f"data set index: {total} records in shards, {dataset.count} in all: run prepare_data again")
+    if dataset.classes and sum(dataset.histogram) != dataset.count:
+        raise Corrupt(
+            f"data set index: the histogram adds up to {sum(dataset.histogram)}, not {dataset.count}: run it again"
+        )

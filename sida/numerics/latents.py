@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,21 +12,32 @@ RAW_STDS = (4.17, 4.62, 3.71, 3.28)
 FINAL_STD = 0.5
 
 
-def latent_scale_bias() -> tuple[Tensor, Tensor]:
-    """scale and bias, float32 [4] each: latent = raw * scale + bias."""
-    scale = torch.tensor(FINAL_STD) / torch.tensor(RAW_STDS)
-    return scale, -torch.tensor(RAW_MEANS) * scale
+def latent_scale_bias(
+    raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
+) -> tuple[Tensor, Tensor]:
+    """scale and bias, float32 [channels] each: latent = raw * scale + bias."""
+    scale = torch.tensor(FINAL_STD) / torch.tensor(raw_stds)
+    return scale, -torch.tensor(raw_means) * scale
 
 
-def draw_latent(mean_std: Tensor, eps: Tensor) -> Tensor:
+def draw_latent(
+    mean_std: Tensor, eps: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
+) -> Tensor:
     """Stored encoder output [B, 8, h, w] (4 means, then 4 standard deviations) and unit normal eps [B, 4, h, w] -> normalised
     latents [B, 4, h, w]."""
     mean, std = mean_std.chunk(2, dim=1)
-    scale, bias = (value.to(mean).reshape(1, -1, 1, 1) for value in latent_scale_bias())
+    scale, bias = (value.to(mean).reshape(1, -1, 1, 1) for value in latent_scale_bias(raw_means, raw_stds))
     return (mean + std * eps) * scale + bias
 
 
-def decoder_input(latents: Tensor) -> Tensor:
+def decoder_input(
+    latents: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
+) -> Tensor:
     """Normalised latents [B, 4, h, w] -> what the VAE's decoder takes."""
-    scale, bias = (value.to(latents).reshape(1, -1, 1, 1) for value in latent_scale_bias())
+    scale, bias = (value.to(latents).reshape(1, -1, 1, 1) for value in latent_scale_bias(raw_means, raw_stds))
     return (latents - bias) / scale
+
+
+def decoder_output_to_uint8(decoded: Tensor) -> Tensor:
+    """What the VAE's decoder gives, float [B, 3, H, W] around [0, 1] -> uint8, clipped and truncated as EDM2 does."""
+    return decoded.to(torch.float32).clamp(0, 1).mul(255).to(torch.uint8)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sida import progress
-from sida.data.order import ShuffledOrder
+from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
 from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
@@ -37,17 +37,6 @@ REPORT_EVERY = 8  # iterations between readings of the losses, which wait for th
 SELECTION_SEED = 0  # selection uses seeds 0 .. selection_images - 1; reported ranges start far above
 
 
-class ShuffledData:
-    """The training set in endless shuffled order."""
-
-    def __init__(self, shards: Shards, seed: int, device: torch.device) -> None:
-        self.shards, self.order, self.device = shards, ShuffledOrder(len(shards), seed), device
-
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = self.shards.batch(self.order(positions.cpu()))
-        return images.to(self.device), labels.to(self.device)
-
-
 class Run:
     """State of one distillation job in one process."""
 
@@ -66,7 +55,7 @@ class Run:
                 self.networks,
                 self.method,
                 Draws(self.method.seed),
-                ShuffledData(shards, self.method.seed, device),
+                ShuffledData(shards, self.method.seed, device, stride=self.method.batch),
                 job.processes,
                 job.recipe.execution.micro_batch,
             )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sida import progress
+from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError
 from sida.manifests import DatasetResult
@@ -30,7 +31,6 @@ from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
 from sida.training.dropout import key_dropout
 from sida.training.job import Job
-from sida.training.loop import ShuffledData
 from sida.training.processes import Processes
 
 WARM_UP_IMAGES = 20_000
@@ -113,7 +113,7 @@ def teach(job: Job) -> dict[str, Any]:
     if train is None:
         raise SidaError(f"recipe {job.recipe.name}: teacher.train is missing")
     dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
-    data = ShuffledData(Shards(job.store, dataset), train.seed, job.processes.device)
+    data = ShuffledData(Shards(job.store, dataset), train.seed, job.processes.device, stride=train.batch)
     run = TeacherRun(fresh_network(job, train), train, data, job.processes)
     if saved := checkpoint.newest(job):
         run.restore(saved)

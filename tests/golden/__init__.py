@@ -4,6 +4,6 @@ FOLDER holds safetensors and json files; what is computed (constructor arguments
 family of files has a module here; the pytest tests call the same code on ``tests/golden/data``.
 """
 
-from tests.golden import augment, blocks, losses, losses_pure, metrics, networks, samplers, trajectories
+from tests.golden import augment, blocks, datasets, losses, losses_pure, metrics, networks, samplers, trajectories
 
-FAMILIES = [networks, blocks, losses_pure, losses, samplers, metrics, augment, trajectories]
+FAMILIES = [networks, blocks, losses_pure, losses, samplers, metrics, augment, trajectories, datasets]

@@ -27,7 +27,7 @@ def test_our_numbers_agree_with_the_authors(case: Case) -> None:
 def test_every_family_of_golden_files_is_represented() -> None:
     families = {family.__name__.rpartition(".")[2] for family in FAMILIES}
     assert families == {
-        "augment", "blocks", "losses", "losses_pure", "metrics", "networks", "samplers", "trajectories"
+        "augment", "blocks", "datasets", "losses", "losses_pure", "metrics", "networks", "samplers", "trajectories"
     }  # fmt: skip
     for family in FAMILIES:
         assert list(family.cases(Folder(DATA))), family.__name__

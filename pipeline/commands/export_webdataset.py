@@ -1,0 +1,41 @@
+"""Write a prepared data set as WebDataset tars, for other people's tools.
+
+MANIFEST is what prepare_data printed: an address in the store, or a file. Every sample is a PNG (of latents an .npy) and, with
+classes, a .cls; the order is that of the shards. The tars can be read back with source webdataset.
+
+examples:
+  python -m pipeline export-webdataset runs/store/steps/prepare_data/KEY/1.json --output ./tars
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MANIFEST and where to write."""
+    parser.add_argument("manifest", metavar="MANIFEST", help="address or file of a data set's manifest")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="folder for the tars")
+    parser.add_argument("--samples", metavar="N", type=int, default=10_000, help="samples in a tar (default 10,000)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Export, then name the tars."""
+    from sida.data.export import export_webdataset
+    from sida.data.shards import Shards
+    from sida.errors import UserError
+    from sida.manifests import DatasetResult, parse_manifest
+    from sida.stores import open_store, read_address
+
+    if args.samples < 1:
+        raise UserError(f"--samples {args.samples}: give 1 or more")
+    path = Path(args.manifest)
+    content = path.read_bytes() if path.is_file() else read_address(args.manifest)
+    manifest = parse_manifest(content, args.manifest)
+    if not isinstance(manifest.result, DatasetResult):
+        raise UserError(f"{args.manifest}: is a {manifest.result.kind} manifest, this takes a dataset manifest")
+    shards = Shards(open_store(manifest.about.store), manifest.result)
+    written = export_webdataset(shards, args.output, samples_per_tar=args.samples)
+    print(f"{len(shards):,} samples in {len(written)} tars: {written[0]} ... {written[-1].name}")
+    return 0

@@ -1,0 +1,74 @@
+"""The CIFAR-10 python archive as published: a tar.gz of pickles, read by the restricted reader; nothing in it is executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.tars import tar_entries, unpacked
+from sida.errors import UserError
+from sida.foreign import read_pickle
+
+TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FOLDER = "cifar-10-batches-py"
+
+
+def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The training set, data_batch_1 to 5, each as stored: images uint8 [N, 3, 32, 32], labels int32 [N].
+
+    The test batch is not part of it. Raises UserError for a damaged archive, or one of another layout.
+    """
+    members = {entry.name.rpartition("/")[2]: entry for entry in tar_entries(unpacked(path, scratch))}
+    batches = [_batch(path, members, name) for name in TRAINING]
+    _check_meta(path, members)
+    images = np.concatenate([images for images, _ in batches])
+    return images, np.concatenate([labels for _, labels in batches])
+
+
+def _batch(path: Path, members: dict[str, Entry], name: str) -> tuple[np.ndarray, np.ndarray]:
+    content = _pickle(path, members, name)
+    data, labels = _field(content, "data"), _field(content, "labels")
+    if not (
+        isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == 3 * 32 * 32
+    ):
+        raise UserError(f"{path}: {name}: data is not uint8 [N, 3072]: fetch cifar-10-python.tar.gz again")
+    if not (isinstance(labels, list) and len(labels) == len(data) and all(type(label) is int for label in labels)):
+        raise UserError(
+            f"{path}: {name}: has not one whole-number label for each of {len(data)} images: fetch it again"
+        )
+    return data.reshape(-1, 3, 32, 32), np.array(labels, np.int32)
+
+
+def _check_meta(path: Path, members: dict[str, Entry]) -> None:
+    """The class names, where the archive has them, are CIFAR-10's: CIFAR-100's file has the same layout."""
+    if "batches.meta" not in members:
+        return
+    names = _field(_pickle(path, members, "batches.meta"), "label_names")
+    found = tuple(bytes(n).decode("latin1") if not isinstance(n, str) else n for n in names or ())
+    if found != CLASSES:
+        raise UserError(
+            f"{path}: batches.meta names classes {found[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz"
+        )
+
+
+def _pickle(path: Path, members: dict[str, Entry], name: str) -> Any:
+    if name not in members:
+        raise UserError(f"{path}: no {_FOLDER}/{name} in it: fetch cifar-10-python.tar.gz, the python version, again")
+    reader = Reader()
+    try:
+        return read_pickle(reader.read(members[name]), what=f"{path}: {name}")
+    except Unreadable as error:
+        raise UserError(f"{path}: {name} {error}: fetch it again") from error
+    finally:
+        reader.close()
+
+
+def _field(content: Any, name: str) -> Any:
+    """A dict's entry, whose key Python 2 wrote as bytes."""
+    if not isinstance(content, dict):
+        return None
+    return content.get(name.encode(), content.get(name))

@@ -1,0 +1,256 @@
+"""From a source to published shards, one after the other; what is published is not made again after a kill.
+
+A finished shard leaves a record ``data/<digest>/shard-00000.json`` in the store, where the digest covers source, transform and
+layout, but not what to do about bad images. So a run that failed over duplicates is repeated with ``skip`` in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sida.data.decoding import ABSENT, Decode, Decoders, Outcome, pixels_digest
+from sida.data.layout import crc_of, records_per_shard
+from sida.data.sources import Source
+from sida.errors import NotFound, UserError
+from sida.manifests import Shard
+from sida.stores import ObjectStore
+from sida.stores.base import ObjectRef
+
+Put = Callable[[Path, str], ObjectRef]
+Encode = Callable[[np.ndarray], np.ndarray]  # an image uint8 [3, H, W] -> a latent record's data
+_IMAGES_AT_ONCE = 128  # that wait, decoded, for the encoder
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is made of a source: its records' layout, how files are decoded, and the folder of shard records in the store."""
+
+    source: Source
+    layout: np.dtype
+    shard_bytes: int
+    folder: str
+    decode: Decode | None = None
+    image_layout: np.dtype | None = None  # of decoded images, where they are encoded to latents before they are stored
+
+    @property
+    def per_shard(self) -> int:
+        return records_per_shard(self.layout, self.shard_bytes)
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.source) // self.per_shard)
+
+    def part(self, number: int) -> slice:
+        """The source's images that shard ``number`` is made of."""
+        return slice(number * self.per_shard, min(len(self.source), (number + 1) * self.per_shard))
+
+
+@dataclass(frozen=True)
+class Made:
+    """A published shard: its readable images in order, a digest for every image of its part, and what was wrong with others."""
+
+    shard: Shard
+    digests: ObjectRef  # DIGEST_BYTES for each; zeros for unreadable ones
+    unreadable: tuple[tuple[str, str], ...]  # name, reason
+    rotated: int
+    content: str  # sha256 over the sha256 of the files
+
+    def to_json(self) -> bytes:
+        return json.dumps(
+            asdict(self) | {"shard": {"object": asdict(self.shard.object), "count": self.shard.count}}
+        ).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Made:
+        found = json.loads(content)
+        shard = Shard(object=ObjectRef(**found["shard"]["object"]), count=found["shard"]["count"])
+        unreadable = tuple((name, reason) for name, reason in found["unreadable"])
+        return cls(shard, ObjectRef(**found["digests"]), unreadable, found["rotated"], found["content"])
+
+
+def record_key(conversion: Conversion, number: int) -> str:
+    """Where the record of a finished shard is."""
+    return f"{conversion.folder}/shard-{number:05d}.json"
+
+
+def finished(store: ObjectStore, conversion: Conversion, number: int) -> Made | None:
+    """The record of a shard that was published before and is still there."""
+    try:
+        made = Made.from_json(store.read(record_key(conversion, number)))
+        for ref in (made.shard.object, made.digests):
+            if store.stat(ref.key).size != ref.size:
+                return None
+    except (NotFound, ValueError, KeyError, TypeError):
+        return None
+    return made
+
+
+def convert(
+    conversion: Conversion,
+    store: ObjectStore,
+    put: Put,
+    scratch: Path,
+    *,
+    numbers: Sequence[int] | None = None,
+    encode: Encode | None = None,
+    progress: Callable[[int], None] = lambda images: None,
+    processes: int | None = None,
+) -> int:
+    """Make and publish the shards that are not there yet (of ``numbers``, or all); returns how many were found finished.
+
+    A shard is stored while the next one is decoded. ``progress`` is told how many images have just been dealt with. Raises
+    UserError when the disk is full.
+    """
+    found = 0
+    decoders = Decoders(conversion.decode, processes) if conversion.decode else None
+    storing: Future[None] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="store shard") as background:
+        try:
+            for number in range(conversion.shards) if numbers is None else numbers:
+                part = conversion.part(number)
+                if finished(store, conversion, number):
+                    found += 1
+                    progress(part.stop - part.start)
+                    continue
+                path = scratch / f"shard-{number:05d}.bin"
+                outcomes = _fill(conversion, number, path, decoders, encode, progress)
+                if storing is not None:
+                    storing.result()
+                storing = background.submit(_publish, conversion, store, put, number, path, outcomes)
+            if storing is not None:
+                storing.result()
+        finally:
+            if decoders is not None:
+                decoders.close()
+    return found
+
+
+def _fill(
+    conversion: Conversion,
+    number: int,
+    path: Path,
+    decoders: Decoders | None,
+    encode: Encode | None,
+    progress: Callable[[int], None],
+) -> list[Outcome]:
+    """Write a shard's records, at first with gaps where images are unreadable."""
+    source, part = conversion.source, conversion.part(number)
+    count = part.stop - part.start
+    reserve(path, count * conversion.layout.itemsize)
+    records = np.memmap(path, conversion.layout, "r+")
+    records["label"] = -1 if source.labels is None else source.labels[part]
+    outcomes: list[Outcome] = []
+    if decoders is None:
+        for record, image in zip(records, _arrays(source, part, conversion.layout), strict=True):
+            record["data"] = image
+            record["crc"] = crc_of(record["data"])
+            outcomes.append(Outcome(pixels_digest(image) if image.size else ABSENT, None, False, b""))
+        progress(count)
+    elif encode is None:
+        for some in decoders.run(path, conversion.layout, source.entries[part]):
+            outcomes += some
+            progress(len(some))
+    else:
+        assert conversion.image_layout is not None
+        for start in range(part.start, part.stop, _IMAGES_AT_ONCE):
+            entries = source.entries[start : min(part.stop, start + _IMAGES_AT_ONCE)]
+            images_path = path.with_suffix(".images")
+            reserve(images_path, len(entries) * conversion.image_layout.itemsize)
+            some = [
+                outcome for part_ in decoders.run(images_path, conversion.image_layout, entries) for outcome in part_
+            ]
+            images = np.memmap(images_path, conversion.image_layout, "r")
+            for place, outcome in enumerate(some):
+                if outcome.reason is None:
+                    record = records[start - part.start + place]
+                    record["data"] = encode(images[place]["data"])
+                    record["crc"] = crc_of(record["data"])
+                progress(1)
+            outcomes += some
+            images_path.unlink()
+    records.flush()
+    return outcomes
+
+
+def _arrays(source: Source, part: slice, layout: np.dtype) -> Any:
+    """The images of a source that holds pixels; empty ones where it holds labels alone."""
+    if source.images is not None:
+        return source.images[part]
+    return np.empty((part.stop - part.start, *layout["data"].shape), np.uint8)
+
+
+def reserve(path: Path, size: int) -> None:
+    """A file of that size with its blocks allocated: writing through a map to a full disk would kill the process.
+
+    Raises UserError when the disk is full.
+    """
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path.parent}: cannot hold a shard of {size:,} bytes ({error.strerror}): free space or set TMPDIR"
+        ) from error
+
+
+def _publish(
+    conversion: Conversion, store: ObjectStore, put: Put, number: int, path: Path, outcomes: list[Outcome]
+) -> None:
+    """Close the gaps, store the shard and its digests, then its record."""
+    part = conversion.part(number)
+    readable = np.array([outcome.reason is None for outcome in outcomes])
+    if not readable.all():
+        kept = np.memmap(path, conversion.layout, "r")[readable]
+        path.unlink()
+        kept.tofile(path)
+    digests = path.with_suffix(".digests")
+    digests.write_bytes(b"".join(outcome.digest for outcome in outcomes))
+    content = hashlib.sha256(b"".join(outcome.content for outcome in outcomes)).hexdigest()
+    unreadable = tuple(
+        (name_of(conversion.source, part.start + place), str(outcome.reason))
+        for place, outcome in enumerate(outcomes)
+        if outcome.reason is not None
+    )
+    made = Made(
+        shard=Shard(object=put(path, path.name), count=int(readable.sum())),
+        digests=put(digests, digests.name),
+        unreadable=unreadable,
+        rotated=sum(outcome.rotated for outcome in outcomes),
+        content=content,
+    )
+    store.put(record_key(conversion, number), made.to_json())
+    path.unlink()
+    digests.unlink()
+
+
+def name_of(source: Source, index: int) -> str:
+    """What an image is called in messages and lists."""
+    return source.entries[index].name if source.entries else f"image {index}"
+
+
+def duplicates(digests: np.ndarray) -> list[tuple[int, int]]:
+    """uint8 [N, 16] -> (image, the first one that it equals), by image; absent ones equal nothing."""
+    words = np.ascontiguousarray(digests).view("<u8").reshape(len(digests), -1)
+    order = np.lexsort(words.T)
+    same = (words[order][1:] == words[order][:-1]).all(1)
+    found: list[tuple[int, int]] = []
+    first = -1
+    for place in np.flatnonzero(same):
+        if place == 0 or not same[place - 1]:
+            first = int(order[place])
+        if words[order[place]].any():
+            found.append((int(order[place + 1]), first))
+    return sorted(found)

@@ -1,0 +1,80 @@
+"""From a file's bytes to pixels. The content decides how it is decoded, and only these formats are tried.
+
+EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored. RGB and greyscale are taken as they are (grey tripled for three
+channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled palette and CMYK images silently. ``"convert"``
+takes palette, CMYK and bilevel images by Pillow's conversion and drops alpha without blending, as EDM2's tool does. Deeper greys
+are refused always: that tool clipped them to white.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from sida.data.entries import Unreadable
+from sida.data.transforms import TRANSFORMS
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+MAX_PIXELS = 100_000_000
+CONVERTIBLE = ("P", "PA", "CMYK", "1", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbCr")
+_ORIENTATION = 0x0112
+
+Modes = Literal["strict", "convert"]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How files become images uint8 [channels, resolution, resolution]."""
+
+    transform: str
+    resolution: int
+    channels: int  # 1 or 3
+    modes: Modes = "strict"
+
+    def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
+        """The image, and whether EXIF asks for a rotation. Raises Unreadable with the reason."""
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
+            image.load()
+            rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
+            made = TRANSFORMS[self.transform](self._plain(image), self.resolution)
+            pixels = np.asarray(made)
+        except Unreadable:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise Unreadable("has too many pixels: refused as a bomb") from error
+        except Image.UnidentifiedImageError as error:
+            raise Unreadable("is none of " + ", ".join(FORMATS)) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever hostile bytes make them raise
+            raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
+        return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), rotated
+
+    def _plain(self, image: Image.Image) -> Image.Image:
+        """The picture with the data set's number of channels."""
+        mode = image.mode
+        target = "RGB" if self.channels == 3 else "L"
+        if mode == target or (mode, target) == ("L", "RGB"):
+            return image if mode == target else image.convert("RGB")
+        if mode not in (*CONVERTIBLE, "RGB"):
+            raise Unreadable(f"has pixels of mode {mode} (deeper than 8 bits): convert it to 8 bits yourself")
+        if target == "L" and mode not in ("1", "LA", "La"):
+            raise Unreadable(
+                f"is in colour (mode {mode}), dataset.channels is 1: convert it to grey, or set channels 3"
+            )
+        if self.modes == "strict":
+            raise Unreadable(f"has pixels of mode {mode}: set dataset.modes to convert to take it as EDM2 does")
+        return image.convert(target)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image: by the ending of its name, as in NVIDIA's tools."""
+    return name.lower().endswith(ENDINGS)

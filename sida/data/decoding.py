@@ -1,0 +1,124 @@
+"""Decoding on all cores: processes that read, decode and write records straight into the shard's file."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.layout import crc_of
+from sida.errors import SidaError
+
+CHUNK = 64  # entries a task
+DIGEST_BYTES = 16
+ABSENT = bytes(DIGEST_BYTES)  # in place of the digest of an image that could not be read
+
+Decode = Callable[[bytes], tuple[np.ndarray, bool]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes."""
+
+    digest: bytes
+    reason: str | None
+    rotated: bool
+    content: bytes
+
+
+def pixels_digest(data: np.ndarray) -> bytes:
+    """Equal exactly for equal data."""
+    return hashlib.blake2b(np.ascontiguousarray(data).data, digest_size=DIGEST_BYTES).digest()
+
+
+def decode_into(path: Path, layout: np.dtype, first: int, entries: Sequence[Entry], decode: Decode) -> list[Outcome]:
+    """Write the entries' records into slots ``first`` .. of the file; labels are not touched."""
+    reader = Reader()
+    outcomes = []
+    records = np.asarray(np.memmap(path, layout, "r+"))[first : first + len(entries)]
+    images, checksums = records["data"], records["crc"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters about a file makes it unreadable
+        for slot, entry in enumerate(entries):
+            content = b""
+            try:
+                content = reader.read(entry)
+                data, rotated = decode(content)
+                if data.shape != images.shape[1:]:
+                    raise Unreadable(f"holds {list(data.shape)}, not {list(images.shape[1:])}")
+            except Unreadable as error:
+                outcomes.append(Outcome(ABSENT, str(error), False, _content_digest(entry, content)))
+                continue
+            data = np.ascontiguousarray(data)
+            images[slot] = data
+            checksums[slot] = crc_of(data)
+            outcomes.append(Outcome(pixels_digest(data), None, rotated, _content_digest(entry, content)))
+    reader.close()
+    return outcomes
+
+
+def _content_digest(entry: Entry, content: bytes) -> bytes:
+    """sha256 of a file on disk; an archive is hashed as a whole."""
+    return hashlib.sha256(content).digest() if entry.crc is None else b""
+
+
+class Decoders:
+    """A pool of decoding processes, started at first use; a handful of images is decoded here."""
+
+    def __init__(self, decode: Decode, processes: int | None = None) -> None:
+        self.decode = decode
+        self.processes = processes or cores()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, path: Path, layout: np.dtype, entries: Sequence[Entry]) -> Iterator[list[Outcome]]:
+        """Decode entries into the slots 0 .. of the file; yields outcomes in order, some at a time."""
+        if len(entries) <= 2 * CHUNK or self.processes == 1:
+            for start in range(0, len(entries), CHUNK):
+                yield decode_into(path, layout, start, entries[start : start + CHUNK], self.decode)
+            return
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.processes, context, initializer=_start)
+        try:
+            starts = range(0, len(entries), CHUNK)
+            waiting = [
+                self._pool.submit(decode_into, path, layout, s, entries[s : s + CHUNK], self.decode) for s in starts
+            ]
+            for future in waiting:
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise SidaError(
+                "a decoding process was killed, perhaps for want of memory: run again, it goes on from the last shard"
+            ) from error
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start() -> None:
+    from sida.launch.parent import die_with_parent
+
+    die_with_parent()

@@ -1,0 +1,114 @@
+"""Files of a data set wherever they lie: in a folder, a zip, a tar, or a tar inside a tar.
+
+An entry is a place (file, offset, size), so that any process reads it by itself, at random, without walking an archive again.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from struct import unpack
+from typing import NamedTuple
+
+from sida.errors import SidaError, UserError
+
+MAX_ENTRY_BYTES = 256 * 2**20  # no image or label file of any published data set comes near
+MAX_RATIO = 200  # of inflated to deflated bytes, for entries above a mebibyte: images do not shrink like that
+STORED, DEFLATED = 0, 8  # zip's numbers; entries outside a zip are stored
+
+
+class Unreadable(SidaError):
+    """An entry whose bytes are not what the archive says, or that is no image; the message does not name it."""
+
+
+class Entry(NamedTuple):
+    """A file: its name inside the source and the place of its bytes. ``raw`` is its size in bytes once inflated."""
+
+    name: str
+    path: str
+    offset: int
+    size: int
+    raw: int
+    method: int = STORED
+    crc: int | None = None  # given for entries of a zip, whose offset is that of the local header
+
+
+def checked_name(name: str, where: str | Path) -> str:
+    """The name without a leading ``./``. Raises UserError for one that leaves the archive or is not UTF-8."""
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: the name {shown!r} is not UTF-8: rename it, then pack again") from error
+    plain = name.removeprefix("./")
+    if plain.startswith("/") or "\\" in plain or "\0" in plain or ".." in plain.split("/"):
+        raise UserError(f"{where}: {shown!r} leads out of the archive: refused; do not use this archive")
+    return plain
+
+
+def check_size(name: str, size: int, raw: int, where: str | Path) -> None:
+    """Raises UserError for an entry that would fill memory."""
+    if raw > MAX_ENTRY_BYTES or size > MAX_ENTRY_BYTES:
+        raise UserError(f"{where}: {name} is {raw:,} bytes, more than {MAX_ENTRY_BYTES:,}: refused as a bomb")
+    if raw > 2**20 and raw > MAX_RATIO * max(size, 1):
+        raise UserError(f"{where}: {name} inflates {raw / max(size, 1):,.0f} times: refused as a bomb")
+
+
+class Reader:
+    """Reads entries; keeps a few archives open. One for each process or thread."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def read(self, entry: Entry) -> bytes:
+        """An entry's bytes, inflated and checked. Raises Unreadable."""
+        try:
+            file = self._file(entry.path)
+            if entry.crc is None:
+                return _exactly(file, entry.offset, entry.size)
+            return _from_zip(file, entry)
+        except OSError as error:
+            raise Unreadable(f"cannot be read: {error.strerror}") from error
+        except zlib.error as error:
+            raise Unreadable(f"is damaged in the archive: {error}") from error
+
+    def _file(self, path: str) -> int:
+        file = self._open.pop(path, None)
+        if file is None:
+            file = os.open(path, os.O_RDONLY)
+            while len(self._open) >= 8:
+                os.close(self._open.popitem(last=False)[1])
+        self._open[path] = file
+        return file
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+def _exactly(file: int, offset: int, size: int) -> bytes:
+    data = os.pread(file, size, offset)
+    while len(data) < size:
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            raise Unreadable(f"is cut short: {len(data):,} of {size:,} bytes")
+        data += more
+    return data
+
+
+def _from_zip(file: int, entry: Entry) -> bytes:
+    """After the local header, whose name and extra field may have other lengths than those in the directory."""
+    header = _exactly(file, entry.offset, 30)
+    if header[:4] != b"PK\3\4":
+        raise Unreadable("has no header where the zip's directory says")
+    name_size, extra_size = unpack("<HH", header[26:30])
+    data = _exactly(file, entry.offset + 30 + name_size + extra_size, entry.size)
+    if entry.method == DEFLATED:
+        inflater = zlib.decompressobj(-15)
+        data = inflater.decompress(data, entry.raw + 1)
+    if len(data) != entry.raw or zlib.crc32(data) != entry.crc:
+        raise Unreadable("is damaged in the archive: its CRC differs")
+    return data

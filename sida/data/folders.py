@@ -1,0 +1,57 @@
+"""The entries of a folder on disk, of an archive, or of a tar of tars: one list whatever the source is."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+from sida.data.entries import Entry, checked_name
+from sida.data.tars import tar_entries, unpacked
+from sida.data.zips import zip_entries
+from sida.errors import UserError
+
+GZIPS = (".tar.gz", ".tgz")
+
+
+def entries_of(path: Path, scratch: Path) -> list[Entry]:
+    """Every file of a folder, zip, tar or tar.gz, sorted by name as NVIDIA's tools sort: by the whole string, by code points.
+
+    ``scratch`` is a folder for an unpacked tar.gz. Raises UserError when there is nothing there, or for a damaged archive.
+    """
+    if path.is_dir():
+        found = _folder_entries(path)
+    elif zipfile.is_zipfile(path) or path.name.lower().endswith(".zip"):
+        found = zip_entries(path)
+    elif path.name.lower().endswith((".tar", *GZIPS)):
+        found = list(tar_entries(unpacked(path, scratch)))
+    elif path.exists():
+        raise UserError(f"{path}: neither a folder nor a .zip, .tar or .tar.gz: correct dataset.address")
+    else:
+        raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
+    found.sort(key=lambda entry: entry.name)
+    return found
+
+
+def _folder_entries(top: Path) -> list[Entry]:
+    entries = []
+    for where, folders, names in os.walk(top, onerror=_refuse):
+        for name in folders:
+            if (Path(where) / name).is_symlink():
+                raise UserError(f"{Path(where) / name}: a link to a folder: name the folder itself in dataset.address")
+        for name in names:
+            path = os.path.join(where, name)
+            relative = checked_name(os.path.relpath(path, top), top)
+            try:
+                found = os.stat(path)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path}: a pipe, socket or device, not a file: remove it")
+            entries.append(Entry(relative, path, 0, found.st_size, found.st_size))
+    return entries
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error

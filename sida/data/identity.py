@@ -1,0 +1,78 @@
+"""What tells one state of a data source from another, without reading it all again every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from sida.data.latents import vae_sha256
+from sida.data.sources import is_remote, path_of
+from sida.errors import UserError
+from sida.recipe import Dataset
+from sida.settings import settings
+from sida.stores.base import sha256_of
+
+
+def identify(dataset: Dataset) -> dict[str, str]:
+    """``sha256`` of an archive, or ``listing``: a digest over names, sizes and times of a folder's files; ``vae`` of a local one.
+
+    Raises UserError when it is not there, or is not what the recipe pins.
+    """
+    found: dict[str, str] = {}
+    path = None
+    if is_remote(dataset):
+        from sida.foreign.fetch import digest_of_file
+
+        found["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
+    else:
+        path = path_of(dataset)
+    if path is not None and path.is_dir():
+        found["listing"] = _listing(path)
+    elif path is not None:
+        found["sha256"] = _remembered_sha256(path)
+        if dataset.sha256 and found["sha256"] != dataset.sha256:
+            raise UserError(
+                f"{path}: sha256 is {found['sha256']}, the recipe expects {dataset.sha256}: fetch it again, or pin the new digest"
+            )
+    if dataset.latents is not None and (digest := vae_sha256(dataset.latents)):
+        found["vae"] = digest
+    return found
+
+
+def _listing(top: Path) -> str:
+    digest = hashlib.sha256()
+    for where, folders, names in os.walk(top):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(where, name)
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+            line = f"{os.path.relpath(path, top)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _remembered_sha256(path: Path) -> str:
+    """The file's sha256, from a note in the cache while the file has not been touched: archives may hold 150 GB."""
+    status = path.stat()
+    seen = [str(path), status.st_ino, status.st_mtime_ns, status.st_size]
+    note = settings().cache / "hashed" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
+    try:
+        remembered = json.loads(note.read_text())
+        if remembered[:-1] == seen:
+            return str(remembered[-1])
+    except (OSError, ValueError):
+        pass
+    found, _ = sha256_of(path)
+    temporary = note.with_name(f"{note.name}.{os.getpid()}")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps([*seen, found]))
+        temporary.replace(note)
+    except OSError:  # a cache that cannot be written only costs another hashing
+        temporary.unlink(missing_ok=True)
+    return found

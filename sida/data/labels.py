@@ -1,0 +1,121 @@
+"""Which class an image is of: dataset.json, class folders, or ImageNet's synsets.
+
+Nothing is lost silently, as NVIDIA's tools lose it: an image without a label, a label without an image and a class without images
+are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sida.data.entries import Entry, Reader, Unreadable
+from sida.errors import UserError
+
+DATASET_JSON = "dataset.json"
+
+
+def from_json(content: bytes, where: str) -> dict[str, int] | None:
+    """Name -> label of a dataset.json as EDM writes it, {"labels": [[name, label], ...]}; None where labels are null."""
+    try:
+        labels = json.loads(content)["labels"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f'{where}: not a dataset.json: expected {{"labels": [["name", 0], ...]}}') from error
+    if labels is None:
+        return None
+    if not isinstance(labels, list):
+        raise UserError(f"{where}: labels must be a list of [name, label] pairs or null")
+    found: dict[str, int] = {}
+    for number, pair in enumerate(labels):
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int):
+            raise UserError(f"{where}: labels[{number}] is {str(pair)[:60]!r}: expected [name, whole number]")
+        name, label = pair
+        if found.setdefault(name, label) != label:
+            raise UserError(f"{where}: {name} has two labels, {found[name]} and {label}: keep one")
+    return found
+
+
+def by_name(names: list[str], labels: dict[str, int], where: str) -> np.ndarray:
+    """int32 [N], a label for every image and an image for every label."""
+    missing = [name for name in names if name not in labels]
+    if missing:
+        raise UserError(
+            f"{where}: {len(missing)} of {len(names)} images have no label, e.g. {missing[0]}: label all, or none"
+        )
+    if len(labels) > len(names):
+        known = set(names)
+        absent = next(name for name in labels if name not in known)
+        raise UserError(
+            f"{where}: {len(labels) - len(names)} labels are for images that are not there, e.g. {absent}: data is missing"
+        )
+    return np.array([labels[name] for name in names], np.int32)
+
+
+def from_folders(entries: list[Entry], images: list[Entry], classes: int, where: str) -> np.ndarray:
+    """int32 [N]: the place of an image's first folder among all, sorted by name. Raises UserError where they do not match."""
+    folders = sorted({entry.name.partition("/")[0] for entry in images if "/" in entry.name})
+    loose = [entry.name for entry in images if "/" not in entry.name]
+    if loose:
+        raise UserError(
+            f"{where}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
+        )
+    empty = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name} - set(folders)
+    if empty:
+        raise UserError(
+            f"{where}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"
+        )
+    if len(folders) != classes:
+        raise UserError(
+            f"{where}: {len(folders)} class folders ({', '.join(folders[:3])} ...), dataset.classes says {classes}: correct one"
+        )
+    place = {folder: number for number, folder in enumerate(folders)}
+    return np.array([place[entry.name.partition("/")[0]] for entry in images], np.int32)
+
+
+@cache
+def synsets() -> tuple[str, ...]:
+    """ImageNet-1k's classes in their published order, which is that of their names."""
+    return tuple((Path(__file__).parent / "imagenet_synsets.txt").read_text().split())
+
+
+def check_synsets(folders: list[str], classes: int, where: str) -> None:
+    """Raises UserError unless the class folders are ImageNet's: all of them, or as many as ``classes`` says."""
+    strange = [folder for folder in folders if folder not in set(synsets())]
+    if strange:
+        looks = "a synset, but not one" if re.fullmatch(r"n\d{8}", strange[0]) else "not"
+        raise UserError(
+            f"{where}: folder {strange[0]} is {looks} of ImageNet-1k's 1,000: remove it, or use source folder"
+        )
+    if len(folders) != classes:
+        missing = next((name for name in synsets() if name not in set(folders)), "none")
+        raise UserError(
+            f"{where}: {len(folders)} synsets, dataset.classes says {classes} (first absent: {missing}): fetch the rest"
+        )
+
+
+def read_json(entries: list[Entry]) -> tuple[bytes, str] | None:
+    """The dataset.json among the entries and where it is; None without one."""
+    for entry in entries:
+        if entry.name == DATASET_JSON:
+            where = f"{entry.path}{'' if entry.path.endswith(DATASET_JSON) else '/' + DATASET_JSON}"
+            reader = Reader()
+            try:
+                return reader.read(entry), where
+            except Unreadable as error:
+                raise UserError(f"{where} {error}: fetch the data set again") from error
+            finally:
+                reader.close()
+    return None
+
+
+def check_range(labels: np.ndarray, classes: int, where: Any) -> None:
+    """Raises UserError for labels that are not 0 to classes - 1."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise UserError(
+            f"{where}: has labels {labels.min()} to {labels.max()}, the recipe says {classes} classes: correct dataset.classes"
+        )

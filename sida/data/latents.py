@@ -1,0 +1,153 @@
+"""EDM2's latents: Stable Diffusion's autoencoder through diffusers, means and deviations of each image; and back to pixels.
+
+The VAE sees pixels / 255 (not -1 to 1) in float32, one image at a time, as in EDM2's tool (arXiv 2312.02696): so numbers do not
+depend on how the work is cut. Encoding is a job of the launcher: every process takes every n-th shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sida.data.entries import Unreadable
+from sida.errors import UserError
+from sida.recipe import Latents
+from sida.stores.base import sha256_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sida.training.job import Job
+
+
+@dataclass(frozen=True)
+class NpyDecoder:
+    """Latents that EDM2's tool encoded: an .npy file of float32 [2 * channels, resolution, resolution]."""
+
+    channels: int
+    resolution: int
+
+    def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
+        """The record's data. Raises Unreadable with the reason."""
+        try:
+            data = np.load(io.BytesIO(content), allow_pickle=False)
+        except Exception as error:  # numpy's reader raises whatever a hostile header makes it raise
+            raise Unreadable(f"is no .npy file: {' '.join(str(error).split())}") from error
+        if not isinstance(data, np.ndarray) or data.dtype != np.float32:
+            raise Unreadable("does not hold float32")
+        if data.shape != (2 * self.channels, self.resolution, self.resolution):
+            raise Unreadable(f"holds {list(data.shape)}, not {[2 * self.channels, self.resolution, self.resolution]}")
+        if not np.isfinite(data).all() or (data[self.channels :] < 0).any():
+            raise Unreadable("holds numbers that are not finite, or negative deviations")
+        return data, False
+
+
+def local_vae(latents: Latents) -> Path | None:
+    """The folder of a VAE on this machine, when the recipe names one rather than a repository."""
+    text = latents.vae.removeprefix("file://")
+    return Path(text) if text.startswith(("/", ".")) else None
+
+
+def check_pinned(latents: Latents) -> None:
+    """Raises UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
+    if local_vae(latents) is None and not re.fullmatch(r"[0-9a-f]{40}", latents.revision or ""):
+        raise UserError(
+            f"dataset.latents.revision {latents.revision!r} of {latents.vae} is no commit: pin one by its 40 hex digits"
+        )
+
+
+def load_vae(latents: Latents) -> Any:
+    """diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
+
+    Raises UserError when diffusers or the files are missing.
+    """
+    check_pinned(latents)
+    folder = local_vae(latents)
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise UserError(f"latents need the package diffusers: pip install 'sida[latents]' ({error})") from error
+    where: dict[str, Any] = {"local_files_only": True} if folder else {"revision": latents.revision}
+    try:
+        vae = AutoencoderKL.from_pretrained(str(folder or latents.vae), use_safetensors=True, **where)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"dataset.latents.vae {latents.vae}: cannot be loaded: {reason}") from error
+    return vae.requires_grad_(False).eval()
+
+
+def vae_sha256(latents: Latents) -> str | None:
+    """Digest of a local VAE's weights; None for a repository, whose revision says it."""
+    folder = local_vae(latents)
+    if folder is None:
+        return None
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"dataset.latents.vae {folder}: no .safetensors in it: give a folder that diffusers saved")
+    parts = "".join(sha256_of(path)[0] for path in (*files, folder / "config.json"))
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def encoder_of(vae: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """A function: image uint8 [3, H, W] -> float32 [8, h, w], four means, then four standard deviations."""
+    import torch
+
+    device = next((p.device for p in vae.parameters()), torch.device("cpu")) if hasattr(vae, "parameters") else None
+
+    def encode(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.array(image))[None].to(device).to(torch.float32) / 255
+            found = vae.encode(pixels).latent_dist
+            return torch.cat([found.mean, found.std], dim=1)[0].cpu().numpy()
+
+    return encode
+
+
+def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_std: tuple[float, ...]) -> Tensor:
+    """Normalised latents [B, 4, h, w] -> images uint8 [B, 3, H, W], truncated as EDM2 does; one image at a time."""
+    import torch
+
+    from sida.numerics.latents import decoder_input, decoder_output_to_uint8
+
+    with torch.inference_mode():
+        raw = decoder_input(latents, raw_mean, raw_std)
+        return torch.cat([decoder_output_to_uint8(vae.decode(one[None]).sample) for one in raw])
+
+
+def encode(job: Job) -> dict[str, Any]:
+    """One process of the encoding job: shards rank, rank + world, ...; those already published are passed over."""
+    import torch
+
+    from sida.data.convert import convert
+    from sida.data.prepare import conversion_of
+    from sida.progress import Progress
+
+    dataset, processes = job.recipe.dataset, job.processes
+    assert dataset.latents is not None
+    vae = load_vae(dataset.latents).to(processes.device)
+    with tempfile.TemporaryDirectory(prefix="sida-data-") as folder, torch.inference_mode():
+        conversion = conversion_of(dataset, Path(folder), job.spec["work"], job.spec["shard_bytes"])
+        numbers = range(processes.rank, conversion.shards, processes.world)
+        shown = Progress(job.step, len(conversion.source), "images")
+        done = 0
+
+        def progress(images: int) -> None:
+            nonlocal done
+            done += images
+            if processes.first:
+                shown.update(min(done * processes.world, len(conversion.source)))
+
+        found = convert(
+            conversion, job.store, job.put, Path(folder), numbers=numbers, encode=encoder_of(vae), progress=progress,
+            processes=max(1, job.recipe.execution.threads),
+        )  # fmt: skip
+    processes.barrier()
+    return {"found": found, "shards": conversion.shards}

@@ -1,0 +1,262 @@
+"""From a recipe's dataset section to a list of images with labels, in the published order. Nothing is decoded here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from sida.data import labels as labelling
+from sida.data.decode import is_image
+from sida.data.entries import Entry
+from sida.data.folders import entries_of
+from sida.errors import UserError
+from sida.recipe import Dataset
+
+LATENT_ENDING = ".npy"  # EDM2's own encoder's files, [8, h, w]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images as files to be decoded (``entries``), as pixels (``images`` uint8 [N, C, H, W]), or labels alone (int32 [N]).
+
+    ``ignored`` counts files that are no images.
+    """
+
+    where: str
+    labels: np.ndarray | None
+    entries: Sequence[Entry] = ()
+    images: np.ndarray | None = None
+    ignored: int = 0
+    made_by: str = ""  # how pixels were made that were not decoded from files
+
+    def __len__(self) -> int:
+        counts = [len(part) for part in (self.entries, self.images, self.labels) if part is not None and len(part)]
+        return counts[0] if counts else 0
+
+
+def is_remote(dataset: Dataset) -> bool:
+    """Whether the data are a file that has to be fetched. Raises UserError when the recipe says nowhere where they are."""
+    if dataset.source == "digits":
+        return False
+    if dataset.address is None:
+        raise UserError(
+            f"dataset.address is missing: source {dataset.source} has to be fetched by you ({dataset.licence}); "
+            f"put its file or folder there, as a path or file:// address"
+        )
+    return urlsplit(dataset.address).scheme not in ("", "file")
+
+
+def path_of(dataset: Dataset) -> Path | None:
+    """The local file or folder of the data, fetched if need be; None for sources that need none.
+
+    Raises UserError when it is not there, and what fetching raises.
+    """
+    if dataset.source == "digits":
+        return None
+    if is_remote(dataset):
+        from sida.foreign.fetch import fetch_file
+
+        return fetch_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")[0]
+    path = Path(unquote(urlsplit(str(dataset.address)).path))
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
+    return path
+
+
+def open_source(dataset: Dataset, scratch: Path) -> Source:
+    """The images of a recipe's dataset section; ``scratch`` is an empty folder for unpacked archives.
+
+    Raises UserError for damaged or hostile archives, missing labels and wrong counts.
+    """
+    source = _READERS[dataset.source](dataset, scratch)
+    if len(source) == 0:
+        raise UserError(f"{source.where}: no images in it: correct dataset.address or dataset.source")
+    if dataset.images is not None and len(source) != dataset.images:
+        raise UserError(
+            f"{source.where}: {len(source):,} images, dataset.images says {dataset.images:,}: fetch the whole set, or correct it"
+        )
+    if dataset.classes:
+        if source.labels is None:
+            raise UserError(
+                f"{source.where}: has no labels, the recipe says {dataset.classes} classes: add a dataset.json, "
+                f"use source folder for class folders, or set dataset.classes to 0"
+            )
+        labelling.check_range(source.labels, dataset.classes, source.where)
+    return source
+
+
+# -- sources
+
+
+def _digits(dataset: Dataset, scratch: Path) -> Source:
+    from sida.data.digits import load_digits_images
+
+    images, labels = load_digits_images()
+    made_by = "ink counts 0..16 stretched to 0..255, rounded"
+    return Source("source digits", labels.astype(np.int32), images=images, made_by=made_by)
+
+
+def _cifar10(dataset: Dataset, scratch: Path) -> Source:
+    from sida.data.cifar10 import load_cifar10
+
+    path = path_of(dataset)
+    assert path is not None
+    images, labels = load_cifar10(path, scratch)
+    return Source(str(path), labels, images=images, made_by="pixels as stored")
+
+
+def _edm_zip(dataset: Dataset, scratch: Path) -> Source:
+    """What NVIDIA's tools write: images, or EDM2's latents, and dataset.json."""
+    path = path_of(dataset)
+    assert path is not None
+    entries = entries_of(path, scratch)
+    wanted = (lambda name: name.endswith(LATENT_ENDING)) if dataset.latents and _holds_latents(entries) else is_image
+    images = [entry for entry in entries if wanted(entry.name)]
+    return _files(path, entries, images, _json_labels(entries, images) if dataset.classes else None)
+
+
+def _folder(dataset: Dataset, scratch: Path) -> Source:
+    """Class folders, or any folders with a dataset.json; on disk or packed."""
+    path = path_of(dataset)
+    assert path is not None
+    entries = entries_of(path, scratch)
+    images = [entry for entry in entries if is_image(entry.name)]
+    labels = None
+    if dataset.classes and images:
+        labels = _json_labels(entries, images)
+        if labels is None:
+            labels = labelling.from_folders(entries, images, dataset.classes, str(path))
+            _refuse_empty_folders(path, images)
+    return _files(path, entries, images, labels)
+
+
+def _ffhq(dataset: Dataset, scratch: Path) -> Source:
+    if dataset.classes:
+        raise UserError("dataset.classes: FFHQ has no classes: set it to 0")
+    return _folder(dataset, scratch)
+
+
+def _afhqv2(dataset: Dataset, scratch: Path) -> Source:
+    """The folders under ``train``: cat, dog, wild."""
+    path = path_of(dataset)
+    assert path is not None
+    entries = _under("train", entries_of(path, scratch))
+    images = [entry for entry in entries if is_image(entry.name)]
+    labels = labelling.from_folders(entries, images, dataset.classes, str(path)) if dataset.classes and images else None
+    return _files(path, entries, images, labels)
+
+
+def _imagenet(dataset: Dataset, scratch: Path) -> Source:
+    """Synset folders (on disk or packed, under ``train`` or not), or the ILSVRC tar of one tar a synset."""
+    path = path_of(dataset)
+    assert path is not None
+    entries = _without_top(_expand_tars(path, entries_of(path, scratch)))
+    images = [entry for entry in entries if is_image(entry.name)]
+    labels = None
+    if dataset.classes and images:
+        folders = sorted({entry.name.partition("/")[0] for entry in images})
+        labelling.check_synsets(folders, dataset.classes, str(path))
+        labels = labelling.from_folders(entries, images, dataset.classes, str(path))
+    return _files(path, entries, images, labels)
+
+
+def _webdataset(dataset: Dataset, scratch: Path) -> Source:
+    from sida.data.webdataset import webdataset_entries
+
+    path = path_of(dataset)
+    assert path is not None
+    images, labels, ignored = webdataset_entries(path, scratch, labelled=bool(dataset.classes))
+    return Source(str(path), labels, entries=images, ignored=ignored)
+
+
+def _labels(dataset: Dataset, scratch: Path) -> Source:
+    """A dataset.json alone: data-free distillation (SiD) reads labels and never looks at an image."""
+    path = path_of(dataset)
+    assert path is not None
+    if not dataset.classes:
+        raise UserError(f"{path}: source labels holds nothing but labels: set dataset.classes")
+    try:
+        found = labelling.from_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if not found:
+        raise UserError(f"{path}: has no labels: give a dataset.json with some")
+    return Source(str(path), np.array([found[name] for name in sorted(found)], np.int32))
+
+
+_READERS: dict[str, Callable[[Dataset, Path], Source]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "edm-zip": _edm_zip,
+    "folder": _folder,
+    "ffhq": _ffhq,
+    "afhqv2": _afhqv2,
+    "imagenet": _imagenet,
+    "webdataset": _webdataset,
+    "labels": _labels,
+}
+
+
+# -- parts
+
+
+def _files(path: Path, entries: Sequence[Entry], images: list[Entry], labels: np.ndarray | None) -> Source:
+    others = sum(entry.name != labelling.DATASET_JSON for entry in entries) - len(images)
+    return Source(str(path), labels, entries=images, ignored=others)
+
+
+def _json_labels(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
+    found = labelling.read_json(entries)
+    if found is None:
+        return None
+    labels = labelling.from_json(*found)
+    return None if labels is None else labelling.by_name([entry.name for entry in images], labels, found[1])
+
+
+def _holds_latents(entries: list[Entry]) -> bool:
+    return any(entry.name.endswith(LATENT_ENDING) for entry in entries)
+
+
+def _under(folder: str, entries: list[Entry]) -> list[Entry]:
+    """The entries under a folder, named from there; all of them when there is no such folder."""
+    inside = [
+        entry._replace(name=entry.name.removeprefix(f"{folder}/"))
+        for entry in entries
+        if entry.name.startswith(f"{folder}/")
+    ]
+    return inside or entries
+
+
+def _without_top(entries: list[Entry]) -> list[Entry]:
+    return _under("train", entries)
+
+
+def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
+    """A class folder without any file is seen on disk only."""
+    if path.is_dir():
+        full = {entry.name.partition("/")[0] for entry in images}
+        empty = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name not in full)
+        if empty:
+            raise UserError(
+                f"{path}: class folder {empty[0]} is empty, so later classes would shift: fill or remove it"
+            )
+
+
+def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
+    from sida.data.tars import tar_entries
+
+    expanded = []
+    for entry in entries:
+        if not entry.name.endswith(".tar"):
+            expanded.append(entry)
+            continue
+        if entry.crc is not None:
+            raise UserError(f"{path}: tars inside a zip: unpack the zip first")
+        folder = entry.name.removesuffix(".tar")
+        expanded += [inner._replace(name=f"{folder}/{inner.name}") for inner in tar_entries(Path(entry.path), entry)]
+    expanded.sort(key=lambda entry: entry.name)
+    return expanded

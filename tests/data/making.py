@@ -1,0 +1,62 @@
+"""Small data sets for tests."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sida import recipe
+from sida.data.prepare import prepare_data
+from sida.manifests import DatasetResult
+from sida.recipe import Dataset
+from sida.steps import Published
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "data"
+
+
+def picture(number: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
+    """A picture like no other."""
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def png(number: int, size: tuple[int, int] = (12, 10)) -> bytes:
+    """Its file."""
+    file = io.BytesIO()
+    picture(number, size).save(file, "PNG")
+    return file.getvalue()
+
+
+def class_folders(top: Path, count: int, classes: int = 2, size: tuple[int, int] = (12, 10)) -> Path:
+    """``count`` PNGs spread over class folders a, b, ..."""
+    for number in range(count):
+        folder = top / chr(ord("a") + number % classes)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:05d}.png").write_bytes(png(number, size))
+    return top
+
+
+def section(path: Path | str, source: str = "folder", **fields: Any) -> Dataset:
+    """A dataset section: 8x8 RGB images by LANCZOS, unless told otherwise."""
+    defaults = {"resolution": 8, "channels": 3, "transform": "lanczos", "licence": "-"}
+    return Dataset.model_validate({**defaults, "source": source, "address": str(path), **fields})
+
+
+def prepare(path: Path | str, source: str = "folder", attempt: str = "", **fields: Any) -> Published:
+    """The step on such a section."""
+    digits, dataset = recipe.load("digits"), section(path, source, **fields)
+    size = {"resolution": dataset.resolution, "channels": dataset.channels, "label_dim": 0}
+    teacher = digits.teacher.model_copy(update={"network": digits.teacher.network.model_copy(update=size)})
+    whole = digits.model_copy(update={"dataset": dataset, "teacher": teacher})
+    return prepare_data(recipe=whole, attempt=attempt)
+
+
+def result(path: Path | str, source: str = "folder", **fields: Any) -> DatasetResult:
+    """What it publishes."""
+    found = prepare(path, source, **fields).manifest.result
+    assert isinstance(found, DatasetResult)
+    return found

@@ -1,0 +1,230 @@
+"""Archives that are damaged or hostile: refused as a whole, by name, before anything is decoded."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sida.data.entries import Reader, Unreadable
+from sida.data.folders import entries_of
+from sida.data.sources import open_source
+from sida.errors import UserError
+from tests.data.making import GOLDEN, png, section
+
+
+def write_zip(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def write_tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size = len(member[1])
+            archive.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def zip_mode(name: str, mode: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+def refused(path: Path, match: str) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        entries_of(path, path.parent)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "a\\..\\x.png"])
+def test_names_that_lead_out_of_an_archive_are_refused(tmp_path: Path, name: str) -> None:
+    refused(write_tar(tmp_path / "a.tar", (name, png(1))), "leads out of the archive")
+    refused(write_zip(tmp_path / "a.zip", (name, png(1))), "leads out of the archive")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
+    refused(write_tar(tmp_path / "a.tar", ("b.png", png(1)), special("x.png", kind, "b.png")), "x.png is a link or a")
+
+
+@pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_links_and_devices_in_a_zip_are_refused(tmp_path: Path, mode: int) -> None:
+    refused(write_zip(tmp_path / "a.zip", (zip_mode("x.png", mode | 0o644), b"/etc/passwd")), "x.png is a link or a")
+
+
+def test_pipes_and_links_to_folders_on_disk_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: a pipe, socket or device"):
+        entries_of(tmp_path / "a", tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
+    with pytest.raises(UserError, match="loop: a link to a folder"):
+        entries_of(tmp_path / "b", tmp_path)
+
+
+def test_bombs_are_refused_by_what_they_would_inflate_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(
+        write_zip(tmp_path / "a.zip", ("x.png", bytes(8 << 20))), r"x\.png inflates [\d,]+ times: refused as a bomb"
+    )
+    path = tmp_path / "b.tar.gz"
+    path.write_bytes(gzip.compress(bytes(8 << 20), 1))
+    monkeypatch.setattr("sida.data.tars._ALLOWANCE", 1 << 20)
+    refused(path, "inflates to more than .* bytes: refused as a bomb")
+
+
+def test_a_zip_whose_entries_overlap_is_refused(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", *((f"{number}.png", os.urandom(3000)) for number in range(3)))
+    content = bytearray(path.read_bytes())
+    at = content.find(b"PK\1\2")
+    for _ in range(3):  # every entry claims to be nearly the whole archive
+        content[at + 20 : at + 28] = (9000).to_bytes(4, "little") * 2
+        at = content.find(b"PK\1\2", at + 1)
+    path.write_bytes(content)
+    refused(path, "overlap: refused as a bomb")
+
+
+def test_an_entry_that_inflates_to_more_than_it_says_is_unreadable(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", ("x.png", bytes(100_000)))
+    content = bytearray(path.read_bytes())
+    at = content.find(b"PK\1\2") + 24
+    content[at : at + 4] = (50).to_bytes(4, "little")
+    path.write_bytes(content)
+    (entry,) = entries_of(path, tmp_path)
+    with pytest.raises(Unreadable, match="CRC differs"):
+        Reader().read(entry)
+
+
+def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
+    refused(write_tar(tmp_path / "a.tar", ("x.png", png(1)), ("x.png", png(2))), "x.png is in it twice")
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        path = write_zip(tmp_path / "a.zip", ("x.png", png(1)), ("x.png", png(2)))
+    refused(path, "x.png is in it twice")
+
+
+def test_names_that_are_not_utf8_are_refused_legibly(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", encoding="latin1", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("\u00e9.png"))
+    refused(path, r"\\\\udce9.png' is not UTF-8")
+    path = write_zip(tmp_path / "a.zip", ("\u00e9.png", png(1)))
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xe9\xe9").replace(b"\x00\x08", b"\x00\x00"))
+    refused(path, "UTF-8")
+    (tmp_path / "a").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/\xe9.png")).write_bytes(png(1))
+    with pytest.raises(UserError, match="is not UTF-8: rename it"):
+        entries_of(tmp_path / "a", tmp_path)
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", ("x.png", png(1)))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    refused(path, "x.png is encrypted")
+
+
+def members(path: Path) -> list[str]:
+    return [entry.name for entry in entries_of(path, path.parent)]
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_no_cut_of_a_tar_goes_unnoticed(tmp_path: Path, cut: int) -> None:
+    whole = write_tar(tmp_path / "a.tar", *((f"{number}.png", png(number)) for number in range(6)))
+    content = whole.read_bytes().rstrip(b"\0")
+    whole.write_bytes(content[: len(content) * cut // 40 // 512 * 512])  # between blocks, where tarfile notices least
+    with pytest.raises(UserError, match=r"a\.tar"):
+        entries_of(whole, tmp_path)
+
+
+def test_a_flipped_header_of_a_tar_is_noticed(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "a.tar", *((f"{number}.png", png(number)) for number in range(6)))
+    content = whole.read_bytes()
+    for at in (5, content.index(b"3.png") + 3, content.index(b"5.png") + 110):
+        whole.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        refused(whole, "not a whole tar|damaged or cut")
+
+
+@pytest.mark.parametrize("spoil", [lambda c: c[:-30], lambda c: c[: len(c) // 2], lambda c: b"PK" + c[100:]])
+def test_a_cut_zip_is_refused(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    path = write_zip(tmp_path / "a.zip", ("x.png", png(1)), ("y.png", png(2)))
+    path.write_bytes(spoil(path.read_bytes()))
+    refused(path, "not a whole zip|overlap")
+
+
+def test_a_flipped_bit_of_the_cifar_archive_is_noticed(tmp_path: Path) -> None:
+    content = (GOLDEN / "cifar10" / "cifar-10-python.tar.gz").read_bytes()
+    path = tmp_path / "cifar-10-python.tar.gz"
+    for at in (1000, 150_000, len(content) // 2, len(content) - 6, len(content) - 2):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz"):
+            open_source(section(path, "cifar10", classes=10, resolution=32), tmp_path)
+    path.write_bytes(content[:-1000])
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: damaged"):
+        open_source(section(path, "cifar10", classes=10, resolution=32), tmp_path)
+
+
+def test_a_flipped_pixel_in_a_zip_is_noticed(tmp_path: Path) -> None:
+    content = bytearray((GOLDEN / "edm_zip" / "labelled.zip").read_bytes())
+    content[5000] ^= 1
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    entries = entries_of(path, tmp_path)
+    reader = Reader()
+    bad = []
+    for entry in entries:
+        try:
+            reader.read(entry)
+        except Unreadable:
+            bad.append(entry.name)
+    assert len(bad) == 1
+
+
+@pytest.mark.parametrize("missing", ["data_batch_3", "batches.meta"])
+def test_a_cifar_archive_without_a_batch_is_refused(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with (
+        tarfile.open(GOLDEN / "cifar10" / "cifar-10-python.tar.gz") as source,
+        tarfile.open(path, "w:gz", compresslevel=1) as target,
+    ):
+        for member in source:
+            if not member.name.endswith(missing):
+                target.addfile(member, source.extractfile(member))
+    fields = section(path, "cifar10", classes=10, resolution=32)
+    if missing == "batches.meta":
+        assert len(open_source(fields, tmp_path)) == 100
+        return
+    with pytest.raises(UserError, match="no cifar-10-batches-py/data_batch_3 in it"):
+        open_source(fields, tmp_path)
+
+
+def test_what_is_no_archive_or_not_there_is_said(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    refused(tmp_path / "notes.txt", "neither a folder nor a .zip")
+    refused(tmp_path / "absent", "no such file or folder")
+    for source in ("folder", "edm-zip", "ffhq", "afhqv2", "imagenet", "webdataset"):
+        (tmp_path / source).mkdir()
+        with pytest.raises(UserError, match=r"no images in it|no \.tar in it"):
+            open_source(section(tmp_path / source, source), tmp_path)

@@ -1,0 +1,124 @@
+"""Labels: where they come from, and that none is lost silently."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sida.data.labels import synsets
+from sida.data.sources import Source, open_source
+from sida.errors import UserError
+from tests.data.making import class_folders, png, section
+from tests.data.test_bad_archives import write_tar, write_zip
+
+
+def opened(path: Path, source: str = "folder", **fields: Any) -> Source:
+    return open_source(section(path, source, **fields), path.parent)
+
+
+def zipped(tmp_path: Path, labels: Any, names: tuple[str, ...] = ("a.png", "b.png")) -> Path:
+    members = [(name, png(number)) for number, name in enumerate(names)]
+    return write_zip(tmp_path / "a.zip", *members, ("dataset.json", json.dumps({"labels": labels}).encode()))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([["a.png", 0]], "1 of 2 images have no label, e.g. b.png"),
+        ([["a.png", 0], ["b.png", 1], ["c.png", 1]], "images that are not there, e.g. c.png"),
+        ([["a.png", 0], ["b.png", 1], ["a.png", 1]], "a.png has two labels, 0 and 1"),
+        ([["a.png", 0], ["b.png", "1"]], "expected .name, whole number"),
+        ([["a.png", 0], ["b.png", True]], "expected .name, whole number"),
+        ([["a.png", 0], ["b.png", 1.5]], "expected .name, whole number"),
+        ([["a.png", 0], ["b.png", 2]], "has labels 0 to 2, the recipe says 2 classes"),
+        ([["a.png", 0], ["b.png", -1]], "has labels -1 to 0"),
+        (None, "has no labels, the recipe says 2 classes"),
+        ("many", "labels must be a list"),
+    ],
+)
+def test_labels_that_do_not_fit_the_images_are_refused_by_name(tmp_path: Path, labels: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        opened(zipped(tmp_path, labels), "edm-zip", classes=2)
+    assert opened(zipped(tmp_path, labels), "edm-zip").labels is None  # who wants none need not have any
+
+
+def test_a_damaged_dataset_json_is_named(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", ("a.png", png(0)), ("dataset.json", b'{"labels": [["a.pn'))
+    with pytest.raises(UserError, match=r"dataset.json: not a dataset.json"):
+        opened(path, "edm-zip", classes=1)
+
+
+def test_folders_in_a_zip_of_nvidias_layout_are_no_classes(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", ("00000/img0.png", png(0)), ("00001/img1.png", png(1)))
+    with pytest.raises(UserError, match=r"add a dataset.json, use source folder for class folders"):
+        opened(path, "edm-zip", classes=2)
+    labels = opened(path, "folder", classes=2).labels  # the named opt-in
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+
+
+def test_class_folders_must_be_as_many_as_the_recipe_says_and_none_empty(tmp_path: Path) -> None:
+    top = class_folders(tmp_path / "images", 6, classes=3)
+    with pytest.raises(UserError, match=r"3 class folders .*, dataset.classes says 2"):
+        opened(top, classes=2)
+    (top / "aa").mkdir()
+    with pytest.raises(UserError, match="class folder aa is empty, so later classes would shift"):
+        opened(top, classes=3)
+    (top / "aa" / "notes.txt").write_text("none")
+    with pytest.raises(UserError, match="class folder aa holds no images"):
+        opened(top, classes=3)
+    (top / "aa" / "notes.txt").unlink()
+    (top / "aa").rmdir()
+    (top / "loose.png").write_bytes(png(9))
+    with pytest.raises(UserError, match=r"loose\.png lies beside the class folders"):
+        opened(top, classes=3)
+
+
+def test_a_wrong_number_of_images_is_refused_before_any_is_decoded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"6 images, dataset.images says 7"):
+        opened(class_folders(tmp_path / "images", 6), images=7)
+
+
+def test_there_are_a_thousand_synsets_in_the_order_of_their_names() -> None:
+    assert len(synsets()) == len(set(synsets())) == 1000
+    assert list(synsets()) == sorted(synsets())
+    assert (synsets()[0], synsets()[-1]) == ("n01440764", "n15075141")
+
+
+def test_imagenet_accepts_its_own_synsets_only_and_all_of_them(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", ("train/n01440764/x.JPEG", png(0)), ("train/n15075141/y.JPEG", png(1)))
+    labels = opened(tar, "imagenet", classes=2).labels
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"2 synsets, dataset.classes says 1000 \(first absent: n01443537\)"):
+        opened(tar, "imagenet", classes=1000)
+    for strange in ("n00000001", "dogs"):
+        tar = write_tar(tmp_path / "b.tar", ("n01440764/x.JPEG", png(0)), (f"{strange}/y.JPEG", png(1)))
+        with pytest.raises(UserError, match=f"folder {strange} is .* of ImageNet-1k"):
+            opened(tar, "imagenet", classes=2)
+
+
+def test_afhqv2_takes_its_train_folders_and_no_labels(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        class_folders(tmp_path / "afhqv2" / part, 6, classes=3)
+    found = opened(tmp_path / "afhqv2", "afhqv2")
+    assert len(found) == 6
+    assert found.labels is None
+    labels = opened(tmp_path / "afhqv2", "afhqv2", classes=3).labels
+    assert labels is not None
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_ffhq_has_no_classes(tmp_path: Path) -> None:
+    top = class_folders(tmp_path / "ffhq", 4)
+    assert [entry.name for entry in opened(top, "ffhq").entries] == [
+        "a/00000.png",
+        "a/00002.png",
+        "b/00001.png",
+        "b/00003.png",
+    ]
+    with pytest.raises(UserError, match="FFHQ has no classes"):
+        opened(top, "ffhq", classes=2)

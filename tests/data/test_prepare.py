@@ -1,0 +1,241 @@
+"""The step prepare_data: what it publishes, what it does about bad images, and how it survives."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sida.data import layout
+from sida.data.decode import Decoder
+from sida.data.shards import Shards
+from sida.errors import UserError
+from sida.settings import settings
+from sida.stores import open_store
+from tests.conftest import ROOT
+from tests.data.making import GOLDEN, class_folders, png, prepare, result
+
+
+def shards_of(found: object) -> Shards:
+    return Shards(open_store(settings().store), found)  # type: ignore[arg-type]
+
+
+def test_a_folder_of_classes_becomes_its_images_in_order_with_their_labels(place_on: Path, tmp_path: Path) -> None:
+    top = class_folders(tmp_path / "images", 20)
+    found = result(top, classes=2)
+    assert (found.count, found.histogram, found.record) == (20, (10, 10), "pixels")
+    assert found.decoder.startswith("Pillow ")
+    shards = shards_of(found)
+    images, labels = shards.read(torch.arange(20))
+    decode = Decoder("lanczos", 8, 3)
+    files = sorted(top.rglob("*.png"))
+    assert np.array_equal(images.numpy(), np.stack([decode(path.read_bytes())[0] for path in files]))
+    assert labels.tolist() == [0] * 10 + [1] * 10
+    assert found.picture is not None
+    store = open_store(settings().store)
+    assert Image.open(io.BytesIO(store.read(found.picture.key))).size[0] > 500
+
+
+def test_many_processes_make_the_shards_that_one_makes(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = class_folders(tmp_path / "images", 300)
+    monkeypatch.setattr(layout, "SHARD_BYTES", 140 * 200)
+    monkeypatch.setattr("sida.data.decoding.cores", lambda: 2)
+    many = result(top, classes=2)
+    monkeypatch.setattr("sida.data.decoding.cores", lambda: 1)
+    monkeypatch.setenv("SIDA_STORE", f"file://{tmp_path / 'other'}")
+    one = result(top, classes=2)
+    assert many.shards == one.shards
+    assert len(many.shards) == 3
+
+
+def test_a_second_run_reuses_and_a_touched_source_is_read_again(place: Path, tmp_path: Path) -> None:
+    top = class_folders(tmp_path / "images", 4)
+    assert [prepare(top).reused, prepare(top).reused] == [False, True]
+    (top / "a" / "00000.png").write_bytes(png(77))
+    again = prepare(top)
+    assert not again.reused
+    assert not prepare(top, attempt="new").reused
+
+
+def test_the_cifar10_archive_is_its_training_images_in_published_order(place_on: Path) -> None:
+    path = GOLDEN / "cifar10" / "cifar-10-python.tar.gz"
+    found = result(path, "cifar10", classes=10, resolution=32, transform="none", images=100)
+    known = json.loads((GOLDEN / "cifar10" / "expected.json").read_text())
+    _, labels = shards_of(found).read(torch.arange(100))
+    assert labels.tolist() == known["labels"]
+    assert found.source_sha256 == known["archive_sha256"]
+
+
+def test_an_archive_behind_an_address_is_fetched_once(place: Path, tmp_path: Path) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(GOLDEN / "cifar10"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/cifar-10-python.tar.gz"
+        found = result(address, "cifar10", classes=10, resolution=32, transform="none")
+        server.shutdown()
+    assert found.count == 100
+    assert prepare(address, "cifar10", classes=10, resolution=32, transform="none").reused  # the server is gone
+
+
+def test_labels_alone_are_a_data_set_for_data_free_distillation(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"labels": [["b", 1], ["a", 0], ["c", 1]]}))
+    found = result(path, "labels", classes=2, resolution=64, channels=4, transform="none")
+    x, c = shards_of(found).batch(torch.arange(3))
+    assert x.shape == (3, 4, 64, 64)
+    assert c.argmax(1).tolist() == [0, 1, 1]
+    assert found.histogram == (1, 2)
+
+
+# -- bad images
+
+
+def spoilt(tmp_path: Path) -> Path:
+    """Ten images: one is cut, one is text, two are copies of others."""
+    top = class_folders(tmp_path / "images", 6)
+    (top / "a" / "cut.png").write_bytes(png(50)[:-200])
+    (top / "a" / "text.png").write_bytes(b"not an image")
+    (top / "b" / "copy.png").write_bytes(png(0))
+    (top / "b" / "other.png").write_bytes(png(1))
+    return top
+
+
+def test_bad_images_and_duplicates_fail_by_default_and_are_all_named(place_on: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"2 of 10 images are unreadable .*a/cut.png.*a/text.png.* and 2 of 10"
+    ) as caught:
+        prepare(spoilt(tmp_path))
+    text = str(caught.value)
+    assert "b/copy.png = a/00000.png" in text
+    assert "dataset.unreadable to skip" in text and "dataset.duplicates to skip" in text
+    store = open_store(settings().store)
+    assert not [key for key in store.list("steps/prepare_data/") if key.endswith("1.json")]
+
+
+def test_skipping_leaves_bad_images_out_counts_and_lists_them(
+    place_on: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(layout, "SHARD_BYTES", 3 * 200)  # three records: some shards lose all, some one
+    top = spoilt(tmp_path)
+    with pytest.raises(UserError):
+        prepare(top, classes=2)
+    capsys.readouterr()
+    found = result(top, classes=2, unreadable="skip", duplicates="skip")
+    assert "4 of 4 shards were there already" in capsys.readouterr().err  # what failed is not decoded again
+    assert (found.count, found.histogram) == (6, (3, 3))
+    assert (found.excluded.unreadable, found.excluded.duplicates) == (2, 2)
+    _, labels = shards_of(found).read(torch.arange(6))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.excluded.listing is not None
+    listed = json.loads(open_store(settings().store).read(found.excluded.listing.key))
+    assert [name for name, _ in listed["unreadable"]] == ["a/cut.png", "a/text.png"]
+    assert listed["duplicates"] == [["b/copy.png", "a/00000.png"], ["b/other.png", "b/00001.png"]]
+
+
+def test_duplicates_can_be_kept_as_published_and_are_still_counted(place: Path, tmp_path: Path) -> None:
+    found = result(spoilt(tmp_path), unreadable="skip", duplicates="keep")
+    assert (found.count, found.excluded.kept_duplicates, found.excluded.duplicates) == (8, 2, 0)
+
+
+def test_a_source_without_a_single_readable_image_is_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.png").write_bytes(b"text")
+    with pytest.raises(UserError, match="none of 1 images is left"):
+        prepare(tmp_path / "images", unreadable="skip")
+
+
+def test_images_of_another_size_are_refused_where_nothing_resizes_them(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is 12x10, not 8x8"):
+        prepare(class_folders(tmp_path / "images", 2), transform="none")
+
+
+def test_rotation_by_exif_is_ignored_and_counted(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("exif6.jpg", "exif3.png", "rgb.bmp"):
+        (tmp_path / "images" / name).write_bytes((GOLDEN / "modes" / "inputs" / name).read_bytes())
+    assert result(tmp_path / "images").excluded.rotated == 2
+
+
+# -- kills and full disks
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from sida.data import convert, layout
+layout.SHARD_BYTES = 60 * 200
+fill = convert._fill
+def slowly(conversion, number, path, *rest):
+    made = fill(conversion, number, path, *rest)
+    if number == 2:
+        print("mid-shard", flush=True)  # its file is full, nothing of it is published
+        time.sleep(60)
+    return made
+convert._fill = slowly
+from tests.data.making import prepare
+prepare(Path(sys.argv[1]), classes=2)
+"""
+
+
+def test_a_kill_amid_a_shard_costs_that_shard_only(
+    place_on: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(layout, "SHARD_BYTES", 60 * 200)
+    top = class_folders(tmp_path / "images", 300)
+    environment = dict(os.environ, SIDA_LEASE_SECONDS="2", TMPDIR=str(place_on))
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(top)], cwd=ROOT, stdout=subprocess.PIPE, env=environment)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"mid-shard\n"
+    store = open_store(settings().store)
+    end = time.monotonic() + 20
+    while len(store.list("data/")) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert [key.rpartition("/")[2] for key in store.list("data/")] == ["shard-00000.json", "shard-00001.json"]
+    assert not [key for key in store.list("steps/prepare_data/") if key.endswith("1.json")]
+    monkeypatch.setenv("SIDA_LEASE_WAIT", "30")
+    found = result(top, classes=2)
+    assert "2 of 5 shards were there already" in capsys.readouterr().err
+    monkeypatch.setenv("SIDA_STORE", f"file://{tmp_path / 'undisturbed'}")
+    assert result(top, classes=2) == found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("which", ["TMPDIR", "SIDA_STORE"])
+def test_a_disk_that_fills_up_amid_a_shard_is_said_and_nothing_is_published(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", str(small)], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        # A shard is larger than the disk for temporary files; the store's holds two of three.
+        monkeypatch.setattr(layout, "SHARD_BYTES", (300 if which == "TMPDIR" else 100) * 200)
+        monkeypatch.setattr("tempfile.tempdir", str(small) if which == "TMPDIR" else None)
+        if which == "SIDA_STORE":
+            monkeypatch.setenv("SIDA_STORE", f"file://{small}")
+        with pytest.raises(UserError, match="free space"):
+            prepare(class_folders(tmp_path / "images", 300))
+        store = open_store(settings().store)
+        assert not [key for key in store.list("steps/prepare_data/") if key.endswith("1.json")]
+        monkeypatch.setattr("tempfile.tempdir", None)
+        monkeypatch.setenv("SIDA_STORE", f"file://{tmp_path / 'large'}")
+        assert result(tmp_path / "images").count == 300
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

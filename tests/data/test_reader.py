@@ -1,0 +1,156 @@
+"""Reading shards: the order, any number of ranks, remote stores, read-ahead, damage."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sida.data import layout, ranged
+from sida.data.reader import ShuffledData
+from sida.data.shards import Shards
+from sida.errors import Corrupt, SidaError
+from sida.manifests import DatasetResult, parse_manifest
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+from sida.stores.folder import FolderStore
+from tests.data.making import class_folders, prepare, result
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def made(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetResult:
+    """30 images in five shards."""
+    monkeypatch.setattr(layout, "SHARD_BYTES", 6 * 200)
+    return result(class_folders(tmp_path / "images", 30), classes=2)
+
+
+def opened(made: DatasetResult) -> Shards:
+    return Shards(open_store(settings().store), made)
+
+
+def test_any_number_of_ranks_reads_the_same_sequence_and_resumes_without_replay(made: DatasetResult) -> None:
+    whole, labels = ShuffledData(opened(made), 3, CPU).batch(torch.arange(90))
+    for world in (1, 2, 3):
+        for begin in (0, 36):  # a fresh process that starts in the midst
+            ranks = [ShuffledData(opened(made), 3, CPU, stride=12) for _ in range(world)]
+            for first in range(begin, 84, 12):
+                for rank, data in enumerate(ranks):
+                    share = first + torch.arange(12 * rank // world, 12 * (rank + 1) // world)
+                    x, c = data.batch(share)
+                    assert torch.equal(x, whole[share])
+                    assert torch.equal(c, labels[share])
+
+
+def test_what_is_read_ahead_is_what_is_asked_for_next(made: DatasetResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = opened(made)
+    data = ShuffledData(shards, 3, CPU, stride=8)
+    data.batch(torch.arange(8))
+    next(iter(data._ahead.values())).result()
+    expected = ShuffledData(opened(made), 3, CPU).batch(torch.arange(8, 16))
+    monkeypatch.setattr(data, "_stride", None)
+    monkeypatch.setattr(shards, "records", None)  # it is not asked again
+    found = data.batch(torch.arange(8, 16))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+class Remote:
+    """A folder store that hides its files, and counts reads by range."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store, self.ranges = store, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def local_path(self, key: str) -> None:
+        return None
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        self.ranges += 1
+        return self._store.read(key, offset, length)
+
+
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranged, "AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(ranged, "CACHE_SHARE", 0)
+
+
+def test_records_read_by_range_equal_mapped_ones_also_twice_and_in_any_order(
+    made: DatasetResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped = opened(made)
+    no_room(monkeypatch)
+    remote = Remote(open_store(settings().store))
+    shards = Shards(remote, made)  # type: ignore[arg-type]
+    for indices in ([29, 0, 7, 7, 8, 6, 15], list(range(30))):
+        assert np.array_equal(shards.records(indices), mapped.records(indices))
+    assert remote.ranges == 4 + 5  # 0; 6, 7, 8 together; 15; 29; then one for each of five shards
+
+
+def test_ranged_reads_and_cached_copies_work_on_both_stores(
+    place_on: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "SHARD_BYTES", 6 * 200)
+    found = result(class_folders(tmp_path / "images", 30), classes=2)
+    expected = opened(found).records(list(range(30)))
+    monkeypatch.setattr(ranged, "AT_ONCE_BYTES", 0)
+    shards = opened(found)
+    for _ in range(20):  # by range at first, from copies as they arrive
+        assert np.array_equal(shards.records([3, 17, 29]), expected[[3, 17, 29]])
+    no_room(monkeypatch)
+    assert np.array_equal(opened(found).records(list(range(30))), expected)
+
+
+def damage(made: DatasetResult, at: int) -> FolderStore:
+    store = open_store(settings().store)
+    assert isinstance(store, FolderStore)
+    path = store.local_path(made.shards[2].object.key)
+    assert path is not None
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    return store
+
+
+def test_a_flipped_bit_is_noticed_in_whole_shards_and_in_single_records(
+    made: DatasetResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = damage(made, 2 * 200 + 100)
+    with pytest.raises(Corrupt, match=r"shard-00002\.bin"):
+        Shards(store, made)
+    no_room(monkeypatch)
+    shards = Shards(Remote(store), made)  # type: ignore[arg-type]
+    assert len(shards.records([12, 13, 15])) == 3
+    with pytest.raises(Corrupt, match=r"shard-00002\.bin\): records 2 to 2 are damaged"):
+        shards.records([14])
+
+
+def test_an_index_with_a_changed_byte_is_refused_or_says_the_same(place: Path, tmp_path: Path) -> None:
+    published = prepare(class_folders(tmp_path / "images", 30), classes=2)
+    content = published.manifest.to_json()
+    good = published.manifest.result
+    assert isinstance(good, DatasetResult)
+    store = open_store(settings().store)
+    expected = Shards(store, good).records(list(range(30)))
+    result_part = content[: content.index(b'"about"')]
+    rng = np.random.default_rng(0)
+    for at in rng.choice(len(result_part), 150, replace=False):
+        spoilt = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        with suppress(SidaError):
+            found = parse_manifest(spoilt, "index").result
+            assert isinstance(found, DatasetResult)
+            records = Shards(store, found).records(list(range(30)))
+            assert np.array_equal(records, expected)
+            assert (found.count, found.classes) == (good.count, good.classes)
+
+
+def test_an_index_beyond_the_last_record_is_refused(made: DatasetResult) -> None:
+    for index in (-1, 30):
+        with pytest.raises(IndexError):
+            opened(made).records([index])
