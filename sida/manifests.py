@@ -40,6 +40,8 @@ class About(Part):
     parameters: dict[str, Any]
     machine: dict[str, str]
     notes: dict[str, str | float] = {}  # images per second and the like
+    input_keys: dict[str, str] = {}  # input name -> key of its manifest in the store
+    recipe: ObjectRef | None = None  # the resolved recipe that the step was called with
 
 
 class TeacherResult(Part):
@@ -90,22 +92,29 @@ class DatasetResult(Part):
 
 
 class ReferenceResult(Part):
-    """Feature statistics of the training set: float64 sums as safetensors."""
+    """Feature statistics of the training set, published ones or our own, as safetensors."""
 
     kind: Literal["reference"] = "reference"
     metric: str
     detector_sha256: str
     detector: ObjectRef
     features: int
-    count: int
-    moments: ObjectRef
+    count: int  # images; 0 where a published file does not say
+    moments: ObjectRef  # what scores are distances to: count, sum, outer (ours) or mean, covariance (published)
     dataset_digest: str
+    origin: Literal["computed", "published"] = "computed"
+    source_sha256: str | None = None  # of the published file
+    source: ObjectRef | None = None
+    computed: ObjectRef | None = None  # our own moments beside published ones
+    difference: float | None = None  # Frechet distance between the two
+    real_features: ObjectRef | None = None  # of the training images, for KID, precision and recall, and resampling
+    precision_recall_features: ObjectRef | None = None  # of published reference images
 
 
 class Score(Part):
     """One model's distance over held-out seed ranges; a row of the table."""
 
-    model: Literal["teacher", "generator", "real"]
+    model: Literal["teacher", "generator", "real", "images"]
     label: str
     nfe: int | None
     metric: str
@@ -116,6 +125,13 @@ class Score(Part):
     sd: float
     sampler: str
     checkpoint_sha256: str | None
+    interval: float | None = None  # half-width of the mean's 95% interval; None with one range
+    protocol: Literal["mean", "best"] = "mean"  # best: the lowest range, as publications report it
+
+    @property
+    def reported(self) -> float:
+        """The number that its protocol reports."""
+        return self.mean if self.protocol == "mean" else min(self.values)
 
 
 class ScoresResult(Part):
@@ -127,6 +143,8 @@ class ScoresResult(Part):
     reference_digest: str
     licence: str
     gate: str | None = None  # what the gate said, when there is one
+    sampling_bias: float | None = None  # what n samples of the reference itself would score, to first order
+    further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
 
 
 class RunResult(Part):

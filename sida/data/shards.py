@@ -76,6 +76,10 @@ class Shards:
         images = torch.from_numpy(np.stack([record["data"] for record in records]))
         return images, torch.tensor([int(record["label"]) for record in records])
 
+    def labels(self) -> Tensor:
+        """int64 [count]: every label, in order."""
+        return torch.from_numpy(np.concatenate([part["label"] for part in self._parts]).astype(np.int64))
+
     def _record(self, index: int) -> np.ndarray:
         part = bisect_right(self._ends, index)
         return self._parts[part][index - (self._ends[part - 1] if part else 0)]

@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sida.scoring.sums import Sums
-from sida.training.job import Job
+
+if TYPE_CHECKING:
+    from sida.training.job import Job
 
 PART_IMAGES = 2_000  # at 2048 features a part's moments are 32 MiB
 

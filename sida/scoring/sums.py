@@ -14,7 +14,9 @@ from sida.scoring.detector import Detector
 
 MOMENTS = ("count", "sum", "outer")
 SPLITS = ("is/counts", "is/entropy", "is/total")
-NEED_FEATURES = ("kid", "precision", "recall")  # metrics that compare samples, not sums
+NEED_FEATURES = ("kid", "precision_recall")  # metrics that compare samples, not sums
+
+KEEP_FEATURES = "features"  # no metric: keep the features whatever is asked for
 
 
 class Sums:
@@ -52,7 +54,7 @@ class Sums:
         if self.moments.sum.device != features.device:
             self.moments = Moments.from_state([t.to(features.device) for t in self.moments.state()])
         self.moments.add(features)
-        if set(self.metrics) & set(NEED_FEATURES):
+        if set(self.metrics) & {*NEED_FEATURES, KEEP_FEATURES}:
             self.features.append(features.to("cpu", torch.float32))
 
     def merge(self, state: Mapping[str, Tensor]) -> None:

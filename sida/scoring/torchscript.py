@@ -16,14 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
+from sida.scoring.torchscript_facts import INCEPTION_SHA256, PINNED, where_to_get_it
 from sida.settings import settings
 
-INCEPTION_ADDRESS = (
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
-)
-# k-diffusion (k_diffusion/evaluation.py) pins the same file at this digest.
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-PINNED = {INCEPTION_SHA256: "inception-2015-12-05"}
 _AGREE = 1e-5  # of probabilities computed from the features against the network's own
 
 
@@ -95,11 +90,3 @@ def load_torchscript(path: Path) -> TorchScriptDetector:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"detector {path}: not a TorchScript file ({reason}): {where_to_get_it()}") from error
     return TorchScriptDetector(script, str(path)).requires_grad_(False)
-
-
-def where_to_get_it() -> str:
-    """How to get the published file, for machines without internet too."""
-    return (
-        f"fetch {INCEPTION_ADDRESS} (sha256 {INCEPTION_SHA256}) and give its path: evaluation.detector.address in the "
-        f"recipe, or --detector PATH"
-    )
