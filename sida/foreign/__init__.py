@@ -1,0 +1,11 @@
+"""Files of other people's making, read without executing anything that they say.
+
+``read_pickle`` is the one way in: a pickle becomes plain Python values, numpy arrays, tensors as views of the file, and
+inert stand-ins that hold a class's name and its state.
+"""
+
+from sida.foreign.limits import Limits, Refused
+from sida.foreign.pickles import read_pickle
+from sida.foreign.stand_ins import Inert, Storage, TensorView
+
+__all__ = ["Inert", "Limits", "Refused", "Storage", "TensorView", "read_pickle"]

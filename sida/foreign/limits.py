@@ -1,0 +1,48 @@
+"""How much a foreign file may ask of this machine, and the error that says it asked for too much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sida.errors import UserError
+
+
+class Refused(UserError):
+    """A foreign file holds what is not accepted; nothing of it was executed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one file. The defaults read the largest published networks and refuse bombs within seconds.
+
+    ``file_bytes``: size of the file. ``opcodes``: instructions, nested streams included. ``depth``: containers inside each
+    other. ``spare_bytes`` and ``growth``: objects and tensors built from the file may each take ``spare_bytes`` plus
+    ``growth`` times its size, so that neither a memo nor an expanded tensor makes much out of little.
+    """
+
+    file_bytes: int = 32 * 2**30
+    opcodes: int = 2_000_000
+    depth: int = 200
+    spare_bytes: int = 64 * 2**20
+    growth: int = 8
+
+
+class Budget:
+    """What is left of the limits for one file; shared by the streams nested in it."""
+
+    def __init__(self, limits: Limits, size: int) -> None:
+        self.opcodes = limits.opcodes
+        self.limits = limits
+        self._objects = self._tensors = limits.spare_bytes + limits.growth * size
+
+    def charge(self, size: int) -> None:
+        """Account for bytes of memory about to be taken by Python objects."""
+        self._objects -= size
+        if self._objects < 0:
+            raise ValueError("its objects would take far more memory than the file has bytes")
+
+    def charge_tensor(self, size: int) -> None:
+        """Account for a tensor of so many bytes, which costs nothing before somebody copies it."""
+        self._tensors -= size
+        if self._tensors < 0:
+            raise ValueError("its tensors would take far more memory than the file has bytes")

@@ -1,0 +1,121 @@
+"""What stands for the objects of a foreign file: names and data, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+# Bytes per element, and numpy's type for the bits: numpy has no bfloat16, so those come as uint16.
+DTYPES: dict[str, tuple[int, str]] = {
+    "float64": (8, "<f8"),
+    "float32": (4, "<f4"),
+    "float16": (2, "<f2"),
+    "bfloat16": (2, "<u2"),
+    "int64": (8, "<i8"),
+    "int32": (4, "<i4"),
+    "int16": (2, "<i2"),
+    "int8": (1, "|i1"),
+    "uint8": (1, "|u1"),
+    "bool": (1, "|b1"),
+}
+MOST_DIMENSIONS = 16
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that a pickle mentions. It is never looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False)
+class Inert:
+    """An object of a class that is not ours: its name, constructor's arguments, and attributes.
+
+    For a class saved by NVIDIA's persistence ``name`` is the class's own name and ``source`` the program text that came
+    with it, which nobody runs. ``state`` is normally a dict.
+    """
+
+    name: str
+    args: tuple[Any, ...] = ()
+    state: Any = None
+    source: str = field(default="", repr=False)
+
+    def __repr__(self) -> str:
+        return f"Inert({self.name!r})"  # the state may hold the object itself
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """The flat data of one or several tensors: ``count`` elements, as a read-only view of the file."""
+
+    dtype: str
+    count: int
+    data: memoryview = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorView:
+    """A tensor as the file describes it; offset and strides in elements, checked to stay inside the storage."""
+
+    storage: Storage = field(repr=False)
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    parameter: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """``float32``, ``bfloat16``, ... as torch names it."""
+        return self.storage.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a contiguous copy."""
+        size = DTYPES[self.dtype][0]
+        for length in self.shape:
+            size *= length
+        return size
+
+    def array(self) -> np.ndarray:
+        """A read-only view of the file; bfloat16 comes as the uint16 with the same bits."""
+        size, dtype = DTYPES[self.dtype]
+        if 0 in self.shape:
+            return np.empty(self.shape, dtype)
+        flat = np.frombuffer(self.storage.data, dtype, self.storage.count)
+        view = np.lib.stride_tricks.as_strided(
+            flat[self.offset :], self.shape, tuple(stride * size for stride in self.strides), writeable=False
+        )
+        return view
+
+
+def checked_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:
+    """A tensor whose every element lies in its storage; raises ValueError otherwise."""
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
+    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):
+        raise ValueError("a tensor's size and stride are not tuples of one length")
+    if len(shape) > MOST_DIMENSIONS:
+        raise ValueError(f"a tensor of {len(shape)} dimensions; at most {MOST_DIMENSIONS} are accepted")
+    for number in (offset, *shape, *strides):
+        if type(number) is not int or not 0 <= number < 2**48:
+            raise ValueError(f"a tensor's offset, size or stride is {_short(number)}")
+    last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    if 0 in shape:
+        last = offset - 1
+    if last >= storage.count or offset > storage.count:
+        raise ValueError(
+            f"a tensor's offset {offset}, size {list(shape)} and stride {list(strides)} leave its storage of "
+            f"{storage.count} elements"
+        )
+    return TensorView(storage, offset, shape, strides)
+
+
+def _short(value: object) -> str:
+    return str(value)[:40] if isinstance(value, int) and abs(value) < 10**30 else type(value).__name__
