@@ -63,10 +63,11 @@ class GeneratorResult(Part):
     sigma_init: float
     method: str
     images_seen: int
-    selection_score: float
-    curve: ObjectRef  # JSON: losses and selection scores over images seen
+    selection_score: float | None  # None: it was made elsewhere
+    curve: ObjectRef | None  # JSON: losses and selection scores over images seen
     recipe_sha256: str
     licence: str
+    source_sha256: str | None = None  # of the file that it came as, before any conversion
 
 
 class Shard(Part):

@@ -27,6 +27,7 @@ from sida.scoring.partial import Piece, discard, gather, merged, pieces
 from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
 from sida.scoring.reference import load_features, load_statistics
 from sida.scoring.sums import Sums
+from sida.stores import ObjectStore
 from sida.stores.base import fetch_object
 from sida.teachers.files import load_network
 from sida.training.job import Job
@@ -99,7 +100,7 @@ def measure(job: Job) -> dict[str, Any]:
     for sums in merged(job, work, empty):
         refuse_constant(sums.moments, "the model")
         result["values"].append(frechet_distance(*sums.moments.mean_cov(), *real))
-        for name, value in further_metrics(sums, job, reference, extra).items():
+        for name, value in further_metrics(sums, job.store, job.processes.device, reference, extra).items():
             result["further"].setdefault(name, []).append(value)
     if job.spec.get("floor") and reference.real_features is not None:
         result["floor"] = _floor(job, reference, dataset, real)
@@ -133,7 +134,7 @@ class _Report:
 
 
 def further_metrics(
-    sums: Sums, job: Job, reference: ReferenceResult, extra: tuple[str, ...]
+    sums: Sums, store: ObjectStore, device: torch.device, reference: ReferenceResult, extra: tuple[str, ...]
 ) -> dict[str, float]:
     """``is``, ``kid``, ``precision`` and ``recall`` of one range, those that were asked for."""
     found: dict[str, float] = {}
@@ -143,11 +144,10 @@ def further_metrics(
         return found
     generated = torch.cat(sums.features)
     if "kid" in extra:
-        real = load_features(job.store, reference)
+        real = load_features(store, reference)
         found["kid"] = kernel_distance(real, generated, kid_subsets(len(real), len(generated)))
     if "precision_recall" in extra:
-        real = load_features(job.store, reference, precision_recall=True)
-        device = job.processes.device
+        real = load_features(store, reference, precision_recall=True)
         found["precision"], found["recall"] = precision_recall(real.to(device), generated.to(device))
     return found
 

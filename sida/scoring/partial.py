@@ -6,6 +6,7 @@ bits on one process and on eight, killed or not (given the same kind of device a
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sida.training.job import Job
 
 PART_IMAGES = 2_000  # at 2048 features a part's moments are 32 MiB
+PARTS = 8  # at least so many in a small range, so that it too is shared and goes on where it stopped
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Piece:
         return f"parts/{self.group:03d}/{self.start:08d}-{self.stop:08d}.safetensors"
 
 
-def pieces(groups: int, count: int, size: int = PART_IMAGES) -> list[Piece]:
-    """All pieces of ``groups`` ranges of ``count`` images, in order."""
+def pieces(groups: int, count: int) -> list[Piece]:
+    """All pieces of ``groups`` ranges of ``count`` images, in order. Their size follows from ``count`` alone."""
+    size = min(PART_IMAGES, math.ceil(count / PARTS))
     return [
         Piece(group, start, min(start + size, count)) for group in range(groups) for start in range(0, count, size)
     ]

@@ -64,7 +64,9 @@ def read_images(path: Path, resolution: int) -> np.ndarray:
 
 def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("one array, no archive")
             if missing := [name for name in names if name not in archive.files]:
                 held = ", ".join(archive.files[:8])
                 raise UserError(f"reference {path}: holds {held or 'nothing'}, not {' and '.join(missing)}: wrong file")
