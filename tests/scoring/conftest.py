@@ -1,0 +1,59 @@
+"""What scoring tests share: a tiny recipe, and the digits' teacher as a one-step generator with its reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sida.manifests import Manifest
+from sida.recipe import Recipe, load, parse
+from tests.conftest import ROOT
+
+TINY = ROOT / "tests" / "recipes" / "tiny.yaml"
+ASSET = ROOT / "recipes" / "assets" / "digits-teacher.safetensors"
+
+
+def tiny(**sections: dict[str, Any]) -> Recipe:
+    """The tiny recipe with fields of its sections changed."""
+    fields = load(str(TINY)).model_dump(mode="json")
+    for name, changes in sections.items():
+        fields[name] = (fields[name] or {}) | changes
+    return parse(fields, "test")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Manifests as files, as steps take them."""
+
+    generator: str
+    dataset: str
+    reference: str
+
+
+@pytest.fixture
+def inputs(place: Path) -> Inputs:
+    """Made in this process where possible: the reference takes the launcher's workers."""
+    return make_inputs(place, tiny())
+
+
+def make_inputs(place: Path, recipe: Recipe) -> Inputs:
+    from sida.data.prepare import prepare_data
+    from sida.scoring.adopt import fetch_released
+    from sida.scoring.file import runner
+    from sida.scoring.reference import reference_statistics
+
+    folder = place / "inputs"
+    folder.mkdir(exist_ok=True)
+    run = runner(folder, recipe)
+    generator = run(fetch_released, address=ASSET.as_uri(), method="one step of the teacher")
+    dataset = run(prepare_data)
+    return Inputs(generator, dataset, run(reference_statistics, dataset=dataset))
+
+
+def manifest(path: str) -> Manifest:
+    from sida.manifests import parse_manifest
+
+    return parse_manifest(Path(path).read_bytes(), path)
