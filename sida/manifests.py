@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from sida.errors import UserError
+from sida.errors import Corrupt, UserError
 from sida.stores.base import ObjectRef
 
 SCHEMA_VERSION = 1
@@ -174,6 +174,7 @@ class Manifest(Part):
     schema_version: int = SCHEMA_VERSION
     result: Result
     about: About
+    checksum: str = ""  # of all above, so that a damaged file is noticed by whoever reads it
 
     @property
     def digest(self) -> str:
@@ -191,7 +192,12 @@ class Manifest(Part):
 
     def to_json(self) -> bytes:
         """The file's bytes."""
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        whole = self.model_copy(update={"checksum": self.expected_checksum()})
+        return (whole.model_dump_json(indent=1) + "\n").encode()
+
+    def expected_checksum(self) -> str:
+        """sha256 of result and about in canonical JSON."""
+        return digest_of(self.model_dump(mode="json", exclude={"checksum"}))
 
 
 def _objects(value: Any) -> Any:
@@ -214,7 +220,7 @@ _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """Manifest from a file's bytes. Raises UserError naming the file for another schema or a damaged one."""
+    """Manifest from a file's bytes. Raises UserError naming the file for another schema, Corrupt for a changed one."""
     try:
         version = json.loads(content).get("schema_version")
     except (ValueError, AttributeError) as error:
@@ -224,11 +230,14 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             f"{where}: manifest schema {version!r}, this version reads {SCHEMA_VERSION}: run the step again"
         )
     try:
-        return _MANIFEST.validate_json(content)
+        manifest = _MANIFEST.validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{where}: {field}: {first['msg']}: run the step that writes it again") from error
+    if manifest.checksum and manifest.checksum != manifest.expected_checksum():
+        raise Corrupt(f"{where}: is damaged: its checksum is not that of its content; delete it and run its step again")
+    return manifest
 
 
 def read_manifest(path: str | Path, kind: str) -> Manifest:

@@ -232,12 +232,12 @@ def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
     return put_object(store, recipe.model_dump_json(indent=1).encode(), "recipe.json")
 
 
-def recipe_at(text: str) -> Recipe:
+def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
     """The recipe behind an object of the store (as ``recipe_address`` gives it), a name, or a file's path."""
     key, mark, digest = text.partition("#sha256=")
     if not mark:
         return load_recipe(text)
-    content = open_store(settings().store).read(key)
+    content = (store or open_store(settings().store)).read(key)
     if hashlib.sha256(content).hexdigest() != digest:
         raise Corrupt(f"recipe {key}: its sha256 is not {digest}: submit the run again")
     return parse_recipe(json.loads(content), key)
