@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,25 @@ def manifest(path: str) -> Manifest:
     from sida.manifests import parse_manifest
 
     return parse_manifest(Path(path).read_bytes(), path)
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Jobs run in this process, in place of torchrun's: the same worker functions, seconds less."""
+    import torch
+
+    from sida.launch.job import job_folder
+    from sida.steps import Context
+    from sida.training.job import Job
+    from sida.training.processes import Processes
+    from sida.training.worker import _kinds
+
+    def run_job(context: Context, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
+        lease = {"key": context.lease.key, "number": context.lease.number}
+        full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
+        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, torch.device("cpu"))))
+        return json.loads(json.dumps(result))
+
+    for module in ("sida.scoring.reference", "sida.scoring.score", "sida.training.distill"):
+        monkeypatch.setattr(f"{module}.run_job", run_job)
+    return place
