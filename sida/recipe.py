@@ -131,7 +131,9 @@ class Dataset(Part):
     """The training set as shards: source, transform, size and labels."""
 
     source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
-    address: str | None = None  # of the archive or folder; None: the source needs none, or everyone has to get their own
+    address: str | None = (
+        None  # of the archive or folder; None: the source needs none, or everyone has to get their own
+    )
     sha256: Sha256 | None = None
     transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal"] = "none"
     latents: Latents | None = None
@@ -345,7 +347,7 @@ class Recipe(Part):
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and aliases, and reads 1e-4 as a number."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -363,7 +365,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _NUMBER = r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER), list("-+0123456789."))
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER), list("-+0123456789."))
 
 
 def names() -> list[str]:
@@ -391,7 +393,7 @@ def find(name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path}: not readable as YAML: {reason}") from error
@@ -402,6 +404,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
+    if "address" in changes and changes["address"] != base.get("address"):  # what was said of the other file
+        merged.pop("sha256", None)
+        merged.pop("note", None)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
@@ -417,17 +422,30 @@ def _make_absolute(section: dict[str, Any], folder: Path) -> None:
             section[key] = (folder / value).resolve().as_uri()
 
 
-def _resolve(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's fields over those of the recipe it extends, addresses made absolute."""
-    if path in seen:
-        raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
-    data = _read(path)
-    _make_absolute(data, path.parent)
-    base = data.pop("extends", None)
-    if base is None:
-        return data
-    sibling = path.parent / f"{base}.yaml"
-    return _merge(_resolve(sibling if sibling.is_file() else find(str(base)), (*seen, path)), data)
+def chain(name: str) -> list[Path]:
+    """The recipe's file, then the one it extends, and so on."""
+    path = find(name)
+    files: list[Path] = []
+    while True:
+        if path in files:
+            raise RecipeError(f"{path}: extends itself through {' -> '.join(file.name for file in files)}")
+        files.append(path)
+        base = _read(path).get("extends")
+        if base is None:
+            return files
+        sibling = path.parent / f"{base}.yaml"
+        path = sibling if sibling.is_file() else find(str(base))
+
+
+def _resolve(files: list[Path]) -> dict[str, Any]:
+    """Each file's fields over those of the recipe it extends, addresses made absolute."""
+    merged: dict[str, Any] = {}
+    for path in reversed(files):
+        fields = _read(path)
+        fields.pop("extends", None)
+        _make_absolute(fields, path.parent)
+        merged = _merge(merged, fields)
+    return merged
 
 
 def _explain(error: ValidationError, where: str) -> RecipeError:
@@ -466,5 +484,5 @@ def parse(data: dict[str, Any], where: str) -> Recipe:
 
 def load(name: str) -> Recipe:
     """The recipe called ``name``, or the one in the file ``name``."""
-    path = find(name)
-    return parse(_resolve(path), str(path if "/" in name else path.name))
+    files = chain(name)
+    return parse(_resolve(files), str(files[0] if "/" in name else files[0].name))

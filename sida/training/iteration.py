@@ -42,6 +42,9 @@ class Networks:
     theta: Denoiser
     theta_ema: Denoiser
 
+    def __iter__(self) -> Iterator[Denoiser]:
+        return iter((self.phi, self.psi, self.theta, self.theta_ema))
+
     @classmethod
     def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
         """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A)."""
@@ -73,6 +76,8 @@ class Distillation:
                 f"a multiple of micro_batch {self.micro_batch}, and that of loss_group {method.loss_group}"
             )
         self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
+        for network in networks:
+            network.working_dtype = getattr(torch, method.precision)  # on float32 master weights
         # EDM2's forced weight normalisation as the published runs did it (no effect on the other networks).
         set_forced_normalization(networks.theta, method.forced_normalization or not method.adversarial)
         set_forced_normalization(networks.psi, not method.adversarial)
@@ -104,7 +109,6 @@ class Distillation:
         method, networks = self.method, self.networks
         psi = networks.psi.train().requires_grad_(True)
         theta = networks.theta.eval().requires_grad_(False)
-        self.psi_optimiser.zero_grad(set_to_none=True)
         for offsets in self._rounds():
             indices = seen + offsets
             x, c = self.data.batch(2 * seen + offsets)
@@ -133,6 +137,7 @@ class Distillation:
             self.dropped += (~losses.keep).sum()
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         self._step(self.psi_optimiser, psi, method.fake_score_rate, seen, clip)
+        self.psi_optimiser.zero_grad(set_to_none=True)  # the other phase needs the memory
         return reported
 
     # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
@@ -142,7 +147,6 @@ class Distillation:
         phi, psi = networks.phi, networks.psi.eval().requires_grad_(False)
         theta = networks.theta.train().requires_grad_(True)
         adversarial = method.adversarial and seen > method.adversarial_from
-        self.theta_optimiser.zero_grad(set_to_none=True)
         for offsets in self._rounds():
             indices = seen + offsets
             x, c = self.data.batch(2 * seen + method.batch + offsets)
@@ -165,6 +169,7 @@ class Distillation:
             self.dropped += (~losses.keep).sum()
         if not method.adversarial or seen > method.generator_from:
             self._step(self.theta_optimiser, theta, method.generator_rate, seen)
+        self.theta_optimiser.zero_grad(set_to_none=True)
         return reported
 
     def _rounds(self) -> Iterator[Tensor]:

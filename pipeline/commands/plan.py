@@ -1,0 +1,130 @@
+"""Say what a recipe needs before anybody spends a GPU hour: memory, time, storage, and whether it fits.
+
+FLOPs and activations are counted on the recipe's own networks and iteration (torch's meta device: nothing is allocated, no GPU is
+FLOPs and activations are counted on the recipe's own iteration (torch's meta device: nothing is allocated, no GPU is
+it fits, 1 it does not, 2 something for you to mend.
+
+examples:
+  python -m pipeline plan cifar10-uncond
+  python -m pipeline plan imagenet-512-edm2-xxl --nodes 2 --gpus 8 --gpu h200
+  python -m pipeline plan ./mine.yaml --gpu a100-40 --json | jq .memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sida.planning import Plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE and machines."""
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
+    parser.add_argument("--nodes", metavar="N", type=int, help="machines; default: the recipe's")
+    parser.add_argument("--gpus", metavar="M", type=int, help="GPUs per machine; default: the recipe's processes")
+    parser.add_argument("--gpu", metavar="NAME", default="h100", help="h100 (default), h200, a100, a100-40, l40s, ...")
+    parser.add_argument("--micro-batch", metavar="N", type=int, help="images per GPU and round; default: the recipe's")
+    parser.add_argument("--utilisation", metavar="SHARE", type=float, help="of the GPU's peak; default: 0.35")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Count, then print."""
+    from sida import planning, recipe
+    from sida.errors import UserError
+
+    loaded = recipe.load(args.recipe)
+    if args.gpu not in planning.GPUS:
+        raise UserError(f"--gpu {args.gpu}: not known: {', '.join(planning.GPUS)}")
+    for option in ("nodes", "gpus", "micro_batch"):
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise UserError(f"--{option.replace('_', '-')} {value}: give 1 or more")
+    utilisation = planning.UTILISATION if args.utilisation is None else args.utilisation
+    if not 0 < utilisation <= 1:
+        raise UserError(f"--utilisation {utilisation:g}: give a share of the peak between 0 and 1, such as 0.35")
+    machines = planning.Machines(
+        args.nodes or loaded.execution.nodes,
+        args.gpus or loaded.execution.processes,
+        planning.GPUS[args.gpu],
+        utilisation,
+    )
+    planning.check_division(loaded, machines, args.micro_batch)  # before the seconds that counting takes
+    from sida.training.cost import iteration_cost
+
+    made = planning.plan(loaded, iteration_cost(loaded.teacher.network, loaded.method), machines, args.micro_batch)
+    print(json.dumps(_as_json(made), indent=1) if args.json else _as_text(made))
+    return 0 if made.fits else 1
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    from sida.planning import advice
+
+    cost, work = plan.cost, plan.work
+    return {
+        "recipe": plan.recipe.name,
+        "gpu": plan.machines.gpu.title,
+        "gpus": plan.machines.world,
+        "micro_batch": plan.micro_batch,
+        "rounds": plan.rounds,
+        "parameters": cost.parameters,
+        "forward_gmac": round(cost.forward_gmac, 3),
+        "encoder_share": round(cost.encoder_share, 4),
+        "forwards": {
+            phase: round(part.flops / cost.forward_flops, 3) for phase, part in (("A", cost.A), ("B", cost.B))
+        },
+        "gflop_per_image": {"A": cost.A.flops / 1e9, "B": cost.B.flops / 1e9},
+        "memory": plan.memory,
+        "memory_bytes": plan.memory_bytes,
+        "gpu_bytes": plan.machines.gpu.memory_gib * 2**30,
+        "fits": plan.fits,
+        "advice": [] if plan.fits else advice(plan),
+        "utilisation": plan.machines.utilisation,
+        "gpu_hours": work.__dict__ | {"total": work.total},
+        "selecting_share": work.selecting_share,
+        "hours": plan.hours,
+        "storage": plan.storage,
+    }
+
+
+def _as_text(plan: Plan) -> str:
+    from sida.planning import GIB, advice
+
+    cost, work, method, gpu = plan.cost, plan.work, plan.recipe.method, plan.machines.gpu
+    a, b = cost.A.flops / cost.forward_flops, cost.B.flops / cost.forward_flops
+    lines = [
+        f"{plan.recipe.name}: {cost.parameters / 1e6:,.2f} M parameters, {cost.forward_gmac:,.1f} GMAC a forward "
+        f"(encoder {cost.encoder_share:.1%}), {method.precision}",
+        f"batch {method.batch} = {plan.machines.nodes} x {plan.machines.gpus} GPUs x {plan.rounds} rounds x micro-batch "
+        f"{plan.micro_batch} (loss groups of {method.loss_group})",
+        "",
+        f"per image: phase A {a:.2f} forwards ({cost.A.flops / 1e9:,.0f} GFLOP), "
+        f"phase B {b:.2f} ({cost.B.flops / 1e9:,.0f} GFLOP), together {cost.forwards:.2f}",
+        "",
+        "memory per GPU",
+        *(_line(name, f"{value / GIB:8.1f} GiB") for name, value in plan.memory.items() if value),
+        _line("together", f"{plan.memory_bytes / GIB:8.1f} GiB"),
+        "",
+        f"GPU hours ({gpu.title} at {plan.machines.utilisation:.0%} of its peak)",
+        _line(f"distilling, {method.images / 1e6:,.3g} M images", f"{work.distilling:8,.1f}"),
+        _line("scoring in the loop", f"{work.selecting:8,.1f} ({work.selecting_share:.1%} of the step)"),
+        _line("scoring the teacher", f"{work.scoring_teacher:8,.1f}"),
+        _line("scoring the generator", f"{work.scoring:8,.1f}"),
+        *([_line("encoding latents", f"{work.encoding:8,.1f}")] if work.encoding else []),
+        _line("together", f"{work.total:8,.1f} ({plan.hours:,.1f} hours on {plan.machines.world})"),
+        "",
+        "storage",
+        *(_line(name, f"{value / GIB:8.1f} GiB") for name, value in plan.storage.items() if value),
+        *([] if plan.recipe.dataset.images else ["  (the data set's size is not known before it is prepared)"]),
+        "",
+    ]
+    room = f"{plan.memory_bytes / GIB:.1f} of {gpu.memory_gib:g} GiB"
+    if plan.fits:
+        return "\n".join([*lines, f"It fits: {room}."])
+    return "\n".join([*lines, f"It does not fit: {room}. What to change:", *(f"  {word}" for word in advice(plan))])
+
+
+def _line(name: str, value: str) -> str:
+    return f"  {name:<34}{value}"

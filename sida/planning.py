@@ -1,0 +1,241 @@
+"""What a recipe needs on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sida.errors import UserError
+from sida.recipe import Recipe
+
+if TYPE_CHECKING:
+    from sida.training.cost import IterationCost
+
+GIB = 2**30
+FLOAT32 = 4
+BUCKET_BYTES = 32 * 2**20  # of a gradient reduction (sida.training.processes), flattened
+CONTEXT_BYTES = 2 * GIB  # allowance: CUDA's context and libraries' workspaces
+FRAGMENTATION = 0.10  # allowance, of the activations
+UTILISATION = 0.35  # of the peak that the convolutions of these networks reach; measure yours with benchmarks/gpu.py
+
+# FLOPs on one image. Inception-v3 at 299x299: 5.73 GMAC. Stable Diffusion's autoencoder at 512x512 by torch's counter
+# (diffusers 0.30's AutoencoderKL in the ft-mse configuration).
+DETECTOR_FLOPS = {"inception": 11.5e9, "digits": 1e6}
+DECODE_FLOPS, ENCODE_FLOPS = 2.51e12, 1.12e12
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: memory in GiB, dense peak in TFLOP/s by precision, as its maker's data sheet has them."""
+
+    title: str
+    memory_gib: float
+    float32: float
+    half: float  # float16 and bfloat16, accumulated in float32
+
+
+GPUS = {
+    "b200": Gpu("NVIDIA B200", 180, 75, 2250),
+    "h200": Gpu("NVIDIA H200 SXM", 141, 67, 989),
+    "h100": Gpu("NVIDIA H100 SXM", 80, 67, 989),
+    "h100-pcie": Gpu("NVIDIA H100 PCIe", 80, 51, 756),
+    "a100": Gpu("NVIDIA A100 80 GB", 80, 19.5, 312),
+    "a100-40": Gpu("NVIDIA A100 40 GB", 40, 19.5, 312),
+    "l40s": Gpu("NVIDIA L40S", 48, 91.6, 362),
+    "a10": Gpu("NVIDIA A10", 24, 31.2, 125),
+    "l4": Gpu("NVIDIA L4", 24, 30.3, 121),
+    "v100": Gpu("NVIDIA V100 SXM2 32 GB", 32, 15.7, 125),
+    "t4": Gpu("NVIDIA T4", 16, 8.1, 65),
+    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", 24, 82.6, 165),
+}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where it would run."""
+
+    nodes: int
+    gpus: int  # per node
+    gpu: Gpu
+    utilisation: float = UTILISATION
+
+    @property
+    def world(self) -> int:
+        """Processes, one for each GPU."""
+        return self.nodes * self.gpus
+
+
+@dataclass(frozen=True)
+class Work:
+    """Hours of one GPU, and what they are spent on."""
+
+    distilling: float
+    selecting: float  # in-loop scoring
+    scoring_teacher: float
+    scoring: float
+    encoding: float  # latents
+
+    @property
+    def total(self) -> float:
+        return self.distilling + self.selecting + self.scoring_teacher + self.scoring + self.encoding
+
+    @property
+    def selecting_share(self) -> float:
+        """In-loop scoring's part of the distillation step."""
+        return self.selecting / (self.distilling + self.selecting)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe on machines."""
+
+    recipe: Recipe
+    cost: IterationCost
+    machines: Machines
+    micro_batch: int
+    memory: dict[str, float]  # bytes per GPU, by part
+    work: Work
+    storage: dict[str, float]  # bytes in the store, by part
+
+    @property
+    def memory_bytes(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a GPU holds it."""
+        return self.memory_bytes <= self.machines.gpu.memory_gib * GIB
+
+    @property
+    def rounds(self) -> int:
+        """Micro-batches that each process accumulates in a phase."""
+        return self.recipe.method.batch // (self.machines.world * self.micro_batch)
+
+    @property
+    def hours(self) -> float:
+        """Wall-clock time of all steps, all GPUs at work."""
+        return self.work.total / self.machines.world
+
+
+def plan(recipe: Recipe, cost: IterationCost, machines: Machines, micro_batch: int | None = None) -> Plan:
+    """Memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
+    micro = check_division(recipe, machines, micro_batch)
+    memory, work = _memory(cost, machines, micro), _work(recipe, cost, machines)
+    return Plan(recipe, cost, machines, micro, memory, work, _storage(recipe, cost))
+
+
+def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None = None) -> int:
+    """The micro-batch: as given, the recipe's, or the whole share. Raises UserError if it or the GPUs do not divide the batch."""
+    share = _share(recipe, machines)
+    micro = micro_batch or min(recipe.execution.micro_batch or share, share)
+    if share % micro or micro % recipe.method.loss_group:
+        whole = ", ".join(map(str, _micro_batches(recipe, share)))
+        raise UserError(
+            f"micro-batch {micro}: each GPU's share of {share} images divides into whole loss groups of "
+            f"{recipe.method.loss_group} by: {whole}: give one of them as --micro-batch"
+        )
+    return micro
+
+
+def _share(recipe: Recipe, machines: Machines) -> int:
+    method, world = recipe.method, machines.world
+    groups = method.batch // method.loss_group
+    if groups % world:
+        possible = ", ".join(str(n) for n in range(1, groups + 1) if groups % n == 0)
+        raise UserError(
+            f"batch {method.batch} in loss groups of {method.loss_group} does not divide among {world} GPUs "
+            f"({machines.nodes} x {machines.gpus}): use {possible}"
+        )
+    return method.batch // world
+
+
+def _micro_batches(recipe: Recipe, share: int) -> list[int]:
+    group = recipe.method.loss_group
+    return [n for n in range(group, share + 1, group) if share % n == 0]
+
+
+def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, float]:
+    network = cost.parameters * FLOAT32
+    activations = max(cost.A.saved_bytes(micro), cost.B.saved_bytes(micro))
+    return {
+        "weights (fake score, generator)": 2 * network,
+        "teacher": network,
+        "EMA, and the best so far": 2 * network,
+        "gradients (one network at a time)": network,
+        "Adam (two moments each)": 4 * network,
+        "activations at the micro-batch": activations,
+        "reduction between GPUs": BUCKET_BYTES if machines.world > 1 else 0,
+        "allowance (context, fragments)": CONTEXT_BYTES + FRAGMENTATION * activations,
+    }
+
+
+def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
+    half = recipe.method.precision != "float32"
+    peak = 1e12 * (machines.gpu.half if half else machines.gpu.float32)
+    peak32 = 1e12 * machines.gpu.float32
+    evaluation, latents = recipe.evaluation, recipe.dataset.latents
+
+    def hours(flops: float, at: float = peak) -> float:
+        return flops / (at * machines.utilisation) / 3600
+
+    per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
+    made = evaluation.images * evaluation.ranges
+    by_teacher = evaluation.images * (evaluation.teacher_ranges or evaluation.ranges)
+    selected = (recipe.method.images // evaluation.selection_every) * evaluation.selection_images
+    encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
+    return Work(
+        distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops)),
+        selecting=hours(selected * cost.forward_flops) + hours(selected * per_image, peak32),
+        scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, peak32)
+        + hours(by_teacher * per_image, peak32),
+        scoring=hours(made * (cost.forward_flops + per_image), peak32),
+        encoding=hours(encoded * ENCODE_FLOPS, peak32),
+    )
+
+
+def _storage(recipe: Recipe, cost: IterationCost) -> dict[str, float]:
+    network, dataset = cost.parameters * FLOAT32, recipe.dataset
+    values = dataset.channels * dataset.resolution**2
+    record = 4 + (2 * values * FLOAT32 if dataset.latents else values)  # label; means and deviations, or bytes
+    record = 4 if dataset.source == "labels" else record
+    checkpoint = 8 * network  # three networks, Adam's moments, the best so far
+    return {
+        "teacher": network,
+        "starting generator": network if recipe.generator else 0,
+        "data set": record * (dataset.images or 0),
+        f"checkpoints ({recipe.execution.checkpoints_kept} kept)": checkpoint * recipe.execution.checkpoints_kept,
+        "generator": network,
+    }
+
+
+def advice(plan: Plan) -> list[str]:
+    """What to change, where a plan does not fit; the first that helps stands first."""
+    method, gpu = plan.recipe.method, plan.machines.gpu
+    fixed = plan.memory_bytes - plan.memory["activations at the micro-batch"] * (1 + FRAGMENTATION)
+    room = gpu.memory_gib * GIB - fixed
+    found = []
+    fitting = [
+        m for m in _micro_batches(plan.recipe, _share(plan.recipe, plan.machines)) if _activations(plan, m) <= room
+    ]
+    if fitting:
+        found.append(f"execution.micro_batch: {max(fitting)} (the numbers stay the same)")
+    larger = [key for key, other in GPUS.items() if other.memory_gib * GIB >= plan.memory_bytes]
+    if larger:
+        found.append(f"--gpu {min(larger, key=lambda key: GPUS[key].memory_gib)}")
+    if method.precision == "float32":
+        found.append("method.precision: bfloat16 halves most activations (the numbers change)")
+    groups = [
+        g for g in range(method.loss_group - 1, 0, -1) if method.loss_group % g == 0 and _activations(plan, g) <= room
+    ]
+    if not fitting and groups:
+        found.append(
+            f"method.loss_group and execution.micro_batch: {groups[0]} (a part of the method: the numbers change)"
+        )
+    if not found:
+        found.append("no GPU known here holds it: the networks' states alone need more; sharding is not there yet")
+    return found
+
+
+def _activations(plan: Plan, micro: int) -> float:
+    saved = max(plan.cost.A.saved_bytes(micro), plan.cost.B.saved_bytes(micro))
+    return saved * (1 + FRAGMENTATION)

@@ -1,0 +1,114 @@
+"""`plan`: memory by part, hours, storage, and what to change; on a counted cost that is given here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from sida import planning, recipe
+from sida.errors import UserError
+from sida.planning import GIB, GPUS, Machines, plan
+from sida.training.cost import IterationCost, PhaseCost
+from tests.pipeline.test_verbs import pipeline
+
+COST = IterationCost(
+    10**9, 10**12, 3 * 10**11, PhaseCost(5 * 10**12, GIB // 4, 0), PhaseCost(7 * 10**12, GIB // 2, GIB)
+)
+
+
+def of(name: str = "cifar10-uncond", gpus: int = 4, gpu: str = "h100", micro: int | None = None) -> planning.Plan:
+    return plan(recipe.load(name), COST, Machines(1, gpus, GPUS[gpu]), micro)
+
+
+def test_states_of_the_networks_are_ten_times_the_parameters_in_float32() -> None:
+    made = of()
+    states = [value for name, value in made.memory.items() if name.split()[0] in ("weights", "teacher", "EMA,", "Adam")]
+    assert sum(states) == 9 * 4e9
+    assert made.memory["gradients (one network at a time)"] == 4e9
+    assert made.memory["activations at the micro-batch"] == 17 * GIB  # phase B's: a round's, and 32 images'
+
+
+def test_a_smaller_micro_batch_needs_less_memory_and_more_rounds() -> None:
+    whole, small = of(micro=64), of(micro=32)
+    assert (whole.rounds, small.rounds) == (1, 2)
+    assert small.memory_bytes < whole.memory_bytes
+    assert small.work == whole.work
+
+
+def test_hours_are_flops_over_a_stated_share_of_the_peak() -> None:
+    made = of()
+    expected = 300e6 * 12e12 / (67e12 * planning.UTILISATION) / 3600
+    assert made.work.distilling == pytest.approx(expected)
+    assert made.hours == pytest.approx(made.work.total / 4)
+    half = of("ffhq-64")  # float16
+    assert half.work.distilling == pytest.approx(200e6 * 12e12 / (989e12 * planning.UTILISATION) / 3600)
+    assert 0 < made.work.selecting_share < 0.05
+
+
+def test_what_does_not_fit_is_told_what_would() -> None:
+    made = of(gpu="v100")
+    assert not made.fits
+    assert any("--gpu" in word for word in planning.advice(made))
+    for word in planning.advice(of(gpu="l40s", micro=64, gpus=1)):
+        if word.startswith("execution.micro_batch"):
+            micro = int(word.split()[1])
+            assert of(gpu="l40s", micro=micro, gpus=1).fits
+
+
+def test_advice_keeps_the_numbers_first() -> None:
+    cost = IterationCost(10**8, 10**12, 10**11, PhaseCost(1, 0, 0), PhaseCost(1, GIB, 0))
+    made = plan(recipe.load("cifar10-uncond"), cost, Machines(1, 1, GPUS["h100"]), 128)
+    assert not made.fits
+    assert planning.advice(made)[0] == "execution.micro_batch: 64 (the numbers stay the same)"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "micro", "words"),
+    [(3, None, ["3 GPUs", "use 1, 2, 4, 8"]), (4, 48, ["micro-batch 48", "32, 64"]), (4, 16, ["whole loss groups"])],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_what_would(
+    gpus: int, micro: int | None, words: Sequence[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        of(gpus=gpus, micro=micro)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_storage_counts_data_checkpoints_and_networks() -> None:
+    storage = of().storage
+    assert storage["data set"] == 50_000 * (4 + 3 * 32 * 32)
+    assert storage["checkpoints (2 kept)"] == 2 * 8 * 4e9
+    assert of("imagenet-512-edm2-xs-sid").storage["data set"] == 4 * 1_281_167
+
+
+def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
+    said = pipeline("plan", "digits", "--json")
+    assert said.returncode == 0, said.stderr
+    made = json.loads(said.stdout)
+    assert made["fits"] and made["gpus"] == 2
+    assert made["forwards"]["A"] + made["forwards"]["B"] == pytest.approx(
+        12, abs=0.7
+    )  # small: the first layer, which needs no input gradient, counts
+    assert made["memory_bytes"] == pytest.approx(sum(made["memory"].values()))
+    text = pipeline("plan", "digits", "--gpu", "t4").stdout
+    assert "It fits:" in text and "Adam" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("digits", "--gpu", "h1"), ["--gpu h1", "h100"]),
+        (("digits", "--gpus", "0"), ["--gpus 0"]),
+        (("digits", "--utilisation", "35"), ["--utilisation 35", "0.35"]),
+        (("digits", "--gpus", "3"), ["3 GPUs"]),
+        (("digits", "--micro-batch", "33"), ["micro-batch 33", "32, 64"]),
+        (("digit",), ["did you mean 'digits'"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_status_2(arguments: tuple[str, ...], words: list[str]) -> None:
+    said = pipeline("plan", *arguments)
+    assert (said.returncode, said.stdout) == (2, "")
+    (line,) = said.stderr.splitlines()
+    assert all(word in line for word in words), line

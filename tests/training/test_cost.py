@@ -1,0 +1,85 @@
+"""What is counted on the meta device: multiply-adds, encoder shares, forwards per image, and what autograd really keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sida import recipe
+from sida.numerics.networks.build import build_network
+from sida.recipe import Network
+from sida.training.cost import IterationCost, _Saved, forward_flops, iteration_cost
+from tests.training.tiny import NETWORK, distillation, method
+
+# GMAC of a forward and the encoder's share: torch's counter on NVIDIA's networks (tests/golden/facts), rounded as published.
+PUBLISHED = {
+    "cifar10-uncond": (21.1, 0.325),
+    "ffhq-64": (41.5, 0.289),
+    "imagenet-64": (109.7, 0.272),
+    "imagenet-512-edm2-xs": (45, 0.263),
+    "imagenet-512-edm2-s": (101, 0.263),
+    "imagenet-512-edm2-m": (179, 0.263),
+    "imagenet-512-edm2-l": (279, 0.263),
+    "imagenet-512-edm2-xl": (402, 0.263),
+    "imagenet-512-edm2-xxl": (547, 0.263),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_multiply_adds_and_encoder_share_are_the_published_ones(name: str) -> None:
+    gmac, share = PUBLISHED[name]
+    with torch.device("meta"):
+        network = build_network(recipe.load(name).teacher.network.model_dump())
+    whole, encoder = forward_flops(network)
+    assert whole / 2e9 == pytest.approx(gmac, rel=0.03)
+    assert encoder / whole == pytest.approx(share, abs=0.005)
+
+
+def count(name: str) -> IterationCost:
+    loaded = recipe.load(name)
+    return iteration_cost(loaded.teacher.network, loaded.method)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar10-uncond",
+        pytest.param("ffhq-64", marks=pytest.mark.slow),
+        pytest.param("imagenet-64", marks=pytest.mark.slow),
+        pytest.param("imagenet-512-edm2-xs", marks=pytest.mark.slow),
+    ],
+)
+def test_an_iteration_is_twelve_forwards_per_image_and_no_more(name: str) -> None:
+    cost = count(name)
+    # A: generator, fake score forward and backward, encoder forward and backward. B: generator forward and backward, teacher and
+    # fake score forward and input gradient. Tolerance: first layers need no input gradient, embeddings are counted per sample.
+    assert cost.A.flops / cost.forward_flops == pytest.approx(1 + 3 + 3 * cost.encoder_share, abs=0.02)
+    assert cost.B.flops / cost.forward_flops == pytest.approx(3 + 2 + 2, abs=0.12)
+    assert 11.8 <= cost.forwards <= 12.0
+
+
+def test_sid_does_without_the_real_images() -> None:
+    network = Network(**NETWORK)  # type: ignore[arg-type]
+    sid, sida = iteration_cost(network, method(name="sid")), iteration_cost(network, method())
+    assert sid.A.flops / sid.forward_flops == pytest.approx(4, abs=0.1)
+    assert sida.A.flops - sid.A.flops == pytest.approx(3 * sida.encoder_flops, rel=0.05)
+    assert sid.A.bytes_per_image < sida.A.bytes_per_image
+
+
+def test_counted_activations_are_those_that_autograd_keeps_on_a_real_device() -> None:
+    job = distillation(dtype=torch.float32)
+    counted = iteration_cost(Network(**NETWORK), job.method)  # type: ignore[arg-type]
+    batch = job.method.batch
+    for phase, cost in ((job.update_fake_score, counted.A), (job.update_generator, counted.B)):
+        weights = [t for part in job.networks for t in (*part.parameters(), *part.buffers())]
+        saved = _Saved({t.untyped_storage()._cdata for t in weights})
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+            phase(1000)
+        assert saved.bytes == pytest.approx(cost.saved_bytes(batch), rel=0.1)  # each device has its own attention
+
+
+def test_half_precision_halves_most_activations() -> None:
+    network = Network(**NETWORK)  # type: ignore[arg-type]
+    single, half = (iteration_cost(network, method(precision=p)) for p in ("float32", "bfloat16"))
+    assert 0.45 < half.B.bytes_per_image / single.B.bytes_per_image < 0.75
+    assert half.B.flops == single.B.flops
