@@ -8,6 +8,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 def distill(
     recipe: str,
     teacher: Input[Model],
+    start: Input[Model],
     dataset: Input[Dataset],
     reference: Input[Artifact],
     gate: Input[Metrics],
@@ -20,6 +21,7 @@ def distill(
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
         teacher: The teacher.
+        start: What the generator starts from: a finished SiD generator for SiD2A, else the teacher.
         dataset: The training set.
         reference: Feature moments of the training set, for choosing the checkpoint on selection seeds.
         gate: The teacher's score; distillation starts only after it passed.
@@ -35,6 +37,7 @@ def distill(
         generator,
         recipe=recipe,
         teacher=teacher.path,
+        start=start.path,
         dataset=dataset.path,
         reference=reference.path,
         gate=gate.path,

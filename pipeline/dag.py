@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from sida.recipe import Recipe
 
 TEACHER = "TEACHER"  # fetch_teacher's output, or teach's where the recipe trains its own
+START = "START"  # what theta starts from: fetch_generator's output for SiD2A, else the teacher
 
 _TASKS: dict[str, dict[str, str]] = {
     "fetch_teacher": {},
+    "fetch_generator": {},
     "prepare_data": {},
     "teach": {"dataset": "prepare_data.dataset"},
     "reference_statistics": {"dataset": "prepare_data.dataset"},
@@ -31,6 +33,7 @@ _TASKS: dict[str, dict[str, str]] = {
     },
     "distill": {
         "teacher": TEACHER,
+        "start": START,
         "dataset": "prepare_data.dataset",
         "reference": "reference_statistics.reference",
         "gate": "score_teacher.scores",
@@ -60,6 +63,7 @@ class Plan:
     address: str  # where its resolved form lies in the store, with its digest
     goal: str = "compare"
     train_teacher: bool = False
+    fetch_generator: bool = False  # SiD2A: theta starts from a finished generator
     force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
     pipeline: str = ""  # its name on Kubeflow; empty: after the recipe
     description: str = ""
@@ -74,15 +78,17 @@ class Plan:
     @classmethod
     def of(cls, recipe: "Recipe", address: str, goal: str = "compare", force: Iterable[str] = ()) -> "Plan":
         """The plan for a recipe; without an address to fetch its teacher from, it trains one."""
-        return cls(recipe.name, address, goal, recipe.teacher.address is None or goal == "teach", tuple(force))
+        trains = recipe.teacher.address is None or goal == "teach"
+        return cls(recipe.name, address, goal, trains, recipe.generator is not None, tuple(force))
 
     def tasks(self) -> dict[str, dict[str, str]]:
         """Step -> {input: "step.output"}, every step after those it needs."""
         teacher = "teach.teacher" if self.train_teacher else "fetch_teacher.teacher"
+        placed = {TEACHER: teacher, START: "fetch_generator.generator" if self.fetch_generator else teacher}
         found: dict[str, dict[str, str]] = {}
 
         def add(step: str) -> None:
-            sources = {name: teacher if s == TEACHER else s for name, s in _TASKS[step].items()}
+            sources = {name: placed.get(source, source) for name, source in _TASKS[step].items()}
             for source in sources.values():
                 if source.split(".")[0] not in found:
                     add(source.split(".")[0])

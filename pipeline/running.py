@@ -74,12 +74,12 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
 
 def _find_files(recipe: Recipe) -> None:
     """Fail early: what the recipe names on this machine is there, with its digest."""
-    from sida.teachers.fetch import local_file
+    from sida.foreign.fetch import fetch_file
 
-    detector = recipe.evaluation.detector
-    if recipe.teacher.address is not None:
-        local_file(recipe.teacher.address, "teacher", recipe.teacher.sha256)
-    local_file(detector.address, "detector", detector.sha256)
+    sections = {"teacher": recipe.teacher, "generator": recipe.generator, "detector": recipe.evaluation.detector}
+    for what, section in sections.items():
+        if section is not None and section.address is not None and section.address.startswith("file://"):
+            fetch_file(section.address, what, section.sha256)
 
 
 def fail(outcome: Outcome) -> int:

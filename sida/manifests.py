@@ -45,7 +45,7 @@ class About(Part):
 
 
 class TeacherResult(Part):
-    """A pretrained denoiser as safetensors."""
+    """A pretrained denoiser as safetensors: the teacher, or the finished generator that SiD2A starts from."""
 
     kind: Literal["teacher"] = "teacher"
     network: dict[str, Any]

@@ -47,6 +47,8 @@ class Network(Part):
     num_blocks: Positive
     attn_resolutions: tuple[Positive, ...] = ()
     logvar_channels: Positive | None = None  # EDM2's uncertainty head; None: without it
+    channel_mult_emb: Positive | None = None  # width of the embedding; None: as published (4; EDM2: the widest level)
+    channels_per_head: Positive | None = None  # of EDM2's attention; None: 64
 
 
 class Sampler(Part):
@@ -339,6 +341,8 @@ class Recipe(Part):
             raise ValueError(
                 f"teacher.network.logvar_channels: only edm2 has that head, this is {network.architecture}"
             )
+        if network.channels_per_head and network.architecture != "edm2":
+            raise ValueError(f"teacher.network.channels_per_head: only edm2 has it, this is {network.architecture}")
         if network.label_dim not in (0, dataset.classes):
             raise ValueError(f"teacher.network.label_dim {network.label_dim}, but dataset.classes {dataset.classes}")
         return self

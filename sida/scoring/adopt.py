@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sida.errors import UserError
+from sida.foreign.fetch import fetch_file
 from sida.manifests import GeneratorResult, digest_of
 from sida.recipe import Recipe
 from sida.steps import Context, Published, step
-from sida.teachers.fetch import local_file
 
 METHODS = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}
 
@@ -24,7 +24,12 @@ def fetch_released(
     if not address and released is None:
         raise UserError(f"recipe {recipe.name}: no generator was released for it: name a file")
     pinned = released.sha256 if released and not address else None
-    path, digest = local_file(address or released.address, "generator", pinned)  # type: ignore[union-attr]
+    path, digest = fetch_file(
+        address or released.address,  # type: ignore[union-attr]
+        "generator",
+        pinned,
+        step="fetch_released",
+    )
     network = generator_network(recipe)
     seen = 0 if address or released is None else released.kimg * 1000
 

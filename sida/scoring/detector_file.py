@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sida.errors import UserError
+from sida.errors import SidaError, UserError
+from sida.foreign.fetch import fetch_file
 from sida.recipe import Detector
-from sida.teachers.fetch import local_file
 
 
 def detector_file(detector: Detector) -> tuple[Path, str]:
@@ -15,8 +15,8 @@ def detector_file(detector: Detector) -> tuple[Path, str]:
     Raises UserError that says where the published file is to be had when it cannot be fetched.
     """
     try:
-        return local_file(detector.address, "detector", detector.sha256)
-    except UserError as error:
+        return fetch_file(detector.address, "detector", detector.sha256, step="reference_statistics")
+    except SidaError as error:
         if detector.kind != "inception":
             raise
         from sida.scoring.torchscript_facts import where_to_get_it

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sida.errors import UserError
+from sida.foreign.fetch import fetch_file
 from sida.manifests import DatasetResult
 from sida.recipe import Recipe
 from sida.steps import Context, Published, step
-from sida.teachers.fetch import local_file
 
 # The training set's labels as EDM2's dataset tool lists them (facts: the authors' copy); the same images at every resolution.
 IMAGENET_LABELS = "https://huggingface.co/UT-Austin-PML/SiDA/resolve/main/EDM2_distillation/dataset.json"
@@ -36,7 +36,9 @@ def label_distribution(context_of: Any, *, recipe: Recipe, attempt: str = "") ->
                 f"recipe {recipe.name}: the class frequencies of source {dataset.source!r} are not known without its images: "
                 f"run prepare_data"
             )
-        source = local_file(address, "labels", dataset.sha256 if address == dataset.address else None)
+        source = fetch_file(
+            address, "labels", dataset.sha256 if address == dataset.address else None, step="label_distribution"
+        )
 
     def produce(context: Context) -> DatasetResult:
         histogram: tuple[int, ...] = ()

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from sida import progress
 from sida.errors import UserError
+from sida.foreign.fetch import fetch_file
 from sida.launch.job import run_job
 from sida.manifests import DatasetResult, Manifest, ReferenceResult, read_manifest
-from sida.recipe import Recipe
+from sida.recipe import Recipe, ReferenceFile
 from sida.scoring.detector_file import detector_file
 from sida.steps import Context, Published, step
 from sida.stores.base import ObjectRef
-from sida.teachers.fetch import local_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +35,8 @@ def reference_statistics(context_of: Any, *, recipe: Recipe, dataset: str, attem
     data = read_manifest(dataset, "dataset")
     evaluation = recipe.evaluation
     path, digest = detector_file(evaluation.detector)
-    published = evaluation.reference and local_file(evaluation.reference.address, "reference", evaluation.reference.sha256)
-    given = evaluation.precision_recall_reference
-    images = given and local_file(given.address, "reference images", given.sha256)
+    published = _fetched(evaluation.reference, "reference")
+    images = _fetched(evaluation.precision_recall_reference, "reference images")
 
     def produce(context: Context) -> ReferenceResult:
         return _produce(context, recipe, data, (path, digest), published, images)
@@ -110,6 +109,10 @@ def _produce(
         dataset_digest=data.digest,
         **fields,
     )
+
+
+def _fetched(given: ReferenceFile | None, what: str) -> tuple[Path, str] | None:
+    return given and fetch_file(given.address, what, given.sha256, step="reference_statistics")
 
 
 def _difference(context: Context, published: ObjectRef, ours: ObjectRef) -> float:

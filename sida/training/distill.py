@@ -17,6 +17,7 @@ def distill(
     *,
     recipe: Recipe,
     teacher: str,
+    start: str,
     dataset: str,
     reference: str,
     attempt: str = "",
@@ -24,6 +25,7 @@ def distill(
     """Distil the teacher into a one-step generator with SiD, SiDA or SiD2A."""
     inputs = {
         "teacher": read_manifest(teacher, "teacher"),
+        "start": read_manifest(start, "teacher"),
         "dataset": read_manifest(dataset, "dataset"),
         "reference": read_manifest(reference, "reference"),
     }

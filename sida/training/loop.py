@@ -20,6 +20,7 @@ from sida.errors import SidaError, UserError
 from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import frechet_distance
+from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import generator_images
@@ -58,7 +59,7 @@ class Run:
         self.network = teacher.network
         device = job.processes.device
         weights = load_network(fetch_object(job.store, teacher.weights), teacher.network, self.method.dropout)
-        self.networks = Networks.start(weights.to(device))
+        self.networks = Networks.start(weights.to(device), self._start(teacher, device))
         shards = Shards(job.store, self.dataset)
         try:
             self.distillation = Distillation(
@@ -78,6 +79,14 @@ class Run:
         self.best_score, self.best_seen = math.inf, 0
         self.best: dict[str, Tensor] = {}
         self._resume()
+
+    def _start(self, teacher: TeacherResult, device: torch.device) -> Denoiser | None:
+        """The finished generator that SiD2A starts theta from; None: the teacher."""
+        start: TeacherResult = self.job.manifest("start").result  # type: ignore[assignment]
+        if start.weights == teacher.weights:
+            return None
+        path = fetch_object(self.job.store, start.weights)
+        return load_network(path, start.network, self.method.dropout).to(device)
 
     # State, by name: what a checkpoint holds.
 

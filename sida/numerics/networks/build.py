@@ -26,7 +26,7 @@ def build_network(network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
 
     Raises ValueError for an architecture that is not known.
     """
-    fields = dict(network)
+    fields = {name: value for name, value in network.items() if value is not None}
     architecture = fields.pop("architecture")
     resolution, channels = fields.pop("resolution"), fields.pop("channels")
     logvar_channels = fields.pop("logvar_channels", None)

@@ -1,0 +1,40 @@
+"""Convert a published network to safetensors and JSON, executing nothing that it holds.
+
+Reads the pickles of NVIDIA (EDM, EDM2) and of SiDA's authors, torch files (weights only) and safetensors. The weights come with the
+architecture, and the JSON beside them with the constructor's arguments, where the file came from, digests and licence.
+
+examples:
+  python -m pipeline convert edm-cifar10-32x32-uncond-vp.pkl --output teachers --licence "CC BY-NC-SA 4.0"
+  python -m pipeline convert my-weights.pt --output teachers --recipe ./mine.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE, --output DIR, --recipe RECIPE, --licence TEXT."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="the network as published")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the two files")
+    parser.add_argument("--recipe", metavar="RECIPE", help="takes architecture and licence from its teacher section")
+    parser.add_argument("--licence", metavar="TEXT", help="licence of the weights, recorded in the files")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Say which files were written."""
+    from sida.recipe import load
+    from sida.teachers.convert import convert
+
+    teacher = load(args.recipe).teacher if args.recipe else None
+    made = convert(
+        args.file,
+        args.output,
+        network=teacher.network.model_dump(mode="json") if teacher else None,
+        licence=args.licence or (teacher.licence if teacher else ""),
+    )
+    architecture = f"{made.network['architecture']}, {made.network['channels']} x {made.network['resolution']}^2"
+    print(f"{made.weights}: {architecture}, {made.tensors} tensors, from sha256 {made.source_sha256}")
+    print(f"{made.facts}: arguments, origin, digests, licence")
+    return 0

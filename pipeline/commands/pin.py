@@ -1,0 +1,33 @@
+"""Write into a recipe the sha256 of every file that it names without one.
+
+Files are fetched where their digest is not known yet. The file keeps its comments and layout: only lines `sha256:` are added
+or filled. Digests of a base recipe (`extends`) belong into the base's file: pin that.
+
+examples:
+  python -m pipeline pin ./mine.yaml
+  python -m pipeline pin cifar10-uncond --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE, --dry-run."""
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written, fetch what is not known")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Say each digest; write them all at once, or nothing."""
+    from pipeline.pinning import pin
+    from sida.recipe import find
+
+    path = find(args.recipe)
+    pins = pin(path, write=not args.dry_run)
+    for found in pins:
+        print(f"{found.field}: {found.sha256}  {found.address}")
+    done = "would be written" if args.dry_run else "written"
+    print(f"{path}: {len(pins)} digests {done}" if pins else f"{path}: every address has its digest")
+    return 0

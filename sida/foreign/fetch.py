@@ -1,0 +1,212 @@
+"""Bringing a file that a recipe names to this machine: https, s3 or file; by the digest that the recipe pins.
+
+Without a pinned digest the first one that is seen is recorded in the store, said loudly, and held to from then on;
+``python -m pipeline pin RECIPE`` writes it into the recipe.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sida import progress
+from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
+from sida.settings import settings
+from sida.stores import open_store
+from sida.stores.base import redact, sha256_of
+
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+MIB = 1 << 20
+
+
+def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str = "") -> tuple[Path, str]:
+    """A local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``what`` names it in messages.
+
+    A download is resumed after a kill, goes on while another process of this machine has it, and is kept in the cache. Without
+    ``sha256`` the digest recorded at first use is held to. Raises UserError when the file is missing or is not the one expected,
+    Corrupt when it arrives damaged twice, StoreError when its server keeps failing. ``step`` receives progress and notes.
+    """
+    scheme = urlsplit(address).scheme
+    if scheme == "file":
+        return _local(address, what, sha256)
+    if scheme not in ("https", "http", "s3"):
+        raise UserError(
+            f"{what} {redact(address)}: give an address that begins with https://, s3:// or file://, or a path"
+        )
+    expected = sha256 or recorded_sha256(address)
+    if scheme == "http" and expected is None and urlsplit(address).hostname not in LOCAL_HOSTS:
+        raise UserError(
+            f"{what} {redact(address)}: http:// needs a sha256 in the recipe: anybody on the way may change it"
+        )
+    folder = settings().cache / "fetched"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f"{_name(address)}.lock"):
+            path, found = _fetch(address, what, expected, folder, step)
+    except OSError as error:
+        raise _disk_error(error, what, address, folder) from error
+    if expected is None:
+        _record(address, what, found, step)
+    return path, found
+
+
+def digest_of_file(address: str, what: str, sha256: str | None, *, step: str = "") -> str:
+    """The sha256 of the file at ``address``, for a step's key; fetched only where nothing tells it. Raises as ``fetch_file``."""
+    if urlsplit(address).scheme != "file" and (known := sha256 or recorded_sha256(address)):
+        return known
+    return fetch_file(address, what, sha256, step=step)[1]
+
+
+def recorded_sha256(address: str) -> str | None:
+    """The digest that was recorded when the address was first used with this store; None before."""
+    try:
+        told = json.loads(open_store(settings().store).read(_pin(address)))
+        return str(told["sha256"])
+    except NotFound:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{_pin(address)} in the store is damaged: delete it, or pin the recipe's digest") from error
+
+
+# -- the three schemes
+
+
+def _local(address: str, what: str, sha256: str | None) -> tuple[Path, str]:
+    path = Path(unquote(urlsplit(address).path))
+    if not path.is_file():
+        raise UserError(f"{what} {path}: no such file: put it there, or correct the address in the recipe")
+    found, _ = sha256_of(path)
+    if sha256 is not None and found != sha256:
+        raise UserError(_another(what, str(path), found, sha256, "the recipe expects"))
+    return path, found
+
+
+def _fetch(address: str, what: str, expected: str | None, folder: Path, step: str) -> tuple[Path, str]:
+    """From the cache, or downloaded; a download that was resumed and proves wrong is done once more from its beginning."""
+    name = Path(unquote(urlsplit(address).path)).name or "file"
+    if expected is not None:
+        path = folder / expected / name
+        if path.is_file():
+            if sha256_of(path)[0] == expected:
+                return path, expected
+            path.unlink()  # somebody wrote into the cache
+    part = folder / f"{_name(address)}.part"
+    resumed = part.exists()
+    progress.note(step or what, f"fetching {what} {redact(address)}")
+    _download(address, part, what, step)
+    found, _ = sha256_of(part)
+    if expected not in (None, found):
+        _forget(part)
+        if resumed:
+            _download(address, part, what, step)
+            again, _ = sha256_of(part)
+            if again != expected:
+                _forget(part)
+                if again != found:
+                    raise Corrupt(f"{what} {redact(address)}: two downloads differ, both damaged: look at the network")
+                raise UserError(_another(what, redact(address), again, str(expected), "expected is"))
+            found = again
+        else:
+            raise UserError(_another(what, redact(address), found, str(expected), "expected is"))
+    path = folder / found / name
+    path.parent.mkdir(exist_ok=True)
+    part.replace(path)
+    _forget(part)
+    return path, found
+
+
+def _download(address: str, part: Path, what: str, step: str) -> None:
+    shown: list[progress.Progress] = []
+
+    def heard(done: int, total: int) -> None:
+        if not shown:
+            free = shutil.disk_usage(part.parent).free
+            if total - done > free:
+                raise OSError(errno.ENOSPC, "disk full")
+            shown.append(progress.Progress(step or what, max(total // MIB, 1), "MiB"))
+        shown[0].update(done // MIB)
+
+    if urlsplit(address).scheme != "s3":
+        from sida.foreign.http import download
+
+        download(address, part, what, heard)
+        return
+    folder, _, name = address.rpartition("/")
+    store = open_store(folder)
+    try:
+        stat = store.stat(name)
+    except NotFound as error:
+        raise UserError(f"{what} {redact(address)}: no such object: correct the address in the recipe") from error
+    note = part.with_name(f"{part.name}.json")
+    version = json.dumps([stat.etag, stat.size])
+    offset = part.stat().st_size if part.exists() and note.exists() and note.read_text() == version else 0
+    note.write_text(version)
+    blocks = getattr(store, "blocks")  # noqa: B009 - an S3 store reads ahead in parallel
+    with part.open("r+b" if offset else "wb") as file:
+        file.seek(offset)
+        for block in blocks(name, min(offset, stat.size), stat.size):
+            file.write(block)
+            offset += len(block)
+            heard(offset, stat.size)
+
+
+def _forget(part: Path) -> None:
+    for path in (part, part.with_name(f"{part.name}.json")):
+        path.unlink(missing_ok=True)
+
+
+# -- digests
+
+
+def _record(address: str, what: str, found: str, step: str) -> None:
+    """Remember the digest of first use; of racing users one wins, and the others must have seen the same."""
+    told = {"address": redact(address), "sha256": found}
+    try:
+        open_store(settings().store).put_if_absent(_pin(address), json.dumps(told, indent=1).encode())
+    except AlreadyExists:
+        if (first := recorded_sha256(address)) != found:
+            raise UserError(_another(what, redact(address), found, str(first), "another process saw")) from None
+    progress.note(
+        step or what,
+        f"NOT PINNED: {what} {redact(address)} has no sha256 in the recipe; {found} is recorded from this first use and held to "
+        f"from now on (`python -m pipeline pin RECIPE` writes it into the recipe)",
+    )
+
+
+def _another(what: str, shown: str, found: str, expected: str, who: str) -> str:
+    return f"{what} {shown}: sha256 is {found}, {who} {expected}: fetch the right file, or pin the new digest if you trust it"
+
+
+def _pin(address: str) -> str:
+    return f"pins/{_name(address)}.json"
+
+
+def _name(address: str) -> str:
+    """The address without userinfo, as a file name."""
+    parts = urlsplit(address)
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    return hashlib.sha256(plain.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process of this machine downloads an address; the others wait and find it there."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _disk_error(error: OSError, what: str, address: str, folder: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"disk full while fetching {what} {redact(address)} into {folder}: free space or set SIDA_CACHE"
+        )
+    return UserError(f"{folder} cannot be written ({os.strerror(error.errno or 0)}): set SIDA_CACHE to a folder")

@@ -1,0 +1,225 @@
+"""Downloads over https that survive what networks do: they resume, are bounded in time, and keep credentials to one host."""
+
+from __future__ import annotations
+
+import json
+import random
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+import certifi
+import urllib3
+
+from sida.errors import StoreError, UserError
+from sida.settings import environment
+from sida.stores.base import redact
+
+CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
+STALL_SECONDS, STALL_BYTES = 60.0, 60 << 10  # slower than this for so long is no answer
+ATTEMPTS = 5  # in a row, none of which brought a byte
+MOST_ATTEMPTS = 100
+BACKOFF_SECONDS = 1.0
+REDIRECTS = 5
+BLOCK_BYTES = 1 << 20
+
+Heard = Callable[[int, int], None]  # bytes so far, bytes in all (0: not told)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where credentials may go: the very scheme, host and port that the address names."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        parts = urlsplit(url)
+        return cls(parts.scheme, (parts.hostname or "").lower(), parts.port)
+
+
+class _Broken(Exception):
+    """This attempt failed in a way that another one may not."""
+
+
+def download(address: str, part: Path, what: str, heard: Heard) -> None:
+    """Bring ``address`` into the file ``part``, going on from what it holds if that is of the same version.
+
+    Raises UserError for what the user can mend (address, host, TLS), StoreError when the server keeps failing. Messages hold
+    neither userinfo nor query.
+    """
+    shown, failures = redact(address), 0
+    for _ in range(MOST_ATTEMPTS):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _attempt(address, part, what, heard)
+            return
+        except (_Broken, urllib3.exceptions.HTTPError, ssl.SSLError) as error:
+            _raise_what_stays(error, what, shown)
+            grown = part.exists() and part.stat().st_size > before
+            failures = 1 if grown else failures + 1
+            if failures >= ATTEMPTS:
+                raise _gave_up(error, what, shown) from error
+        time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1) * (0.5 + random.random()))
+    raise StoreError(f"{what} {shown}: broke off {MOST_ATTEMPTS} times: run again, it goes on from where it is")
+
+
+def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
+    """One request; appends to ``part`` when the server goes on from there, else starts it anew."""
+    note = part.with_name(f"{part.name}.json")
+    offset, validator = _resumable(part, note)
+    response = _open(address, offset, validator, what)
+    try:
+        if response.status == 416 or (response.status == 206 and _start(response) != offset):
+            part.unlink(missing_ok=True)
+            raise _Broken("it does not go on from where the download broke off")
+        if response.status not in (200, 206):
+            raise _answer(response.status, what, redact(address))
+        if response.status == 200:
+            offset = 0
+        length = response.headers.get("Content-Length", "")
+        total = offset + int(length) if length.isdigit() else 0
+        note.write_text(json.dumps({"validator": _validator(response), "total": total}))
+        with part.open("r+b" if offset else "wb") as file:
+            file.seek(offset)
+            _copy(response, file, offset, total, heard)
+        if total and part.stat().st_size != total:
+            raise _Broken(f"it ends after {part.stat().st_size} of {total} bytes")
+    finally:
+        response.close()
+        response.release_conn()
+
+
+def _copy(response: Any, file: Any, done: int, total: int, heard: Heard) -> None:
+    window, start = time.monotonic(), done
+    while block := response.read1(BLOCK_BYTES):
+        file.write(block)
+        done += len(block)
+        heard(done, total)
+        if (now := time.monotonic()) - window > STALL_SECONDS:
+            if done - start < STALL_BYTES:
+                raise _Broken(f"it sent {done - start} bytes in {now - window:.0f} s")
+            window, start = now, done
+
+
+# -- requests
+
+
+def _open(address: str, offset: int, validator: str, what: str) -> Any:
+    """The response, redirects followed: credentials go to the address's own origin and to no other."""
+    origin, url = Origin.of(address), _without_userinfo(address)
+    headers = {"Accept-Encoding": "identity", "User-Agent": "sida"}
+    if offset and validator:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
+    for _ in range(REDIRECTS + 1):
+        own = _authorization(address) if Origin.of(url) == origin else {}
+        pool = _pool(url)
+        response = pool.request(
+            "GET", url, headers={**headers, **own}, redirect=False, retries=False, preload_content=False
+        )
+        location = response.headers.get("Location")
+        if response.status not in (301, 302, 303, 307, 308) or not location:
+            return response
+        response.close()
+        url = _without_userinfo(urljoin(url, location))
+        if urlsplit(url).scheme != origin.scheme and urlsplit(url).scheme != "https":
+            raise UserError(
+                f"{what} {redact(address)}: redirects to {redact(url)}, which is not https: give another one"
+            )
+    raise UserError(f"{what} {redact(address)}: redirects more than {REDIRECTS} times: give the file's own address")
+
+
+def _pool(url: str) -> Any:
+    """Connections with verified TLS, through the proxy that the environment names."""
+    known, parts = environment(), urlsplit(url)
+    options: dict[str, Any] = {
+        "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        "cert_reqs": "CERT_REQUIRED",
+        "ca_certs": known.get("SSL_CERT_FILE") or certifi.where(),
+    }
+    name = f"{parts.scheme}_proxy"
+    proxy = known.get(name) or known.get(name.upper())
+    exempt = {"no": known.get("no_proxy") or known.get("NO_PROXY") or ""}
+    if proxy and not urllib.request.proxy_bypass_environment(parts.hostname or "", exempt):  # type: ignore[attr-defined]
+        return urllib3.ProxyManager(proxy, **options)
+    return urllib3.PoolManager(**options)
+
+
+def _without_userinfo(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+
+
+def _authorization(address: str) -> dict[str, str]:
+    parts = urlsplit(address)
+    if parts.username is None:
+        return {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return dict(urllib3.make_headers(basic_auth=pair))
+
+
+# -- resuming
+
+
+def _resumable(part: Path, note: Path) -> tuple[int, str]:
+    """How many bytes are here and of which version; (0, "") to begin anew."""
+    try:
+        told = json.loads(note.read_text())
+        size = part.stat().st_size
+        if isinstance(told["validator"], str) and told["validator"] and (not told["total"] or size < told["total"]):
+            return size, told["validator"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return 0, ""
+
+
+def _validator(response: Any) -> str:
+    """A strong ETag, else the date; without either a download cannot be resumed."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _start(response: Any) -> int:
+    """First byte of a partial answer."""
+    head = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    return int(head) if head.isdigit() else -1
+
+
+# -- errors
+
+
+def _answer(status: int, what: str, shown: str) -> Exception:
+    if status in (408, 425, 429) or status >= 500:
+        return _Broken(f"the server answers {status}")
+    if status in (401, 403, 407):
+        return UserError(f"{what} {shown}: the server answers {status}: it wants credentials, or its licence accepted")
+    return UserError(f"{what} {shown}: the server answers {status}: correct the address in the recipe")
+
+
+def _raise_what_stays(error: Exception, what: str, shown: str) -> None:
+    """Raise for what no further attempt mends."""
+    reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+    if isinstance(reason, urllib3.exceptions.SSLError | ssl.SSLError):
+        raise UserError(
+            f"{what} {shown}: no TLS connection ({_line(reason)}): set SSL_CERT_FILE to its authority"
+        ) from error
+    if isinstance(reason, urllib3.exceptions.LocationParseError | urllib3.exceptions.URLSchemeUnknown):
+        raise UserError(f"{what} {shown}: is not an address: correct it in the recipe") from error
+
+
+def _gave_up(error: Exception, what: str, shown: str) -> Exception:
+    reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+    if isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError):
+        return UserError(f"{what} {shown}: cannot reach the server: check the address and this machine's network")
+    return StoreError(f"{what} {shown}: broke off {ATTEMPTS} times ({_line(reason)}): run again, it goes on from there")
+
+
+def _line(error: object) -> str:
+    return " ".join(redact(word) if "://" in word else word for word in str(error).split())[:200]

@@ -1,0 +1,110 @@
+"""From a published file to what this project loads: safetensors with a header, and the same facts as JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sida.errors import UserError
+from sida.foreign import Refused
+from sida.stores.base import sha256_of
+from sida.teachers.files import load_network, save_network
+from sida.teachers.formats import Found, read_network, tensors_of
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The files that were written, and the architecture they hold."""
+
+    weights: Path
+    facts: Path
+    network: dict[str, Any]
+    source_sha256: str
+    tensors: int
+
+
+def convert(
+    path: Path,
+    folder: Path,
+    *,
+    what: str = "",
+    network: Mapping[str, Any] | None = None,
+    origin: str = "",
+    licence: str = "",
+) -> Converted:
+    """Write ``<name>.safetensors`` and ``<name>.json`` into ``folder``; nothing appears there unless the network loads.
+
+    ``network`` is a recipe's network section: what the file must hold, and needed where the file does not say itself.
+    Raises Refused and UserError in one line.
+    """
+    what = what or str(path)
+    found = read_network(path, what)
+    network = agreed_network(found, network, what)
+    digest = sha256_of(path)[0]
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", path.stem).strip(".") or "network"
+    weights, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
+    about = {"format": found.format, "origin": origin or path.name, "source_sha256": digest, "licence": licence}
+    about |= {key: value for key, value in found.about.items() if key not in about}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
+            made = Path(temporary) / weights.name
+            if found.format == "safetensors" and found.network is not None:
+                shutil.copyfile(path, made)  # it is one of ours
+            else:
+                save_network(made, tensors_of(found, path), network, **about)
+            load_network(made, network)  # names and shapes fit; also says what does not
+            told = {
+                "network": dict(network),
+                **about,
+                "weights": weights.name,
+                "weights_sha256": sha256_of(made)[0],
+                "tensors": {key: [kind, *shape] for key, (kind, shape) in sorted(found.shapes().items())},
+            }
+            aside = Path(temporary) / facts.name
+            aside.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+            os.replace(made, weights)
+            os.replace(aside, facts)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder}: {error.strerror}: choose a folder with room that can be written"
+        ) from error
+    return Converted(weights, facts, dict(network), digest, len(found.tensors))
+
+
+def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+    """The architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
+    if found.problem:
+        raise Refused(f"{what} holds a network that this project does not have: {found.problem}")
+    if expected is None:
+        if found.network is None:
+            raise Refused(f"{what} does not say which architecture it holds: name a recipe that does (--recipe)")
+        return _complete(found.network, what)
+    wanted = _complete(expected, what)
+    if found.network is not None:
+        held = _complete(found.network, what)
+        for name, value in held.items():
+            if value != wanted[name]:
+                raise Refused(f"{what}: {name} of its network is {value}, the recipe's is {wanted[name]}: correct it")
+    return wanted
+
+
+def _complete(network: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """With every field of a recipe's network section, checked as a recipe is."""
+    from pydantic import ValidationError
+
+    from sida.recipe import Network
+
+    try:
+        return Network.model_validate_json(json.dumps(dict(network)), strict=True).model_dump(mode="json")
+    except (ValidationError, TypeError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        field = ".".join(map(str, first["loc"]))
+        raise Refused(f"{what}: {field} of its network is not one of this project ({first['msg']})") from error

@@ -1,0 +1,175 @@
+"""What kind of file a network lies in, told by its first bytes, and reading each kind without executing it.
+
+Three kinds: pickles of NVIDIA and SiDA's authors (read by ``sida.foreign``), torch files (``weights_only``) and
+safetensors (with this project's header, or names that fit the recipe).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from sida.errors import UserError
+from sida.foreign import Refused, TensorView, read_pickle
+from sida.teachers.files import HEADER_KEY
+from sida.teachers.published import published_network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Format = Literal["pickle", "torch", "safetensors"]
+
+TORCH_PICKLE_BYTES = 64 << 20  # of the index inside a torch file
+HEADER_BYTES = 16 << 20
+WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep their tensors under
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network file read as far as needed: tensors by name, what it says of its architecture, and where it is from."""
+
+    format: Format
+    tensors: Mapping[
+        str, Any
+    ]  # TensorView for a pickle, else torch's; of a safetensors file: names only, see ``shapes``
+    network: dict[str, Any] | None  # a recipe's network section; None: the file does not say
+    about: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each tensor."""
+        return {name: _described(tensor) for name, tensor in self.tensors.items()}
+
+
+def format_of(path: Path, what: str) -> Format:
+    """The kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UserError(f"cannot read {what}: {error.strerror}") from error
+    if head[:4] == b"PK\x03\x04":
+        return "torch"
+    if len(head) >= 9 and head[8:9] == b"{":
+        return "safetensors"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    shown = "a web page" if head[:1] == b"<" else f"it begins with {head[:8]!r}"
+    raise Refused(f"{what} is no pickle, torch file or safetensors ({shown}): check the address, and fetch it again")
+
+
+def read_network(path: Path, what: str) -> Found:
+    """Names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
+
+    Raises Refused or UserError in one line that names ``what``.
+    """
+    kind = format_of(path, what)
+    if kind == "pickle":
+        found = published_network(read_pickle(path, what=what), what)
+        about = {
+            "class": found.class_name,
+            "trunk": found.trunk,
+            "arguments": found.arguments,
+            "program_sha256": found.source_sha256,
+        }
+        return Found(kind, found.tensors, found.network or None, about, found.problem)
+    if kind == "torch":
+        return Found(kind, _read_torch(path, what), None)
+    return _read_safetensors(path, what)
+
+
+def tensors_of(found: Found, path: Path) -> dict[str, Tensor]:
+    """Copies of all tensors as torch's, whatever they were read from; types stay as they are."""
+    if found.format == "safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return {name: _copy(tensor) for name, tensor in found.tensors.items()}
+
+
+def _copy(tensor: Any) -> Tensor:
+    import torch
+
+    if not isinstance(tensor, TensorView):
+        return tensor.detach().clone().contiguous()
+    copy = torch.from_numpy(np.array(tensor.array()))
+    return copy.view(torch.bfloat16) if tensor.dtype == "bfloat16" else copy
+
+
+def _described(tensor: Any) -> tuple[str, tuple[int, ...]]:
+    if isinstance(tensor, TensorView):
+        return tensor.dtype, tensor.shape
+    if isinstance(tensor, tuple):
+        return tensor
+    return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+
+
+# -- torch
+
+
+def _read_torch(path: Path, what: str) -> dict[str, Tensor]:
+    import torch
+
+    _check_zip(path, what)
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+        reason = " ".join(str(error).split("\n", 1)[0].split())[:200]
+        raise Refused(f"{what} is refused by torch.load(weights_only=True): {reason}") from error
+    for name in ("", *WRAPPERS):
+        inner = value.get(name) if name and isinstance(value, dict) else value
+        if isinstance(inner, dict) and inner and all(isinstance(tensor, torch.Tensor) for tensor in inner.values()):
+            return {str(key): tensor for key, tensor in inner.items()}
+    raise Refused(f"{what} holds no mapping from names to tensors (at the top or under {', '.join(WRAPPERS)})")
+
+
+def _check_zip(path: Path, what: str) -> None:
+    """torch stores, never compresses: so nothing in the archive may be larger than the archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise Refused(f"{what} is a damaged torch file ({error}): fetch it again") from error
+    size = path.stat().st_size
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise Refused(f"{what} is refused: a zip with compressed members is not what torch.save writes")
+    if sum(member.file_size for member in members) > size:
+        raise Refused(f"{what} is refused: its members claim more bytes than the file has")
+    index = [member for member in members if member.filename.endswith("data.pkl")]
+    if len(index) != 1 or index[0].file_size > TORCH_PICKLE_BYTES:
+        raise Refused(f"{what} is refused: it is a zip, but not what torch.save writes")
+
+
+# -- safetensors
+
+
+def _read_safetensors(path: Path, what: str) -> Found:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
+                raise Refused(f"{what} is a damaged safetensors file (header of {length} bytes): fetch it again")
+            header = json.loads(file.read(length))
+        with safe_open(path, framework="np") as opened:  # checks that every tensor lies inside the file
+            names, about = list(opened.keys()), opened.metadata() or {}
+        own = json.loads(about[HEADER_KEY]) if HEADER_KEY in about else {}
+        shapes = {name: (_SAFE[header[name]["dtype"]], tuple(header[name]["shape"])) for name in names}
+    except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
+        raise Refused(f"{what} is not a readable safetensors file ({error}): fetch it again") from error
+    network = own.pop("network", None) if isinstance(own, dict) else None
+    return Found("safetensors", shapes, network if isinstance(network, dict) else None, own if network else {})
+
+
+_SAFE = {
+    **{f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("F", "float")) for bits in (16, 32, 64)},
+    **{"BF16": "bfloat16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
+}

@@ -1,0 +1,230 @@
+"""Fetching what a recipe names: resumed, verified, recorded; faults of network and disk end in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import ssl
+import subprocess
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sida.errors import Corrupt, StoreError, UserError
+from sida.foreign import http
+from sida.foreign.fetch import digest_of_file, fetch_file, recorded_sha256
+from tests.foreign.web import Web, serve
+
+CONTENT = os.urandom(3 << 20)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store and cache of its own, no proxy, and faults that take tenths of seconds."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(http, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(http, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(http, "STALL_SECONDS", 0.3)
+    monkeypatch.setenv("SIDA_EVENTS", str(place / "events"))
+    return place
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serve(CONTENT) as served:
+        yield served
+
+
+def notes(place: Path) -> str:
+    return (place / "events").read_text() if (place / "events").exists() else ""
+
+
+def one_line(error: BaseException) -> str:
+    assert len(str(error).splitlines()) == 1 and "secret" not in str(error)
+    return str(error)
+
+
+def test_a_pinned_file_is_fetched_once_with_progress_and_then_found_in_the_cache(web: Web, place: Path) -> None:
+    path, found = fetch_file(web.address, "teacher", SHA256, step="fetch_teacher")
+    assert path.read_bytes() == CONTENT and found == SHA256 and path.name == "net.pkl"
+    assert '"event": "progress"' in notes(place) and '"total": 3, "unit": "MiB"' in notes(place)
+    assert fetch_file(web.address, "teacher", SHA256) == (path, SHA256)
+    assert len(web.asked) == 1
+    path.write_bytes(b"changed")
+    assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+
+
+def test_a_step_s_key_needs_no_download_where_the_digest_is_known(web: Web) -> None:
+    assert digest_of_file(web.address, "teacher", SHA256) == SHA256
+    assert web.asked == []
+
+
+def test_without_a_pin_the_first_digest_is_recorded_aloud_and_held_to(web: Web, place: Path) -> None:
+    fetch_file(web.address, "teacher", step="fetch_teacher")
+    assert "NOT PINNED" in notes(place) and SHA256 in notes(place) and "pipeline pin RECIPE" in notes(place)
+    assert recorded_sha256(web.address) == SHA256
+    shutil.rmtree(place / "cache")
+    web.content = b"another file"
+    with pytest.raises(UserError, match=r"sha256 is .*, expected is") as caught:
+        fetch_file(web.address, "teacher")
+    assert SHA256 in one_line(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "hangs", "closed", "drips"])
+def test_a_download_that_breaks_off_goes_on_from_where_it_was(web: Web, fault: str) -> None:
+    web.plan = [fault]
+    path, _ = fetch_file(web.address, "teacher", SHA256)
+    assert path.read_bytes() == CONTENT
+    assert len(web.asked) == 2
+    if fault != "closed":
+        assert int(web.asked[1]["Range"].removeprefix("bytes=").rstrip("-")) > 0
+
+
+def test_what_a_killed_download_left_is_gone_on_from_in_the_next_run(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    monkeypatch.setattr(http, "MOST_ATTEMPTS", 1)
+    web.plan = ["truncated"]
+    with pytest.raises(StoreError, match="goes on from"):
+        fetch_file(web.address, "teacher", SHA256)
+    assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+    assert 0 < int(web.asked[-1]["Range"].removeprefix("bytes=").rstrip("-")) < len(CONTENT)
+
+
+def test_a_file_that_changed_meanwhile_or_a_server_without_ranges_is_begun_anew(web: Web) -> None:
+    web.plan = ["truncated", "ignores ranges"]
+    assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+
+
+def test_a_file_that_changed_since_the_download_broke_off_is_begun_anew(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.content, web.plan = os.urandom(1 << 20), ["truncated", 404]
+    with pytest.raises(UserError, match="404"):
+        fetch_file(web.address, "teacher", SHA256)
+    web.content, web.etag = CONTENT, '"two"'
+    assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+    assert "Range" in web.asked[-1]  # asked for the rest of the old one, was given the whole new one
+
+
+def test_errors_of_the_server_that_pass_are_waited_for_and_others_are_named(web: Web) -> None:
+    web.plan = [500, 503, 429]
+    assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+    for status, kind, said in (
+        (500, StoreError, r"broke off 5 times \(the server answers 500\)"),
+        (404, UserError, "answers 404: correct the address"),
+        (403, UserError, "it wants credentials"),
+    ):
+        web.plan = [status] * 9
+        with pytest.raises(kind, match=said) as caught:
+            fetch_file(web.address + f"?{status}", "teacher", "0" * 64)
+        one_line(caught.value)
+
+
+def test_a_flipped_bit_is_found_and_both_digests_are_named(web: Web) -> None:
+    web.plan = ["flipped"]
+    with pytest.raises(UserError, match=f"expected is {SHA256}") as caught:
+        fetch_file(web.address, "teacher", SHA256)
+    one_line(caught.value)
+
+
+def test_a_damaged_beginning_left_by_another_download_is_thrown_away(web: Web) -> None:
+    web.plan = ["truncated", 404]
+    with pytest.raises(UserError):
+        fetch_file(web.address, "teacher", SHA256)
+    (part,) = Path(os.environ["SIDA_CACHE"], "fetched").glob("*.part")
+    content = bytearray(part.read_bytes())
+    content[0] ^= 1
+    part.write_bytes(content)
+    assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+
+
+def test_a_file_damaged_differently_each_time_is_called_corrupt(web: Web) -> None:
+    web.plan = ["truncated", 404]
+    with pytest.raises(UserError):
+        fetch_file(web.address, "teacher", SHA256)
+    (part,) = Path(os.environ["SIDA_CACHE"], "fetched").glob("*.part")
+    part.write_bytes(b"x" + part.read_bytes()[1:])
+    web.plan = ["whole", "flipped"]
+    with pytest.raises(Corrupt, match="two downloads differ"):
+        fetch_file(web.address, "teacher", SHA256)
+
+
+def test_credentials_go_to_their_own_host_only_and_are_printed_nowhere(web: Web, place: Path) -> None:
+    address = web.address.replace("127.0.0.1", "me:secret@127.0.0.1") + "?token=secret"
+    web.plan, web.redirect = [302, 302], f"http://127.0.0.1:{web.port}/same.pkl"
+    fetch_file(address, "teacher")
+    assert [asked.get("Authorization", "")[:6] for asked in web.asked] == ["Basic "] * 3
+    web.asked.clear()
+    web.plan, web.redirect = [302], f"http://other:secret@localhost:{web.port}/elsewhere.pkl"
+    fetch_file(address + "2", "teacher")
+    assert ["Authorization" in asked for asked in web.asked] == [True, False]
+    assert web.asked[1]["host"].startswith("localhost")
+    web.plan = [404]
+    with pytest.raises(UserError) as caught:
+        fetch_file(address + "3", "teacher", "0" * 64)
+    assert "127.0.0.1" in one_line(caught.value)
+    written = [path for folder in ("store", "cache") for path in (place / folder).rglob("*.json")]
+    assert written and all("secret" not in path.read_text() for path in (*written, place / "events"))
+
+
+def test_a_redirect_without_end_ends(web: Web) -> None:
+    web.plan, web.redirect = [302] * 20, web.address
+    with pytest.raises(UserError, match="redirects more than 5 times"):
+        fetch_file(web.address, "teacher", SHA256)
+    assert len(web.asked) == 6
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ftp://host/net.pkl", "begins with https://"),
+        ("http://example.org/net.pkl", "needs a sha256"),
+        ("file:///nowhere/net.pkl", "no such file"),
+        ("https://no-such-host.invalid/net.pkl", "cannot reach the server"),
+    ],
+)
+def test_an_address_that_cannot_be_fetched_is_named(address: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        fetch_file(address, "teacher")
+    one_line(caught.value)
+
+
+def test_a_full_disk_is_said_before_it_is_full(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
+    with pytest.raises(UserError, match="disk full while fetching teacher") as caught:
+        fetch_file(web.address, "teacher", SHA256)
+    one_line(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_named(web: Web, place: Path) -> None:
+    (place / "cache").write_text("a file")
+    with pytest.raises(UserError, match="set SIDA_CACHE to a folder"):
+        fetch_file(web.address, "teacher", SHA256)
+
+
+def test_https_verifies_its_certificate_and_takes_an_authority_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1"]
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here")
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serve(CONTENT, context) as web:
+        with pytest.raises(UserError, match="no TLS connection") as caught:
+            fetch_file(web.address, "teacher", SHA256)
+        assert "SSL_CERT_FILE" in one_line(caught.value)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+        web.plan, web.redirect = [302], web.address.replace("https", "http")
+        with pytest.raises(UserError, match="not https"):
+            fetch_file(web.address + "?down", "teacher", "0" * 64)

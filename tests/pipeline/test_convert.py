@@ -1,0 +1,46 @@
+"""``convert`` and ``inspect`` by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.command import Command
+from tests.teachers.test_convert import GOLDEN, published
+
+PICKLES = GOLDEN / "pickles"
+
+
+def test_convert_writes_weights_and_facts_and_says_so(command: Command, tmp_path: Path) -> None:
+    said = command("convert", str(published(tmp_path, "ddpmpp_cond")), "--output", str(tmp_path / "out"))
+    assert said.status == 0 and "ddpmpp_cond.safetensors: ddpmpp, 3 x 16^2" in said.out
+    facts = json.loads((tmp_path / "out" / "ddpmpp_cond.json").read_text())
+    assert facts["network"]["num_blocks"] == 2
+
+
+@pytest.mark.parametrize("name", ["hostile_os_system", "hostile_builtins_eval", "hostile_nested_in_storage"])
+@pytest.mark.parametrize("verb", ["convert", "inspect"])
+def test_a_hostile_file_ends_in_one_line_status_2_and_no_output(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--output", str(tmp_path / "out")) if verb == "convert" else ()
+    line = command(verb, str(PICKLES / f"{name}.pkl"), *options).mistake()
+    assert "is refused" in line and ("posix.system" in line or "builtins.eval" in line)
+    assert not (tmp_path / "PWNED").exists() and not (tmp_path / "out").exists()
+
+
+def test_inspect_lists_what_is_inside_a_pickle_and_escapes_its_names(command: Command) -> None:
+    said = command("inspect", str(PICKLES / "sida_edm2_like.pkl"))
+    assert said.status == 0
+    assert "class: EDM_2_Precond_Generator" in said.out and "unet.emb_fourier.freqs  float32 [4]" in said.out
+    told = json.loads(command("inspect", str(PICKLES / "edm_like.pkl"), "--json").out)
+    assert told["network"]["architecture"] == "ddpmpp" and told["tensors"]["model.map_layer0.weight"][0] == "float32"
+
+
+def test_a_file_that_is_not_there_and_a_recipe_that_is_not_one_are_named(command: Command, tmp_path: Path) -> None:
+    assert "cannot read nothing.pkl" in command("inspect", "nothing.pkl").mistake()
+    path = str(PICKLES / "edm_like.pkl")
+    assert "no recipe" in command("convert", path, "--output", str(tmp_path), "--recipe", "digist").mistake()
