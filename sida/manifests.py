@@ -162,8 +162,35 @@ class RunResult(Part):
     licence: str
 
 
+class PublishedRow(Part):
+    """One released generator: the published number and ours."""
+
+    benchmark: str
+    recipe: str
+    generator: str
+    metric: str
+    published: float | None
+    source: str | None
+    ours: float
+    interval: float | None
+    protocol: Literal["mean", "best"]
+    ranges: int
+    n: int
+    verdict: str
+    seconds: float  # that the score took
+    images_per_second: float | None
+    checkpoint_sha256: str
+
+
+class PublishedResult(Part):
+    """Released generators, scored."""
+
+    kind: Literal["published"] = "published"
+    rows: tuple[PublishedRow, ...]
+
+
 Result = Annotated[
-    TeacherResult | GeneratorResult | DatasetResult | ReferenceResult | ScoresResult | RunResult,
+    TeacherResult | GeneratorResult | DatasetResult | ReferenceResult | ScoresResult | RunResult | PublishedResult,
     Field(discriminator="kind"),
 ]
 
