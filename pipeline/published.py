@@ -37,7 +37,9 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
             cluster.configure(step, task)
         return task
 
-    @dsl.pipeline(name=plan.pipeline or "sida-score-published", description="Score the generators that the authors released")
+    @dsl.pipeline(
+        name=plan.pipeline or "sida-score-published", description="Score the generators that the authors released"
+    )
     def score_published(recipe: str = plan.address, repeat: str = ""):  # type: ignore[no-untyped-def]
         """Score released generators against their published numbers.
 

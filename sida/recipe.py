@@ -244,7 +244,9 @@ class Gate(Part):
 
     teacher_at_most: Annotated[float, Field(gt=0)]
     generator_within: Annotated[float, Field(gt=0)] = 1.0  # times the teacher's score
-    teacher_images: Annotated[int, Field(ge=2)] | None = None  # fewer per range, for a cheaper gate; None: evaluation.images
+    teacher_images: Annotated[int, Field(ge=2)] | None = (
+        None  # fewer per range, for a cheaper gate; None: evaluation.images
+    )
     on_failure: Literal["stop", "warn"] = "stop"
 
 

@@ -26,12 +26,18 @@ METRICS = ("is", "kid", "precision_recall")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, the recipe, and what to measure."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="safetensors file, published pickle, or folder of images")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="safetensors file, published pickle, or folder of images"
+    )
     parser.add_argument("--recipe", metavar="RECIPE", required=True, help="name of a recipe, or path of a YAML file")
     parser.add_argument("--images", metavar="N", type=int, help="images per seed range (default: the recipe's)")
     parser.add_argument("--ranges", metavar="N", type=int, help="seed ranges (default: the recipe's)")
     parser.add_argument(
-        "--metric", metavar="NAME", action="append", choices=METRICS, help="also: is, kid, precision_recall (may be repeated)"
+        "--metric",
+        metavar="NAME",
+        action="append",
+        choices=METRICS,
+        help="also: is, kid, precision_recall (may be repeated)",
     )
     parser.add_argument(
         "--protocol", choices=("mean", "best"), help="best: the lowest range, as publications report it (labelled)"
@@ -43,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cleanfid-MODE: with clean-fid itself where it is installed; folders of images only",
     )
     add_trust(parser)
-    parser.add_argument("--store", metavar="ADDRESS", help="where results are kept (default: SIDA_STORE, or ./runs/store)")
+    parser.add_argument(
+        "--store", metavar="ADDRESS", help="where results are kept (default: SIDA_STORE, or ./runs/store)"
+    )
     parser.add_argument("--repeat", metavar="TEXT", default="", help="another text measures anew (default: reuse)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

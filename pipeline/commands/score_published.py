@@ -21,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which recipes, and how to run."""
     from pipeline.commands.score import add_trust
 
-    parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="names or paths of recipes (default: all, see above)")
-    parser.add_argument("--store", metavar="ADDRESS", help="where results are kept (default: SIDA_STORE, or ./runs/store)")
+    parser.add_argument(
+        "recipes", metavar="RECIPE", nargs="*", help="names or paths of recipes (default: all, see above)"
+    )
+    parser.add_argument(
+        "--store", metavar="ADDRESS", help="where results are kept (default: SIDA_STORE, or ./runs/store)"
+    )
     parser.add_argument("--repeat", metavar="TEXT", default="", help="another text measures anew (default: reuse)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_trust(parser)

@@ -77,5 +77,7 @@ def _recompute(chain: object) -> int:
         word = "agrees" if row.agrees else "DIFFERS"
         status = status if row.agrees else 1
         values = ", ".join(f"{value:.6g}" for value in row.again.values)
-        print(f"{row.published.metric}  {row.published.label}: {word}, largest relative difference {row.difference:.2e} ({values})")
+        print(
+            f"{row.published.metric}  {row.published.label}: {word}, largest relative difference {row.difference:.2e} ({values})"
+        )
     return status

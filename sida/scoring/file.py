@@ -28,9 +28,7 @@ def score_file(path: Path, recipe: Recipe, *, repeat: str = "", attempt: str = "
         dataset = run(prepare_data if needs_images(recipe) else label_distribution)
         reference = run(reference_statistics, dataset=dataset)
         if generator is None:
-            return score_images(
-                recipe=recipe, folder=str(path), reference=reference, repeat=repeat, attempt=attempt
-            )
+            return score_images(recipe=recipe, folder=str(path), reference=reference, repeat=repeat, attempt=attempt)
         return score(
             recipe=recipe, generator=generator, dataset=dataset, reference=reference, repeat=repeat, attempt=attempt
         )

@@ -43,7 +43,9 @@ def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> Teach
         found = f"{score.metric} {score.mean:.3f} is too good: below {lowest:.3g}"
     if published is not None:
         found += f", published is {published:g}"
-    return TeacherGate(False, f"teacher gate: {found}; {diagnosis(recipe, result, reference)}; or set gate.on_failure: warn")
+    return TeacherGate(
+        False, f"teacher gate: {found}; {diagnosis(recipe, result, reference)}; or set gate.on_failure: warn"
+    )
 
 
 def _due(scores: ScoresResult) -> float | None:

@@ -75,9 +75,7 @@ def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
     return torch.from_numpy(images)
 
 
-def _measure(
-    context: Context, recipe: Recipe, reference: Manifest, paths: list[Path], sha256: str
-) -> ScoresResult:
+def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[Path], sha256: str) -> ScoresResult:
     import torch
 
     from sida.numerics.frechet import frechet_distance, sampling_bias

@@ -152,9 +152,7 @@ def further_metrics(
     return found
 
 
-def _floor(
-    job: Job, reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]
-) -> list[float]:
+def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]) -> list[float]:
     """Scores of real images drawn anew: what a perfect generator would get at this n."""
     from sida.data.shards import Shards
 

@@ -39,9 +39,7 @@ class Piece:
 def pieces(groups: int, count: int) -> list[Piece]:
     """All pieces of ``groups`` ranges of ``count`` images, in order. Their size follows from ``count`` alone."""
     size = min(PART_IMAGES, math.ceil(count / PARTS))
-    return [
-        Piece(group, start, min(start + size, count)) for group in range(groups) for start in range(0, count, size)
-    ]
+    return [Piece(group, start, min(start + size, count)) for group in range(groups) for start in range(0, count, size)]
 
 
 def gather(

@@ -73,7 +73,9 @@ def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in names}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"reference {path}: not a readable npz ({reason}): it is cut or damaged, fetch it again") from error
+        raise UserError(
+            f"reference {path}: not a readable npz ({reason}): it is cut or damaged, fetch it again"
+        ) from error
 
 
 def _pickled(path: Path, metric: str) -> tuple[dict[str, np.ndarray], int | None]:

@@ -75,7 +75,11 @@ def markdown(manifest: Manifest) -> str:
     """The table for KFP's page."""
     result: PublishedResult = manifest.result  # type: ignore[assignment]
     heading, *rows = lines(result)
-    text = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
+    text = [
+        "| " + " | ".join(heading) + " |",
+        "|---" * len(heading) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
     return "\n".join([*text, ""])
 
 

@@ -49,7 +49,9 @@ def open_chain(address: str) -> tuple[ObjectStore, str]:
     parts = address.split("/")
     place = next((at for at in range(len(parts) - 1, -1, -1) if parts[at] == "steps"), None)
     if place is None or place == 0 or len(parts) - place != 4:
-        raise UserError(f"{redact(address)}: not the address of a step's manifest (.../steps/score/KEY/1.json): `score` prints it")
+        raise UserError(
+            f"{redact(address)}: not the address of a step's manifest (.../steps/score/KEY/1.json): `score` prints it"
+        )
     return open_store("/".join(parts[:place]) or "/"), "/".join(parts[place:])
 
 
@@ -132,7 +134,9 @@ def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:
     described = STEPS.get(manifest.about.step)
     if described is not None and code_digest(described.sources) != manifest.about.code:
         commit = manifest.about.machine.get("commit", "an unknown commit")
-        chain.remarks.append(f"{name}: made by another version of its code ({commit[:19]}); --recompute shows whether it matters")
+        chain.remarks.append(
+            f"{name}: made by another version of its code ({commit[:19]}); --recompute shows whether it matters"
+        )
 
 
 def _check_score(chain: Chain) -> None:

@@ -74,7 +74,12 @@ def write_recipes(folder: Path, files: Path, address: str, detector: str) -> lis
             "version": 1,
             "description": "a stand-in",
             "benchmark": f"Stand-in {tag}",
-            "teacher": {"address": f"{address}/{tag}.pkl", "licence": "none", "network": network, "sampler": {"steps": 2}},
+            "teacher": {
+                "address": f"{address}/{tag}.pkl",
+                "licence": "none",
+                "network": network,
+                "sampler": {"steps": 2},
+            },
             "dataset": {
                 "source": "labels",
                 "address": f"{address}/{tag}.json",

@@ -45,7 +45,9 @@ def test_the_right_teacher_passes_and_a_limit_below_its_score_stops_the_run(here
     with pytest.raises(UserError, match=r"teacher gate: .* is above .*detector and reference are right.*preprocessing"):
         gated(here, recipe(score.mean / 2))
     warned = recipe(score.mean / 2).model_dump(mode="json")
-    assert gated(here, tiny(**{k: warned[k] for k in ("teacher", "evaluation")}, gate=warned["gate"] | {"on_failure": "warn"}))
+    assert gated(
+        here, tiny(**{k: warned[k] for k in ("teacher", "evaluation")}, gate=warned["gate"] | {"on_failure": "warn"})
+    )
 
 
 def test_a_swapped_teacher_stops_the_run_and_the_model_s_side_is_blamed(here: Path) -> None:
@@ -82,10 +84,13 @@ def test_a_cheaper_count_is_held_to_a_limit_that_allows_for_it(here: Path) -> No
     full = gated(here, recipe(50.0, evaluation={"images": 2_000})).mean
     with pytest.raises(UserError, match=r"for n = 200\)"):
         gated(here, recipe(full / 3, evaluation={"images": 2_000}).model_copy(update={"gate": _cheap(full / 3)}))
-    assert gated(here, recipe(1.1 * full, evaluation={"images": 2_000}).model_copy(update={"gate": _cheap(1.1 * full)})).n == 200
+    assert (
+        gated(here, recipe(1.1 * full, evaluation={"images": 2_000}).model_copy(update={"gate": _cheap(1.1 * full)})).n
+        == 200
+    )
 
 
-def _cheap(at_most: float):  # noqa: ANN202
+def _cheap(at_most: float):
     from sida.recipe import Gate
 
     return Gate(teacher_at_most=at_most, teacher_images=200)
@@ -93,7 +98,9 @@ def _cheap(at_most: float):  # noqa: ANN202
 
 def test_a_reference_of_another_detector_is_refused_by_its_digest(here: Path) -> None:
     pinned = recipe(50.0, evaluation={"detector": tiny().evaluation.detector.model_dump() | {"sha256": "0" * 64}})
-    with pytest.raises(UserError, match="the reference was made with detector 0e74cae7a84b, the recipe's is 000000000000"):
+    with pytest.raises(
+        UserError, match="the reference was made with detector 0e74cae7a84b, the recipe's is 000000000000"
+    ):
         gated(here, recipe(50.0), pinned)
 
 
@@ -103,7 +110,14 @@ def test_a_reference_of_another_detector_is_refused_by_its_digest(here: Path) ->
 def row(values: tuple[float, ...], **fields: object) -> Score:
     mean = sum(values) / len(values)
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    base = {"label": "x", "nfe": 1, "metric": "fd_digits", "first_seeds": tuple(range(len(values))), "n": 10, "mean": mean}
+    base = {
+        "label": "x",
+        "nfe": 1,
+        "metric": "fd_digits",
+        "first_seeds": tuple(range(len(values))),
+        "n": 10,
+        "mean": mean,
+    }
     more = {"sd": sd, "sampler": "s", "checkpoint_sha256": None, "interval": half_width(values), "model": "generator"}
     return Score(values=values, **(base | more | fields))  # type: ignore[arg-type]
 

@@ -169,14 +169,14 @@ def test_the_sums_are_the_same_bits_on_any_number_of_processes_and_after_a_kill(
 
 
 def test_one_pass_gives_every_metric_and_they_agree_with_the_plain_functions(manifests: dict[str, Manifest]) -> None:
+    from sida.data.shards import one_hot
     from sida.numerics.inception_score import inception_score
     from sida.numerics.kid import kernel_distance, kid_subsets
     from sida.numerics.precision_recall import precision_recall
+    from sida.numerics.samplers import one_step
     from sida.scoring.detector import load_detector
     from sida.scoring.protocol import pixels_of, range_labels, sampling_noise
     from sida.scoring.reference import load_features, load_statistics
-    from sida.data.shards import one_hot
-    from sida.numerics.samplers import one_step
     from sida.stores.base import fetch_object
     from sida.teachers.files import load_network
 
@@ -251,7 +251,9 @@ def test_a_model_of_nans_is_refused_by_the_seed_of_its_first_bad_image(place: Pa
         scored(tiny(), manifests)
 
 
-def test_a_model_of_one_constant_image_is_refused(manifests: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_one_constant_image_is_refused(
+    manifests: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sida.scoring import measure as measuring
 
     grey = lambda network, sigma: lambda seeds, labels: torch.zeros(len(seeds), 1, 8, 8)  # noqa: E731

@@ -34,7 +34,9 @@ def run(*arguments: str, status: int = 0) -> tuple[str, str]:
 
 @pytest.mark.slow  # a dozen steps, each in processes of its own
 @pytest.mark.skipif(not Path("/usr/bin/openssl").exists(), reason="needs openssl for a certificate")
-def test_released_generators_are_fetched_converted_scored_and_compared(place: Path, recipes: tuple[list[Path], str]) -> None:
+def test_released_generators_are_fetched_converted_scored_and_compared(
+    place: Path, recipes: tuple[list[Path], str]
+) -> None:
     paths, detector = recipes
     names = [str(path) for path in paths]
     _, err = run("score_published", *names, status=2)  # the detector's code runs for nobody who did not ask for it

@@ -54,7 +54,13 @@ def test_every_object_below_a_score_is_listed_hashed_and_missed_when_one_bit_of_
     kinds = {link.what.partition(":")[0] for link in chain.links}
     assert kinds == {"score", "model", "model/teacher", "model/dataset", "model/reference"}
     names = " ".join(link.what for link in chain.links)
-    for part in ("recipe.json", "shard-00000.bin", "detector.safetensors", "teacher.safetensors", "reference.safetensors"):
+    for part in (
+        "recipe.json",
+        "shard-00000.bin",
+        "detector.safetensors",
+        "teacher.safetensors",
+        "reference.safetensors",
+    ):
         assert part in names
     paths = [Path(link.address.removeprefix("file://")) for link in chain.links]
     assert len(set(paths)) == len(paths) >= 13
