@@ -49,7 +49,7 @@ def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> Teach
 
 
 def _due(scores: ScoresResult) -> float | None:
-    """What a perfect model would score with as many images: as real ones did (classes in exact shares score less), at most the theory."""
+    """What a perfect model would score with as many images: as real ones did (exact class shares lower it), at most the theory."""
     real = [row.mean for row in scores.rows if row.model == "real"]
     return None if scores.sampling_bias is None else min([scores.sampling_bias, *real])
 

@@ -17,11 +17,13 @@ from sida.errors import UserError
 from sida.manifests import DatasetResult, GeneratorResult, ReferenceResult, TeacherResult
 from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
+from sida.numerics.latents import decoder_input
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
+from sida.numerics.quantise import unit_to_uint8
 from sida.numerics.samplers import heun_edm, one_step
 from sida.progress import Progress
-from sida.recipe import Sampler
+from sida.recipe import Latents, Sampler
 from sida.scoring.detector import load_detector
 from sida.scoring.partial import Piece, discard, gather, merged, pieces
 from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
@@ -171,6 +173,37 @@ def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: t
     return values
 
 
+def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeImages:
+    """Images uint8 from a model of EDM2's latents: the VAE decodes them, pixels follow EDM2's rule.
+
+    Raises UserError when the extra for latents is not installed, or the model's latents are not finite.
+    """
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise UserError(
+            f"scoring latents needs Stable Diffusion's VAE ({error}): pip install 'sida[latents]', or use the CUDA image"
+        ) from error
+    try:
+        vae = AutoencoderKL.from_pretrained(latents.vae, revision=latents.revision)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{latents.vae}: the VAE cannot be loaded ({reason}): check dataset.latents.vae") from error
+    vae = vae.to(device).eval().requires_grad_(False)
+
+    def images(seeds: Tensor, labels: Tensor) -> Tensor:
+        made = make(seeds, labels)
+        if not bool(made.isfinite().all()):
+            raise UserError(
+                f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
+            )
+        # One image at a time, as the published runs decode.
+        pixels = [vae.decode(decoder_input(one[None].to(torch.float32))).sample for one in made]
+        return unit_to_uint8(torch.cat(pixels))
+
+    return images
+
+
 def _model(job: Job) -> tuple[MakeImages, int]:
     """How to make images, and how many classes the network knows (0: unconditional)."""
     manifest = job.manifest("model").result
@@ -179,8 +212,11 @@ def _model(job: Job) -> tuple[MakeImages, int]:
     network = network.to(job.processes.device).eval().requires_grad_(False)
     classes = int(manifest.network.get("label_dim", 0))
     if isinstance(manifest, TeacherResult):
-        return teacher_images(network, job.recipe.teacher.sampler), classes
-    return generator_images(network, manifest.sigma_init), classes
+        make = teacher_images(network, job.recipe.teacher.sampler)
+    else:
+        make = generator_images(network, manifest.sigma_init)
+    latents = job.recipe.dataset.latents
+    return (make if latents is None else decoded(make, latents, job.processes.device)), classes
 
 
 def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:

@@ -49,7 +49,12 @@ def churn_noise(seeds: Tensor, shape: Sequence[int]) -> Callable[[int], Tensor]:
 
 
 def pixels_of(images: Tensor, first_seed: int) -> Tensor:
-    """Images in [-1, 1] -> uint8 by EDM's rule. Raises UserError naming a seed whose image is not finite."""
+    """Images in [-1, 1] -> uint8 by EDM's rule; decoded latents are uint8 already.
+
+    Raises UserError naming a seed whose image is not finite.
+    """
+    if images.dtype == torch.uint8:
+        return images
     bad = ~images.flatten(1).isfinite().all(dim=1)
     if bool(bad.any()):
         seed = first_seed + int(torch.nonzero(bad)[0])

@@ -51,5 +51,5 @@ def recompute(chain: Chain) -> list[Recomputed]:
             inputs[model if name == "model" else name] = str(path)
         again = function(recipe=recipe, repeat=f"verify {time.time():.6f}", **inputs)
     rows = (*chain.root.rows, *chain.root.result.further)  # type: ignore[union-attr]
-    new = (*again.manifest.rows, *again.manifest.result.further)  # type: ignore[union-attr]
+    new = (*again.manifest.rows, *again.manifest.result.further)
     return [Recomputed(one, other) for one, other in zip(rows, new, strict=True)]

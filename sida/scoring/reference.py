@@ -112,7 +112,9 @@ def _produce(
 
 
 def _fetched(given: ReferenceFile | None, what: str) -> tuple[Path, str] | None:
-    return given and fetch_file(given.address, what, given.sha256, step="reference_statistics")
+    if given is None:
+        return None
+    return fetch_file(given.address, what, given.sha256, step="reference_statistics")
 
 
 def _difference(context: Context, published: ObjectRef, ours: ObjectRef) -> float:

@@ -219,6 +219,6 @@ def score(
     target = recipe.targets.model_dump(mode="json") if recipe.targets else None
     parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
     published = context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
-    if published.manifest.result.gate:  # type: ignore[union-attr]
-        progress.note("score", published.manifest.result.gate)  # type: ignore[union-attr]
+    if published.manifest.result.gate:
+        progress.note("score", published.manifest.result.gate)
     return published

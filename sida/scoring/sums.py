@@ -1,4 +1,4 @@
-"""What one pass over images gathers for every metric: mergeable parts, so that a score can be cut, killed and put together again."""
+"""What one pass over images gathers for every metric: mergeable, so that a score can be cut, killed and put together again."""
 
 from __future__ import annotations
 

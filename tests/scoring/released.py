@@ -1,4 +1,4 @@
-"""Stand-ins for what the authors released, on a local https server: pickles of the published structure, detector, reference, labels."""
+"""Stand-ins for what the authors released, behind https: pickles of the published structure, detector, reference, labels."""
 
 from __future__ import annotations
 

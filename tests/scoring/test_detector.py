@@ -48,7 +48,7 @@ def test_a_trusted_digest_is_loaded_and_a_changed_byte_is_not(trusted: Path) -> 
 
 def test_a_trusted_digest_must_be_a_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SIDA_TRUST_DETECTOR", "yes")
-    with pytest.raises(UserError, match="SIDA_TRUST_DETECTOR.*64 lower-case hex"):
+    with pytest.raises(UserError, match=r"SIDA_TRUST_DETECTOR.*64 lower-case hex"):
         load_detector(write_stand_in(tmp_path / "detector.pt"))
 
 
