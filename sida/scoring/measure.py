@@ -21,7 +21,7 @@ from sida.numerics.latents import decoder_input
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
 from sida.numerics.quantise import unit_to_uint8
-from sida.numerics.samplers import heun_edm, one_step
+from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
 from sida.recipe import Latents, Sampler
 from sida.scoring.detector import load_detector
@@ -38,9 +38,14 @@ from sida.training.job import Job
 def teacher_images(teacher: Denoiser, sampler: Sampler) -> MakeImages:
     """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too."""
     shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
+    if sampler.guidance != 1:
+        raise UserError(
+            "teacher.sampler.guidance: guided teachers cannot be scored yet: set it to 1, and targets.teacher to match"
+        )
+    heun = heun_edm if sampler.state == "float64" else heun_edm2
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
-        return heun_edm(
+        return heun(
             teacher,
             sampling_noise(seeds, shape),
             labels,
