@@ -84,6 +84,10 @@ def _is_artifact(kind: str) -> bool:
     return kind.startswith("system.")
 
 
+def _is_list(flag: Any) -> bool:
+    return bool(getattr(flag, "is_artifact_list", False))
+
+
 def _parser(step: str, component: Any) -> Parser:
     """Parameters are typed flags, input artifacts take a manifest's address."""
     spec = component.component_spec
@@ -104,6 +108,7 @@ def _parser(step: str, component: Any) -> Parser:
             dest=name,
             metavar="ADDRESS" if _is_artifact(flag.type) else flag.type.upper(),
             type=str if _is_artifact(flag.type) else _TYPES[flag.type],
+            nargs="+" if _is_list(flag) else None,
             required=not flag.optional,
             default=flag.default,
             help=described.replace("%", "%%"),
@@ -137,7 +142,10 @@ def _run(component: Any, values: dict[str, Any], folder: Path) -> None:
     spec = component.component_spec
     arguments = dict(values)
     for name, flag in (spec.inputs or {}).items():
-        if _is_artifact(flag.type):
+        if _is_artifact(flag.type) and _is_list(flag):
+            many = enumerate(values[name])
+            arguments[name] = [_fetched(f"{name}-{number}", flag.type, one, folder) for number, one in many]
+        elif _is_artifact(flag.type):
             arguments[name] = _fetched(name, flag.type, values[name], folder)
     outputs = {name: _artifact(kind.type, name, folder / name) for name, kind in (spec.outputs or {}).items()}
     component.python_func(**arguments, **outputs)

@@ -22,9 +22,11 @@ from pipeline.profile import Profile, StepNeeds, check_image
 from sida import recipe as recipes
 from sida.errors import UserError
 from sida.recipe import Recipe
+from sida.scoring.gates import target_of
 from sida.stores.base import ObjectRef
 
-PIPELINES = {"reproduce": "compare"}  # name -> the step that the DAG ends with
+# name -> the step that the DAG ends with
+PIPELINES = {"reproduce": "compare", "score_published": "published_table"}
 PARALLEL = ("reference_statistics", "teach", "score_teacher", "distill", "score")  # use the recipe's processes
 RECIPE_BYTES = 100_000
 EXIT_TASK = "record_end"
@@ -154,9 +156,29 @@ def plan_for(name: str, recipe: Recipe, pipeline: str = "reproduce", force: Iter
     if pipeline not in PIPELINES:
         raise UserError(f"no pipeline {pipeline!r}: there are: {', '.join(PIPELINES)}")
     parameter, _ = recipe_parameter(name, recipe)
+    if pipeline == "score_published":
+        return _published_plan(recipe, parameter)
     plan = Plan.of(recipe, parameter, PIPELINES[pipeline], force)
     shown = f"sida-{recipe.name}" if pipeline == "reproduce" else f"sida-{recipe.name}-{pipeline.replace('_', '-')}"
     return replace(plan, pipeline=shown, description=" ".join(recipe.description.split()))
+
+
+def _published_plan(recipe: Recipe, parameter: str) -> Plan:
+    """All released generators of the recipe's benchmark."""
+    from sida.scoring.table import released_recipes
+
+    same = [name for name in recipes.names() if recipes.load(name).benchmark == recipe.benchmark and recipe.benchmark]
+    with_target = [name for name in same if recipes.load(name).released and target_of(recipes.load(name)) is not None]
+    if not with_target:
+        raise UserError(f"recipe {recipe.name}: no generator of its benchmark was released: see `list`")
+    return Plan(
+        recipe.name,
+        parameter,
+        PIPELINES["score_published"],
+        pipeline=f"sida-{recipe.name}-score-published",
+        description=f"Score the generators released for {recipe.benchmark}",
+        published=tuple(released_recipes(with_target)),
+    )
 
 
 def compiled(plan: Plan, cluster: OnCluster, kubernetes: Mapping[str, str | None] | None = None) -> Compiled:

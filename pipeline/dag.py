@@ -12,6 +12,8 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.published import TASKS as PUBLISHED_TASKS
+from pipeline.published import build_published
 from sida.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ _TASKS: dict[str, dict[str, str]] = {
         "scores": "score.scores",
     },
 }
-STEPS = tuple(_TASKS)
+STEPS = (*_TASKS, *(step for step in PUBLISHED_TASKS if step not in _TASKS))
 _REPEATED = ("score_teacher", "score")  # steps that take the pipeline's parameter ``repeat``
 
 
@@ -67,6 +69,8 @@ class Plan:
     force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
     pipeline: str = ""  # its name on Kubeflow; empty: after the recipe
     description: str = ""
+    repeat: str = ""  # of a run on this machine; another text measures the scores anew
+    published: tuple[str, ...] = ()  # recipes whose released generators are scored; then this is pipeline.published
 
     def __post_init__(self) -> None:
         for step in self.force:
@@ -83,6 +87,8 @@ class Plan:
 
     def tasks(self) -> dict[str, dict[str, str]]:
         """Step -> {input: "step.output"}, every step after those it needs."""
+        if self.published:
+            return PUBLISHED_TASKS
         teacher = "teach.teacher" if self.train_teacher else "fetch_teacher.teacher"
         placed = {TEACHER: teacher, START: "fetch_generator.generator" if self.fetch_generator else teacher}
         found: dict[str, dict[str, str]] = {}
@@ -113,7 +119,8 @@ class Plan:
     def from_json(cls, text: str) -> "Plan":
         """What ``to_json`` wrote."""
         values = json.loads(text)
-        return cls(**values | {"force": tuple(values["force"])})
+        lists = {name: tuple(values[name]) for name in ("force", "published")}
+        return cls(**values | lists)
 
 
 class Cluster(Protocol):
@@ -131,6 +138,8 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
 
     Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (another text measures anew).
     """
+    if plan.published:
+        return build_published(plan, components, cluster)
     from kfp import dsl
 
     tasks, forced = plan.tasks(), plan.forced()

@@ -32,7 +32,7 @@ def main(folder: Path, components: str) -> int:
     pipeline = build(plan, components)
     _end_with_us(pipeline.pipeline_spec)
     try:
-        pipeline(recipe=plan.address)
+        pipeline(recipe=plan.address, repeat=plan.repeat)
     except RuntimeError as error:  # kfp's word for a step that ended with another status than 0
         print(error, file=sys.stderr, flush=True)
         return 1

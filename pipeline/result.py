@@ -29,7 +29,7 @@ class Run:
         """Table, verdict, addresses."""
         result = _run_result(self.manifest)
         reused = [event["step"] for event in outcome.steps if event["state"] == "reused"]
-        lines = ["", *_aligned(table(self.manifest)), "", result.verdict, ""]
+        lines = ["", *aligned(table(self.manifest)), "", result.verdict, ""]
         lines += [f"generator  {self.generator}", f"samples    {self.grid}", f"report     {self.report}"]
         lines += [f"run        {self.address}", ""]
         ending = f"{len(reused)} of {len(outcome.steps)} steps reused"
@@ -82,7 +82,7 @@ def _file_address(path: Path) -> str:
     return f"file://{path.absolute()}"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from sida.errors import UserError
+from sida.errors import Corrupt, UserError
 from sida.stores.base import ObjectRef
 
 SCHEMA_VERSION = 1
@@ -40,6 +40,8 @@ class About(Part):
     parameters: dict[str, Any]
     machine: dict[str, str]
     notes: dict[str, str | float] = {}  # images per second and the like
+    input_keys: dict[str, str] = {}  # input name -> key of its manifest in the store
+    recipe: ObjectRef | None = None  # the resolved recipe that the step was called with
 
 
 class TeacherResult(Part):
@@ -61,10 +63,11 @@ class GeneratorResult(Part):
     sigma_init: float
     method: str
     images_seen: int
-    selection_score: float
-    curve: ObjectRef  # JSON: losses and selection scores over images seen
+    selection_score: float | None  # None: it was made elsewhere
+    curve: ObjectRef | None  # JSON: losses and selection scores over images seen
     recipe_sha256: str
     licence: str
+    source_sha256: str | None = None  # of the file that it came as, before any conversion
 
 
 class Shard(Part):
@@ -119,22 +122,29 @@ class DatasetResult(Part):
 
 
 class ReferenceResult(Part):
-    """Feature statistics of the training set: float64 sums as safetensors."""
+    """Feature statistics of the training set, published ones or our own, as safetensors."""
 
     kind: Literal["reference"] = "reference"
     metric: str
     detector_sha256: str
     detector: ObjectRef
     features: int
-    count: int
-    moments: ObjectRef
+    count: int  # images; 0 where a published file does not say
+    moments: ObjectRef  # what scores are distances to: count, sum, outer (ours) or mean, covariance (published)
     dataset_digest: str
+    origin: Literal["computed", "published"] = "computed"
+    source_sha256: str | None = None  # of the published file
+    source: ObjectRef | None = None
+    computed: ObjectRef | None = None  # our own moments beside published ones
+    difference: float | None = None  # Frechet distance between the two
+    real_features: ObjectRef | None = None  # of the training images, for KID, precision and recall, and resampling
+    precision_recall_features: ObjectRef | None = None  # of published reference images
 
 
 class Score(Part):
     """One model's distance over held-out seed ranges; a row of the table."""
 
-    model: Literal["teacher", "generator", "real"]
+    model: Literal["teacher", "generator", "real", "images"]
     label: str
     nfe: int | None
     metric: str
@@ -145,6 +155,13 @@ class Score(Part):
     sd: float
     sampler: str
     checkpoint_sha256: str | None
+    interval: float | None = None  # half-width of the mean's 95% interval; None with one range
+    protocol: Literal["mean", "best"] = "mean"  # best: the lowest range, as publications report it
+
+    @property
+    def reported(self) -> float:
+        """The number that its protocol reports."""
+        return self.mean if self.protocol == "mean" else min(self.values)
 
 
 class ScoresResult(Part):
@@ -156,6 +173,8 @@ class ScoresResult(Part):
     reference_digest: str
     licence: str
     gate: str | None = None  # what the gate said, when there is one
+    sampling_bias: float | None = None  # what n samples of the reference itself would score, to first order
+    further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
 
 
 class RunResult(Part):
@@ -172,8 +191,35 @@ class RunResult(Part):
     licence: str
 
 
+class PublishedRow(Part):
+    """One released generator: the published number and ours."""
+
+    benchmark: str
+    recipe: str
+    generator: str
+    metric: str
+    published: float | None
+    source: str | None
+    ours: float
+    interval: float | None
+    protocol: Literal["mean", "best"]
+    ranges: int
+    n: int
+    verdict: str
+    seconds: float  # that the score took
+    images_per_second: float | None
+    checkpoint_sha256: str
+
+
+class PublishedResult(Part):
+    """Released generators, scored."""
+
+    kind: Literal["published"] = "published"
+    rows: tuple[PublishedRow, ...]
+
+
 Result = Annotated[
-    TeacherResult | GeneratorResult | DatasetResult | ReferenceResult | ScoresResult | RunResult,
+    TeacherResult | GeneratorResult | DatasetResult | ReferenceResult | ScoresResult | RunResult | PublishedResult,
     Field(discriminator="kind"),
 ]
 
@@ -184,6 +230,7 @@ class Manifest(Part):
     schema_version: int = SCHEMA_VERSION
     result: Result
     about: About
+    checksum: str = ""  # of all above, so that a damaged file is noticed by whoever reads it
 
     @property
     def digest(self) -> str:
@@ -201,7 +248,12 @@ class Manifest(Part):
 
     def to_json(self) -> bytes:
         """The file's bytes."""
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        whole = self.model_copy(update={"checksum": self.expected_checksum()})
+        return (whole.model_dump_json(indent=1) + "\n").encode()
+
+    def expected_checksum(self) -> str:
+        """sha256 of result and about in canonical JSON."""
+        return digest_of(self.model_dump(mode="json", exclude={"checksum"}))
 
 
 def _objects(value: Any) -> Any:
@@ -224,7 +276,7 @@ _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """Manifest from a file's bytes. Raises UserError naming the file for another schema or a damaged one."""
+    """Manifest from a file's bytes. Raises UserError naming the file for another schema, Corrupt for a changed one."""
     try:
         version = json.loads(content).get("schema_version")
     except (ValueError, AttributeError) as error:
@@ -234,11 +286,14 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             f"{where}: manifest schema {version!r}, this version reads {SCHEMA_VERSION}: run the step again"
         )
     try:
-        return _MANIFEST.validate_json(content)
+        manifest = _MANIFEST.validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{where}: {field}: {first['msg']}: run the step that writes it again") from error
+    if manifest.checksum and manifest.checksum != manifest.expected_checksum():
+        raise Corrupt(f"{where}: is damaged: its checksum is not that of its content; delete it and run its step again")
+    return manifest
 
 
 def read_manifest(path: str | Path, kind: str) -> Manifest:

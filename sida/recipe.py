@@ -235,6 +235,7 @@ class Evaluation(Part):
     first_seed: Count = 1_000_000  # of the first reported range; the next ones follow it
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
+    protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
 
     @model_validator(mode="after")
     def _ranges_are_apart(self) -> Evaluation:
@@ -248,6 +249,9 @@ class Gate(Part):
 
     teacher_at_most: Annotated[float, Field(gt=0)]
     generator_within: Annotated[float, Field(gt=0)] = 1.0  # times the teacher's score
+    teacher_images: Annotated[int, Field(ge=2)] | None = (
+        None  # fewer per range, for a cheaper gate; None: evaluation.images
+    )
     on_failure: Literal["stop", "warn"] = "stop"
 
 

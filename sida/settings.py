@@ -6,6 +6,7 @@ A recipe says *what* is done, settings say *where*. Every setting has a default 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ VARIABLES = {
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
+    "SIDA_TRUST_DETECTOR": "sha256 of TorchScript detectors that may run besides the published Inception, separated by commas",
     "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30)",
     "SIDA_LEASE_WAIT": "seconds to wait for a key that another process holds (default 0: say who holds it)",
 }
@@ -40,6 +42,7 @@ class Settings:
     cache_bytes: int
     s3_endpoint: str | None
     s3_region: str
+    trusted_detectors: tuple[str, ...]
     lease_seconds: float
     lease_wait: float
 
@@ -68,9 +71,17 @@ def settings() -> Settings:
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
         s3_endpoint=endpoint,
         s3_region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        trusted_detectors=_digests("SIDA_TRUST_DETECTOR"),
         lease_seconds=_number("SIDA_LEASE_SECONDS", 30),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )
+
+
+def _digests(variable: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in os.environ.get(variable, "").split(",") if part.strip())
+    if bad := next((digest for digest in found if not re.fullmatch("[0-9a-f]{64}", digest)), None):
+        raise UserError(f"{variable}: {bad!r} is not a sha256: give 64 lower-case hex digits")
+    return found
 
 
 def _number(variable: str, default: float) -> float:

@@ -90,7 +90,8 @@ def step(name: str, *, version: int, sources: tuple[str, ...]) -> Callable[[Call
             progress.step_started(name)
             if isinstance(arguments["recipe"], str):
                 arguments["recipe"] = recipe_at(arguments["recipe"])
-            published = function(functools.partial(_reuse_or_produce, described), **arguments)
+            recipe = arguments["recipe"]
+            published = function(functools.partial(_reuse_or_produce, described, recipe), **arguments)
             state = "reused" if published.reused else "ran"
             progress.step_finished(name, state, time.time() - started, published.address)
             return published
@@ -109,6 +110,7 @@ def key_of(described: Step, parameters: Mapping[str, Any], inputs: Mapping[str, 
 
 def _reuse_or_produce(
     described: Step,
+    recipe: Any,
     *,
     parameters: Mapping[str, Any],
     inputs: Mapping[str, Manifest],
@@ -148,12 +150,19 @@ def _reuse_or_produce(
             parameters=dict(parameters),
             machine=machine(),
             notes=context.notes,
+            input_keys={name: manifest_key(manifest) for name, manifest in inputs.items()},
+            recipe=put_recipe(store, recipe) if isinstance(recipe, Recipe) else None,
         )
         manifest = Manifest(result=result, about=about)
         etags = {ref.key: store.stat(ref.key).etag for ref in manifest.objects()}
         manifest = manifest.model_copy(update={"about": about.model_copy(update={"etags": etags})})
         lease.check()
         return _publish(store, folder, number, manifest)
+
+
+def manifest_key(manifest: Manifest) -> str:
+    """Where a published manifest lies in its store."""
+    return f"steps/{manifest.about.step}/{manifest.about.key}/{manifest.about.attempt}.json"
 
 
 def _publish(store: ObjectStore, folder: str, number: int, manifest: Manifest) -> Published:
@@ -214,17 +223,21 @@ def _find(store: ObjectStore, described: Step, folder: str) -> Published | None:
 
 def recipe_address(recipe: Recipe) -> str:
     """Store the resolved recipe; its address carries its digest."""
-    store = open_store(settings().store)
-    ref = put_object(store, recipe.model_dump_json(indent=1).encode(), "recipe.json")
+    ref = put_recipe(open_store(settings().store), recipe)
     return f"{ref.key}#sha256={ref.sha256}"
 
 
-def recipe_at(text: str) -> Recipe:
+def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
+    """Store the resolved recipe."""
+    return put_object(store, recipe.model_dump_json(indent=1).encode(), "recipe.json")
+
+
+def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
     """The recipe behind an object of the store (as ``recipe_address`` gives it), a name, or a file's path."""
     key, mark, digest = text.partition("#sha256=")
     if not mark:
         return load_recipe(text)
-    content = open_store(settings().store).read(key)
+    content = (store or open_store(settings().store)).read(key)
     if hashlib.sha256(content).hexdigest() != digest:
         raise Corrupt(f"recipe {key}: its sha256 is not {digest}: submit the run again")
     return parse_recipe(json.loads(content), key)

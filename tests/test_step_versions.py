@@ -16,8 +16,12 @@ RECORD = Path(__file__).with_name("step_versions.json")
 MODULES = (
     "sida.data.prepare",
     "sida.report.compare",
+    "sida.scoring.adopt",
+    "sida.scoring.images",
+    "sida.scoring.labels",
     "sida.scoring.reference",
     "sida.scoring.score",
+    "sida.scoring.table",
     "sida.teachers.fetch",
     "sida.training.distill",
     "sida.training.teacher",

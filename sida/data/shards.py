@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import accumulate
 
 import numpy as np
@@ -54,6 +55,11 @@ class Shards:
         records = self.records(indices.tolist())
         return torch.from_numpy(records["data"].copy()), torch.from_numpy(records["label"].astype(np.int64))
 
+    def labels(self) -> Tensor:
+        """int64 [count]: every label, in order. Reads every record, a block at a time."""
+        blocks = [self.records(block) for block in _blocks(len(self))]
+        return torch.from_numpy(np.concatenate([block["label"] for block in blocks]).astype(np.int64))
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [N] -> what networks see, float32 [N, C, H, W], and one-hot labels float32 [N, classes].
 
@@ -97,3 +103,8 @@ def _check_index(dataset: DatasetResult, layout: np.dtype) -> None:
         raise Corrupt(
             f"data set index: the histogram adds up to {sum(dataset.histogram)}, not {dataset.count}: run it again"
         )
+
+
+def _blocks(count: int, size: int = 4096) -> Iterator[list[int]]:
+    for start in range(0, count, size):
+        yield list(range(start, min(start + size, count)))

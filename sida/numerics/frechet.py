@@ -66,22 +66,63 @@ def frechet_distance(
 
     tr sqrt(S1 S2) is the sum of the roots of the eigenvalues of F^T S2 F, F F^T = S1: symmetric, so it is real and stays
     accurate for singular covariances, where the general matrix root does not. Rounding's negative eigenvalues count as 0.
-    Raises ValueError for entries that are not finite.
+    Raises ValueError for entries that are not finite, and for matrices that are no covariances.
     """
     mu1, sigma1, mu2, sigma2 = (torch.as_tensor(a).to(torch.float64) for a in (mu1, sigma1, mu2, sigma2))
+    if mu1.shape != mu2.shape or any(sigma.shape != (len(mu1), len(mu1)) for sigma in (sigma1, sigma2)):
+        shapes = ", ".join(str(list(a.shape)) for a in (mu1, sigma1, mu2, sigma2))
+        raise ValueError(f"means and covariances of shapes {shapes} do not fit together")
     if not all(bool(a.isfinite().all()) for a in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("the means or covariances of a Frechet distance are not finite")
-    factor = _factor(sigma1)
-    product = factor.T @ sigma2 @ factor
-    roots = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt()
+    for sigma in (sigma1, sigma2):
+        if float((sigma - sigma.T).abs().max()) > _ASYMMETRY * float(sigma.abs().max()):
+            raise ValueError("a covariance is not symmetric")
+    factor, other = _factor(sigma1, sigma2)
+    product = factor.T @ other @ factor
+    eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
+    _refuse_negative(eigenvalues)
     difference = mu1 - mu2
-    return float(difference @ difference + sigma1.trace() + sigma2.trace() - 2 * roots.sum())
+    roots = eigenvalues.clamp_min(0).sqrt().sum()
+    return float(difference @ difference + sigma1.trace() + sigma2.trace() - 2 * roots)
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """F [n, n] with F F^T = covariance. Cholesky's, ten times as fast, where it exists; else from eigenvalues clipped at 0."""
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if not int(failed):
-        return factor
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp_min(0).sqrt()
+_ASYMMETRY = 1e-6  # of the largest entry; float32 statistics stay within it
+_NEGATIVE = 1e-5  # of the largest eigenvalue: far above what float32 statistics and rounding make
+
+
+def _factor(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """F [n, r] with F F^T = one of the two, and the other. The distance is the same whichever is factored.
+
+    Cholesky's factor, ten times as fast, of the first that has one (references mostly do); else from eigenvalues, of which
+    those at rounding's size are left out: the rest of the work shrinks with the rank.
+    """
+    for covariance, other in ((one, two), (two, one)):
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if not int(failed):
+            return factor, other
+    values, vectors = torch.linalg.eigh(one)
+    _refuse_negative(values)
+    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+    return vectors[:, kept] * values[kept].sqrt(), two
+
+
+def _refuse_negative(eigenvalues: Tensor) -> None:
+    if len(eigenvalues) and float(eigenvalues[0]) < -_NEGATIVE * max(float(eigenvalues[-1]), 0.0):
+        raise ValueError(
+            f"a covariance is not positive semi-definite (eigenvalue {float(eigenvalues[0]):.3g}): "
+            f"these are no statistics of features"
+        )
+
+
+def sampling_bias(sigma: Tensor, count: int) -> float:
+    """What ``count`` samples of a Gaussian of covariance ``sigma`` [F, F] score against it, to first order in 1 / count.
+
+    The mean's error gives tr S / n; the covariance's gives 1 / 2n times the sum of a b (1 + [i = j]) / (a + b) over all pairs
+    of eigenvalues (the Bures metric). Raises ValueError for count < 1.
+    """
+    if count < 1:
+        raise ValueError("a sample has at least one member")
+    values = torch.linalg.eigvalsh(sigma.to(torch.float64)).clamp_min(0)
+    sums = values[:, None] + values
+    pairs = torch.where(sums > 0, values[:, None] * values / sums, torch.zeros_like(sums))
+    return float((values.sum() + 0.5 * (pairs.sum() + pairs.trace())) / count)

@@ -31,8 +31,7 @@ def kernel_distance(real: Tensor, generated: Tensor, subsets: Iterable[tuple[Ten
 
     Raises ValueError for subsets of unequal halves or of fewer than 2 rows, and without any subset.
     """
-    real, generated = real.to(torch.float64), generated.to(torch.float64)
-    values = [_mmd2(real[rows], generated[others]) for rows, others in subsets]
+    values = [_mmd2(real[rows].to(torch.float64), generated[others].to(torch.float64)) for rows, others in subsets]
     if not values:
         raise ValueError("a kernel distance needs at least one subset")
     return float(torch.stack(values).mean())

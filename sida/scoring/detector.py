@@ -1,4 +1,4 @@
-"""The feature network that images are compared with.
+"""The feature network that images are compared with: the published Inception (``torchscript.py``), or the digits' own.
 
 ``digits``: a small classifier of 8x8 digits whose 64 penultimate activations give ``fd_digits``. It is not Inception, and its
 distance is never called FID.
@@ -7,12 +7,24 @@ distance is never called FID.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
 from sida.numerics.draws import Draws
+
+
+class Detector(Protocol):
+    """uint8 images [B, C, H, W] -> float32 features [B, F], and class probabilities [B, classes] where they are asked for."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+    def with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and softmax of the logits without the output's bias, as the Inception Score takes them."""
+
+    def to(self, device: Any) -> Any: ...
 
 
 class DigitsDetector(nn.Module):
@@ -37,9 +49,21 @@ class DigitsDetector(nn.Module):
         """Class logits [B, 10]."""
         return self.output(self.forward(images))
 
+    def with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, 64], and the softmax of the logits without their bias [B, 10]."""
+        features = self.forward(images)
+        return features, torch.softmax(features @ self.output.weight.T, dim=1)
 
-def load_detector(path: Path) -> DigitsDetector:
-    """The detector in a safetensors file, frozen. Raises UserError when the file is none."""
+
+def load_detector(path: Path) -> Detector:
+    """The detector in a file, frozen: TorchScript at a known digest, or the digits' safetensors.
+
+    Raises UserError when the file is neither, or TorchScript that nobody vouches for.
+    """
+    if is_torchscript(path):
+        from sida.scoring.torchscript import load_torchscript
+
+        return load_torchscript(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -48,8 +72,17 @@ def load_detector(path: Path) -> DigitsDetector:
         detector.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a digits detector ({reason}): correct evaluation.detector") from error
+        raise UserError(f"{path}: not a detector ({reason}): correct evaluation.detector") from error
     return detector.eval().requires_grad_(False)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file has TorchScript's form (a zip archive)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: correct evaluation.detector") from error
 
 
 def train_digits_detector(images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> tuple[DigitsDetector, float]:

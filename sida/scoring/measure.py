@@ -1,23 +1,35 @@
-"""Measuring a model: the worker's side of the steps score_teacher and score."""
+"""Measuring a model: the worker's side of the steps score_teacher and score.
+
+One pass over the images gathers what every metric needs (``sums.py``); a killed job goes on piece by piece (``partial.py``).
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sida.errors import UserError
 from sida.manifests import DatasetResult, GeneratorResult, ReferenceResult, TeacherResult
-from sida.numerics.frechet import frechet_distance
+from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
+from sida.numerics.kid import kernel_distance, kid_subsets
+from sida.numerics.latents import decoder_input
 from sida.numerics.networks.precondition import Denoiser
-from sida.numerics.samplers import heun_edm, one_step
+from sida.numerics.precision_recall import precision_recall
+from sida.numerics.quantise import unit_to_uint8
+from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
-from sida.recipe import Sampler
+from sida.recipe import Latents, Sampler
 from sida.scoring.detector import load_detector
-from sida.scoring.protocol import MakeImages, churn_noise, range_moments, sampling_noise
-from sida.scoring.reference import load_moments
+from sida.scoring.partial import Piece, discard, gather, merged, pieces
+from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
+from sida.scoring.reference import load_features, load_statistics
+from sida.scoring.sums import Sums
+from sida.stores import ObjectStore
 from sida.stores.base import fetch_object
 from sida.teachers.files import load_network
 from sida.training.job import Job
@@ -26,9 +38,14 @@ from sida.training.job import Job
 def teacher_images(teacher: Denoiser, sampler: Sampler) -> MakeImages:
     """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too."""
     shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
+    if sampler.guidance != 1:
+        raise UserError(
+            "teacher.sampler.guidance: guided teachers cannot be scored yet: set it to 1, and targets.teacher to match"
+        )
+    heun = heun_edm if sampler.state == "float64" else heun_edm2
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
-        return heun_edm(
+        return heun(
             teacher,
             sampling_noise(seeds, shape),
             labels,
@@ -50,52 +67,161 @@ def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Score the job's model over its seed ranges: ``values`` in order, and how fast the images were made."""
+    """Score the job's model over its seed ranges: ``values`` in order, ``further`` metrics by name, the real images' ``floor``."""
     reference: ReferenceResult = job.manifest("reference").result  # type: ignore[assignment]
     dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
-    make = _model(job)
+    make, classes = _model(job)
+    if len(dataset.histogram) != classes:
+        raise UserError(
+            f"labels out of range: the model knows {classes} classes, the data set {len(dataset.histogram)}: they do not "
+            f"belong together"
+        )
     detector = load_detector(fetch_object(job.store, reference.detector)).to(job.processes.device)
-    real = load_moments(job.store, reference)
     ranges, count = job.spec["first_seeds"], job.spec["count"]
-    progress = Progress(job.step, len(ranges) * count, "images") if job.processes.first else None
-    done = 0
+    extra = tuple(job.spec.get("extra_metrics", ()))
+    labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
+    work = pieces(len(ranges), count)
+    report = _Report(job, len(ranges) * count)
+    empty = partial(Sums, reference.features, count, extra)
 
-    def report(images: int) -> None:
-        nonlocal done
-        done += images * job.processes.world
-        if progress:
-            progress.update(min(done, len(ranges) * count))
-
-    started = time.time()
-    values = []
-    for first_seed in ranges:
-        moments = range_moments(
+    def sums_of(piece: Piece) -> Sums:
+        return piece_sums(
             make,
             detector,
-            histogram=dataset.histogram,
-            first_seed=first_seed,
-            count=count,
-            features=reference.features,
+            labels=labels[piece.group],
+            classes=classes,
+            first_seed=ranges[piece.group],
+            piece=piece,
+            sums=empty(),
             batch=job.recipe.execution.sampling_batch,
-            processes=job.processes,
-            report=report,
+            device=job.processes.device,
+            report=report.made,
         )
-        values.append(frechet_distance(*moments.mean_cov(), *real.mean_cov()))
-    return {"values": values, "images_per_second": len(ranges) * count / (time.time() - started)}
+
+    gather(job, work, sums_of, report.found)
+    result: dict[str, Any] = {"values": [], "further": {}, "images_per_second": report.rate()}
+    if not job.processes.first:
+        return result
+    real = load_statistics(job.store, reference)
+    result["sampling_bias"] = sampling_bias(real[1], count)
+    for sums in merged(job, work, empty):
+        refuse_constant(sums.moments, "the model")
+        result["values"].append(frechet_distance(*sums.moments.mean_cov(), *real))
+        for name, value in further_metrics(sums, job.store, job.processes.device, reference, extra).items():
+            result["further"].setdefault(name, []).append(value)
+    if job.spec.get("floor") and reference.real_features is not None:
+        result["floor"] = _floor(job, reference, dataset, real)
+    discard(job, work)
+    return result
 
 
-def _model(job: Job) -> MakeImages:
+class _Report:
+    """How many images are behind us, seen from one process: the others are taken to be as fast."""
+
+    def __init__(self, job: Job, total: int) -> None:
+        self.total, self.world = total, job.processes.world
+        self.progress = Progress(job.step, total, "images") if job.processes.first else None
+        self.before = self.here = 0
+        self.started = time.time()
+
+    def found(self, images: int) -> None:
+        """So many had been made before this start."""
+        self.before = images
+        self.made(0)
+
+    def made(self, images: int) -> None:
+        """This process made some more."""
+        self.here += images
+        if self.progress:
+            self.progress.update(min(self.before + self.here * self.world, self.total))
+
+    def rate(self) -> float:
+        """Images a second, of those made since this start."""
+        return (self.total - self.before) / max(time.time() - self.started, 1e-9)
+
+
+def further_metrics(
+    sums: Sums, store: ObjectStore, device: torch.device, reference: ReferenceResult, extra: tuple[str, ...]
+) -> dict[str, float]:
+    """``is``, ``kid``, ``precision`` and ``recall`` of one range, those that were asked for."""
+    found: dict[str, float] = {}
+    if "is" in extra and sums.splits is not None:
+        found["is"] = sums.splits.score()[0]
+    if not {"kid", "precision_recall"} & set(extra):
+        return found
+    generated = torch.cat(sums.features)
+    if "kid" in extra:
+        real = load_features(store, reference)
+        found["kid"] = kernel_distance(real, generated, kid_subsets(len(real), len(generated)))
+    if "precision_recall" in extra:
+        real = load_features(store, reference, precision_recall=True)
+        found["precision"], found["recall"] = precision_recall(real.to(device), generated.to(device))
+    return found
+
+
+def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]) -> list[float]:
+    """Scores of real images drawn anew: what a perfect generator would get at this n."""
+    from sida.data.shards import Shards
+
+    features = load_features(job.store, reference)
+    shards = Shards(job.store, dataset)
+    if len(features) != len(shards):
+        return []  # a sample of the training set does not know its members' labels
+    labels = shards.labels()
+    values = []
+    for first_seed in job.spec["first_seeds"]:
+        wanted = range_labels(dataset.histogram, job.spec["count"], first_seed)
+        moments = Moments(reference.features)
+        for part in real_resamples(features, labels, wanted, first_seed).split(4096):
+            moments.add(part)
+        values.append(frechet_distance(*moments.mean_cov(), *real))
+    return values
+
+
+def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeImages:
+    """Images uint8 from a model of EDM2's latents: the VAE decodes them, pixels follow EDM2's rule.
+
+    Raises UserError when the extra for latents is not installed, or the model's latents are not finite.
+    """
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise UserError(
+            f"scoring latents needs Stable Diffusion's VAE ({error}): pip install 'sida[latents]', or use the CUDA image"
+        ) from error
+    try:
+        vae = AutoencoderKL.from_pretrained(latents.vae, revision=latents.revision)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{latents.vae}: the VAE cannot be loaded ({reason}): check dataset.latents.vae") from error
+    vae = vae.to(device).eval().requires_grad_(False)
+
+    def images(seeds: Tensor, labels: Tensor) -> Tensor:
+        made = make(seeds, labels)
+        if not bool(made.isfinite().all()):
+            raise UserError(
+                f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
+            )
+        # One image at a time, as the published runs decode.
+        pixels = [vae.decode(decoder_input(one[None].to(torch.float32))).sample for one in made]
+        return unit_to_uint8(torch.cat(pixels))
+
+    return images
+
+
+def _model(job: Job) -> tuple[MakeImages, int]:
+    """How to make images, and how many classes the network knows (0: unconditional)."""
     manifest = job.manifest("model").result
-    if isinstance(manifest, TeacherResult):
-        network = load_network(fetch_object(job.store, manifest.weights), manifest.network)
-        return teacher_images(_frozen(network, job), job.recipe.teacher.sampler)
-    assert isinstance(manifest, GeneratorResult)
+    assert isinstance(manifest, TeacherResult | GeneratorResult)
     network = load_network(fetch_object(job.store, manifest.weights), manifest.network)
-    return generator_images(_frozen(network, job), manifest.sigma_init)
-
-
-def _frozen(network: Denoiser, job: Job) -> Denoiser:
-    return network.to(job.processes.device).eval().requires_grad_(False)
+    network = network.to(job.processes.device).eval().requires_grad_(False)
+    classes = int(manifest.network.get("label_dim", 0))
+    if isinstance(manifest, TeacherResult):
+        make = teacher_images(network, job.recipe.teacher.sampler)
+    else:
+        make = generator_images(network, manifest.sigma_init)
+    latents = job.recipe.dataset.latents
+    return (make if latents is None else decoded(make, latents, job.processes.device)), classes
 
 
 def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:

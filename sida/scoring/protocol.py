@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sida.data.shards import one_hot
+from sida.errors import UserError
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import Moments
 from sida.numerics.quantise import to_uint8
+from sida.scoring.detector import Detector
+from sida.scoring.partial import Piece
+from sida.scoring.sums import Sums
 from sida.training.processes import Processes
 
 SAMPLING_SEED = 0  # the seed of all sampling draws; an image's own seed is its index
@@ -44,9 +48,70 @@ def churn_noise(seeds: Tensor, shape: Sequence[int]) -> Callable[[int], Tensor]:
     return lambda step: Draws(SAMPLING_SEED).normal(f"churn {step}", seeds, shape, torch.float64)
 
 
+def pixels_of(images: Tensor, first_seed: int) -> Tensor:
+    """Images in [-1, 1] -> uint8 by EDM's rule; decoded latents are uint8 already.
+
+    Raises UserError naming a seed whose image is not finite.
+    """
+    if images.dtype == torch.uint8:
+        return images
+    bad = ~images.flatten(1).isfinite().all(dim=1)
+    if bool(bad.any()):
+        seed = first_seed + int(torch.nonzero(bad)[0])
+        raise UserError(
+            f"the model's image of seed {seed} is not finite ({int(bad.sum())} of {len(images)} in this batch): its weights or "
+            f"its precision are at fault; nothing was scored"
+        )
+    return to_uint8(images)
+
+
+def piece_sums(
+    make: MakeImages,
+    detector: Detector,
+    *,
+    labels: Tensor,
+    classes: int,
+    first_seed: int,
+    piece: Piece,
+    sums: Sums,
+    batch: int,
+    device: torch.device,
+    report: Callable[[int], None] = lambda done: None,
+) -> Sums:
+    """Add to ``sums`` the images number piece.start to piece.stop of the range that begins with ``first_seed``.
+
+    ``labels`` int64 [count] are the whole range's. A batch that does not fit into the GPU's memory is halved, for good.
+    """
+    start = piece.start
+    with torch.no_grad():
+        while start < piece.stop:
+            stop = min(start + batch, piece.stop)
+            seeds = first_seed + torch.arange(start, stop, device=device)
+            c = one_hot(labels[start:stop], classes).to(device)
+            try:
+                pixels = pixels_of(make(seeds, c), first_seed + start)
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch = (batch + 1) // 2
+                continue
+            sums.add(detector, pixels, start)
+            report(stop - start)
+            start = stop
+    return sums
+
+
+def refuse_constant(moments: Moments, what: str) -> None:
+    """Raises UserError when all images gave the same features: such a model has collapsed, or never drew anything."""
+    _, covariance = moments.mean_cov()
+    scale = float(moments.outer.diagonal().sum()) / max(1, int(moments.count))
+    if float(covariance.trace()) <= 1e-12 * max(scale, 1e-300):
+        raise UserError(f"{what}: all {int(moments.count):,} images look the same to the detector: nothing was scored")
+
+
 def range_moments(
     make: MakeImages,
-    detector: nn.Module,
+    detector: Detector,
     *,
     histogram: Sequence[int],
     first_seed: int,
@@ -61,14 +126,21 @@ def range_moments(
     Batches are cut at fixed places of the range, so that float64 sums differ between process counts by rounding alone.
     """
     labels = range_labels(histogram, count, first_seed)
-    moments = Moments(features)
+    sums = Sums(features, count)
     starts = list(range(0, count, batch))
-    with torch.no_grad():
-        for number in processes.share(len(starts)):
-            part = slice(starts[number], min(starts[number] + batch, count))
-            seeds = first_seed + torch.arange(part.start, part.stop, device=processes.device)
-            c = one_hot(labels[part], len(histogram)).to(processes.device)
-            moments.add(detector(to_uint8(make(seeds, c))))
-            report(part.stop - part.start)
+    for number in processes.share(len(starts)):
+        piece_sums(
+            make,
+            detector,
+            labels=labels,
+            classes=len(histogram),
+            first_seed=first_seed,
+            piece=Piece(0, starts[number], min(starts[number] + batch, count)),
+            sums=sums,
+            batch=batch,
+            device=processes.device,
+            report=report,
+        )
+    moments = Moments.from_state([t.to(processes.device) for t in sums.moments.state()])
     processes.sum_(moments.state())
     return moments

@@ -1,4 +1,7 @@
-"""The step reference_statistics: what the training set looks like to the detector."""
+"""The step reference_statistics: what the training set looks like to the detector.
+
+Published statistics where the recipe names them, our own where there are images, and both compared where there are both.
+"""
 
 from __future__ import annotations
 
@@ -6,74 +9,165 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sida import progress
+from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
-from sida.manifests import ReferenceResult, read_manifest
-from sida.recipe import Recipe
+from sida.launch.job import run_job
+from sida.manifests import DatasetResult, Manifest, ReferenceResult, read_manifest
+from sida.recipe import Recipe, ReferenceFile
+from sida.scoring.detector_file import detector_file
 from sida.steps import Context, Published, step
+from sida.stores.base import ObjectRef
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sida.numerics.frechet import Moments
     from sida.stores import ObjectStore
 
-CHUNK = 4096
+COMPARED_IMAGES = 100_000  # larger training sets are not passed through the detector only to check published statistics
+KEPT_BYTES = 2**30  # of real features beside our own statistics, where no metric asks for them
 
 
-@step("reference_statistics", version=1, sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"))
+@step("reference_statistics", version=2, sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"))
 def reference_statistics(context_of: Any, *, recipe: Recipe, dataset: str, attempt: str = "") -> Published:
-    """Compute the detector's feature statistics over the whole training set, in float64."""
+    """Statistics of the training set's features: published ones, checked against our own where the images are there."""
     data = read_manifest(dataset, "dataset")
     evaluation = recipe.evaluation
-    path, digest = fetch_file(
-        evaluation.detector.address, "detector", evaluation.detector.sha256, step="reference_statistics"
-    )
+    path, digest = detector_file(evaluation.detector)
+    published = _fetched(evaluation.reference, "reference")
+    images = _fetched(evaluation.precision_recall_reference, "reference images")
 
     def produce(context: Context) -> ReferenceResult:
-        import torch
-
-        from sida.data.shards import Shards
-        from sida.numerics.frechet import Moments
-        from sida.scoring.detector import load_detector
-
-        detector = load_detector(path)
-        shards = Shards(context.store, data.result)  # type: ignore[arg-type]
-        moments = Moments(evaluation.detector.features)
-        for start in range(0, len(shards), CHUNK):
-            images, _ = shards.read(torch.arange(start, min(start + CHUNK, len(shards))))
-            moments.add(detector(images))
-        return ReferenceResult(
-            metric=evaluation.metric,
-            detector_sha256=digest,
-            detector=context.put(path, path.name),
-            features=evaluation.detector.features,
-            count=len(shards),
-            moments=put_moments(context, moments, "reference.safetensors"),
-            dataset_digest=data.digest,
-        )
+        return _produce(context, recipe, data, (path, digest), published, images)
 
     parameters = {
         "metric": evaluation.metric,
         "detector": digest,
         "features": evaluation.detector.features,
+        "published": published and published[1],
+        "images": images and images[1],
+        "kept": bool(set(evaluation.extra_metrics) - {"is"}),
     }
     return context_of(parameters=parameters, inputs={"dataset": data}, produce=produce, attempt=attempt)
 
 
-def put_moments(context: Context, moments: Moments, name: str) -> Any:
-    """Store feature moments as safetensors."""
+def _produce(
+    context: Context,
+    recipe: Recipe,
+    data: Manifest,
+    detector: tuple[Path, str],
+    published: tuple[Path, str] | None,
+    images: tuple[Path, str] | None,
+) -> ReferenceResult:
+    evaluation = recipe.evaluation
+    features = evaluation.detector.features
+    result: DatasetResult = data.result  # type: ignore[assignment]
+    stored = context.put(detector[0], detector[0].name)
+    fields: dict[str, Any] = {}
+    if published is not None:
+        from sida.scoring.published import read_statistics
+
+        statistics = read_statistics(published[0], evaluation.metric, features)
+        fields |= {"origin": "published", "source_sha256": published[1], "count": statistics.count or 0}
+        fields["source"] = context.put(published[0], published[0].name)
+        fields["moments"] = _put(
+            context, {"mean": statistics.mean, "covariance": statistics.covariance}, "published.safetensors"
+        )
+    extra = bool(set(evaluation.extra_metrics) - {"is"})
+    # Latents are no pictures: what the detector sees of them comes from the decoder, and EDM2 publishes its statistics.
+    pictures = bool(result.shards) and result.channels in (1, 3)
+    if pictures and (published is None or extra or result.count <= COMPARED_IMAGES):
+        spec = {
+            "recipe": recipe.model_dump(mode="json"),
+            "inputs": {"dataset": data.to_json().decode()},
+            "detector": [stored.name, stored.size, stored.sha256],
+            "features": features,
+            "keep": extra or result.count * features * 4 <= KEPT_BYTES,
+        }
+        if images is not None and "precision_recall" in evaluation.extra_metrics:
+            put = context.put(images[0], images[0].name)
+            spec["images"] = [put.name, put.size, put.sha256]
+        made = run_job(context, "reference", spec, recipe.execution)
+        ours = ObjectRef(*made["moments"])
+        for name in ("real_features", "precision_recall_features"):
+            fields[name] = ObjectRef(*made[name]) if made.get(name) else None
+        if published is None:
+            fields |= {"moments": ours, "count": result.count}
+        else:
+            fields |= {"computed": ours, "difference": _difference(context, fields["moments"], ours)}
+    elif published is None:
+        raise UserError(
+            f"recipe {recipe.name}: the data set holds no images to compute statistics from: name published ones in "
+            f"evaluation.reference"
+        )
+    return ReferenceResult(
+        metric=evaluation.metric,
+        detector_sha256=detector[1],
+        detector=stored,
+        features=features,
+        dataset_digest=data.digest,
+        **fields,
+    )
+
+
+def _fetched(given: ReferenceFile | None, what: str) -> tuple[Path, str] | None:
+    if given is None:
+        return None
+    return fetch_file(given.address, what, given.sha256, step="reference_statistics")
+
+
+def _difference(context: Context, published: ObjectRef, ours: ObjectRef) -> float:
+    from sida.numerics.frechet import frechet_distance
+
+    distance = frechet_distance(*_statistics(context.store, published), *_statistics(context.store, ours))
+    progress.note(context.step.name, f"published and our own statistics differ by a Frechet distance of {distance:.4f}")
+    return distance
+
+
+def _put(context: Context, tensors: dict[str, Any], name: str) -> ObjectRef:
+    import torch
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
-        save_file(dict(zip(("count", "sum", "outer"), moments.state(), strict=True)), path)
+        save_file({key: torch.as_tensor(value).contiguous() for key, value in tensors.items()}, path)
         return context.put(path, name)
 
 
-def load_moments(store: ObjectStore, reference: ReferenceResult) -> Moments:
-    """The reference's feature moments."""
+def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:
     from safetensors.torch import load_file
 
     from sida.numerics.frechet import Moments
     from sida.stores.base import fetch_object
 
-    tensors = load_file(fetch_object(store, reference.moments))
-    return Moments.from_state([tensors[name] for name in ("count", "sum", "outer")])
+    tensors = load_file(fetch_object(store, ref))
+    if "mean" in tensors:
+        return tensors["mean"], tensors["covariance"]
+    # Over N - 1, as NVIDIA's published statistics.
+    return Moments.from_state([tensors[name] for name in ("count", "sum", "outer")]).mean_cov(ddof=1)
+
+
+def load_statistics(store: ObjectStore, reference: ReferenceResult) -> tuple[Tensor, Tensor]:
+    """Mean [F] and covariance [F, F] of the training set, float64, that scores are distances to."""
+    return _statistics(store, reference.moments)
+
+
+def load_features(store: ObjectStore, reference: ReferenceResult, *, precision_recall: bool = False) -> Tensor:
+    """Features [N, F] of real images. Raises UserError when the reference was made without."""
+    from safetensors.torch import load_file
+
+    from sida.stores.base import fetch_object
+
+    ref = (precision_recall and reference.precision_recall_features) or reference.real_features
+    if not ref:
+        raise UserError(
+            "KID, precision and recall compare single images, and this reference holds statistics only: give the recipe a "
+            "data set of images, or take these out of evaluation.extra_metrics"
+        )
+    return load_file(fetch_object(store, ref))["features"]
+
+
+def state_of(moments: Moments) -> dict[str, Tensor]:
+    """Feature moments by name, as they are stored."""
+    return dict(zip(("count", "sum", "outer"), moments.state(), strict=True))

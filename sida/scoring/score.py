@@ -8,50 +8,124 @@ from typing import Any
 from sida import progress
 from sida.errors import UserError
 from sida.launch.job import run_job
-from sida.manifests import Manifest, Score, ScoresResult, read_manifest
+from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, read_manifest
 from sida.recipe import Recipe
+from sida.scoring.gates import target_gate, teacher_gate
+from sida.scoring.interval import half_width
 from sida.steps import Context, Published, step
 
-_SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/training/processes.py")
+SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/training/processes.py")
+FEW = 10  # images per feature, below which the sample's size shows in the score
 
 
-def first_seeds(recipe: Recipe) -> list[int]:
+def first_seeds(recipe: Recipe, ranges: int | None = None) -> list[int]:
     """Where each reported seed range begins."""
     evaluation = recipe.evaluation
-    return [evaluation.first_seed + i * evaluation.images for i in range(evaluation.ranges)]
+    return [evaluation.first_seed + i * evaluation.images for i in range(ranges or evaluation.ranges)]
 
 
-def row(recipe: Recipe, values: list[float], **fields: Any) -> Score:
+def row(recipe: Recipe, values: list[float], *, n: int, seeds: list[int], metric: str = "", **fields: Any) -> Score:
     """One row of the table from the values of its seed ranges."""
     return Score(
-        metric=recipe.evaluation.metric,
+        metric=metric or recipe.evaluation.metric,
         values=tuple(values),
-        first_seeds=tuple(first_seeds(recipe)),
-        n=recipe.evaluation.images,
+        first_seeds=tuple(seeds),
+        n=n,
         mean=statistics.fmean(values),
         sd=statistics.stdev(values) if len(values) > 1 else 0.0,
+        interval=half_width(values),
         **fields,
     )
 
 
-def _measured(recipe: Recipe, context: Context, inputs: dict[str, Manifest]) -> list[float]:
+def further_name(recipe: Recipe, metric: str) -> str:
+    """``kid``, or ``kid_digits`` where the features are not Inception's."""
+    own = recipe.evaluation.metric
+    return metric + own.removeprefix("fd") if own.startswith("fd_") else metric
+
+
+def check_reference(recipe: Recipe, reference: Manifest) -> None:
+    """Refuse a reference that was made with another detector, or for another metric."""
+    made: ReferenceResult = reference.result  # type: ignore[assignment]
+    detector = recipe.evaluation.detector
+    if detector.sha256 is not None and made.detector_sha256 != detector.sha256:
+        raise UserError(
+            f"the reference was made with detector {made.detector_sha256[:12]}, the recipe's is {detector.sha256[:12]}: "
+            f"run reference_statistics with this recipe"
+        )
+    if (made.metric, made.features) != (recipe.evaluation.metric, detector.features):
+        raise UserError(
+            f"the reference is for {made.metric} with {made.features} features, the recipe's metric is "
+            f"{recipe.evaluation.metric} with {detector.features}: run reference_statistics with this recipe"
+        )
+
+
+def _measured(
+    recipe: Recipe, context: Context, inputs: dict[str, Manifest], seeds: list[int], n: int, *, floor: bool
+) -> dict[str, Any]:
     spec = {
         "recipe": recipe.model_dump(mode="json"),
         "inputs": {name: manifest.to_json().decode() for name, manifest in inputs.items()},
-        "first_seeds": first_seeds(recipe),
-        "count": recipe.evaluation.images,
+        "first_seeds": seeds,
+        "count": n,
+        "extra_metrics": list(recipe.evaluation.extra_metrics),
+        "floor": floor,
     }
     result = run_job(context, "score", spec, recipe.execution)
     context.notes["images_per_second"] = round(result["images_per_second"], 1)
-    return result["values"]
+    features = recipe.evaluation.detector.features
+    if n < FEW * features:
+        progress.note(
+            context.step.name,
+            f"{n:,} images are few for {features:,} features: the sample's size alone adds about "
+            f"{result['sampling_bias']:.3g}; compare it only with scores of as many images",
+        )
+    return result
 
 
-def _parameters(recipe: Recipe) -> dict[str, Any]:
+def _result(
+    recipe: Recipe, inputs: dict[str, Manifest], measured: dict[str, Any], first: Score, licence: str, **fields: Any
+) -> ScoresResult:
+    """The model's row, the real images' where they were measured, and further metrics of the same images."""
+    seeds, n = list(first.first_seeds), first.n
+    rows = [first]
+    if floor := measured.get("floor"):
+        rows.append(
+            row(
+                recipe,
+                floor,
+                n=n,
+                seeds=seeds,
+                model="real",
+                label="real resamples",
+                nfe=None,
+                sampler="with replacement, class by class",
+                checkpoint_sha256=None,
+            )
+        )
+    same = {name: getattr(first, name) for name in ("model", "label", "nfe", "sampler", "checkpoint_sha256")}
+    further = [
+        row(recipe, values, n=n, seeds=seeds, metric=further_name(recipe, name), **same)
+        for name, values in measured["further"].items()
+    ]
+    reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
+    return ScoresResult(
+        rows=tuple(rows),
+        detector_sha256=reference.detector_sha256,
+        reference_digest=inputs["reference"].digest,
+        licence=licence,
+        sampling_bias=measured["sampling_bias"],
+        further=tuple(further),
+        **fields,
+    )
+
+
+def _parameters(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
     evaluation = recipe.evaluation
-    return {"images": evaluation.images, "first_seeds": first_seeds(recipe)}
+    return {"images": n, "first_seeds": seeds, "extra_metrics": list(evaluation.extra_metrics)}
 
 
-@step("score_teacher", version=1, sources=_SOURCES)
+@step("score_teacher", version=2, sources=SOURCES)
 def score_teacher(
     context_of: Any,
     *,
@@ -62,99 +136,50 @@ def score_teacher(
     attempt: str = "",
     repeat: str = "",
 ) -> Published:
-    """Score the teacher with its own sampler, and stop the run if it is not as good as the recipe says."""
+    """Score the teacher with its own sampler, and stop the run if it is not as good as was published."""
     inputs = {
         "model": read_manifest(teacher, "teacher"),
         "dataset": read_manifest(dataset, "dataset"),
         "reference": read_manifest(reference, "reference"),
     }
+    check_reference(recipe, inputs["reference"])
     sampler = recipe.teacher.sampler
+    seeds = first_seeds(recipe, recipe.evaluation.teacher_ranges)
+    n = recipe.gate.teacher_images or recipe.evaluation.images
+    made: Any = inputs["model"].result
 
     def produce(context: Context) -> ScoresResult:
-        values = _measured(recipe, context, inputs)
-        floor = _floor(recipe, context, inputs)
-        rows = (
-            row(
-                recipe,
-                values,
-                model="teacher",
-                label=f"teacher, Heun {sampler.steps} steps",
-                nfe=sampler.nfe,
-                sampler=f"Heun, {sampler.steps} steps",
-                checkpoint_sha256=inputs["model"].result.weights.sha256,  # type: ignore[union-attr]
-            ),
-            row(
-                recipe,
-                floor,
-                model="real",
-                label="real resamples",
-                nfe=None,
-                sampler="with replacement, class by class",
-                checkpoint_sha256=None,
-            ),
+        measured = _measured(recipe, context, inputs, seeds, n, floor=True)
+        guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
+        first = row(
+            recipe,
+            measured["values"],
+            n=n,
+            seeds=seeds,
+            model="teacher",
+            label=f"teacher, Heun {sampler.steps} steps{guided}",
+            nfe=sampler.nfe,
+            sampler=f"Heun, {sampler.steps} steps{guided}",
+            checkpoint_sha256=made.weights.sha256,
         )
-        return ScoresResult(
-            rows=rows,
-            detector_sha256=inputs["reference"].result.detector_sha256,  # type: ignore[union-attr]
-            reference_digest=inputs["reference"].digest,
-            licence=recipe.teacher.licence,
-        )
+        return _result(recipe, inputs, measured, first, made.licence)
 
     published = context_of(
-        parameters=_parameters(recipe) | {"sampler": sampler.model_dump(mode="json")},
+        parameters=_parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json")},
         inputs=inputs,
         produce=produce,
         attempt=attempt,
         repeat=repeat,
     )
-    _gate(recipe, published)
+    gate = teacher_gate(recipe, published.manifest, inputs["reference"])
+    if not gate.passed:
+        if recipe.gate.on_failure == "stop":
+            raise UserError(gate.text)
+        progress.note("score_teacher", gate.text)
     return published
 
 
-def _gate(recipe: Recipe, published: Published) -> None:
-    """Refuse to spend compute on a teacher that does not reach its score."""
-    score = published.manifest.rows[0]
-    limit = recipe.gate.teacher_at_most
-    if score.mean <= limit:
-        return
-    message = (
-        f"teacher gate: {score.metric} {score.mean:.3f} is above {limit:g} (gate.teacher_at_most): check, in this order, "
-        f"detector, reference and preprocessing, or set gate.on_failure: warn"
-    )
-    if recipe.gate.on_failure == "stop":
-        raise UserError(message)
-    progress.note("score_teacher", message)
-
-
-def _floor(recipe: Recipe, context: Context, inputs: dict[str, Manifest]) -> list[float]:
-    """Scores of real images drawn anew: what a perfect generator would get at this n."""
-    import torch
-
-    from sida.data.shards import Shards
-    from sida.numerics.frechet import Moments, frechet_distance
-    from sida.scoring.detector import load_detector
-    from sida.scoring.measure import real_resamples
-    from sida.scoring.protocol import range_labels
-    from sida.scoring.reference import load_moments
-    from sida.stores.base import fetch_object
-
-    reference: Any = inputs["reference"].result
-    dataset: Any = inputs["dataset"].result
-    shards = Shards(context.store, dataset)
-    detector = load_detector(fetch_object(context.store, reference.detector))
-    images, labels = shards.read(torch.arange(len(shards)))
-    features = detector(images)
-    real = load_moments(context.store, reference)
-    values = []
-    for first_seed in first_seeds(recipe):
-        wanted = range_labels(dataset.histogram, recipe.evaluation.images, first_seed)
-        moments = Moments(reference.features)
-        moments.add(real_resamples(features, labels, wanted, first_seed))
-        values.append(frechet_distance(*moments.mean_cov(), *real.mean_cov()))
-    return values
-
-
-@step("score", version=1, sources=_SOURCES)
+@step("score", version=2, sources=SOURCES)
 def score(
     context_of: Any,
     *,
@@ -165,31 +190,35 @@ def score(
     attempt: str = "",
     repeat: str = "",
 ) -> Published:
-    """Score the one-step generator on held-out seed ranges."""
+    """Score the one-step generator on held-out seed ranges, and say how it stands to the published number."""
     inputs = {
         "model": read_manifest(generator, "generator"),
         "dataset": read_manifest(dataset, "dataset"),
         "reference": read_manifest(reference, "reference"),
     }
+    check_reference(recipe, inputs["reference"])
     made: Any = inputs["model"].result
+    seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
 
     def produce(context: Context) -> ScoresResult:
-        values = _measured(recipe, context, inputs)
-        return ScoresResult(
-            rows=(
-                row(
-                    recipe,
-                    values,
-                    model="generator",
-                    label=f"generator, {made.method}",
-                    nfe=1,
-                    sampler="one step",
-                    checkpoint_sha256=made.weights.sha256,
-                ),
-            ),
-            detector_sha256=inputs["reference"].result.detector_sha256,  # type: ignore[union-attr]
-            reference_digest=inputs["reference"].digest,
-            licence=made.licence,
+        measured = _measured(recipe, context, inputs, seeds, n, floor=False)
+        first = row(
+            recipe,
+            measured["values"],
+            n=n,
+            seeds=seeds,
+            model="generator",
+            label=f"generator, {made.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
+            nfe=1,
+            sampler="one step",
+            checkpoint_sha256=made.weights.sha256,
+            protocol=protocol,
         )
+        return _result(recipe, inputs, measured, first, made.licence, gate=target_gate(recipe, first))
 
-    return context_of(parameters=_parameters(recipe), inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+    target = recipe.targets.model_dump(mode="json") if recipe.targets else None
+    parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
+    published = context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+    if published.manifest.result.gate:
+        progress.note("score", published.manifest.result.gate)
+    return published

@@ -25,7 +25,7 @@ from sida.progress import Progress
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import generator_images
 from sida.scoring.protocol import range_moments
-from sida.scoring.reference import load_moments
+from sida.scoring.reference import load_statistics
 from sida.stores.base import fetch_object
 from sida.teachers.files import load_network, save_network
 from sida.training import checkpoint
@@ -61,8 +61,8 @@ class Run:
             )
         except ValueError as error:
             raise UserError(f"recipe {job.recipe.name}: {error}: change execution.processes or micro_batch") from error
-        self.detector: nn.Module = load_detector(fetch_object(job.store, self.reference.detector)).to(device)
-        self.real = load_moments(job.store, self.reference).mean_cov()
+        self.detector = load_detector(fetch_object(job.store, self.reference.detector)).to(device)
+        self.real = load_statistics(job.store, self.reference)
         self.seen = 0
         self.curve: list[dict[str, float]] = []
         self.best_score, self.best_seen = math.inf, 0

@@ -22,10 +22,11 @@ from sida.training.job import Job
 def _kinds() -> dict[str, Callable[[Job], dict[str, Any]]]:
     from sida.data.latents import encode
     from sida.scoring.measure import measure
+    from sida.scoring.reference_job import reference
     from sida.training.loop import distil
     from sida.training.teach import teach
 
-    return {"distill": distil, "encode": encode, "score": measure, "teach": teach}
+    return {"distill": distil, "encode": encode, "reference": reference, "score": measure, "teach": teach}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sida.numerics.frechet import Moments, frechet_distance
+from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 
 
 def covariance(seed: int, size: int, samples: int) -> Tensor:
@@ -101,3 +101,43 @@ def test_features_of_another_width_and_too_few_samples_are_refused() -> None:
         one.add(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="more than 0 samples"):
         one.mean_cov()
+
+
+def test_what_is_no_covariance_is_refused() -> None:
+    mu, sigma = torch.zeros(3), torch.eye(3)
+    negative = torch.diag(torch.tensor([1.0, 1.0, -0.5]))
+    for one, other in ((negative, sigma), (sigma, negative), (negative, negative)):
+        with pytest.raises(ValueError, match="not positive semi-definite"):
+            frechet_distance(mu, one, mu, other)
+    with pytest.raises(ValueError, match="not symmetric"):
+        frechet_distance(mu, sigma + torch.triu(torch.ones(3, 3), 1), mu, sigma)
+    with pytest.raises(ValueError, match="do not fit together"):
+        frechet_distance(mu, sigma, torch.zeros(2), torch.eye(2))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 23))
+def test_low_ranks_on_both_sides_have_the_distance_of_their_common_space(seed: int, rank: int) -> None:
+    # Both live in the same `rank` dimensions of 24: there the covariances are regular.
+    basis, _ = torch.linalg.qr(covariance(seed, 24, 48))
+    basis = basis[:, :rank]
+    one, other = covariance(seed + 1, rank, 3 * rank), covariance(seed + 2, rank, 3 * rank)
+    small, large = torch.zeros(rank), torch.zeros(24)
+    inside = frechet_distance(small, one, small, other)
+    embedded = frechet_distance(large, basis @ one @ basis.T, large, basis @ other @ basis.T)
+    assert embedded == pytest.approx(inside, abs=1e-6)
+
+
+def test_the_sampling_bias_is_what_small_samples_of_a_gaussian_score() -> None:
+    # First order in 1/n: at n = 30 d the next order is some percent.
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([2.0, 1.0, 0.5, 0.1]).double()
+    sigma, count = torch.diag(scales**2), 120
+    scores = []
+    for _ in range(400):
+        x = torch.randn(count, 4, dtype=torch.float64, generator=generator) * scales
+        scores.append(frechet_distance(x.mean(0), torch.cov(x.T, correction=0), torch.zeros(4), sigma))
+    assert sum(scores) / len(scores) == pytest.approx(sampling_bias(sigma, count), rel=0.1)
+    assert sampling_bias(sigma, 2 * count) == pytest.approx(sampling_bias(sigma, count) / 2)
+    with pytest.raises(ValueError, match="at least one"):
+        sampling_bias(sigma, 0)

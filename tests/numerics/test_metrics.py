@@ -7,7 +7,7 @@ import torch
 
 from sida.numerics.augment import AUGMENT_DIM, augment, draw_augment
 from sida.numerics.draws import Draws
-from sida.numerics.inception_score import inception_score
+from sida.numerics.inception_score import SplitSums, inception_score
 from sida.numerics.kid import kernel_distance, kid_subsets
 from sida.numerics.precision_recall import precision_recall
 
@@ -21,6 +21,19 @@ def test_certain_and_even_predictions_score_the_number_of_classes_and_equal_ones
     assert inception_score(torch.full((30, 5), 0.2), splits=3) == pytest.approx((1.0, 0.0))
     with pytest.raises(ValueError, match="do not make"):
         inception_score(torch.full((3, 5), 0.2), splits=4)
+
+
+def test_the_inception_score_does_not_depend_on_how_the_rows_are_cut_and_merged() -> None:
+    probabilities = torch.softmax(features(0, 103), dim=1)
+    whole = inception_score(probabilities, splits=10)
+    total = SplitSums(6, 103)
+    for start in (60, 0, 90):  # in any order
+        part = SplitSums(6, 103)
+        stop = {60: 90, 0: 60, 90: 103}[start]
+        for row in range(start, stop, 7):
+            part.add(probabilities[row : min(row + 7, stop)], row)
+        total.merge(part.state())
+    assert total.score() == pytest.approx(whole, rel=1e-12)
 
 
 def test_the_kernel_distance_of_equal_distributions_is_zero_within_its_error() -> None:

@@ -124,6 +124,20 @@ def test_compile_writes_a_file_and_says_that_without_a_profile_it_cannot_be_run(
     assert path.read_text() == (COPIES / "digits.yaml").read_text()
 
 
+def test_released_generators_have_a_pipeline_of_their_own_that_a_schedule_can_repeat(command: Command) -> None:
+    said = command("compile", "cifar10-uncond", "--pipeline", "score_published", "--profile", command.profile())
+    assert said.status == 0, said.err
+    spec = next(yaml.safe_load_all(said.out))
+    assert spec["pipelineInfo"]["name"] == "sida-cifar10-uncond-score-published"
+    assert set(spec["root"]["inputDefinitions"]["parameters"]) == {"recipe", "repeat"}
+    text = json.dumps(spec)
+    for name in ("cifar10-uncond-sid", "cifar10-uncond-sid2a", "cifar10-uncond-sid2a-alpha12"):
+        assert name in text  # both files that could be the paper's best
+    for step in ("fetch-released", "score-data", "reference-statistics", "score", "published-table"):
+        assert f"exec-{step}" in spec["deploymentSpec"]["executors"]
+    assert "released" in command("compile", "digits", "--pipeline", "score_published").mistake()
+
+
 # -- a user's own recipe
 
 

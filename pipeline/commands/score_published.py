@@ -1,0 +1,72 @@
+"""Score the generators that the authors released, against the numbers that they published.
+
+Fetches each file, converts it without running anything in it, scores it as its recipe says and prints one row for each: published,
+ours, interval, verdict, cost. Without RECIPE: SiD's and the best generator of every benchmark in pixels; where two files could be
+the best one, both. What was scored before is reused; --repeat measures anew. On a cluster: `compile`, `submit` or `schedule
+RECIPE --pipeline score_published`.
+
+examples:
+  python -m pipeline score_published cifar10-uncond-sid cifar10-uncond-sid2a
+  python -m pipeline score_published --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which recipes, and how to run."""
+    from pipeline.commands.score import add_trust
+
+    parser.add_argument(
+        "recipes", metavar="RECIPE", nargs="*", help="names or paths of recipes (default: all, see above)"
+    )
+    parser.add_argument(
+        "--store", metavar="ADDRESS", help="where results are kept (default: SIDA_STORE, or ./runs/store)"
+    )
+    parser.add_argument("--repeat", metavar="TEXT", default="", help="another text measures anew (default: reuse)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_trust(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the DAG, then print its table."""
+    from pipeline import local, result, running
+    from pipeline.commands.score import use_trust
+    from pipeline.dag import Plan
+    from pipeline.display import open_display
+    from pipeline.published import NAME
+    from sida import recipe as recipes
+    from sida.manifests import PublishedResult, parse_manifest
+    from sida.scoring.table import lines, released_recipes
+    from sida.settings import settings
+    from sida.steps import recipe_address
+    from sida.stores import open_store, read_address
+
+    names = released_recipes(args.recipes)
+    use_trust(args)
+    settings()
+    if args.store:
+        os.environ["SIDA_STORE"] = open_store(args.store).address
+    addresses = tuple(recipe_address(recipes.load(name)) for name in names)
+    plan = Plan(NAME.replace("_", "-"), addresses[0], "published_table", published=addresses, repeat=args.repeat)
+    display = open_display()
+    try:
+        outcome = local.run(plan, display)
+    finally:
+        display.close()
+    if outcome.status:
+        return running.fail(outcome)
+    address = outcome.manifest("published_table")
+    table = parse_manifest(read_address(address), address).result
+    assert isinstance(table, PublishedResult)
+    if args.json:
+        print(json.dumps({"rows": [row.model_dump(mode="json") for row in table.rows], "table": address}, indent=1))
+        return 0
+    for line in result.aligned(lines(table)):
+        print(line)
+    print(f"\ntable  {address}\ndone in {outcome.seconds:.1f} s")
+    return 0

@@ -1,0 +1,80 @@
+"""The step fetch_released: a generator that was made elsewhere, the authors' or anybody's, as one of ours."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sida.errors import UserError
+from sida.foreign.fetch import fetch_file
+from sida.manifests import GeneratorResult, digest_of
+from sida.recipe import Recipe
+from sida.steps import Context, Published, step
+
+METHODS = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}
+
+
+@step("fetch_released", version=1, sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"))
+def fetch_released(
+    context_of: Any, *, recipe: Recipe, address: str = "", method: str = "", attempt: str = ""
+) -> Published:
+    """Fetch a finished generator, by default the one that the authors released for this recipe, and convert it safely."""
+    released = recipe.released
+    if not address and released is None:
+        raise UserError(f"recipe {recipe.name}: no generator was released for it: name a file")
+    pinned = released.sha256 if released and not address else None
+    path, digest = fetch_file(
+        address or released.address,  # type: ignore[union-attr]
+        "generator",
+        pinned,
+        step="fetch_released",
+    )
+    network = generator_network(recipe)
+    seen = 0 if address or released is None else released.kimg * 1000
+
+    def produce(context: Context) -> GeneratorResult:
+        with tempfile.TemporaryDirectory() as folder:
+            weights = as_safetensors(path, network, Path(folder))
+            return GeneratorResult(
+                network=network,
+                weights=context.put(weights, weights.name),
+                sigma_init=recipe.method.sigma_init,
+                method=method or METHODS[recipe.method.name],
+                images_seen=seen,
+                selection_score=None,
+                curve=None,
+                recipe_sha256=digest_of(network),
+                licence=recipe.teacher.licence,
+                source_sha256=digest,
+            )
+
+    parameters = {
+        "sha256": digest,
+        "network": network,
+        "sigma_init": recipe.method.sigma_init,
+        "method": method or recipe.method.name,
+        "images_seen": seen,
+    }
+    return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)
+
+
+def generator_network(recipe: Recipe) -> dict[str, Any]:
+    """The teacher's architecture; EDM2's generator has no uncertainty head."""
+    network = recipe.teacher.network.model_dump(mode="json")
+    return network | ({"logvar_channels": None} if network["architecture"] == "edm2" else {})
+
+
+def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
+    """The file itself when it is a safetensors file that loads as this network, else its conversion in ``folder``.
+
+    Nothing of a foreign file is executed. Raises UserError for a file of another form or network.
+    """
+    if path.suffix == ".safetensors":
+        from sida.teachers.files import load_network
+
+        load_network(path, network)
+        return path
+    from sida.teachers.convert import convert
+
+    return convert(path, folder, what=f"generator {path}", network=network).weights

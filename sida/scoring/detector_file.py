@@ -1,0 +1,24 @@
+"""Where the detector's file is: fetched, or put there by hand; with its digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sida.errors import SidaError, UserError
+from sida.foreign.fetch import fetch_file
+from sida.recipe import Detector
+
+
+def detector_file(detector: Detector) -> tuple[Path, str]:
+    """The detector's file and its sha256; what the recipe pins is what it must be.
+
+    Raises UserError that says where the published file is to be had when it cannot be fetched.
+    """
+    try:
+        return fetch_file(detector.address, "detector", detector.sha256, step="reference_statistics")
+    except SidaError as error:
+        if detector.kind != "inception":
+            raise
+        from sida.scoring.torchscript_facts import where_to_get_it
+
+        raise UserError(f"{error}; {where_to_get_it()}") from error

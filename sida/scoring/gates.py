@@ -1,0 +1,133 @@
+"""What a score is held to: the teacher to its published number before anything is distilled, the generator to its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult
+from sida.recipe import Recipe
+from sida.scoring.interval import difference_half_width
+from sida.scoring.torchscript_facts import INCEPTION_SHA256
+
+ONE_RANGE = 0.02  # of the published score: how far one range of 50,000 images strays by its seeds
+
+
+@dataclass(frozen=True)
+class TeacherGate:
+    """Whether distilling may begin; the reason, with a diagnosis, when it may not."""
+
+    passed: bool
+    text: str
+
+
+def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> TeacherGate:
+    """The teacher's score lies within the recipe's tolerance of the published one, at the number of images that was used.
+
+    ``gate.teacher_at_most`` is for ``evaluation.images``; with fewer the limit grows by what the smaller sample adds.
+    """
+    result: ScoresResult = scores.result  # type: ignore[assignment]
+    score = result.rows[0]
+    added = _added_by_fewer(score.n, recipe.evaluation.images, _due(result))
+    limit = recipe.gate.teacher_at_most + added
+    published = recipe.targets.teacher if recipe.targets else None
+    lowest = None
+    if published is not None and recipe.gate.teacher_at_most > published:
+        # As far below as it may lie above: a teacher that beats its publication was compared with something else.
+        lowest = 2 * published - recipe.gate.teacher_at_most + added - (score.interval or 0.0)
+    if (lowest is None or score.mean >= lowest) and score.mean <= limit:
+        return TeacherGate(True, f"teacher gate passed: {score.metric} {score.mean:.3f}, at most {limit:.3g}")
+    if score.mean > limit:
+        found = f"{score.metric} {score.mean:.3f} is above {limit:.3g} (gate.teacher_at_most"
+        found += f" {recipe.gate.teacher_at_most:g}, and {added:.3g} for n = {score.n:,})" if added else ")"
+    else:
+        found = f"{score.metric} {score.mean:.3f} is too good: below {lowest:.3g}"
+    if published is not None:
+        found += f", published is {published:g}"
+    return TeacherGate(
+        False, f"teacher gate: {found}; {diagnosis(recipe, result, reference)}; or set gate.on_failure: warn"
+    )
+
+
+def _due(scores: ScoresResult) -> float | None:
+    """What a perfect model would score with as many images: as real ones did (exact class shares lower it), at most the theory."""
+    real = [row.mean for row in scores.rows if row.model == "real"]
+    return None if scores.sampling_bias is None else min([scores.sampling_bias, *real])
+
+
+def _added_by_fewer(count: int, full: int, bias: float | None) -> float:
+    """What ``count`` images score more than ``full`` ones would: the bias is as 1 / n."""
+    return 0.0 if bias is None or count >= full else bias * (1 - count / full)
+
+
+def diagnosis(recipe: Recipe, scores: ScoresResult, reference: Manifest) -> str:
+    """The first of detector, reference, preprocessing that is not as it must be; each is cheaper to check than the next."""
+    detector = recipe.evaluation.detector
+    if detector.sha256 is not None and scores.detector_sha256 != detector.sha256:
+        return f"the detector is not the recipe's (sha256 {scores.detector_sha256[:12]}, not {detector.sha256[:12]})"
+    if detector.kind == "inception" and scores.detector_sha256 != INCEPTION_SHA256:
+        return f"the detector is not the published Inception (sha256 {scores.detector_sha256[:12]}): take that one"
+    made: ReferenceResult = reference.result  # type: ignore[assignment]
+    real = next((row for row in scores.rows if row.model == "real"), None)
+    if real is not None:
+        expected = scores.sampling_bias or 0.0
+        if real.mean > 3 * expected + 0.1 * recipe.gate.teacher_at_most:
+            return (
+                f"the detector is right; the reference is not: real images themselves score {real.mean:.3f} against it, "
+                f"where at most about {expected:.3f} is due: it is of another data set, detector or preprocessing of the data"
+            )
+        return (
+            f"detector and reference are right (real images score {real.mean:.3f}): look at the model's side, "
+            f"preprocessing: the sampler's settings, labels, the scale of its output, and teacher.network"
+        )
+    source = "published" if made.origin == "published" else "our own"
+    pin = "" if recipe.evaluation.reference is None or recipe.evaluation.reference.sha256 else ", its sha256 not pinned"
+    return (
+        f"the detector is right; the reference ({source}{pin}) could not be checked without real images: check it, "
+        f"then preprocessing"
+    )
+
+
+def target_of(recipe: Recipe) -> float | None:
+    """The published score of what this recipe makes."""
+    if recipe.targets is None:
+        return None
+    return recipe.targets.sid if recipe.method.name == "sid" else recipe.targets.best
+
+
+def standing(score: Score, published: float) -> str:
+    """``better``, ``within`` or ``worse``: the published number against the 95% interval of ours."""
+    half = ONE_RANGE * published if score.interval is None or score.protocol == "best" else score.interval
+    if score.reported + half < published:
+        return "better"
+    return "worse" if score.reported - half > published else "within"
+
+
+def target_gate(recipe: Recipe, score: Score) -> str | None:
+    """The generator against its publication, in words; None where nothing was published."""
+    published = target_of(recipe)
+    if published is None or recipe.targets is None or recipe.targets.metric != score.metric:
+        return None
+    words = {"better": "better than", "within": "within the interval of", "worse": "worse than"}
+    if score.protocol == "best":
+        spread = f"the best of {len(score.values)} ranges, as publications report it; not a mean"
+    elif score.interval is None:
+        spread = f"one range, no interval: taken as equal within {ONE_RANGE:.0%}"
+    else:
+        spread = f"+- {score.interval:.3f} (95%) over {len(score.values)} ranges"
+    return (
+        f"{score.metric} {score.reported:.3f} ({spread}) is {words[standing(score, published)]} the published "
+        f"{published:g} ({recipe.targets.source})"
+    )
+
+
+def against_teacher(recipe: Recipe, generator: Score, teacher: Score) -> str:
+    """The generator against its teacher, in words: which sampler, how many evaluations, how guided."""
+    half = difference_half_width(generator.values, teacher.values)
+    margin = generator.mean - teacher.mean
+    word = "surpasses" if margin < -half else ("is level with" if margin <= half else "is behind")
+    guidance = recipe.teacher.sampler.guidance
+    guided = "without guidance" if guidance == 1 else f"guidance {guidance:g}"
+    return (
+        f"the one-step generator {word} its teacher ({teacher.sampler}, {teacher.nfe} evaluations, {guided}): "
+        f"{generator.metric} {generator.mean:.3f} against {teacher.mean:.3f}, difference {margin:+.3f} +- {half:.3f} (95%)"
+    )

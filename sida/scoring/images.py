@@ -1,0 +1,127 @@
+"""The step score_images: a folder of images, whoever made them, against the recipe's reference."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sida.errors import UserError
+from sida.manifests import Manifest, ReferenceResult, ScoresResult, read_manifest
+from sida.recipe import Recipe
+from sida.scoring.score import SOURCES, check_reference, further_name, row
+from sida.steps import Context, Published, step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+@step("score_images", version=1, sources=SOURCES)
+def score_images(
+    context_of: Any, *, recipe: Recipe, folder: str, reference: str, attempt: str = "", repeat: str = ""
+) -> Published:
+    """Score the images of a folder, the first evaluation.images of them by name."""
+    inputs = {"reference": read_manifest(reference, "reference")}
+    check_reference(recipe, inputs["reference"])
+    count = recipe.evaluation.images
+    paths = find_images(Path(folder), count)
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    sha256 = digest.hexdigest()
+
+    def produce(context: Context) -> ScoresResult:
+        return _measure(context, recipe, inputs["reference"], paths, sha256)
+
+    extra = [name for name in recipe.evaluation.extra_metrics]
+    parameters = {"images": sha256, "count": count, "extra_metrics": extra}
+    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+
+
+def find_images(folder: Path, count: int) -> list[Path]:
+    """The first ``count`` image files under a folder, by name. Raises UserError when there are fewer."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: give a safetensors file or a folder of images")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    if len(paths) < count:
+        raise UserError(
+            f"{folder}: holds {len(paths):,} images ({', '.join(ENDINGS)}), {count:,} are asked for: make more, or say "
+            f"--images {max(len(paths), 2)} and compare only with scores of as many"
+        )
+    return paths[:count]
+
+
+def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
+    """uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    images = np.empty((len(paths), channels, resolution, resolution), np.uint8)
+    for index, path in enumerate(paths):
+        try:
+            with Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
+                if image.size != (resolution, resolution):
+                    raise UserError(
+                        f"{path}: is {image.size[0]}x{image.size[1]}, the recipe's images are {resolution}x{resolution}: "
+                        f"scores of resized images are other scores; make them at the right size"
+                    )
+                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{path}: not a readable image ({error}): make it again") from error
+        images[index] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return torch.from_numpy(images)
+
+
+def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[Path], sha256: str) -> ScoresResult:
+    import torch
+
+    from sida.numerics.frechet import frechet_distance, sampling_bias
+    from sida.progress import Progress
+    from sida.scoring.detector import load_detector
+    from sida.scoring.measure import further_metrics
+    from sida.scoring.protocol import refuse_constant
+    from sida.scoring.reference import load_statistics
+    from sida.scoring.sums import Sums
+    from sida.stores.base import fetch_object
+
+    made: ReferenceResult = reference.result  # type: ignore[assignment]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    detector = load_detector(fetch_object(context.store, made.detector)).to(device)
+    extra, batch = recipe.evaluation.extra_metrics, recipe.execution.sampling_batch
+    latents = recipe.dataset.latents
+    channels = 3 if latents else recipe.dataset.channels
+    resolution = latents.image_resolution if latents else recipe.dataset.resolution
+    sums = Sums(made.features, len(paths), extra)
+    progress = Progress(context.step.name, len(paths), "images")
+    with torch.no_grad():
+        for start in range(0, len(paths), batch):
+            part = read_images(paths[start : start + batch], channels, resolution)
+            sums.add(detector, part.to(device), start)
+            progress.update(start + len(part))
+    refuse_constant(sums.moments, "the folder")
+    real = load_statistics(context.store, made)
+    mean, covariance = (tensor.cpu() for tensor in sums.moments.mean_cov())
+    value = frechet_distance(mean, covariance, *real)
+    about: dict[str, Any] = {
+        "n": len(paths),
+        "seeds": [],
+        "model": "images",
+        "label": f"{len(paths):,} images of a folder",
+        "nfe": None,
+        "sampler": "files",
+        "checkpoint_sha256": sha256,
+    }
+    further = further_metrics(sums, context.store, device, made, extra)
+    return ScoresResult(
+        rows=(row(recipe, [value], **about),),
+        detector_sha256=made.detector_sha256,
+        reference_digest=reference.digest,
+        licence="unknown: made elsewhere",
+        sampling_bias=sampling_bias(real[1], len(paths)),
+        further=tuple(
+            row(recipe, [number], metric=further_name(recipe, name), **about) for name, number in further.items()
+        ),
+    )

@@ -1,0 +1,79 @@
+"""The step label_distribution: which classes a data set has, how often; enough to score where statistics are published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sida.errors import UserError
+from sida.foreign.fetch import fetch_file
+from sida.manifests import DatasetResult
+from sida.recipe import Recipe
+from sida.steps import Context, Published, step
+
+# The training set's labels as EDM2's dataset tool lists them (facts: the authors' copy); the same images at every resolution.
+IMAGENET_LABELS = "https://huggingface.co/UT-Austin-PML/SiDA/resolve/main/EDM2_distillation/dataset.json"
+CIFAR10 = (5_000,) * 10
+
+
+def needs_images(recipe: Recipe) -> bool:
+    """Whether scoring this recipe takes the training images, or its label distribution alone."""
+    return recipe.evaluation.reference is None or bool(set(recipe.evaluation.extra_metrics) - {"is"})
+
+
+@step("label_distribution", version=1, sources=("sida/scoring/labels.py",))
+def label_distribution(context_of: Any, *, recipe: Recipe, attempt: str = "") -> Published:
+    """Find the training set's class frequencies without fetching its images."""
+    dataset = recipe.dataset
+    source = None
+    if dataset.classes and dataset.source != "cifar10":
+        address = dataset.address if dataset.source == "labels" else None
+        if address is None and dataset.source in ("imagenet", "labels"):
+            address = IMAGENET_LABELS
+        if address is None:
+            raise UserError(
+                f"recipe {recipe.name}: the class frequencies of source {dataset.source!r} are not known without its images: "
+                f"run prepare_data"
+            )
+        source = fetch_file(
+            address, "labels", dataset.sha256 if address == dataset.address else None, step="label_distribution"
+        )
+
+    def produce(context: Context) -> DatasetResult:
+        histogram: tuple[int, ...] = ()
+        if dataset.classes:
+            histogram = CIFAR10 if source is None else read_histogram(source[0], dataset.classes)
+        if source is not None:
+            context.notes["labels_sha256"] = context.put(source[0], "dataset.json").sha256
+        return DatasetResult(
+            source=dataset.source,
+            transform="labels only",
+            licence=dataset.licence,
+            count=sum(histogram) or dataset.images or 0,
+            channels=dataset.channels,
+            resolution=dataset.resolution,
+            classes=dataset.classes,
+            histogram=histogram,
+            shards=(),
+        )
+
+    parameters = {"dataset": dataset.model_dump(mode="json"), "labels": source and source[1]}
+    return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)
+
+
+def read_histogram(path: Path, classes: int) -> tuple[int, ...]:
+    """Images per class in a ``dataset.json`` {"labels": [[name, class], ...]}. Raises UserError for anything else."""
+    try:
+        entries = json.loads(path.read_bytes())["labels"]
+        labels = [label for _, label in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"labels {path}: not a dataset.json with a list of [name, class] ({error})") from error
+    counts = [0] * classes
+    for label in labels:
+        if type(label) is not int or not 0 <= label < classes:
+            raise UserError(f"labels {path}: class {label!r} is out of range, the recipe has 0 to {classes - 1}")
+        counts[label] += 1
+    if not labels:
+        raise UserError(f"labels {path}: holds no label: it is damaged, fetch it again")
+    return tuple(counts)

@@ -1,0 +1,107 @@
+"""The worker's side of reference_statistics: the training set through the detector, in float64, by any number of processes."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sida.data.shards import Shards
+from sida.manifests import DatasetResult
+from sida.numerics.draws import Draws
+from sida.numerics.frechet import Moments
+from sida.progress import Progress
+from sida.scoring.detector import Detector, load_detector
+from sida.scoring.partial import Piece, discard, gather, pieces
+from sida.scoring.published import read_images
+from sida.scoring.reference import state_of
+from sida.scoring.sums import KEEP_FEATURES, MOMENTS, Sums
+from sida.stores.base import ObjectRef, fetch_object
+from sida.training.job import Job
+
+REAL_IMAGES = 200_000  # at most so many real images take part in KID, precision and recall, as in the published metrics
+
+
+def reference(job: Job) -> dict[str, Any]:
+    """Objects: ``moments``, and ``real_features`` and ``precision_recall_features`` where they are asked for."""
+    dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
+    shards = Shards(job.store, dataset)
+    detector = load_detector(fetch_object(job.store, ObjectRef(*job.spec["detector"]))).to(job.processes.device)
+    features, batch = job.spec["features"], job.recipe.execution.sampling_batch
+    kept = _kept(len(shards)) if job.spec["keep"] else None
+    empty = partial(Sums, features, len(shards), (KEEP_FEATURES,) if job.spec["keep"] else ())
+    progress = Progress(job.step, len(shards), "images") if job.processes.first else None
+    done = 0
+
+    def report(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress:
+            progress.update(min(len(shards), done))
+
+    def sums_of(piece: Piece) -> Sums:
+        sums = empty()
+        for start in range(piece.start, piece.stop, batch):
+            rows = torch.arange(start, min(start + batch, piece.stop))
+            images, _ = shards.read(rows)
+            with torch.no_grad():
+                sums.add(detector, images.to(job.processes.device), start)
+            report(len(rows) * job.processes.world)
+        if kept is not None and sums.features:
+            sums.features = [torch.cat(sums.features)[kept[piece.start : piece.stop]]]
+        return sums
+
+    work = pieces(1, len(shards))
+    gather(job, work, sums_of, report)
+    if not job.processes.first:
+        return {}
+    moments, real = _merge(job, work, features)
+    found: dict[str, Any] = {"moments": _put(job, state_of(moments), "reference.safetensors")}
+    if real:
+        found["real_features"] = _put(job, {"features": torch.cat(real)}, "real-features.safetensors")
+    if "images" in job.spec:
+        given = read_images(fetch_object(job.store, ObjectRef(*job.spec["images"])), dataset.resolution)
+        seen = _features(detector, torch.from_numpy(given), batch, job.processes.device)
+        found["precision_recall_features"] = _put(job, {"features": seen}, "reference-images.safetensors")
+    discard(job, work)
+    return found
+
+
+def _merge(job: Job, work: list[Piece], features: int) -> tuple[Moments, list[Tensor]]:
+    """In the order of the pieces: the same bits on any number of processes."""
+    from safetensors.torch import load
+
+    moments, real = Moments(features), []
+    for piece in work:
+        state = load(job.store.read(f"{job.folder}/{piece.name}"))
+        moments.merge(Moments.from_state([state[name] for name in MOMENTS]))
+        if "features" in state:
+            real.append(state["features"])
+    return moments, real
+
+
+def _kept(count: int) -> Tensor:
+    """bool [count]: all images, or a seeded choice of REAL_IMAGES of them."""
+    kept = torch.ones(count, dtype=torch.bool)
+    if count > REAL_IMAGES:
+        kept[Draws(0).permutation("real images", count)[REAL_IMAGES:]] = False
+    return kept
+
+
+def _features(detector: Detector, images: Tensor, batch: int, device: torch.device) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([detector(part.to(device)).to("cpu", torch.float32) for part in images.split(batch)])
+
+
+def _put(job: Job, tensors: dict[str, Tensor], name: str) -> list[Any]:
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+        ref = job.put(path, name)
+    return [ref.name, ref.size, ref.sha256]

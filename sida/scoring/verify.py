@@ -1,0 +1,191 @@
+"""Whether a score still rests on what it says: the chain of manifests and objects under it, hashed again, one by one.
+
+score -> model (generator -> teacher, ...), data set, reference (detector, published file), the recipe of every step, its code,
+and the seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from sida.errors import Corrupt, NotFound, SidaError, UserError
+from sida.manifests import Manifest, ReferenceResult, ScoresResult, parse_manifest
+from sida.provenance import code_digest
+from sida.recipe import Recipe
+from sida.steps import recipe_at
+from sida.stores import ObjectStore, open_store
+from sida.stores.base import ObjectRef, redact, verify_object
+
+
+@dataclass(frozen=True)
+class Link:
+    """One object of the chain. ``problem`` is empty when it is what it should be."""
+
+    what: str  # "score/model: weights.safetensors"
+    address: str
+    problem: str = ""
+
+
+@dataclass
+class Chain:
+    """All links below a score, in the order in which they were met, and remarks that are no faults."""
+
+    root: Manifest
+    store: ObjectStore
+    links: list[Link] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    manifests: dict[str, Manifest] = field(default_factory=dict)  # by path from the score: "", "model", "model/teacher"
+
+    @property
+    def problems(self) -> list[Link]:
+        """The links that are broken."""
+        return [link for link in self.links if link.problem]
+
+
+def open_chain(address: str) -> tuple[ObjectStore, str]:
+    """The store and the key of a manifest at a full address. Raises UserError for another form."""
+    parts = address.split("/")
+    place = next((at for at in range(len(parts) - 1, -1, -1) if parts[at] == "steps"), None)
+    if place is None or place == 0 or len(parts) - place != 4:
+        raise UserError(
+            f"{redact(address)}: not the address of a step's manifest (.../steps/score/KEY/1.json): `score` prints it"
+        )
+    return open_store("/".join(parts[:place]) or "/"), "/".join(parts[place:])
+
+
+def verify(address: str, *, hashing: bool = True) -> Chain:
+    """Walk the chain under a manifest; with ``hashing`` every object is read whole and compared with its digest.
+
+    A broken link does not end the walk where the rest can still be reached. Raises UserError when there is nothing at
+    ``address``, and Corrupt when that very manifest is damaged.
+    """
+    store, key = open_chain(address)
+    try:
+        content = store.read(key)
+    except NotFound as error:
+        raise UserError(f"{redact(address)}: no such manifest: check the address") from error
+    root = _exact(content, store.address_of(key))
+    chain = Chain(root, store)
+    _walk(chain, "", key, root, hashing, set())
+    _check_score(chain)
+    return chain
+
+
+def _exact(content: bytes, where: str) -> Manifest:
+    """The manifest, byte for byte as it was published."""
+    manifest = parse_manifest(content, where)
+    if not manifest.checksum:
+        raise Corrupt(f"{where}: has no checksum: it was written by an older version; run its step again")
+    if manifest.to_json() != content:
+        raise Corrupt(f"{where}: is damaged: not the bytes that were published; delete it and run its step again")
+    return manifest
+
+
+def _walk(chain: Chain, path: str, key: str, manifest: Manifest, hashing: bool, seen: set[str]) -> None:
+    seen.add(key)
+    chain.manifests[path] = manifest
+    name = path or manifest.about.step
+    chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key)))
+    _check_code(chain, name, manifest)
+    for ref in [*([manifest.about.recipe] if manifest.about.recipe else []), *manifest.objects()]:
+        if ref.key not in seen:
+            seen.add(ref.key)
+            chain.links.append(_checked(chain.store, f"{name}: {ref.name}", ref, hashing))
+    for kind, digest in manifest.about.inputs.items():
+        below = f"{path}/{kind}".strip("/")
+        where = manifest.about.input_keys.get(kind)
+        if where is None:
+            chain.links.append(Link(f"{below}: manifest", "", f"{name} does not say where its input lies"))
+        elif where not in seen:
+            _descend(chain, below, where, digest, hashing, seen)
+        else:
+            chain.manifests.setdefault(below, next(m for m in chain.manifests.values() if m.digest == digest))
+
+
+def _descend(chain: Chain, path: str, key: str, digest: str, hashing: bool, seen: set[str]) -> None:
+    address = chain.store.address_of(key)
+    try:
+        manifest = _exact(chain.store.read(key), address)
+        if manifest.digest != digest:
+            raise Corrupt(f"{address}: is another result than the one that was used ({digest[:12]})")
+    except SidaError as error:
+        chain.links.append(Link(f"{path}: manifest", address, str(error)))
+        return
+    _walk(chain, path, key, manifest, hashing, seen)
+
+
+def _checked(store: ObjectStore, what: str, ref: ObjectRef, hashing: bool) -> Link:
+    address = store.address_of(ref.key)
+    if not hashing:
+        return Link(what, address)
+    try:
+        verify_object(store, ref)
+    except SidaError as error:
+        return Link(what, address, str(error))
+    return Link(what, address)
+
+
+def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:
+    """Code is no object of the store: another version is said, and no fault."""
+    from sida.steps import STEPS
+
+    described = STEPS.get(manifest.about.step)
+    if described is not None and code_digest(described.sources) != manifest.about.code:
+        commit = manifest.about.machine.get("commit", "an unknown commit")
+        chain.remarks.append(
+            f"{name}: made by another version of its code ({commit[:19]}); --recompute shows whether it matters"
+        )
+
+
+def _check_score(chain: Chain) -> None:
+    """What the score says about itself agrees with what lies below it."""
+    for path, manifest in list(chain.manifests.items()):
+        result = manifest.result
+        if not isinstance(result, ScoresResult):
+            continue
+        address = chain.store.address_of(str(PurePosixPath("steps") / manifest.about.step / manifest.about.key))
+        for problem in _contradictions(chain, path, result, manifest):
+            chain.links.append(Link(f"{path or manifest.about.step}: what it says", address, problem))
+
+
+def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
+    below = {name: chain.manifests.get(f"{path}/{name}".strip("/")) for name in manifest.about.inputs}
+    if (reference := below.get("reference")) is not None:
+        made = reference.result
+        assert isinstance(made, ReferenceResult)
+        if result.reference_digest != reference.digest:
+            yield "the reference is not the one below it"
+        if not result.detector_sha256 == made.detector_sha256 == made.detector.sha256:
+            yield "the detector is not the reference's"
+    if (model := below.get("model")) is not None:
+        weights = getattr(model.result, "weights", None)
+        rows = [row for row in result.rows if row.model in ("teacher", "generator")]
+        if weights is None or any(row.checkpoint_sha256 != weights.sha256 for row in rows):
+            yield "the checkpoint is not the model below it"
+    yield from _seeds(chain, result, manifest)
+
+
+def _seeds(chain: Chain, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
+    """Ranges that are reported lie apart from each other and from those that the checkpoint was chosen by."""
+    if manifest.about.recipe is None:
+        return
+    try:
+        recipe = recipe_of(chain.store, manifest)
+    except SidaError:
+        return  # reported where the recipe itself was hashed
+    for row in result.rows:
+        taken = [(0, recipe.evaluation.selection_images)] if row.model == "generator" else []
+        for first in row.first_seeds:
+            if any(first < end and start < first + row.n for start, end in taken):
+                yield f"{row.label}: seeds {first} to {first + row.n - 1} were used before"
+            taken.append((first, first + row.n))
+
+
+def recipe_of(store: ObjectStore, manifest: Manifest) -> Recipe:
+    """The recipe that a step was called with. Raises Corrupt, NotFound, UserError."""
+    ref = manifest.about.recipe
+    if ref is None:
+        raise UserError(f"{manifest.about.step}: an older version made it and recorded no recipe: run it again")
+    return recipe_at(f"{ref.key}#sha256={ref.sha256}", store)

@@ -1,0 +1,82 @@
+"""What scoring tests share: a tiny recipe, and the digits' teacher as a one-step generator with its reference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sida.manifests import Manifest
+from sida.recipe import Recipe, load, parse
+from tests.conftest import ROOT
+
+TINY = ROOT / "tests" / "recipes" / "tiny.yaml"
+ASSET = ROOT / "recipes" / "assets" / "digits-teacher.safetensors"
+
+
+def tiny(**sections: dict[str, Any]) -> Recipe:
+    """The tiny recipe with fields of its sections changed."""
+    fields = load(str(TINY)).model_dump(mode="json")
+    for name, changes in sections.items():
+        fields[name] = (fields[name] or {}) | changes
+    return parse(fields, "test")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Manifests as files, as steps take them."""
+
+    generator: str
+    dataset: str
+    reference: str
+
+
+@pytest.fixture
+def inputs(place: Path) -> Inputs:
+    """Made in this process where possible: the reference takes the launcher's workers."""
+    return make_inputs(place, tiny())
+
+
+def make_inputs(place: Path, recipe: Recipe) -> Inputs:
+    from sida.data.prepare import prepare_data
+    from sida.scoring.adopt import fetch_released
+    from sida.scoring.file import runner
+    from sida.scoring.reference import reference_statistics
+
+    folder = place / "inputs"
+    folder.mkdir(exist_ok=True)
+    run = runner(folder, recipe)
+    generator = run(fetch_released, address=ASSET.as_uri(), method="one step of the teacher")
+    dataset = run(prepare_data)
+    return Inputs(generator, dataset, run(reference_statistics, dataset=dataset))
+
+
+def manifest(path: str) -> Manifest:
+    from sida.manifests import parse_manifest
+
+    return parse_manifest(Path(path).read_bytes(), path)
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Jobs run in this process, in place of torchrun's: the same worker functions, seconds less."""
+    import torch
+
+    from sida.launch.job import job_folder
+    from sida.steps import Context
+    from sida.training.job import Job
+    from sida.training.processes import Processes
+    from sida.training.worker import _kinds
+
+    def run_job(context: Context, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
+        lease = {"key": context.lease.key, "number": context.lease.number}
+        full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
+        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, torch.device("cpu"))))
+        return json.loads(json.dumps(result))
+
+    for module in ("sida.scoring.reference", "sida.scoring.score", "sida.training.distill"):
+        monkeypatch.setattr(f"{module}.run_job", run_job)
+    return place

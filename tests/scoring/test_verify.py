@@ -1,0 +1,102 @@
+"""verify: an untouched chain is accepted, and a flipped byte in any object below a score is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sida.errors import Corrupt, UserError
+from sida.recipe import Recipe
+from sida.scoring.recompute import recompute
+from sida.scoring.verify import verify
+from sida.steps import Published
+from tests.scoring.conftest import tiny
+
+METHOD = {"images": 256, "generator_from": 0, "adversarial_from": 0, "decay_from": 128}
+SMALL = {"images": 100, "ranges": 2, "selection_images": 50, "selection_every": 256}
+
+
+def small() -> Recipe:
+    return tiny(method=METHOD, evaluation=SMALL, execution={"checkpoint_every": 256, "processes": 1})
+
+
+def whole_chain(folder: Path) -> Published:
+    """The score of a generator distilled here: every kind of object lies below it."""
+    from sida.data.prepare import prepare_data
+    from sida.scoring.file import runner
+    from sida.scoring.reference import reference_statistics
+    from sida.scoring.score import score
+    from sida.teachers.fetch import fetch_teacher
+    from sida.training.distill import distill
+
+    recipe = small()
+    run = runner(folder, recipe)
+    dataset, teacher = run(prepare_data), run(fetch_teacher)
+    reference = run(reference_statistics, dataset=dataset)
+    generator = run(distill, teacher=teacher, dataset=dataset, reference=reference)
+    return score(recipe=recipe, generator=generator, dataset=dataset, reference=reference)
+
+
+def flip(path: Path, at: int) -> bytes:
+    before = path.read_bytes()
+    changed = bytearray(before)
+    changed[at] ^= 0x01
+    path.chmod(0o644)
+    path.write_bytes(changed)
+    return before
+
+
+def test_every_object_below_a_score_is_listed_hashed_and_missed_when_one_bit_of_it_changes(here: Path) -> None:
+    address = whole_chain(here).address
+    chain = verify(address)
+    assert not chain.problems and not chain.remarks
+    kinds = {link.what.partition(":")[0] for link in chain.links}
+    assert kinds == {"score", "model", "model/teacher", "model/dataset", "model/reference"}
+    names = " ".join(link.what for link in chain.links)
+    for part in (
+        "recipe.json",
+        "shard-00000.bin",
+        "detector.safetensors",
+        "teacher.safetensors",
+        "reference.safetensors",
+    ):
+        assert part in names
+    paths = [Path(link.address.removeprefix("file://")) for link in chain.links]
+    assert len(set(paths)) == len(paths) >= 13
+    for path in paths:
+        size = path.stat().st_size
+        for at in (0, size // 3, size - 1):
+            before = flip(path, at)
+            if path == paths[0]:
+                with pytest.raises((Corrupt, UserError)):
+                    verify(address)
+            else:
+                broken = [link.address for link in verify(address).problems]
+                assert f"file://{path}" in broken, (path, at)
+            path.write_bytes(before)
+    assert not verify(address).problems
+
+
+def test_an_object_that_is_gone_is_a_broken_link_and_the_rest_is_still_checked(here: Path) -> None:
+    address = whole_chain(here).address
+    shard = next(link for link in verify(address, hashing=False).links if link.what.endswith(".bin"))
+    Path(shard.address.removeprefix("file://")).unlink()
+    chain = verify(address)
+    assert [link.address for link in chain.problems] == [shard.address]
+    assert len(chain.links) >= 13
+
+
+def test_a_score_computed_again_from_its_own_objects_is_the_same(here: Path) -> None:
+    chain = verify(whole_chain(here).address)
+    rows = recompute(chain)
+    assert [row.published.model for row in rows] == ["generator"]
+    assert rows[0].agrees and rows[0].difference == 0
+    assert verify(chain.links[0].address).root.about.attempt == 1  # the published one still counts
+
+
+def test_what_is_no_manifest_s_address_is_refused_in_one_line(place: Path) -> None:
+    with pytest.raises(UserError, match="not the address of a step's manifest"):
+        verify("file:///tmp/somewhere/score.json")
+    with pytest.raises(UserError, match="no such manifest"):
+        verify(f"file://{place}/store/steps/score/{'0' * 64}/1.json")
