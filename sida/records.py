@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -87,11 +88,20 @@ def call_key(run: str, step: str) -> str:
 # -- written by the step itself
 
 
+_RUN: ContextVar[str] = ContextVar("run", default="")
+
+
+def current_run() -> str:
+    """The run that the step at work belongs to; empty outside of one."""
+    return _RUN.get()
+
+
 def begin(run: str, step: str, version: int, arguments: Mapping[str, Any]) -> StepCall | None:
     """Record a call before it is made, so that a step killed without a word can be repeated. None outside of a run.
 
     ``arguments`` are those of the step's function: a path of a manifest is an input, other text a parameter.
     """
+    _RUN.set(run)
     if not run:
         return None
     here = settings()
