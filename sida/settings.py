@@ -6,7 +6,7 @@ A recipe says *what* is done, settings say *where*. Every setting has a default 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sida.errors import UserError
@@ -19,6 +19,7 @@ VARIABLES = {
     "SIDA_EVENTS": "file that steps append progress events to, - for stderr; set by `python -m pipeline` and the launcher",
     "SIDA_LAUNCHER": "where heavy work runs: local (default) in processes of this machine, or trainjob on Kubernetes",
     "SIDA_TRAINJOB": "JSON: namespace, runtime, image, nodes of the TrainJob; set from a profile (sida.launch.target)",
+    "SIDA_WEBHOOK": "https address that is told of a score that got worse; a secret (a profile's webhook), never printed",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
@@ -39,6 +40,7 @@ class Settings:
     events: Path | None
     launcher: str
     trainjob: str
+    webhook: str = field(repr=False)
     workers: int | None
     cache: Path
     cache_bytes: int
@@ -69,6 +71,7 @@ def settings() -> Settings:
         events=Path(events) if events else None,
         launcher=_choice("SIDA_LAUNCHER", ("local", "trainjob")),
         trainjob=os.environ.get("SIDA_TRAINJOB", ""),
+        webhook=os.environ.get("SIDA_WEBHOOK", "").strip(),
         workers=int(_number("SIDA_WORKERS", 0)) or None,
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),

@@ -180,8 +180,8 @@ def training_runtime(name: str, namespace: str, image: str, max_restarts: int = 
     }
 
 
-def permissions(namespace: str, service_account: str) -> list[dict[str, Any]]:
-    """Role and RoleBinding: what the launching step's service account may do, and no more."""
+def permissions(namespace: str, service_account: str, its_namespace: str) -> list[dict[str, Any]]:
+    """Role and RoleBinding: what the launching steps' service account may do, and no more."""
     rules = [
         {
             "apiGroups": [GROUP],
@@ -199,6 +199,6 @@ def permissions(namespace: str, service_account: str) -> list[dict[str, Any]]:
         "kind": "RoleBinding",
         "metadata": metadata,
         "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "sida-launcher"},
-        "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": namespace}],
+        "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": its_namespace}],
     }
     return [role, binding]
