@@ -70,7 +70,7 @@ class FirstNode(threading.Thread):
 
     def _next(self) -> dict[str, Any] | None:
         """The first pod of index 0 whose log we have not read to its end."""
-        found = [pod for pod in self._cluster.pods(pods_of(self._job), repeat=False) if _index(pod) == 0]
+        found = [pod for pod in self._cluster.pods(pods_of(self._job), repeat=False) if first_node(pod)]
         found = [pod for pod in found if pod["metadata"]["uid"] not in self._done and (_has_log(pod) or not _over(pod))]
         return min(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
 
@@ -157,10 +157,11 @@ def _sortable(stamp: str) -> str:
     return f"{whole}.{fraction:0<9}"
 
 
-def _index(pod: dict[str, Any]) -> int:
+def first_node(pod: dict[str, Any]) -> bool:
+    """Whether it is the pod of rank 0."""
     metadata = pod["metadata"]
     text = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX) or "0"
-    return int(text)
+    return text == "0"
 
 
 def _over(pod: dict[str, Any]) -> bool:
