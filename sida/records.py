@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sida.errors import NotFound, UserError
+from sida.errors import NotFound, SidaError, UserError
 from sida.manifests import Regression, RunResult, parse_manifest
 from sida.settings import settings
 from sida.stores import open_store, read_address
@@ -184,7 +184,10 @@ def _regression(call: StepCall | None) -> Regression | None:
     """What the run's comparison found. One that was reused has been told by the run that made it."""
     if call is None or call.state != "ran":
         return None
-    result = parse_manifest(read_address(call.manifest), call.manifest).result
+    try:
+        result = parse_manifest(read_address(call.manifest), call.manifest).result
+    except SidaError:
+        return None  # gone or damaged: the end of the run is recorded all the same
     return result.regression if isinstance(result, RunResult) else None
 
 

@@ -75,14 +75,15 @@ class _Run:
 
     def run(self) -> bool:
         with on_stop(self._asked_to_stop):
+            doing = "create TrainJobs"
             try:
                 job = self._create_or_adopt()
+                self.uid, doing = job["metadata"]["uid"], "follow TrainJobs"
+                return self._follow(job)
             except Refused as error:
-                raise explain(error, "create TrainJobs", self.what.target.namespace) from error
+                raise explain(error, doing, self.what.target.namespace) from error
             except _Stopped:
                 return False
-            self.uid = job["metadata"]["uid"]
-            return self._follow(job)
 
     def _asked_to_stop(self, number: int) -> None:
         self.stopping = True
@@ -294,7 +295,10 @@ class _Run:
             self.errors.append(event)
         elif event["event"] in ("progress", "note"):
             fields = {name: value for name, value in event.items() if name not in ("event", "step")}
-            progress.emit(event["event"], self.what.step, **fields)
+            try:
+                progress.emit(event["event"], self.what.step, **fields)
+            except (KeyError, TypeError, ValueError):
+                pass  # not one of ours: it stands in the log
 
     # -- ends
 
