@@ -59,7 +59,7 @@ def kube(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
 
 def run() -> dict[str, Any]:
     command = [sys.executable, "-m", "pipeline", "run", str(TINY), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
