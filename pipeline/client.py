@@ -198,7 +198,7 @@ class Client:
         return [schedule for schedule in found if name in ("", schedule.name)]
 
     def create_schedule(self, schedule: Schedule, pipeline_id: str, description: str) -> str:
-        """Make a recurring run that misses are not made up for, one run at a time; its id."""
+        """Make a recurring run that misses are not made up for, one run at a time; enabled or not as it says; its id."""
         with self._errors("create the schedule"), _quiet():
             made = self._kfp.create_recurring_run(
                 self._experiment(),
@@ -207,6 +207,7 @@ class Client:
                 cron_expression=schedule.cron,
                 max_concurrency=1,
                 no_catchup=True,
+                enabled=schedule.enabled,
                 params=schedule.parameters,
                 pipeline_id=pipeline_id,
                 version_id=schedule.version_id,

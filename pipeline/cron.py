@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from sida.errors import UserError
 
@@ -26,6 +27,28 @@ def six_fields(text: str) -> str:
         for part in field.split(","):
             _check(part, name, low, high, text)
     return " ".join(["0", *fields])
+
+
+def fires_within(expression: str, now: datetime, minutes: int) -> bool:
+    """Whether six fields may fire in this or the next ``minutes`` minutes.
+
+    Only their minutes are looked at: the cluster's time zone, which we do not know, shifts hours. Half-hour zones are allowed for.
+    """
+    wanted = _minutes(expression.split()[1])
+    coming = {(now.minute + ahead + zone) % 60 for ahead in range(minutes + 1) for zone in (0, 15, 30, 45)}
+    return bool(wanted & coming)
+
+
+def _minutes(field: str) -> set[int]:
+    """The minutes of an hour that a checked field names."""
+    found: set[int] = set()
+    for part in field.split(","):
+        span, _, step = part.partition("/")
+        low, _, high = span.partition("-")
+        first = 0 if low in ("*", "?") else int(low)
+        last = int(high) if high else (59 if low in ("*", "?") or step else first)
+        found |= set(range(first, last + 1, int(step or 1)))
+    return found
 
 
 def _check(part: str, name: str, low: int, high: int, text: str) -> None:

@@ -177,6 +177,20 @@ class ScoresResult(Part):
     further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
 
 
+class Regression(Part):
+    """A generator's score against the last one of the same recipe; half-widths are of 95% intervals, None where unknown."""
+
+    metric: str
+    before: float
+    before_half_width: float | None
+    now: float
+    now_half_width: float | None
+    worse_by: float  # below zero: better
+    half_width: float | None  # of the interval of the difference
+    regressed: bool
+    previous: str  # digest of the manifest of the last score
+
+
 class RunResult(Part):
     """The end of a run: table, verdict, pictures."""
 
@@ -189,6 +203,7 @@ class RunResult(Part):
     generator: ObjectRef
     grid: ObjectRef
     licence: str
+    regression: Regression | None = None  # None: there is no earlier score to compare with
 
 
 class PublishedRow(Part):

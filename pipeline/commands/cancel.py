@@ -1,5 +1,6 @@
-"""Cancel a run on Kubeflow Pipelines.
+"""Cancel a run on Kubeflow Pipelines, with the TrainJobs that its steps started.
 
+KFP ends pods and knows nothing of TrainJobs: these are deleted, or suspended where the profile's trainjob.on_termination says so.
 What its steps have published stays, and so do checkpoints: submitting the same recipe again continues from them.
 
 examples:
@@ -21,9 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Ask KFP to end it."""
-    from pipeline import profile
+    from pipeline import profile, trainjobs
     from pipeline.client import Client
 
-    before = Client(profile.load(args.profile)).cancel(args.run)
+    where = profile.load(args.profile)
+    before = Client(where).cancel(args.run)
     print(f"{before.name}: {f'had ended already, {before.state}' if before.ended else 'cancelling'}")
+    if (cluster := trainjobs.cluster_of(where)) is not None and where.trainjob is not None:
+        suspend = where.trainjob.on_termination == "suspend" and not where.trainjob.queue
+        for job in trainjobs.jobs_of(cluster, args.run).values():
+            print(trainjobs.end(cluster, job, "suspend" if suspend else "delete"))
     return 0

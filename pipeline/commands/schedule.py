@@ -12,12 +12,16 @@ examples:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
+
+from sida.errors import SidaError
 
 if TYPE_CHECKING:
     from pipeline.client import Client, Schedule
     from pipeline.profile import Profile
 
+QUIET_ATTEMPTS = 10
 SCHEDULED_TIME = "[[ScheduledTime]]"  # KFP puts the time of the run in its place
 
 
@@ -76,10 +80,12 @@ def _list(client: Client) -> int:
 
 
 def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
-    from pipeline import remote
+    from pipeline import launching, remote
     from pipeline.client import Client, Schedule
+    from pipeline.dag import Plan
 
     recipe, made = remote.compile_for(args, where)
+    launching.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
     parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": SCHEDULED_TIME}
     description = " ".join(recipe.description.split())
@@ -94,15 +100,84 @@ def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
     )
     there = client.schedules(name)
     same = next((s for s in there if s.fields() == wanted.fields()), None)
-    if same and not same.enabled:
-        client.enable_schedule(same.schedule_id, True)
-    elif same is None:  # made before the old one goes: between the two there is always one
-        client.create_schedule(wanted, pipeline_id, description)
-    for old in there:
-        if old is not same:
-            client.delete_schedule(old.schedule_id)
+    replace(client, wanted, there, same, pipeline_id, description)
     print("\n".join(_told(name, wanted, there, same)))
     return 0
+
+
+def replace(
+    client: Client,
+    wanted: Schedule,
+    there: list[Schedule],
+    same: Schedule | None,
+    pipeline_id: str,
+    description: str,
+    pause: float = 20.0,
+) -> None:
+    """Have ``wanted`` enabled and all others of its name gone; whatever fails on the way, one of them is enabled.
+
+    KFP cannot change a schedule, and has no transactions. The new one is made disabled, which may fail and take its time; then, in
+    a minute in which none of them fires, it is enabled and the old ones are disabled; then these are deleted. If one of
+    these calls fails, all is as it was before. A command that was killed in between is put right by giving it again.
+    """
+    old = [schedule for schedule in there if schedule is not same]
+    made = ""
+    if same is None:
+        made = client.create_schedule(dataclasses.replace(wanted, enabled=not old), pipeline_id, description)
+    new = same.schedule_id if same else made
+    firing = [schedule for schedule in old if schedule.enabled]
+    if firing:
+        _wait_for_a_quiet_minute([wanted, *firing], pause)
+    disabled: list[Schedule] = []
+    try:
+        if (same and not same.enabled) or (made and old):
+            client.enable_schedule(new, True)
+        for schedule in firing:
+            client.enable_schedule(schedule.schedule_id, False)
+            disabled.append(schedule)
+    except SidaError as error:
+        _undo(client, new, made, same, disabled, error)
+        raise
+    for schedule in old:  # they fire no more: one that cannot be deleted now is deleted the next time
+        client.delete_schedule(schedule.schedule_id)
+
+
+def _undo(
+    client: Client, new: str, made: str, same: Schedule | None, disabled: list[Schedule], error: SidaError
+) -> None:
+    """The old schedules as they were; says so when that fails too."""
+    try:
+        for schedule in disabled:
+            client.enable_schedule(schedule.schedule_id, True)
+        if made:
+            client.delete_schedule(made)
+        elif same is not None and not same.enabled:
+            client.enable_schedule(new, False)
+    except SidaError as another:
+        raise SidaError(
+            f"{error}; then the new one {new} could not be taken back ({another}): both may fire: give the same command again"
+        ) from another
+
+
+def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
+    """Until none of them fires now or in the next minute; not for those that always may."""
+    import sys
+    import time
+    from datetime import UTC, datetime
+
+    from pipeline.cron import fires_within
+
+    for attempt in range(QUIET_ATTEMPTS):
+        if not any(len(s.cron.split()) == 6 and fires_within(s.cron, datetime.now(UTC), 1) for s in schedules):
+            return
+        if attempt == 0:
+            print("waiting for a minute in which neither schedule fires", file=sys.stderr)
+        time.sleep(pause)
+    if QUIET_ATTEMPTS:
+        print(
+            "note: they fire so often that one run may be started twice; it reuses what the first measures",
+            file=sys.stderr,
+        )
 
 
 def _told(name: str, wanted: Schedule, there: list[Schedule], same: Schedule | None) -> list[str]:

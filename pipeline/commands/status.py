@@ -29,13 +29,18 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _on_kubeflow(args: argparse.Namespace) -> int:
-    from pipeline import profile, remote
+    from pipeline import profile, remote, trainjobs
     from pipeline.client import Client
 
-    client = Client(profile.load(args.profile))
+    where = profile.load(args.profile)
+    client = Client(where)
     state = client.run(args.run)
+    cluster = trainjobs.cluster_of(where)
+    jobs = trainjobs.jobs_of(cluster, args.run) if cluster is not None else {}
     for step, (task, error) in remote.ours(state).items():
-        print(remote.task_line(step, task, error))
+        print(remote.task_line(step, task, error or (trainjobs.in_words(jobs.pop(step)) if step in jobs else "")))
+    for step, job in jobs.items():  # of a step that KFP has not told of, or does not follow any more
+        print(remote.task_line(step, "", trainjobs.in_words(job)))
     print(f"{state.name}: {state.state}{f': {state.error}' if state.error else ''}")
     print(client.link(args.run))
     return 1 if state.state == "FAILED" else 0
@@ -57,4 +62,8 @@ def _in_store(run: str) -> int:
     end = records.end_of(store, run)
     if end is not None:
         print(f"{run}: {end.state}{f': {end.message}' if end.message else ''}")
+        if end.standing:
+            print(end.standing)
+        if end.webhook:
+            print(f"webhook: {end.webhook}")
     return 1 if any(call.state == "failed" for call in calls.values()) else 0

@@ -12,7 +12,10 @@ from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, read_
 from sida.recipe import Recipe
 from sida.scoring.gates import target_gate, teacher_gate
 from sida.scoring.interval import half_width
+from sida.scoring.series import remember
+from sida.settings import settings
 from sida.steps import Context, Published, step
+from sida.stores import open_store
 
 SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/training/processes.py")
 FEW = 10  # images per feature, below which the sample's size shows in the score
@@ -218,7 +221,8 @@ def score(
 
     target = recipe.targets.model_dump(mode="json") if recipe.targets else None
     parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
-    published = context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+    published: Published = context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+    remember(open_store(settings().store), recipe, published.manifest)
     if published.manifest.result.gate:
         progress.note("score", published.manifest.result.gate)
     return published

@@ -72,6 +72,11 @@ class Kfp:
             ("SUCCEEDED", {})
         ]  # state of a run, and of its tasks, poll by poll
         self._numbers = itertools.count(1)
+        self.before: Callable[[str, str], None] = lambda method, path: None  # a test's: raises Refused, or looks
+
+    def enabled(self) -> list[str]:
+        """Ids of the recurring runs that fire."""
+        return [name for name, item in self.recurring.items() if item["status"] == "ENABLED"]
 
     def new_id(self, kind: str) -> str:
         return f"{kind}-{next(self._numbers):04d}"
@@ -79,6 +84,7 @@ class Kfp:
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
         """The reply to one request."""
         self.requests.append((method, path))
+        self.before(method, path)
         parts = path.split("/")
         match [method, *parts]:
             case ["GET", "healthz"]:
@@ -113,7 +119,7 @@ class Kfp:
                     raise Refused(400, "cron needs six fields")
                 read = body | {"max_concurrency": str(body["max_concurrency"])}  # KFP's client sends a number
                 made = self._keep(self.recurring, "recurring_run_id", "recurring", read, "V2beta1RecurringRun")
-                made["status"] = "ENABLED"
+                made["status"] = "ENABLED" if body["mode"] == "ENABLE" else "DISABLED"
                 return made
             case ["POST", "recurringruns", action] if action.endswith((":enable", ":disable")):
                 name, _, verb = action.partition(":")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
-from pipeline.cron import six_fields
+from pipeline.commands import schedule as verb
+from pipeline.cron import fires_within, six_fields
 from sida.errors import UserError
 from tests.pipeline.command import Command, Said
-from tests.pipeline.kfp_server import Kfp
+from tests.pipeline.kfp_server import Kfp, Refused
 
 
 @pytest.mark.parametrize("text", ["0 3 * * 1", "*/15 0-6 1,15 JAN-MAR mon-fri", "0 0 ? * 0", "5 4 * * */2"])
@@ -38,6 +41,11 @@ def test_a_wrong_cron_is_refused_with_the_field(text: str, words: list[str]) -> 
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "QUIET_ATTEMPTS", 0)
+
+
 def schedule(command: Command, *more: str) -> Said:
     return command("schedule", "digits", "--profile", command.profile(), *more)
 
@@ -59,8 +67,61 @@ def test_a_changed_schedule_shows_the_difference_and_replaces_the_old_one(comman
     assert said.out.splitlines() == ["sida-digits: changed", "- cron: 0 0 3 * * 1", "+ cron: 0 0 4 * * 1"]
     (new,) = kfp.recurring
     assert new != old
-    posts = [request for request in kfp.requests if "recurringruns" in request[1] and request[0] != "GET"]
-    assert [method for method, _ in posts] == ["POST", "POST", "DELETE"]  # never without one in between
+    asked = [path.rpartition(":")[2] for method, path in kfp.requests if "recurringruns" in path and method == "POST"]
+    assert asked == ["recurringruns", "recurringruns", "enable", "disable"]
+    assert kfp.enabled() == [new]
+
+
+@pytest.mark.parametrize("breaks", ["POST recurringruns", ":enable", ":disable", "DELETE recurringruns"])
+def test_whatever_fails_while_a_schedule_is_replaced_exactly_one_fires_and_again_mends_it(
+    command: Command, kfp: Kfp, breaks: str
+) -> None:
+    schedule(command, "--cron", "0 3 * * 1")
+    (old,) = kfp.recurring
+    broken = [True]
+
+    def fail(method: str, path: str) -> None:
+        if broken and (f"{method} {path}".startswith(breaks) or (breaks[0] == ":" and path.endswith(breaks))):
+            broken.clear()  # once: what follows is the repair
+            raise Refused(500, "out of order")
+
+    kfp.before = fail
+    said = schedule(command, "--cron", "0 4 * * 1")
+    assert (said.status, said.out) == (1, "")
+    assert len(kfp.enabled()) == 1
+    if breaks != "DELETE recurringruns":
+        assert kfp.enabled() == [old]  # as it was
+    again = schedule(command, "--cron", "0 4 * * 1")
+    assert again.status == 0, again.err
+    (made,) = kfp.recurring.values()
+    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * 1"
+    assert made["status"] == "ENABLED"
+
+
+def test_a_killed_replacement_leaves_one_schedule_at_least_at_every_moment(command: Command, kfp: Kfp) -> None:
+    schedule(command, "--cron", "0 3 * * 1")
+    seen: list[int] = []
+    kfp.before = lambda method, path: seen.append(len(kfp.enabled()))
+    schedule(command, "--cron", "0 4 * * 1")
+    assert min(seen) == 1 and seen.count(2) == 1  # two only when the last but one request came in: disable
+
+
+@pytest.mark.parametrize(
+    ("cron", "minute", "fires"),
+    [
+        ("0 0 3 * * 1", 59, True),
+        ("0 0 3 * * 1", 0, True),
+        ("0 0 3 * * 1", 5, False),
+        ("0 0 3 * * 1", 29, True),  # where clocks stand half an hour apart
+        ("0 7-9 * * * *", 8, True),
+        ("0 7-9 * * * *", 10, False),
+        ("0 * * * * *", 30, True),
+        ("0 3/20 * * * *", 22, True),
+        ("0 1,2 * * * *", 5, False),
+    ],
+)
+def test_a_schedule_is_replaced_in_a_minute_in_which_it_does_not_fire(cron: str, minute: int, fires: bool) -> None:
+    assert fires_within(cron, datetime(2026, 11, 2, 12, minute), 1) is fires
 
 
 def test_a_changed_pipeline_is_a_difference_too(command: Command, kfp: Kfp) -> None:

@@ -1,0 +1,112 @@
+"""A TrainJob outlives its launching step: the next one's lease is its own, and without any it ends itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sida import recipe
+from sida.errors import Fenced
+from sida.lease import acquire
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+from sida.training import job as jobs
+from tests.conftest import ROOT
+
+FOLDER, KEY = "jobs/distill/abc/1", "steps/distill/abc"
+
+
+@pytest.fixture
+def store(place: Path) -> ObjectStore:
+    return open_store(settings().store)
+
+
+def take(store: ObjectStore) -> int:
+    """Hold the key for a moment; the fencing number."""
+    with acquire(store, KEY, ttl=30.0, wait=0.0, note=lambda text: None) as lease:
+        return int(lease.number)
+
+
+def spec(number: int, launch: dict[str, Any] | None) -> dict[str, Any]:
+    fields = {"folder": FOLDER, "step": "distill", "lease": {"key": KEY, "number": number}}
+    recipe_fields = recipe.load("digits").model_dump(mode="json")
+    return fields | {"recipe": recipe_fields} | ({"launch": launch} if launch else {})
+
+
+def put(store: ObjectStore, content: dict[str, Any]) -> dict[str, Any]:
+    store.put(f"{FOLDER}/spec.json", json.dumps(content).encode())
+    return content
+
+
+LAUNCH = {"job": "sida-distill-1", "abandoned_seconds": 60}
+
+
+def test_workers_go_on_under_the_lease_of_the_next_launcher_of_their_trainjob(store: ObjectStore) -> None:
+    job = jobs.Job(put(store, spec(take(store), LAUNCH)), store, None)  # type: ignore[arg-type]
+    job.check()
+    put(store, spec(take(store), LAUNCH))
+    job.check()
+    job.publish("result.json", b"{}")
+    assert store.read(f"{FOLDER}/result.json") == b"{}"
+
+
+@pytest.mark.parametrize("launch", [None, LAUNCH | {"job": "sida-distill-2"}])
+def test_any_other_writer_fences_them(store: ObjectStore, launch: dict[str, Any] | None) -> None:
+    job = jobs.Job(put(store, spec(take(store), LAUNCH)), store, None)  # type: ignore[arg-type]
+    put(store, spec(take(store), launch))
+    with pytest.raises(Fenced):
+        job.check()
+
+
+def test_workers_of_this_machine_have_no_heirs(store: ObjectStore) -> None:
+    job = jobs.Job(put(store, spec(take(store), None)), store, None)  # type: ignore[arg-type]
+    put(store, spec(take(store), None))
+    with pytest.raises(Fenced):
+        job.check()
+
+
+def test_a_launcher_that_has_the_lease_but_does_not_say_so_is_waited_for_and_then_obeyed(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEIR_SECONDS", 0.1)
+    job = jobs.Job(put(store, spec(take(store), LAUNCH)), store, None)  # type: ignore[arg-type]
+    take(store)
+    with pytest.raises(Fenced):
+        job.check()
+
+
+WORKER = """
+import sys, time
+from sida.launch.abandoned import end_when_abandoned
+from sida.settings import settings
+from sida.stores import open_store
+end_when_abandoned(open_store(settings().store), "distill", sys.argv[1], float(sys.argv[2]))
+print("working", flush=True)
+time.sleep(60)
+"""
+
+
+def worker(seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, KEY, str(seconds)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def test_a_job_without_a_launcher_ends_itself_and_one_with_a_living_one_does_not(store: ObjectStore) -> None:
+    with acquire(store, KEY, ttl=0.5, wait=0.0, note=lambda text: None), worker(2.0) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        time.sleep(3.0)
+        assert process.poll() is None  # the launcher renews its lease
+        process.kill()
+    with worker(1.0) as process:
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGTERM
+        assert "no launching step for 1 s" in said

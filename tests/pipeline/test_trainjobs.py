@@ -1,0 +1,137 @@
+"""What the command line does for steps that run as TrainJobs, against stand-ins for KFP and for Kubernetes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sida.launch.manifest import job_name, train_job
+from sida.launch.target import Target, parse_target
+from sida.stores import open_store
+from tests.launch.crds import errors
+from tests.launch.kube_server import NAMESPACE, Kube
+from tests.launch.kube_server import serve as serve_kube
+from tests.pipeline.command import Command
+from tests.pipeline.kfp_server import Kfp
+
+SECTION = "trainjob: {namespace: work, runtime: sida-torch, queue: gpu, service_account: trainer}\n"
+LAUNCHED = (
+    ("job_namespace: work", SECTION + "job_namespace: work"),
+    ("    memory: 64Gi\n", "    memory: 64Gi\n    launcher: trainjob\n    nodes: 2\n"),
+)
+IMAGE = "registry.test/sida-cuda@sha256:" + "2" * 64
+
+
+@pytest.fixture
+def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
+    with serve_kube(tmp_path) as (path, memory):
+        monkeypatch.setenv("KUBECONFIG", path)
+        yield memory
+
+
+def container(text: str, step: str) -> dict[str, Any]:
+    executors = yaml.safe_load(text.partition("\n---\n")[0])["deploymentSpec"]["executors"]
+    return dict(executors[f"exec-{step}"]["container"])
+
+
+def test_a_launched_step_s_pod_is_light_and_its_variables_make_a_valid_trainjob(command: Command) -> None:
+    said = command("compile", "digits", "--profile", command.profile(*LAUNCHED))
+    assert said.status == 0, said.err
+    pod = container(said.out, "distill")
+    assert pod["image"].startswith("registry.test/sida@")  # the CPU image
+    assert "accelerator" not in pod["resources"]
+    assert pod["resources"]["resourceMemoryLimit"] == "2Gi"
+    env = {item["name"]: item["value"] for item in pod["env"]}
+    assert env["SIDA_LAUNCHER"] == "trainjob"
+    target = parse_target(env["SIDA_TRAINJOB"])
+    assert (target.image, target.nodes, target.memory, target.queue) == (IMAGE, 2, "64Gi", "gpu")
+    assert (target.accelerator, target.deadline_seconds) == ("nvidia.com/gpu", 86400)
+    made = train_job(target, name="sida-x", step="distill", run="r", folder="jobs/x", processes=2, threads=1)
+    assert errors(made) == []
+    assert "secretKeyRef" in json.dumps(made) and "SIDA_LAUNCHER" not in json.dumps(made)
+    assert "SIDA_LAUNCHER" not in str(container(said.out, "score"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ((LAUNCHED[1],), ["trainjob", "namespace"]),
+        (
+            (LAUNCHED[0], ("nvidia.com/gpu\n", "nvidia.com/gpu\n    launcher: kueue\n")),
+            ["steps.distill.launcher", "'kueue'"],
+        ),
+        ((*LAUNCHED, ("nodes: 2", "nodes: 3")), ["steps.distill.nodes", "3 nodes"]),
+        ((LAUNCHED[0], ("steps:\n", "steps:\n  compare: {launcher: trainjob}\n")), ["steps.compare.launcher", "light"]),
+        ((LAUNCHED[0], ("queue: gpu", "que: gpu")), ["trainjob.que", "'queue'"]),
+    ],
+)
+def test_a_mistake_about_trainjobs_is_one_line_with_the_field(command: Command, changes: Any, words: list[str]) -> None:
+    line = command("compile", "digits", "--profile", command.profile(*changes)).mistake()
+    assert all(word in line for word in words), line
+
+
+def test_without_the_trainer_or_the_runtime_nothing_is_submitted_or_scheduled(
+    command: Command, kfp: Kfp, kube: Kube
+) -> None:
+    mine = command.profile(*LAUNCHED)
+    kube.served = False
+    line = command("submit", "digits", "--profile", mine).mistake()
+    assert "distill: launcher: trainjob" in line and "trainer.kubeflow.org/v1alpha1" in line
+    kube.served, kube.runtimes = True, set()
+    line = command("schedule", "digits", "--profile", mine, "--cron", "0 3 * * 1").mistake()
+    assert "no TrainingRuntime 'sida-torch' in namespace work" in line
+    assert not kfp.requests
+    kube.runtimes = {"sida-torch"}
+    assert command("submit", "digits", "--profile", mine).status == 0
+
+
+def test_where_the_cluster_cannot_be_reached_from_here_that_is_said_and_the_run_submitted(
+    command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(command.place / "nowhere"))
+    said = command("submit", "digits", "--profile", command.profile(*LAUNCHED))
+    assert said.status == 0
+    assert "was not checked: no Kubernetes cluster is configured here" in said.err
+
+
+def test_status_logs_and_cancel_reach_the_trainjob_of_the_run(command: Command, kfp: Kfp, kube: Kube) -> None:
+    mine = command.profile(*LAUNCHED)
+    kfp.story = [("RUNNING", {"distill": "RUNNING"})]
+    command("submit", "digits", "--profile", mine)
+    (run,) = kfp.runs
+    target = Target(namespace=NAMESPACE, runtime="sida-torch", image=IMAGE)
+    name = job_name("distill", "jobs/x", "s3://b")
+    made = train_job(target, name=name, step="distill", run=run, folder="jobs/x", processes=1, threads=1)
+    kube.answer("POST", f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs", {}, made)
+    kube.counts(active=1, ready=1)
+    assert f"TrainJob {name}: its pods run" in command("status", run, "--profile", mine).out
+    assert "has no pod yet" in command("logs", run, "distill", "--profile", mine).mistake()
+    kube.say(kube.pod(), "one", "two")
+    assert command("logs", run, "distill", "--profile", mine).out == "one\ntwo\n"
+    assert f"TrainJob {name}: deleted" in command("cancel", run, "--profile", mine).out
+    assert not kube.objects["trainjobs"]
+
+
+def test_the_log_of_a_job_that_has_ended_is_kept_in_the_store(place: Path) -> None:
+    from pipeline.trainjobs import kept_log
+
+    store = open_store(f"file://{place / 'store'}")
+    assert kept_log(store, "r-1", "distill") is None
+    store.put("runs/r-1/jobs/distill.json", b'{"folder": "jobs/distill/abc/1"}')
+    store.put("jobs/distill/abc/1/log.txt", b"one\ntwo\n")
+    assert kept_log(store, "r-1", "distill") == "one\ntwo\n"
+
+
+def test_runtime_prints_what_the_namespace_needs(command: Command) -> None:
+    said = command("runtime", "--profile", command.profile(*LAUNCHED))
+    runtime, role, binding = yaml.safe_load_all(said.out)
+    assert errors(runtime) == []
+    assert runtime["spec"]["template"]["spec"]["failurePolicy"]["maxRestarts"] == 3
+    assert role["rules"][0]["resources"] == ["trainjobs"]
+    assert binding["subjects"][0]["name"] == "pipeline-runner"
+    assert "section trainjob" in command("runtime", "--profile", command.profile()).mistake()
