@@ -165,6 +165,7 @@ class Evaluation(Part):
     first_seed: Count = 1_000_000  # of the first reported range; the next ones follow it
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
+    stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
 
     @model_validator(mode="after")
     def _ranges_are_apart(self) -> Evaluation:
@@ -189,7 +190,10 @@ class Execution(Part):
     micro_batch: Positive | None = None  # per process, a multiple of the loss group; None: the whole share
     sampling_batch: Positive = 512
     checkpoint_every: Positive  # in images seen
-    checkpoints_kept: Annotated[int, Field(ge=2)] = 2
+    checkpoints_kept: Annotated[int, Field(ge=2)] = 2  # the newest; the best is kept besides
+    non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
+    activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
+    compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
 
 
 class Recipe(Part):

@@ -18,6 +18,7 @@ VARIABLES = {
     "SIDA_IMAGE": "the container image that a step runs in, by digest; set from a profile, recorded with each call",
     "SIDA_EVENTS": "file that steps append progress events to; set by `python -m pipeline`",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
+    "SIDA_TIMEOUT": "seconds that a process of a job waits for the others before it gives up (default 600)",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
@@ -36,6 +37,7 @@ class Settings:
     image: str
     events: Path | None
     workers: int | None
+    timeout: float
     cache: Path
     cache_bytes: int
     s3_endpoint: str | None
@@ -64,6 +66,7 @@ def settings() -> Settings:
         image=os.environ.get("SIDA_IMAGE", ""),
         events=Path(events) if events else None,
         workers=int(_number("SIDA_WORKERS", 0)) or None,
+        timeout=_number("SIDA_TIMEOUT", 600),
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
         s3_endpoint=endpoint,

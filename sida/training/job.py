@@ -23,6 +23,7 @@ class Job:
         self.spec, self.store, self.processes = spec, store, processes
         self.folder: str = spec["folder"]
         self.step: str = spec["step"]
+        self.fence: int = spec["lease"]["number"]
         self.recipe: Recipe = parse_recipe(spec["recipe"], f"job {self.folder}")
 
     def manifest(self, name: str) -> Manifest:
@@ -31,7 +32,7 @@ class Job:
 
     def check(self) -> None:
         """Raises Fenced when another writer has taken over."""
-        check_fence(self.store, self.spec["lease"]["key"], self.spec["lease"]["number"])
+        check_fence(self.store, self.spec["lease"]["key"], self.fence)
 
     def publish(self, name: str, content: bytes) -> None:
         """Write ``name`` in the job's folder."""
