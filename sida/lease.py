@@ -205,6 +205,19 @@ def is_alive(store: ObjectStore, key: str, number: int) -> bool:
     return holder is not None and holder.alive(time.time())
 
 
+def alive_holder(store: ObjectStore, key: str) -> tuple[int, Holder] | None:
+    """Who holds the key now, and the lease's number; None when nobody does."""
+    number = _newest(store, key)
+    holder = _read(store, key, number)
+    return (number, holder) if holder is not None and holder.alive(time.time()) else None
+
+
+def last_words(store: ObjectStore, key: str, number: int) -> bool:
+    """Whether lease ``number`` was released by its holder, which so ended in order."""
+    holder = _read(store, key, number)
+    return holder is not None and holder.released
+
+
 # -- objects
 
 

@@ -18,6 +18,7 @@ VARIABLES = {
     "SIDA_IMAGE": "the container image that a step runs in, by digest; set from a profile, recorded with each call",
     "SIDA_EVENTS": "file that steps append progress events to; set by `python -m pipeline`",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
+    "SIDA_NODES": "the machines that run together; set by `python -m pipeline run --nodes`",
     "SIDA_TIMEOUT": "seconds that a process of a job waits for the others before it gives up (default 600)",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
@@ -38,6 +39,7 @@ class Settings:
     events: Path | None
     workers: int | None
     timeout: float
+    nodes: str
     cache: Path
     cache_bytes: int
     s3_endpoint: str | None
@@ -67,6 +69,7 @@ def settings() -> Settings:
         events=Path(events) if events else None,
         workers=int(_number("SIDA_WORKERS", 0)) or None,
         timeout=_number("SIDA_TIMEOUT", 600),
+        nodes=os.environ.get("SIDA_NODES", ""),
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
         s3_endpoint=endpoint,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
+from sida.launch.nodes import Nodes, lead
 from sida.settings import settings
 
 if TYPE_CHECKING:
@@ -38,15 +39,24 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
     context.store.put(f"{folder}/spec.json", json.dumps(full, indent=1).encode())
     log = here.runs / "logs" / f"{context.step.name}-{context.key[:12]}-{context.attempt}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    status = run_workers(
-        "sida.training.worker",
-        ["--job", f"{folder}/spec.json"],
-        processes=here.workers or execution.processes,
-        threads=execution.threads,
-        log_path=log,
-        environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
-        on_tick=context.lease.check,
-    )
+
+    def run_here(nodes: tuple[Nodes, str] | None = None) -> int:
+        return run_workers(
+            "sida.training.worker",
+            ["--job", f"{folder}/spec.json"],
+            processes=here.workers or execution.processes,
+            threads=execution.threads,
+            log_path=log,
+            environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
+            on_tick=context.lease.check,
+            nodes=nodes,
+        )
+
+    if (machines := Nodes.parse(here.nodes)) is None:
+        status = run_here()
+    else:
+        step, job = context.step.name, f"{folder}/spec.json"
+        status = lead(context.store, machines, step, job, lambda attempt: run_here((machines, attempt)))
     if status:
         raise SidaError(f"{kind}: stopped on request; run again to continue from the last checkpoint")
     result = _result(context, folder)

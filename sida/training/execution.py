@@ -48,7 +48,7 @@ def _recomputing(block: nn.Module, forward: Callable[..., torch.Tensor]) -> Call
     def run(*arguments: Any) -> torch.Tensor:
         if not torch.is_grad_enabled():
             return forward(*arguments)
-        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)  # type: ignore[return-value]
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     return run
 

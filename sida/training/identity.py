@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from sida.errors import UserError
 from sida.recipe import Evaluation, Method
 from sida.training.job import Job
@@ -39,7 +41,8 @@ def refuse_other(saved: dict[str, Any], job: Job, seen: int) -> None:
 
 def _default(path: str) -> Any:
     part, _, name = path.partition(".")
-    model = {"method": Method, "evaluation": Evaluation}.get(part)
+    models: dict[str, type[BaseModel]] = {"method": Method, "evaluation": Evaluation}
+    model = models.get(part)
     field = model.model_fields.get(name) if model is not None else None
     return ABSENT if field is None or field.is_required() else field.get_default()
 

@@ -57,6 +57,6 @@ def _dumped(run: Run, losses: dict[str, Tensor], why: str) -> SidaError:
         job.publish(f"{name}.json", json.dumps(content, indent=1).encode())
         where = job.store.address_of(f"{job.folder}/{name}.json")
     return SidaError(
-        f"{why}: {trouble}; stopped at iteration {run.seen // run.method.batch} ({run.seen:,} images). The state is in {where}, the "
-        f"last good checkpoint is kept: lower the learning rates or alpha in the recipe"
+        f"{why}: {trouble}; stopped at iteration {run.seen // run.method.batch} ({run.seen:,} images). The state is in {where}, "
+        f"the last good checkpoint is kept: lower the learning rates or alpha in the recipe"
     )
