@@ -98,13 +98,13 @@ def lead(store: ObjectStore, nodes: Nodes, step: str, job: str, run: Callable[[s
 
     Raises UserError when the others do not join within SIDA_TIMEOUT, and what ``run`` raises when restarts do not help.
     """
-    reached, left, before = _progress(store, job), RESTARTS, ""
+    reached, left = _progress(store, job), RESTARTS
     while True:
-        _wait_for_all(store, nodes, before)
-        before = secrets.token_hex(6)
-        store.put(nodes.key("job"), json.dumps({"id": before, "job": job}).encode())
+        _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
+        name = secrets.token_hex(6)
+        store.put(nodes.key("job"), json.dumps({"id": name, "job": job}).encode())
         try:
-            return run(before)
+            return run(name)
         except (UserError, Fenced):
             raise
         except SidaError as error:
@@ -121,6 +121,7 @@ def _progress(store: ObjectStore, job: str) -> list[str]:
 
 
 def _wait_for_all(store: ObjectStore, nodes: Nodes, before: str) -> None:
+    """Until every other machine has done with the job called ``before``."""
     seconds = settings().timeout
     deadline = time.monotonic() + seconds
     waiting = list(range(1, nodes.count))

@@ -1,10 +1,10 @@
 """Kill a distillation again and again, and compare what it ends with: ``python -m tests.soak --kills 100`` (``make soak``).
 
-Each trial is a new attempt of the step distill. Its launcher, torchrun or a worker is killed (SIGKILL) at a random moment, or in the
-middle of writing or uploading a checkpoint; it is started again, perhaps killed again, until it ends. Half of the trials keep their
-results in a folder, half on an S3 server. A kill counts as identical when no process of the trial outlived it for long, every
-checkpoint that was found after it has the tensors of the undisturbed run's at the same place, and the trial's final generator is
-the undisturbed one's, bit for bit.
+Each trial is a new attempt of the step distill. Its launcher, torchrun or a worker is killed (SIGKILL) at a random moment, or in
+the middle of writing or uploading a checkpoint; it is started again, perhaps killed again, until it ends. Half of the trials keep
+their results in a folder, half on an S3 server. A kill counts as identical when no process of the trial outlived it for long,
+every checkpoint that was found after it has the tensors of the undisturbed run's at the same place, and the trial's final
+generator is the undisturbed one's, bit for bit.
 """
 
 from __future__ import annotations
