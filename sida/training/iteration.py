@@ -44,6 +44,9 @@ class Networks:
     theta: Denoiser
     theta_ema: Denoiser
 
+    def __iter__(self) -> Iterator[Denoiser]:
+        return iter((self.phi, self.psi, self.theta, self.theta_ema))
+
     @classmethod
     def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
         """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A)."""

@@ -19,8 +19,7 @@ class SavedTensors:
     """
 
     def __init__(self, job: Distillation) -> None:
-        networks = (job.networks.phi, job.networks.psi, job.networks.theta, job.networks.theta_ema)
-        self._known = {_storage(t) for network in networks for t in (*network.parameters(), *network.buffers())}
+        self._known = {_storage(t) for network in job.networks for t in (*network.parameters(), *network.buffers())}
         self._alive: list[Any] = []  # so that no address is used twice
         self.bytes = 0
 
@@ -49,12 +48,10 @@ def activation_bytes(job: Distillation, seen: int) -> dict[str, int]:
 
 
 def state_bytes(job: Distillation) -> dict[str, int]:
-    """Bytes of networks, gradients that are there now, and both optimisers' moments."""
+    """Bytes of each network and of both optimisers' moments."""
     networks = {"phi": job.networks.phi, "psi": job.networks.psi, "theta": job.networks.theta}
     networks["theta_ema"] = job.networks.theta_ema
     found = {name: _bytes((*network.parameters(), *network.buffers())) for name, network in networks.items()}
-    trained = [*job.networks.psi.parameters(), *job.networks.theta.parameters()]
-    found["gradients"] = _bytes(p.grad for p in trained if p.grad is not None)
     moments = [state.values() for o in (job.psi_optimiser, job.theta_optimiser) for state in o.state.values()]
     found["optimisers"] = _bytes(value for values in moments for value in values)
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
-from sida.training.execution import recompute_activations
+from sida.training.execution import compile_forward, recompute_activations
 from tests.training.tiny import distillation, edm2, largest_difference, run
 
 
@@ -32,6 +34,17 @@ def test_recomputed_activations_change_no_bit_under_forced_normalisation() -> No
         recompute_activations(network)
     first, second = run(plain, 5), run(saving, 5)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own insides
+def test_compiled_networks_give_the_same_numbers_but_for_rounding() -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler here")
+    plain, compiled = distillation(), distillation()
+    for network in (compiled.networks.phi, compiled.networks.psi, compiled.networks.theta):
+        compile_forward(network)
+    assert largest_difference(run(plain, 2, seen=96), run(compiled, 2, seen=96)) < 1e-9
 
 
 def test_theta_waits_for_its_warm_up_and_the_ema_follows_all_the_same() -> None:

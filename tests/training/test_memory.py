@@ -44,4 +44,3 @@ def test_state_is_four_networks_and_two_pairs_of_moments() -> None:
     network = parts["phi"]
     assert parts["psi"] == parts["theta"] == parts["theta_ema"] == network
     assert parts["optimisers"] == pytest.approx(4 * network, rel=0.02)
-    assert parts["gradients"] == pytest.approx(2 * network, rel=0.02)
