@@ -103,7 +103,7 @@ def _alone(recipe: Path, place: Path) -> str:
     return _generator(done.stdout)
 
 
-def _until(place: Path, pattern: str, count: int, seconds: float = 180) -> None:
+def _until(place: Path, pattern: str, count: int, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while len(list(place.glob(pattern))) < count:
         said = [(place / f"stderr{rank}").read_text()[-1000:] for rank in (0, 1)]
@@ -127,10 +127,10 @@ def test_two_machines_give_the_numbers_of_one_and_a_cut_cable_ends_in_a_restart(
             network.cable("down")
             time.sleep(40)  # longer than SIDA_TIMEOUT
             network.cable("up")
-        stdout, _ = nodes[0].communicate(timeout=240)
+        stdout, _ = nodes[0].communicate(timeout=600)
         said = (place / "stderr0").read_text()
         assert nodes[0].returncode == 0, said
-        assert nodes[1].wait(timeout=30) == 0, (place / "stderr1").read_text()
+        assert nodes[1].wait(timeout=60) == 0, (place / "stderr1").read_text()
     finally:
         for node in nodes:
             node.kill()
