@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all test-container image check format clean lock help
+.PHONY: setup demo test test-all soak bench test-container image check format clean lock help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -31,8 +31,16 @@ test: setup ## what matters, in minutes
 test-all: setup ## everything but containers
 	$(BIN)/python -m pytest -m "not container"
 
+KILLS ?= 100
+SEED ?= 0
+soak: setup ## kill -9 at random, KILLS times, on both stores: the generator must not change by a bit
+	$(BIN)/python -m tests.soak --kills $(KILLS) --seed $(SEED)
+
 test-container: setup ## build the image and run it (as root, with buildah, runc or crun, debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
+
+bench: setup ## speed and memory, as ratios: images/s at 1 and 2 processes, checkpoint stall, in-loop share, memory by part
+	$(BIN)/python -m benchmarks
 
 image: ## build the CPU image with docker, podman or buildah: make image IMAGE="--tag NAME --base IMAGE@sha256:..."
 	$(PYTHON) scripts/image.py $(IMAGE)

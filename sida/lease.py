@@ -211,6 +211,19 @@ def last_expiry(store: ObjectStore, key: str) -> float | None:
     return holder.expires if holder is not None else None
 
 
+def alive_holder(store: ObjectStore, key: str) -> tuple[int, Holder] | None:
+    """Who holds the key now, and the lease's number; None when nobody does."""
+    number = _newest(store, key)
+    holder = _read(store, key, number)
+    return (number, holder) if holder is not None and holder.alive(time.time()) else None
+
+
+def last_words(store: ObjectStore, key: str, number: int) -> bool:
+    """Whether lease ``number`` was released by its holder, which so ended in order."""
+    holder = _read(store, key, number)
+    return holder is not None and holder.released
+
+
 # -- objects
 
 

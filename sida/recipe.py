@@ -236,6 +236,7 @@ class Evaluation(Part):
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
+    stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
 
     @model_validator(mode="after")
     def _ranges_are_apart(self) -> Evaluation:
@@ -286,7 +287,10 @@ class Execution(Part):
     micro_batch: Positive | None = None  # per process, a multiple of the loss group; None: the whole share
     sampling_batch: Positive = 512
     checkpoint_every: Positive  # in images seen
-    checkpoints_kept: Annotated[int, Field(ge=2)] = 2
+    checkpoints_kept: Annotated[int, Field(ge=2)] = 2  # the newest; the best is kept besides
+    non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
+    activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
+    compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
 
 
 class Recipe(Part):

@@ -22,6 +22,8 @@ VARIABLES = {
     "SIDA_TRAINJOB": "JSON: namespace, runtime, image, nodes of the TrainJob; set from a profile (sida.launch.target)",
     "SIDA_WEBHOOK": "https address that is told of a score that got worse; a secret (a profile's webhook), never printed",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
+    "SIDA_NODES": "the machines that run together; set by `python -m pipeline run --nodes`",
+    "SIDA_TIMEOUT": "seconds that a process of a job waits for the others before it gives up (default 600)",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
@@ -44,6 +46,8 @@ class Settings:
     trainjob: str
     webhook: str = field(repr=False)
     workers: int | None
+    timeout: float
+    nodes: str
     cache: Path
     cache_bytes: int
     s3_endpoint: str | None
@@ -76,6 +80,8 @@ def settings() -> Settings:
         trainjob=os.environ.get("SIDA_TRAINJOB", ""),
         webhook=os.environ.get("SIDA_WEBHOOK", "").strip(),
         workers=int(_number("SIDA_WORKERS", 0)) or None,
+        timeout=_number("SIDA_TIMEOUT", 600),
+        nodes=os.environ.get("SIDA_NODES", ""),
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
         s3_endpoint=endpoint,

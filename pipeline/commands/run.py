@@ -9,6 +9,7 @@ examples:
   python -m pipeline run digits --force distill    distil anew, and all that follows
   python -m pipeline run digits --json | jq .scores
   python -m pipeline run ./mine.yaml --store s3://bucket/sida
+  python -m pipeline run digits --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500 --store s3://bucket/sida
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ import json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE and how to run it."""
-    from pipeline import running
+    from pipeline import nodes, running
 
     running.add_arguments(parser)
+    nodes.add_arguments(parser)
     running.add_force(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run, then print the result."""
-    from pipeline import result, running
+    from pipeline import nodes, result, running
 
-    recipe, outcome = running.run(args, goal="compare", force=args.force)
+    machines = nodes.machines(args)
+    if machines is not None and machines.rank > 0:
+        return nodes.follow(args, machines)
+    with nodes.leading(args, machines):
+        recipe, outcome = running.run(args, goal="compare", force=args.force)
     if outcome.status:
         return running.fail(outcome)
     run = result.read(outcome)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sida import records
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
+from sida.launch.nodes import Nodes, lead
 from sida.settings import settings
 
 if TYPE_CHECKING:
@@ -49,20 +50,27 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
 
 
 def _here(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
-    """In processes of this machine; False when they were asked to stop."""
+    """In processes of this machine, or of this and other bare ones; False when they were asked to stop."""
     here = settings()
     context.store.put(f"{folder}/spec.json", json.dumps(spec, indent=1).encode())
     log.parent.mkdir(parents=True, exist_ok=True)
-    status = run_workers(
-        "sida.training.worker",
-        ["--job", f"{folder}/spec.json"],
-        processes=here.workers or execution.processes,
-        threads=execution.threads,
-        log_path=log,
-        environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
-        on_tick=context.lease.check,
-    )
-    return status == 0
+
+    def run_here(nodes: tuple[Nodes, str] | None = None) -> int:
+        return run_workers(
+            "sida.training.worker",
+            ["--job", f"{folder}/spec.json"],
+            processes=here.workers or execution.processes,
+            threads=execution.threads,
+            log_path=log,
+            environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
+            on_tick=context.lease.check,
+            nodes=nodes,
+        )
+
+    if (machines := Nodes.parse(here.nodes)) is None:
+        return run_here() == 0
+    step, job = context.step.name, f"{folder}/spec.json"
+    return lead(context.store, machines, step, job, lambda attempt: run_here((machines, attempt))) == 0
 
 
 def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:

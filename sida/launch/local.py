@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from sida.errors import SidaError, UserError
 from sida.launch.log import explain
@@ -25,6 +25,10 @@ from sida.launch.parent import PARENTS
 from sida.launch.processes import LINUX, Process
 from sida.launch.signals import on_stop
 from sida.settings import environment as inherited
+from sida.settings import settings
+
+if TYPE_CHECKING:
+    from sida.launch.nodes import Nodes
 
 TICK_SECONDS = 1.0
 POLL_SECONDS = 0.05
@@ -50,12 +54,14 @@ def run_workers(
     on_tick: Callable[[], None] | None = None,
     stop: Callable[[], bool] | None = None,
     grace_seconds: float = GRACE_SECONDS,
+    nodes: tuple[Nodes, str] | None = None,
 ) -> int:
     """Run ``python -m module arguments`` in ``processes`` processes under torchrun and wait for them.
 
     Output is appended to ``log_path``. ``on_tick`` runs about once a second; what it raises kills the workers
     and passes on. SIGTERM and SIGINT (when called in the main thread), or ``stop`` answering true, ask the
-    workers to end (SIGTERM); a second signal, or ``grace_seconds``, kills them.
+    workers to end (SIGTERM); a second signal, or ``grace_seconds``, kills them. ``nodes``: the machines that run this
+    together, and the job's id among them; ``processes`` are of this one.
 
     Returns 0 when all ended well, 128 + signal when they were asked to stop. Raises UserError when a worker
     ended with status 2, SidaError when one failed otherwise, with its last line and the log's path.
@@ -64,7 +70,8 @@ def run_workers(
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
         begin = log.tell()
-        run = _Run(_start(module, arguments, processes, threads, log, environment or {}, token), token, grace_seconds)
+        torchrun = _start(module, arguments, processes, threads, log, environment or {}, token, nodes)
+        run = _Run(torchrun, token, grace_seconds)
     try:
         with on_stop(run.ask_to_stop):  # others than the main thread use ``stop``
             status = run.wait(on_tick, stop)
@@ -131,25 +138,25 @@ def _start(
     log: BinaryIO,
     extra: Mapping[str, str],
     token: str,
+    nodes: tuple[Nodes, str] | None,
 ) -> subprocess.Popen[bytes]:
     shim = [sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")), str(os.getpid())]
+    # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
+    here = ("--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={token}")
+    meeting = nodes[0].torchrun(nodes[1], settings().timeout) if nodes else [*here, "--local-addr=127.0.0.1"]
     torchrun = [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
-        *(
-            "--nnodes=1",
-            f"--nproc-per-node={processes}",
-            "--rdzv-backend=c10d",
-            "--rdzv-endpoint=127.0.0.1:0",
-        ),
-        *(f"--rdzv-id={token}", "--local-addr=127.0.0.1", "--max-restarts=0", "--monitor-interval=0.2"),
+        *(sys.executable, "-m", "torch.distributed.run", *meeting),
+        *(f"--nproc-per-node={processes}", "--max-restarts=0", "--monitor-interval=0.2"),
         *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", module, *arguments),
     ]
     variables = inherited()
     variables.update({name: str(threads) for name in THREAD_VARIABLES})
-    if "GLOO_SOCKET_IFNAME" not in variables:
+    interface = nodes[0].interface() if nodes else "lo" if LINUX else "lo0"
+    if interface and "GLOO_SOCKET_IFNAME" not in variables:
         # Else gloo looks up this machine's own name, which on many laptops has no address.
-        variables["GLOO_SOCKET_IFNAME"] = "lo" if LINUX else "lo0"
+        variables["GLOO_SOCKET_IFNAME"] = interface
+        if nodes:
+            variables.setdefault("NCCL_SOCKET_IFNAME", interface)
     variables.update(PYTHONUNBUFFERED="1", **{PARENTS: str(Process.current()), MARK: token})
     variables.update(extra)
     return subprocess.Popen(

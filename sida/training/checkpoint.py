@@ -1,25 +1,31 @@
 """Checkpoints: everything a run needs to continue bit for bit, as float32 safetensors plus JSON in the store.
 
-    <job>/checkpoints/<images seen>.json    what it holds and which object; created once the object is whole
-    objects/...safetensors                  the tensors, content-addressed
+    <job>/checkpoints/<images seen>-<fencing number>.json    what it holds and which object; written once the object is whole
+    objects/...safetensors                                   the tensors, content-addressed
 
-The newest checkpoint whose object is whole counts. Older ones are removed only after the new one is in place.
+The newest checkpoint whose object is whole counts. No two holders of the lease write the same key, so that a writer which was
+taken over cannot replace what its successor wrote. Older ones are removed only after the new one was read back whole.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sida import progress
 from sida.errors import Corrupt, NotFound
-from sida.stores.base import ObjectRef, fetch_object
+from sida.stores.base import ObjectRef, fetch_object, verify_object
 from sida.training.job import Job
 
 
@@ -31,40 +37,141 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def _folder(job: Job) -> str:
-    return f"{job.folder}/checkpoints"
+class Writer:
+    """Writes one job's checkpoints in the background, one at a time; the first process has one.
+
+    ``save`` copies the tensors to the host and returns: only that (and waiting for the checkpoint before, should it still be on its
+    way) holds up the training. What a write raises is raised by the next ``save`` or by ``wait``.
+    """
+
+    def __init__(self, job: Job, keep: int) -> None:
+        self._job, self._keep = job, keep
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._copies: dict[str, Tensor] = {}  # host memory, used again by each checkpoint
+        self.stalled = 0.0  # seconds that training has waited for checkpoints
+
+    def save(self, seen: int, checkpoint: Checkpoint) -> None:
+        """Publish a checkpoint, then remove all but the newest ``keep`` and the best (whose ``best_seen`` is its own place)."""
+        started = time.monotonic()
+        self.wait()
+        copies = {name: self._copy(name, tensor) for name, tensor in checkpoint.tensors.items()}
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        content = json.dumps(checkpoint.state)  # now: the training goes on to change what it is made of
+        self._pending = self._thread.submit(_write, self._job, seen, content, copies, self._keep)
+        self.stalled += time.monotonic() - started
+
+    def _copy(self, name: str, tensor: Tensor) -> Tensor:
+        mine = self._copies.get(name)
+        if mine is None or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
+            mine = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            self._copies[name] = mine
+        return mine.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is in the store and the old ones are gone; raises what went wrong."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Let a write in progress end; for a run that fails, whose own error matters more."""
+        self._thread.shutdown(wait=True)
 
 
-def save(job: Job, seen: int, checkpoint: Checkpoint, keep: int) -> None:
-    """Publish a checkpoint of this job, then remove all but the newest ``keep``."""
+def _write(job: Job, seen: int, state: str, tensors: Mapping[str, Tensor], keep: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"checkpoint-{seen}.safetensors"
-        save_file({name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}, path)
+        save_file(dict(tensors), path)
         ref = job.put(path, path.name)
-    content = {"object": [ref.name, ref.size, ref.sha256], "state": checkpoint.state}
-    job.publish(f"checkpoints/{seen:012d}.json", json.dumps(content).encode())
-    for key in _keys(job)[:-keep]:
-        old = ObjectRef(*json.loads(job.store.read(key))["object"])
-        job.store.delete(key)
-        if old.sha256 != ref.sha256:
-            job.store.delete(old.key)
+    place = Place(seen, job.fence)
+    content = {"object": [ref.name, ref.size, ref.sha256], "state": json.loads(state)}
+    job.publish(place.name, json.dumps(content).encode())
+    verify_object(job.store, ref)  # what was written can be read: now the old ones may go
+    best = content["state"].get("best_seen")
+    places = _places(job)
+    kept = [p for p in places if p in places[-keep:] or p.seen == best]
+    needed = {_tensors(job, p) for p in kept}
+    for old in (p for p in places if p not in kept):
+        _remove(job, old, needed)
 
 
-def newest(job: Job) -> Checkpoint | None:
-    """The newest whole checkpoint; a damaged one is reported and the one before it used."""
-    for key in reversed(_keys(job)):
-        try:
-            content = json.loads(job.store.read(key))
-            path = fetch_object(job.store, ObjectRef(*content["object"]))
-        except (Corrupt, NotFound, ValueError) as error:
-            if job.processes.first:
-                progress.note(
-                    job.step, f"checkpoint {key.rsplit('/', 1)[-1]} cannot be used ({error}): trying an older one"
-                )
-            continue
-        return Checkpoint(content["state"], load_file(path))
+def _remove(job: Job, place: Place, needed: set[ObjectRef | None]) -> None:
+    """The checkpoint, then its tensors unless another one has the same."""
+    ref = _tensors(job, place)
+    job.check()
+    job.store.delete(place.key(job))
+    if ref is not None and ref not in needed:
+        job.store.delete(ref.key)
+
+
+def _tensors(job: Job, place: Place) -> ObjectRef | None:
+    """Where its tensors are; None when it cannot be read."""
+    with suppress(NotFound, ValueError, LookupError, TypeError):
+        return ObjectRef(*_content(job, place)["object"])
     return None
 
 
-def _keys(job: Job) -> list[str]:
-    return [key for key in job.store.list(f"{_folder(job)}/") if key.endswith(".json")]
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where in the run a checkpoint stands, and under which lease it was written."""
+
+    seen: int
+    fence: int
+
+    @property
+    def name(self) -> str:
+        return f"checkpoints/{self.seen:012d}-{self.fence:08d}.json"
+
+    def key(self, job: Job) -> str:
+        return f"{job.folder}/{self.name}"
+
+
+def newest(job: Job) -> Checkpoint | None:
+    """The newest whole checkpoint; a damaged one is reported and removed, and the one before it used.
+
+    The first process chooses, the others read the same one, so that all continue from one place. Raises NotFound where a process
+    cannot see what the first one chose.
+    """
+    chosen = job.processes.from_first(_choose(job) if job.processes.first else None)
+    if chosen is None:
+        return None
+    return _load(job, Place(*chosen))
+
+
+def _choose(job: Job) -> list[int] | None:
+    for place in reversed(_places(job)):
+        try:
+            fetch_object(job.store, ObjectRef(*_content(job, place)["object"]))
+        except (Corrupt, NotFound, ValueError, LookupError, TypeError) as error:
+            where = job.store.address_of(place.key(job))
+            progress.note(job.step, f"checkpoint {where} cannot be used ({error}): using the one before it")
+            # Its bytes would stand in the way: a run that comes here again makes an object of the same name.
+            _remove(job, place, set())
+            continue
+        return [place.seen, place.fence]
+    return None
+
+
+def _load(job: Job, place: Place) -> Checkpoint:
+    content = _content(job, place)
+    path = fetch_object(job.store, ObjectRef(*content["object"]))
+    return Checkpoint(content["state"], load_file(path))
+
+
+def _content(job: Job, place: Place) -> dict[str, Any]:
+    return json.loads(job.store.read(place.key(job)))
+
+
+def _places(job: Job) -> list[Place]:
+    """All checkpoints, oldest first."""
+    found = []
+    for key in job.store.list(f"{job.folder}/checkpoints/"):
+        seen, _, fence = key.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
+        if seen.isdigit() and fence.isdigit():
+            found.append(Place(int(seen), int(fence)))
+    return sorted(found)

@@ -34,6 +34,7 @@ def distill(
         "method": recipe.method.model_dump(mode="json"),
         "selection_images": evaluation.selection_images,
         "selection_every": evaluation.selection_every,
+        "stop_after": evaluation.stop_after,
     }
 
     def produce(context: Context) -> GeneratorResult:
@@ -43,6 +44,7 @@ def distill(
         }
         result = run_job(context, "distill", spec, recipe.execution)
         context.notes["dropped_samples"] = result["dropped"]
+        context.notes |= {f"seconds_{name}": seconds for name, seconds in result["seconds"].items()}
         return GeneratorResult(
             network=recipe.teacher.network.model_dump(mode="json"),
             weights=ObjectRef(*result["generator"]),

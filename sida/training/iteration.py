@@ -23,7 +23,9 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
 from sida.training.dropout import key_dropout
+from sida.training.gradients import GradientSum
 from sida.training.processes import Processes
+from sida.training.watch import Watch
 
 
 class TrainingData(Protocol):
@@ -94,7 +96,14 @@ class Distillation:
             eps=eps,
             fused=True,
         )
-        self.dropped = torch.zeros((), dtype=torch.int64, device=processes.device)
+        self.psi_gradients = GradientSum(networks.psi, processes)
+        self.theta_gradients = GradientSum(networks.theta, processes)
+        self.watch = Watch(processes.device)
+
+    @property
+    def dropped(self) -> Tensor:
+        """Samples that this process has skipped, int64 []."""
+        return self.watch.counts[0]
 
     def run(self, seen: int) -> dict[str, Tensor]:
         """One iteration; returns the losses of this process's last round, as tensors (no synchronisation)."""
@@ -109,7 +118,7 @@ class Distillation:
         method, networks = self.method, self.networks
         psi = networks.psi.train().requires_grad_(True)
         theta = networks.theta.eval().requires_grad_(False)
-        for offsets in self._rounds():
+        for offsets in self._rounds(self.psi_gradients):
             indices = seen + offsets
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
@@ -134,9 +143,9 @@ class Distillation:
                 total = total + method.discriminator_weight * losses.loss_D.sum()
                 reported["loss_D"] = losses.loss_D.detach().mean()
             (total / method.batch).backward()
-            self.dropped += (~losses.keep).sum()
+            self.watch.note(seen, sigma, losses.keep, total)
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
-        self._step(self.psi_optimiser, psi, method.fake_score_rate, seen, clip)
+        self._step(self.psi_optimiser, self.psi_gradients, method.fake_score_rate, seen, clip)
         self.psi_optimiser.zero_grad(set_to_none=True)  # the other phase needs the memory
         return reported
 
@@ -147,7 +156,8 @@ class Distillation:
         phi, psi = networks.phi, networks.psi.eval().requires_grad_(False)
         theta = networks.theta.train().requires_grad_(True)
         adversarial = method.adversarial and seen > method.adversarial_from
-        for offsets in self._rounds():
+        steps = not method.adversarial or seen > method.generator_from
+        for offsets in self._rounds(self.theta_gradients if steps else None):
             indices = seen + offsets
             x, c = self.data.batch(2 * seen + method.batch + offsets)
             key_dropout(theta, self.draws, "B", indices)
@@ -166,15 +176,17 @@ class Distillation:
                 total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
                 reported["loss_adv"] = losses.loss_adv.detach().mean()
             (total / method.batch).backward()
-            self.dropped += (~losses.keep).sum()
-        if not method.adversarial or seen > method.generator_from:
-            self._step(self.theta_optimiser, theta, method.generator_rate, seen)
+            self.watch.note(seen, sigma, losses.keep, total)
+        if steps:
+            self._step(self.theta_optimiser, self.theta_gradients, method.generator_rate, seen)
         self.theta_optimiser.zero_grad(set_to_none=True)
         return reported
 
-    def _rounds(self) -> Iterator[Tensor]:
-        """Offsets into the global batch, one micro-batch after the other."""
+    def _rounds(self, sum_of: GradientSum | None) -> Iterator[Tensor]:
+        """Offsets into the global batch, one micro-batch after the other; the last one's backward sends the gradients."""
         for number in range(self.rounds):
+            if sum_of is not None and number == self.rounds - 1:
+                sum_of.arm()
             first = self.first_offset + number * self.micro_batch
             yield torch.arange(first, first + self.micro_batch, device=self.processes.device)
 
@@ -184,11 +196,9 @@ class Distillation:
         return theta(self.method.sigma_init * z, self.method.sigma_init, c)
 
     def _step(
-        self, optimiser: torch.optim.Optimizer, network: Denoiser, rate: float, seen: int, clip: float | None = None
+        self, optimiser: torch.optim.Optimizer, sum_of: GradientSum, rate: float, seen: int, clip: float | None = None
     ) -> None:
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        self.processes.sum_(gradients)
-        sanitise_gradients(gradients, clip)
+        sanitise_gradients(sum_of.finish(), clip)
         for group in optimiser.param_groups:
             group["lr"] = rate * self._decay(seen)
         optimiser.step()

@@ -36,6 +36,11 @@ class Job:
         """An input's manifest, as the launcher put it into the spec."""
         return parse_manifest(self.spec["inputs"][name].encode(), name)
 
+    @property
+    def fence(self) -> int:
+        """The fencing number under which this job writes now."""
+        return int(self.lease["number"])
+
     def check(self) -> None:
         """Raises Fenced when another writer has taken over; a later launcher of this same TrainJob is its heir, and no other."""
         try:

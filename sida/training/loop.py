@@ -6,7 +6,9 @@ import json
 import math
 import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,27 @@ from sida.stores.base import fetch_object
 from sida.teachers.files import load_network, save_network
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
+from sida.training.execution import apply_execution
+from sida.training.identity import identity, refuse_other
 from sida.training.iteration import Distillation, Networks
 from sida.training.job import Job
+from sida.training.selection import largest_batch, sample_grid
+from sida.training.trouble import refuse_trouble, save_unless_non_finite
+from sida.training.watch import Trouble
 
 REPORT_EVERY = 8  # iterations between readings of the losses, which wait for the device
 SELECTION_SEED = 0  # selection uses seeds 0 .. selection_images - 1; reported ranges start far above
+
+
+class Stopped(Exception):
+    """The job was asked to stop while it was scoring; that score is due when it continues."""
 
 
 class Run:
     """State of one distillation job in one process."""
 
     def __init__(self, job: Job) -> None:
+        self.seconds = {"start": -time.monotonic(), "iterations": 0.0, "selection": 0.0, "checkpoints": 0.0}
         self.job, self.method, self.evaluation = job, job.recipe.method, job.recipe.evaluation
         teacher: TeacherResult = job.manifest("teacher").result  # type: ignore[assignment]
         self.dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
@@ -49,6 +61,7 @@ class Run:
         device = job.processes.device
         weights = load_network(fetch_object(job.store, teacher.weights), teacher.network, self.method.dropout)
         self.networks = Networks.start(weights.to(device), self._start(teacher, device))
+        apply_execution(self.networks, job.recipe.execution)
         shards = Shards(job.store, self.dataset)
         try:
             self.distillation = Distillation(
@@ -67,7 +80,23 @@ class Run:
         self.curve: list[dict[str, float]] = []
         self.best_score, self.best_seen = math.inf, 0
         self.best: dict[str, Tensor] = {}
+        self.since_best = 0  # selections since the best one
+        self.selection_due = self.checkpoint_due = False
+        self.sampling_batch: int | None = None
+        self.trouble_before = Trouble()
+        self.writer = checkpoint.Writer(job, job.recipe.execution.checkpoints_kept)
         self._resume()
+        self.seconds["start"] += time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all images were seen, or the score has not improved for as long as the recipe allows."""
+        patience = self.evaluation.stop_after
+        return self.seen >= self.method.images or (patience is not None and self.since_best >= patience)
+
+    def trouble(self) -> Trouble:
+        """What went wrong so far, on all processes, which call it alike; waits for the device."""
+        return self.distillation.watch.read(self.job.processes, self.trouble_before)
 
     def _start(self, teacher: TeacherResult, device: torch.device) -> Denoiser | None:
         """The finished generator that SiD2A starts theta from; None: the teacher."""
@@ -103,8 +132,7 @@ class Run:
         saved = checkpoint.newest(self.job)
         if saved is None:
             return
-        if saved.state["recipe"] != self._recipe_digest():
-            raise UserError("this checkpoint belongs to another recipe: make a new attempt with --force distill")
+        refuse_other(saved.state["recipe"], self.job, saved.state["seen"])
         tensors = saved.tensors
         for name, module in self._modules().items():
             module.load_state_dict(_under(tensors, f"{name}/"))
@@ -117,80 +145,137 @@ class Run:
         self.best = _under(tensors, "best/")
         self.seen, self.curve = saved.state["seen"], saved.state["curve"]
         self.best_score, self.best_seen = saved.state["best_score"], saved.state["best_seen"]
-        self.distillation.dropped.fill_(saved.state["dropped"])
+        self.since_best, self.selection_due = saved.state["since_best"], saved.state["selection_due"]
+        self.sampling_batch = saved.state["sampling_batch"]
+        trouble = saved.state["trouble"]
+        self.trouble_before = Trouble(**trouble | {"sigma": tuple(trouble["sigma"]) if trouble["sigma"] else None})
+        self.seconds |= {name: saved.state["seconds"][name] for name in ("iterations", "selection", "checkpoints")}
         if self.job.processes.first:
             progress.note(self.job.step, f"continuing from the checkpoint at {self.seen:,} images")
 
-    def _recipe_digest(self) -> str:
-        from sida.manifests import digest_of
-
-        return digest_of(self.method.model_dump(mode="json"))
-
     def save(self) -> None:
-        """Publish a checkpoint (rank 0; the others have the same state)."""
+        """Publish a checkpoint (the first process; the others, which call it too, have the same state)."""
+        trouble = self.trouble()
+        self.checkpoint_due = False
         if not self.job.processes.first:
             return
         state = {
-            "recipe": self._recipe_digest(),
+            "recipe": identity(self.job),
             "seen": self.seen,
             "curve": self.curve,
             "best_score": self.best_score,
             "best_seen": self.best_seen,
-            "dropped": int(self.distillation.dropped),
+            "since_best": self.since_best,
+            "selection_due": self.selection_due,
+            "sampling_batch": self.sampling_batch,
+            "trouble": asdict(trouble),
+            "seconds": self.seconds,
         }
-        keep = self.job.recipe.execution.checkpoints_kept
-        checkpoint.save(self.job, self.seen, Checkpoint(state, self.tensors()), keep)
+        waited = self.writer.stalled
+        self.writer.save(self.seen, Checkpoint(state, self.tensors()))
+        self.seconds["checkpoints"] += self.writer.stalled - waited
 
-    def select(self) -> float:
-        """Score the EMA generator on the selection seeds; keep it if it is the best so far."""
+    def select(self, stop: Callable[[], bool]) -> None:
+        """Score the EMA generator on the selection seeds; keep it if it is the best so far. Raises Stopped, on all processes."""
+        started = time.monotonic()
+        processes, classes = self.job.processes, len(self.dataset.histogram)
+        make = generator_images(self.networks.theta_ema, self.method.sigma_init)
+        if self.sampling_batch is None:
+            limit = self.job.recipe.execution.sampling_batch
+            self.sampling_batch = largest_batch(make, self.detector, classes, limit, processes)
+        votes = -(-self.evaluation.selection_images // self.sampling_batch) // processes.world  # batches that all have
+
+        def vote(images: int) -> None:
+            nonlocal votes
+            votes -= 1
+            if votes >= 0 and processes.agree(stop()):
+                raise Stopped
+
         moments = range_moments(
-            generator_images(self.networks.theta_ema, self.method.sigma_init),
+            make,
             self.detector,
             histogram=self.dataset.histogram,
             first_seed=SELECTION_SEED,
             count=self.evaluation.selection_images,
             features=self.reference.features,
-            batch=self.job.recipe.execution.sampling_batch,
-            processes=self.job.processes,
+            batch=self.sampling_batch,
+            processes=processes,
+            report=vote,
         )
         score = frechet_distance(*moments.mean_cov(), *self.real)
+        self.since_best += 1
         if score < self.best_score:
-            self.best_score, self.best_seen = score, self.seen
+            self.best_score, self.best_seen, self.since_best = score, self.seen, 0
             self.best = {key: t.detach().clone() for key, t in self.networks.theta_ema.state_dict().items()}
-        return score
+            self.checkpoint_due = True  # the best is kept
+        self.curve[-1]["score"] = score
+        self.selection_due = False
+        if processes.first:
+            title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
+            self.job.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
+        self.seconds["selection"] += time.monotonic() - started
 
 
 def distil(job: Job) -> dict[str, Any]:
     """Run the job to its end and return the generator's object and how it was chosen."""
+    stop = stop_on_sigterm()
     run = Run(job)
-    method, processes = run.method, job.processes
-    stop = _stop_on_sigterm()
+    try:
+        _iterate(run, stop)
+        trouble = run.trouble()
+        return _publish(run, trouble) if job.processes.first else {}
+    finally:
+        run.writer.close()
+
+
+def _iterate(run: Run, stop: Callable[[], bool]) -> None:
+    """From where the run stands to its end. Raises SidaError when it is asked to stop, after a checkpoint."""
+    job, method, processes = run.job, run.method, run.job.processes
     shown = Progress(job.step, method.images, "images") if processes.first else None
     if shown:
         shown.update(run.seen)
     iteration = 0
-    while run.seen < method.images:
-        before = run.seen
+    if run.selection_due:
+        _select(run, stop)
+    while not run.finished:
+        before, started = run.seen, time.monotonic()
         losses = run.distillation.run(before)
         run.seen = before + method.batch
+        run.seconds["iterations"] += time.monotonic() - started
         iteration += 1
-        if iteration % REPORT_EVERY == 0 and shown:
-            numbers = {name: float(value) for name, value in losses.items()}
-            shown.update(min(run.seen, method.images), **numbers, best=run.best_score)
-        last = run.seen >= method.images
-        if last or _crossed(before, run.seen, run.evaluation.selection_every):
-            entry = {name: float(value) for name, value in losses.items()}
-            run.curve.append({"images": run.seen, **entry, "score": run.select()})
-        stopping = processes.agree(stop()) if iteration % REPORT_EVERY == 0 else False
-        if last or stopping or _crossed(before, run.seen, job.recipe.execution.checkpoint_every):
-            _refuse_non_finite(run, losses)
-            run.save()
-        if stopping and not last:
-            raise SidaError(f"stopped at {run.seen} images, after a checkpoint: run again to continue")
-    return _publish(run) if processes.first else {}
+        if iteration % REPORT_EVERY == 0:
+            refuse_trouble(run, losses)
+            if shown:
+                numbers = {name: float(value) for name, value in losses.items()}
+                shown.update(min(run.seen, method.images), **numbers, best=run.best_score)
+        if run.seen >= method.images or _crossed(before, run.seen, run.evaluation.selection_every):
+            run.selection_due = True
+            run.curve.append({"images": run.seen, **{name: float(value) for name, value in losses.items()}})
+            _select(run, stop)
+        run.checkpoint_due |= _crossed(before, run.seen, job.recipe.execution.checkpoint_every)
+        stopping = processes.agree(stop())
+        if run.finished or stopping or run.checkpoint_due:
+            save_unless_non_finite(run, losses)
+        if stopping and not run.finished:
+            raise _stopped(run)
+    run.writer.wait()
 
 
-def _publish(run: Run) -> dict[str, Any]:
+def _select(run: Run, stop: Callable[[], bool]) -> None:
+    try:
+        run.select(stop)
+    except Stopped:
+        run.save()
+        raise _stopped(run) from None
+
+
+def _stopped(run: Run) -> SidaError:
+    """The checkpoint is in the store when this returns."""
+    run.writer.wait()
+    return SidaError(f"stopped at {run.seen} images, after a checkpoint: run again to continue")
+
+
+def _publish(run: Run, trouble: Trouble) -> dict[str, Any]:
     """Store the best generator and the curve."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.safetensors"
@@ -204,7 +289,8 @@ def _publish(run: Run) -> dict[str, Any]:
         "curve": [curve.name, curve.size, curve.sha256],
         "images_seen": run.best_seen,
         "score": run.best_score,
-        "dropped": int(run.distillation.dropped),
+        "dropped": trouble.skipped,
+        "seconds": {name: round(seconds, 2) for name, seconds in run.seconds.items()},
     }
 
 
@@ -216,17 +302,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _refuse_non_finite(run: Run, losses: dict[str, Tensor]) -> None:
-    """A non-finite loss is news: stop before it is saved over a good state."""
-    bad = [name for name, value in losses.items() if not torch.isfinite(value)]
-    if bad:
-        raise SidaError(
-            f"{', '.join(bad)} is not finite at {run.seen} images ({int(run.distillation.dropped)} samples dropped so far): "
-            f"lower the learning rates or alpha in the recipe; the last checkpoint is kept"
-        )
-
-
-def _stop_on_sigterm() -> Any:
+def stop_on_sigterm() -> Callable[[], bool]:
     """A function that says whether SIGTERM has come: the iteration is finished and a checkpoint written first."""
     asked = False
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-_BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
+BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Processes:
     rank: int
     world: int
     device: torch.device
+    talk: Any = None  # the group that small values on the host travel in; None: the one that tensors travel in
 
     @property
     def first(self) -> bool:
@@ -38,7 +41,7 @@ class Processes:
         bucket: list[Tensor] = []
         filled = 0
         for tensor in tensors:
-            if bucket and (filled + tensor.numel() > _BUCKET_ELEMENTS or tensor.dtype != bucket[0].dtype):
+            if bucket and (filled + tensor.numel() > BUCKET_ELEMENTS or tensor.dtype != bucket[0].dtype):
                 _sum_bucket(bucket)
                 bucket, filled = [], 0
             bucket.append(tensor)
@@ -52,12 +55,37 @@ class Processes:
             distributed.barrier()
 
     def agree(self, flag: bool) -> bool:
-        """Whether any process says yes."""
+        """Whether any process says yes. Cheap: it travels beside the device's work and does not wait for it."""
         if self.world == 1:
             return flag
         votes = torch.tensor([int(flag)])
-        distributed.all_reduce(votes.to(self.device) if distributed.get_backend() == "nccl" else votes)
+        distributed.all_reduce(votes, group=self.talk)
         return bool(votes.item())
+
+    def total(self, counts: Tensor) -> list[int]:
+        """The sum over all processes of a few int64 counts [N], on any device."""
+        summed = counts.detach().cpu().clone()
+        if self.world > 1:
+            distributed.all_reduce(summed, group=self.talk)
+        return [int(value) for value in summed.tolist()]
+
+    def maximum(self, values: Tensor) -> list[float]:
+        """The largest of all processes, element by element, of a few float64 values [N], on any device."""
+        largest = values.detach().cpu().clone()
+        if self.world > 1:
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self.talk)
+        return [float(value) for value in largest.tolist()]
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process says, said by all: a small JSON value, or None."""
+        if self.world == 1:
+            return value
+        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+        size = torch.tensor([len(content)])
+        distributed.broadcast(size, 0, group=self.talk)
+        content = content if self.first else torch.empty(int(size), dtype=torch.uint8)
+        distributed.broadcast(content, 0, group=self.talk)
+        return json.loads(bytes(content.tolist()))
 
 
 def _sum_bucket(tensors: list[Tensor]) -> None:
@@ -71,18 +99,23 @@ def _split(flat: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def joined(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Processes]:
-    """Join the job that torchrun started (or be its only process): NCCL with a GPU, else gloo."""
+def joined(timeout: timedelta) -> Iterator[Processes]:
+    """Join the job that torchrun started (or be its only process): NCCL with a GPU, else gloo.
+
+    A message that takes longer than ``timeout`` (a process or the network between two machines is gone) raises an error.
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    talk = None
     if world > 1:
         distributed.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
+        talk = distributed.new_group(backend="gloo", timeout=timeout) if gpu else None
     try:
-        yield Processes(rank, world, device)
+        yield Processes(rank, world, device, talk)
     finally:
         if world > 1:
             distributed.destroy_process_group()

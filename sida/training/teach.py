@@ -30,6 +30,7 @@ from sida.teachers.files import save_network
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
 from sida.training.dropout import key_dropout
+from sida.training.gradients import GradientSum
 from sida.training.job import Job
 from sida.training.processes import Processes
 
@@ -48,6 +49,7 @@ class TeacherRun:
         self.optimiser = torch.optim.Adam(
             self.network.parameters(), lr=train.learning_rate, betas=(0.9, 0.99), fused=True
         )
+        self.gradients = GradientSum(self.network, processes)
         self.seen = 0
 
     def iterate(self) -> Tensor:
@@ -60,10 +62,9 @@ class TeacherRun:
         key_dropout(self.network, self.draws, "teach", indices)
         loss = denoising_loss(self.network(x + noise, sigma, c), x, sigma)
         self.optimiser.zero_grad(set_to_none=True)
+        self.gradients.arm()
         (loss.sum() / (train.batch * x[0].numel())).backward()
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        self.processes.sum_(gradients)
-        sanitise_gradients(gradients)
+        sanitise_gradients(self.gradients.finish())
         for group in self.optimiser.param_groups:
             group["lr"] = train.learning_rate * self._rate()
         self.optimiser.step()
@@ -120,6 +121,7 @@ def teach(job: Job) -> dict[str, Any]:
         if job.processes.first:
             progress.note(job.step, f"continuing from the checkpoint at {run.seen:,} images")
     shown = Progress(job.step, train.images, "images") if job.processes.first else None
+    writer = checkpoint.Writer(job, keep=2)
     iteration = 0
     while run.seen < train.images:
         before = run.seen
@@ -129,7 +131,8 @@ def teach(job: Job) -> dict[str, Any]:
             shown.update(min(run.seen, train.images), loss=float(loss))
         every = job.recipe.execution.checkpoint_every
         if before // every != run.seen // every and job.processes.first:
-            checkpoint.save(job, run.seen, Checkpoint({"seen": run.seen}, run.tensors()), keep=2)
+            writer.save(run.seen, Checkpoint({"seen": run.seen}, run.tensors()))
+    writer.wait()
     if not job.processes.first:
         return {}
     with tempfile.TemporaryDirectory() as folder:

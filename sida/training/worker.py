@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from sida import progress
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     from sida.training.processes import joined
 
     try:
-        with joined() as processes:
+        with joined(timedelta(seconds=settings().timeout)) as processes:
             job = Job(spec, store, processes)
             result = _kinds()[spec["kind"]](job)
             if processes.first:

@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
 
-from sida.training.processes import Processes
-from tests.training.tiny import distillation, largest_difference, run
-
-ITERATIONS = 20
-TOLERANCE = 1e-9  # relative norm in float64: sums in another order differ by about 1e-12 after 20 iterations
+from sida.training.execution import compile_forward, recompute_activations
+from tests.training.tiny import distillation, edm2, largest_difference, run
 
 
-def test_accumulation_rounds_change_nothing_in_float64() -> None:
-    whole = run(distillation(), ITERATIONS)
-    for micro_batch in (4, 16):
-        assert largest_difference(whole, run(distillation(micro_batch=micro_batch), ITERATIONS)) < TOLERANCE
-
-
-def _worker(rank: int, world: int, rendezvous: str, target: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    tensors = run(distillation(Processes(rank, world, torch.device("cpu"))), ITERATIONS)
-    if rank == 0:
-        torch.save(tensors, target)
-    distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_the_number_of_processes_changes_nothing_in_float64(world: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        target = f"{folder}/tensors.pt"
-        multiprocessing.spawn(_worker, (world, f"{folder}/rendezvous", target), nprocs=world)
-        many = torch.load(target, weights_only=True)
-    assert largest_difference(run(distillation(), ITERATIONS), many) < TOLERANCE
-
-
-def test_augmentation_too_belongs_to_the_image_and_not_to_the_process() -> None:
-    whole = run(distillation(augment=0.5), 3)
-    assert largest_difference(whole, run(distillation(augment=0.5, micro_batch=8), 3)) < TOLERANCE
-    assert largest_difference(whole, run(distillation(), 3)) > 1e-3
+def test_augmentation_acts() -> None:
+    assert largest_difference(run(distillation(augment=0.5), 3), run(distillation(), 3)) > 1e-3
 
 
 def test_the_same_run_twice_is_the_same_bit_for_bit() -> None:
     first, second = (run(distillation(dtype=torch.float32), 5) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_recomputed_activations_change_no_bit_dropout_included() -> None:
+    plain, saving = distillation(dtype=torch.float32), distillation(dtype=torch.float32)
+    for network in (saving.networks.phi, saving.networks.psi, saving.networks.theta):
+        recompute_activations(network)
+    first, second = run(plain, 5), run(saving, 5)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_recomputed_activations_change_no_bit_under_forced_normalisation() -> None:
+    plain, saving = (edm2(forced_normalization=True) for _ in range(2))
+    for network in (saving.networks.phi, saving.networks.psi, saving.networks.theta):
+        recompute_activations(network)
+    first, second = run(plain, 5), run(saving, 5)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own insides
+def test_compiled_networks_give_the_same_numbers_but_for_rounding() -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler here")
+    plain, compiled = distillation(), distillation()
+    for network in (compiled.networks.phi, compiled.networks.psi, compiled.networks.theta):
+        compile_forward(network)
+    assert largest_difference(run(plain, 2, seen=96), run(compiled, 2, seen=96)) < 1e-9
 
 
 def test_theta_waits_for_its_warm_up_and_the_ema_follows_all_the_same() -> None:

@@ -23,6 +23,16 @@ NETWORK = {
     "num_blocks": 1,
     "attn_resolutions": (4,),
 }
+EDM2 = {
+    "architecture": "edm2",
+    "resolution": 8,
+    "channels": 1,
+    "label_dim": 10,
+    "model_channels": 16,
+    "channel_mult": (1, 2),
+    "num_blocks": 1,
+    "attn_resolutions": (),
+}
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
@@ -72,17 +82,23 @@ def distillation(
     processes: Processes = ALONE,
     micro_batch: int | None = None,
     dtype: torch.dtype = torch.float64,
+    network: dict[str, object] = NETWORK,
     **changes: object,
 ) -> Distillation:
     """Fresh networks with seeded weights, none of them zero, and the project's own draws."""
     chosen = method(**changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        teacher = build_network(NETWORK, chosen.dropout)
+        teacher = build_network(network, chosen.dropout)
         for parameter in teacher.parameters():
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     draws: DrawSource = DoubleDraws(0) if dtype == torch.float64 else Draws(0)
     return Distillation(Networks.start(teacher.to(dtype)), chosen, draws, Digits(dtype), processes, micro_batch)
+
+
+def edm2(**changes: object) -> Distillation:
+    """The same on EDM2's magnitude-preserving network, in float32."""
+    return distillation(dtype=torch.float32, network=EDM2, **changes)
 
 
 def run(job: Distillation, iterations: int, seen: int = 0) -> dict[str, torch.Tensor]:

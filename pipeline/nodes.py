@@ -1,0 +1,73 @@
+"""One run on several machines: the same command on each, with its own --node-rank."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sida.launch.nodes import Nodes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--nodes, --node-rank, --rendezvous."""
+    group = parser.add_argument_group("several machines (the same command on each, and a store that all can reach)")
+    group.add_argument("--nodes", metavar="N", type=int, default=1, help="number of machines (default 1)")
+    group.add_argument("--node-rank", metavar="R", type=int, default=0, help="number of this one, from 0; 0 leads")
+    group.add_argument("--rendezvous", metavar="HOST:PORT", help="an address of node 0 and a free port there")
+
+
+def machines(args: argparse.Namespace) -> Nodes | None:
+    """What the options say; None for this machine alone. Raises UserError for options that do not fit together."""
+    from sida.errors import UserError
+    from sida.launch.nodes import Nodes
+
+    if args.nodes == 1 and args.node_rank == 0 and args.rendezvous is None:
+        return None
+    if args.nodes < 2:
+        raise UserError(f"--nodes {args.nodes}: give 2 or more with --node-rank and --rendezvous")
+    if not 0 <= args.node_rank < args.nodes:
+        raise UserError(f"--node-rank {args.node_rank}: the nodes are numbered 0 to {args.nodes - 1}")
+    host, _, port = (args.rendezvous or "").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"--rendezvous {args.rendezvous}: expected HOST:PORT of node 0, such as 10.0.0.1:29500")
+    found = Nodes(args.nodes, args.node_rank, host, int(port))
+    found.own_address()
+    return found
+
+
+@contextmanager
+def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
+    """Node 0: while the run lasts, the others find it under its rendezvous in the store."""
+    if found is None:
+        yield
+        return
+    from dataclasses import replace
+
+    from sida import recipe
+    from sida.lease import acquire
+    from sida.settings import settings
+    from sida.stores import open_store
+
+    recipe.load(args.recipe)  # a mistake there is said before anything is written
+    here = settings()
+    store = open_store(args.store or here.store)
+    with acquire(store, found.name, ttl=here.lease_seconds, owner=f"run {args.recipe}") as lease:
+        os.environ["SIDA_NODES"] = str(replace(found, lease=lease.number))
+        yield
+
+
+def follow(args: argparse.Namespace, found: Nodes) -> int:
+    """Another node: work on what node 0 announces, until its run ends."""
+    from sida import recipe
+    from sida.launch import nodes
+    from sida.settings import settings
+    from sida.stores import open_store
+
+    execution = recipe.load(args.recipe).execution
+    if args.store:
+        os.environ["SIDA_STORE"] = open_store(args.store).address
+    return nodes.follow(found, settings().workers or execution.processes, execution.threads)

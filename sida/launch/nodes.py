@@ -1,0 +1,226 @@
+"""Several machines without a cluster: one leads and runs the DAG, the others join its jobs. All share the store.
+
+    leases/nodes/<host>-<port>/                       held by the leading run for as long as it lasts
+    nodes/<host>-<port>/<lease>/job.json              what is to be run now, under an id of its own
+    nodes/<host>-<port>/<lease>/node-<rank>.json      a node is there, and has done with the job of that id
+
+Each job is one torchrun per machine. When a machine or the network between them fails, each side notices by itself (SIDA_TIMEOUT),
+ends its workers and comes back here; the job starts anew from its last checkpoint under a new id.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sida import progress
+from sida.errors import Fenced, NotFound, SidaError, StoreError, UserError
+from sida.launch.local import run_workers
+from sida.lease import alive_holder, last_words
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+
+RESTARTS = 3  # without a new checkpoint in between
+POLL_SECONDS = 1.0
+_SIOCGIFADDR = 0x8915
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """``count`` machines, of which this is number ``rank``; node 0 listens on ``host:port``. ``lease`` numbers the leading run."""
+
+    count: int
+    rank: int
+    host: str
+    port: int
+    lease: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Nodes | None:
+        """The inverse of ``str``; None for nothing."""
+        if not text:
+            return None
+        count, rank, host, port, lease = text.split()
+        return cls(int(count), int(rank), host, int(port), int(lease))
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.rank} {self.host} {self.port} {self.lease}"
+
+    @property
+    def name(self) -> str:
+        return f"nodes/{self.host}-{self.port}"
+
+    def key(self, name: str) -> str:
+        return f"{self.name}/{self.lease}/{name}.json"
+
+    def torchrun(self, job: str, seconds: float) -> list[str]:
+        """torchrun's arguments for the job called ``job``; the machines wait ``seconds`` for one another."""
+        return [
+            *(f"--nnodes={self.count}", f"--node-rank={self.rank}", "--rdzv-backend=static", f"--rdzv-id={job}"),
+            *(f"--master-addr={self.host}", f"--master-port={self.port}", f"--local-addr={self.own_address()}"),
+            f"--rdzv-conf=timeout={int(seconds)}",
+        ]
+
+    def own_address(self) -> str:
+        """The address of this machine that node 0 sees. Raises UserError when there is no way to it."""
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((self.host, self.port))  # sends nothing
+                return str(probe.getsockname()[0])
+        except OSError as error:
+            raise UserError(f"--rendezvous {self.host}:{self.port}: {error}: give an address of node 0") from error
+
+    def interface(self) -> str | None:
+        """The network interface that has that address, which gloo and NCCL must be told."""
+        wanted = socket.inet_aton(self.own_address())
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            for _, name in socket.if_nameindex():
+                with suppress(OSError):
+                    request = struct.pack("256s", name.encode()[:15])
+                    if fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24] == wanted:
+                        return name
+        return None
+
+
+# --- node 0 -------------------------------------------------------------------------------------------------------
+
+
+def lead(store: ObjectStore, nodes: Nodes, step: str, job: str, run: Callable[[str], int]) -> int:
+    """Run a job on all machines: announce it, ``run(id)`` our share, again from the last checkpoint when a machine was lost.
+
+    Raises UserError when the others do not join within SIDA_TIMEOUT, and what ``run`` raises when restarts do not help.
+    """
+    reached, left = _progress(store, job), RESTARTS
+    while True:
+        _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
+        name = secrets.token_hex(6)
+        store.put(nodes.key("job"), json.dumps({"id": name, "job": job}).encode())
+        try:
+            return run(name)
+        except (UserError, Fenced):
+            raise
+        except SidaError as error:
+            now = _progress(store, job)
+            left = RESTARTS if now != reached else left - 1
+            reached = now
+            if left < 0:
+                raise
+            progress.note(step, f"{error}: starting again from the last checkpoint")
+
+
+def _progress(store: ObjectStore, job: str) -> list[str]:
+    return list(store.list(f"{job.rpartition('/')[0]}/checkpoints/"))
+
+
+def _wait_for_all(store: ObjectStore, nodes: Nodes, before: str) -> None:
+    """Until every other machine has done with the job called ``before``."""
+    seconds = settings().timeout
+    deadline = time.monotonic() + seconds
+    waiting = list(range(1, nodes.count))
+    while waiting := [rank for rank in waiting if _said(store, nodes, f"node-{rank}").get("after") != before]:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"node {waiting[0]} has not joined within {seconds:g} s: run the same command there with --node-rank "
+                f"{waiting[0]} and the store {store.address}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _said(store: ObjectStore, nodes: Nodes, name: str) -> dict[str, str]:
+    try:
+        return dict(json.loads(store.read(nodes.key(name))))
+    except NotFound:
+        return {}
+
+
+# --- the others ---------------------------------------------------------------------------------------------------
+
+
+class _Over(Exception):
+    """The leading run has ended."""
+
+
+def follow(nodes: Nodes, processes: int, threads: int) -> int:
+    """Join the jobs of the run that leads, until it ends; the exit status. Raises UserError when none begins in SIDA_TIMEOUT."""
+    here = settings()
+    store = open_store(here.store)
+    nodes = _find_leader(store, nodes, here.timeout)
+    progress.note(f"node {nodes.rank}", f"joined the run at {nodes.host}:{nodes.port}")
+    done = ""
+
+    def still_led() -> None:
+        with suppress(StoreError):  # the store is away for a while: so it is for node 0
+            found = alive_holder(store, nodes.name)
+            if found is None or found[0] != nodes.lease:
+                raise _Over
+
+    try:
+        while True:
+            store.put(nodes.key(f"node-{nodes.rank}"), json.dumps({"after": done}).encode())
+            job = _next_job(store, nodes, done, still_led)
+            done = job["id"]
+            log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
+            progress.note(f"node {nodes.rank}", f"working on {job['job'].split('/')[1]} (log: {log})")
+            if not _join(store, nodes, job, processes, threads, log, still_led):
+                return 143
+    except _Over:
+        if last_words(store, nodes.name, nodes.lease):
+            return 0
+        raise SidaError(f"node 0 at {nodes.host} is gone: run the same commands again to continue") from None
+
+
+def _join(
+    store: ObjectStore,
+    nodes: Nodes,
+    job: dict[str, str],
+    processes: int,
+    threads: int,
+    log: Path,
+    still_led: Callable[[], None],
+) -> bool:
+    """Our share of a job; False when we were asked to stop. A failure is node 0's to judge, except a mistake of the user's."""
+    here = settings()
+    try:
+        status = run_workers(
+            "sida.training.worker",
+            ["--job", job["job"]],
+            processes=processes,
+            threads=threads,
+            log_path=log,
+            environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
+            on_tick=still_led,
+            nodes=(nodes, job["id"]),
+        )
+    except UserError:
+        raise
+    except SidaError as error:
+        progress.note(f"node {nodes.rank}", f"{error}: waiting for node 0 to start again")
+        return True
+    return status == 0
+
+
+def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:
+    deadline = time.monotonic() + seconds
+    while (found := alive_holder(store, nodes.name)) is None:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"no run leads at {nodes.host}:{nodes.port} in {store.address} after {seconds:g} s: start node 0 with the same "
+                f"--rendezvous and --store"
+            )
+        time.sleep(POLL_SECONDS)
+    return Nodes(nodes.count, nodes.rank, nodes.host, nodes.port, found[0])
+
+
+def _next_job(store: ObjectStore, nodes: Nodes, done: str, still_led: Callable[[], None]) -> dict[str, str]:
+    while (job := _said(store, nodes, "job")).get("id", done) == done:
+        still_led()
+        time.sleep(POLL_SECONDS)
+    return job

@@ -1,0 +1,73 @@
+"""How the networks are run, where that changes no result: recomputed activations, compiled forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from sida.numerics.networks.layers import Dropout, UNetBlock
+from sida.numerics.networks.magnitude import Block, MPConv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sida.recipe import Execution
+    from sida.training.iteration import Networks
+
+
+def apply_execution(networks: Networks, execution: Execution) -> None:
+    """Set the recipe's options on the networks that take part in a backward pass."""
+    for network in (networks.phi, networks.psi, networks.theta):
+        if execution.activation_checkpointing:
+            recompute_activations(network)
+        if execution.compile:
+            compile_forward(network)
+
+
+def recompute_activations(network: nn.Module) -> None:
+    """Keep only what goes into each residual block; what is inside is computed again in the backward pass, to the same bits.
+
+    Dropout masks are a function of layer and image, and forced weight normalisation is not repeated.
+    """
+    for module in network.modules():
+        if isinstance(module, UNetBlock | Block):
+            module.forward = _recomputing(module, module.forward)  # type: ignore[method-assign]
+
+
+def _recomputing(block: nn.Module, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _normalised_already(block)
+
+    @wraps(forward)
+    def run(*arguments: Any) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return forward(*arguments)
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    return run
+
+
+@contextmanager
+def _normalised_already(block: nn.Module) -> Iterator[None]:
+    forced = [module for module in block.modules() if isinstance(module, MPConv) and module.force_normalization]
+    for module in forced:
+        module.force_normalization = False
+    try:
+        yield
+    finally:
+        for module in forced:
+            module.force_normalization = True
+
+
+def compile_forward(network: nn.Module) -> None:
+    """torch.compile for one network; dropout stays outside, because its masks change hands in every iteration."""
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+    network.compile(dynamic=False)

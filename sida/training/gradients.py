@@ -1,0 +1,77 @@
+"""Gradients summed over all processes while the backward pass still runs.
+
+Parameters are dealt to buckets in reverse order, as backward tends to finish them. A bucket is sent as soon as it and those before
+it are complete, so that all processes send the same ones in the same order. Under accumulation only the last round is armed:
+gradients travel once per optimiser step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from sida.training.processes import BUCKET_ELEMENTS, Processes
+
+
+class GradientSum:
+    """The sum of a network's gradients over all processes; with one process it does nothing."""
+
+    def __init__(self, network: nn.Module, processes: Processes, bucket_elements: int = BUCKET_ELEMENTS) -> None:
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._buckets: list[list[nn.Parameter]] = []
+        self._bucket_of: dict[nn.Parameter, int] = {}
+        self._armed, self._next = False, 0
+        self._missing: list[int] = []
+        self._travelling: list[tuple[list[Tensor], Tensor, Any]] = []
+        self.sent_early = 0  # buckets that were on their way before the last backward pass had ended
+        if processes.world > 1:
+            self._deal(reversed(self._parameters), bucket_elements)
+            for parameter in self._parameters:
+                parameter.register_post_accumulate_grad_hook(self._complete)
+
+    def _deal(self, parameters: Iterable[nn.Parameter], bucket_elements: int) -> None:
+        filled = 0
+        for parameter in parameters:
+            last = self._buckets[-1] if self._buckets else []
+            if not last or filled + parameter.numel() > bucket_elements or parameter.dtype != last[0].dtype:
+                self._buckets.append([])
+                filled = 0
+            self._buckets[-1].append(parameter)
+            self._bucket_of[parameter] = len(self._buckets) - 1
+            filled += parameter.numel()
+
+    def arm(self) -> None:
+        """Call before the last backward pass of an optimiser step."""
+        self._armed, self._next = bool(self._buckets), 0
+        self._missing = [len(bucket) for bucket in self._buckets]
+
+    def _complete(self, parameter: Tensor) -> None:
+        if not self._armed:
+            return
+        self._missing[self._bucket_of[parameter]] -= 1  # type: ignore[index]
+        while self._next < len(self._buckets) and self._missing[self._next] == 0:
+            self._send(self._next)
+            self.sent_early += 1
+
+    def _send(self, number: int) -> None:
+        self._next = number + 1
+        gradients = [p.grad for p in self._buckets[number] if p.grad is not None]
+        if gradients:
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            self._travelling.append((gradients, flat, distributed.all_reduce(flat, async_op=True)))
+
+    def finish(self) -> list[Tensor]:
+        """Call after the last backward pass: send what is left (parameters that took no part), wait; the gradients, summed."""
+        if self._armed:
+            while self._next < len(self._buckets):
+                self._send(self._next)
+            for gradients, flat, work in self._travelling:
+                work.wait()
+                parts = flat.split([gradient.numel() for gradient in gradients])
+                torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+            self._travelling.clear()
+            self._armed = False
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]

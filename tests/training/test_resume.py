@@ -1,0 +1,304 @@
+"""Checkpoints and what becomes of a run that is stopped, damaged, changed or troubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sida.errors import Fenced, SidaError, UserError
+from sida.stores.base import ObjectRef, fetch_object
+from sida.training import checkpoint, loop
+from sida.training.checkpoint import Checkpoint, Writer
+from sida.training.iteration import Distillation
+from sida.training.job import Job
+from sida.training.loop import distil
+from tests.training.digits_job import Bench, bench
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SIDA_EVENTS", "SIDA_NODES"):
+            patch.delenv(name, raising=False)
+        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
+        patch.setenv("SIDA_CACHE", str(folder / "cache"))
+        before = signal.getsignal(signal.SIGTERM)
+        torch.set_num_threads(1)
+        yield bench(folder)
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made: Bench) -> dict[str, Any]:
+    return distil(made.job(name="undisturbed"))
+
+
+def _places(job: Job) -> list[int]:
+    return [int(key.rsplit("/", 1)[1].partition("-")[0]) for key in _keys(job)]
+
+
+def _keys(job: Job) -> list[str]:
+    return list(job.store.list(f"{job.folder}/checkpoints/"))
+
+
+class _StopAt:
+    """Sends SIGTERM to this process in the iteration that begins at so many images, or at the n-th batch of a selection."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, images: int | None = None, batch: int | None = None) -> None:
+        run, moments = Distillation.run, loop.range_moments
+
+        def stopping_run(self: Distillation, seen: int) -> Any:
+            if seen == images:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return run(self, seen)
+
+        def stopping_moments(*arguments: Any, report: Any, **options: Any) -> Any:
+            left = batch
+
+            def told(count: int) -> None:
+                nonlocal left
+                left = None if left is None else left - 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                report(count)
+
+            return moments(*arguments, report=told, **options)
+
+        patch.setattr(Distillation, "run", stopping_run)
+        patch.setattr(loop, "range_moments", stopping_moments)
+
+
+def _stopped(job: Job, monkeypatch: pytest.MonkeyPatch, **when: int) -> None:
+    with monkeypatch.context() as patch:
+        _StopAt(patch, **when)
+        with pytest.raises(SidaError, match=r"stopped at .* after a checkpoint"):
+            distil(job)
+
+
+@pytest.mark.parametrize("images", [0, 96, 160])
+def test_sigterm_ends_with_a_checkpoint_from_which_the_run_ends_with_the_same_bits(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    name = f"stopped-{images}"
+    job = made.job("execution: {checkpoint_every: 1_000}", name)
+    _stopped(job, monkeypatch, images=images)
+    assert max(_places(job)) == images + 32
+    result = distil(made.job(name=name))
+    assert result["generator"] == undisturbed["generator"]
+    assert result["curve"] == undisturbed["curve"]
+
+
+def test_sigterm_in_the_middle_of_a_selection_scores_again_when_it_continues(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = made.job("execution: {checkpoint_every: 1_000}", "in-selection")
+    _stopped(job, monkeypatch, batch=1)
+    assert _places(job) == [64]
+    result = distil(made.job(name="in-selection"))
+    assert (result["generator"], result["curve"]) == (undisturbed["generator"], undisturbed["curve"])
+
+
+def test_the_newest_two_and_the_best_are_kept_and_no_other_tensors(made: Bench, undisturbed: dict[str, Any]) -> None:
+    job = made.job("method: {images: 512}", "kept")
+    distil(job)
+    states = [json.loads(job.store.read(key)) for key in _keys(job)]
+    best = states[-1]["state"]["best_seen"]
+    assert set(_places(job)) == {480, 512} | {best}
+    for content in states:
+        fetch_object(job.store, ObjectRef(*content["object"]))
+
+
+@pytest.mark.parametrize("damage", ["tensors", "json", "missing"])
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
+    made: Bench,
+    undisturbed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    name = f"damaged-{damage}"
+    job = made.job(name=name)
+    _stopped(job, monkeypatch, images=160)
+    newest = _keys(job)[-1]
+    path = job.store.local_path(ObjectRef(*json.loads(job.store.read(newest))["object"]).key)
+    assert path is not None
+    if damage == "tensors":
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    elif damage == "missing":
+        path.unlink()
+    else:
+        job.store.put(newest, b"{")
+    result = distil(made.job(name=name))
+    said = capsys.readouterr().err
+    assert newest.rsplit("/", 1)[1] in said and "using the one before it" in said
+    assert "continuing from the checkpoint at 160 images" in said
+    assert result["generator"] == undisturbed["generator"]
+
+
+def test_old_checkpoints_stay_when_the_new_one_cannot_be_read_back(
+    made: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = made.job(name="unreadable")
+    writer = Writer(job, keep=1)
+    writer.save(32, Checkpoint({"seen": 32}, {"a": torch.zeros(3)}))
+    writer.wait()
+
+    def lose(store: Any, ref: ObjectRef) -> None:
+        raise SidaError("the disk lost it")
+
+    monkeypatch.setattr(checkpoint, "verify_object", lose)
+    writer.save(64, Checkpoint({"seen": 64}, {"a": torch.ones(3)}))
+    with pytest.raises(SidaError, match="the disk lost it"):
+        writer.wait()
+    assert _places(job) == [32, 64]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_it(
+    made: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    may_write = threading.Event()
+    put = Job.put
+    monkeypatch.setattr(Job, "put", lambda *arguments: (may_write.wait(10), put(*arguments))[1])
+    job, weights = made.job(name="background"), torch.zeros(3)
+    writer = Writer(job, keep=2)
+    state: dict[str, Any] = {"seen": 32, "curve": [1]}
+    writer.save(32, Checkpoint(state, {"a": weights}))  # returns although nothing can be written
+    weights += 1
+    state["curve"].append(2)
+    assert not _keys(job)
+    may_write.set()
+    writer.wait()
+    found = checkpoint.newest(job)
+    assert found is not None and torch.equal(found.tensors["a"], torch.zeros(3)) and found.state["curve"] == [1]
+
+
+def test_a_writer_that_was_taken_over_publishes_nothing(made: Bench) -> None:
+    old = made.job(name="fenced")
+    writer = Writer(old, keep=2)
+    made.job(name="fenced")  # takes the lease
+    writer.save(32, Checkpoint({"seen": 32}, {"a": torch.zeros(3)}))
+    with pytest.raises(Fenced):
+        writer.wait()
+    assert not _keys(old)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ("method: {alpha: 1.2}", r"method\.alpha is 1\.2, but the checkpoint at 160 images was made with 1\.0"),
+        ("evaluation: {selection_every: 128}", r"evaluation\.selection_every is 128"),
+        ("evaluation: {stop_after: 3}", r"evaluation\.stop_after is 3, .* with None"),
+    ],
+)
+def test_a_changed_recipe_refuses_to_continue_and_names_the_field(
+    made: Bench, monkeypatch: pytest.MonkeyPatch, changes: str, field: str
+) -> None:
+    if not _keys(made.job(name="changed")):
+        _stopped(made.job(name="changed"), monkeypatch, images=128)
+    with pytest.raises(UserError, match=field):
+        distil(made.job(changes, "changed"))
+
+
+def test_changed_inputs_refuse_to_continue(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _stopped(made.job(name="inputs"), monkeypatch, images=0)
+    job = made.job(name="inputs")
+    other = json.loads(job.spec["inputs"]["teacher"])
+    other["result"]["licence"] = "another"
+    job.spec["inputs"] = job.spec["inputs"] | {"teacher": json.dumps(other)}
+    with pytest.raises(UserError, match=r"inputs\.teacher"):
+        distil(job)
+
+
+def test_what_changes_no_number_may_change(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stopped(made.job(name="execution"), monkeypatch, images=128)
+    result = distil(made.job("execution: {activation_checkpointing: true, checkpoints_kept: 5}", "execution"))
+    assert result["generator"] == undisturbed["generator"]
+
+
+# --- trouble, patience, pictures ----------------------------------------------------------------------------------
+
+
+def _poisoned(monkeypatch: pytest.MonkeyPatch, value: float, images: int = 3) -> None:
+    """From 96 images on, the first images of a batch hold a value that no network can stand."""
+    batch = loop.ShuffledData.batch
+
+    def poison(self: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, c = batch(self, positions)
+        if int(positions[0]) >= 2 * 96:
+            x[:images] = value
+        return x, c
+
+    monkeypatch.setattr(loop.ShuffledData, "batch", poison)
+
+
+def test_skipped_samples_are_counted(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _poisoned(monkeypatch, float("nan"))
+    result = distil(made.job(name="skipped"))
+    assert result["dropped"] == 3 * (256 - 96) // 32  # in phase A; phase B reads labels only
+
+
+def test_beyond_the_limit_the_run_ends_with_iteration_sigma_range_and_a_dump(
+    made: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "REPORT_EVERY", 1)
+    _poisoned(monkeypatch, float("nan"))
+    job = made.job("execution: {non_finite_limit: 5}", "limit")
+    with pytest.raises(SidaError) as caught:
+        distil(job)
+    message = str(caught.value)
+    assert "more than execution.non_finite_limit 5: 6 samples skipped" in message
+    assert "stopped at iteration 5 (160 images)" in message and "sigma" in message
+    (dump,) = [key for key in job.store.list(f"{job.folder}/dumps/")]
+    content = json.loads(job.store.read(dump))
+    low, high = content["trouble"]["sigma"]
+    assert 0 < low <= high and content["trouble"]["seen"] == 128
+    fetch_object(job.store, ObjectRef(*content["object"]))
+    assert max(_places(job)) <= 160
+
+
+def test_no_checkpoint_replaces_a_good_one_while_a_loss_is_not_finite(
+    made: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Distillation.run
+
+    def infinite(self: Distillation, seen: int) -> dict[str, torch.Tensor]:
+        losses = run(self, seen)
+        return losses | ({"loss_psi": torch.tensor(torch.inf)} if seen >= 96 else {})
+
+    monkeypatch.setattr(Distillation, "run", infinite)
+    job = made.job(name="infinite")
+    with pytest.raises(SidaError, match="a loss of the last iteration is not finite"):
+        distil(job)
+    assert max(_places(job)) == 96
+
+
+def test_a_run_whose_score_no_longer_improves_ends_early(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([3.0, 1.0, 2.0, 1.5, 0.1])
+    monkeypatch.setattr(loop, "frechet_distance", lambda *_: next(scores))
+    job = made.job("method: {images: 512}\nevaluation: {stop_after: 2}", "patience")
+    result = distil(job)
+    assert (result["images_seen"], result["score"]) == (128, 1.0)
+    assert max(_places(job)) == 256
+    assert distil(made.job("method: {images: 512}\nevaluation: {stop_after: 2}", "patience")) == result | {
+        "seconds": pytest.approx(result["seconds"], abs=60)
+    }
+
+
+def test_each_selection_leaves_a_grid_of_samples(made: Bench, undisturbed: dict[str, Any]) -> None:
+    folder = Path(str(made.store.local_path("jobs/distill/undisturbed/1/samples")))
+    assert sorted(path.name for path in folder.iterdir()) == [f"{n:012d}.png" for n in (64, 128, 192, 256)]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())

@@ -1,0 +1,138 @@
+"""The same numbers however the work is cut: 1, 2, 4 processes times 1, 2, 4 accumulation rounds, dropout and augmentation on."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from sida.numerics.draws import Draws
+from sida.numerics.quantise import to_preview_uint8
+from sida.training.gradients import GradientSum
+from sida.training.processes import Processes
+from tests.training.tiny import distillation, largest_difference, run
+
+ITERATIONS = 20
+TOLERANCE = 1e-9  # relative norm in float64: sums in another order differ by about 1e-12 after 20 iterations
+ROUNDS, WORLDS = (1, 2, 4), (1, 2, 4)
+BATCH, GROUP = 32, 2  # so that 4 processes with 4 rounds still have a whole loss group in each
+
+Outcome = dict[str, torch.Tensor]
+
+
+def _outcome(rounds: int, processes: Processes, dtype: torch.dtype) -> Outcome:
+    """All tensors after the iterations, and a sample grid of the EMA as it would be drawn."""
+    micro_batch = BATCH // processes.world // rounds
+    job = distillation(processes, micro_batch, dtype, augment=0.5, dropout=0.1, batch=BATCH, loss_group=GROUP)
+    tensors = run(job, ITERATIONS)
+    noise = Draws(1).normal("grid", torch.arange(80), (1, 8, 8), dtype)
+    labels = torch.nn.functional.one_hot(torch.arange(80) % 10, 10).to(dtype)
+    with torch.no_grad():
+        grid = job.networks.theta_ema(2.5 * noise, 2.5, labels)
+    return tensors | {"grid": to_preview_uint8(grid)}
+
+
+def _worker(rank: int, world: int, rendezvous: str, target: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    processes = Processes(rank, world, torch.device("cpu"))
+    for dtype, rounds in [(torch.float64, rounds) for rounds in ROUNDS] + [(torch.float32, 1)]:
+        outcome = _outcome(rounds, processes, dtype)
+        if rank == 0:
+            torch.save(outcome, f"{target}/{world}-{rounds}-{dtype}")
+    distributed.destroy_process_group()
+
+
+def _outcomes(world: int, folder: str) -> None:
+    if world == 1:
+        for dtype, rounds in [(torch.float64, rounds) for rounds in ROUNDS] + [(torch.float32, 1)]:
+            outcome = _outcome(rounds, Processes(0, 1, torch.device("cpu")), dtype)
+            torch.save(outcome, f"{folder}/1-{rounds}-{dtype}")
+    else:
+        multiprocessing.spawn(_worker, (world, f"{folder}/rendezvous-{world}", folder), nprocs=world)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what each way of cutting the work ended with."""
+    folder = tmp_path_factory.mktemp("outcomes")
+    for world in WORLDS:
+        _outcomes(world, str(folder))
+    return folder
+
+
+def _load(folder: Path, world: int, rounds: int, dtype: torch.dtype = torch.float64) -> tuple[Outcome, torch.Tensor]:
+    outcome = torch.load(folder / f"{world}-{rounds}-{dtype}", weights_only=True)
+    return outcome, outcome.pop("grid")
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_processes_and_rounds_change_no_tensor_and_no_sample(outcomes: Path, world: int, rounds: int) -> None:
+    whole, grid = _load(outcomes, 1, 1)
+    cut, cut_grid = _load(outcomes, world, rounds)
+    assert largest_difference(whole, cut) < TOLERANCE
+    assert torch.equal(grid, cut_grid)
+    assert grid.float().std() > 10  # a picture, not a grey field
+
+
+def test_in_float32_the_drift_is_reported(outcomes: Path, record_property: pytest.RecordProperty) -> None:  # type: ignore[name-defined]
+    whole, _ = _load(outcomes, 1, 1, torch.float32)
+    for world in WORLDS[1:]:
+        drift = largest_difference(whole, _load(outcomes, world, 1, torch.float32)[0])
+        record_property(f"float32 drift, {world} processes, {ITERATIONS} iterations", drift)
+        print(f"float32 drift after {ITERATIONS} iterations on {world} processes: {drift:.1e}")
+        assert (
+            drift < 0.1
+        )  # Adam turns rounding noise of near-zero gradients into steps; anything larger is no rounding
+
+
+# --- gradients that travel while backward runs --------------------------------------------------------------------
+
+
+def _reduction(rank: int, rendezvous: str, target: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    network = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(6)))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape) / 10)
+    idle = torch.nn.Parameter(torch.ones(3))  # takes no part in the forward
+    network.register_parameter("idle", idle)
+    processes = Processes(rank, 2, torch.device("cpu"))
+    summed = GradientSum(network, processes, bucket_elements=20)
+    sent: list[int] = []
+    real = distributed.all_reduce
+    distributed.all_reduce = lambda tensor, **options: (sent.append(tensor.numel()), real(tensor, **options))[1]
+    for number in range(3):  # accumulation: two rounds stay here, the third sends
+        if number == 2:
+            summed.arm()
+        network(torch.full((2, 4), 1.0 + rank + number)).sum().backward()
+        if number < 2:
+            assert not sent
+    early = summed.sent_early
+    gradients = summed.finish()
+    distributed.all_reduce = real
+    assert sum(sent) == sum(p.numel() for p in network.parameters()) - 3  # each element once, the idle ones not
+    assert early >= 5 and idle.grad is None
+    if rank == 0:
+        torch.save([gradient.clone() for gradient in gradients], target)
+    distributed.destroy_process_group()
+
+
+def test_gradients_travel_during_the_last_backward_once_per_step_and_are_the_sum() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(_reduction, (f"{folder}/rendezvous", f"{folder}/sum"), nprocs=2)
+        summed = torch.load(f"{folder}/sum", weights_only=True)
+    network = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(6)))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape) / 10)
+    for rank in (0, 1):
+        for number in range(3):
+            network(torch.full((2, 4), 1.0 + rank + number)).sum().backward()
+    for expected, found in zip(network.parameters(), summed, strict=True):
+        torch.testing.assert_close(found, expected.grad)
