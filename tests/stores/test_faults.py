@@ -137,6 +137,7 @@ def test_a_server_killed_while_it_is_written_to_has_everything_that_it_acknowled
         done = [int(writer.stdout.readline()) for _ in range(30)]
     # leaving the block kills the server with SIGKILL, in the middle of the writer's work
     done += [int(line) for line in writer.stdout if line.strip()]
+    writer.stdout.close()
     writer.wait(120)
     with seaweedfs(tmp_path / "data") as endpoint:
         monkeypatch.setenv("SIDA_S3_ENDPOINT", endpoint)
