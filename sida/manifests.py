@@ -62,7 +62,7 @@ class GeneratorResult(Part):
     method: str
     images_seen: int
     selection_score: float
-    curve: ObjectRef  # JSON: losses and selection scores over images seen
+    curve: ObjectRef  # JSON list of points: images seen, losses, health, selection scores (sida.training.history)
     recipe_sha256: str
     licence: str
 

@@ -11,7 +11,7 @@ from sida.steps import Context, Published, step
 from sida.stores.base import ObjectRef
 
 
-@step("distill", version=1, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"))
+@step("distill", version=2, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"))
 def distill(
     context_of: Any,
     *,
@@ -41,6 +41,7 @@ def distill(
         }
         result = run_job(context, "distill", spec, recipe.execution)
         context.notes["dropped_samples"] = result["dropped"]
+        context.notes |= {f"seconds_{name}": seconds for name, seconds in result["seconds"].items()}
         return GeneratorResult(
             network=recipe.teacher.network.model_dump(mode="json"),
             weights=ObjectRef(*result["generator"]),

@@ -90,12 +90,15 @@ class Distillation:
             fused=True,
         )
         self.dropped = torch.zeros((), dtype=torch.int64, device=processes.device)
+        self.health: dict[str, Tensor] = {}  # of the last iteration: gradient norms, the discriminator's balance, dropped samples
 
     def run(self, seen: int) -> dict[str, Tensor]:
         """One iteration; returns the losses of this process's last round, as tensors (no synchronisation)."""
+        dropped = self.dropped.clone()
         losses = self.update_fake_score(seen) | self.update_generator(seen)
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
         update_ema(self.networks.theta_ema, self.networks.theta, beta)
+        self.health["dropped"] = self.dropped - dropped
         return losses
 
     # Phase A: psi learns to denoise the generator's images, and to tell them from real ones.
@@ -129,10 +132,13 @@ class Distillation:
             if losses.loss_D is not None:
                 total = total + method.discriminator_weight * losses.loss_D.sum()
                 reported["loss_D"] = losses.loss_D.detach().mean()
+            if l_fake is not None and l_real is not None:
+                self.health["D_real"] = l_real.detach().sigmoid().mean()  # how sure that real images are real
+                self.health["D_fake"] = l_fake.detach().sigmoid().mean()  # how sure that generated ones are
             (total / method.batch).backward()
             self.dropped += (~losses.keep).sum()
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
-        self._step(self.psi_optimiser, psi, method.fake_score_rate, seen, clip)
+        self.health["gradient_psi"] = self._step(self.psi_optimiser, psi, method.fake_score_rate, seen, clip)
         return reported
 
     # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
@@ -164,7 +170,7 @@ class Distillation:
             (total / method.batch).backward()
             self.dropped += (~losses.keep).sum()
         if not method.adversarial or seen > method.generator_from:
-            self._step(self.theta_optimiser, theta, method.generator_rate, seen)
+            self.health["gradient_theta"] = self._step(self.theta_optimiser, theta, method.generator_rate, seen)
         return reported
 
     def _rounds(self) -> Iterator[Tensor]:
@@ -180,13 +186,15 @@ class Distillation:
 
     def _step(
         self, optimiser: torch.optim.Optimizer, network: Denoiser, rate: float, seen: int, clip: float | None = None
-    ) -> None:
+    ) -> Tensor:
+        """One step of Adam; returns the norm of the gradient that it took, over all parameters."""
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         self.processes.sum_(gradients)
         sanitise_gradients(gradients, clip)
         for group in optimiser.param_groups:
             group["lr"] = rate * self._decay(seen)
         optimiser.step()
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
 
     def _decay(self, seen: int) -> float:
         """1, then linearly to 0 from ``decay_from`` to the end."""

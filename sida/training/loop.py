@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from sida.stores.base import fetch_object
 from sida.teachers.files import load_network, save_network
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
+from sida.training.history import History
 from sida.training.iteration import Distillation, Networks
 from sida.training.job import Job
 
@@ -51,6 +53,7 @@ class Run:
     """State of one distillation job in one process."""
 
     def __init__(self, job: Job) -> None:
+        self.seconds = {"start": -time.monotonic(), "iterations": 0.0, "selection": 0.0, "checkpoints": 0.0}
         self.job, self.method, self.evaluation = job, job.recipe.method, job.recipe.evaluation
         teacher: TeacherResult = job.manifest("teacher").result  # type: ignore[assignment]
         self.dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
@@ -74,10 +77,11 @@ class Run:
         self.detector: nn.Module = load_detector(fetch_object(job.store, self.reference.detector)).to(device)
         self.real = load_moments(job.store, self.reference).mean_cov()
         self.seen = 0
-        self.curve: list[dict[str, float]] = []
+        self.history = History(self.method.images, self.method.batch, job.processes)
         self.best_score, self.best_seen = math.inf, 0
         self.best: dict[str, Tensor] = {}
         self._resume()
+        self.seconds["start"] += time.monotonic()
 
     # State, by name: what a checkpoint holds.
 
@@ -117,7 +121,9 @@ class Run:
                     device = parameter.device
                     optimiser.state[parameter] = {f: t.to(device) for f, t in fields.items() if t is not None}
         self.best = _under(tensors, "best/")
-        self.seen, self.curve = saved.state["seen"], saved.state["curve"]
+        self.seen = saved.state["seen"]
+        self.history.restore(saved.state["history"], self.job.processes.device)
+        self.seconds |= {name: saved.state["seconds"][name] for name in ("iterations", "selection", "checkpoints")}
         self.best_score, self.best_seen = saved.state["best_score"], saved.state["best_seen"]
         self.distillation.dropped.fill_(saved.state["dropped"])
         if self.job.processes.first:
@@ -130,21 +136,26 @@ class Run:
 
     def save(self) -> None:
         """Publish a checkpoint (rank 0; the others have the same state)."""
+        started = time.monotonic()
+        history = self.history.state()
         if not self.job.processes.first:
             return
         state = {
             "recipe": self._recipe_digest(),
             "seen": self.seen,
-            "curve": self.curve,
+            "history": history,
+            "seconds": self.seconds,
             "best_score": self.best_score,
             "best_seen": self.best_seen,
             "dropped": int(self.distillation.dropped),
         }
         keep = self.job.recipe.execution.checkpoints_kept
         checkpoint.save(self.job, self.seen, Checkpoint(state, self.tensors()), keep)
+        self.seconds["checkpoints"] += time.monotonic() - started
 
     def select(self) -> float:
         """Score the EMA generator on the selection seeds; keep it if it is the best so far."""
+        started = time.monotonic()
         moments = range_moments(
             generator_images(self.networks.theta_ema, self.method.sigma_init),
             self.detector,
@@ -159,6 +170,8 @@ class Run:
         if score < self.best_score:
             self.best_score, self.best_seen = score, self.seen
             self.best = {key: t.detach().clone() for key, t in self.networks.theta_ema.state_dict().items()}
+        self.history.note(self.seen, "score", score)
+        self.seconds["selection"] += time.monotonic() - started
         return score
 
 
@@ -172,17 +185,18 @@ def distil(job: Job) -> dict[str, Any]:
         shown.update(run.seen)
     iteration = 0
     while run.seen < method.images:
-        before = run.seen
+        before, started = run.seen, time.monotonic()
         losses = run.distillation.run(before)
         run.seen = before + method.batch
+        last = run.seen >= method.images
+        run.history.add(run.seen, losses | run.distillation.health, last)
+        run.seconds["iterations"] += time.monotonic() - started
         iteration += 1
         if iteration % REPORT_EVERY == 0 and shown:
             numbers = {name: float(value) for name, value in losses.items()}
             shown.update(min(run.seen, method.images), **numbers, best=run.best_score)
-        last = run.seen >= method.images
         if last or _crossed(before, run.seen, run.evaluation.selection_every):
-            entry = {name: float(value) for name, value in losses.items()}
-            run.curve.append({"images": run.seen, **entry, "score": run.select()})
+            run.select()
         stopping = processes.agree(stop()) if iteration % REPORT_EVERY == 0 else False
         if last or stopping or _crossed(before, run.seen, job.recipe.execution.checkpoint_every):
             _refuse_non_finite(run, losses)
@@ -199,14 +213,15 @@ def _publish(run: Run) -> dict[str, Any]:
         save_network(path, run.best, run.network, sigma_init=run.method.sigma_init)
         generator = run.job.put(path, path.name)
         path = Path(folder) / "curve.json"
-        path.write_text(json.dumps(run.curve, indent=1))
+        path.write_text(json.dumps(run.history.points))
         curve = run.job.put(path, path.name)
     return {
         "generator": [generator.name, generator.size, generator.sha256],
         "curve": [curve.name, curve.size, curve.sha256],
         "images_seen": run.best_seen,
         "score": run.best_score,
-        "dropped": int(run.distillation.dropped),
+        "dropped": int(sum(point.get("dropped", 0) for point in run.history.points)),
+        "seconds": {name: round(seconds, 1) for name, seconds in run.seconds.items()},
     }
 
 
