@@ -24,7 +24,7 @@ from sida.errors import UserError
 from sida.recipe import Recipe
 from sida.stores.base import ObjectRef
 
-PIPELINES = {"reproduce": "compare"}  # name -> the step that the DAG ends with
+PIPELINES = {"reproduce": "report"}  # name -> the step that the DAG ends with
 PARALLEL = ("reference_statistics", "teach", "score_teacher", "distill", "score")  # use the recipe's processes
 RECIPE_BYTES = 100_000
 EXIT_TASK = "record_end"

@@ -44,6 +44,16 @@ _TASKS: dict[str, dict[str, str]] = {
         "teacher": TEACHER,
         "generator": "distill.generator",
         "dataset": "prepare_data.dataset",
+        "reference": "reference_statistics.reference",
+        "teacher_scores": "score_teacher.scores",
+        "scores": "score.scores",
+    },
+    "report": {
+        "run": "compare.run",
+        "teacher": TEACHER,
+        "generator": "distill.generator",
+        "dataset": "prepare_data.dataset",
+        "reference": "reference_statistics.reference",
         "teacher_scores": "score_teacher.scores",
         "scores": "score.scores",
     },
@@ -58,7 +68,7 @@ class Plan:
 
     recipe: str  # its name
     address: str  # where its resolved form lies in the store, with its digest
-    goal: str = "compare"
+    goal: str = "report"
     train_teacher: bool = False
     force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
     pipeline: str = ""  # its name on Kubeflow; empty: after the recipe
@@ -72,7 +82,7 @@ class Plan:
                 raise UserError(f"--force {step}: no such step in this run: {hint}steps: {', '.join(known)}")
 
     @classmethod
-    def of(cls, recipe: "Recipe", address: str, goal: str = "compare", force: Iterable[str] = ()) -> "Plan":
+    def of(cls, recipe: "Recipe", address: str, goal: str = "report", force: Iterable[str] = ()) -> "Plan":
         """The plan for a recipe; without an address to fetch its teacher from, it trains one."""
         return cls(recipe.name, address, goal, recipe.teacher.address is None or goal == "teach", tuple(force))
 

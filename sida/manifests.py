@@ -129,6 +129,14 @@ class ScoresResult(Part):
     gate: str | None = None  # what the gate said, when there is one
 
 
+class Panel(Part):
+    """One sample grid: PNG, every grid of a benchmark from the same seeds and labels."""
+
+    model: Literal["real", "teacher", "generator"]
+    title: str
+    image: ObjectRef
+
+
 class RunResult(Part):
     """The end of a run: table, verdict, pictures."""
 
@@ -139,12 +147,23 @@ class RunResult(Part):
     rows: tuple[Score, ...]
     verdict: str
     generator: ObjectRef
-    grid: ObjectRef
+    grid: ObjectRef  # PNG of all panels
+    panels: tuple[Panel, ...]
+    nearest: ObjectRef  # PNG: samples, and the training images nearest to them
+    evidence: ObjectRef  # JSON: how near, and which classes are there (sida.report.samples)
     licence: str
 
 
+class ReportResult(Part):
+    """The page about a run: one HTML file that needs nothing else."""
+
+    kind: Literal["report"] = "report"
+    run: str  # digest of the run's manifest
+    page: ObjectRef
+
+
 Result = Annotated[
-    TeacherResult | GeneratorResult | DatasetResult | ReferenceResult | ScoresResult | RunResult,
+    TeacherResult | GeneratorResult | DatasetResult | ReferenceResult | ScoresResult | RunResult | ReportResult,
     Field(discriminator="kind"),
 ]
 

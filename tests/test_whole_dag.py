@@ -57,6 +57,7 @@ def test_the_dag_ends_with_scores_and_a_verdict_and_the_second_run_reuses_everyt
         "distill",
         "score",
         "compare",
+        "report",
     }
     assert set(states(first).values()) == {"ran"}
     assert [score["model"] for score in first["scores"]] == ["teacher", "generator", "real"]
@@ -73,7 +74,7 @@ def test_the_dag_ends_with_scores_and_a_verdict_and_the_second_run_reuses_everyt
     assert second["generator"] == first["generator"]
 
     forced, _ = run(TINY, "--force", "score")
-    assert states(forced) == states(second) | {"score": "ran", "compare": "ran"}
+    assert states(forced) == states(second) | {"score": "ran", "compare": "ran", "report": "ran"}
     assert forced["scores"] == first["scores"]  # the same seeds, the same numbers
 
 

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     """Run, then print the result."""
     from pipeline import result, running
 
-    recipe, outcome = running.run(args, goal="compare", force=args.force)
+    recipe, outcome = running.run(args, goal="report", force=args.force)
     if outcome.status:
         return running.fail(outcome)
     run = result.read(outcome)
