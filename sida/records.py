@@ -164,6 +164,16 @@ def _json(part: Part) -> bytes:
 
 # -- read by whoever repeats a step
 
+def runs(store: ObjectStore) -> list[str]:
+    """Ids of all recorded runs, in the order in which they began."""
+    begun: dict[str, str] = {}
+    for key in store.list("runs/"):
+        match key.split("/"):
+            case [_, run, "steps", _]:
+                started = _parse(store.read(key), store.address_of(key)).started
+                begun[run] = min(started, begun.get(run, started))
+    return sorted(begun, key=lambda run: (begun[run], run))
+
 
 def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
     """Every recorded call of a run, by step; empty for a run that the store does not know."""

@@ -21,6 +21,8 @@ VARIABLES = {
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
+    "MLFLOW_TRACKING_URI": "where MLflow keeps runs: http(s)://host, or a database (default the SQLite file <SIDA_RUNS>/mlflow.db); none: nowhere",
+    "MLFLOW_RUN_ID": "the MLflow run that ours are nested under; Kubeflow Pipelines' MLflow plugin sets it",
     "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30)",
     "SIDA_LEASE_WAIT": "seconds to wait for a key that another process holds (default 0: say who holds it)",
 }
@@ -40,6 +42,8 @@ class Settings:
     cache_bytes: int
     s3_endpoint: str | None
     s3_region: str
+    mlflow: str
+    mlflow_run: str
     lease_seconds: float
     lease_wait: float
 
@@ -68,6 +72,8 @@ def settings() -> Settings:
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
         s3_endpoint=endpoint,
         s3_region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}",
+        mlflow_run=os.environ.get("MLFLOW_RUN_ID", ""),
         lease_seconds=_number("SIDA_LEASE_SECONDS", 30),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run, then print the result."""
     from pipeline import result, running
+    from sida.tracking.reconcile import track_quietly
 
     recipe, outcome = running.run(args, goal="report", force=args.force)
     if outcome.status:
         return running.fail(outcome)
     run = result.read(outcome)
+    if line := track_quietly(outcome.folder.name):
+        print(line, file=sys.stderr)
     print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome))
     return 0

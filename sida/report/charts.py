@@ -29,7 +29,7 @@ class Chart:
         return not any(self.lines.values())
 
 
-def svg(chart: Chart, width: float = 7.0, height: float = 3.4) -> str:
+def svg(chart: Chart, width: float = 5.2, height: float = 3.0) -> str:
     """One ``<svg>`` element; the same chart gives the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -54,14 +54,22 @@ def svg(chart: Chart, width: float = 7.0, height: float = 3.4) -> str:
             axes.axhline(level, label=f"{name}: {level:.3g}", color=_INK, linestyle=style, linewidth=1.2)
         if chart.logarithmic:
             axes.set_yscale("log")
+            for place in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                place(_plain_number)
         axes.set_xlabel("thousands of images seen (kimg)")
         axes.set_ylabel(chart.unit)
+        axes.tick_params(which="both", labelsize="small")
         axes.grid(alpha=0.2, color=_INK)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize="small")
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize="small", borderpad=0)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), chart.title)
+
+
+def _plain_number(value: float, place: int) -> str:
+    """Ticks at 1, 2 and 5 times a power of ten, as numbers."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
 def _inline(text: str, title: str) -> str:

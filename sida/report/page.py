@@ -48,14 +48,18 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
         sections=_SECTIONS,
         created=inputs["run"].about.created.replace("T", " ").replace("+00:00", " UTC"),
         standing=standing(list(run.rows)),
-        table=table(inputs["run"]),
-        metric_note=_metric_note(run.rows[0].metric),
+        table=_short_heading(table(inputs["run"])),
+        metric_note=_metric_note(run.rows[0]),
         seed_note=f"from {evidence['first_seed']:,}",
         panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
         nearest=_picture(store, run.nearest),
         neighbours=3,
         evidence=evidence,
-        charts=[_shown(chart, note) for chart, note in charts(recipe, run, curve) if not chart.empty],
+        charts=[
+            _shown(chart, note, 9.5 if number == 0 else 5.2)
+            for number, (chart, note) in enumerate(charts(recipe, run, curve))
+            if not chart.empty
+        ],
         health=_health(curve, inputs["generator"]),
         coverage=[
             {"label": label, "percent": share, "count": data.histogram[label]} for label, share in enumerate(shares)
@@ -102,6 +106,29 @@ def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, st
     means = {row.model: row.mean for row in run.rows}
     levels = {"teacher": means["teacher"]} | ({"floor (real images)": means["real"]} if "real" in means else {})
     named = [
+        ("Loss of the fake score", "loss", {"fake score": "loss_psi"}),
+        ("Loss of the discriminator", "loss", {"discriminator": "loss_D"}),
+        ("SiD loss of the generator", "loss", {"generator": "loss_sid"}),
+        ("Adversarial loss of the generator", "loss", {"generator": "loss_adv"}),
+        ("Gradient norms", "norm", {"fake score": "gradient_psi", "generator": "gradient_theta"}),
+        ("Discriminator's belief that an image is real", "probability", {"real": "D_real", "generated": "D_fake"}),
+    ]
+    score = {row.model: row for row in rows}
+    margin = score["generator"].mean - score["teacher"].mean
+    half = difference_interval(score["generator"], score["teacher"])
+    if margin < -half:
+        return {"css": "ahead", "words": "The generator surpasses its teacher."}
+    if margin <= half:
+        return {"css": "level", "words": "The generator is level with its teacher."}
+    return {"css": "behind", "words": "The generator is behind its teacher."}
+
+
+def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, str]]:
+    """The curves of a distillation with a note each; a chart may be empty."""
+    metric = recipe.evaluation.metric
+    means = {row.model: row.mean for row in run.rows}
+    levels = {"teacher": means["teacher"]} | ({"floor (real images)": means["real"]} if "real" in means else {})
+    named = [
         ("Losses of the fake score and the discriminator", "loss", {"fake score": "loss_psi", "discriminator": "loss_D"}),
         ("Losses of the generator", "loss", {"SiD": "loss_sid", "adversarial": "loss_adv"}),
         ("Gradient norms", "norm", {"fake score": "gradient_psi", "generator": "gradient_theta"}),
@@ -126,13 +153,13 @@ def series(curve: Curve, name: str) -> list[tuple[float, float]]:
     return [(point["images"] / 1000, point[name]) for point in curve if name in point]
 
 
-def _shown(chart: Chart, note: str) -> dict[str, Any]:
+def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
     every = sorted({x for points in chart.lines.values() for x, _ in points})
     step = -(-len(every) // _ROWS)
     kept = sorted({*every[::step], every[-1]})
     values = {name: dict(points) for name, points in chart.lines.items()}
     rows = [[f"{x:g}"] + [f"{v[x]:.4g}" if x in v else "" for v in values.values()] for x in kept]
-    return {"title": chart.title, "note": note, "svg": svg(chart), "names": list(values), "rows": rows}
+    return {"title": chart.title, "note": note, "svg": svg(chart, width), "names": list(values), "rows": rows}
 
 
 def _picture(store: ObjectStore, image: Any) -> str:
@@ -140,12 +167,16 @@ def _picture(store: ObjectStore, image: Any) -> str:
     return png(store.read(image.key)) if image.size <= PICTURE_BYTES else "data:,"
 
 
-def _metric_note(metric: str) -> str:
-    if metric == "fid":
-        return "FID: the lower the better. One network evaluation (NFE) makes an image in one step."
+def _short_heading(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """What the heading says in brackets is in the caption."""
+    return [("model", *(cell.partition(" (")[0] for cell in rows[0][1:])), *rows[1:]]
+
+
+def _metric_note(row: Score) -> str:
+    what = "FID" if row.metric == "fid" else f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
     return (
-        f"{metric}: Frechet distance between features of a detector for this data set; it is not FID. The lower the better. "
-        f"The teacher needs NFE network evaluations for an image, the generator one."
+        f"{what}. The lower the better; mean and standard deviation over {len(row.values)} held-out seed ranges of "
+        f"{row.n:,} images. NFE: network evaluations for an image."
     )
 
 
@@ -162,13 +193,17 @@ def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
         ("gradient_psi", "fake score's gradient norm", "median, and largest mean of a window"),
     ):
         if values := sorted(y for _, y in series(curve, key)):
-            rows.append((name, f"{values[len(values) // 2]:.3g} / {values[-1]:.3g}", meaning))
+            rows.append((name, f"{_short(values[len(values) // 2])} / {_short(values[-1])}", meaning))
     real, fake = series(curve, "D_real"), series(curve, "D_fake")
     if real and fake:
         gap = real[-1][1] - fake[-1][1]
         words = "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
         rows.append(("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {words}"))
     return rows
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _in_order(inputs: dict[str, Manifest]) -> list[Manifest]:
@@ -183,7 +218,7 @@ def _timing(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
         rows.append({"name": about.step, "seconds": about.seconds, "part": False})
         parts = {name: float(value) for name, value in about.notes.items() if name.startswith("seconds_")}
         rows += [
-            {"name": f"– {name.removeprefix('seconds_')}", "seconds": seconds, "part": True}
+            {"name": f"{about.step}: {name.removeprefix('seconds_')}", "seconds": seconds, "part": True}
             for name, seconds in parts.items()
         ]
     return rows
