@@ -53,6 +53,8 @@ class Sampler(Part):
     """The teacher's own sampler (Heun, EDM algorithm 2)."""
 
     steps: Annotated[int, Field(ge=2)]
+    state: Literal["float64", "float32"] = "float64"  # of the trajectory: EDM's is float64, EDM2's float32
+    guidance: Annotated[float, Field(ge=1)] = 1.0  # towards D from the guide's D (teacher.guide); 1: none
     s_churn: Weight = 0.0
     s_min: Weight = 0.0
     s_max: float | None = None  # None: no upper limit
@@ -60,8 +62,8 @@ class Sampler(Part):
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per image: no correction in the last step."""
-        return 2 * self.steps - 1
+        """Network evaluations per image: no correction in the last step; with guidance each costs two."""
+        return (2 * self.steps - 1) * (1 if self.guidance == 1 else 2)
 
 
 class TeacherTraining(Part):
@@ -78,6 +80,14 @@ class TeacherTraining(Part):
     seed: Count = 0
 
 
+class Guide(Part):
+    """The weaker network that guidance pushes away from: EDM2's is an unconditional XS."""
+
+    address: str
+    sha256: Sha256 | None = None
+    network: Network
+
+
 class Teacher(Part):
     """The pretrained diffusion model phi: where it comes from, what it is, how it is sampled."""
 
@@ -86,23 +96,64 @@ class Teacher(Part):
     licence: str
     network: Network
     sampler: Sampler
+    guide: Guide | None = None
     train: TeacherTraining | None = None
 
     @model_validator(mode="after")
     def _has_a_source(self) -> Teacher:
         if self.address is None and self.train is None:
             raise ValueError("needs an address to fetch from, or a train section to be trained by")
+        if self.sampler.guidance != 1 and self.guide is None:
+            raise ValueError(f"sampler.guidance {self.sampler.guidance:g} needs a guide network: add a guide section")
         return self
 
 
-class Dataset(Part):
-    """The training set as shards: source, size and labels."""
+class Generator(Part):
+    """A finished SiD generator that SiD2A starts theta from; its network is the teacher's."""
 
-    source: Literal["digits"]
+    address: str
+    sha256: Sha256 | None = None
+    licence: str
+
+
+class Latents(Part):
+    """Images are encoded by a variational autoencoder, and the networks see its latents (EDM2)."""
+
+    vae: str  # a diffusers repository
+    revision: str | None = None
+    licence: str
+    image_resolution: Positive  # of the images; dataset.resolution is that of the latents
+    raw_mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)  # per channel, as EDM2 normalises
+    raw_std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
+
+
+class Dataset(Part):
+    """The training set as shards: source, transform, size and labels."""
+
+    source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
+    address: str | None = (
+        None  # of the archive or folder; None: the source needs none, or everyone has to get their own
+    )
+    sha256: Sha256 | None = None
+    transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal"] = "none"
+    latents: Latents | None = None
     licence: str
     resolution: Positive
     channels: Positive
     classes: Count = 0
+    images: Positive | None = None  # how many there must be; None: as many as there are
+
+    @model_validator(mode="after")
+    def _latents_fit(self) -> Dataset:
+        if self.latents is None:
+            return self
+        if len(self.latents.raw_mean) != self.channels or len(self.latents.raw_std) != self.channels:
+            raise ValueError(f"latents.raw_mean and raw_std need one number for each of {self.channels} channels")
+        if self.latents.image_resolution % self.resolution:
+            raise ValueError(
+                f"latents.image_resolution {self.latents.image_resolution} is no multiple of resolution {self.resolution}"
+            )
+        return self
 
 
 class Method(Part):
@@ -150,18 +201,30 @@ class Method(Part):
 class Detector(Part):
     """The feature network that images are compared with."""
 
+    kind: Literal["inception", "digits"] = "inception"
     address: str
     sha256: Sha256 | None = None
     features: Positive
+
+
+class ReferenceFile(Part):
+    """A published file of reference statistics (EDM's npz, EDM2's pkl) or of reference images (npz)."""
+
+    address: str
+    sha256: Sha256 | None = None
 
 
 class Evaluation(Part):
     """How a score is measured. Selection and reporting use different seeds."""
 
     metric: Annotated[str, Field(pattern="^[a-z0-9_]+$")]
+    extra_metrics: tuple[Literal["is", "kid", "precision_recall"], ...] = ()
     detector: Detector
+    reference: ReferenceFile | None = None  # published statistics of the training set; None: computed from it
+    precision_recall_reference: ReferenceFile | None = None  # published images; None: the training set
     images: Annotated[int, Field(ge=2)]  # generated images per seed range
     ranges: Positive = 3  # held-out seed ranges that are reported
+    teacher_ranges: Positive | None = None  # fewer for a slow teacher; None: as many as ranges
     first_seed: Count = 1_000_000  # of the first reported range; the next ones follow it
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
@@ -181,10 +244,36 @@ class Gate(Part):
     on_failure: Literal["stop", "warn"] = "stop"
 
 
+class Targets(Part):
+    """What was published for this benchmark; read by people, plan and reports, never by a step's key."""
+
+    metric: str
+    source: str
+    teacher: float | None = None  # by teacher.sampler, without guidance
+    teacher_source: str | None = None
+    teacher_guided: float | None = None  # with classifier-free guidance
+    teacher_autoguided: float | None = None
+    sid: float | None = None
+    best: float | None = None  # of SiDA and SiD2A
+
+
+class Released(Part):
+    """The generator that the authors released for this run."""
+
+    address: str
+    sha256: Sha256 | None = None
+    kimg: Positive  # images it has seen
+    note: str | None = None
+
+
 class Execution(Part):
     """What does not change a number: how the work is laid out on machines."""
 
-    processes: Positive = 1
+    nodes: Positive = 1
+    processes: Positive = 1  # per node, one for each GPU
+    gpu_memory_gib: Positive | None = None  # that a GPU should have at this micro-batch (`plan` computes it)
+    compile: bool = False  # the networks through torch.compile
+    channels_last: bool = False
     threads: Positive = 1
     micro_batch: Positive | None = None  # per process, a multiple of the loss group; None: the whole share
     sampling_batch: Positive = 512
@@ -198,12 +287,38 @@ class Recipe(Part):
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
     version: Positive
     description: str
+    benchmark: str | None = None  # the title of its row in the paper's table
     teacher: Teacher
+    generator: Generator | None = None  # SiD2A's start
     dataset: Dataset
     method: Method
     evaluation: Evaluation
     gate: Gate
     execution: Execution
+    targets: Targets | None = None
+    released: Released | None = None
+
+    @model_validator(mode="after")
+    def _work_divides(self) -> Recipe:
+        method, execution = self.method, self.execution
+        world = execution.nodes * execution.processes
+        share = method.batch // world
+        micro = execution.micro_batch or share
+        if method.batch % world or share % micro or micro % method.loss_group:
+            raise ValueError(
+                f"method.batch {method.batch} on {execution.nodes} x {execution.processes} processes is "
+                f"{method.batch / world:g} each: it must be a multiple of execution.micro_batch {micro}, and that of "
+                f"method.loss_group {method.loss_group}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sid2a_has_a_start(self) -> Recipe:
+        if self.method.name == "sid2a" and self.generator is None:
+            raise ValueError("method sid2a starts from a SiD generator: add a generator section with its address")
+        if self.method.name != "sid2a" and self.generator is not None:
+            raise ValueError(f"method {self.method.name} starts from the teacher: remove generator, or use sid2a")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -230,7 +345,7 @@ class Recipe(Part):
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and aliases, and reads 1e-4 as a number."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -248,7 +363,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _NUMBER = r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER), list("-+0123456789."))
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER), list("-+0123456789."))
 
 
 def names() -> list[str]:
@@ -276,7 +391,7 @@ def find(name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path}: not readable as YAML: {reason}") from error
@@ -287,27 +402,48 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
+    if "address" in changes and changes["address"] != base.get("address"):  # what was said of the other file
+        merged.pop("sha256", None)
+        merged.pop("note", None)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
-def _resolve(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's fields over those of the recipe it extends, addresses made absolute."""
-    if path in seen:
-        raise RecipeError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
-    data = _read(path)
-    for section in (data.get("teacher"), (data.get("evaluation") or {}).get("detector")):
-        if not isinstance(section, dict) or not isinstance(section.get("address"), str):
-            continue
-        if "://" not in section["address"]:
-            section["address"] = (path.parent / section["address"]).resolve().as_uri()
-    base = data.pop("extends", None)
-    if base is None:
-        return data
-    sibling = path.parent / f"{base}.yaml"
-    return _merge(_resolve(sibling if sibling.is_file() else find(str(base)), (*seen, path)), data)
+def _make_absolute(section: dict[str, Any], folder: Path) -> None:
+    """Every ``address`` that is a relative path becomes a file:// address."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            _make_absolute(value, folder)
+        elif key == "address" and isinstance(value, str) and "://" not in value:
+            section[key] = (folder / value).resolve().as_uri()
+
+
+def chain(name: str) -> list[Path]:
+    """The recipe's file, then the one it extends, and so on."""
+    path = find(name)
+    files: list[Path] = []
+    while True:
+        if path in files:
+            raise RecipeError(f"{path}: extends itself through {' -> '.join(file.name for file in files)}")
+        files.append(path)
+        base = _read(path).get("extends")
+        if base is None:
+            return files
+        sibling = path.parent / f"{base}.yaml"
+        path = sibling if sibling.is_file() else find(str(base))
+
+
+def _resolve(files: list[Path]) -> dict[str, Any]:
+    """Each file's fields over those of the recipe it extends, addresses made absolute."""
+    merged: dict[str, Any] = {}
+    for path in reversed(files):
+        fields = _read(path)
+        fields.pop("extends", None)
+        _make_absolute(fields, path.parent)
+        merged = _merge(merged, fields)
+    return merged
 
 
 def _explain(error: ValidationError, where: str) -> RecipeError:
@@ -346,5 +482,5 @@ def parse(data: dict[str, Any], where: str) -> Recipe:
 
 def load(name: str) -> Recipe:
     """The recipe called ``name``, or the one in the file ``name``."""
-    path = find(name)
-    return parse(_resolve(path), str(path if "/" in name else path.name))
+    files = chain(name)
+    return parse(_resolve(files), str(files[0] if "/" in name else files[0].name))

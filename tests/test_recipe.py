@@ -37,6 +37,13 @@ def test_a_variant_changes_single_fields_of_its_base() -> None:
     assert tiny.teacher.address == base.teacher.address  # relative to the file it stands in
 
 
+def test_another_address_does_not_inherit_the_digest_of_the_first(tmp_path: Path) -> None:
+    loaded = recipe.load(variant(tmp_path, "teacher: {address: mine.safetensors}"))
+    assert loaded.teacher.address == (tmp_path / "mine.safetensors").as_uri()
+    assert loaded.teacher.sha256 is None
+    assert loaded.evaluation.detector.sha256 == recipe.load("digits").evaluation.detector.sha256
+
+
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
     assert "did you mean 'digits'" in refusal("digist")
     assert "pipeline list" in refusal("zebra")
@@ -59,6 +66,13 @@ def test_an_unknown_recipe_suggests_the_nearest() -> None:
         ("method: null", "method"),
         ("teacher: {sha256: abc}", "teacher.sha256"),
         ("teacher: {address: null, train: null}", "needs an address to fetch from, or a train section"),
+        ("teacher: {sampler: {guidance: 1.4}}", "teacher: sampler.guidance 1.4 needs a guide network"),
+        ("method: {name: sid2a}", "add a generator section"),
+        ("generator: {address: a.safetensors, licence: mine}", "remove generator, or use sid2a"),
+        ("execution: {processes: 3}", "method.batch 128 on 1 x 3 processes"),
+        ("execution: {micro_batch: 48}", "multiple of execution.micro_batch 48"),
+        ("dataset: {source: cifar}", "dataset.source: Input should be 'digits', 'cifar10'"),
+        ("dataset: {latents: {vae: a, licence: b, image_resolution: 64}}", "one number for each of 1 channels"),
         ("teacher: {network: {resolution: 16}}", "dataset is 1 x 8^2"),
         ("dataset: {classes: 7}", "label_dim 10, but dataset.classes 7"),
         ("evaluation: {selection_images: 2_000_000}", "reach into the reported ones"),

@@ -1,4 +1,7 @@
-"""List the recipes that can be run.
+"""List the recipes that can be run: the paper's table with its targets, and the variants of each row.
+
+The scores are FIDs as published: the teacher's by the sampler of the recipe (network evaluations in brackets; for EDM2 also with
+classifier-free guidance, which costs two evaluations a step), SiD's, and the best of SiDA and SiD2A.
 
 examples:
   python -m pipeline list
@@ -7,6 +10,12 @@ examples:
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sida.recipe import Recipe
+
+HEADINGS = ("benchmark", "teacher", "guided", "SiD", "best of SiDA, SiD2A", "recipe, and its variants")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,11 +23,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Name and description of every recipe."""
+    """The paper's table, then what else there is."""
     from sida import recipe
 
-    names = recipe.names()
-    width = max(map(len, names), default=0)
-    for name in names:
-        print(f"{name:<{width}}  {' '.join(recipe.load(name).description.split())}")
+    known = {name: recipe.load(name) for name in recipe.names()}
+    rows: dict[str, list[Recipe]] = {}
+    for loaded in known.values():
+        if loaded.benchmark:
+            rows.setdefault(loaded.benchmark, []).append(loaded)
+    table = [HEADINGS, *(_row(*variants) for variants in sorted(rows.values(), key=_order))]
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
+    for row in table:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\nothers")
+    others = [loaded for loaded in known.values() if not loaded.benchmark]
+    width = max((len(loaded.name) for loaded in others), default=0)
+    for loaded in others:
+        print(f"{loaded.name:<{width}}  {' '.join(loaded.description.split())}")
     return 0
+
+
+def _order(variants: list[Recipe]) -> tuple[bool, int, int]:
+    """Pixels before latents, small before large."""
+    network = variants[0].teacher.network
+    return variants[0].dataset.latents is not None, network.resolution, network.model_channels
+
+
+def _row(base: Recipe, *variants: Recipe) -> tuple[str, ...]:
+    targets, nfe = base.targets, base.teacher.sampler.nfe
+    assert base.benchmark is not None
+    if targets is None:
+        return base.benchmark, "", "", "", "", base.name
+    scores = (_score(targets.teacher) + f" ({nfe})", _score(targets.teacher_guided), _score(targets.sid))
+    suffixes = " ".join(variant.name.removeprefix(base.name) for variant in variants)
+    return base.benchmark, *scores, _score(targets.best), f"{base.name} {suffixes}"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

@@ -1,9 +1,11 @@
-"""Show a recipe with everything filled in, as it will be run.
+"""Show a recipe with everything filled in, as it will be run, and where each value comes from.
 
-What the recipe leaves out is shown with its default. The output is a recipe itself: save it, change it, run it by its path.
+Behind each value stands the file and line that set it (the recipe's own, or one that it extends), or "default". The output is a
+recipe itself: save it, change it, run it by its path.
 
 examples:
   python -m pipeline show digits
+  python -m pipeline show cifar10-uncond-sid2a | grep -v default
   python -m pipeline show digits > mine.yaml && python -m pipeline run ./mine.yaml
 """
 
@@ -19,11 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """The resolved recipe as YAML."""
-    import yaml
-
     from sida import recipe
+    from sida.recipe_origins import annotated, origins
 
     loaded = recipe.load(args.recipe)
     print(f"# resolved from {recipe.find(args.recipe)}")
-    print(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, width=110), end="")
+    print(annotated(loaded, origins(args.recipe)), end="")
     return 0

@@ -78,10 +78,18 @@ def compare(
 
 def difference_interval(a: Score, b: Score) -> float:
     """Half-width of the 95% interval of mean(a) - mean(b), pooled over the seed ranges (Student's t)."""
-    freedom = len(a.values) + len(b.values) - 2
+    error = math.sqrt(a.sd**2 / len(a.values) + b.sd**2 / len(b.values))
+    return _half(error, len(a.values) + len(b.values) - 2)
+
+
+def interval(a: Score) -> float:
+    """Half-width of the 95% interval of a mean over seed ranges (Student's t)."""
+    return _half(a.sd / math.sqrt(len(a.values)), len(a.values) - 1)
+
+
+def _half(error: float, freedom: int) -> float:
     if freedom < 1:
         return math.inf
-    error = math.sqrt(a.sd**2 / len(a.values) + b.sd**2 / len(b.values))
     known = [f for f in _T95 if f <= freedom]
     return (_T95[max(known)] if known else 12.706) * error
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from sida import records
 from sida.errors import Corrupt, NotFound, UserError
-from sida.manifests import Manifest, Score, digest_of, parse_manifest
+from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
+from sida.report.comparison import METHODS, benchmark_of, flat, identity_of
 from sida.records import StepCall
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
@@ -78,13 +79,6 @@ class Projection:
         return digest_of(json.loads(json.dumps(content, default=str)))
 
 
-def benchmark_of(recipe: Recipe) -> str:
-    """Name of the experiment: recipes of one data set at one resolution are compared with each other."""
-    data = recipe.dataset
-    kind = "" if recipe.teacher.network.label_dim else "-unconditional"
-    return f"{data.source}-{data.resolution}x{data.resolution}{kind}"
-
-
 def projection(store: ObjectStore, run: str) -> Projection:
     """The projection of a recorded run. Raises UserError for one that the store does not know, or cannot read any more."""
     calls = records.calls(store, run)
@@ -92,8 +86,7 @@ def projection(store: ObjectStore, run: str) -> Projection:
         raise UserError(f"no run {run!r} in {store.address}: check the id and the store")
     try:
         recipe = recipe_at(next(iter(calls.values())).recipe)
-        made = {step: _manifest(store, call) for step, call in calls.items() if call.manifest}
-        return _projection(store, run, recipe, calls, made)
+        return _projection(store, run, recipe, calls, records.manifests(store, calls))
     except (NotFound, Corrupt) as error:
         raise UserError(f"run {run}: {error}: run its recipe again") from error
 
@@ -101,13 +94,12 @@ def projection(store: ObjectStore, run: str) -> Projection:
 def _projection(
     store: ObjectStore, run: str, recipe: Recipe, calls: dict[str, StepCall], made: dict[str, Manifest]
 ) -> Projection:
-    repeat = next((call.parameters["repeat"] for call in calls.values() if call.parameters.get("repeat")), "")
-    identity = digest_of([recipe.model_dump(mode="json"), repeat])
+    repeat, identity = identity_of(recipe, calls)
     status, message = _status(store, run, calls)
     last = max((when(call.started) for call in calls.values()), default=0)
     parent = Node(
         identity=identity,
-        name=f"{recipe.name} ({_method(recipe)})" + (f" {repeat}" if repeat else ""),
+        name=f"{recipe.name} ({METHODS[recipe.method.name]})" + (f" {repeat}" if repeat else ""),
         status=status,
         started=min(when(call.started) for call in calls.values()),
         ended=None if status == "RUNNING" else max([last, *(when(m.about.created) for m in made.values())]),
@@ -115,7 +107,7 @@ def _projection(
         tags=_tags(recipe, run, repeat, calls, made) | ({"sida.error": message} if message else {}),
     )
     parent.artifacts["recipe.json"] = _recipe_key(calls)
-    parent.artifacts |= {f"manifests/{step}.json": _key(call.manifest) for step, call in calls.items() if call.manifest}
+    parent.artifacts |= {f"manifests/{step}.json": records.manifest_key(call) for step, call in calls.items() if call.manifest}
     children = []
     if "distill" in made:
         children.append(_distilled(store, recipe, identity, made["distill"]))
@@ -251,36 +243,12 @@ def _model(recipe: Recipe, identity: str, made: dict[str, Manifest]) -> Model | 
     )
 
 
-def _method(recipe: Recipe) -> str:
-    return {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}[recipe.method.name]
-
-
-def flat(value: Any, path: str = "") -> dict[str, str]:
-    """Nested fields as ``method.alpha: "1.0"``."""
-    if isinstance(value, dict):
-        found: dict[str, str] = {}
-        for name, item in value.items():
-            found |= flat(item, f"{path}.{name}" if path else name)
-        return found
-    return {path: json.dumps(value) if isinstance(value, list) else str(value)}
-
-
 def when(text: str) -> int:
     """ISO 8601 -> ms since 1970."""
     return round(1000 * datetime.fromisoformat(text).timestamp())
 
 
-def _key(address: str) -> str:
-    """The key of a manifest in this store, wherever the store stood when the manifest was written."""
-    return "steps/" + address.rpartition("/steps/")[2]
-
-
 def _recipe_key(calls: dict[str, StepCall]) -> str:
     key, mark, _ = next(iter(calls.values())).recipe.partition("#sha256=")
     return key if mark else ""
-
-
-def _manifest(store: ObjectStore, call: StepCall) -> Manifest:
-    key = _key(call.manifest)
-    return parse_manifest(store.read(key), store.address_of(key))
 

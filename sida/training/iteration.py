@@ -42,6 +42,9 @@ class Networks:
     theta: Denoiser
     theta_ema: Denoiser
 
+    def __iter__(self) -> Iterator[Denoiser]:
+        return iter((self.phi, self.psi, self.theta, self.theta_ema))
+
     @classmethod
     def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
         """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A)."""
@@ -73,6 +76,8 @@ class Distillation:
                 f"a multiple of micro_batch {self.micro_batch}, and that of loss_group {method.loss_group}"
             )
         self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
+        for network in networks:
+            network.working_dtype = getattr(torch, method.precision)  # on float32 master weights
         # EDM2's forced weight normalisation as the published runs did it (no effect on the other networks).
         set_forced_normalization(networks.theta, method.forced_normalization or not method.adversarial)
         set_forced_normalization(networks.psi, not method.adversarial)

@@ -1,6 +1,7 @@
 """``python -m pipeline`` as a user meets it: help, lists, and one line for each mistake."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -56,10 +57,28 @@ def test_help_takes_less_than_half_a_second() -> None:
     assert min(once() for _ in range(3)) < 0.5  # the best of three: others may be using this machine
 
 
-def test_list_names_every_recipe_with_its_description() -> None:
-    lines = pipeline("list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-    assert all(len(line.split()) > 1 for line in lines)
+def test_list_shows_the_paper_s_table_with_targets_and_names_every_recipe() -> None:
+    shown = pipeline("list").stdout
+    table, _, others = shown.partition("\nothers\n")
+    rows = {line.split("  ")[0]: line for line in table.splitlines()[1:]}
+    assert len(rows) == 11
+    assert re.search(r"1\.97 \(35\) .* 1\.923 .* 1\.499 .* cifar10-uncond -sid", rows["CIFAR-10 32x32 unconditional"])
+    assert re.search(r"1\.91 \(63\) .* 1\.81 .* 1\.366 ", rows["ImageNet 512x512, EDM2-XXL"])
+    named = {line.split()[0] for line in others.splitlines()}
+    for line in rows.values():
+        base, *variants = re.search(r"  ([a-z][a-z0-9-]+(?: -[a-z0-9-]+)*)$", line)[1].split()  # type: ignore[index]
+        named |= {base, *(base + variant for variant in variants)}
+    assert named == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+
+
+def test_show_says_which_file_and_line_set_a_value() -> None:
+    lines = pipeline("show", "ffhq-64-sid2a-alpha12").stdout.splitlines()
+    found = {line.split(":")[0].strip(): line.split("  # ")[-1] for line in lines if "  # " in line}
+    for field, file in {"alpha": "ffhq-64-sid2a-alpha12", "batch": "ffhq-64", "tmax": "bases/edm"}.items():
+        name, line = found[field].split(".yaml:")
+        assert name == file
+        assert f"{field}: " in (ROOT / "recipes" / f"{file}.yaml").read_text().splitlines()[int(line) - 1]
+    assert found["decay_from"] == "default"
 
 
 def test_what_show_prints_is_a_recipe_that_resolves_to_itself(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ class UNetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         residual = self.conv0(silu(self.norm0(x)))
-        injected = self.affine(emb)[:, :, None, None]
+        injected = self.affine(emb)[:, :, None, None].to(x.dtype)
         if self.adaptive_scale:
             scale, shift = injected.chunk(2, dim=1)
             residual = silu(torch.addcmul(shift, self.norm1(residual), scale + 1))

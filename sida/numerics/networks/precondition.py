@@ -95,7 +95,7 @@ class EDMPrecond(Denoiser):
         x = x.to(column.dtype)
         c_skip, c_out, c_in, c_noise = edm_coefficients(column, self.sigma_data)
         working = x.dtype if self.working_dtype == torch.float32 else self.working_dtype
-        emb = self.model.embed(c_noise.flatten().to(working), labels, augment_labels)  # type: ignore[operator]
+        emb = self.model.embed(c_noise.flatten(), labels, augment_labels)  # type: ignore[operator]  # stays in float32
         skips = self.model.encode((c_in * x).to(working), emb)  # type: ignore[operator]
         if want == "logits":
             return skips[-1].mean(dim=1, keepdim=True).to(x.dtype)

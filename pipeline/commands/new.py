@@ -1,0 +1,80 @@
+"""Write a commented recipe for your own teacher and images.
+
+The file is complete: change what differs, then look at `show` and `plan` before you run it.
+
+examples:
+  python -m pipeline new birds --teacher ./birds.pkl --images ./photographs --resolution 64
+  python -m pipeline new birds --classes 200 --output recipes-of-mine/birds.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from string import Template
+
+TEMPLATE = Path(__file__).resolve().parents[1] / "templates" / "recipe.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """NAME, and what is known already."""
+    parser.add_argument("name", metavar="NAME", help="of the recipe: small letters, digits and hyphens")
+    parser.add_argument("--teacher", metavar="ADDRESS", default="teacher.pkl", help="the teacher's file or address")
+    parser.add_argument("--images", metavar="ADDRESS", default="images", help="folder or zip of the training images")
+    parser.add_argument("--resolution", metavar="N", type=int, default=32, help="of the teacher: 32 (default), 64, ...")
+    parser.add_argument("--classes", metavar="N", type=int, default=0, help="number of classes; 0 (default): none")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: NAME.yaml in this folder")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Check the result by reading it as a recipe, then write it."""
+    import yaml
+
+    from sida import recipe
+    from sida.errors import UserError
+
+    path: Path = args.output or Path(f"{args.name}.yaml")
+    if not re.fullmatch("[a-z0-9][a-z0-9-]*", args.name):
+        raise UserError(f"name {args.name!r}: use small letters, digits and hyphens, such as my-birds")
+    if args.resolution < 16 or args.resolution & (args.resolution - 1):
+        raise UserError(f"--resolution {args.resolution}: the template's networks take 16, 32, 64, ... ")
+    if args.classes < 0:
+        raise UserError(f"--classes {args.classes}: give the number of classes, 0 for none")
+    if path.exists():
+        raise UserError(f"{path}: exists already: remove it, or name another with --output")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}: make it first")
+    detector = recipe.load("cifar10-uncond").evaluation.detector
+    small = args.resolution <= 32
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        name=args.name,
+        path=path if path.parent != Path() else f"./{path}",
+        teacher=_scalar(_relative(args.teacher, path)),
+        images=_scalar(_relative(args.images, path)),
+        resolution=args.resolution,
+        classes=args.classes,
+        channel_mult="[2, 2, 2]" if small else "[1, 2, 2, 2]",
+        steps=18 if small else 40,
+        detector=detector.address,
+        detector_sha256=detector.sha256,
+    )
+    recipe.parse(yaml.load(text, Loader=recipe.Loader), str(path))  # noqa: S506 (a SafeLoader)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    print(f"{path}: now change what differs, then `python -m pipeline plan {path}`")
+    return 0
+
+
+def _relative(address: str, recipe: Path) -> str:
+    """A path given from here, as it has to stand in the recipe's folder."""
+    if "://" in address or Path(address).is_absolute() or recipe.parent == Path():
+        return address
+    return str(Path(address).absolute())
+
+
+def _scalar(value: str) -> str:
+    """A YAML scalar on one line, quoted where it has to be."""
+    import yaml
+
+    return yaml.safe_dump(value, width=10_000).removesuffix("...\n").strip()
