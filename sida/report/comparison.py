@@ -21,7 +21,7 @@ from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
 METHODS = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}
-_NOT_TOLD = ("name", "description", "version", "targets", "released", "resources")  # differences that decide no number
+_NOT_TOLD = ("name", "description", "version", "targets", "released", "execution", "gate", "benchmark")  # decide no number
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Entry:
     kimg: float
     device_hours: float  # of distilling, all processes together
     curve: list[dict[str, float]]
-    addresses: dict[str, str]  # generator, run, report (of their manifests)
+    addresses: dict[str, str]  # generator, manifest, report (its page)
 
     @property
     def method(self) -> str:
@@ -58,7 +58,7 @@ class Benchmark:
     published: dict[str, float | None] = field(default_factory=dict)  # teacher, SiD, SiDA or SiD2A, newest
     newest: str = ""  # who
     command: str = ""  # that fills it
-    entries: list[Entry] = field(default_factory=list)  # best first
+    entries: list[Entry] = field(default_factory=list)  # largest n first, then best first
 
 
 def benchmark_of(recipe: Recipe) -> str:
@@ -102,7 +102,9 @@ def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, Ste
     rows = {row.model: row for row in result.rows}
     seconds = float(made["distill"].about.seconds)
     addresses = {"generator": store.address_of(generator.weights.key)}
-    addresses |= {s: store.address_of(records.manifest_key(calls[s])) for s in ("compare", "report") if s in made}
+    addresses["manifest"] = store.address_of(records.manifest_key(calls["compare"]))
+    if "report" in made:
+        addresses["report"] = store.address_of(made["report"].result.page.key)  # type: ignore[union-attr]
     return Entry(
         run=run,
         recipe=recipe,
@@ -137,7 +139,7 @@ def benchmarks(ours: list[Entry], names: Iterable[str] = ()) -> list[Benchmark]:
         title = benchmark_of(entry.recipe)
         rows.setdefault(title, Benchmark(title, entry.generator.metric)).entries.append(entry)
     for row in rows.values():
-        row.entries.sort(key=lambda entry: entry.generator.mean)
+        row.entries.sort(key=lambda entry: (-entry.generator.n, entry.generator.mean))  # comparable ones together
     kept = [row for row in rows.values() if not wanted or row.entries or row.command.rpartition(" ")[2] in wanted]
     return sorted(kept, key=lambda row: not row.entries)
 
@@ -175,7 +177,7 @@ def differences(a: Entry, b: Entry) -> list[tuple[str, str, str]]:
     left, right = (flat(entry.recipe.model_dump(mode="json")) for entry in (a, b))
     return [
         (name, left.get(name, "-"), right.get(name, "-"))
-        for name in sorted({*left, *right})
+        for name in sorted({*left, *right}, key=lambda name: (not name.startswith("method."), name))
         if left.get(name) != right.get(name) and name.split(".")[0] not in _NOT_TOLD
     ]
 
@@ -234,7 +236,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "teacher_nfe": entry.teacher.nfe,
         "verdict": entry.result.verdict,
         "generator": entry.addresses["generator"],
-        "manifest": entry.addresses["compare"],
+        "manifest": entry.addresses["manifest"],
     }
 
 
