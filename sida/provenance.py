@@ -15,7 +15,7 @@ _CODE = (".py", ".html", ".css", ".js")
 
 
 def code_digest(sources: Iterable[str]) -> str:
-    """sha256 over the Python files, and the pages' templates and styles, under the named files and folders (relative to the repository root)."""
+    """sha256 over code, and templates of pages, in the named files and folders (relative to the repository root)."""
     digest = hashlib.sha256()
     for source in sorted(sources):
         path = ROOT / source

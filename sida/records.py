@@ -164,6 +164,7 @@ def _json(part: Part) -> bytes:
 
 # -- read by whoever repeats a step
 
+
 def runs(store: ObjectStore) -> list[str]:
     """Ids of all recorded runs, in the order in which they began."""
     begun: dict[str, str] = {}

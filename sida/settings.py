@@ -21,7 +21,7 @@ VARIABLES = {
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
-    "MLFLOW_TRACKING_URI": "where MLflow keeps runs: http(s)://host, or a database (default the SQLite file <SIDA_RUNS>/mlflow.db); none: nowhere",
+    "MLFLOW_TRACKING_URI": "where MLflow is: https://host or a database (default sqlite, mlflow.db in SIDA_RUNS); none: nowhere",
     "MLFLOW_RUN_ID": "the MLflow run that ours are nested under; Kubeflow Pipelines' MLflow plugin sets it",
     "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30)",
     "SIDA_LEASE_WAIT": "seconds to wait for a key that another process holds (default 0: say who holds it)",

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE ..., --runs and where to."""
-    parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="names of recipes (default: all that have a run, and the paper's)")
+    parser.add_argument(
+        "recipes", metavar="RECIPE", nargs="*", help="names of recipes (default: all that have a run, and the paper's)"
+    )
     parser.add_argument("--runs", metavar="RUN", nargs="+", default=[], help="ids of runs (default: all in the store)")
     parser.add_argument("--store", metavar="ADDRESS", help="where the runs are (default: SIDA_STORE, or ./runs/store)")
-    parser.add_argument("--output", metavar="FOLDER", help="where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)"
+    )
     parser.add_argument("--json", action="store_true", help="print the records as JSON in place of the table")
 
 
@@ -92,7 +96,9 @@ def _table(rows: list[Benchmark]) -> list[str]:
 
     table = [("benchmark", "ours", "score", "teacher", "paper: teacher", "SiD", "SiDA, SiD2A", "newest")]
     for row in rows:
-        teacher, sid, best, newest = (number(row.published.get(name)) for name in ("teacher", "SiD", "SiDA, SiD2A", "newest"))
+        teacher, sid, best, newest = (
+            number(row.published.get(name)) for name in ("teacher", "SiD", "SiDA, SiD2A", "newest")
+        )
         newest = f"{newest} ({row.newest})" if row.newest else newest
         if not row.entries:
             table.append((row.title, row.command, "-", "-", teacher, sid, best, newest))

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sida import records
 from sida import recipe as recipes
+from sida import records
 from sida.errors import Corrupt, NotFound, SidaError
 from sida.manifests import GeneratorResult, Manifest, RunResult, Score, digest_of
 from sida.recipe import Recipe
@@ -21,7 +21,16 @@ from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
 METHODS = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}
-_NOT_TOLD = ("name", "description", "version", "targets", "released", "execution", "gate", "benchmark")  # decide no number
+_NOT_TOLD = (
+    "name",
+    "description",
+    "version",
+    "targets",
+    "released",
+    "execution",
+    "gate",
+    "benchmark",
+)  # decide no number
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def _cell(text: str, value: float | None = None, code: bool = False, link: str =
 
 
 def _number(value: float | None, note: str = "") -> dict[str, Any]:
-    return _cell("–" if value is None else f"{value:.4g}{note}", value)
+    return _cell("-" if value is None else f"{value:.4g}{note}", value)
 
 
 def _lines(row: Benchmark) -> list[dict[str, Any]]:
@@ -88,7 +88,13 @@ def _part(row: Benchmark, store: ObjectStore) -> dict[str, Any]:
     lines = {entry.title: series(entry.curve, "score") for entry in row.entries[:GRIDS]}
     levels = {f"teacher of {best.recipe.name}": best.teacher.mean}
     levels |= {f"paper, {name}": v for name, v in row.published.items() if v and best.generator.metric == row.metric}
-    chart = Chart(f"{row.metric} over training", row.metric, lines, levels, all(y > 0 for p in lines.values() for _, y in p))
+    chart = Chart(
+        f"{row.title}: {row.metric} over training",
+        row.metric,
+        lines,
+        levels,
+        all(y > 0 for p in lines.values() for _, y in p),
+    )
     pictures = _pictures(row, store)
     return {
         "title": row.title,
@@ -98,9 +104,7 @@ def _part(row: Benchmark, store: ObjectStore) -> dict[str, Any]:
         "pictures": pictures,
         "left": 0,
         "right": min(1, len(pictures) - 1),
-        "pairs": [
-            {"a": best.title, "b": other.title, "fields": differences(best, other)} for other in others[:PAIRS]
-        ],
+        "pairs": [{"a": best.title, "b": other.title, "fields": differences(best, other)} for other in others[:PAIRS]],
         "provenance": [line for entry in row.entries for line in _provenance(entry)],
     }
 
@@ -115,14 +119,21 @@ def _sentence(best: Entry, other: Entry) -> dict[str, str]:
 
 
 def _alone(entry: Entry) -> dict[str, str]:
-    css = "ahead" if "surpasses" in entry.result.verdict else "behind" if "is behind" in entry.result.verdict else "level"
+    css = (
+        "ahead" if "surpasses" in entry.result.verdict else "behind" if "is behind" in entry.result.verdict else "level"
+    )
     return {"css": css, "words": entry.title, "why": entry.result.verdict}
 
 
 def _pictures(row: Benchmark, store: ObjectStore) -> list[dict[str, str]]:
     """The generators' grids, then the best one's teacher and the real images."""
     best = row.entries[0]
-    wanted = [(entry.title, panel) for entry in row.entries[:GRIDS] for panel in entry.result.panels if panel.model == "generator"]
+    wanted = [
+        (entry.title, panel)
+        for entry in row.entries[:GRIDS]
+        for panel in entry.result.panels
+        if panel.model == "generator"
+    ]
     wanted += [(panel.title, panel) for panel in best.result.panels if panel.model != "generator"]
     return [
         {"title": title, "data": png(store.read(panel.image.key))}

@@ -113,29 +113,10 @@ def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, st
         ("Gradient norms", "norm", {"fake score": "gradient_psi", "generator": "gradient_theta"}),
         ("Discriminator's belief that an image is real", "probability", {"real": "D_real", "generated": "D_fake"}),
     ]
-    score = {row.model: row for row in rows}
-    margin = score["generator"].mean - score["teacher"].mean
-    half = difference_interval(score["generator"], score["teacher"])
-    if margin < -half:
-        return {"css": "ahead", "words": "The generator surpasses its teacher."}
-    if margin <= half:
-        return {"css": "level", "words": "The generator is level with its teacher."}
-    return {"css": "behind", "words": "The generator is behind its teacher."}
-
-
-def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, str]]:
-    """The curves of a distillation with a note each; a chart may be empty."""
-    metric = recipe.evaluation.metric
-    means = {row.model: row.mean for row in run.rows}
-    levels = {"teacher": means["teacher"]} | ({"floor (real images)": means["real"]} if "real" in means else {})
-    named = [
-        ("Losses of the fake score and the discriminator", "loss", {"fake score": "loss_psi", "discriminator": "loss_D"}),
-        ("Losses of the generator", "loss", {"SiD": "loss_sid", "adversarial": "loss_adv"}),
-        ("Gradient norms", "norm", {"fake score": "gradient_psi", "generator": "gradient_theta"}),
-        ("Discriminator's belief that an image is real", "probability", {"real": "D_real", "generated": "D_fake"}),
-    ]
     score = {"generator": series(curve, "score")}
-    first = Chart(f"{metric} over training", metric, score, levels, logarithmic=all(y > 0 for _, y in score["generator"]))
+    first = Chart(
+        f"{metric} over training", metric, score, levels, logarithmic=all(y > 0 for _, y in score["generator"])
+    )
     note = (
         f"The curve is measured on selection seeds (n = {recipe.evaluation.selection_images:,}), which chose the checkpoint; "
         f"the lines on held-out seeds (n = {recipe.evaluation.images:,}). At smaller n a score is larger."
@@ -173,7 +154,11 @@ def _short_heading(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def _metric_note(row: Score) -> str:
-    what = "FID" if row.metric == "fid" else f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
+    what = (
+        "FID"
+        if row.metric == "fid"
+        else f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
+    )
     return (
         f"{what}. The lower the better; mean and standard deviation over {len(row.values)} held-out seed ranges of "
         f"{row.n:,} images. NFE: network evaluations for an image."
@@ -197,8 +182,12 @@ def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
     real, fake = series(curve, "D_real"), series(curve, "D_fake")
     if real and fake:
         gap = real[-1][1] - fake[-1][1]
-        words = "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
-        rows.append(("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {words}"))
+        words = (
+            "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
+        )
+        rows.append(
+            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {words}")
+        )
     return rows
 
 
@@ -238,15 +227,22 @@ def _facts(recipe: Recipe, inputs: dict[str, Manifest]) -> list[tuple[str, str]]
         ("teacher, sha256", teacher.weights.sha256),
         ("detector, sha256", reference.detector_sha256),
         ("recipe, sha256", run.recipe_sha256),
-        ("seeds", f"training {recipe.method.seed}; selection 0 to {evaluation.selection_images - 1:,}; held out {ends[0]}"),
+        (
+            "seeds",
+            f"training {recipe.method.seed}; selection 0 to {evaluation.selection_images - 1:,}; held out {ends[0]}",
+        ),
         ("processes", f"{recipe.execution.processes} with {recipe.execution.threads} threads each"),
     ]
-    return facts + [(f"distilled with {name}" if name != "commit" else "commit", value) for name, value in about.machine.items()]
+    return facts + [
+        (f"distilled with {name}" if name != "commit" else "commit", value) for name, value in about.machine.items()
+    ]
 
 
 def _commands(recipe: Recipe, run: Manifest) -> str:
     commit = run.about.machine.get("commit", "COMMIT").removesuffix("-dirty")
-    known = recipe.name if recipe.name in names() else "./recipe.yaml   # the resolved recipe below, saved under this name"
+    known = (
+        recipe.name if recipe.name in names() else "./recipe.yaml   # the resolved recipe below, saved under this name"
+    )
     return "\n".join(
         [
             f"git checkout {shlex.quote(commit)}",

@@ -60,7 +60,7 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
         by_teacher = teacher_images(phi, recipe.teacher.sampler)(seeds[shown], c[shown])
         theta = load_network(fetch_object(store, made.weights), made.network).eval()
         make, batch = generator_images(theta, made.sigma_init), recipe.execution.sampling_batch
-        parts = [make(s, l) for s, l in zip(seeds.split(batch), c.split(batch), strict=True)]
+        parts = [make(some, labelled) for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)]
         by_generator = to_uint8(torch.cat(parts))
     panels = {
         "real": Panel("real images", images[_one_of_each(real_labels, labels[shown], bool(data.classes))]),
@@ -127,7 +127,9 @@ def _neighbours(
     with torch.no_grad():
         theirs = torch.cat([detector(part).float() for part in images.split(500)])
         ours = torch.cat([detector(part).float() for part in samples.split(500)])
-        found = [torch.cdist(part, theirs).topk(min(NEIGHBOURS, len(theirs)), largest=False) for part in ours.split(500)]
+        found = [
+            torch.cdist(part, theirs).topk(min(NEIGHBOURS, len(theirs)), largest=False) for part in ours.split(500)
+        ]
     among = torch.cdist(theirs[:SAMPLES], theirs).topk(min(2, len(theirs)), largest=False).values[:, -1]
     return (
         torch.cat([part.indices for part in found]),

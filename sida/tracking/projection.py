@@ -18,8 +18,8 @@ from sida import records
 from sida.errors import Corrupt, NotFound, UserError
 from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
-from sida.report.comparison import METHODS, benchmark_of, flat, identity_of
 from sida.records import StepCall
+from sida.report.comparison import METHODS, benchmark_of, flat, identity_of
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
@@ -70,7 +70,9 @@ class Projection:
     @property
     def digest(self) -> str:
         """Equal when there is nothing new to say. Which of several equal runs said it does not matter."""
-        content = asdict(self) | {"model": self.model and {**asdict(self.model), "score": self.model.score.model_dump()}}
+        content = asdict(self) | {
+            "model": self.model and {**asdict(self.model), "score": self.model.score.model_dump()}
+        }
         content.pop("run")
         content["parent"]["tags"] = {k: v for k, v in self.parent.tags.items() if k != "sida.runs"}
         for part in (content["parent"], *content["children"]):
@@ -107,7 +109,9 @@ def _projection(
         tags=_tags(recipe, run, repeat, calls, made) | ({"sida.error": message} if message else {}),
     )
     parent.artifacts["recipe.json"] = _recipe_key(calls)
-    parent.artifacts |= {f"manifests/{step}.json": records.manifest_key(call) for step, call in calls.items() if call.manifest}
+    parent.artifacts |= {
+        f"manifests/{step}.json": records.manifest_key(call) for step, call in calls.items() if call.manifest
+    }
     children = []
     if "distill" in made:
         children.append(_distilled(store, recipe, identity, made["distill"]))
@@ -166,7 +170,11 @@ def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> No
     parent.metrics += [(f"{metric}_{model}", mean, 0) for model, mean in means.items()]
     parent.metrics.append((f"{metric}_ratio", means["generator"] / means["teacher"], 0))
     parent.metrics.append(("seconds", sum(m.about.seconds for m in made.values()), 0))
-    parent.tags |= {"sida.verdict": result.verdict, "sida.licence": result.licence, "mlflow.note.content": result.verdict}
+    parent.tags |= {
+        "sida.verdict": result.verdict,
+        "sida.licence": result.licence,
+        "mlflow.note.content": result.verdict,
+    }
     parent.artifacts |= {"samples.png": result.grid.key, "nearest.png": result.nearest.key}
     parent.artifacts |= {f"samples/{panel.model}.png": panel.image.key for panel in result.panels}
 
@@ -180,7 +188,8 @@ def _child(identity: str, part: str, manifest: Manifest) -> Node:
         status="FINISHED",
         started=ended - round(1000 * about.seconds),
         ended=ended,
-        tags={"sida.part": part, "sida.digest": manifest.digest, "sida.code": about.code, "sida.key": about.key} | _commit(manifest),
+        tags={"sida.part": part, "sida.digest": manifest.digest, "sida.code": about.code, "sida.key": about.key}
+        | _commit(manifest),
     )
 
 
@@ -251,4 +260,3 @@ def when(text: str) -> int:
 def _recipe_key(calls: dict[str, StepCall]) -> str:
     key, mark, _ = next(iter(calls.values())).recipe.partition("#sha256=")
     return key if mark else ""
-

@@ -1,6 +1,6 @@
 """Makes MLflow say what the store says. Safe to repeat and to kill anywhere: what is there is found by tag and completed.
 
-One reconciler of a benchmark at a time, by a lease in the store; the tag ``sida.projection`` is written last and says that all is there.
+One reconciler of a benchmark at a time, by a lease in the store. The tag ``sida.projection`` is written last: all is there.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ class Reconciler:
             self.client.log_batch(run_id, params=part)
         for part in _parts(tags, BATCH):
             self.client.log_batch(run_id, tags=part)
-        known = {name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)}
+        known = {
+            name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)
+        }
         time = node.ended or node.started
         metrics = [
             Metric(name, value, time, step)

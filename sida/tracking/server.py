@@ -58,7 +58,10 @@ def up_to_date(address: str, identity: str, digest: str) -> bool:
     path = Path(address.removeprefix(SQLITE))
     if not address.startswith(SQLITE) or not path.is_file():
         return False
-    query = "select count(*) from tags a join tags b on a.run_uuid = b.run_uuid where a.key = ? and a.value = ? and b.key = ? and b.value = ?"
+    query = (
+        "select count(*) from tags a join tags b on a.run_uuid = b.run_uuid "
+        "where a.key = ? and a.value = ? and b.key = ? and b.value = ?"
+    )
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
             row = database.execute(query, ("sida.identity", identity, PROJECTION, digest)).fetchone()

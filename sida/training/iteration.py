@@ -95,7 +95,9 @@ class Distillation:
             fused=True,
         )
         self.dropped = torch.zeros((), dtype=torch.int64, device=processes.device)
-        self.health: dict[str, Tensor] = {}  # of the last iteration: gradient norms, the discriminator's balance, dropped samples
+        self.health: dict[
+            str, Tensor
+        ] = {}  # of the last iteration: gradient norms, the discriminator's balance, dropped samples
 
     def run(self, seen: int) -> dict[str, Tensor]:
         """One iteration; returns the losses of this process's last round, as tensors (no synchronisation)."""

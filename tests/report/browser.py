@@ -32,7 +32,9 @@ class Page:
 
         found = Axe().run(self.page).response["violations"]
         return [
-            f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")
+            f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
+            for v in found
+            if v["impact"] in ("serious", "critical")
         ]
 
     def overflows(self) -> bool:

@@ -54,7 +54,9 @@ def test_the_better_of_two_methods_is_told_with_its_interval_and_what_differs(st
     best, other = row.entries
     assert (best.method, other.method) == ("SiDA", "SiD")
     words = ahead(best, other)
-    assert words.startswith("digits (SiDA) is ahead of digits-sid (SiD): fd_digits 0.600 against 0.900, difference -0.300")
+    assert words.startswith(
+        "digits (SiDA) is ahead of digits-sid (SiD): fd_digits 0.600 against 0.900, difference -0.300"
+    )
     assert differences(best, other) == [("method.name", "sida", "sid")]
 
 

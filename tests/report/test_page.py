@@ -10,8 +10,8 @@ import pytest
 
 from sida.report.charts import Chart, svg
 from sida.report.page import page_of
-from sida.stores import ObjectStore, open_store
 from sida.settings import settings
+from sida.stores import ObjectStore, open_store
 from tests.report.browser import CHROMIUM, SIZES, browser, opened
 from tests.tracking.runs import CURVE, Made, recipe
 
@@ -66,7 +66,14 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
     assert "The generator surpasses its teacher." in text
     assert len(text) < 5_000_000
     said = " ".join(found.text)
-    for words in ("0.600 +- 0.010", "CC BY 4.0", "pipeline run digits", "f" * 40, "distill: iterations", "skipped samples"):
+    for words in (
+        "0.600 +- 0.010",
+        "CC BY 4.0",
+        "pipeline run digits",
+        "f" * 40,
+        "distill: iterations",
+        "skipped samples",
+    ):
         assert words in said
 
 

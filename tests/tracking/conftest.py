@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from sida.stores import ObjectStore, open_store
 from sida.settings import settings
+from sida.stores import ObjectStore, open_store
 
 
 class Server:
@@ -79,7 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     server.stop()
 
 
-@pytest.fixture(params=["sqlite", "server"])
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, place: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> str:
     """MLFLOW_TRACKING_URI, set. A server is shared by the tests: they use names of their own."""
     if request.param == "sqlite":

@@ -29,7 +29,14 @@ from sida.steps import recipe_address
 from sida.stores.base import ObjectRef, ObjectStore, put_object
 
 CURVE = [
-    {"images": 100 * (i + 1), "loss_psi": 1 / (i + 1), "D_real": 0.6, "D_fake": 0.4, "gradient_psi": 2.0, "dropped": 0.0}
+    {
+        "images": 100 * (i + 1),
+        "loss_psi": 1 / (i + 1),
+        "D_real": 0.6,
+        "D_fake": 0.4,
+        "gradient_psi": 2.0,
+        "dropped": 0.0,
+    }
     | ({"score": 3.0 / (i + 1)} if i % 4 == 3 else {})
     for i in range(12)
 ]

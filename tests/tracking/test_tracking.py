@@ -98,7 +98,7 @@ class Killed(BaseException):
     """As sudden as SIGKILL: nothing in the code under test catches it."""
 
 
-@pytest.mark.parametrize("calls", [1, 3, 6, 9, 12, 16, 20, 24])
+@pytest.mark.parametrize("calls", [1, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 9, 12, 16, 20, 24))])
 def test_a_reconciler_killed_anywhere_is_completed_by_the_next(
     address: str, store: ObjectStore, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +152,7 @@ def test_two_reconcilers_at_once_leave_one_run(address: str, store: ObjectStore)
     assert len(points(address, runs_of(address, made)["distill"], "loss_psi")) == len(CURVE)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_stops_nothing_and_is_filled_later(
     place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +182,10 @@ def test_a_deleted_database_is_filled_again_as_it_was(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         for run in ("run-1", "run-2", "run-3"):
             track(run)
-        found = [{part: (run.data, run.info.status, run.info.end_time) for part, run in runs_of(address, m).items()} for m in made]
+        found = [
+            {part: (run.data, run.info.status, run.info.end_time) for part, run in runs_of(address, m).items()}
+            for m in made
+        ]
         text = [
             {p: (sorted(d.metrics.items()), sorted(d.params.items()), s, e) for p, (d, s, e) in run.items()}
             for run in found
@@ -216,7 +220,10 @@ def test_the_champion_moves_only_to_a_generator_that_is_better_by_more_than_the_
         return dict(client(address).get_registered_model("digits-8x8-fd_digits-n200").aliases)
 
     assert alias_after("a", (1.0, 1.1, 0.9), 0) == {"champion": "1"}
-    assert alias_after("b", (0.98, 1.08, 0.88), 1) == {"champion": "1", "challenger": "2"}  # better, within the interval
+    assert alias_after("b", (0.98, 1.08, 0.88), 1) == {
+        "champion": "1",
+        "challenger": "2",
+    }  # better, within the interval
     assert alias_after("c", (0.5, 0.6, 0.4), 2) == {"champion": "3", "challenger": "2"}
     assert alias_after("d", (2.0, 2.1, 1.9), 3) == {"champion": "3", "challenger": "4"}
     track("c")
@@ -262,7 +269,9 @@ def test_ours_are_nested_under_the_run_of_kubeflows_plugin_which_stays_as_it_is(
     assert after.data.params == {} and after.data.metrics == {} and after.info.status == "RUNNING"
 
 
-def test_what_cannot_be_tracked_is_said_in_a_line(place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_tracked_is_said_in_a_line(
+    place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     with pytest.raises(UserError, match="no run 'nothing'"):
         track("nothing")
