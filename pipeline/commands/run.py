@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     if outcome.status:
         return running.fail(outcome)
     run = result.read(outcome)
-    if line := track_quietly(outcome.folder.name):
+    print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome), flush=True)
+    if line := track_quietly(outcome.folder.name):  # after the result: nobody waits for MLflow
         print(line, file=sys.stderr)
-    print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome))
     return 0
