@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{redact(address)}: no runs yet: `python -m pipeline run digits`, or `track` to fill it again")
     if importlib.util.find_spec("sqlalchemy") is None:
         raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
-    command = ["mlflow", "ui", "--backend-store-uri", address, "--port", str(args.port)]
+    command = ["mlflow", "ui", "--backend-store-uri", address, "--port", str(args.port), "--workers", "1"]
     print(f"http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
     variables = environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     return subprocess.run([sys.executable, "-m", *command], env=variables, check=False).returncode

@@ -147,7 +147,7 @@ def test_two_reconcilers_at_once_leave_one_run(address: str, store: ObjectStore)
     both = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    said = [process.communicate(timeout=180) for process in both]
+    said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(points(address, runs_of(address, made)["distill"], "loss_psi")) == len(CURVE)
 
