@@ -36,5 +36,5 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
     command = ["mlflow", "ui", "--backend-store-uri", address, "--port", str(args.port), "--workers", "1"]
     print(f"http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
-    variables = environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    variables = environment() | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.run([sys.executable, "-m", *command], env=variables, check=False).returncode

@@ -33,6 +33,7 @@ class Server:
         command += ["--backend-store-uri", f"sqlite:///{self.database}"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         variables = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": ""}
+        variables |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes that nobody needs
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, stdout=log, stderr=log, env=variables, start_new_session=True
