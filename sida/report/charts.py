@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Points = Sequence[tuple[float, float]]
 
@@ -34,7 +35,7 @@ def svg(chart: Chart, width: float = 5.2, height: float = 3.0) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": chart.title,
         "font.family": "sans-serif",
@@ -67,7 +68,7 @@ def svg(chart: Chart, width: float = 5.2, height: float = 3.0) -> str:
     return _inline(buffer.getvalue(), chart.title)
 
 
-def _plain_number(value: float, place: int) -> str:
+def _plain_number(value: float, place: float) -> str:
     """Ticks at 1, 2 and 5 times a power of ten, as numbers."""
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 

@@ -105,7 +105,7 @@ def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> An
 
 def _judge(client: MlflowClient, version: Any, model: Model) -> None:
     champion = _champion(client, model.name)
-    if champion is None or champion.version == version.version:
+    if champion is None or str(champion.version) == str(version.version):
         alias, why = "champion", "the first of its kind"
     else:
         better, why = beats(model, champion.tags)

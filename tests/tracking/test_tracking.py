@@ -214,10 +214,14 @@ def test_the_champion_moves_only_to_a_generator_that_is_better_by_more_than_the_
     address = f"sqlite:///{place / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
 
+    def aliases() -> dict[str, str]:
+        found = client(address).get_registered_model("digits-8x8-fd_digits-n200").aliases
+        return {alias: str(version) for alias, version in found.items()}
+
     def alias_after(run: str, values: tuple[float, ...], minute: int) -> dict[str, str]:
         made = Made(store, named(), values, minute)
         track(made.write(run))
-        return dict(client(address).get_registered_model("digits-8x8-fd_digits-n200").aliases)
+        return aliases()
 
     assert alias_after("a", (1.0, 1.1, 0.9), 0) == {"champion": "1"}
     assert alias_after("b", (0.98, 1.08, 0.88), 1) == {
@@ -227,10 +231,7 @@ def test_the_champion_moves_only_to_a_generator_that_is_better_by_more_than_the_
     assert alias_after("c", (0.5, 0.6, 0.4), 2) == {"champion": "3", "challenger": "2"}
     assert alias_after("d", (2.0, 2.1, 1.9), 3) == {"champion": "3", "challenger": "4"}
     track("c")
-    assert dict(client(address).get_registered_model("digits-8x8-fd_digits-n200").aliases) == {
-        "champion": "3",
-        "challenger": "4",
-    }
+    assert aliases() == {"champion": "3", "challenger": "4"}
     version = client(address).get_model_version_by_alias("digits-8x8-fd_digits-n200", "champion")
     assert version.tags["sida.address"].startswith(store.address)
     assert version.tags["licence"] == "Apache-2.0"
