@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sida import recipe as recipes
@@ -46,6 +47,7 @@ class Entry:
     device_hours: float  # of distilling, all processes together
     curve: list[dict[str, float]]
     addresses: dict[str, str]  # generator, manifest, report (its page)
+    mark: str = ""  # tells it from others of the same name
 
     @property
     def method(self) -> str:
@@ -55,7 +57,7 @@ class Entry:
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.recipe.name} ({self.method})"
+        return f"{self.recipe.name} ({self.method}){self.mark}"
 
 
 @dataclass
@@ -101,7 +103,8 @@ def entries(store: ObjectStore, runs: Iterable[str], names: Iterable[str] = ()) 
             found[identity_of(recipe, calls)[1]] = _entry(store, run, recipe, calls)
         except (NotFound, Corrupt, SidaError) as error:
             left_out.append(f"run {run} left out: {error}")
-    return list(found.values()), left_out
+    titles = Counter(entry.title for entry in found.values())
+    return [replace(e, mark=f" {e.run}") if titles[e.title] > 1 else e for e in found.values()], left_out
 
 
 def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, StepCall]) -> Entry:

@@ -99,7 +99,7 @@ def _part(row: Benchmark, store: ObjectStore) -> dict[str, Any]:
     return {
         "title": row.title,
         "sentences": [_sentence(best, other) for other in others[:PAIRS]] or [_alone(best)],
-        "chart": "" if chart.empty else svg(chart, 9.5, 3.6),
+        "chart": "" if chart.empty else svg(chart, 7.6, 3.2),
         "chart_title": chart.title,
         "pictures": pictures,
         "left": 0,

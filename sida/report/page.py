@@ -56,7 +56,7 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
         neighbours=3,
         evidence=evidence,
         charts=[
-            _shown(chart, note, 9.5 if number == 0 else 5.2)
+            _shown(chart, note, 7.6 if number == 0 else 5.2)
             for number, (chart, note) in enumerate(charts(recipe, run, curve))
             if not chart.empty
         ],
