@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all soak bench test-container image check format clean lock help
+.PHONY: setup demo ui test test-all soak bench test-container image check format clean lock help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -24,6 +24,9 @@ setup: .venv/installed ## create .venv from the lock
 RECIPE ?= digits
 demo: setup ## real images through the whole DAG, ending with a score; STORE=s3 keeps everything in an S3 server that it starts
 	$(if $(filter s3,$(STORE)),$(BIN)/python -m scripts.s3 runs/seaweedfs )$(BIN)/python -m pipeline run $(RECIPE)
+
+ui: setup ## MLflow's pages on the runs of this machine
+	$(BIN)/python -m pipeline ui
 
 test: setup ## what matters, in minutes
 	$(BIN)/python -m pytest -m "not slow and not container"

@@ -1,7 +1,7 @@
 """Component: table, verdict and pictures."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
@@ -10,33 +10,32 @@ def compare(
     teacher: Input[Model],
     generator: Input[Model],
     dataset: Input[Dataset],
+    reference: Input[Artifact],
     teacher_scores: Input[Metrics],
     scores: Input[Metrics],
     run: Output[Artifact],
     summary: Output[Markdown],
-    page: Output[HTML],
     standing: Output[Metrics],
     attempt: str = "",
     run_id: str = "",
 ):
-    """Compare the generator with its teacher and with real images: table, verdict, sample grid.
+    """Compare the generator with its teacher and with real images: table, verdict, sample grids, nearest training images.
 
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
         teacher: The teacher.
         generator: The one-step generator.
         dataset: The training set.
+        reference: Feature moments of the training set, and the detector that finds the nearest training images.
         teacher_scores: The teacher's score and the floor.
         scores: The generator's score.
         run: The run's manifest, which names everything.
         summary: The table and the verdict to read.
-        page: The same as a web page, with the sample grid.
         standing: The score now, the last one of this recipe, and whether it regressed (1) or not (0).
         attempt: "new" compares again; empty reuses what is there.
         run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.report.compare import compare, markdown, standing_of
-    from sida.report.page import page_of
     from sida.steps import execute
 
     published = execute(
@@ -46,6 +45,7 @@ def compare(
         teacher=teacher.path,
         generator=generator.path,
         dataset=dataset.path,
+        reference=reference.path,
         teacher_scores=teacher_scores.path,
         scores=scores.path,
         attempt=attempt,
@@ -55,5 +55,3 @@ def compare(
         standing.log_metric(name, number)
     with open(summary.path, "w", encoding="utf-8") as file:
         file.write(markdown(published.manifest))
-    with open(page.path, "w", encoding="utf-8") as file:
-        file.write(page_of(published.manifest))

@@ -27,7 +27,7 @@ from sida.scoring.gates import target_of
 from sida.stores.base import ObjectRef
 
 # name -> the step that the DAG ends with
-PIPELINES = {"reproduce": "compare", "score_published": "published_table"}
+PIPELINES = {"reproduce": "report", "score_published": "published_table"}
 PARALLEL = ("reference_statistics", "teach", "score_teacher", "distill", "score")  # use the recipe's processes
 RECIPE_BYTES = 100_000
 EXIT_TASK = "record_end"

@@ -49,6 +49,16 @@ _TASKS: dict[str, dict[str, str]] = {
         "teacher": TEACHER,
         "generator": "distill.generator",
         "dataset": "prepare_data.dataset",
+        "reference": "reference_statistics.reference",
+        "teacher_scores": "score_teacher.scores",
+        "scores": "score.scores",
+    },
+    "report": {
+        "run": "compare.run",
+        "teacher": TEACHER,
+        "generator": "distill.generator",
+        "dataset": "prepare_data.dataset",
+        "reference": "reference_statistics.reference",
         "teacher_scores": "score_teacher.scores",
         "scores": "score.scores",
     },
@@ -63,7 +73,7 @@ class Plan:
 
     recipe: str  # its name
     address: str  # where its resolved form lies in the store, with its digest
-    goal: str = "compare"
+    goal: str = "report"
     train_teacher: bool = False
     fetch_generator: bool = False  # SiD2A: theta starts from a finished generator
     force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
@@ -80,7 +90,7 @@ class Plan:
                 raise UserError(f"--force {step}: no such step in this run: {hint}steps: {', '.join(known)}")
 
     @classmethod
-    def of(cls, recipe: "Recipe", address: str, goal: str = "compare", force: Iterable[str] = ()) -> "Plan":
+    def of(cls, recipe: "Recipe", address: str, goal: str = "report", force: Iterable[str] = ()) -> "Plan":
         """The plan for a recipe; without an address to fetch its teacher from, it trains one."""
         trains = recipe.teacher.address is None or goal == "teach"
         return cls(recipe.name, address, goal, trains, recipe.generator is not None, tuple(force))

@@ -9,7 +9,7 @@ from kfp.dsl import PipelineTaskFinalStatus
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # type: ignore[no-untyped-def]
-    """Record in the store how the run ended and whether its score regressed; a regression is told to the profile's webhook.
+    """Record in the store how the run ended and whether its score regressed; tell the profile's webhook and MLflow.
 
     Args:
         recipe: The recipe of the run.
@@ -17,6 +17,7 @@ def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # ty
         status: How the steps ended, from Kubeflow Pipelines.
     """
     from sida.records import end_run
+    from sida.tracking.reconcile import track_quietly
 
     end = end_run(run_id, recipe, status.state, status.error_code or 0, status.error_message or "")
     print(f"run {end.run}: {end.state}", *(f"{step}: {state}" for step, state in end.steps.items()), sep="\n")
@@ -24,3 +25,4 @@ def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # ty
         print(end.standing)
     if end.webhook:
         print(f"webhook: {end.webhook}")
+    print(track_quietly(run_id) or "tracked")

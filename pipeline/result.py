@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sida.manifests import Manifest, RunResult, parse_manifest
-from sida.report.compare import markdown, table
+from sida.report.compare import table
 from sida.report.regression import in_words
+from sida.report.report import page_bytes
 from sida.stores import open_store, read_address
 
 if TYPE_CHECKING:
@@ -67,13 +68,14 @@ class Run:
 
 
 def read(outcome: Outcome) -> Run:
-    """The run that ``compare`` described; leaves ``report.md`` in the run's folder."""
+    """The run that ``compare`` described; leaves ``report.html`` in the run's folder."""
     address = outcome.manifest("compare")
     manifest = parse_manifest(read_address(address), address)
     result, store = _run_result(manifest), open_store(manifest.about.store)
     generator, grid = store.address_of(result.generator.key), store.address_of(result.grid.key)
-    report = outcome.folder / "report.md"
-    report.write_text(f"# {result.title}\n\n{markdown(manifest)}\n- generator: {generator}\n- samples: {grid}\n")
+    report = outcome.folder / "report.html"
+    page = parse_manifest(read_address(outcome.manifest("report")), "report")
+    report.write_bytes(page_bytes(store, page))
     return Run(manifest, address, generator, grid, _file_address(report))
 
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
 
     loaded = recipe.load(args.recipe)
     Plan.of(loaded, "", goal, force)  # refuses unknown steps
-    if goal == "compare":
+    if goal != "teach":
         _find_files(loaded)
     if args.store:
         os.environ["SIDA_STORE"] = open_store(args.store).address  # for us and for all that we start

@@ -64,7 +64,7 @@ class GeneratorResult(Part):
     method: str
     images_seen: int
     selection_score: float | None  # None: it was made elsewhere
-    curve: ObjectRef | None  # JSON: losses and selection scores over images seen
+    curve: ObjectRef | None  # JSON list of points: images seen, losses, health, selection scores (sida.training.history)
     recipe_sha256: str
     licence: str
     source_sha256: str | None = None  # of the file that it came as, before any conversion
@@ -191,6 +191,14 @@ class Regression(Part):
     previous: str  # digest of the manifest of the last score
 
 
+class Panel(Part):
+    """One sample grid: PNG, every grid of a benchmark from the same seeds and labels."""
+
+    model: Literal["real", "teacher", "generator"]
+    title: str
+    image: ObjectRef
+
+
 class RunResult(Part):
     """The end of a run: table, verdict, pictures."""
 
@@ -201,7 +209,10 @@ class RunResult(Part):
     rows: tuple[Score, ...]
     verdict: str
     generator: ObjectRef
-    grid: ObjectRef
+    grid: ObjectRef  # PNG of all panels
+    panels: tuple[Panel, ...]
+    nearest: ObjectRef  # PNG: samples, and the training images nearest to them
+    evidence: ObjectRef  # JSON: how near, and which classes are there (sida.report.samples)
     licence: str
     regression: Regression | None = None  # None: there is no earlier score to compare with
 
@@ -233,8 +244,23 @@ class PublishedResult(Part):
     rows: tuple[PublishedRow, ...]
 
 
+class ReportResult(Part):
+    """The page about a run: one HTML file that needs nothing else."""
+
+    kind: Literal["report"] = "report"
+    run: str  # digest of the run's manifest
+    page: ObjectRef
+
+
 Result = Annotated[
-    TeacherResult | GeneratorResult | DatasetResult | ReferenceResult | ScoresResult | RunResult | PublishedResult,
+    TeacherResult
+    | GeneratorResult
+    | DatasetResult
+    | ReferenceResult
+    | ScoresResult
+    | RunResult
+    | PublishedResult
+    | ReportResult,
     Field(discriminator="kind"),
 ]
 

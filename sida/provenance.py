@@ -11,14 +11,15 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_CODE = (".py", ".html", ".css", ".js")
 
 
 def code_digest(sources: Iterable[str]) -> str:
-    """sha256 over the Python files under the named files and folders (relative to the repository root)."""
+    """sha256 over code, and templates of pages, in the named files and folders (relative to the repository root)."""
     digest = hashlib.sha256()
     for source in sorted(sources):
         path = ROOT / source
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+        for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _CODE):
             digest.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

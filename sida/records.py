@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sida.errors import NotFound, SidaError, UserError
-from sida.manifests import Regression, RunResult, parse_manifest
+from sida.manifests import Manifest, Regression, RunResult, parse_manifest
 from sida.settings import settings
 from sida.stores import open_store, read_address
 from sida.stores.base import ObjectStore
@@ -203,6 +203,17 @@ def _json(part: Part) -> bytes:
 # -- read by whoever repeats a step
 
 
+def runs(store: ObjectStore) -> list[str]:
+    """Ids of all recorded runs, in the order in which they began."""
+    begun: dict[str, str] = {}
+    for key in store.list("runs/"):
+        match key.split("/"):
+            case [_, run, "steps", _]:
+                started = _parse(store.read(key), store.address_of(key)).started
+                begun[run] = min(started, begun.get(run, started))
+    return sorted(begun, key=lambda run: (begun[run], run))
+
+
 def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
     """Every recorded call of a run, by step; empty for a run that the store does not know."""
     found = {}
@@ -210,6 +221,24 @@ def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
         step = key.rsplit("/", 1)[-1].removesuffix(".json")
         found[step] = _parse(store.read(key), store.address_of(key))
     return dict(sorted(found.items(), key=lambda item: item[1].started))
+
+
+def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Manifest]:
+    """What the calls of a run made, by step, read from ``store`` wherever it stood when they were made.
+
+    Raises UserError for one that this version cannot read, NotFound for one that is gone.
+    """
+    found = {}
+    for step, call in calls.items():
+        if call.manifest:
+            key = manifest_key(call)
+            found[step] = parse_manifest(store.read(key), store.address_of(key))
+    return found
+
+
+def manifest_key(call: StepCall) -> str:
+    """The key of the manifest that a call made."""
+    return "steps/" + call.manifest.rpartition("/steps/")[2]
 
 
 def call_of(store: ObjectStore, run: str, step: str) -> StepCall:

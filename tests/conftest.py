@@ -19,6 +19,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that holds store, runs and cache for the test and its child processes."""
     for name in ("SIDA_EVENTS", "SIDA_S3_ENDPOINT", "SIDA_WORKERS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")  # tests of tracking set it; the others need not wait for it
     monkeypatch.setenv("SIDA_STORE", f"file://{tmp_path / 'store'}")
     monkeypatch.setenv("SIDA_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "cache"))

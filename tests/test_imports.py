@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-HEAVY = ("torch", "kfp", "mlflow", "kubernetes", "sklearn", "rich")
+HEAVY = ("torch", "kfp", "mlflow", "kubernetes", "sklearn", "rich", "matplotlib", "jinja2")
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,8 @@ HEAVY = ("torch", "kfp", "mlflow", "kubernetes", "sklearn", "rich")
         ("import sida", HEAVY),
         ("import sida.steps, sida.recipe, sida.manifests", HEAVY),
         ("import sida.data.prepare, sida.teachers.fetch, sida.scoring.reference, sida.scoring.score", HEAVY),
-        ("import sida.training.distill, sida.report.compare", HEAVY),
+        ("import sida.training.distill, sida.report.compare, sida.report.report", HEAVY),
+        ("import sida.tracking.reconcile, sida.report.comparison", HEAVY),
         ("from pipeline.__main__ import parser; parser().format_help()", (*HEAVY, "pydantic")),
     ],
 )

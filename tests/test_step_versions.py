@@ -16,6 +16,7 @@ RECORD = Path(__file__).with_name("step_versions.json")
 MODULES = (
     "sida.data.prepare",
     "sida.report.compare",
+    "sida.report.report",
     "sida.scoring.adopt",
     "sida.scoring.images",
     "sida.scoring.labels",

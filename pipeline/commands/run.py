@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run, then print the result."""
     from pipeline import nodes, result, running
+    from sida.tracking.reconcile import track_quietly
 
     machines = nodes.machines(args)
     if machines is not None and machines.rank > 0:
         return nodes.follow(args, machines)
     with nodes.leading(args, machines):
-        recipe, outcome = running.run(args, goal="compare", force=args.force)
+        recipe, outcome = running.run(args, goal="report", force=args.force)
     if outcome.status:
         return running.fail(outcome)
     run = result.read(outcome)
-    print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome))
+    print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome), flush=True)
+    if line := track_quietly(outcome.folder.name):  # after the result: nobody waits for MLflow
+        print(line, file=sys.stderr)
     return 0

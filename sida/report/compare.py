@@ -1,4 +1,4 @@
-"""The step compare: the table, the verdict in words, and the sample grid."""
+"""The step compare: the table, the verdict in words, sample grids, nearest training images, class coverage."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sida.manifests import DatasetResult, GeneratorResult, Manifest, RunResult, Score, TeacherResult, digest_of
+from sida.manifests import DatasetResult, GeneratorResult, Manifest, Panel, RunResult, Score, digest_of
 from sida.manifests import read_manifest as read
 from sida.recipe import Recipe
 from sida.report.regression import difference_interval, in_words, judge
 from sida.scoring.series import previous
 from sida.settings import settings
 from sida.steps import Context, Published, step
-from sida.stores import ObjectStore, open_store
-from sida.stores.base import fetch_object
 
 
 @step("compare", version=2, sources=("sida/report", "sida/scoring", "sida/numerics"))
@@ -25,6 +23,7 @@ def compare(
     teacher: str,
     generator: str,
     dataset: str,
+    reference: str,
     teacher_scores: str,
     scores: str,
     attempt: str = "",
@@ -34,6 +33,7 @@ def compare(
         "teacher": read(teacher, "teacher"),
         "generator": read(generator, "generator"),
         "dataset": read(dataset, "dataset"),
+        "reference": read(reference, "reference"),
         "teacher_scores": read(teacher_scores, "scores"),
         "scores": read(scores, "scores"),
     }
@@ -51,10 +51,15 @@ def compare(
             rate = inputs[name].about.notes.get("images_per_second")
             if rate is not None:
                 context.notes[f"{name}_images_per_second"] = rate
+        from sida.report.samples import draw  # torch
+
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "samples.png"
-            _draw_grid(path, context.store, recipe, inputs)
-            grid = context.put(path, path.name)
+            drawn = draw(Path(folder), context.store, recipe, inputs)
+            grid, nearest, evidence = (context.put(p, p.name) for p in (drawn.sheet, drawn.nearest, drawn.evidence))
+            panels = tuple(
+                Panel(model=name, title=title, image=context.put(path, path.name))  # type: ignore[arg-type]
+                for name, (title, path) in drawn.panels.items()
+            )
         data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
         kind = "class-conditional" if data.classes else "unconditional"
         return RunResult(
@@ -65,6 +70,9 @@ def compare(
             verdict=verdict(recipe, rows),
             generator=made.weights,
             grid=grid,
+            panels=panels,
+            nearest=nearest,
+            evidence=evidence,
             licence=made.licence,
             regression=judge(inputs["scores"].rows, last) if last is not None else None,
         )
@@ -139,42 +147,3 @@ def markdown(manifest: Manifest) -> str:
     if result.regression is not None:
         lines += ["", in_words(result.regression)]
     return "\n".join([*lines, "", result.verdict, "", f"Licence of the weights: {result.licence}", ""])
-
-
-def _draw_grid(path: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Manifest]) -> None:
-    import torch
-
-    from sida.data.shards import Shards, one_hot
-    from sida.report.grid import GRID_COLUMNS, GRID_ROWS, Panel, draw_panels
-    from sida.scoring.measure import generator_images, teacher_images
-    from sida.scoring.score import first_seeds
-    from sida.teachers.files import load_network
-
-    torch.set_num_threads(recipe.execution.threads)
-    data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
-    teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
-    made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
-    count = GRID_ROWS * GRID_COLUMNS
-    labels = (
-        torch.arange(count) % max(1, min(data.classes, GRID_COLUMNS)) if data.classes else torch.zeros(count).long()
-    )
-    seeds = first_seeds(recipe)[0] + torch.arange(count)
-    c = one_hot(labels, data.classes)
-    shards = Shards(store, data)
-    images, real_labels = shards.read(torch.arange(min(len(shards), 100 * count)))
-    chosen = []
-    members = {label: torch.nonzero(real_labels == label).flatten() for label in set(labels.tolist())}
-    for position, label in enumerate(labels.tolist()):
-        pool = members[label] if data.classes else torch.arange(len(images))
-        chosen.append(int(pool[(position // GRID_COLUMNS) % len(pool)]))
-    with torch.no_grad():
-        phi = load_network(fetch_object(store, teacher.weights), teacher.network).eval()
-        theta = load_network(fetch_object(store, made.weights), made.network).eval()
-        by_teacher = teacher_images(phi, recipe.teacher.sampler)(seeds, c)
-        by_generator = generator_images(theta, made.sigma_init)(seeds, c)
-    panels = [
-        Panel("real", images[torch.tensor(chosen)]),
-        Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
-        Panel(f"generator ({made.method}), 1 evaluation", by_generator),
-    ]
-    draw_panels(path, panels)

@@ -42,6 +42,30 @@ def draw_panels(path: Path, panels: list[Panel]) -> None:
     sheet.save(path, format="PNG")
 
 
+def draw_panel(path: Path, panel: Panel) -> None:
+    """Write a PNG with one panel alone, no title: for pages that set their own."""
+    images = _as_uint8(panel.images)[: GRID_ROWS * GRID_COLUMNS]
+    _draw_rows(path, [images[row : row + GRID_COLUMNS] for row in range(0, len(images), GRID_COLUMNS)])
+
+
+def draw_nearest(path: Path, samples: Tensor, neighbours: list[Tensor]) -> None:
+    """Write a PNG: samples in the first row, below each the training images nearest to it; uint8 [N, C, H, W] each."""
+    _draw_rows(path, [_as_uint8(row) for row in (samples, *neighbours)], gap_below_first=3 * _GAP)
+
+
+def _draw_rows(path: Path, rows: list[np.ndarray], gap_below_first: int = _GAP) -> None:
+    """Cells without margin, transparent between them; the first row may stand apart."""
+    pitch = _CELL + _GAP
+    size = (len(rows[0]) * pitch - _GAP, len(rows) * pitch - 2 * _GAP + gap_below_first)
+    sheet = Image.new("RGBA", size, (0, 0, 0, 0))
+    for number, row in enumerate(rows):
+        top = number * pitch + (gap_below_first - _GAP if number else 0)
+        for column, image in enumerate(row):
+            cell = _picture(image).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+            sheet.paste(cell, (column * pitch, top))
+    sheet.save(path, format="PNG", optimize=True)
+
+
 def _as_uint8(images: Tensor) -> np.ndarray:
     pixels = images if images.dtype == torch.uint8 else to_preview_uint8(images)
     return pixels.cpu().numpy()

@@ -1,43 +1,254 @@
-"""A finished run as one web page that needs nothing else: table, verdict, sample grid. Kubeflow's UI shows it."""
+"""A finished run as one web page that needs nothing else, under 5 MB. Every number comes from a manifest or an object it names."""
 
 from __future__ import annotations
 
-import base64
-from html import escape
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
 
-from sida.manifests import Manifest, RunResult
+from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, RunResult, Score, TeacherResult
+from sida.recipe import Recipe, names
+from sida.report.charts import Chart, svg
 from sida.report.compare import table
-from sida.report.regression import in_words
-from sida.stores import open_store
+from sida.report.regression import difference_interval, in_words
+from sida.report.render import png, render
 
-GRID_BYTES = 2_000_000  # a larger picture is named, not shown: the page travels through KFP
+if TYPE_CHECKING:
+    from sida.stores import ObjectStore
 
-_STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse}td,th{padding:.3em 1em;border-bottom:1px solid #ccc;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%;image-rendering:pixelated}code{overflow-wrap:anywhere}"
+Curve = list[dict[str, float]]
+
+PICTURE_BYTES = 800_000  # a larger picture is left out: the page travels through KFP
+_ROWS = 40  # of a curve's table
+_SECTIONS = (
+    ("verdict", "Verdict"),
+    ("samples", "Samples"),
+    ("curves", "Curves"),
+    ("health", "Health and coverage"),
+    ("timing", "Time"),
+    ("provenance", "Provenance"),
+    ("licences", "Licences"),
+    ("reproduce", "Reproduce"),
 )
 
 
-def page_of(manifest: Manifest) -> str:
-    """HTML for a ``run`` manifest. Raises NotFound when the grid is gone from the store."""
-    result = manifest.result
-    assert isinstance(result, RunResult)
-    head, *rows = table(manifest)
-    store = open_store(manifest.about.store)
-    grid, generator = store.address_of(result.grid.key), store.address_of(result.generator.key)
-    standing = f"<p>{escape(in_words(result.regression))}</p>" if result.regression else ""
-    picture = f"<p>samples: <code>{escape(grid)}</code></p>"
-    if result.grid.size <= GRID_BYTES:
-        content = base64.b64encode(store.read(result.grid.key)).decode()
-        picture = f'<img alt="samples of teacher and generator" src="data:image/png;base64,{content}">' + picture
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(result.title)}</title><style>{_STYLE}</style>'
-        f"<h1>{escape(result.title)}</h1><table>{_row(head, 'th')}{''.join(_row(row, 'td') for row in rows)}</table>"
-        f"<p>{escape(result.verdict)}</p>{standing}{picture}<p>generator: <code>{escape(generator)}</code></p>"
-        f"<p>licence: {escape(result.licence)}</p></html>\n"
+def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, curve: Curve) -> str:
+    """HTML for the manifests run, teacher, generator, dataset, reference, teacher_scores and scores of one run."""
+    run: RunResult = inputs["run"].result  # type: ignore[assignment]
+    data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
+    evidence = json.loads(store.read(run.evidence.key))
+    shares = [100 * share for share in evidence["coverage"]]
+    timing = _timing(inputs)
+    total = sum(row["seconds"] for row in timing if not row["part"])
+    for row in timing:
+        row["percent"] = 100 * row["seconds"] / max(total, 1e-9)
+    return render(
+        "report.html",
+        run=run,
+        recipe=recipe,
+        sections=_SECTIONS,
+        created=inputs["run"].about.created.replace("T", " ").replace("+00:00", " UTC"),
+        standing=standing(list(run.rows)),
+        regression=in_words(run.regression) if run.regression else "",
+        table=_short_heading(table(inputs["run"])),
+        metric_note=_metric_note(run.rows[0]),
+        seed_note=f"from {evidence['first_seed']:,}",
+        panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
+        nearest=_picture(store, run.nearest),
+        neighbours=3,
+        evidence=evidence,
+        charts=[
+            _shown(chart, note, 7.6 if number == 0 else 5.2)
+            for number, (chart, note) in enumerate(charts(recipe, run, curve))
+            if not chart.empty
+        ],
+        health=_health(curve, inputs["generator"]),
+        coverage=[
+            {"label": label, "percent": share, "count": data.histogram[label]} for label, share in enumerate(shares)
+        ],
+        coverage_mean=sum(shares) / max(len(shares), 1),
+        timing=timing,
+        total_seconds=total,
+        facts=_facts(recipe, inputs),
+        results=[
+            {
+                "step": m.about.step,
+                "created": m.about.created[:19].replace("T", " "),
+                "attempt": m.about.attempt,
+                "digest": m.digest,
+                "code": m.about.code,
+            }
+            for m in _in_order(inputs)
+        ],
+        licences=[
+            ("weights of teacher and generator", run.licence),
+            ("training images", data.licence),
+            ("this project's code", "Apache-2.0"),
+        ],
+        commands=_commands(recipe, inputs["run"]),
+        recipe_text=recipe.model_dump_json(indent=1),
     )
 
 
-def _row(cells: tuple[str, ...], tag: str) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+def standing(rows: list[Score]) -> dict[str, str]:
+    """The verdict in three words, and how it is coloured."""
+    score = {row.model: row for row in rows}
+    margin = score["generator"].mean - score["teacher"].mean
+    half = difference_interval(score["generator"], score["teacher"])
+    if margin < -half:
+        return {"css": "ahead", "words": "The generator surpasses its teacher."}
+    if margin <= half:
+        return {"css": "level", "words": "The generator is level with its teacher."}
+    return {"css": "behind", "words": "The generator is behind its teacher."}
+
+
+def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, str]]:
+    """The curves of a distillation with a note each; a chart may be empty."""
+    metric = recipe.evaluation.metric
+    means = {row.model: row.mean for row in run.rows}
+    levels = {"teacher": means["teacher"]} | ({"floor (real images)": means["real"]} if "real" in means else {})
+    named = [
+        ("Loss of the fake score", "loss", {"fake score": "loss_psi"}),
+        ("Loss of the discriminator", "loss", {"discriminator": "loss_D"}),
+        ("SiD loss of the generator", "loss", {"generator": "loss_sid"}),
+        ("Adversarial loss of the generator", "loss", {"generator": "loss_adv"}),
+        ("Gradient norms", "norm", {"fake score": "gradient_psi", "generator": "gradient_theta"}),
+        ("Discriminator's belief that an image is real", "probability", {"real": "D_real", "generated": "D_fake"}),
+    ]
+    score = {"generator": series(curve, "score")}
+    first = Chart(
+        f"{metric} over training", metric, score, levels, logarithmic=all(y > 0 for _, y in score["generator"])
+    )
+    note = (
+        f"The curve is measured on selection seeds (n = {recipe.evaluation.selection_images:,}), which chose the checkpoint; "
+        f"the lines on held-out seeds (n = {recipe.evaluation.images:,}). At smaller n a score is larger."
+    )
+    made = [(first, note)]
+    for title, unit, lines in named:
+        found = {label: series(curve, key) for label, key in lines.items()}
+        log = unit == "norm" and all(y > 0 for points in found.values() for _, y in points)
+        made.append((Chart(title, unit, {k: v for k, v in found.items() if v}, logarithmic=log), ""))
+    return made
+
+
+def series(curve: Curve, name: str) -> list[tuple[float, float]]:
+    """(kimg, value) of one quantity."""
+    return [(point["images"] / 1000, point[name]) for point in curve if name in point]
+
+
+def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
+    every = sorted({x for points in chart.lines.values() for x, _ in points})
+    step = -(-len(every) // _ROWS)
+    kept = sorted({*every[::step], every[-1]})
+    values = {name: dict(points) for name, points in chart.lines.items()}
+    rows = [[f"{x:g}"] + [f"{v[x]:.4g}" if x in v else "" for v in values.values()] for x in kept]
+    return {"title": chart.title, "note": note, "svg": svg(chart, width), "names": list(values), "rows": rows}
+
+
+def _picture(store: ObjectStore, image: Any) -> str:
+    """The picture itself; nothing (an empty image) when it is too large to travel."""
+    return png(store.read(image.key)) if image.size <= PICTURE_BYTES else "data:,"
+
+
+def _short_heading(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """What the heading says in brackets is in the caption."""
+    return [("model", *(cell.partition(" (")[0] for cell in rows[0][1:])), *rows[1:]]
+
+
+def _metric_note(row: Score) -> str:
+    what = (
+        "FID"
+        if row.metric == "fid"
+        else f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
+    )
+    return (
+        f"{what}. The lower the better; mean and standard deviation over {len(row.values)} held-out seed ranges of "
+        f"{row.n:,} images. NFE: network evaluations for an image."
+    )
+
+
+def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
+    made: GeneratorResult = generator.result  # type: ignore[assignment]
+    dropped = sum(point.get("dropped", 0) for point in curve)
+    rows = [
+        ("images seen", f"{max((p['images'] for p in curve), default=0):,.0f}", "the whole distillation"),
+        ("chosen checkpoint", f"{made.images_seen:,}", f"images; selection score {made.selection_score:.4g}"),
+        ("skipped samples", f"{dropped:,.0f}", "samples with a NaN, left out of the losses"),
+    ]
+    for key, name, meaning in (
+        ("gradient_theta", "generator's gradient norm", "median, and largest mean of a window"),
+        ("gradient_psi", "fake score's gradient norm", "median, and largest mean of a window"),
+    ):
+        if values := sorted(y for _, y in series(curve, key)):
+            rows.append((name, f"{_short(values[len(values) // 2])} / {_short(values[-1])}", meaning))
+    real, fake = series(curve, "D_real"), series(curve, "D_fake")
+    if real and fake:
+        gap = real[-1][1] - fake[-1][1]
+        words = (
+            "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
+        )
+        rows.append(
+            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {words}")
+        )
+    return rows
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _in_order(inputs: dict[str, Manifest]) -> list[Manifest]:
+    return sorted(inputs.values(), key=lambda manifest: manifest.about.created)
+
+
+def _timing(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """Each step, and what is known about the parts of distill."""
+    rows = []
+    for manifest in _in_order(inputs):
+        about = manifest.about
+        rows.append({"name": about.step, "seconds": about.seconds, "part": False})
+        parts = {name: float(value) for name, value in about.notes.items() if name.startswith("seconds_")}
+        rows += [
+            {"name": f"{about.step}: {name.removeprefix('seconds_')}", "seconds": seconds, "part": True}
+            for name, seconds in parts.items()
+        ]
+    return rows
+
+
+def _facts(recipe: Recipe, inputs: dict[str, Manifest]) -> list[tuple[str, str]]:
+    teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
+    made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
+    reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
+    run: RunResult = inputs["run"].result  # type: ignore[assignment]
+    about, evaluation = inputs["generator"].about, recipe.evaluation
+    ends = [f"{row.first_seeds[0]:,} to {row.first_seeds[-1] + row.n - 1:,}" for row in run.rows[:1]]
+    facts = [
+        ("store", inputs["run"].about.store),
+        ("generator", made.weights.key),
+        ("generator, sha256", made.weights.sha256),
+        ("teacher, sha256", teacher.weights.sha256),
+        ("detector, sha256", reference.detector_sha256),
+        ("recipe, sha256", run.recipe_sha256),
+        (
+            "seeds",
+            f"training {recipe.method.seed}; selection 0 to {evaluation.selection_images - 1:,}; held out {ends[0]}",
+        ),
+        ("processes", f"{recipe.execution.processes} with {recipe.execution.threads} threads each"),
+    ]
+    return facts + [
+        (f"distilled with {name}" if name != "commit" else "commit", value) for name, value in about.machine.items()
+    ]
+
+
+def _commands(recipe: Recipe, run: Manifest) -> str:
+    commit = run.about.machine.get("commit", "COMMIT").removesuffix("-dirty")
+    known = (
+        recipe.name if recipe.name in names() else "./recipe.yaml   # the resolved recipe below, saved under this name"
+    )
+    return "\n".join(
+        [
+            f"git checkout {shlex.quote(commit)}",
+            "make setup",
+            f".venv/bin/python -m pipeline run {known}",
+        ]
+    )

@@ -6,42 +6,19 @@ import math
 from collections.abc import Sequence
 
 from sida.manifests import Manifest, Regression, Score
+from sida.scoring import interval
 
-# Two-sided 95% quantile of Student's t by degrees of freedom; 1.96 beyond.
-_T95 = {
-    1: 12.706,
-    2: 4.303,
-    3: 3.182,
-    4: 2.776,
-    5: 2.571,
-    6: 2.447,
-    8: 2.306,
-    10: 2.228,
-    18: 2.101,
-    60: 2.0,
-    1000: 1.96,
-}
 _MORE_IS_BETTER = ("inception_score", "is", "precision", "recall", "density", "coverage")
 
 
 def half_width(score: Score) -> float | None:
-    """Half-width of the 95% interval of a score's mean over its seed ranges (Student's t); None for a single range."""
-    freedom = len(score.values) - 1
-    return quantile(freedom) * score.sd / math.sqrt(len(score.values)) if freedom >= 1 else None
-
-
-def quantile(freedom: int) -> float:
-    """Student's t at 97.5%, never below the true value: the next smaller tabulated degree of freedom counts."""
-    return _T95[max(known for known in _T95 if known <= freedom)]
+    """Half-width of the 95% interval of a score's mean over its seed ranges; None for a single range."""
+    return interval.half_width(score.values)
 
 
 def difference_interval(a: Score, b: Score) -> float:
     """Half-width of the 95% interval of mean(a) - mean(b), pooled over the seed ranges; infinite for one range each."""
-    freedom = len(a.values) + len(b.values) - 2
-    if freedom < 1:
-        return math.inf
-    error = math.sqrt(a.sd**2 / len(a.values) + b.sd**2 / len(b.values))
-    return quantile(freedom) * error
+    return interval.difference_half_width(a.values, b.values)
 
 
 def judge(now: Sequence[Score], last: Manifest) -> Regression:

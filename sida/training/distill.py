@@ -11,7 +11,7 @@ from sida.steps import Context, Published, step
 from sida.stores.base import ObjectRef
 
 
-@step("distill", version=1, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"))
+@step("distill", version=2, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"))
 def distill(
     context_of: Any,
     *,

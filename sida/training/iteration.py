@@ -99,6 +99,8 @@ class Distillation:
         self.psi_gradients = GradientSum(networks.psi, processes)
         self.theta_gradients = GradientSum(networks.theta, processes)
         self.watch = Watch(processes.device)
+        # Of the last iteration: gradient norms, the discriminator's balance, skipped samples.
+        self.health: dict[str, Tensor] = {}
 
     @property
     def dropped(self) -> Tensor:
@@ -107,9 +109,11 @@ class Distillation:
 
     def run(self, seen: int) -> dict[str, Tensor]:
         """One iteration; returns the losses of this process's last round, as tensors (no synchronisation)."""
+        dropped = self.dropped.clone()
         losses = self.update_fake_score(seen) | self.update_generator(seen)
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
         update_ema(self.networks.theta_ema, self.networks.theta, beta)
+        self.health["dropped"] = self.dropped - dropped
         return losses
 
     # Phase A: psi learns to denoise the generator's images, and to tell them from real ones.
@@ -142,10 +146,14 @@ class Distillation:
             if losses.loss_D is not None:
                 total = total + method.discriminator_weight * losses.loss_D.sum()
                 reported["loss_D"] = losses.loss_D.detach().mean()
+            if l_fake is not None and l_real is not None:
+                self.health["D_real"] = l_real.detach().sigmoid().mean()  # how sure that real images are real
+                self.health["D_fake"] = l_fake.detach().sigmoid().mean()  # how sure that generated ones are
             (total / method.batch).backward()
             self.watch.note(seen, sigma, losses.keep, total)
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
-        self._step(self.psi_optimiser, self.psi_gradients, method.fake_score_rate, seen, clip)
+        norm = self._step(self.psi_optimiser, self.psi_gradients, method.fake_score_rate, seen, clip)
+        self.health["gradient_psi"] = norm
         self.psi_optimiser.zero_grad(set_to_none=True)  # the other phase needs the memory
         return reported
 
@@ -178,7 +186,8 @@ class Distillation:
             (total / method.batch).backward()
             self.watch.note(seen, sigma, losses.keep, total)
         if steps:
-            self._step(self.theta_optimiser, self.theta_gradients, method.generator_rate, seen)
+            norm = self._step(self.theta_optimiser, self.theta_gradients, method.generator_rate, seen)
+            self.health["gradient_theta"] = norm
         self.theta_optimiser.zero_grad(set_to_none=True)
         return reported
 
@@ -197,11 +206,14 @@ class Distillation:
 
     def _step(
         self, optimiser: torch.optim.Optimizer, sum_of: GradientSum, rate: float, seen: int, clip: float | None = None
-    ) -> None:
-        sanitise_gradients(sum_of.finish(), clip)
+    ) -> Tensor:
+        """One step of Adam; returns the norm of the gradient that it took, over all parameters."""
+        gradients = sum_of.finish()
+        sanitise_gradients(gradients, clip)
         for group in optimiser.param_groups:
             group["lr"] = rate * self._decay(seen)
         optimiser.step()
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
 
     def _decay(self, seen: int) -> float:
         """1, then linearly to 0 from ``decay_from`` to the end."""

@@ -33,6 +33,7 @@ from sida.teachers.files import load_network, save_network
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
 from sida.training.execution import apply_execution
+from sida.training.history import History
 from sida.training.identity import identity, refuse_other
 from sida.training.iteration import Distillation, Networks
 from sida.training.job import Job
@@ -77,7 +78,7 @@ class Run:
         self.detector = load_detector(fetch_object(job.store, self.reference.detector)).to(device)
         self.real = load_statistics(job.store, self.reference)
         self.seen = 0
-        self.curve: list[dict[str, float]] = []
+        self.history = History(self.method.images, self.method.batch, job.processes)
         self.best_score, self.best_seen = math.inf, 0
         self.best: dict[str, Tensor] = {}
         self.since_best = 0  # selections since the best one
@@ -143,7 +144,8 @@ class Run:
                     device = parameter.device
                     optimiser.state[parameter] = {f: t.to(device) for f, t in fields.items() if t is not None}
         self.best = _under(tensors, "best/")
-        self.seen, self.curve = saved.state["seen"], saved.state["curve"]
+        self.seen = saved.state["seen"]
+        self.history.restore(saved.state["history"], self.job.processes.device)
         self.best_score, self.best_seen = saved.state["best_score"], saved.state["best_seen"]
         self.since_best, self.selection_due = saved.state["since_best"], saved.state["selection_due"]
         self.sampling_batch = saved.state["sampling_batch"]
@@ -155,14 +157,14 @@ class Run:
 
     def save(self) -> None:
         """Publish a checkpoint (the first process; the others, which call it too, have the same state)."""
-        trouble = self.trouble()
+        trouble, history = self.trouble(), self.history.state()
         self.checkpoint_due = False
         if not self.job.processes.first:
             return
         state = {
             "recipe": identity(self.job),
             "seen": self.seen,
-            "curve": self.curve,
+            "history": history,
             "best_score": self.best_score,
             "best_seen": self.best_seen,
             "since_best": self.since_best,
@@ -208,7 +210,7 @@ class Run:
             self.best_score, self.best_seen, self.since_best = score, self.seen, 0
             self.best = {key: t.detach().clone() for key, t in self.networks.theta_ema.state_dict().items()}
             self.checkpoint_due = True  # the best is kept
-        self.curve[-1]["score"] = score
+        self.history.note(self.seen, "score", score)
         self.selection_due = False
         if processes.first:
             title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
@@ -241,6 +243,7 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         before, started = run.seen, time.monotonic()
         losses = run.distillation.run(before)
         run.seen = before + method.batch
+        run.history.add(run.seen, losses | run.distillation.health, last=run.seen >= method.images)
         run.seconds["iterations"] += time.monotonic() - started
         iteration += 1
         if iteration % REPORT_EVERY == 0:
@@ -250,7 +253,6 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
                 shown.update(min(run.seen, method.images), **numbers, best=run.best_score)
         if run.seen >= method.images or _crossed(before, run.seen, run.evaluation.selection_every):
             run.selection_due = True
-            run.curve.append({"images": run.seen, **{name: float(value) for name, value in losses.items()}})
             _select(run, stop)
         run.checkpoint_due |= _crossed(before, run.seen, job.recipe.execution.checkpoint_every)
         stopping = processes.agree(stop())
@@ -282,7 +284,7 @@ def _publish(run: Run, trouble: Trouble) -> dict[str, Any]:
         save_network(path, run.best, run.network, sigma_init=run.method.sigma_init)
         generator = run.job.put(path, path.name)
         path = Path(folder) / "curve.json"
-        path.write_text(json.dumps(run.curve, indent=1))
+        path.write_text(json.dumps(run.history.points))
         curve = run.job.put(path, path.name)
     return {
         "generator": [generator.name, generator.size, generator.sha256],

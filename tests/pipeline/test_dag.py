@@ -26,14 +26,14 @@ def test_every_step_comes_after_the_steps_it_needs() -> None:
     for step, sources in plan().tasks().items():
         assert {source.split(".")[0] for source in sources.values()} <= seen
         seen.add(step)
-    assert list(plan().tasks())[-1] == "compare"
+    assert list(plan().tasks())[-1] == "report"
 
 
 def test_kfp_compiles_it_with_the_gate_before_distilling_and_its_own_cache_off(tmp_path: Path) -> None:
     tasks = compiled(plan(), tmp_path)
     assert set(tasks) == {
         *("fetch-teacher", "prepare-data", "reference-statistics"),
-        *("score-teacher", "distill", "score", "compare"),
+        *("score-teacher", "distill", "score", "compare", "report"),
     }
     assert "score-teacher" in tasks["distill"]["dependentTasks"]  # type: ignore[operator]
     assert not any(task["cachingOptions"] for task in tasks.values())
@@ -47,8 +47,8 @@ def test_a_recipe_that_trains_its_teacher_has_teach_in_place_of_fetch_teacher(tm
 
 
 def test_forcing_a_step_forces_all_that_follow_it_and_nothing_else() -> None:
-    assert plan(force=("score_teacher",)).forced() == {"score_teacher", "distill", "score", "compare"}
-    assert plan(force=("compare",)).forced() == {"compare"}
+    assert plan(force=("score_teacher",)).forced() == {"score_teacher", "distill", "score", "compare", "report"}
+    assert plan(force=("compare",)).forced() == {"compare", "report"}
     assert plan().forced() == set()
 
 
@@ -58,5 +58,5 @@ def test_a_step_that_this_run_does_not_have_cannot_be_forced() -> None:
 
 
 def test_a_plan_survives_the_way_to_another_process() -> None:
-    there = plan(force=("score",), goal="compare")
+    there = plan(force=("score",), goal="report")
     assert Plan.from_json(there.to_json()) == there

@@ -1,0 +1,52 @@
+"""Write runs to MLflow, from what the store knows: to complete it after an outage, or to fill a new or emptied one.
+
+Runs are written once, found by tag, and never doubled; a repetition adds nothing. Where: MLFLOW_TRACKING_URI (default: the SQLite
+file mlflow.db under SIDA_RUNS, which `python -m pipeline ui` shows).
+
+examples:
+  python -m pipeline track                                    every run in the store
+  python -m pipeline track 20261125-004815-digits-c596        one run
+  MLFLOW_TRACKING_URI=http://mlflow:5000 python -m pipeline track
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN ..."""
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="ids of runs (default: all in the store, oldest first)")
+    parser.add_argument("--store", metavar="ADDRESS", help="where the runs are (default: SIDA_STORE, or ./runs/store)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write them; status 2 when MLflow cannot be written, 1 when some runs could not be read."""
+    import os
+
+    from sida import records
+    from sida.errors import UserError
+    from sida.settings import settings
+    from sida.stores import open_store
+    from sida.tracking.reconcile import track
+    from sida.tracking.server import TrackingOff
+
+    if args.store:
+        os.environ["SIDA_STORE"] = open_store(args.store).address
+    store = open_store(settings().store)
+    runs = args.runs or records.runs(store)
+    if not runs:
+        raise UserError(f"no runs in {store.address}: check --store, or run a recipe first")
+    failed = 0
+    for run in runs:
+        try:
+            print(track(run), flush=True)
+        except TrackingOff as error:
+            raise UserError(str(error)) from error
+        except UserError as error:
+            if args.runs:
+                raise
+            failed += 1
+            print(f"left out: {error}", file=sys.stderr)
+    return 1 if failed and failed == len(runs) else 0

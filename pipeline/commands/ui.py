@@ -1,0 +1,40 @@
+"""Open MLflow's own pages on the runs of this machine, until Ctrl-C.
+
+examples:
+  python -m pipeline ui                 http://127.0.0.1:5000
+  python -m pipeline ui --port 8080
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--port."""
+    parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default 5000)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Start MLflow's server on the local database."""
+    import importlib.util
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from sida.errors import UserError
+    from sida.settings import environment, settings
+    from sida.stores.base import redact
+    from sida.tracking.server import SQLITE
+
+    address = settings().mlflow
+    if address.startswith(("http://", "https://")):
+        raise UserError(f"MLFLOW_TRACKING_URI is a server: open {redact(address)} in a browser")
+    if not address.startswith(SQLITE) or not Path(address.removeprefix(SQLITE)).is_file():
+        raise UserError(f"{redact(address)}: no runs yet: `python -m pipeline run digits`, or `track` to fill it again")
+    if importlib.util.find_spec("sqlalchemy") is None:
+        raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
+    command = ["mlflow", "ui", "--backend-store-uri", address, "--port", str(args.port), "--workers", "1"]
+    print(f"http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
+    variables = environment() | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return subprocess.run([sys.executable, "-m", *command], env=variables, check=False).returncode

@@ -1,0 +1,77 @@
+"""The step report: everything about a run on one page, from the manifests of its steps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sida.manifests import GeneratorResult, Manifest, ReportResult, RunResult, read_manifest
+from sida.recipe import Recipe
+from sida.steps import Context, Published, step
+
+_KINDS = {
+    "run": "run",
+    "teacher": "teacher",
+    "generator": "generator",
+    "dataset": "dataset",
+    "reference": "reference",
+    "teacher_scores": "scores",
+    "scores": "scores",
+}
+
+
+@step("report", version=1, sources=("sida/report",))
+def report(
+    context_of: Any,
+    *,
+    recipe: Recipe,
+    run: str,
+    teacher: str,
+    generator: str,
+    dataset: str,
+    reference: str,
+    teacher_scores: str,
+    scores: str,
+    attempt: str = "",
+) -> Published:
+    """Write the page about a run."""
+    paths = {
+        "run": run,
+        "teacher": teacher,
+        "generator": generator,
+        "dataset": dataset,
+        "reference": reference,
+        "teacher_scores": teacher_scores,
+        "scores": scores,
+    }
+    inputs = {name: read_manifest(path, _KINDS[name]) for name, path in paths.items()}
+
+    def produce(context: Context) -> ReportResult:
+        from sida.report.page import page_of  # matplotlib, jinja2
+
+        page = page_of(recipe, inputs, context.store, curve_of(context.store, inputs["generator"]))
+        return ReportResult(run=inputs["run"].digest, page=context.put(page.encode(), "report.html"))
+
+    # The attempts count: the page shows how long each of them took.
+    attempts = {name: f"{manifest.about.key}/{manifest.about.attempt}" for name, manifest in inputs.items()}
+    parameters = {"recipe": recipe.model_dump(mode="json"), "attempts": attempts}
+    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
+
+
+def curve_of(store: Any, generator: Manifest) -> list[dict[str, float]]:
+    """The points of a distillation."""
+    result = generator.result
+    assert isinstance(result, GeneratorResult)
+    return json.loads(store.read(result.curve.key))
+
+
+def page_bytes(store: Any, manifest: Manifest) -> bytes:
+    """The page of a report's manifest."""
+    assert isinstance(manifest.result, ReportResult)
+    return bytes(store.read(manifest.result.page.key))
+
+
+def grid_of(manifest: Manifest, model: str) -> Any:
+    """The grid of ``real``, ``teacher`` or ``generator`` in a run's manifest."""
+    assert isinstance(manifest.result, RunResult)
+    return next(panel for panel in manifest.result.panels if panel.model == model)

@@ -1,0 +1,262 @@
+"""What MLflow should say about a run of the pipeline, computed from the store alone; no MLflow here.
+
+    parent    the recipe (by digest) and ``repeat``: one however often it is run
+    distill   a child for each generator: losses, health and selection scores over images seen
+    score     a child for each score: the held-out ranges
+
+Equal contents of the store give equal projections, times included: a lost database is filled again as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sida import records
+from sida.errors import Corrupt, NotFound, UserError
+from sida.manifests import Manifest, Score, digest_of
+from sida.recipe import Recipe
+from sida.records import StepCall
+from sida.report.comparison import METHODS, benchmark_of, flat, identity_of
+from sida.steps import recipe_at
+from sida.stores.base import ObjectStore
+
+ENDINGS = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
+
+
+@dataclass
+class Node:
+    """One MLflow run. ``metrics``: (name, value, step); ``artifacts``: path -> key in the store; times in ms since 1970."""
+
+    identity: str
+    name: str
+    status: str
+    started: int
+    ended: int | None
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int]] = field(default_factory=list)
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Model:
+    """The generator, registered by address, with the score that decides whether it is the champion."""
+
+    name: str  # of the registered model: benchmark, metric and n, which only together are comparable
+    identity: str
+    title: str
+    address: str
+    sha256: str
+    licence: str
+    protocol: str  # digest of detector, reference, metric and n
+    score: Score
+    params: dict[str, str]
+
+
+@dataclass
+class Projection:
+    """Everything about one run of the pipeline."""
+
+    run: str
+    benchmark: str
+    parent: Node
+    children: list[Node]
+    dataset: dict[str, str]  # name, digest, source, profile; empty when there is none yet
+    model: Model | None
+
+    @property
+    def digest(self) -> str:
+        """Equal when there is nothing new to say. Which of several equal runs said it does not matter."""
+        content = asdict(self) | {
+            "model": self.model and {**asdict(self.model), "score": self.model.score.model_dump()}
+        }
+        content.pop("run")
+        content["parent"]["tags"] = {k: v for k, v in self.parent.tags.items() if k != "sida.runs"}
+        for part in (content["parent"], *content["children"]):
+            part.pop("started")
+        content["parent"].pop("ended")
+        return digest_of(json.loads(json.dumps(content, default=str)))
+
+
+def projection(store: ObjectStore, run: str) -> Projection:
+    """The projection of a recorded run. Raises UserError for one that the store does not know, or cannot read any more."""
+    calls = records.calls(store, run)
+    if not calls:
+        raise UserError(f"no run {run!r} in {store.address}: check the id and the store")
+    try:
+        recipe = recipe_at(next(iter(calls.values())).recipe)
+        return _projection(store, run, recipe, calls, records.manifests(store, calls))
+    except (NotFound, Corrupt) as error:
+        raise UserError(f"run {run}: {error}: run its recipe again") from error
+
+
+def _projection(
+    store: ObjectStore, run: str, recipe: Recipe, calls: dict[str, StepCall], made: dict[str, Manifest]
+) -> Projection:
+    repeat, identity = identity_of(recipe, calls)
+    status, message = _status(store, run, calls)
+    last = max((when(call.started) for call in calls.values()), default=0)
+    parent = Node(
+        identity=identity,
+        name=f"{recipe.name} ({METHODS[recipe.method.name]})" + (f" {repeat}" if repeat else ""),
+        status=status,
+        started=min(when(call.started) for call in calls.values()),
+        ended=None if status == "RUNNING" else max([last, *(when(m.about.created) for m in made.values())]),
+        params=flat(recipe.model_dump(mode="json")),
+        tags=_tags(recipe, run, repeat, calls, made) | ({"sida.error": message} if message else {}),
+    )
+    parent.artifacts["recipe.json"] = _recipe_key(calls)
+    parent.artifacts |= {
+        f"manifests/{step}.json": records.manifest_key(call) for step, call in calls.items() if call.manifest
+    }
+    children = []
+    if "distill" in made:
+        children.append(_distilled(store, recipe, identity, made["distill"]))
+    if "score" in made:
+        children.append(_scored(recipe, identity, made["score"]))
+    if "compare" in made:
+        _compared(parent, made["compare"], made)
+    if "report" in made:
+        parent.artifacts["report.html"] = made["report"].result.page.key  # type: ignore[union-attr]
+    return Projection(run, benchmark_of(recipe), parent, children, _dataset(made), _model(recipe, identity, made))
+
+
+def _status(store: ObjectStore, run: str, calls: dict[str, StepCall]) -> tuple[str, str]:
+    """MLflow's word for how it stands, and what went wrong."""
+    end = records.end_of(store, run)
+    error = next((f"{step}: {call.error}" for step, call in calls.items() if call.state == "failed"), "")
+    if end is not None:
+        return ENDINGS.get(end.state, "FAILED"), error or ("" if end.state == "SUCCEEDED" else end.message)
+    if error:
+        return "FAILED", error
+    done = "report" in calls and calls["report"].manifest
+    return ("FINISHED" if done else "RUNNING"), ""
+
+
+def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
+    made: Any = manifest.result
+    curve: list[dict[str, float]] = json.loads(store.read(made.curve.key))
+    names = {"score": f"selection_{recipe.evaluation.metric}"}
+    metrics = [
+        (names.get(name, name), value, int(point["images"]))
+        for point in curve
+        for name, value in point.items()
+        if name != "images"
+    ]
+    node = _child(identity, "distill", manifest)
+    node.params = flat({"method": recipe.method.model_dump(mode="json")})
+    node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", made.images_seen)])]
+    node.artifacts = {"curve.json": made.curve.key}
+    return node
+
+
+def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
+    node = _child(identity, "score", manifest)
+    node.params = flat({"evaluation": recipe.evaluation.model_dump(mode="json")})
+    for row in manifest.rows:
+        node.metrics += [(f"{row.metric}_of_range", value, number) for number, value in enumerate(row.values)]
+        node.metrics += [(row.metric, row.mean, 0), (f"{row.metric}_sd", row.sd, 0)]
+    node.metrics += _rates(manifest)
+    return node
+
+
+def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> None:
+    result: Any = manifest.result
+    means = {row.model: row.mean for row in result.rows}
+    metric = result.rows[0].metric
+    parent.metrics += [(f"{metric}_{model}", mean, 0) for model, mean in means.items()]
+    parent.metrics.append((f"{metric}_ratio", means["generator"] / means["teacher"], 0))
+    parent.metrics.append(("seconds", sum(m.about.seconds for m in made.values()), 0))
+    parent.tags |= {
+        "sida.verdict": result.verdict,
+        "sida.licence": result.licence,
+        "mlflow.note.content": result.verdict,
+    }
+    parent.artifacts |= {"samples.png": result.grid.key, "nearest.png": result.nearest.key}
+    parent.artifacts |= {f"samples/{panel.model}.png": panel.image.key for panel in result.panels}
+
+
+def _child(identity: str, part: str, manifest: Manifest) -> Node:
+    """A finished child of the step's result."""
+    about, ended = manifest.about, when(manifest.about.created)
+    return Node(
+        identity=f"{identity}/{part}/{manifest.digest}",
+        name=part,
+        status="FINISHED",
+        started=ended - round(1000 * about.seconds),
+        ended=ended,
+        tags={"sida.part": part, "sida.digest": manifest.digest, "sida.code": about.code, "sida.key": about.key}
+        | _commit(manifest),
+    )
+
+
+def _rates(manifest: Manifest) -> list[tuple[str, float, int]]:
+    rate = manifest.about.notes.get("images_per_second")
+    return [] if rate is None else [("images_per_second", float(rate), 0)]
+
+
+def _tags(
+    recipe: Recipe, run: str, repeat: str, calls: dict[str, StepCall], made: dict[str, Manifest]
+) -> dict[str, str]:
+    tags = {"sida.part": "run", "sida.recipe": recipe.name, "sida.repeat": repeat, "sida.runs": run}
+    tags["sida.recipe_sha256"] = digest_of(recipe.model_dump(mode="json"))
+    tags |= {f"sida.digest.{step}": manifest.digest for step, manifest in made.items()}
+    if images := sorted({call.image for call in calls.values() if call.image}):
+        tags["sida.images"] = " ".join(images)
+    newest = max(made.values(), key=lambda m: m.about.created, default=None)
+    return tags | ({} if newest is None else _commit(newest))
+
+
+def _commit(manifest: Manifest) -> dict[str, str]:
+    commit = manifest.about.machine.get("commit")
+    return {"mlflow.source.git.commit": commit} if commit else {}
+
+
+def _dataset(made: dict[str, Manifest]) -> dict[str, str]:
+    if "prepare_data" not in made:
+        return {}
+    manifest = made["prepare_data"]
+    data: Any = manifest.result
+    profile = {"num_rows": data.count, "resolution": data.resolution, "classes": data.classes, "licence": data.licence}
+    source = {"store": manifest.about.store, "shards": [shard.object.key for shard in data.shards][:20]}
+    return {
+        "name": f"{data.source}-{data.resolution}x{data.resolution}",
+        "digest": manifest.digest[:36],  # as long as MLflow allows
+        "source": json.dumps(source),
+        "profile": json.dumps(profile),
+    }
+
+
+def _model(recipe: Recipe, identity: str, made: dict[str, Manifest]) -> Model | None:
+    if "score" not in made or "distill" not in made:
+        return None
+    row = next((row for row in made["score"].rows if row.model == "generator"), None)
+    generator: Any = made["distill"].result
+    scores: Any = made["score"].result
+    if row is None:
+        return None
+    store = made["distill"].about.store
+    return Model(
+        name=f"{benchmark_of(recipe)}-{row.metric}-n{row.n}",
+        identity=f"{identity}/model/{generator.weights.sha256}/{made['score'].digest}",
+        title=f"{recipe.name}-{generator.method}",
+        address=f"{store.rstrip('/')}/{generator.weights.key}",
+        sha256=generator.weights.sha256,
+        licence=generator.licence,
+        protocol=digest_of([row.metric, row.n, scores.detector_sha256, scores.reference_digest]),
+        score=row,
+        params=flat({"method": recipe.method.model_dump(mode="json")}),
+    )
+
+
+def when(text: str) -> int:
+    """ISO 8601 -> ms since 1970."""
+    return round(1000 * datetime.fromisoformat(text).timestamp())
+
+
+def _recipe_key(calls: dict[str, StepCall]) -> str:
+    key, mark, _ = next(iter(calls.values())).recipe.partition("#sha256=")
+    return key if mark else ""

@@ -1,0 +1,197 @@
+"""Makes MLflow say what the store says. Safe to repeat and to kill anywhere: what is there is found by tag and completed.
+
+One reconciler of a benchmark at a time, by a lease in the store. The tag ``sida.projection`` is written last: all is there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sida.errors import NotFound, SidaError
+from sida.lease import acquire
+from sida.settings import settings
+from sida.stores import open_store
+from sida.stores.base import ObjectStore
+from sida.tracking.projection import Node, Projection, projection
+from sida.tracking.registry import register
+from sida.tracking.server import PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+BATCH = 100  # parameters, and tags, in a request; MLflow's own limits
+METRICS = 1000
+LEASE_WAIT = 120.0  # seconds for another reconciler to finish
+OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fails later
+
+
+def track(run: str) -> str:
+    """Write one recorded run; a line about what was done. Raises TrackingOff when MLflow cannot be written now."""
+    here = settings()
+    check(here.mlflow)
+    store = open_store(here.store)
+    wanted = projection(store, run)
+    if up_to_date(here.mlflow, wanted.parent.identity, wanted.digest):
+        return f"run {run}: already in MLflow"
+    with (
+        acquire(store, f"tracking/{wanted.benchmark}", ttl=here.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
+        connected(here.mlflow) as client,
+    ):
+        return Reconciler(client, store, here.mlflow, here.mlflow_run).reconcile(wanted)
+
+
+def track_quietly(run: str) -> str:
+    """As ``track``, for the end of a run, which nothing about tracking may fail: a line when there is something to say."""
+    try:
+        track(run)
+    except TrackingOff as error:
+        return "" if settings().mlflow == "none" else f"tracking: {error}"
+    except SidaError as error:
+        return f"tracking: {error}: `python -m pipeline track` completes it"
+    return ""
+
+
+class Reconciler:
+    """Writes projections through one client."""
+
+    def __init__(self, client: MlflowClient, store: ObjectStore, address: str, above: str) -> None:
+        """``above``: the MLflow run that ours are nested under, if any."""
+        self.client, self.store, self.address, self.above = client, store, address, above
+
+    def reconcile(self, wanted: Projection) -> str:
+        """Bring one run up to date; a line about it."""
+        above = self._run_above()
+        experiment = above.info.experiment_id if above else self._experiment(wanted.benchmark)
+        parent = self._find(experiment, wanted.parent.identity)
+        if parent is not None and parent.data.tags.get(PROJECTION) == wanted.digest:
+            return f"run {wanted.run}: already in MLflow"
+        if parent is not None and parent.info.status in OVER and wanted.parent.status not in OVER:
+            return f"run {wanted.run}: {wanted.parent.status.lower()}; MLflow keeps the finished run of this recipe"
+        parent = parent or self._create(experiment, wanted.parent, above.info.run_id if above else "")
+        wanted.parent.tags["sida.runs"] = _joined(parent.data.tags.get("sida.runs", ""), wanted.run)
+        run_id = parent.info.run_id
+        self._write(run_id, wanted.parent)
+        self._dataset(run_id, wanted.dataset)
+        children = {}
+        for node in wanted.children:
+            child = self._find(experiment, node.identity) or self._create(experiment, node, run_id)
+            children[node.name] = child.info.run_id
+            self._write(child.info.run_id, node)
+            self._dataset(child.info.run_id, wanted.dataset)
+            self._end(child, node)
+        if wanted.model and "score" in children:
+            register(self.client, experiment, children["distill"], children["score"], wanted.model, wanted.dataset)
+        self._end(parent, wanted.parent)
+        self.client.set_tag(run_id, PROJECTION, wanted.digest)
+        return f"run {wanted.run}: written to MLflow, experiment {wanted.benchmark}, run {wanted.parent.name}"
+
+    def _run_above(self) -> Any:
+        if not self.above:
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(self.above)
+        except MlflowException:
+            return None  # of another server: ours stand alone
+
+    def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(self.client.create_experiment(name, artifact_location(self.address, name)))
+        except MlflowException:  # somebody else, from another store, was faster
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _find(self, experiment: str, identity: str) -> Any:
+        """The run with this identity; the oldest, should two stores have made one each."""
+        found = self.client.search_runs([experiment], f"tags.`sida.identity` = '{identity}'", max_results=10)
+        return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+    def _create(self, experiment: str, node: Node, parent: str) -> Any:
+        tags = {"sida.identity": node.identity, "sida.part": node.tags["sida.part"]}
+        if parent:
+            tags["mlflow.parentRunId"] = parent
+        return self.client.create_run(experiment, start_time=node.started, tags=tags, run_name=node.name)
+
+    def _write(self, run_id: str, node: Node) -> None:
+        """Parameters, tags, metrics and artifacts that are not there yet."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        there = self.client.get_run(run_id).data
+        params = [Param(k, v[:6000]) for k, v in node.params.items() if k not in there.params]
+        tags = [RunTag(k, v[:5000]) for k, v in node.tags.items() if there.tags.get(k) != v]
+        for part in _parts(params, BATCH):
+            self.client.log_batch(run_id, params=part)
+        for part in _parts(tags, BATCH):
+            self.client.log_batch(run_id, tags=part)
+        known = {
+            name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)
+        }
+        time = node.ended or node.started
+        metrics = [
+            Metric(name, value, time, step)
+            for name, value, step in node.metrics
+            if (step, value) not in known.get(name, set())
+        ]
+        for part in _parts(metrics, METRICS):
+            self.client.log_batch(run_id, metrics=part)
+        self._artifacts(run_id, node.artifacts)
+
+    def _points(self, run_id: str, name: str) -> set[tuple[int, float]]:
+        return {(point.step, point.value) for point in self.client.get_metric_history(run_id, name)}
+
+    def _artifacts(self, run_id: str, artifacts: dict[str, str]) -> None:
+        """Files are written again: the same path holds the same thing."""
+        folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for path, key in artifacts.items():
+            folder, _, name = path.rpartition("/")
+            if key:
+                folders[folder].append((name, key))
+        with tempfile.TemporaryDirectory() as place:
+            for folder, files in folders.items():
+                for name, key in files:
+                    try:
+                        content = self.store.read(key)
+                    except NotFound:
+                        continue  # an object that was deleted is nothing to stop for
+                    local = Path(place) / name
+                    local.write_bytes(content)
+                    self.client.log_artifact(run_id, str(local), folder or None)
+
+    def _dataset(self, run_id: str, dataset: dict[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if not dataset:
+            return
+        there = self.client.get_run(run_id).inputs.dataset_inputs
+        if any(i.dataset.digest == dataset["digest"] for i in there):
+            return
+        data = Dataset(dataset["name"], dataset["digest"], "object store", dataset["source"], None, dataset["profile"])
+        self.client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+
+    def _end(self, run: Any, node: Node) -> None:
+        if node.status == "RUNNING":
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            self.client.set_terminated(run.info.run_id, node.status, node.ended)
+
+
+def _joined(there: str, run: str) -> str:
+    """The ids of all runs that this MLflow run stands for."""
+    return " ".join(sorted({*there.split(), run}))
+
+
+def _parts(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]

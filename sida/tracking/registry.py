@@ -1,0 +1,135 @@
+"""Generators as registered models, by address. ``champion`` moves only to one that is better by more than the interval.
+
+A registered model stands for one benchmark, metric and n. Each version is judged once, when it comes in: against the champion of
+that moment it becomes ``champion`` or ``challenger``. So a refill in the order of the runs ends where the first filling ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sida.manifests import Score
+from sida.report.regression import difference_interval
+from sida.tracking.projection import Model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+JUDGED = "sida.judged"
+
+
+def register(
+    client: MlflowClient, experiment: str, distilled: str, scored: str, model: Model, dataset: dict[str, str]
+) -> None:
+    """A LoggedModel with its metrics, a version of the registered model, and the alias that it has earned."""
+    logged = _logged_model(client, experiment, distilled, model)
+    _metrics(client, scored, logged, model, dataset)
+    version = _version(client, logged, distilled, model)
+    if JUDGED not in version.tags:
+        _judge(client, version, model)
+
+
+def _tags(model: Model) -> dict[str, str]:
+    return {
+        "sida.identity": model.identity,
+        "sida.address": model.address,
+        "sida.sha256": model.sha256,
+        "sida.protocol": model.protocol,
+        "sida.score": model.score.model_dump_json(),
+        "licence": model.licence,
+    }
+
+
+def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Model) -> Any:
+    found = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
+    if found:
+        logged = found[0]
+    else:
+        logged = client.create_logged_model(
+            experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
+        )
+    if str(logged.status) != "READY":
+        logged = client.finalize_logged_model(logged.model_id, "READY")
+    return logged
+
+
+def _metrics(client: MlflowClient, run_id: str, logged: Any, model: Model, dataset: dict[str, str]) -> None:
+    from mlflow.entities import Metric
+
+    row = model.score
+    wanted = {row.metric: row.mean, f"{row.metric}_sd": row.sd}
+    there = {metric.key for metric in logged.metrics or []}
+    time = int(logged.creation_timestamp)
+    metrics = [
+        Metric(
+            name,
+            value,
+            time,
+            0,
+            model_id=logged.model_id,
+            dataset_name=dataset.get("name"),
+            dataset_digest=dataset.get("digest"),
+            run_id=run_id,
+        )
+        for name, value in wanted.items()
+        if name not in there
+    ]
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)
+
+
+def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(
+            model.name, {"sida.metric": model.score.metric}, "One-step generators of one benchmark, under one protocol."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name = '{model.name}'"):
+        if version.tags.get("sida.identity") == model.identity:
+            return version
+    # A server accepts addresses of object stores; a folder of ours it knows through the LoggedModel only.
+    source = model.address if model.address.startswith("s3://") else f"models:/{logged.model_id}"
+    return client.create_model_version(
+        model.name,
+        source,
+        run_id,
+        _tags(model),
+        description=f"{model.title}: {model.score.metric} {model.score.mean:.4g} ({model.address})",
+        model_id=logged.model_id,
+    )
+
+
+def _judge(client: MlflowClient, version: Any, model: Model) -> None:
+    champion = _champion(client, model.name)
+    if champion is None or str(champion.version) == str(version.version):
+        alias, why = "champion", "the first of its kind"
+    else:
+        better, why = beats(model, champion.tags)
+        alias = "champion" if better else "challenger"
+    client.set_registered_model_alias(model.name, alias, version.version)
+    client.set_model_version_tag(model.name, version.version, "sida.verdict", why)
+    client.set_model_version_tag(model.name, version.version, JUDGED, alias)
+
+
+def beats(model: Model, champion: dict[str, str]) -> tuple[bool, str]:
+    """Whether a generator is better than the champion (its tags) by more than the 95% interval of the difference, and why."""
+    if champion.get("sida.protocol") != model.protocol:
+        return False, "measured with another detector or reference than the champion"
+    theirs = Score.model_validate_json(champion["sida.score"])
+    difference, half = model.score.mean - theirs.mean, difference_interval(model.score, theirs)
+    return difference < -half, f"difference to the champion {difference:+.4g} +- {half:.4g} (95%)"
+
+
+def _champion(client: MlflowClient, name: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, "champion")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise

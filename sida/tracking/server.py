@@ -1,0 +1,102 @@
+"""Where MLflow is, whether it answers, and a client for it. Nothing here takes long when it does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sida.errors import SidaError
+from sida.stores.base import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+PROJECTION = "sida.projection"  # the tag that is written last: the projection is whole
+ANSWER_SECONDS = 5.0
+
+
+class TrackingOff(SidaError):
+    """Tracking cannot be done now, and need not: the store keeps everything. Says why, and what completes it later."""
+
+
+def check(address: str) -> None:
+    """Raises TrackingOff for ``none``, a server that does not answer, or a database that this installation cannot open."""
+    if address == "none":
+        raise TrackingOff("MLFLOW_TRACKING_URI is none")
+    if address.startswith(("http://", "https://")):
+        _check_answers(address)
+    elif importlib.util.find_spec("sqlalchemy") is None:
+        raise TrackingOff(
+            f"{redact(address)} needs the full mlflow (pip install 'sida[laptop]'), here is mlflow-skinny: "
+            f"not written; `python -m pipeline track` does so later"
+        )
+    if importlib.util.find_spec("mlflow") is None:
+        raise TrackingOff("mlflow is not installed (pip install 'sida[pipeline]'): not written")
+
+
+def _check_answers(address: str) -> None:
+    import urllib3
+
+    pool = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
+    try:
+        pool.request("GET", f"{address.rstrip('/')}/health")
+    except urllib3.exceptions.HTTPError as error:
+        raise TrackingOff(
+            f"MLflow at {redact(address)} does not answer: not written; `python -m pipeline track` does so later"
+        ) from error
+
+
+def up_to_date(address: str, identity: str, digest: str) -> bool:
+    """Whether a SQLite file already says all of a projection; False where that is not known. Does not import MLflow."""
+    path = Path(address.removeprefix(SQLITE))
+    if not address.startswith(SQLITE) or not path.is_file():
+        return False
+    query = (
+        "select count(*) from tags a join tags b on a.run_uuid = b.run_uuid "
+        "where a.key = ? and a.value = ? and b.key = ? and b.value = ?"
+    )
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
+            row = database.execute(query, ("sida.identity", identity, PROJECTION, digest)).fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(row[0])
+
+
+@contextmanager
+def connected(address: str) -> Iterator[MlflowClient]:
+    """A client. Whatever MLflow or the network raises inside becomes TrackingOff: the projection is completed another time."""
+    check(address)
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if address.startswith(SQLITE):
+        Path(address.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mlflow.set_tracking_uri(address)
+        yield mlflow.MlflowClient(address)
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TrackingOff(
+            f"MLflow at {redact(address)}: {reason}: not complete; `python -m pipeline track` completes it"
+        ) from error
+
+
+def artifact_location(address: str, experiment: str) -> str | None:
+    """Beside a SQLite file; a server has a place of its own."""
+    if not address.startswith(SQLITE):
+        return None
+    return (Path(address.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / experiment).as_uri()

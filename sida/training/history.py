@@ -1,0 +1,74 @@
+"""The course of a distillation: losses and health as means over equal windows of images, scores at single points.
+
+Nothing waits for the device but the end of a window. The unfinished window travels in the checkpoint, so that a run that was killed
+and continued has the points of one that was not: none twice, none missing, equal to the six digits that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sida.training.processes import Processes
+
+POINTS = 200  # windows of a whole run
+SUMMED = ("dropped",)  # counts; everything else is averaged
+
+
+class History:
+    """Points in order of images seen: ``{"images": 2048, "loss_psi": 0.41, ..., "score": 1.3}``; a point may hold scores alone."""
+
+    def __init__(self, images: int, batch: int, processes: Processes) -> None:
+        """``images`` in all, ``batch`` in an iteration."""
+        self.every = max(batch, images // POINTS)
+        self.batch, self.processes = batch, processes
+        self.points: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, seen: int, values: dict[str, Tensor], last: bool = False) -> None:
+        """The values of this process's iteration that ended at ``seen`` images; all processes call it alike."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().to(torch.float64)
+            self._counts[name] = self._counts.get(name, 0) + 1
+        if last or (seen - self.batch) // self.every != seen // self.every:
+            self._close(seen)
+
+    def _close(self, seen: int) -> None:
+        names = sorted(self._sums)
+        self._together(names)
+        for name in names:
+            share = 1 if name in SUMMED else self._counts[name] * self.processes.world
+            self.note(seen, name, float(self._sums[name]) / share)
+        self._sums, self._counts = {}, {}
+
+    def _together(self, names: list[str]) -> None:
+        self.processes.sum_([self._sums[name] for name in names])
+
+    def note(self, seen: int, name: str, value: float) -> None:
+        """One value at one point; what is not a number leaves a gap."""
+        if not math.isfinite(value):
+            return
+        if not self.points or self.points[-1]["images"] != seen:
+            self.points.append({"images": seen})
+        self.points[-1][name] = float(f"{value:.6g}")
+
+    # In a checkpoint: the first process keeps the sums of all, which continue as its own.
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds; all processes call it alike. The open window goes on as if nothing had happened."""
+        names = sorted(self._sums)
+        self._together(names)
+        state = {"points": self.points, "counts": self._counts, "sums": {n: float(self._sums[n]) for n in names}}
+        if not self.processes.first:
+            self._sums = {name: torch.zeros_like(value) for name, value in self._sums.items()}
+        return state
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue from a checkpoint."""
+        self.points, self._counts = state["points"], dict(state["counts"])
+        mine = state["sums"].items() if self.processes.first else [(name, 0.0) for name in state["sums"]]
+        self._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in mine}

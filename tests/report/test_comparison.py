@@ -1,0 +1,165 @@
+"""Runs side by side: the paper's rows are always there, who is ahead and why, CSV, JSON and the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from sida import records
+from sida.report.comparison import ahead, as_csv, benchmarks, differences, entries, records_of
+from sida.report.comparison_page import page_of
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+from tests.pipeline.command import Command
+from tests.report.browser import CHROMIUM, SIZES, browser, opened
+from tests.report.test_page import HOSTILE, Elements
+from tests.tracking.runs import Made, recipe
+
+
+@pytest.fixture
+def store(place: Path) -> ObjectStore:
+    return open_store(settings().store)
+
+
+@pytest.fixture
+def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(place, monkeypatch, capsys)
+
+
+def write_two(store: ObjectStore) -> None:
+    """SiDA, and SiD beside it, which is worse."""
+    Made(store, recipe(), (0.6, 0.61, 0.59)).write("run-sida")
+    Made(store, recipe(name="digits-sid", method={"name": "sid"}), (0.9, 0.92, 0.88), minute=1).write("run-sid")
+
+
+def test_the_rows_of_the_paper_are_there_without_a_run_and_name_the_command_that_fills_them() -> None:
+    rows = {row.title: row for row in benchmarks([])}
+    assert len(rows) == 11  # five benchmarks in pixels, six sizes of EDM2
+    uncond = rows["CIFAR-10 32x32 unconditional"]
+    assert uncond.published == {"teacher": 1.97, "SiD": 1.923, "SiDA, SiD2A": 1.499, "newest": 1.46}
+    assert uncond.command == "python -m pipeline run cifar10-uncond"
+    assert {row.published["newest"] for row in rows.values()} == {1.46, 1.38, 1.02, 0.85, 1.23, None}
+    assert [row.title for row in benchmarks([], ["ffhq-64"])] == ["FFHQ 64x64"]
+
+
+def test_the_better_of_two_methods_is_told_with_its_interval_and_what_differs(store: ObjectStore) -> None:
+    write_two(store)
+    ours, left_out = entries(store, records.runs(store))
+    assert left_out == []
+    (row,) = [row for row in benchmarks(ours) if row.entries]
+    best, other = row.entries
+    assert (best.method, other.method) == ("SiDA", "SiD")
+    words = ahead(best, other)
+    assert words.startswith(
+        "digits (SiDA) is ahead of digits-sid (SiD): fd_digits 0.600 against 0.900, difference -0.300"
+    )
+    assert differences(best, other) == [("method.name", "sida", "sid")]
+
+
+def test_level_runs_and_other_protocols_are_not_called_better(store: ObjectStore) -> None:
+    Made(store, recipe(), (0.6, 0.61, 0.59)).write("a")
+    Made(store, recipe(name="b"), (0.605, 0.64, 0.57)).write("b")
+    few = Made(store, recipe(name="c"), (0.1, 0.11, 0.09))
+    few.rows = tuple(row.model_copy(update={"n": 50}) for row in few.rows)  # type: ignore[assignment]
+    few.write("c")
+    ours, _ = entries(store, records.runs(store))
+    (row,) = [row for row in benchmarks(ours) if row.entries]
+    assert [entry.run for entry in row.entries] == ["a", "b", "c"]  # what is comparable lies together
+    assert "is level with" in ahead(row.entries[0], row.entries[1])
+    assert "cannot be compared" in ahead(row.entries[0], row.entries[2])
+
+
+def test_of_equal_runs_the_newest_counts_and_one_that_cannot_be_read_is_said(store: ObjectStore) -> None:
+    write_two(store)
+    Made(store, recipe(), (0.6, 0.61, 0.59), minute=30).write("run-again")
+    broken = Made(store, recipe(name="broken"), (1.0, 1.1, 0.9))
+    broken.write("run-broken")
+    key = records.manifest_key(records.calls(store, "run-broken")["distill"])
+    store.delete(key)
+    Made(store, recipe(name="half"), (1.0, 1.1, 0.9)).write("run-half", upto="distill")
+    ours, left_out = entries(store, records.runs(store))
+    assert sorted(entry.run for entry in ours) == ["run-again", "run-sid"]
+    assert len(left_out) == 1 and "run-broken" in left_out[0]
+
+
+def test_csv_and_json_hold_one_record_for_each_run_and_each_empty_row(store: ObjectStore) -> None:
+    write_two(store)
+    rows = benchmarks(entries(store, records.runs(store))[0])
+    found = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    assert len(found) == len(records_of(rows)) == 13
+    assert found[0]["recipe"] == "digits" and float(found[0]["score"]) == pytest.approx(0.6)
+    assert float(found[0]["interval95"]) == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)
+    assert found[2]["score"] == "" and found[2]["command"].startswith("python -m pipeline run ")
+
+
+def test_the_verb_prints_a_table_and_leaves_page_csv_and_json(
+    store: ObjectStore, command: Command, place: Path
+) -> None:
+    write_two(store)
+    said = command("compare")
+    assert said.status == 0, said
+    assert "digits (SiDA) is ahead of digits-sid (SiD)" in said.out
+    assert "python -m pipeline run cifar10-cond" in said.out
+    folder = place / "runs" / "comparison"
+    assert sorted(path.name for path in folder.iterdir()) == ["comparison.csv", "comparison.html", "comparison.json"]
+    chosen = command("compare", "digits-sid", "--json", "--output", str(place / "out"))
+    assert [record["run"] for record in json.loads(chosen.out)] == ["run-sid"]
+    only = command("compare", "--runs", "run-sida", "--json")
+    assert [r["run"] for r in json.loads(only.out) if r["run"]] == ["run-sida"]
+
+
+def test_mistakes_are_named_in_a_line(store: ObjectStore, command: Command) -> None:
+    write_two(store)
+    assert "no run 'run-x'" in command("compare", "--runs", "run-x").mistake()
+    assert "did you mean" in command("compare", "digist").mistake()
+
+
+def test_hostile_names_stay_text_on_the_page_and_in_the_csv(store: ObjectStore) -> None:
+    made = Made(store, recipe(description=HOSTILE, teacher={"licence": HOSTILE}), (0.6, 0.61, 0.59))
+    made.write("a")
+    Made(store, recipe(name="b", teacher={"licence": "=1+1"}), (0.9, 0.91, 0.89)).write("b")
+    rows = benchmarks(entries(store, records.runs(store))[0])
+    rows[0].title = HOSTILE
+    found = Elements(page_of(rows, store))
+    assert len([tag for tag, _ in found.tags if tag == "script"]) == 1  # our own, by its nonce
+    assert not [a for _, a in found.tags if any(name.startswith("on") for name in a)]
+    assert all(a.get("src", "data:").startswith("data:") for tag, a in found.tags if tag == "img")  # type: ignore[union-attr]
+    rows[0].title = "=HYPERLINK(1)"
+    assert "\n'=HYPERLINK" in as_csv(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
+def test_in_a_browser_the_table_sorts_the_slider_works_and_nothing_is_wrong(store: ObjectStore, tmp_path: Path) -> None:
+    write_two(store)
+    path = tmp_path / "comparison.html"
+    path.write_text(page_of(benchmarks(entries(store, records.runs(store))[0]), store))
+    with browser() as chromium:
+        for size in SIZES:
+            with opened(chromium, path, size, "dark" if size == "phone" else "light") as shown:
+                page = shown.page
+                assert not shown.overflows()
+                assert shown.faults() == []
+                shown.picture(f"comparison-{size}")
+                column = "td:nth-child(8)"
+                for expected in (sorted, lambda v: sorted(v, reverse=True)):
+                    page.get_by_role("button", name="newest published").click()
+                    cells = page.locator(f"table.sortable tbody {column}").all()
+                    values = [float(v) for cell in cells if (v := cell.get_attribute("data-value"))]
+                    assert len(values) == 5 and values == expected(values)
+                    assert all(cell.get_attribute("data-value") is None for cell in cells[5:])  # the empty ones last
+                slider = page.get_by_role("slider")
+                slider.focus()
+                before = page.evaluate("getComputedStyle(document.querySelector('.stack .left')).clipPath")
+                for _ in range(20):
+                    page.keyboard.press("ArrowRight")
+                after = page.evaluate("getComputedStyle(document.querySelector('.stack .left')).clipPath")
+                assert before != after
+                page.locator("select[data-side=left]").select_option(label="real")
+                for link in page.locator("a[href^='file:']").all():
+                    assert Path(str(link.get_attribute("href")).removeprefix("file://")).exists()
+                assert shown.errors == []

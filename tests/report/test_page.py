@@ -1,0 +1,137 @@
+"""The page about a run: whole, small, escaped, and quiet in a browser at phone and desktop width."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sida.report.charts import Chart, svg
+from sida.report.page import page_of
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+from tests.report.browser import CHROMIUM, SIZES, browser, opened
+from tests.tracking.runs import CURVE, Made, recipe
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{7*7}} $\\frac{1}{0}$ -->"
+in_browser = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
+
+
+@pytest.fixture
+def store(place: Path) -> ObjectStore:
+    return open_store(settings().store)
+
+
+def inputs_of(made: Made) -> dict[str, object]:
+    steps = made.manifests()
+    names = {
+        "run": "compare",
+        "teacher": "fetch_teacher",
+        "generator": "distill",
+        "dataset": "prepare_data",
+        "reference": "reference_statistics",
+        "teacher_scores": "score_teacher",
+        "scores": "score",
+    }
+    return {name: steps[step] for name, step in names.items()}
+
+
+def page(store: ObjectStore, made: Made, curve: list[dict[str, float]] = CURVE) -> str:
+    return page_of(made.recipe, inputs_of(made), store, curve)  # type: ignore[arg-type]
+
+
+class Elements(HTMLParser):
+    """Tags and attributes of a page, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectStore) -> None:
+    text = page(store, Made(store, recipe(), (0.6, 0.61, 0.59)))
+    found = Elements(text)
+    ids = [attributes["id"] for tag, attributes in found.tags if tag == "section"]
+    assert ids == ["verdict", "samples", "curves", "health", "timing", "provenance", "licences", "reproduce"]
+    assert "The generator surpasses its teacher." in text
+    assert len(text) < 5_000_000
+    said = " ".join(found.text)
+    for words in (
+        "0.600 +- 0.010",
+        "CC BY 4.0",
+        "pipeline run digits",
+        "f" * 40,
+        "distill: iterations",
+        "skipped samples",
+    ):
+        assert words in said
+
+
+def test_the_page_asks_the_network_for_nothing(store: ObjectStore) -> None:
+    found = Elements(page(store, Made(store, recipe(), (0.6, 0.61, 0.59))))
+    assert not [tag for tag, _ in found.tags if tag in ("script", "iframe", "object", "embed")]
+    for tag, attributes in found.tags:
+        for name in ("src", "href", "xlink:href", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, value)
+
+
+def test_every_value_of_a_recipe_or_a_file_is_escaped(store: ObjectStore) -> None:
+    made = Made(store, recipe(description=HOSTILE), (0.6, 0.61, 0.59))
+    made.licence = HOSTILE
+    made.rows = tuple(row.model_copy(update={"label": HOSTILE, "metric": "fd_digits"}) for row in made.rows)  # type: ignore[assignment]
+    text = page(store, made)
+    found = Elements(text)
+    assert not [tag for tag, _ in found.tags if tag == "script"]
+    assert not [a for _, a in found.tags if any(name.startswith("on") for name in a)]
+    assert " ".join(found.text).count("<script>alert('x')</script>") >= 4  # shown as text, not lost
+    assert "{{7*7}}" in " ".join(found.text)
+
+
+def test_names_in_a_chart_are_text_too_and_two_charts_share_no_id() -> None:
+    a = svg(Chart(HOSTILE, "a", {HOSTILE: [(1, 1), (2, 2)]}, {"teacher": 1.5}))
+    b = svg(Chart("other", "b", {"b": [(1, 1.0), (2, 20.0)]}, logarithmic=True))
+    assert "<script>" not in a and "onerror=alert" in a  # as text
+    assert not [tag for tag, _ in Elements(a).tags if tag in ("script", "img")]
+    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (a, b)]
+    assert ids[0] and not ids[0] & ids[1]
+    assert "currentColor" in a and "#010203" not in a
+    assert svg(Chart("other", "b", {"b": [(1, 1.0), (2, 20.0)]}, logarithmic=True)) == b
+
+
+def test_a_run_without_curve_or_classes_has_a_page(store: ObjectStore) -> None:
+    made = Made(store, recipe(), (1.5, 1.51, 1.49))
+    made.evidence |= {"coverage": []}
+    text = page(store, made, [])
+    assert "The generator is behind its teacher." in text
+    assert "Class coverage</h3>" not in text
+
+
+@pytest.mark.slow
+@in_browser
+def test_a_browser_finds_nothing_to_complain_about(store: ObjectStore, tmp_path: Path) -> None:
+    made = Made(store, recipe(description=HOSTILE), (0.6, 0.61, 0.59))
+    path = tmp_path / "report.html"
+    path.write_text(page(store, made))
+    with browser() as chromium:
+        for size in SIZES:
+            for scheme in ("light", "dark"):
+                with opened(chromium, path, size, scheme) as shown:
+                    assert shown.errors == []
+                    assert not shown.overflows()
+                    assert shown.faults() == []
+                    shown.picture(f"report-{size}-{scheme}")
+                    for link in shown.page.locator("nav a").all():
+                        assert shown.page.locator(str(link.get_attribute("href"))).count() == 1
+                    shown.page.keyboard.press("Tab")
+                    assert shown.page.evaluate("document.activeElement.textContent") == "To the verdict"

@@ -1,0 +1,296 @@
+"""MLflow agrees with the store: once, whatever is killed, repeated, away, or deleted."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sida.errors import UserError
+from sida.stores import ObjectStore
+from sida.tracking.projection import benchmark_of, projection
+from sida.tracking.reconcile import Reconciler, track, track_quietly
+from sida.tracking.server import TrackingOff
+from tests.conftest import ROOT
+from tests.tracking.conftest import Server
+from tests.tracking.runs import CURVE, Made, recipe
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own dependencies warn
+
+
+def named(**changes: Any) -> Any:
+    """A recipe that no other test uses."""
+    return recipe(name=f"digits-{uuid.uuid4().hex[:8]}", **changes)
+
+
+def client(address: str) -> Any:
+    import mlflow
+
+    mlflow.set_tracking_uri(address)
+    return mlflow.MlflowClient(address)
+
+
+def runs_of(address: str, made: Made) -> dict[str, Any]:
+    """part -> run; fails when there are two of a part."""
+    there = client(address)
+    experiment = there.get_experiment_by_name(benchmark_of(made.recipe))
+    found: dict[str, Any] = {}
+    parents = there.search_runs([experiment.experiment_id], f"tags.`sida.recipe` = '{made.recipe.name}'")
+    assert len(parents) == 1
+    found["run"] = parents[0]
+    query = f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
+    for child in there.search_runs([experiment.experiment_id], query):
+        assert child.data.tags["sida.part"] not in found
+        found[child.data.tags["sida.part"]] = child
+    return found
+
+
+def points(address: str, run: Any, name: str) -> list[tuple[int, float]]:
+    return sorted((p.step, p.value) for p in client(address).get_metric_history(run.info.run_id, name))
+
+
+def test_a_run_becomes_a_parent_and_two_children_with_everything_on_them(address: str, store: ObjectStore) -> None:
+    made = Made(store, named(method={"alpha": 1.2}), (1.0, 1.01, 0.99))
+    track(made.write("run-1"))
+    found = runs_of(address, made)
+    assert set(found) == {"run", "distill", "score"}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    parent = found["run"]
+    assert parent.data.params["method.alpha"] == "1.2"
+    assert parent.data.tags["mlflow.source.git.commit"] == "f" * 40
+    assert parent.data.tags["sida.runs"] == "run-1"
+    assert parent.data.metrics["fd_digits_generator"] == pytest.approx(1.0)
+    assert points(address, found["distill"], "loss_psi") == [(p["images"], p["loss_psi"]) for p in CURVE]
+    assert points(address, found["distill"], "selection_fd_digits") == [(400, 0.75), (800, 0.375), (1200, 0.25)]
+    assert points(address, found["score"], "fd_digits_of_range") == [(0, 1.0), (1, 1.01), (2, 0.99)]
+    there = client(address)
+    files = {item.path for item in there.list_artifacts(parent.info.run_id)}
+    assert {"recipe.json", "report.html", "samples.png", "nearest.png", "manifests", "samples"} <= files
+    page = Path(there.download_artifacts(parent.info.run_id, "report.html"))
+    assert page.read_text().startswith("<!doctype html>")
+    (data,) = parent.inputs.dataset_inputs
+    assert made.manifests()["prepare_data"].digest.startswith(data.dataset.digest)
+
+
+def test_tracking_again_adds_nothing_and_another_run_of_the_same_recipe_joins(address: str, store: ObjectStore) -> None:
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    track(made.write("run-1"))
+    assert "already" in track("run-1")
+    before = points(address, runs_of(address, made)["distill"], "loss_psi")
+    other = Made(store, made.recipe, (1.0, 1.01, 0.99), minute=5)  # the same results, made again at another time
+    track(other.write("run-2"))
+    found = runs_of(address, made)
+    assert points(address, found["distill"], "loss_psi") == before
+    assert found["run"].data.tags["sida.runs"] == "run-1 run-2"
+    track(Made(store, made.recipe, (1.0, 1.01, 0.99)).write("run-3", repeat="2026-12-01"))
+    there = client(address)
+    experiment = there.get_experiment_by_name(benchmark_of(made.recipe)).experiment_id
+    repeats = there.search_runs([experiment], f"tags.`sida.recipe` = '{made.recipe.name}'")
+    assert sorted(run.data.tags["sida.repeat"] for run in repeats) == ["", "2026-12-01"]  # a repeat is another run
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing in the code under test catches it."""
+
+
+@pytest.mark.parametrize("calls", [1, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 9, 12, 16, 20, 24))])
+def test_a_reconciler_killed_anywhere_is_completed_by_the_next(
+    address: str, store: ObjectStore, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if address.startswith("http") and calls % 2:
+        pytest.skip("the same as with SQLite; half of them suffice")
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    made.write("run-1")
+    count = 0
+
+    class Mortal:
+        """A client that writes ``calls`` times, then never again."""
+
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            method = getattr(self._real, name)
+            if name.startswith(("get", "search", "list")):
+                return method
+
+            def write(*args: Any, **options: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count > calls:
+                    raise Killed
+                return method(*args, **options)
+
+            return write
+
+    with pytest.raises(Killed):
+        Reconciler(Mortal(client(address)), store, address, "").reconcile(projection(store, "run-1"))
+    track("run-1")
+    found = runs_of(address, made)
+    assert set(found) == {"run", "distill", "score"}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert len(points(address, found["distill"], "loss_psi")) == len(CURVE)
+    versions = client(address).search_model_versions("name = 'digits-8x8-fd_digits-n200'")
+    identity = projection(store, "run-1").model.identity  # type: ignore[union-attr]
+    assert len([v for v in versions if v.tags["sida.identity"] == identity]) == 1
+
+
+def test_two_reconcilers_at_once_leave_one_run(address: str, store: ObjectStore) -> None:
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    made.write("run-1")
+    command = [sys.executable, "-m", "pipeline", "track", "run-1"]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(points(address, runs_of(address, made)["distill"], "loss_psi")) == len(CURVE)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_stops_nothing_and_is_filled_later(
+    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_database, place / "server.db")
+    server = Server(place, place / "server.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    made.write("run-1")
+    line = track_quietly("run-1")
+    assert "does not answer" in line and "track" in line and "\n" not in line
+    with pytest.raises(TrackingOff):
+        track("run-1")
+    server.start()
+    try:
+        track("run-1")
+        assert set(runs_of(server.address, made)) == {"run", "distill", "score"}
+    finally:
+        server.stop()
+
+
+def test_a_deleted_database_is_filled_again_as_it_was(
+    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(name: str) -> tuple[Any, Any]:
+        shutil.copy(empty_database, place / name)
+        address = f"sqlite:///{place / name}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        for run in ("run-1", "run-2", "run-3"):
+            track(run)
+        found = [
+            {part: (run.data, run.info.status, run.info.end_time) for part, run in runs_of(address, m).items()}
+            for m in made
+        ]
+        text = [
+            {p: (sorted(d.metrics.items()), sorted(d.params.items()), s, e) for p, (d, s, e) in run.items()}
+            for run in found
+        ]
+        there = client(address)
+        aliases = there.get_registered_model("digits-8x8-fd_digits-n200").aliases
+        tags = {
+            alias: there.get_model_version("digits-8x8-fd_digits-n200", version).tags["sida.sha256"]
+            for alias, version in aliases.items()
+        }
+        return text, tags
+
+    scores = [(1.0, 1.01, 0.99), (0.6, 0.61, 0.59), (0.6, 0.7, 0.5)]
+    made = [Made(store, named(), values, minute=number) for number, values in enumerate(scores)]
+    for number, run in enumerate(made):
+        run.write(f"run-{number + 1}")
+    first = fill("first.db")
+    assert set(first[1]) == {"champion", "challenger"}
+    assert fill("second.db") == first
+
+
+def test_the_champion_moves_only_to_a_generator_that_is_better_by_more_than_the_interval(
+    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_database, place / "mlflow.db")
+    address = f"sqlite:///{place / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+
+    def aliases() -> dict[str, str]:
+        found = client(address).get_registered_model("digits-8x8-fd_digits-n200").aliases
+        return {alias: str(version) for alias, version in found.items()}
+
+    def alias_after(run: str, values: tuple[float, ...], minute: int) -> dict[str, str]:
+        made = Made(store, named(), values, minute)
+        track(made.write(run))
+        return aliases()
+
+    assert alias_after("a", (1.0, 1.1, 0.9), 0) == {"champion": "1"}
+    assert alias_after("b", (0.98, 1.08, 0.88), 1) == {
+        "champion": "1",
+        "challenger": "2",
+    }  # better, within the interval
+    assert alias_after("c", (0.5, 0.6, 0.4), 2) == {"champion": "3", "challenger": "2"}
+    assert alias_after("d", (2.0, 2.1, 1.9), 3) == {"champion": "3", "challenger": "4"}
+    track("c")
+    assert aliases() == {"champion": "3", "challenger": "4"}
+    version = client(address).get_model_version_by_alias("digits-8x8-fd_digits-n200", "champion")
+    assert version.tags["sida.address"].startswith(store.address)
+    assert version.tags["licence"] == "Apache-2.0"
+    (logged,) = client(address).search_logged_models(
+        [client(address).get_experiment_by_name("digits-8x8").experiment_id],
+        f"tags.`sida.sha256` = '{version.tags['sida.sha256']}'",
+    )
+    assert {m.key: (m.value, m.dataset_name) for m in logged.metrics}["fd_digits"] == (0.5, "digits-8x8")
+
+
+def test_a_failed_run_is_failed_until_the_same_recipe_is_finished(address: str, store: ObjectStore) -> None:
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    track(made.write("run-1", upto="distill", failed="disk full"))
+    assert runs_of(address, made)["run"].info.status == "FAILED"
+    assert "disk full" in runs_of(address, made)["run"].data.tags["sida.error"]
+    track(made.write("run-2"))
+    assert runs_of(address, made)["run"].info.status == "FINISHED"
+    track(made.write("run-3", upto="score", failed="disk full"))
+    assert runs_of(address, made)["run"].info.status == "FINISHED"
+
+
+def test_ours_are_nested_under_the_run_of_kubeflows_plugin_which_stays_as_it_is(
+    address: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = client(address)
+    experiment = there.create_experiment(f"kfp-{uuid.uuid4().hex[:8]}")
+    above = there.create_run(experiment, run_name="kfp's own", tags={"kfp": "yes"})
+    monkeypatch.setenv("MLFLOW_RUN_ID", above.info.run_id)
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    track(made.write("run-1"))
+    (ours,) = there.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{above.info.run_id}'")
+    assert ours.data.tags["sida.recipe"] == made.recipe.name
+    assert len(there.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{ours.info.run_id}'")) == 2
+    after = there.get_run(above.info.run_id)
+    assert (after.data, after.info.status, after.info.run_name) != (None, "FINISHED", "")
+    assert after.data.params == {} and after.data.metrics == {} and after.info.status == "RUNNING"
+
+
+def test_what_cannot_be_tracked_is_said_in_a_line(
+    place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    with pytest.raises(UserError, match="no run 'nothing'"):
+        track("nothing")
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    made.write("run-1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "needs the full mlflow" in track_quietly("run-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
+    assert track_quietly("run-1") == ""
+    assert not (place / "mlflow.db").exists()
+
+
+def test_a_run_that_is_there_already_is_seen_without_importing_mlflow(
+    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_database, place / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    track(Made(store, named(), (1.0, 1.01, 0.99)).write("run-1"))
+    code = "import sys; from sida.tracking.reconcile import track; print(track('run-1'), 'mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "run run-1: already in MLflow False"

@@ -1,0 +1,71 @@
+"""The curve of a distillation: means over windows, exact across kills."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import torch
+from torch import Tensor
+
+from sida.training.history import POINTS, History
+from sida.training.processes import Processes
+
+ONE = Processes(0, 1, torch.device("cpu"))
+BATCH, IMAGES = 4, 4_000  # windows of 20 images: 5 iterations
+
+
+def values(iteration: int) -> dict[str, Tensor]:
+    found = {"loss": torch.tensor(1 / (1 + iteration)), "dropped": torch.tensor(iteration % 3)}
+    return found | ({"late": torch.tensor(float(iteration))} if iteration > 7 else {})
+
+
+def feed(history: History, first: int, end: int) -> None:
+    for iteration in range(first, end):
+        history.add((iteration + 1) * BATCH, values(iteration), last=iteration == 99)
+
+
+def test_a_point_is_the_mean_of_its_window_and_counts_are_summed() -> None:
+    history = History(IMAGES, BATCH, ONE)
+    feed(history, 0, 10)
+    assert [point["images"] for point in history.points] == [20, 40]
+    assert math.isclose(history.points[0]["loss"], sum(1 / (1 + i) for i in range(5)) / 5, rel_tol=1e-5)  # six digits
+    assert history.points[0]["dropped"] == 0 + 1 + 2 + 0 + 1
+    assert "late" not in history.points[0]
+    assert history.points[1]["late"] == 8.5  # of the iterations that have it
+
+
+def test_a_run_that_is_killed_and_continued_has_the_same_points() -> None:
+    whole = History(IMAGES, BATCH, ONE)
+    feed(whole, 0, 100)
+    for killed, checkpoint in ((3, 0), (13, 12), (50, 45), (99, 98)):
+        first = History(IMAGES, BATCH, ONE)
+        feed(first, 0, checkpoint)
+        saved = json.dumps(first.state())
+        feed(first, checkpoint, killed)  # lost
+        second = History(IMAGES, BATCH, ONE)
+        second.restore(json.loads(saved), ONE.device)
+        feed(second, checkpoint, 100)
+        assert second.points == whole.points
+
+
+def test_scores_join_the_point_of_their_images_and_what_is_not_finite_leaves_a_gap() -> None:
+    history = History(IMAGES, BATCH, ONE)
+    feed(history, 0, 5)
+    history.note(20, "score", 1.5)
+    history.note(24, "score", math.inf)
+    history.note(28, "score", 1.25)
+    assert [point["images"] for point in history.points] == [20, 28]
+    assert history.points[0]["score"] == 1.5 and "loss" in history.points[0]
+
+
+def test_the_last_window_is_closed_and_a_long_run_has_a_bounded_number_of_points() -> None:
+    history = History(1_000_003, 7, ONE)
+    for iteration in range(142_858 // 50):
+        history.add((iteration + 1) * 7, {"loss": torch.ones(())})
+    assert len(history.points) <= POINTS // 50 + 1
+    short = History(10, 4, ONE)
+    short.add(4, {"loss": torch.ones(())})
+    short.add(8, {"loss": torch.ones(())})
+    short.add(12, {"loss": torch.zeros(())}, last=True)
+    assert [point["images"] for point in short.points] == [4, 8, 12]
