@@ -103,6 +103,7 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
     chosen = {"name": "SIDA_RERUN", "valueFrom": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
     command = ["python", "-m", "pipeline", "rerun"]
     spec = _job_spec(step, recipe, profile, image, command, ["$(SIDA_RERUN)", step, "--local"], [chosen])
+    spec["template"]["metadata"] = {"labels": _labels(step)}  # by which network policies know the pod
     metadata = _in_namespace({"name": f"sida-{_dashed(step)}", "labels": _labels(step)}, profile)
     template = {"metadata": {"labels": _labels(step)}, "spec": spec}
     return {
