@@ -15,6 +15,7 @@ def compare(
     run: Output[Artifact],
     summary: Output[Markdown],
     page: Output[HTML],
+    standing: Output[Metrics],
     attempt: str = "",
     run_id: str = "",
 ):
@@ -30,10 +31,11 @@ def compare(
         run: The run's manifest, which names everything.
         summary: The table and the verdict to read.
         page: The same as a web page, with the sample grid.
+        standing: The score now, the last one of this recipe, and whether it regressed (1) or not (0).
         attempt: "new" compares again; empty reuses what is there.
         run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
-    from sida.report.compare import compare, markdown
+    from sida.report.compare import compare, markdown, standing_of
     from sida.report.page import page_of
     from sida.steps import execute
 
@@ -49,6 +51,8 @@ def compare(
         attempt=attempt,
         run_id=run_id,
     )
+    for name, number in standing_of(published.manifest).items():
+        standing.log_metric(name, number)
     with open(summary.path, "w", encoding="utf-8") as file:
         file.write(markdown(published.manifest))
     with open(page.path, "w", encoding="utf-8") as file:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import launching
 from pipeline.dag import Plan, build
 from pipeline.guard import refuse_secrets_in
 from pipeline.profile import Profile, StepNeeds, check_image
@@ -56,13 +57,15 @@ class OnCluster:
 
     def configure(self, step: str, task: Any) -> None:
         """Image, environment, resources, retries: what recipe and profile say about a step."""
-        needs = self.profile.needs(step) if self.profile else StepNeeds()
+        needs = launching.pod_needs(step, self.profile) if self.profile else StepNeeds()
         _resources(task, step, needs, self.recipe)
         if self.profile is None:
             return
-        image = self.image or check_image(*self.profile.image_for(step), self.where, allow_tags=self.allow_tags)
+        pod_image = launching.pod_image(step, self.profile)
+        image = self.image or check_image(*pod_image, self.where, allow_tags=self.allow_tags)
         task.set_container_image(image)
-        for name, value in (self.profile.variables() | {"SIDA_IMAGE": image}).items():
+        launch = launching.variables(step, self.recipe, self.profile, self.where, allow_tags=self.allow_tags)
+        for name, value in (self.profile.variables() | {"SIDA_IMAGE": image} | launch).items():
             task.set_env_variable(name, value)
         _pod(task, needs, self.profile)
         if needs.retries:
@@ -71,13 +74,15 @@ class OnCluster:
 
     def ending(self, recipe: Any) -> Any:
         """An exit handler around all steps."""
-        from kfp import dsl
+        from kfp import dsl, kubernetes
 
         from pipeline.exit_handler import record_end
 
         task = record_end(recipe=recipe, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
         task.set_caching_options(False)
         self.configure(EXIT_TASK, task)
+        if self.profile is not None and (webhook := self.profile.webhook) is not None:
+            kubernetes.use_secret_as_env(task, webhook.secret, {webhook.key: "SIDA_WEBHOOK"})
         return dsl.ExitHandler(task, name="benchmark")
 
 

@@ -9,7 +9,7 @@ from kfp.dsl import PipelineTaskFinalStatus
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # type: ignore[no-untyped-def]
-    """Record in the store how the run ended and which steps were started.
+    """Record in the store how the run ended and whether its score regressed; a regression is told to the profile's webhook.
 
     Args:
         recipe: The recipe of the run.
@@ -20,3 +20,7 @@ def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # ty
 
     end = end_run(run_id, recipe, status.state, status.error_code or 0, status.error_message or "")
     print(f"run {end.run}: {end.state}", *(f"{step}: {state}" for step, state in end.steps.items()), sep="\n")
+    if end.standing:
+        print(end.standing)
+    if end.webhook:
+        print(f"webhook: {end.webhook}")

@@ -20,6 +20,7 @@ from pipeline.guard import refuse_secret
 from sida.errors import UserError
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
+LAUNCHED = ("teach", "score_teacher", "distill", "score")  # steps whose heavy part goes through sida.launch
 DIGEST = r"[^\s@]+@sha256:[0-9a-f]{64}"
 
 Text = Annotated[str, Field(min_length=1)]
@@ -95,11 +96,37 @@ class StepNeeds(Part):
     retries: Count | None = None
     backoff_seconds: Seconds | None = None  # before the first retry; doubles each time
     timeout_seconds: Seconds | None = None
+    launcher: Literal["local", "trainjob"] | None = (
+        None  # where the heavy part runs: in the step's pod, or in a TrainJob
+    )
+    nodes: Annotated[int, Field(ge=1)] | None = None  # of the TrainJob; the recipe's processes are shared out over them
 
     def over(self, default: StepNeeds) -> StepNeeds:
         """These needs, completed by ``default``."""
         mine = {name: value for name, value in self if value is not None}
         return default.model_copy(update=mine)
+
+
+class TrainJobs(Part):
+    """Kubeflow Trainer: where the heavy part of steps with ``launcher: trainjob`` runs. The step's own pod only follows it."""
+
+    namespace: DnsName
+    runtime: DnsName = "sida-torch"  # `python -m pipeline runtime` prints ours
+    runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
+    queue: DnsName | None = None  # of Kueue
+    service_account: DnsName | None = None  # of the TrainJob's pods
+    on_termination: Literal["delete", "suspend", "keep"] = "delete"  # what becomes of the job of a step that is ended
+    abandoned_seconds: Seconds = 3600  # without a launching step the job ends itself after so long
+    outage_seconds: Seconds = 6 * 3600  # so long may the Kubernetes API be away
+    cpu: Quantity = "1"  # of the launching step's pod
+    memory: Quantity = "2Gi"
+
+
+class Webhook(Part):
+    """Who is told of a score that got worse: the address is a key of a Kubernetes Secret, for whoever knows it may post there."""
+
+    secret: DnsName
+    key: Text = "url"
 
 
 class Profile(Part):
@@ -115,6 +142,8 @@ class Profile(Part):
     job_namespace: DnsName | None = None  # of the Jobs that `rerun` prints
     job_service_account: DnsName | None = None
     run_as_user: Annotated[int, Field(ge=1)] = 1000  # of those Jobs: numeric, so that Kubernetes can see it is not root
+    trainjob: TrainJobs | None = None
+    webhook: Webhook | None = None
     default: StepNeeds = StepNeeds()
     steps: dict[str, StepNeeds] = {}
 
@@ -133,6 +162,21 @@ class Profile(Part):
                     f"steps.{step}: no such step; " + (f"did you mean {near[0]!r}?" if near else ", ".join(STEPS))
                 )
         return self
+
+    @model_validator(mode="after")
+    def _launchers_are_possible(self) -> Profile:
+        for step, needs in self.steps.items():
+            if needs.launcher == "trainjob" and step not in LAUNCHED:
+                raise ValueError(
+                    f"steps.{step}.launcher: this step is light; these can be TrainJobs: {', '.join(LAUNCHED)}"
+                )
+        if self.trainjob is None and any(self.launched(step) for step in LAUNCHED):
+            raise ValueError("trainjob: launcher: trainjob needs this section, with a namespace at least")
+        return self
+
+    def launched(self, step: str) -> bool:
+        """Whether the step's heavy part runs in a TrainJob."""
+        return step in LAUNCHED and self.needs(step).launcher == "trainjob"
 
     def needs(self, step: str) -> StepNeeds:
         """What a step asks for, defaults filled in."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import launching
 from pipeline.compile import OnCluster, processors
 from pipeline.profile import Profile, check_image, has_digest
 from sida.errors import NotFound, UserError
@@ -71,7 +72,7 @@ def check_inputs(call: StepCall) -> None:
 def image_for(call: StepCall, profile: Profile, where: str, *, current: bool = False) -> str:
     """The image of a rerun: the run's own if the profile allows it, else the profile's present one."""
     if current or not call.image:
-        return check_image(*profile.image_for(call.step), where)
+        return check_image(*launching.pod_image(call.step, profile), where)
     if call.image not in profile.allowed_images():
         raise UserError(
             f"{where}: run {call.run} used {call.image!r}, which is not among the profile's images: "
@@ -99,7 +100,7 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
 
     The run is the key ``run`` of the ConfigMap ``sida-rerun``. The pod reads the record itself.
     """
-    image = check_image(*profile.image_for(step), where)
+    image = check_image(*launching.pod_image(step, profile), where)
     chosen = {"name": "SIDA_RERUN", "valueFrom": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
     command = ["python", "-m", "pipeline", "rerun"]
     spec = _job_spec(step, recipe, profile, image, command, ["$(SIDA_RERUN)", step, "--local"], [chosen])
@@ -123,10 +124,10 @@ def _job_spec(
     args: list[str],
     more_env: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    needs = profile.needs(step)
+    needs = launching.pod_needs(step, profile)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": profile.launched(step),  # to make TrainJobs with
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": profile.run_as_user,
@@ -163,12 +164,13 @@ def _container(
     args: list[str],
     more_env: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    needs = profile.needs(step)
+    needs = launching.pod_needs(step, profile)
     cpu, accelerators = processors(step, needs, recipe)
     amounts = {"cpu": cpu} | ({"memory": needs.memory} if needs.memory else {})
     gpus = {needs.accelerator: str(accelerators)} if needs.accelerator else {}
     places = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (the pod's own)
-    plain = profile.variables() | {"SIDA_IMAGE": image} | places
+    launch = launching.variables(step, recipe, profile, "profile")
+    plain = profile.variables() | {"SIDA_IMAGE": image} | launch | places
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     for secret in profile.secrets:
         for variable, key in secret.variables.items():

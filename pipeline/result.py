@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sida.manifests import Manifest, RunResult, parse_manifest
 from sida.report.compare import markdown, table
+from sida.report.regression import in_words
 from sida.stores import open_store, read_address
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Run:
         result = _run_result(self.manifest)
         reused = [event["step"] for event in outcome.steps if event["state"] == "reused"]
         lines = ["", *_aligned(table(self.manifest)), "", result.verdict, ""]
+        if result.regression is not None:
+            lines += [in_words(result.regression), ""]
         lines += [f"generator  {self.generator}", f"samples    {self.grid}", f"report     {self.report}"]
         lines += [f"run        {self.address}", ""]
         ending = f"{len(reused)} of {len(outcome.steps)} steps reused"
@@ -55,6 +58,7 @@ class Run:
                 for row in result.rows
             ],
             "verdict": result.verdict,
+            "regression": result.regression.model_dump(mode="json") if result.regression else None,
             "report": self.report,
             "generator": self.generator,
             "samples": self.grid,

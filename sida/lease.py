@@ -205,6 +205,12 @@ def is_alive(store: ObjectStore, key: str, number: int) -> bool:
     return holder is not None and holder.alive(time.time())
 
 
+def last_expiry(store: ObjectStore, key: str) -> float | None:
+    """When the newest lease ends or ended, in seconds since 1970; None when there is none that can be read."""
+    holder = _read(store, key, _newest(store, key))
+    return holder.expires if holder is not None else None
+
+
 # -- objects
 
 

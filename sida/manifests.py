@@ -129,6 +129,20 @@ class ScoresResult(Part):
     gate: str | None = None  # what the gate said, when there is one
 
 
+class Regression(Part):
+    """A generator's score against the last one of the same recipe; half-widths are of 95% intervals, None where unknown."""
+
+    metric: str
+    before: float
+    before_half_width: float | None
+    now: float
+    now_half_width: float | None
+    worse_by: float  # below zero: better
+    half_width: float | None  # of the interval of the difference
+    regressed: bool
+    previous: str  # digest of the manifest of the last score
+
+
 class RunResult(Part):
     """The end of a run: table, verdict, pictures."""
 
@@ -141,6 +155,7 @@ class RunResult(Part):
     generator: ObjectRef
     grid: ObjectRef
     licence: str
+    regression: Regression | None = None  # None: there is no earlier score to compare with
 
 
 Result = Annotated[

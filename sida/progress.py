@@ -1,4 +1,4 @@
-"""What a running step tells its user: one JSON object a line, appended to the file that SIDA_EVENTS names.
+"""What a running step tells its user: one JSON object a line, appended to the file that SIDA_EVENTS names ("-": stderr).
 
 ``python -m pipeline`` draws these events. Without that file (a pod, a step run alone) they become plain lines on stderr: notes and
 errors at once, progress at most once a minute. Any number of processes may append: an event is a single write to a file opened for
@@ -19,6 +19,8 @@ from typing import Any
 from sida.settings import settings
 
 EVENT_SECONDS = 0.25  # between the progress events of a step
+LOGGED_SECONDS = 10.0  # between those that go to a log ("-")
+LOG = Path("-")
 LINE_SECONDS = 60.0  # between its lines on stderr
 RATE_SECONDS = 15.0  # the window that the rate is measured over
 
@@ -59,7 +61,7 @@ class Progress:
 
     def __init__(self, step: str, total: int, unit: str) -> None:
         self.step, self.total, self.unit = step, total, unit
-        self._interval = LINE_SECONDS if settings().events is None else EVENT_SECONDS
+        self._interval = {None: LINE_SECONDS, LOG: LOGGED_SECONDS}.get(settings().events, EVENT_SECONDS)
         self._sent = -math.inf
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -92,6 +94,9 @@ class Progress:
 
 
 def _append(path: Path, line: bytes) -> None:
+    if path == LOG:
+        os.write(2, line)
+        return
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(file, line)

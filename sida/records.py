@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,9 +19,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sida.errors import NotFound, UserError
-from sida.manifests import parse_manifest
+from sida.manifests import Regression, RunResult, parse_manifest
 from sida.settings import settings
-from sida.stores import open_store
+from sida.stores import open_store, read_address
 from sida.stores.base import ObjectStore
 
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -70,6 +71,9 @@ class RunEnd(Part):
     message: str = ""
     ended: str
     steps: dict[str, str]  # step -> state, of those that were started
+    standing: str = ""  # the score against the last one of the recipe, in words
+    regressed: bool = False
+    webhook: str = ""  # what came of the call; empty: there was none to make
 
 
 def check_run_id(run: str) -> str:
@@ -87,11 +91,20 @@ def call_key(run: str, step: str) -> str:
 # -- written by the step itself
 
 
+_RUN: ContextVar[str] = ContextVar("run", default="")
+
+
+def current_run() -> str:
+    """The run that the step at work belongs to; empty outside of one."""
+    return _RUN.get()
+
+
 def begin(run: str, step: str, version: int, arguments: Mapping[str, Any]) -> StepCall | None:
     """Record a call before it is made, so that a step killed without a word can be repeated. None outside of a run.
 
     ``arguments`` are those of the step's function: a path of a manifest is an input, other text a parameter.
     """
+    _RUN.set(run)
     if not run:
         return None
     here = settings()
@@ -144,13 +157,35 @@ def _write(call: StepCall) -> None:
 
 
 def end_run(run: str, recipe: str, state: str, code: int, message: str) -> RunEnd:
-    """Record how a run ended."""
-    store = open_store(settings().store)
-    states: dict[str, str] = {step: call.state for step, call in calls(store, run).items()}
+    """Record how a run ended, and whether its score regressed; then a webhook is told, if SIDA_WEBHOOK names one."""
+    from sida.report.regression import in_words
+    from sida.webhook import tell
+
+    here = settings()
+    store = open_store(here.store)
+    made = calls(store, run)
+    states: dict[str, str] = {step: call.state for step, call in made.items()}
     line = " ".join(message.split())
     end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, ended=now(), steps=states)
-    store.put(f"runs/{check_run_id(run)}/run.json", _json(end))
+    found = _regression(made.get("compare"))
+    if found is not None:
+        end = end.model_copy(update={"standing": in_words(found), "regressed": found.regressed})
+    key = f"runs/{check_run_id(run)}/run.json"
+    store.put(key, _json(end))  # before the call, which may take its time, or the pod's end
+    if end.regressed and here.webhook:
+        news = {"event": "regression", "run": run, "recipe": recipe, "text": f"{recipe}, run {run}: {end.standing}"}
+        numbers = found.model_dump(mode="json") if found is not None else {}
+        end = end.model_copy(update={"webhook": tell(here.webhook, news | {"score": numbers})})
+        store.put(key, _json(end))
     return end
+
+
+def _regression(call: StepCall | None) -> Regression | None:
+    """What the run's comparison found. One that was reused has been told by the run that made it."""
+    if call is None or call.state != "ran":
+        return None
+    result = parse_manifest(read_address(call.manifest), call.manifest).result
+    return result.regression if isinstance(result, RunResult) else None
 
 
 def now() -> str:

@@ -6,7 +6,7 @@ A recipe says *what* is done, settings say *where*. Every setting has a default 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sida.errors import UserError
@@ -16,7 +16,10 @@ VARIABLES = {
     "SIDA_RUNS": "folder for logs and temporary files of local runs (default ./runs)",
     "SIDA_RUN": "id of the run that a step belongs to: its call is recorded under runs/<id>/ in the store (default: no record)",
     "SIDA_IMAGE": "the container image that a step runs in, by digest; set from a profile, recorded with each call",
-    "SIDA_EVENTS": "file that steps append progress events to; set by `python -m pipeline`",
+    "SIDA_EVENTS": "file that steps append progress events to, - for stderr; set by `python -m pipeline` and the launcher",
+    "SIDA_LAUNCHER": "where heavy work runs: local (default) in processes of this machine, or trainjob on Kubernetes",
+    "SIDA_TRAINJOB": "JSON: namespace, runtime, image, nodes of the TrainJob; set from a profile (sida.launch.target)",
+    "SIDA_WEBHOOK": "https address that is told of a score that got worse; a secret (a profile's webhook), never printed",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
@@ -35,6 +38,9 @@ class Settings:
     run: str
     image: str
     events: Path | None
+    launcher: str
+    trainjob: str
+    webhook: str = field(repr=False)
     workers: int | None
     cache: Path
     cache_bytes: int
@@ -63,6 +69,9 @@ def settings() -> Settings:
         run=os.environ.get("SIDA_RUN", ""),
         image=os.environ.get("SIDA_IMAGE", ""),
         events=Path(events) if events else None,
+        launcher=_choice("SIDA_LAUNCHER", ("local", "trainjob")),
+        trainjob=os.environ.get("SIDA_TRAINJOB", ""),
+        webhook=os.environ.get("SIDA_WEBHOOK", "").strip(),
         workers=int(_number("SIDA_WORKERS", 0)) or None,
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
@@ -81,6 +90,14 @@ def _number(variable: str, default: float) -> float:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise UserError(f"{variable}={text!r} is not a number of 0 or more: correct or unset it")
+    return value
+
+
+def _choice(variable: str, known: tuple[str, ...]) -> str:
+    """The variable's value, or the first of ``known`` when it is not set."""
+    value = os.environ.get(variable) or known[0]
+    if value not in known:
+        raise UserError(f"{variable}={value!r}: write {' or '.join(known)}")
     return value
 
 

@@ -76,10 +76,12 @@ def _list(client: Client) -> int:
 
 
 def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
-    from pipeline import remote
+    from pipeline import launching, remote
     from pipeline.client import Client, Schedule
+    from pipeline.dag import Plan
 
     recipe, made = remote.compile_for(args, where)
+    launching.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
     parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": SCHEDULED_TIME}
     description = " ".join(recipe.description.split())

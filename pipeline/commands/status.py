@@ -57,4 +57,8 @@ def _in_store(run: str) -> int:
     end = records.end_of(store, run)
     if end is not None:
         print(f"{run}: {end.state}{f': {end.message}' if end.message else ''}")
+        if end.standing:
+            print(end.standing)
+        if end.webhook:
+            print(f"webhook: {end.webhook}")
     return 1 if any(call.state == "failed" for call in calls.values()) else 0

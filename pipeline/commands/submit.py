@@ -35,13 +35,15 @@ def main(args: argparse.Namespace) -> int:
     """Upload, start, perhaps follow."""
     import time
 
-    from pipeline import profile, remote
+    from pipeline import launching, profile, remote
     from pipeline.client import Client
+    from pipeline.dag import Plan
     from pipeline.guard import refuse_secret
 
     where = profile.load(args.profile)
     refuse_secret("--repeat", "", args.repeat, "give another text")
     recipe, made = remote.compile_for(args, where)
+    launching.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
     parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": args.repeat}
     pipeline_id, version_id, uploaded = client.upload(made, " ".join(recipe.description.split()))

@@ -1,15 +1,18 @@
 """A job: work for the processes of torchrun, described by an object in the store.
 
-The launching step writes ``jobs/<key>/<attempt>/spec.json``, starts the workers and reads ``result.json`` beside it, which rank 0
-publishes last. The same workers run on a cluster: they need the store and the spec's key, nothing else.
+The launching step writes ``jobs/<step>/<key>/<attempt>/spec.json``, starts the workers and reads ``result.json`` beside it, which
+rank 0 publishes last. SIDA_LAUNCHER decides where they run: in processes of this machine, or in a TrainJob. The workers are the
+same: they need the store and the spec's key, nothing else. The log of a TrainJob that has ended lies beside it as ``log.txt``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sida import records
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
 from sida.settings import settings
@@ -35,8 +38,20 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
     here = settings()
     lease = {"key": context.lease.key, "number": context.lease.number}
     full = {"kind": kind, "folder": folder, "step": context.step.name, "lease": lease, **spec}
-    context.store.put(f"{folder}/spec.json", json.dumps(full, indent=1).encode())
     log = here.runs / "logs" / f"{context.step.name}-{context.key[:12]}-{context.attempt}.log"
+    launch = _in_trainjob if here.launcher == "trainjob" else _here
+    if not launch(context, folder, full, log, execution):
+        raise SidaError(f"{kind}: stopped on request; run again to continue from the last checkpoint")
+    result = _result(context, folder)
+    if result is None:
+        raise SidaError(f"{kind}: the workers ended without a result: see {log}")
+    return result
+
+
+def _here(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
+    """In processes of this machine; False when they were asked to stop."""
+    here = settings()
+    context.store.put(f"{folder}/spec.json", json.dumps(spec, indent=1).encode())
     log.parent.mkdir(parents=True, exist_ok=True)
     status = run_workers(
         "sida.training.worker",
@@ -47,12 +62,41 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
         environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
         on_tick=context.lease.check,
     )
-    if status:
-        raise SidaError(f"{kind}: stopped on request; run again to continue from the last checkpoint")
-    result = _result(context, folder)
-    if result is None:
-        raise SidaError(f"{kind}: the workers ended without a result: see {log}")
-    return result
+    return status == 0
+
+
+def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
+    """In a TrainJob; False when we were asked to stop."""
+    from sida.launch.manifest import job_name, train_job
+    from sida.launch.target import parse_target
+    from sida.launch.trainjob import Following, run_trainjob
+
+    target, run = parse_target(settings().trainjob), records.current_run()
+    name = job_name(context.step.name, folder, context.store.address)
+    manifest = train_job(
+        target,
+        name=name,
+        step=context.step.name,
+        run=run,
+        folder=folder,
+        processes=execution.processes,
+        threads=execution.threads,
+    )
+    # The launcher that comes after us puts its own lease here, and the running workers go on under it.
+    spec["launch"] = {"job": name, "abandoned_seconds": target.abandoned_seconds}
+    context.store.put(f"{folder}/spec.json", json.dumps(spec, indent=1).encode())
+    if run:
+        context.store.put(f"runs/{run}/jobs/{context.step.name}.json", json.dumps({"folder": folder}).encode())
+    following = Following(
+        step=context.step.name,
+        target=target,
+        manifest=manifest,
+        log_path=log,
+        on_tick=context.lease.check,
+        finished=lambda: _result(context, folder) is not None,
+        keep_log=lambda: context.store.put(f"{folder}/log.txt", log),
+    )
+    return run_trainjob(following)
 
 
 def _result(context: Context, folder: str) -> dict[str, Any] | None:

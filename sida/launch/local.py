@@ -14,18 +14,16 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 from sida.errors import SidaError, UserError
 from sida.launch.log import explain
 from sida.launch.parent import PARENTS
 from sida.launch.processes import LINUX, Process
+from sida.launch.signals import on_stop
 from sida.settings import environment as inherited
 
 TICK_SECONDS = 1.0
@@ -68,7 +66,7 @@ def run_workers(
         begin = log.tell()
         run = _Run(_start(module, arguments, processes, threads, log, environment or {}, token), token, grace_seconds)
     try:
-        with run.forwarding_signals():
+        with on_stop(run.ask_to_stop):  # others than the main thread use ``stop``
             status = run.wait(on_tick, stop)
     finally:
         run.kill()
@@ -123,22 +121,6 @@ class _Run:
                 if process.alive():
                     os.kill(process.pid, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
-
-    @contextmanager
-    def forwarding_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python lets only the main thread listen: others use ``stop``
-            return
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            self.ask_to_stop(number)
-
-        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _start(

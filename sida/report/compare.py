@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, RunResult, Score, TeacherResult, digest_of
 from sida.manifests import read_manifest as read
 from sida.recipe import Recipe
+from sida.report.regression import difference_interval, in_words, judge
+from sida.scoring.series import previous
+from sida.settings import settings
 from sida.steps import Context, Published, step
+from sida.stores import ObjectStore, open_store
 from sida.stores.base import fetch_object
 
-if TYPE_CHECKING:
-    from sida.stores import ObjectStore
 
-# Two-sided 95% quantile of Student's t by degrees of freedom; 1.96 beyond.
-_T95 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 18: 2.101}
-
-
-@step("compare", version=1, sources=("sida/report", "sida/scoring", "sida/numerics"))
+@step("compare", version=2, sources=("sida/report", "sida/scoring", "sida/numerics"))
 def compare(
     context_of: Any,
     *,
@@ -44,6 +41,11 @@ def compare(
     rows = [*inputs["teacher_scores"].rows, *inputs["scores"].rows]
     rows.sort(key=lambda score: ("teacher", "generator", "real").index(score.model))
 
+    store = open_store(settings().store)
+    last = previous(store, recipe, inputs["scores"])
+    if last is not None:  # part of the key: the same score after another one may be a regression
+        inputs["previous"] = last
+
     def produce(context: Context) -> RunResult:
         for name in ("teacher_scores", "scores"):
             rate = inputs[name].about.notes.get("images_per_second")
@@ -64,20 +66,11 @@ def compare(
             generator=made.weights,
             grid=grid,
             licence=made.licence,
+            regression=judge(inputs["scores"].rows, last) if last is not None else None,
         )
 
     parameters = {"gate": recipe.gate.model_dump(mode="json"), "recipe": recipe.name}
     return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
-
-
-def difference_interval(a: Score, b: Score) -> float:
-    """Half-width of the 95% interval of mean(a) - mean(b), pooled over the seed ranges (Student's t)."""
-    freedom = len(a.values) + len(b.values) - 2
-    if freedom < 1:
-        return math.inf
-    error = math.sqrt(a.sd**2 / len(a.values) + b.sd**2 / len(b.values))
-    known = [f for f in _T95 if f <= freedom]
-    return (_T95[max(known)] if known else 12.706) * error
 
 
 def verdict(recipe: Recipe, rows: list[Score]) -> str:
@@ -126,12 +119,25 @@ def table(manifest: Manifest) -> list[tuple[str, str, str, str]]:
     return lines
 
 
+def standing_of(manifest: Manifest) -> dict[str, float]:
+    """Numbers for the KFP page: the generator's score, the ratio to its teacher's, and how it stands to the last one."""
+    result: RunResult = manifest.result  # type: ignore[assignment]
+    score = {row.model: row for row in result.rows}
+    numbers = {f"generator_{score['generator'].metric}": score["generator"].mean}
+    numbers["generator_over_teacher"] = score["generator"].mean / score["teacher"].mean
+    if (found := result.regression) is not None:
+        numbers |= {"last": found.before, "worse_by": found.worse_by, "regressed": float(found.regressed)}
+    return numbers
+
+
 def markdown(manifest: Manifest) -> str:
     """The table and the verdict for the KFP page."""
     result: RunResult = manifest.result  # type: ignore[assignment]
     heading, *rows = table(manifest)
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
+    if result.regression is not None:
+        lines += ["", in_words(result.regression)]
     return "\n".join([*lines, "", result.verdict, "", f"Licence of the weights: {result.licence}", ""])
 
 

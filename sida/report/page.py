@@ -7,6 +7,7 @@ from html import escape
 
 from sida.manifests import Manifest, RunResult
 from sida.report.compare import table
+from sida.report.regression import in_words
 from sida.stores import open_store
 
 GRID_BYTES = 2_000_000  # a larger picture is named, not shown: the page travels through KFP
@@ -25,6 +26,7 @@ def page_of(manifest: Manifest) -> str:
     head, *rows = table(manifest)
     store = open_store(manifest.about.store)
     grid, generator = store.address_of(result.grid.key), store.address_of(result.generator.key)
+    standing = f"<p>{escape(in_words(result.regression))}</p>" if result.regression else ""
     picture = f"<p>samples: <code>{escape(grid)}</code></p>"
     if result.grid.size <= GRID_BYTES:
         content = base64.b64encode(store.read(result.grid.key)).decode()
@@ -32,7 +34,7 @@ def page_of(manifest: Manifest) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(result.title)}</title><style>{_STYLE}</style>'
         f"<h1>{escape(result.title)}</h1><table>{_row(head, 'th')}{''.join(_row(row, 'td') for row in rows)}</table>"
-        f"<p>{escape(result.verdict)}</p>{picture}<p>generator: <code>{escape(generator)}</code></p>"
+        f"<p>{escape(result.verdict)}</p>{standing}{picture}<p>generator: <code>{escape(generator)}</code></p>"
         f"<p>licence: {escape(result.licence)}</p></html>\n"
     )
 

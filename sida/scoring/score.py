@@ -10,7 +10,10 @@ from sida.errors import UserError
 from sida.launch.job import run_job
 from sida.manifests import Manifest, Score, ScoresResult, read_manifest
 from sida.recipe import Recipe
+from sida.scoring.series import remember
+from sida.settings import settings
 from sida.steps import Context, Published, step
+from sida.stores import open_store
 
 _SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/training/processes.py")
 
@@ -192,4 +195,8 @@ def score(
             licence=made.licence,
         )
 
-    return context_of(parameters=_parameters(recipe), inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+    published: Published = context_of(
+        parameters=_parameters(recipe), inputs=inputs, produce=produce, attempt=attempt, repeat=repeat
+    )
+    remember(open_store(settings().store), recipe, published.manifest)
+    return published

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sida.errors import Fenced
 from sida.lease import check_fence
 from sida.manifests import Manifest, parse_manifest
 from sida.recipe import Recipe
@@ -16,12 +19,16 @@ if TYPE_CHECKING:
     from sida.training.processes import Processes
 
 
+HEIR_SECONDS = 60.0  # so long may a new launcher take from its lease to the spec
+
+
 class Job:
     """Spec, store and processes; everything is published under the launcher's fencing number."""
 
     def __init__(self, spec: dict[str, Any], store: ObjectStore, processes: Processes) -> None:
         self.spec, self.store, self.processes = spec, store, processes
         self.folder: str = spec["folder"]
+        self.lease: dict[str, Any] = spec["lease"]
         self.step: str = spec["step"]
         self.recipe: Recipe = parse_recipe(spec["recipe"], f"job {self.folder}")
 
@@ -30,8 +37,29 @@ class Job:
         return parse_manifest(self.spec["inputs"][name].encode(), name)
 
     def check(self) -> None:
-        """Raises Fenced when another writer has taken over."""
-        check_fence(self.store, self.spec["lease"]["key"], self.spec["lease"]["number"])
+        """Raises Fenced when another writer has taken over; a later launcher of this same TrainJob is its heir, and no other."""
+        try:
+            check_fence(self.store, self.lease["key"], self.lease["number"])
+        except Fenced:
+            if not self._inherited():
+                raise
+            check_fence(self.store, self.lease["key"], self.lease["number"])
+
+    def _inherited(self) -> bool:
+        """Whether a new launcher of this job has left its lease in the spec; it needs a moment between the two."""
+        launch = self.spec.get("launch")
+        until = time.monotonic() + HEIR_SECONDS
+        while launch is not None:
+            there = json.loads(self.store.read(f"{self.folder}/spec.json"))
+            if (there.get("launch") or {}).get("job") != launch["job"]:
+                return False
+            if there["lease"]["number"] > self.lease["number"]:
+                self.lease = there["lease"]
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(1.0)
+        return False
 
     def publish(self, name: str, content: bytes) -> None:
         """Write ``name`` in the job's folder."""

@@ -13,8 +13,9 @@ from typing import Any
 
 from sida import progress
 from sida.errors import SidaError
+from sida.launch.abandoned import end_when_abandoned
 from sida.launch.parent import die_with_parent
-from sida.settings import settings
+from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.training.job import Job
 
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     store = open_store(settings().store)
     spec = json.loads(store.read(key))
+    if (launch := spec.get("launch")) and int(environment().get("RANK", "0")) == 0:
+        end_when_abandoned(store, spec["step"], spec["lease"]["key"], launch["abandoned_seconds"])
 
     from sida.training.processes import joined
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from sida import recipe
 from sida.manifests import Score
-from sida.report.compare import difference_interval, verdict
+from sida.report.compare import verdict
 from sida.report.grid import GRID_COLUMNS, Panel, draw_panels
+from sida.report.regression import difference_interval
 
 RECIPE = recipe.load("digits")
 

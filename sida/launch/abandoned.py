@@ -1,0 +1,45 @@
+"""A TrainJob's heartbeat: the launching step's lease. A job whose launcher stays away ends itself, after a checkpoint.
+
+Kubeflow Pipelines ends a cancelled run's pods, not the TrainJobs that they started, and its SIGTERM may not reach a step. So long
+as a launcher lives it renews its lease in the store; one that comes back takes over the lease and with it the job.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from sida import progress
+from sida.errors import SidaError
+from sida.lease import last_expiry
+from sida.stores import ObjectStore
+
+LOOK_SECONDS = 30.0
+
+
+def end_when_abandoned(store: ObjectStore, step: str, lease: str, seconds: float) -> None:
+    """From now on this process gets SIGTERM when the lease has been over for ``seconds``; at once when it is already."""
+    _look(store, step, lease, seconds)
+    thread = threading.Thread(target=_watch, args=(store, step, lease, seconds), name="launcher watch", daemon=True)
+    thread.start()
+
+
+def _watch(store: ObjectStore, step: str, lease: str, seconds: float) -> None:
+    while True:
+        time.sleep(min(LOOK_SECONDS, seconds / 4))
+        if _look(store, step, lease, seconds):
+            return
+
+
+def _look(store: ObjectStore, step: str, lease: str, seconds: float) -> bool:
+    try:
+        expired = last_expiry(store, lease)
+    except SidaError:
+        return False  # the store is away, which says nothing about the launcher
+    if expired is None or time.time() < expired + seconds:
+        return False
+    progress.note(step, f"no launching step for {seconds:.0f} s: ending; run the step again to continue")
+    os.kill(os.getpid(), signal.SIGTERM)
+    return True

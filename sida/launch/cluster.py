@@ -1,0 +1,282 @@
+"""One namespace of a Kubernetes cluster, through the ``kubernetes`` client: TrainJobs, events, pods, logs.
+
+An API server is away now and then, for an upgrade or an hour's outage, while jobs run on. Calls here are repeated until it answers,
+at most ``outage_seconds``; what it refuses is one line for the user.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sida.errors import SidaError, UserError
+from sida.launch.manifest import API_VERSION, GROUP, PLURAL, VERSION
+from sida.settings import environment
+
+CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
+WATCH_SECONDS = 60  # after which the server ends a watch, and we begin the next one
+MAX_PAUSE = 60.0
+_TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time for patience and pauses; ``speed`` lets tests live through an hour in seconds."""
+
+    speed: float = 1.0
+
+    def now(self) -> float:
+        """Seconds on a clock that no one sets."""
+        return time.monotonic() * self.speed
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        """Pause, at most until ``stop`` is set; whether it is."""
+        return stop.wait(seconds / self.speed)
+
+
+class Refused(Exception):
+    """The API server answered with an error that is no passing one."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+class Reach:
+    """When the API server was last heard, by whichever thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heard = clock.now()
+
+    def heard(self) -> None:
+        """It answered just now."""
+        self._heard = self._clock.now()
+
+    def silent_for(self) -> float:
+        """Seconds since it last answered."""
+        return self._clock.now() - self._heard
+
+
+class Cluster:
+    """The API server as seen from one namespace. Raises UserError when no cluster is configured here."""
+
+    def __init__(self, namespace: str, *, outage_seconds: float = 60.0, clock: Clock | None = None) -> None:
+        from kubernetes import client
+
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it reports every attempt
+        self.namespace, self.outage_seconds, self.clock = namespace, outage_seconds, clock or Clock()
+        self.reach = Reach(self.clock)
+        self.tick: Callable[[], None] = lambda: None  # called about once a second while we wait
+        api = client.ApiClient(_configuration())
+        self.host = str(api.configuration.host)
+        self._api, self._objects, self._core = api, client.CustomObjectsApi(api), client.CoreV1Api(api)
+
+    # -- TrainJobs
+
+    def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """POST. Raises Refused, with status 409 when the name is taken."""
+        return self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest)
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """None when there is none of this name."""
+        try:
+            return self._read(self._objects.get_namespaced_custom_object, *self._kind(), name)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def find(self, labels: str) -> list[dict[str, Any]]:
+        """TrainJobs by label selector."""
+        listed = self._read(self._objects.list_namespaced_custom_object, *self._kind(), label_selector=labels)
+        return list(listed["items"])
+
+    def patch(self, name: str, changes: dict[str, Any]) -> None:
+        """Merge ``changes`` into a TrainJob; one that is gone is none of our business."""
+        # A body that is a list would be a JSON patch: the client chooses merge-patch for a mapping.
+        self._unless_gone(self._objects.patch_namespaced_custom_object, *self._kind(), name, changes)
+
+    def delete(self, name: str, uid: str) -> None:
+        """Delete the TrainJob of this uid with its pods; another one of the same name stays."""
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        self._unless_gone(self._objects.delete_namespaced_custom_object, *self._kind(), name, body=body)
+
+    def _unless_gone(self, call: Callable[..., Any], *given: Any, **named: Any) -> None:
+        try:
+            self._read(call, *given, **named)
+        except Refused as error:
+            if error.status not in (404, 409):  # 409: its uid is another
+                raise
+
+    def _kind(self) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.namespace, PLURAL
+
+    # -- pods
+
+    def pods(self, labels: str, *, repeat: bool = True) -> list[dict[str, Any]]:
+        """Pods by label selector; with ``repeat=False`` a failure is raised at once, as by ``once``."""
+        call, given, options = self._core.list_namespaced_pod, (self.namespace,), {"label_selector": labels}
+        if repeat:
+            return list(self._read(call, *given, **options)["items"])
+        with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **options) as response:
+            return list(json.loads(response.data)["items"])
+
+    def log(self, pod: str, container: str, *, follow: bool, since_seconds: int | None, timestamps: bool) -> Any:
+        """The open response, a line at a time; not repeated. Raises Refused or urllib3's HTTPError."""
+        more = {"since_seconds": since_seconds} if since_seconds else {}
+        call = self._core.read_namespaced_pod_log
+        given = {"container": container, "follow": follow, "timestamps": timestamps, **more}
+        return self.once(call, pod, self.namespace, _request_timeout=(10.0, 600.0 if follow else 30.0), **given)
+
+    # -- lists and watches, not repeated: see sida.launch.watching
+
+    def jobs_or_events(self, kind: str, name: str, **more: Any) -> Any:
+        """List or watch the TrainJob called ``name``, or the events about it and the JobSet of the same name."""
+        timeout = (10.0, WATCH_SECONDS + 15.0) if more.get("watch") else CALL_TIMEOUT
+        if kind == "events":
+            selector = f"involvedObject.name={name}"
+            call, given = self._core.list_namespaced_event, (self.namespace,)
+            return self.once(call, *given, field_selector=selector, _request_timeout=timeout, **more)
+        selector = f"metadata.name={name}"
+        listing = self._objects.list_namespaced_custom_object
+        return self.once(listing, *self._kind(), field_selector=selector, _request_timeout=timeout, **more)
+
+    # -- what the cluster serves
+
+    def serves_trainjobs(self) -> bool:
+        """Whether the API that our manifests are written for is there (discovery, as kubectl does it)."""
+        try:
+            found = self._read(self._objects.get_api_resources, GROUP, VERSION)
+        except Refused as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(resource["name"] == PLURAL for resource in found["resources"])
+
+    def has_runtime(self, kind: str, name: str) -> bool:
+        """Whether the TrainingRuntime or ClusterTrainingRuntime is there."""
+        try:
+            if kind == "TrainingRuntime":
+                call = self._objects.get_namespaced_custom_object
+                self._read(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
+            else:
+                call = self._objects.get_cluster_custom_object
+                self._read(call, GROUP, VERSION, "clustertrainingruntimes", name)
+        except Refused as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    # -- calls
+
+    def _read(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """The answer to a call as JSON; repeated while the server is away or busy."""
+        never, pause = threading.Event(), 0.5
+        began = self.clock.now()
+        while True:
+            try:
+                with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **named) as response:
+                    return json.loads(response.data)
+            except Exception as error:
+                why = passing(error)
+                if why is None:
+                    raise
+                silent = self.clock.now() - began
+                if silent >= self.outage_seconds:
+                    raise Unreachable(
+                        f"the Kubernetes API at {self.host} has not answered for {silent:.0f} s ({why}): "
+                        f"check the address and this machine's kubeconfig"
+                    ) from error
+            self.tick()
+            self.clock.wait(never, pause)
+            pause = min(2 * pause, MAX_PAUSE)
+
+    def once(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """One attempt; the open response. Raises Refused or urllib3's HTTPError."""
+        from kubernetes.client import ApiException
+
+        try:
+            response = call(*given, _preload_content=False, **named)
+        except ApiException as error:
+            if error.status not in _TRANSIENT:
+                self.reach.heard()
+            raise Refused(error.status or 0, *_said(error)) from error
+        self.reach.heard()
+        return response
+
+
+class Unreachable(UserError):
+    """The API server does not answer."""
+
+
+def passing(error: Exception) -> str | None:
+    """In a few words, why a call may succeed when it is made again; None when it will not."""
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(error, Refused):
+        return f"status {error.status}" if error.status in _TRANSIENT else None
+    if isinstance(error, HTTPError | OSError):
+        return type(error).__name__
+    return None
+
+
+def explain(error: Refused, doing: str, namespace: str) -> SidaError:
+    """A refusal as one line for the user."""
+    if error.status == 403:
+        return UserError(
+            f"not allowed to {doing} in namespace {namespace} ({error}): grant it; `python -m pipeline runtime` prints the Role"
+        )
+    if error.status == 404:
+        return UserError(
+            f"cannot {doing}: the cluster does not serve {API_VERSION}, or has no namespace {namespace} ({error}): "
+            f"install Kubeflow Trainer 2.2 or newer, or take `launcher: trainjob` out of the profile"
+        )
+    return UserError(f"the cluster refused to {doing} in namespace {namespace}: {error.status} {error}")
+
+
+def lines(response: Any) -> Iterator[bytes]:
+    """Whole lines of an open response, as they come, without their ends."""
+    rest = b""
+    try:
+        for block in response.stream(amt=None):  # chunk by chunk, as they come
+            *whole, rest = (rest + block).split(b"\n")
+            yield from whole
+    finally:
+        response.close()
+    if rest:
+        yield rest
+
+
+def _said(error: Any) -> tuple[str, str]:
+    """(reason, message) of an answer, from its Status object where there is one."""
+    try:
+        status = json.loads(error.body)
+        return str(status.get("reason") or error.reason), " ".join(str(status["message"]).split())[:400]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return str(error.reason), str(error.reason)
+
+
+def _configuration() -> Any:
+    """In a pod its service account; elsewhere KUBECONFIG or ~/.kube/config, as kubectl does."""
+    from kubernetes import client, config
+    from kubernetes.config import ConfigException
+
+    configuration = client.Configuration()
+    variables = environment()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in variables and "KUBECONFIG" not in variables:
+            config.load_incluster_config(configuration)
+        else:
+            config.load_kube_config(variables.get("KUBECONFIG"), client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"no Kubernetes cluster is configured here ({said}): set KUBECONFIG, as for kubectl") from error
+    configuration.retries = False  # we repeat calls ourselves
+    return configuration

@@ -1,0 +1,204 @@
+"""What is sent to Kubeflow Trainer: TrainJob, and the TrainingRuntime that it refers to. The only file that knows their fields.
+
+Written for trainer.kubeflow.org/v1alpha1 as of Kubeflow Trainer 2.2 and 2.3 (``runtimePatches``; before: podTemplateOverrides),
+whose runtime is a JobSet of the replicated job ``node`` with a container ``node``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from sida.launch.target import Target
+
+GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+API_VERSION = f"{GROUP}/{VERSION}"
+NODE = "node"  # of the replicated job and of its container
+MANAGER = "sida.dev/launcher"
+SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
+RUN, STEP = "sida/run", "sida/step"  # labels
+QUEUE = "kueue.x-k8s.io/queue-name"
+GRACE_SECONDS = 120  # to finish an iteration and write a checkpoint
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def job_name(step: str, folder: str, store: str) -> str:
+    """The TrainJob of a job's folder in a store: who starts the same attempt of the same key again finds it by this name."""
+    digest = hashlib.sha256(f"{store}\n{folder}".encode()).hexdigest()
+    return f"sida-{step.replace('_', '-')}-{digest[:16]}"
+
+
+def train_job(
+    target: Target, *, name: str, step: str, run: str, folder: str, processes: int, threads: int
+) -> dict[str, Any]:
+    """The TrainJob that runs ``sida.training.worker`` on the job in ``folder``.
+
+    ``processes`` is the number over all nodes. Raises UserError when they cannot be shared out evenly.
+    """
+    per_node = target.per_node(processes)
+    amounts: dict[str, Any] = {"cpu": target.cpu or str(per_node * threads)}
+    if target.memory:
+        amounts["memory"] = target.memory
+    if target.accelerator:
+        amounts[target.accelerator] = per_node
+    spec: dict[str, Any] = {
+        "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
+        "trainer": {
+            "image": target.image,
+            "numNodes": target.nodes,
+            "numProcPerNode": per_node,
+            "command": ["torchrun", "-m", "sida.training.worker"],
+            "args": ["--job", f"{folder}/spec.json"],
+            "env": _environment(target, threads),
+            "resourcesPerNode": {"requests": amounts, "limits": amounts},
+        },
+        "runtimePatches": [
+            {
+                "manager": MANAGER,
+                "trainingRuntimeSpec": {
+                    "template": {
+                        "spec": {
+                            "replicatedJobs": [
+                                {"name": NODE, "template": {"spec": {"template": {"spec": _pod(target)}}}}
+                            ]
+                        }
+                    }
+                },
+            }
+        ],
+    }
+    if target.deadline_seconds:
+        spec["activeDeadlineSeconds"] = target.deadline_seconds
+    labels = {"app.kubernetes.io/part-of": "sida", STEP: step}
+    if target.queue:  # Kueue starts it
+        labels[QUEUE] = target.queue
+        spec["suspend"] = True
+    digest = hashlib.sha256(json.dumps([spec, target.queue], sort_keys=True).encode()).hexdigest()
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "TrainJob",
+        "metadata": {
+            "name": name,
+            "namespace": target.namespace,
+            "labels": labels | ({RUN: label(run)} if run else {}),
+            "annotations": {SPEC: digest, JOB: folder},
+        },
+        "spec": spec,
+    }
+
+
+def label(text: str) -> str:
+    """A label's value: at most 63 characters that end with a letter or digit."""
+    return text[:63].rstrip("-_.")
+
+
+def _environment(target: Target, threads: int) -> list[dict[str, Any]]:
+    places = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (the pod's own)
+    plain = target.env | {"SIDA_IMAGE": target.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | places
+    plain |= {name: str(threads) for name in THREADS}
+    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    for secret in target.secrets:
+        for variable, key in secret.variables.items():
+            env.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}})
+    return env
+
+
+def _pod(target: Target) -> dict[str, Any]:
+    """What the patch adds to the runtime's pods."""
+    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+    if target.shared_memory:
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": target.shared_memory}})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    container = {
+        "name": NODE,
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    pod: dict[str, Any] = {
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": target.run_as_user,
+            "runAsGroup": target.run_as_user,
+            "fsGroup": target.run_as_user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": volumes,
+        "containers": [container],
+    }
+    if target.service_account:
+        pod["serviceAccountName"] = target.service_account
+    if target.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in target.image_pull_secrets]
+    if target.node_selector:
+        pod["nodeSelector"] = dict(target.node_selector)
+    if target.tolerations:
+        pod["tolerations"] = [dict(toleration) for toleration in target.tolerations]
+    return pod
+
+
+def training_runtime(name: str, namespace: str, image: str, max_restarts: int = 3) -> dict[str, Any]:
+    """Our runtime: the gang restarts as a whole, a failure counts, the loss of a node does not.
+
+    The stock ``torch-distributed`` has no failure policy, and its pods restart one by one.
+    """
+    disruption = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    job = {
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [disruption]},
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": NODE, "image": image}]}},
+    }
+    ignored = {
+        "name": "disruption",
+        "action": "RestartJobSetAndIgnoreMaxRestarts",
+        "onJobFailureReasons": ["PodFailurePolicy"],
+    }
+    ancestor = {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "TrainingRuntime",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/part-of": "sida", "trainer.kubeflow.org/framework": "torch"},
+        },
+        "spec": {
+            "mlPolicy": {"numNodes": 1, "torch": {}},
+            "template": {
+                "spec": {
+                    "failurePolicy": {"maxRestarts": max_restarts, "rules": [ignored]},
+                    "replicatedJobs": [{"name": NODE, "template": {"metadata": ancestor, "spec": job}}],
+                }
+            },
+        },
+    }
+
+
+def permissions(namespace: str, service_account: str, its_namespace: str) -> list[dict[str, Any]]:
+    """Role and RoleBinding: what the launching steps' service account may do, and no more."""
+    rules = [
+        {
+            "apiGroups": [GROUP],
+            "resources": [PLURAL],
+            "verbs": ["create", "get", "list", "watch", "patch", "delete"],
+        },
+        {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    ]
+    metadata = {"name": "sida-launcher", "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "sida"}}
+    rbac = "rbac.authorization.k8s.io"
+    role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": rules}
+    binding = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "RoleBinding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "sida-launcher"},
+        "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": its_namespace}],
+    }
+    return [role, binding]

@@ -1,0 +1,75 @@
+"""Where and how a TrainJob is to run: what a profile says, handed to the launching step in the variable SIDA_TRAINJOB."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sida.errors import UserError
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    """Frozen, and strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SecretVariables(Part):
+    """A Kubernetes Secret whose keys become environment variables: names only."""
+
+    name: str
+    variables: dict[str, str]  # variable -> key in the Secret
+
+
+class Target(Part):
+    """One step's TrainJob on one cluster. Quantities are Kubernetes' (``4``, ``64Gi``), amounts are those of one node."""
+
+    namespace: str
+    runtime: str
+    runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
+    image: str
+    nodes: Positive = 1
+    cpu: str = ""  # empty: processes of a node times threads
+    memory: str = ""
+    accelerator: str = ""  # a resource such as nvidia.com/gpu: one for each process
+    shared_memory: str = ""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+    service_account: str = ""
+    image_pull_secrets: tuple[str, ...] = ()
+    run_as_user: Positive = 1000
+    env: dict[str, str] = {}
+    secrets: tuple[SecretVariables, ...] = ()
+    queue: str = ""  # of Kueue
+    deadline_seconds: Positive | None = None
+    on_termination: Literal["delete", "suspend", "keep"] = (
+        "delete"  # what SIGTERM to the launching step does to the job
+    )
+    abandoned_seconds: Positive = 3600  # without a launching step the job ends itself after so long
+    outage_seconds: Positive = 6 * 3600  # so long may the API server be away before the launching step gives up
+
+    def per_node(self, processes: int) -> int:
+        """Processes on each node. Raises UserError when they cannot be shared out evenly."""
+        if processes % self.nodes:
+            raise UserError(
+                f"{processes} processes (execution.processes of the recipe) cannot be shared out over {self.nodes} nodes: "
+                f"make one a multiple of the other in recipe or profile"
+            )
+        return processes // self.nodes
+
+
+def parse_target(text: str) -> Target:
+    """What SIDA_TRAINJOB holds. Raises UserError that names the field."""
+    if not text:
+        raise UserError(
+            "SIDA_LAUNCHER=trainjob needs SIDA_TRAINJOB: both come from a profile with `launcher: trainjob`"
+        )
+    try:
+        return Target.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the text"
+        raise UserError(f"SIDA_TRAINJOB: {field}: {first['msg']}: compile the pipeline anew") from error

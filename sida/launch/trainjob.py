@@ -1,0 +1,377 @@
+"""Heavy work as a TrainJob: start it or adopt the one that is there, follow it to its end, whatever happens in between.
+
+The job's name follows from the step's key and attempt, so that a restarted launching step finds its job and never starts a second.
+The job needs no launcher: it publishes to the store, and what it published is what counts.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sida import progress
+from sida.errors import SidaError, UserError
+from sida.launch import manifest as manifests
+from sida.launch.cluster import Clock, Cluster, Refused, Unreachable, explain
+from sida.launch.log import explain as explain_log
+from sida.launch.pod_logs import FirstNode, event_of
+from sida.launch.signals import on_stop
+from sida.launch.target import Target
+from sida.launch.watching import LISTED, REFUSED, Seen, start_watch
+from sida.progress import duration
+from sida.settings import settings
+
+TICK_SECONDS = 1.0
+CREATION_PATIENCE = 120.0  # so long may the controller fail to create what the job consists of
+DELETION_PATIENCE = 600.0
+LOG_PATIENCE = 30.0  # to read the rest of the log
+RESULT_SECONDS = 60.0  # between looks into the store while the API server is away
+SUSPENDED_BY = "sida/suspended-by-launcher"  # annotation: a launcher suspended it, a launcher may let it go on
+SUBMIT_AGAIN = "checkpoints are kept: run the step again to continue"
+
+
+@dataclass
+class Following:
+    """What the launching step gives to the loop."""
+
+    step: str
+    target: Target
+    manifest: dict[str, Any]
+    log_path: Path
+    on_tick: Callable[[], None]
+    finished: Callable[[], bool]  # whether the result is in the store
+    keep_log: Callable[[], object] = lambda: None  # when it has ended
+    stop: Callable[[], bool] = lambda: False
+    clock: Clock = field(default_factory=Clock)
+
+
+def run_trainjob(what: Following) -> bool:
+    """Run the job to its end; False when we were asked to stop before.
+
+    Raises UserError when the cluster refuses the job or a worker names a user's mistake, SidaError when it failed, was deleted by
+    somebody, or the API server stayed away too long.
+    """
+    cluster = Cluster(what.target.namespace, outage_seconds=what.target.outage_seconds, clock=what.clock)
+    return _Run(what, cluster).run()
+
+
+class _Run:
+    def __init__(self, what: Following, cluster: Cluster) -> None:
+        self.what, self.cluster = what, cluster
+        self.name = str(what.manifest["metadata"]["name"])
+        self.shown = f"TrainJob {what.target.namespace}/{self.name}"
+        self.stopping = False
+        self.uid = ""
+        self.status: dict[str, Any] = {}
+        self.failures: list[tuple[float, str]] = []  # creation failures: when first seen, message
+        self.errors: list[dict[str, Any]] = []  # that workers reported
+        self._told = ""
+        cluster.tick = self._tick
+
+    def run(self) -> bool:
+        with on_stop(self._asked_to_stop):
+            try:
+                job = self._create_or_adopt()
+            except Refused as error:
+                raise explain(error, "create TrainJobs", self.what.target.namespace) from error
+            except _Stopped:
+                return False
+            self.uid = job["metadata"]["uid"]
+            return self._follow(job)
+
+    def _asked_to_stop(self, number: int) -> None:
+        self.stopping = True
+
+    def _tick(self) -> None:
+        """Between two looks: is the lease still ours, has somebody asked us to stop?"""
+        self.what.on_tick()
+        if self.stopping or self.what.stop():
+            raise _Stopped
+
+    def _note(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            progress.note(self.what.step, f"{self.shown}: {text}")
+
+    # -- there must be one, and only one
+
+    def _create_or_adopt(self) -> dict[str, Any]:
+        while True:
+            try:
+                made = self.cluster.create(self.what.manifest)
+            except Refused as error:
+                if error.status != 409:
+                    raise
+            else:
+                self._note("created")
+                return made
+            there = self.cluster.get(self.name)
+            if there is not None and (job := self._adopted(there)) is not None:
+                return job
+
+    def _adopted(self, there: dict[str, Any]) -> dict[str, Any] | None:
+        """The job that is there, if it is to be followed; None when its name is free, or soon will be."""
+        metadata = there["metadata"]
+        if metadata.get("deletionTimestamp"):
+            self._wait_until_gone(metadata["uid"])
+            return None
+        end = ended(there)
+        if end is not None and not (end[0] == "Complete" and self.what.finished()):
+            self._note(f"an earlier attempt ended ({end[0]}): making it anew")
+            self.cluster.delete(self.name, metadata["uid"])
+            self._wait_until_gone(metadata["uid"])
+            return None
+        theirs = (metadata.get("annotations") or {}).get(manifests.SPEC)
+        wanted = self.what.manifest["metadata"]["annotations"][manifests.SPEC]
+        if theirs != wanted and end is None:
+            raise UserError(
+                f"{self.shown} is making this very result with another specification ({_difference(there, self.what.manifest)}): "
+                f"wait for it, or `kubectl -n {self.what.target.namespace} delete trainjob {self.name}`, and run again"
+            )
+        changes: dict[str, Any] = {}
+        labels = self.what.manifest["metadata"]["labels"]
+        if (run := labels.get(manifests.RUN)) and (metadata.get("labels") or {}).get(manifests.RUN) != run:
+            changes["metadata"] = {"labels": {manifests.RUN: run}}
+        if (metadata.get("annotations") or {}).get(SUSPENDED_BY):
+            changes.setdefault("metadata", {})["annotations"] = {SUSPENDED_BY: None}
+            changes["spec"] = {"suspend": False}
+        if changes:
+            self.cluster.patch(self.name, changes)
+        self._note("adopted: it was there already")
+        return there
+
+    def _wait_until_gone(self, uid: str) -> None:
+        self._note("waiting until the old one is deleted")
+        began, never = self.cluster.clock.now(), threading.Event()
+        while (there := self.cluster.get(self.name)) is not None and there["metadata"]["uid"] == uid:
+            if self.cluster.clock.now() - began > DELETION_PATIENCE:
+                raise SidaError(
+                    f"{self.shown} is being deleted since {DELETION_PATIENCE:.0f} s: look at its finalizers, then run again"
+                )
+            self._tick()
+            self.cluster.clock.wait(never, TICK_SECONDS)
+
+    # -- following
+
+    def _follow(self, job: dict[str, Any]) -> bool:
+        seen: queue.Queue[Seen] = queue.Queue()
+        stop = threading.Event()
+        self.what.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.what.log_path.open("a", encoding="utf-8") as log:
+            begin = log.seek(0, 2)
+
+            def line(text: str) -> None:
+                log.write(text + "\n")
+                log.flush()
+                self._hear(text)
+
+            node = FirstNode(self.name, self.cluster, line, self._note)
+            try:
+                for kind in ("trainjobs", "events"):
+                    start_watch(kind, self.name, self.cluster, seen, stop)
+                node.start()
+                failed = self._wait(job, seen)
+                node.finish(LOG_PATIENCE if self.cluster.reach.silent_for() < RESULT_SECONDS else 0)
+            except _Stopped:
+                self._let_go()
+                return False
+            finally:
+                stop.set()
+                node.finish(0)
+        self.what.keep_log()
+        if failed is not None:
+            raise self._cause(failed, begin)
+        if self.what.finished():  # its result and its log are in the store: nothing is lost with the object
+            self.cluster.outage_seconds = 20.0
+            try:
+                self.cluster.delete(self.name, self.uid)
+            except (Refused, Unreachable) as error:
+                self._note(f"done, but could not be deleted: {error}")
+        return True
+
+    def _wait(self, job: dict[str, Any], seen: queue.Queue[Seen]) -> dict[str, Any] | None:
+        """None when the job is complete, or its result is there; else the condition that says that it failed."""
+        clock = self.cluster.clock
+        looked = clock.now()
+        message: Seen | None = ("trainjobs", "MODIFIED", job)
+        while True:
+            if message is not None:
+                end = self._take(*message)
+                if end is not None:
+                    return None if end["type"] == "Complete" else end
+            self._tick()
+            self._judge_creation()
+            silent = self.cluster.reach.silent_for()
+            if silent > RESULT_SECONDS * 1.5:
+                self._note(
+                    f"the Kubernetes API does not answer since {duration(silent - silent % 60)}; the job runs on"
+                )
+                if clock.now() - looked > RESULT_SECONDS:
+                    looked = clock.now()
+                    if self.what.finished():
+                        return None
+            if silent > self.what.target.outage_seconds:
+                raise Unreachable(
+                    f"{self.shown}: the Kubernetes API at {self.cluster.host} has not answered for {duration(silent)}; "
+                    f"the job runs on: run the step again to follow it"
+                )
+            try:
+                message = seen.get(timeout=TICK_SECONDS / clock.speed)
+            except queue.Empty:
+                message = None
+
+    def _take(self, kind: str, what: str, seen: Any) -> dict[str, Any] | None:
+        """One thing that a watch saw; the condition that ended the job, if it has ended."""
+        if what == REFUSED:
+            if kind == "events":
+                self._note(f"its events cannot be read ({seen}): why it is not created will not be known")
+                return None
+            raise explain(seen, "watch TrainJobs", self.what.target.namespace)
+        if kind == "events":
+            for event in seen if what == LISTED else [seen]:
+                self._take_event(event)
+            return None
+        if what == LISTED:
+            ours = [job for job in seen if job["metadata"]["uid"] == self.uid]
+            return self._take_job(ours[0]) if ours else self._gone(bool(seen))
+        if seen["metadata"]["uid"] != self.uid:
+            return self._gone(True) if what == "ADDED" else None
+        return self._gone(False) if what == "DELETED" else self._take_job(seen)
+
+    def _gone(self, another: bool) -> dict[str, Any]:
+        if self.what.finished():
+            return {"type": "Complete"}
+        how = "was deleted and made anew by somebody else" if another else "was deleted by somebody else (kubectl?)"
+        raise SidaError(f"{self.shown} {how}: {SUBMIT_AGAIN}")
+
+    def _take_job(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        self.status = job.get("status") or {}
+        end = _condition(self.status, "Complete") or _condition(self.status, "Failed")
+        if end is not None:
+            return end
+        suspended = _condition(self.status, "Suspended")
+        if suspended is not None:
+            queued = f"waits in queue {self.what.target.queue}" if self.what.target.queue else "is suspended"
+            self._note(f"{queued}: {suspended.get('message', '')}".rstrip(": "))
+        else:
+            for counts in self.status.get("jobsStatus") or []:
+                if counts.get("ready") or counts.get("active"):
+                    self._note("its pods run" if counts.get("ready") else "its pods are being started")
+        if self.status.get("jobsStatus"):
+            self.failures.clear()
+        return None
+
+    def _take_event(self, event: dict[str, Any]) -> None:
+        about = event.get("involvedObject") or {}
+        if event.get("type") != "Warning" or (about.get("kind") == "TrainJob" and about.get("uid") != self.uid):
+            return
+        message = " ".join(str(event.get("message", "")).split())
+        self._note(f"{event.get('reason')}: {message}")
+        if event.get("reason") == "TrainJobResourcesCreationFailed" and not self.status.get("jobsStatus"):
+            self.failures.append((self.cluster.clock.now(), message))
+
+    def _judge_creation(self) -> None:
+        """Creation failures never reach the status: a job that cannot be created would be waited for for ever."""
+        if self.failures and self.cluster.clock.now() - self.failures[0][0] > CREATION_PATIENCE:
+            self.cluster.delete(self.name, self.uid)
+            raise UserError(
+                f"{self.shown} could not be created: {self.failures[-1][1]}: correct runtime, resources or quota (see the "
+                f"profile), then run again"
+            )
+
+    def _hear(self, text: str) -> None:
+        """A line of the first node's log: events are ours to pass on, the rest is for who reads this step's log."""
+        event = event_of(text)
+        if event is None:
+            if settings().events is None:
+                print(text, file=sys.stderr, flush=True)
+        elif event["event"] == "error":
+            self.errors.append(event)
+        elif event["event"] in ("progress", "note"):
+            fields = {name: value for name, value in event.items() if name not in ("event", "step")}
+            progress.emit(event["event"], self.what.step, **fields)
+
+    # -- ends
+
+    def _let_go(self) -> None:
+        """We were asked to stop: what becomes of the job is the profile's to say."""
+        self.cluster.tick = lambda: None
+        self.cluster.outage_seconds = 20.0  # whoever stops us will not wait for long
+        wish = self.what.target.on_termination
+        if self.what.target.queue and wish == "suspend":
+            wish = "delete"  # suspending is Kueue's way to make it wait: it would let it go on
+        try:
+            end_job(self.cluster, self.name, self.uid, wish)
+        except (Refused, Unreachable) as error:
+            progress.note(
+                self.what.step, f"{self.shown}: could not {wish} it ({error}): it ends when it finds itself abandoned"
+            )
+        else:
+            progress.note(self.what.step, f"{self.shown}: {_DONE[wish]}")
+
+    def _cause(self, condition: dict[str, Any], begin: int) -> SidaError:
+        reason, said = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
+        if reason == "DeadlineExceeded":
+            limit = self.what.target.deadline_seconds
+            return SidaError(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
+        if self.errors:
+            first = self.errors[0]
+            kind = UserError if first.get("exit_code") == 2 else SidaError
+            return kind(f"{self.what.step} failed: {first.get('message')} ({self.shown}, log: {self.what.log_path})")
+        cause, user = explain_log(self.what.log_path, begin, 1)
+        kind = UserError if user else SidaError
+        return kind(f"{self.shown} failed ({reason}: {said}): {cause} (log: {self.what.log_path})")
+
+
+class _Stopped(Exception):
+    """Somebody asked us to stop."""
+
+
+_DONE = {
+    "delete": "deleted; checkpoints are kept",
+    "suspend": "suspended; the next launching step lets it go on",
+    "keep": "runs on; the next launching step follows it",
+}
+
+
+def end_job(cluster: Cluster, name: str, uid: str, wish: str) -> None:
+    """Delete a TrainJob, or suspend it, which ends its pods and keeps the object; "keep" does nothing."""
+    if wish == "delete":
+        cluster.delete(name, uid)
+    elif wish == "suspend":
+        cluster.patch(name, {"metadata": {"annotations": {SUSPENDED_BY: "true"}}, "spec": {"suspend": True}})
+
+
+def ended(job: dict[str, Any]) -> tuple[str, str] | None:
+    """("Complete" or "Failed", reason) of a job that has ended."""
+    status = job.get("status") or {}
+    for kind in ("Complete", "Failed"):
+        if (condition := _condition(status, kind)) is not None:
+            return kind, str(condition.get("reason", ""))
+    return None
+
+
+def _condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """The condition of a kind, if it is true."""
+    found = (c for c in status.get("conditions") or [] if c.get("type") == kind and c.get("status") == "True")
+    return next(found, None)
+
+
+def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The first fields in which two jobs differ, by path."""
+    found: list[str] = []
+
+    def compare(a: Any, b: Any, path: str) -> None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted(b):  # what the server added is no difference
+                compare(a.get(key), b[key], f"{path}.{key}" if path else key)
+        elif a != b:
+            found.append(path)
+
+    compare(there.get("spec"), wanted["spec"], "")
+    return ", ".join(found[:3]) or "queue, or fields that are no longer there"

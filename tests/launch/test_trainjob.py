@@ -1,0 +1,502 @@
+"""The launcher of TrainJobs against a stand-in for the Kubernetes API, with the faults that real ones have."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sida.errors import Fenced, SidaError, UserError
+from sida.launch.cluster import Clock
+from sida.launch.manifest import RUN, SPEC, job_name, train_job, training_runtime
+from sida.launch.target import Target
+from sida.launch.trainjob import SUSPENDED_BY, Following, run_trainjob
+from tests.launch.crds import errors
+from tests.launch.kube_server import NAMESPACE, Kube, serve
+
+FOLDER = "jobs/distill/abc/1"
+IMAGE = "registry.test/sida-cuda@sha256:" + "2" * 64
+TARGET = Target(namespace=NAMESPACE, runtime="sida-torch", image=IMAGE, env={"SIDA_STORE": "s3://bucket/sida"})
+
+
+@pytest.fixture
+def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
+    with serve(tmp_path) as (path, memory):
+        monkeypatch.setenv("KUBECONFIG", path)
+        yield memory
+
+
+def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+class Launch:
+    """run_trainjob in a thread of its own, as a step calls it."""
+
+    def __init__(self, place: Path, speed: float = 20.0, **target: Any) -> None:
+        self.target = TARGET.model_copy(update=target)
+        self.done = self.asked = False
+        self.place = place
+        self.outcome: bool | BaseException | None = None
+        self.tick: Callable[[], None] = lambda: None
+        self.kept: list[str] = []
+        self.speed = speed
+        self.log = place / "logs" / "distill.log"
+
+    def manifest(self, run: str = "run-1") -> dict[str, Any]:
+        name = job_name("distill", FOLDER, "s3://bucket/sida")
+        options = {"name": name, "step": "distill", "run": run, "folder": FOLDER, "processes": 2, "threads": 1}
+        return train_job(self.target, **options)  # type: ignore[arg-type]
+
+    def start(self, run: str = "run-1") -> Launch:
+        what = Following(
+            step="distill",
+            target=self.target,
+            manifest=self.manifest(run),
+            log_path=self.log,
+            on_tick=lambda: self.tick(),
+            finished=lambda: self.done,
+            keep_log=lambda: self.kept.append(self.log.read_text()),
+            stop=lambda: self.asked,
+            clock=Clock(self.speed),
+        )
+
+        def work() -> None:
+            try:
+                self.outcome = run_trainjob(what)
+            except Exception as error:
+                self.outcome = error
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+        return self
+
+    def end(self, seconds: float = 15.0) -> Any:
+        """What came of it."""
+        self.thread.join(seconds)
+        assert not self.thread.is_alive()
+        if isinstance(self.outcome, BaseException) and not isinstance(self.outcome, SidaError):
+            raise self.outcome
+        return self.outcome
+
+    def complete(self, kube: Kube) -> None:
+        self.done = True
+        kube.condition("Complete", "JobsCompleted")
+
+
+@pytest.fixture
+def launch(place: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    monkeypatch.setenv("SIDA_EVENTS", str(place / "events"))
+    return Launch(place)
+
+
+def told(place: Path) -> str:
+    path = place / "events"
+    return path.read_text() if path.exists() else ""
+
+
+def created(kube: Kube) -> bool:
+    return bool(kube.objects["trainjobs"])
+
+
+# -- the manifest
+
+
+def test_manifests_pass_the_real_crds_with_unknown_fields_refused() -> None:
+    full = TARGET.model_copy(
+        update={
+            "nodes": 2,
+            "memory": "64Gi",
+            "accelerator": "nvidia.com/gpu",
+            "shared_memory": "8Gi",
+            "node_selector": {"pool": "gpu"},
+            "tolerations": ({"key": "nvidia.com/gpu", "operator": "Exists"},),
+            "service_account": "runner",
+            "image_pull_secrets": ("registry",),
+            "queue": "gpu",
+            "deadline_seconds": 86400,
+        }
+    )
+    made = train_job(full, name="sida-x", step="distill", run="r", folder=FOLDER, processes=16, threads=4)
+    assert errors(made) == []
+    assert errors(training_runtime("sida-torch", NAMESPACE, IMAGE)) == []
+    trainer = made["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
+    assert trainer["resourcesPerNode"]["limits"] == {"cpu": "32", "memory": "64Gi", "nvidia.com/gpu": 8}
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    assert made["spec"]["suspend"] is True
+    made["spec"]["trainer"]["elasticPolicy"] = {}
+    assert "elasticPolicy" in errors(made)[0]
+
+
+def test_manifests_are_what_the_trainer_s_own_models_read(launch: Launch) -> None:
+    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+    from kubeflow_trainer_api.models.trainer_v1alpha1_training_runtime import TrainerV1alpha1TrainingRuntime
+
+    for model, made in (
+        (TrainerV1alpha1TrainJob, launch.manifest()),
+        (TrainerV1alpha1TrainingRuntime, training_runtime("sida-torch", NAMESPACE, IMAGE)),
+    ):
+        read = model.from_dict(made)
+        assert read is not None
+        again = json.loads(read.to_json())
+        assert _covered(made, again) == []
+
+
+def _covered(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths of what is in ``a`` and was lost in ``b``."""
+    if isinstance(a, dict):
+        return [lost for key, value in a.items() for lost in _covered(value, (b or {}).get(key), f"{path}.{key}")]
+    if isinstance(a, list):
+        return [lost for i, value in enumerate(a) for lost in _covered(value, b[i], f"{path}[{i}]")]
+    return [] if a == b or str(a) == str(b) else [path]
+
+
+def test_a_job_s_name_is_its_folder_s_and_its_spec_hash_is_that_of_all_that_matters(launch: Launch) -> None:
+    assert job_name("distill", FOLDER, "s3://a") != job_name("distill", FOLDER, "s3://b")
+    first, again = launch.manifest("run-1"), launch.manifest("run-2")
+    assert first["metadata"]["annotations"] == again["metadata"]["annotations"]
+    launch.target = launch.target.model_copy(update={"memory": "1Gi"})
+    assert launch.manifest()["metadata"]["annotations"][SPEC] != first["metadata"]["annotations"][SPEC]
+
+
+def test_processes_that_cannot_be_shared_out_over_the_nodes_are_refused() -> None:
+    with pytest.raises(UserError, match="3 nodes"):
+        TARGET.model_copy(update={"nodes": 3}).per_node(8)
+
+
+# -- from start to end
+
+
+def test_a_job_is_created_followed_and_removed_when_its_result_is_in_the_store(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    kube.counts(active=1, ready=1)
+    pod = kube.pod()
+    kube.say(pod, "hello", '{"event": "progress", "step": "distill", "done": 5, "total": 10, "unit": "images"}')
+    until(lambda: '"done": 5' in told(launch.place))
+    kube.end_pod(pod, "Succeeded")
+    launch.complete(kube)
+    assert launch.end() is True
+    assert launch.log.read_text().startswith("hello\n")
+    assert launch.kept == [launch.log.read_text()]
+    assert not created(kube)
+
+
+def test_the_same_job_that_is_there_already_is_adopted_and_no_second_one_made(launch: Launch, kube: Kube) -> None:
+    first = launch.start("run-1")
+    until(lambda: created(kube))
+    uid = kube.job()["metadata"]["uid"]
+    second = Launch(launch.place)
+    second.log = launch.place / "logs" / "second.log"
+    second.start("run-2")
+    until(lambda: "adopted" in told(launch.place))
+    assert kube.job()["metadata"]["uid"] == uid
+    assert kube.job()["metadata"]["labels"][RUN] == "run-2"
+    first.done = True
+    second.complete(kube)
+    assert (first.end(), second.end()) == (True, True)
+
+
+def test_another_specification_under_the_same_name_is_refused_with_the_field(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    other = Launch(launch.place, memory="9Gi").start()
+    error = other.end()
+    assert isinstance(error, UserError)
+    assert "another specification (trainer.resourcesPerNode.limits.memory" in str(error)
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+def test_a_failed_job_is_deleted_waited_for_and_made_anew(launch: Launch, kube: Kube) -> None:
+    kube.answer("POST", f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs", {}, launch.manifest())
+    uid = kube.job()["metadata"]["uid"]
+    kube.condition("Failed", "JobsFailed")
+    kube.delete_seconds = 0.3
+    launch.start()
+    until(lambda: created(kube) and kube.job()["metadata"]["uid"] != uid)
+    kube.delete_seconds = 0.0
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+def test_an_answer_that_was_lost_after_the_deed_does_not_make_a_second_job(launch: Launch, kube: Kube) -> None:
+    kube.lose_answers = 1
+    launch.start()
+    until(lambda: "adopted" in told(launch.place))
+    assert len(kube.objects["trainjobs"]) == 1
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+# -- watches
+
+
+def test_a_watch_that_ends_is_begun_again_where_it_stopped(launch: Launch, kube: Kube) -> None:
+    kube.watch_seconds = 0.1
+    launch.start()
+    until(lambda: sum(r.endswith("trainjobs?watch") for r in kube.requests) >= 4)
+    lists = [r for r in kube.requests if r.endswith("/trainjobs") and r.startswith("GET")]
+    assert len(lists) == 1
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+@pytest.mark.parametrize("how", ["at the beginning", "in the middle"])
+def test_a_version_that_is_gone_is_listed_anew(launch: Launch, kube: Kube, how: str) -> None:
+    if how == "at the beginning":
+        kube.watch_seconds = 0.1
+    launch.start()
+    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
+    with kube.lock:
+        launch.done = True
+        kube.condition("Complete")
+        kube.forget()  # before the watch could tell
+    assert launch.end() is True
+    lists = [r for r in kube.requests if r.endswith("/trainjobs") and r.startswith("GET")]
+    assert len(lists) >= 2 or how == "in the middle"
+
+
+def test_an_hour_without_the_api_is_survived_and_nothing_is_missed(place: Path, launch: Launch, kube: Kube) -> None:
+    launch.speed = 1000.0  # an hour in 3.6 s
+    launch.start()
+    until(lambda: created(kube))
+    pod = kube.pod()
+    kube.say(pod, "before")
+    until(lambda: launch.log.exists() and "before" in launch.log.read_text())
+    kube.go_away()
+    kube.say(pod, "meanwhile")
+    time.sleep(3.7)
+    assert launch.thread.is_alive()
+    kube.come_back()
+    kube.say(pod, "after")
+    kube.end_pod(pod, "Succeeded")
+    launch.complete(kube)
+    assert launch.end() is True
+    assert launch.log.read_text().splitlines() == ["before", "meanwhile", "after"]
+    assert "does not answer since" in told(place)
+
+
+def test_a_longer_outage_than_the_profile_bears_ends_the_step_and_not_the_job(launch: Launch, kube: Kube) -> None:
+    launch.speed = 500.0
+    launch.target = launch.target.model_copy(update={"outage_seconds": 600})
+    launch.start()
+    until(lambda: any(r.endswith("?watch") for r in kube.requests))
+    kube.go_away()
+    error = launch.end()
+    assert isinstance(error, UserError)
+    assert "has not answered for" in str(error) and "the job runs on" in str(error)
+    assert created(kube)
+
+
+def test_a_result_in_the_store_counts_while_the_api_is_away(launch: Launch, kube: Kube) -> None:
+    launch.speed = 500.0
+    launch.start()
+    until(lambda: any(r.endswith("?watch") for r in kube.requests))
+    kube.go_away()
+    launch.done = True
+    assert launch.end() is True
+
+
+# -- logs
+
+
+def test_a_cut_log_is_joined_without_a_gap_or_a_line_twice(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    pod = kube.pod()
+    for number in range(30):
+        kube.say(pod, f"line {number}")
+        if number % 10 == 5:
+            until(lambda number=number: launch.log.exists() and f"line {number}\n" in launch.log.read_text())
+            kube.cut_streams()
+    kube.end_pod(pod, "Succeeded")
+    launch.complete(kube)
+    assert launch.end() is True
+    assert launch.log.read_text().splitlines() == [f"line {number}" for number in range(30)]
+
+
+def test_after_a_restart_the_new_pod_is_found_and_the_restart_told(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    first = kube.pod(restart=0)
+    kube.say(first, "one")
+    kube.end_pod(first, "Failed")
+    second = kube.pod(restart=1)
+    kube.pod(restart=1, index=1)  # the second node: not followed
+    kube.say(second, "two")
+    until(lambda: launch.log.exists() and "two" in launch.log.read_text())
+    kube.end_pod(second, "Succeeded")
+    launch.complete(kube)
+    assert launch.end() is True
+    assert "started again (restart 1)" in told(launch.place)
+    assert launch.log.read_text() == "one\ntwo\n"
+
+
+def test_why_a_pod_does_not_start_is_told_once(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    waits = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes have nvidia.com/gpu"}
+    kube.pod(phase="Pending", conditions=[waits])
+    until(lambda: "0/3 nodes have" in told(launch.place))
+    time.sleep(0.6)
+    assert told(launch.place).count("0/3 nodes have") == 1
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+# -- how it fails
+
+
+def test_a_worker_s_error_is_the_step_s_with_its_exit_status(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    pod = kube.pod()
+    kube.say(pod, '{"event": "error", "step": "distill", "message": "recipe x: change micro_batch", "exit_code": 2}')
+    kube.end_pod(pod, "Failed")
+    kube.condition("Failed", "JobsFailed", "jobset failed")
+    error = launch.end()
+    assert isinstance(error, UserError)
+    assert "recipe x: change micro_batch" in str(error)
+    assert len(launch.kept) == 1
+    assert created(kube)  # stays to be looked at; the next start replaces it
+
+
+def test_a_failure_without_a_word_names_reason_and_log(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    pod = kube.pod()
+    kube.say(pod, "RuntimeError: CUDA out of memory")
+    kube.end_pod(pod, "Failed")
+    kube.condition("Failed", "JobsFailed", "jobset failed")
+    error = launch.end()
+    assert "JobsFailed: jobset failed" in str(error) and "CUDA out of memory" in str(error)
+    assert not isinstance(error, UserError)
+
+
+def test_a_deadline_is_named_with_the_field_that_sets_it(launch: Launch, kube: Kube) -> None:
+    launch.target = launch.target.model_copy(update={"deadline_seconds": 7})
+    launch.start()
+    until(lambda: created(kube))
+    kube.condition("Failed", "DeadlineExceeded")
+    assert "longer than 7 s (timeout_seconds" in str(launch.end())
+
+
+def test_a_job_that_somebody_deleted_is_told_from_one_that_failed(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
+    kube.record("trainjobs", "DELETED", kube.job())
+    assert "was deleted by somebody else" in str(launch.end())
+
+
+def test_a_job_deleted_while_the_api_was_away_is_missed_at_the_next_list(launch: Launch, kube: Kube) -> None:
+    launch.speed = 100.0
+    launch.start()
+    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
+    kube.go_away()
+    kube.record("trainjobs", "DELETED", kube.job())
+    kube.forget()
+    kube.come_back()
+    assert "was deleted by somebody else" in str(launch.end())
+
+
+def test_a_creation_failure_which_the_status_never_shows_ends_the_step_with_the_event_s_words(
+    launch: Launch, kube: Kube
+) -> None:
+    launch.speed = 200.0
+    kube.on_create = lambda job: kube.event("TrainJobResourcesCreationFailed", "exceeded quota: gpu")
+    error = launch.start().end()
+    assert isinstance(error, UserError)
+    assert "could not be created: exceeded quota: gpu" in str(error)
+    assert not created(kube)
+
+
+def test_a_creation_failure_that_heals_or_is_another_job_s_does_no_harm(launch: Launch, kube: Kube) -> None:
+    launch.speed = 200.0
+
+    def fail_at_first(job: dict[str, Any]) -> None:
+        kube.event("TrainJobResourcesCreationFailed", "of an earlier job", uid="another")
+        kube.event("TrainJobResourcesCreationFailed", "webhook not ready")
+
+    kube.on_create = fail_at_first
+    launch.start()
+    until(lambda: "webhook not ready" in told(launch.place))
+    kube.counts(active=1)
+    time.sleep(1.0)  # 200 s
+    assert launch.thread.is_alive()
+    assert "of an earlier job" not in told(launch.place)
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+def test_without_the_right_to_read_events_the_job_is_followed_all_the_same(launch: Launch, kube: Kube) -> None:
+    kube.forbidden = {("get", "events"), ("watch", "events")}
+    launch.start()
+    until(lambda: "events cannot be read" in told(launch.place))
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda kube: kube.forbidden.add(("post", "trainjobs")), ["not allowed to create TrainJobs", "Role"]),
+        (lambda kube: setattr(kube, "served", False), ["does not serve trainer.kubeflow.org/v1alpha1", "launcher"]),
+    ],
+)
+def test_what_the_cluster_refuses_is_one_line(launch: Launch, kube: Kube, change: Any, words: list[str]) -> None:
+    change(kube)
+    error = launch.start().end()
+    assert isinstance(error, UserError)
+    assert all(word in str(error) for word in words), error
+
+
+def test_a_lease_that_is_lost_ends_the_following_and_passes_on(launch: Launch, kube: Kube) -> None:
+    def fenced() -> None:
+        if created(kube):
+            raise Fenced("another writer took over")
+
+    launch.tick = fenced
+    assert isinstance(launch.start().end(), Fenced)
+
+
+# -- asked to stop
+
+
+@pytest.mark.parametrize("wish", ["delete", "suspend", "keep"])
+def test_a_step_that_is_ended_does_with_its_job_as_the_profile_says(launch: Launch, kube: Kube, wish: Any) -> None:
+    launch.target = launch.target.model_copy(update={"on_termination": wish})
+    launch.start()
+    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
+    launch.asked = True
+    assert launch.end() is False
+    if wish == "delete":
+        assert not created(kube)
+        return
+    assert kube.job()["spec"]["suspend"] is (wish == "suspend")
+    again = Launch(launch.place).start()
+    until(lambda: "adopted" in told(launch.place))
+    assert kube.job()["spec"]["suspend"] is False
+    assert SUSPENDED_BY not in kube.job()["metadata"]["annotations"]
+    again.complete(kube)
+    assert again.end() is True
+
+
+def test_with_a_queue_a_job_waits_suspended_and_that_is_told(launch: Launch, kube: Kube) -> None:
+    launch.target = launch.target.model_copy(update={"queue": "gpu"})
+    launch.start()
+    until(lambda: created(kube))
+    kube.condition("Suspended", "Suspended", "waiting for quota")
+    until(lambda: "waits in queue gpu: waiting for quota" in told(launch.place))
+    kube.condition("Suspended", status="False")
+    launch.complete(kube)
+    assert launch.end() is True
