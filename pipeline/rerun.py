@@ -138,8 +138,8 @@ def _job_spec(
         "volumes": [{"name": "tmp", "emptyDir": {}}],
         "containers": [_container(step, recipe, profile, image, command, args, more_env)],
     }
-    if profile.job_service_account:
-        pod["serviceAccountName"] = profile.job_service_account
+    if account := launching.job_account(step, profile):
+        pod["serviceAccountName"] = account
     if profile.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
     if needs.node_selector:

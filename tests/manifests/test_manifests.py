@@ -10,8 +10,12 @@ import kubernetes_validate
 import pytest
 
 from pipeline.guard import refuse_secret
+from pipeline.profile import LAUNCHED
+from sida.launch import manifest
+from sida.launch.target import parse_target
 from tests.conftest import ROOT
 from tests.launch import crds
+from tests.manifests.pod_security import violations
 from tests.manifests.render import (
     MANIFESTS,
     OVERLAYS,
@@ -234,6 +238,44 @@ def test_only_steps_that_launch_reach_the_api_server_and_get_a_token(name: str) 
         assert with_token is (pod["spec"].get("serviceAccountName") == "sida-launcher"), who
 
 
+@each_overlay
+def test_the_steps_that_launch_are_those_of_the_policy_and_some_do(name: str) -> None:
+    policy = named(overlay(name), "NetworkPolicy", "launchers-to-the-api-server")
+    (expression,) = policy["spec"]["podSelector"]["matchExpressions"]
+    assert sorted(expression["values"]) == sorted(step.replace("_", "-") for step in LAUNCHED)
+    launching = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        for _, pod in pods(overlay(name))
+        if pod["spec"].get("serviceAccountName") == "sida-launcher"
+    }
+    assert "distill" in launching and launching <= set(expression["values"])
+
+
+@each_overlay
+def test_the_train_job_of_distill_has_two_nodes_and_fits_the_runtime_of_the_overlay(name: str) -> None:
+    job = named(overlay(name), "CronJob", "sida-distill")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    env = {variable["name"]: variable.get("value") for variable in container["env"]}
+    target = parse_target(env["SIDA_TRAINJOB"])
+    made = manifest.train_job(
+        target, name="sida-distill-x", step="distill", run="r", folder="f", processes=2, threads=1
+    )
+    assert env["SIDA_LAUNCHER"] == "trainjob"
+    assert crds.errors(made) == []
+    assert made["spec"]["trainer"]["numNodes"] == 2
+    runtime = named(overlay(name), "TrainingRuntime", made["spec"]["runtimeRef"]["name"])
+    assert runtime["metadata"]["namespace"] == made["metadata"]["namespace"]
+    if queue := made["metadata"]["labels"].get(manifest.QUEUE):
+        assert named(overlay(name), "LocalQueue", queue)
+    (pod,) = (
+        pod
+        for _, pod in pods(
+            [{**runtime, "spec": {"template": made["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]}}]
+        )
+    )
+    assert violations(pod) == []
+
+
 # -- the runtime
 
 
@@ -255,7 +297,6 @@ def test_the_gang_restarts_as_a_whole_and_a_lost_node_does_not_count(name: str) 
 
 
 def test_the_runtime_holds_all_that_the_launcher_s_own_has() -> None:
-    manifest = pytest.importorskip("sida.launch.manifest", reason="the TrainJob launcher is not merged yet")
     ours = named(overlay("kind"), "TrainingRuntime", "sida-torch")
     image = next(pods([ours]))[1]["spec"]["containers"][0]["image"]
     assert contains(ours, manifest.training_runtime("sida-torch", "sida", image))
