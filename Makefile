@@ -33,7 +33,7 @@ test-all: setup ## everything but containers
 test-container: setup ## build the image and run it (as root, with buildah, runc or crun, debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
 
-image: ## build the CPU image with docker, podman or buildah: make image IMAGE="--tag NAME --base IMAGE@sha256:..."
+image: ## build an image with docker, podman or buildah: make image IMAGE="--image cpu|cuda|mlflow --tag NAME --base IMAGE@sha256:..."
 	$(PYTHON) scripts/image.py $(IMAGE)
 
 check: setup ## format, lint, types, import rules, then test
