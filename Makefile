@@ -45,7 +45,7 @@ test-container: setup ## build the image and run it (as root, with buildah, runc
 bench: setup ## speed and memory, as ratios: images/s at 1 and 2 processes, checkpoint stall, in-loop share, memory by part
 	$(BIN)/python -m benchmarks
 
-image: ## build the CPU image with docker, podman or buildah: make image IMAGE="--tag NAME --base IMAGE@sha256:..."
+image: ## build an image with docker, podman or buildah: make image IMAGE="--image cpu|cuda|mlflow --tag NAME --base IMAGE@sha256:..."
 	$(PYTHON) scripts/image.py $(IMAGE)
 
 check: setup ## format, lint, types, import rules, then test

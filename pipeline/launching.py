@@ -71,6 +71,13 @@ def pod_image(step: str, profile: Profile) -> tuple[str, str]:
     return ("images.cpu", profile.images.cpu) if profile.launched(step) else profile.image_for(step)
 
 
+def job_account(step: str, profile: Profile) -> str | None:
+    """The service account of a step's Job: only those that launch need one that may make TrainJobs."""
+    if profile.launched(step) and profile.trainjob is not None and profile.trainjob.launcher_account:
+        return profile.trainjob.launcher_account
+    return profile.job_service_account
+
+
 def check_cluster(profile: Profile, steps: Any) -> None:
     """Before anything is submitted: is there a Kubeflow Trainer, and the runtime that the profile names?
 

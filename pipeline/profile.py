@@ -115,6 +115,9 @@ class TrainJobs(Part):
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
     queue: DnsName | None = None  # of Kueue
     service_account: DnsName | None = None  # of the TrainJob's pods
+    launcher_account: DnsName | None = (
+        None  # of rerun's Jobs that launch one; None: job_service_account, as of all others
+    )
     on_termination: Literal["delete", "suspend", "keep"] = "delete"  # what becomes of the job of a step that is ended
     abandoned_seconds: Seconds = 3600  # without a launching step the job ends itself after so long
     outage_seconds: Seconds = 6 * 3600  # so long may the Kubernetes API be away

@@ -104,6 +104,7 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
     chosen = {"name": "SIDA_RERUN", "valueFrom": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
     command = ["python", "-m", "pipeline", "rerun"]
     spec = _job_spec(step, recipe, profile, image, command, ["$(SIDA_RERUN)", step, "--local"], [chosen])
+    spec["template"]["metadata"] = {"labels": _labels(step)}  # by which network policies know the pod
     metadata = _in_namespace({"name": f"sida-{_dashed(step)}", "labels": _labels(step)}, profile)
     template = {"metadata": {"labels": _labels(step)}, "spec": spec}
     return {
@@ -137,8 +138,8 @@ def _job_spec(
         "volumes": [{"name": "tmp", "emptyDir": {}}],
         "containers": [_container(step, recipe, profile, image, command, args, more_env)],
     }
-    if profile.job_service_account:
-        pod["serviceAccountName"] = profile.job_service_account
+    if account := launching.job_account(step, profile):
+        pod["serviceAccountName"] = account
     if profile.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
     if needs.node_selector:

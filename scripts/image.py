@@ -1,4 +1,4 @@
-"""Build the CPU image with docker, podman or buildah: ``python3 scripts/image.py [--tag NAME]`` (`make image`).
+"""Build an image with docker, podman or buildah: ``python3 scripts/image.py [--image cuda] [--tag NAME]`` (`make image`).
 
 The base image is resolved to a digest first; a base named ``localhost/...`` is taken as it is. pip in the build finds packages
 as pip does here: with podman and buildah its configuration files, and the files and folders that they name, are mounted
@@ -18,25 +18,34 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "docker.io/library/python:3.11-slim-bookworm"
+IMAGES = {  # name -> file, tag
+    "cpu": ("Dockerfile", "localhost/sida:latest"),
+    "cuda": ("images/cuda.Dockerfile", "localhost/sida-cuda:latest"),
+    "mlflow": ("images/mlflow.Dockerfile", "localhost/sida-mlflow:latest"),
+}
 PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "PIP_DEFAULT_TIMEOUT")
 
 
 def main(arguments: list[str]) -> int:
     """Build; the exit status."""
-    parser = argparse.ArgumentParser(description="Build the CPU image.")
-    parser.add_argument("--tag", default="localhost/sida:latest", help="name of the image (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Build an image of this project.")
+    parser.add_argument("--image", choices=IMAGES, default="cpu", help="which (default: %(default)s)")
+    parser.add_argument("--tag", help="name of the image (default: localhost/sida:latest, ...)")
     parser.add_argument("--base", default=BASE, help="base image, resolved to a digest (default: %(default)s)")
-    parser.add_argument("--torch", help="pip's requirement for torch (default: the Dockerfile's, a CPU build)")
+    parser.add_argument("--torch", help="pip's requirement for torch of the CPU image (default: the Dockerfile's)")
     parser.add_argument("--engine", choices=("docker", "podman", "buildah"), help="default: the first that works")
     parser.add_argument("--pip-conf", type=Path, help="a pip configuration file for the build (an index, credentials)")
     args = parser.parse_args(arguments)
+    if args.torch and args.image != "cpu":
+        sys.exit(f"error: --torch is for the CPU image: {args.image} takes what its lock names")
+    file, tag = IMAGES[args.image]
     engine = args.engine or find_engine()
     if engine is None:
         sys.exit("error: no docker, podman or buildah that works here: install one, or name it with --engine")
     values = labels() | {"BASE": pinned(engine, args.base)}
     if args.torch:
         values["TORCH"] = args.torch
-    command = [engine, "build", "--file", str(ROOT / "Dockerfile"), "--tag", args.tag]
+    command = [engine, "build", "--file", str(ROOT / file), "--tag", args.tag or tag]
     if engine == "buildah":
         command[1:2] = ["bud", "--layers"]
     if args.pip_conf:
@@ -46,11 +55,8 @@ def main(arguments: list[str]) -> int:
             command += ["--volume", f"{path}:{path}:ro"]
     for name, value in (values | pip_values(engine)).items():
         command += ["--build-arg", f"{name}={value}"]
-    for name in (
-        "REVISION",
-        "SOURCE",
-        "VERSION",
-    ):  # again: buildah 1.28 takes a LABEL from its cache though its ARG changed
+    # Again, as buildah 1.28 takes a LABEL from its cache though its ARG changed.
+    for name in ("REVISION", "SOURCE", "VERSION"):
         if name in values:
             command += ["--label", f"org.opencontainers.image.{name.lower()}={values[name]}"]
     command += ["--label", f"org.opencontainers.image.base.name={values['BASE']}"]

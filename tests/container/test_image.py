@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,20 @@ def test_the_image_is_no_larger_than_what_it_is_made_of(image: Image) -> None:
     print(f"image: {size:.0f} MiB")
     assert (
         size < 1400
-    )  # 1,250 measured: torch 520, scipy and scikit-learn 230, Debian with Python 170, sympy 80, kfp and its clients 120
+    )  # 1,362 measured: torch 520, scipy and scikit-learn 230, Debian with Python 170, kfp, its clients 120, mlflow-skinny 110
+
+
+def test_the_bill_of_materials_names_what_python_and_debian_installed(image: Image, tmp_path: Path) -> None:
+    made = tmp_path / "sbom.cdx.json"
+    command = [sys.executable, "scripts/sbom.py", str(image.rootfs), "--output", str(made)]
+    output(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False))
+    bill = json.loads(made.read_text())
+    found = {component["purl"].partition("?")[0] for component in bill["components"] if "purl" in component}
+    locked = re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", (ROOT / "images" / "cpu.lock").read_text())
+    assert len(locked) > 50
+    assert {f"pkg:pypi/{name}@{version}" for name, version in locked} <= found
+    assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in found)
+    assert len({component["bom-ref"] for component in bill["components"]}) == len(bill["components"])
 
 
 def test_what_kfp_needs_is_there(image: Image) -> None:

