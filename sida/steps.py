@@ -156,6 +156,7 @@ def _reuse_or_produce(
         manifest = Manifest(result=result, about=about)
         etags = {ref.key: store.stat(ref.key).etag for ref in manifest.objects()}
         manifest = manifest.model_copy(update={"about": about.model_copy(update={"etags": etags})})
+        manifest = manifest.model_copy(update={"checksum": manifest.expected_checksum()})
         lease.check()
         return _publish(store, folder, number, manifest)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sida import recipe, steps
-from sida.errors import LeaseHeld, UserError
+from sida.errors import Corrupt, LeaseHeld, UserError
 from sida.lease import acquire
 from sida.manifests import TeacherResult, parse_manifest, read_manifest
 from sida.settings import settings
@@ -156,6 +156,9 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_a_digest_covers_the_result_and_nothing_else() -> None:
     content = json.loads(run().manifest.to_json())
     content["about"]["seconds"] = 99.0
+    with pytest.raises(Corrupt, match="checksum"):
+        parse_manifest(json.dumps(content).encode(), "m")
+    content["checksum"] = ""
     assert parse_manifest(json.dumps(content).encode(), "m").digest == run().manifest.digest
     content["result"]["licence"] = "other"
     assert parse_manifest(json.dumps(content).encode(), "m").digest != run().manifest.digest
