@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,8 @@ class Chart:
 
     title: str
     unit: str
-    lines: dict[str, Points]
-    levels: dict[str, float] = field(default_factory=dict)
+    lines: Mapping[str, Points]
+    levels: Mapping[str, float] = field(default_factory=dict)
     logarithmic: bool = False
 
     @property

@@ -13,6 +13,7 @@ from sida.report.regression import difference_interval, in_words, judge
 from sida.scoring.series import previous
 from sida.settings import settings
 from sida.steps import Context, Published, step
+from sida.stores import open_store
 
 
 @step("compare", version=2, sources=("sida/report", "sida/scoring", "sida/numerics"))

@@ -16,8 +16,8 @@ from sida.errors import Corrupt, NotFound, SidaError
 from sida.manifests import GeneratorResult, Manifest, RunResult, Score, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
-from sida.report.regression import difference_interval, half_width
 from sida.report.published import NEWEST
+from sida.report.regression import difference_interval, half_width
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 

@@ -6,9 +6,9 @@ import secrets
 from typing import Any
 
 from sida.report.charts import Chart, svg
-from sida.report.regression import half_width
 from sida.report.comparison import Benchmark, Entry, ahead, differences
 from sida.report.page import PICTURE_BYTES, series
+from sida.report.regression import half_width
 from sida.report.render import TEMPLATES, png, render
 from sida.stores import ObjectStore
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, RunResult, Score, TeacherResult
@@ -150,7 +151,7 @@ def _picture(store: ObjectStore, image: Any) -> str:
     return png(store.read(image.key)) if image.size <= PICTURE_BYTES else "data:,"
 
 
-def _short_heading(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def _short_heading(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """What the heading says in brackets is in the caption."""
     return [("model", *(cell.partition(" (")[0] for cell in rows[0][1:])), *rows[1:]]
 

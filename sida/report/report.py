@@ -62,6 +62,8 @@ def curve_of(store: Any, generator: Manifest) -> list[dict[str, float]]:
     """The points of a distillation."""
     result = generator.result
     assert isinstance(result, GeneratorResult)
+    if result.curve is None:  # it was made elsewhere
+        return []
     return json.loads(store.read(result.curve.key))
 
 

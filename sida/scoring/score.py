@@ -221,8 +221,11 @@ def score(
 
     target = recipe.targets.model_dump(mode="json") if recipe.targets else None
     parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
-    published: Published = context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+    published: Published = context_of(
+        parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat
+    )
     remember(open_store(settings().store), recipe, published.manifest)
-    if published.manifest.result.gate:
-        progress.note("score", published.manifest.result.gate)
+    result: ScoresResult = published.manifest.result  # type: ignore[assignment]
+    if result.gate:
+        progress.note("score", result.gate)
     return published

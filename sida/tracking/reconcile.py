@@ -175,8 +175,8 @@ class Reconciler:
 
         if not dataset:
             return
-        there = self.client.get_run(run_id).inputs.dataset_inputs
-        if any(i.dataset.digest == dataset["digest"] for i in there):
+        there = self.client.get_run(run_id).inputs
+        if there and any(i.dataset.digest == dataset["digest"] for i in there.dataset_inputs):
             return
         data = Dataset(dataset["name"], dataset["digest"], "object store", dataset["source"], None, dataset["profile"])
         self.client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
