@@ -125,7 +125,7 @@ def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, Ste
         teacher=rows["teacher"],
         kimg=recipe.method.images / 1000,
         device_hours=seconds * recipe.execution.processes / 3600,
-        curve=json.loads(store.read(generator.curve.key)),
+        curve=json.loads(store.read(generator.curve.key)) if generator.curve else [],
         addresses=addresses,
     )
 
