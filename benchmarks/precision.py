@@ -64,7 +64,7 @@ def _network(golden: Golden, meta: dict[str, Any], which: str, dtype: torch.dtyp
 def _gradient(total: Tensor, network: Denoiser) -> tuple[float, Tensor]:
     total.backward()
     gradients = [p.grad.double().flatten() for p in network.parameters() if p.grad is not None]
-    return float(total), torch.cat(gradients)
+    return float(total.detach()), torch.cat(gradients)
 
 
 def _fake_score(golden: Golden, meta: dict[str, Any], case: str, dtype: torch.dtype) -> tuple[float, Tensor]:

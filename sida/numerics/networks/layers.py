@@ -157,10 +157,12 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
 def attend_split(split: Tensor) -> Tensor:
     """[B, heads, C, (q, k, v), HW] -> [B, heads, C, HW].
 
-    One copy lays q, k and v out with the channels last: fused kernels refuse anything else, and torch then falls back, silently,
-    to one that writes the whole matrix of scores.
+    Off the CPU one copy lays q, k and v out with the channels last: fused kernels refuse anything else, and torch then falls back,
+    silently, to one that writes the whole matrix of scores. On the CPU that one stays: the fused one rounds otherwise, which Adam's
+    first steps turn into 2e-4 in single weights of the golden trajectories.
     """
-    query, key, value = split.permute(3, 0, 1, 4, 2).contiguous().unbind(0)  # each [B, heads, HW, C]
+    stacked = split.permute(3, 0, 1, 4, 2)  # [3, B, heads, HW, C]
+    query, key, value = (stacked if stacked.is_cpu else stacked.contiguous()).unbind(0)
     return scaled_dot_product_attention(query, key, value).transpose(-1, -2)
 
 
