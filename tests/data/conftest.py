@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores.conftest import address, s3, s3_endpoint
+from tests.stores.conftest import address, s3
 
-__all__ = ["address", "s3", "s3_endpoint"]
+__all__ = ["address", "s3"]
 
 
 @pytest.fixture
