@@ -144,8 +144,8 @@ def test_two_machines_give_the_numbers_of_one_and_a_cut_cable_ends_in_a_restart(
 def test_a_node_that_nobody_leads_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDA_TIMEOUT", "1")
     alone = Network("none")
-    node = _start(alone, TINY, 1, _free_port(), place)
-    assert node.wait(timeout=60) == 2
+    with _start(alone, TINY, 1, _free_port(), place) as node:
+        assert node.wait(timeout=60) == 2
     assert "no run leads at 127.0.0.1" in (place / "stderr1").read_text()
 
 

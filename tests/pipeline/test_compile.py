@@ -65,7 +65,7 @@ def test_images_environment_and_secrets_of_every_task_are_the_profile_s(document
         pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]
         keys = {pair["envVar"]: pair["secretKey"] for secret in pod["secretAsEnv"] for pair in secret["keyToEnv"]}
         assert keys == {"AWS_ACCESS_KEY_ID": "access-key", "AWS_SECRET_ACCESS_KEY": "secret-key"}
-    assert len(executors) == 8  # seven steps and the exit handler
+    assert len(executors) == 9  # eight steps and the exit handler
 
 
 def test_resources_follow_the_recipe_s_processes_and_the_profile_s_nodes(documents: list[dict[str, Any]]) -> None:

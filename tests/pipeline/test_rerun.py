@@ -210,7 +210,7 @@ def test_a_record_that_asks_for_more_than_the_step_is_refused(
 def test_suspended_cron_jobs_take_the_run_from_a_config_map(command: Command) -> None:
     said = command("rerun", "--cronjobs", "digits", "--profile", command.profile())
     made = {item["metadata"]["name"]: item for item in yaml.safe_load_all(said.out)}
-    assert len(made) == 7
+    assert len(made) == 8
     spec = made["sida-score"]["spec"]
     assert spec["suspend"] is True
     container = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
