@@ -269,6 +269,22 @@ class Targets(Part):
     best: float | None = None  # of SiDA and SiD2A
 
 
+class Expected(Part):
+    """What this project measured: the mean scores of another run of the same recipe lie in these ranges. Not inherited."""
+
+    teacher: tuple[float, float]
+    generator: tuple[float, float]
+    measured: str  # the numbers behind the ranges, when and where
+
+    @model_validator(mode="after")
+    def _ranges_go_upwards(self) -> Expected:
+        for name in ("teacher", "generator"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ValueError(f"{name} [{low}, {high}]: give the lower end first")
+        return self
+
+
 class Released(Part):
     """The generator that the authors released for this run."""
 
@@ -309,6 +325,7 @@ class Recipe(Part):
     execution: Execution
     targets: Targets | None = None
     released: Released | None = None
+    expected: Expected | None = None
 
     @model_validator(mode="after")
     def _work_divides(self) -> Recipe:
@@ -456,6 +473,7 @@ def _resolve(files: list[Path]) -> dict[str, Any]:
         fields = _read(path)
         fields.pop("extends", None)
         _make_absolute(fields, path.parent)
+        merged.pop("expected", None)  # what was measured belongs to the recipe that it was measured with
         merged = _merge(merged, fields)
     return merged
 

@@ -114,3 +114,9 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
 
 def test_small_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
     assert recipe.load(variant(tmp_path, "method: {fake_score_rate: 1e-5}")).method.fake_score_rate == 1e-5
+
+
+def test_what_was_measured_with_a_recipe_is_not_inherited(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: digits\nname: mine\nmethod: {images: 1_024}\n")
+    assert recipe.load("digits").expected is not None
+    assert recipe.load(str(tmp_path / "mine.yaml")).expected is None

@@ -79,6 +79,8 @@ def compare(
         )
 
     parameters = {"gate": recipe.gate.model_dump(mode="json"), "recipe": recipe.name}
+    if recipe.expected is not None:
+        parameters["expected"] = recipe.expected.model_dump(mode="json")
     return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
 
 
@@ -100,8 +102,22 @@ def verdict(recipe: Recipe, rows: list[Score]) -> str:
     return (
         f"The one-step generator {standing}: {generator.metric} {generator.mean:.3f} against {teacher.mean:.3f}, "
         f"difference {margin:+.3f} +- {half:.3f} (95%), ratio {ratio:.2f}; {met} the recipe's limit of "
-        f"{recipe.gate.generator_within:g} times the teacher."
+        f"{recipe.gate.generator_within:g} times the teacher.{_as_expected(recipe, teacher, generator)}"
     )
+
+
+def _as_expected(recipe: Recipe, teacher: Score, generator: Score) -> str:
+    """Whether the numbers are those that the recipe was recorded with."""
+    if recipe.expected is None:
+        return ""
+    found = {"teacher": teacher.mean, "generator": generator.mean}
+    ranges: dict[str, tuple[float, float]] = {name: getattr(recipe.expected, name) for name in found}
+    wrong = [
+        f"{name} {found[name]:.3f} is outside of {low:g} to {high:g}"
+        for name, (low, high) in ranges.items()
+        if not low <= found[name] <= high
+    ]
+    return f" Not what the recipe records: {', '.join(wrong)}." if wrong else " Both as the recipe records."
 
 
 def table(manifest: Manifest) -> list[tuple[str, str, str, str]]:

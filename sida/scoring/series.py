@@ -16,7 +16,7 @@ from sida.manifests import Manifest, ScoresResult, digest_of, parse_manifest
 from sida.recipe import Recipe
 from sida.stores import ObjectStore
 
-_LEFT_OUT = {"execution", "description", "gate"}
+_LEFT_OUT = {"execution", "description", "gate", "expected"}
 
 
 def series_of(recipe: Recipe, step: str) -> str:

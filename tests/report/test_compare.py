@@ -11,6 +11,7 @@ from PIL import Image
 
 from sida import recipe
 from sida.manifests import Score
+from sida.recipe import Expected
 from sida.report.compare import verdict
 from sida.report.grid import GRID_COLUMNS, Panel, draw_panels
 from sida.report.regression import difference_interval
@@ -66,3 +67,12 @@ def test_a_grid_shows_every_panel_cell_by_cell(tmp_path: Path) -> None:
         assert sheet.getpixel((20 + 2 * 44 + 5, 34 + 5)) == (0, 0, 0)
         width = GRID_COLUMNS * 44 - 4
         assert sheet.getpixel((20 + width + 20 + 5, 34 + 5)) == (255, 255, 255)
+
+
+def test_the_verdict_says_whether_the_numbers_are_those_that_the_recipe_records() -> None:
+    rows = [score("teacher", 1.0, 1.02, 0.98), score("generator", 0.5, 0.52, 0.48)]
+    expected = {"teacher": (0.9, 1.1), "generator": (0.4, 0.6), "measured": "here"}
+    recorded = RECIPE.model_copy(update={"expected": Expected(**expected)})
+    assert "Both as the recipe records." in verdict(recorded, rows)
+    other = RECIPE.model_copy(update={"expected": Expected(**expected | {"generator": (0.1, 0.2)})})
+    assert "generator 0.500 is outside of 0.1 to 0.2" in verdict(other, rows)
