@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from sida.data.entries import Unreadable
 from sida.errors import UserError
 from sida.recipe import Latents
+from sida.scratch import scratch_folder
 from sida.stores.base import sha256_of
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def encode(job: Job) -> dict[str, Any]:
     dataset, processes = job.recipe.dataset, job.processes
     assert dataset.latents is not None
     vae = load_vae(dataset.latents).to(processes.device)
-    with tempfile.TemporaryDirectory(prefix="sida-data-") as folder, torch.inference_mode():
-        conversion = conversion_of(dataset, Path(folder), job.spec["work"], job.spec["shard_bytes"])
+    with scratch_folder() as folder, torch.inference_mode():
+        conversion = conversion_of(dataset, folder, job.spec["work"], job.spec["shard_bytes"])
         numbers = range(processes.rank, conversion.shards, processes.world)
         shown = Progress(job.step, len(conversion.source), "images")
         done = 0
@@ -146,7 +146,7 @@ def encode(job: Job) -> dict[str, Any]:
                 shown.update(min(done * processes.world, len(conversion.source)))
 
         found = convert(
-            conversion, job.store, job.put, Path(folder), numbers=numbers, encode=encoder_of(vae), progress=progress,
+            conversion, job.store, job.put, folder, numbers=numbers, encode=encoder_of(vae), progress=progress,
             processes=max(1, job.recipe.execution.threads),
         )  # fmt: skip
     processes.barrier()
