@@ -44,9 +44,13 @@ def ended(made: subprocess.Popen[str], kill: bool) -> None:
 
 
 def test_a_folder_is_gone_after_its_block_whatever_ends_it(temporary: Path) -> None:
-    with pytest.raises(ZeroDivisionError), scratch_folder() as folder:
-        (folder / "file").write_bytes(b"x")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with scratch_folder() as folder:
+            (folder / "file").write_bytes(b"x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list(temporary.iterdir()) == []
 
 
