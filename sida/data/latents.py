@@ -173,5 +173,5 @@ def encode(job: Job) -> dict[str, Any]:
             conversion, job.store, job.put, folder, numbers=numbers, encode=encoder_of(vae), progress=progress,
             processes=max(1, job.recipe.execution.threads),
         )  # fmt: skip
-    processes.barrier()
+    (found,) = processes.total(torch.tensor([found]))  # it also waits for all
     return {"found": found, "shards": conversion.shards}
