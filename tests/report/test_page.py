@@ -80,7 +80,7 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
         "f" * 40,
         "distill: iterations",
         "skipped samples",
-        "10 pixels (1\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8) from digits",
+        "10 images (1\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8) from digits",
     ):
         assert words in said
 
@@ -93,7 +93,7 @@ def test_the_page_shows_the_training_set_and_says_what_was_left_out_of_it(store:
     data = data.model_copy(update={"shards": (shards,), "excluded": Excluded(unreadable=2, kept_duplicates=1)})
     path = tmp_path / "dataset.png"
     draw_picture(path, Shards(store, data), data)
-    data = data.model_copy(update={"picture": made.put(path, path.name)})
+    data = data.model_copy(update={"picture": made.put(path.read_bytes(), path.name)})
     inputs["dataset"] = inputs["dataset"].model_copy(update={"result": data})
     text = page_of(made.recipe, inputs, store, CURVE)
     found = Elements(text)
