@@ -28,24 +28,14 @@ from sida.recipe import Latents
 from sida.settings import settings
 from sida.stores import fetch_object, open_store, put_object
 from tests.conftest import ROOT
-from tests.data.making import GOLDEN, class_folders, result, section
+from tests.data.making import GOLDEN, class_folders, result, section, tiny_vae
 
 pytest.importorskip("diffusers")
 
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VAE of Stable Diffusion's shape, 8 times smaller latents, random weights, as diffusers saves one."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vae")
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
-    tiny = AutoencoderKL(
-        **blocks, block_out_channels=[4, 4, 4, 4], layers_per_block=1, norm_num_groups=2, latent_channels=4
-    )
-    tiny.save_pretrained(folder, safe_serialization=True)
-    return folder
+    return tiny_vae(tmp_path_factory.mktemp("vae"))
 
 
 def fields(vae: Path, image_resolution: int, **more: Any) -> dict[str, Any]:
