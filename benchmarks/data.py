@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import math
 import multiprocessing
@@ -44,9 +45,15 @@ def section(source: str, path: Path, **fields: Any) -> Dataset:
 # -- the bound: decode and resize, nothing else
 
 
+@functools.cache
+def opened(path: str) -> zipfile.ZipFile:
+    """An archive, whose list of members each process reads once."""
+    return zipfile.ZipFile(path)
+
+
 def decode_some(path: str, names: Sequence[str], resolution: int) -> int:
     """Decode images of a folder or zip to arrays and forget them."""
-    archive = zipfile.ZipFile(path) if path.endswith(".zip") else None
+    archive = opened(path) if path.endswith(".zip") else None
     for name in names:
         content = archive.read(name) if archive else Path(path, name).read_bytes()
         image = Image.open(io.BytesIO(content))
