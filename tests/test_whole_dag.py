@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sida.manifests import GeneratorResult, Manifest, TeacherResult, parse_manifest
 from sida.settings import settings
 from tests.conftest import ROOT
 
@@ -26,7 +28,7 @@ def command(recipe: Path | str, *options: str) -> list[str]:
 
 
 def run(recipe: Path | str, *options: str, status: int = 0) -> tuple[dict[str, Any], str]:
-    done = subprocess.run(command(recipe, *options), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command(recipe, *options), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout) if status == 0 else {}, done.stderr
 
@@ -40,6 +42,12 @@ def made(result: dict[str, Any]) -> str:
     address = next(step["manifest"] for step in result["steps"] if step["name"] == "distill")
     found = json.loads(Path(address.removeprefix("file://")).read_text())["result"]
     return f"{found['weights']['sha256']} {found['curve']['sha256']}"
+
+
+def manifest_of(result: dict[str, Any], step: str) -> Manifest:
+    """What a step of the run published."""
+    address = next(made["manifest"] for made in result["steps"] if made["name"] == step)
+    return parse_manifest(Path(address.removeprefix("file://")).read_bytes(), address)
 
 
 def variant(folder: Path, text: str, base: str = str(TINY.with_suffix(""))) -> Path:
@@ -224,3 +232,37 @@ def test_teach_makes_the_same_files_again_and_a_recipe_without_a_teacher_trains_
 def test_a_setting_that_is_no_number_is_named(place: Path, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "many")
     assert f"{variable}='many'" in run(TINY, status=2)[1].strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_sid2a_starts_from_a_finished_generator_that_its_recipe_names(place: Path) -> None:
+    """SiD first, as published; then SiD2A from the file that it left."""
+    shutil.copy(TINY, place / "tiny.yaml")
+    sid, _ = run(variant(place, "method: {name: sid, alpha: 1.2, images: 768}\n", "tiny"))
+    finished = shutil.copy(sid["generator"].removeprefix("file://"), place / "sid.safetensors")
+    digest = hashlib.sha256(Path(finished).read_bytes()).hexdigest()
+    generator = f"generator: {{address: sid.safetensors, sha256: '{digest}', licence: mine}}\n"
+
+    # While the discriminator warms up theta does not move: what comes out is what went in, and not the teacher.
+    still, _ = run(variant(place, f"{generator}method: {{name: sid2a, images: 512, generator_from: 512}}\n", "tiny"))
+    assert made(still).split()[0] == made(sid).split()[0]
+    start = manifest_of(still, "fetch_generator")
+    assert isinstance(start.result, TeacherResult)
+    assert (start.result.source_sha256, start.result.licence) == (digest, "mine")
+    assert manifest_of(still, "distill").about.inputs["start"] == start.digest
+
+    trained, _ = run(variant(place, f"{generator}method: {{name: sid2a, images: 1_024}}\n", "tiny"))
+    found = states(trained)
+    assert [found[step] for step in ("distill", "score", "compare", "report")] == ["ran"] * 4
+    assert {state for step, state in found.items() if step not in ("distill", "score", "compare", "report")} == {
+        "reused"
+    }
+    assert made(trained).split()[0] != made(sid).split()[0]
+    result = manifest_of(trained, "distill").result
+    assert isinstance(result, GeneratorResult) and (result.method, result.images_seen) == ("SiD2A", 1024)
+    before, after = ({row["model"]: row["mean"] for row in scored["scores"]} for scored in (sid, trained))
+    assert after["teacher"] == before["teacher"] and after["generator"] != before["generator"]
+
+    wrong = generator.replace(digest, "0" * 64)
+    assert "the recipe expects 0000" in run(variant(place, f"{wrong}method: {{name: sid2a}}\n", "tiny"), status=2)[1]
+    assert "add a generator section" in run(variant(place, "method: {name: sid2a}\n", "tiny"), status=2)[1]

@@ -1,7 +1,8 @@
 """Show, and with --delete remove, what the store holds and no run needs.
 
 Kept are: what any recorded run names, each step's latest result, unfinished jobs, and every object that these name. Removed are
-superseded attempts, checkpoints of finished training, and objects that nothing names any more; never while a step runs.
+superseded attempts, checkpoints of finished training, and objects that nothing names any more; never while a step runs. Temporary
+folders that killed steps left on this machine go too.
 
 examples:
   python -m pipeline gc                     what could go: nothing is changed
@@ -24,15 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """One line, or JSON."""
+    from sida.scratch import remove_abandoned
     from sida.settings import settings
     from sida.stores import open_store
     from sida.unneeded import as_json, find_unneeded, remove_unneeded, summary
 
     store = open_store(args.store or settings().store)
     found = (remove_unneeded if args.delete else find_unneeded)(store, args.forget)
+    abandoned = remove_abandoned(dry_run=not args.delete)
     if args.json:
         print(as_json(found))
     else:
-        hint = "" if args.delete or not found.all_keys() else "; nothing was changed: --delete removes it"
-        print(f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(found)}{hint}")
+        hint = (
+            "" if args.delete or not (found.all_keys() or abandoned) else "; nothing was changed: --delete removes it"
+        )
+        left = f"; {len(abandoned)} temporary folders of killed steps" if abandoned else ""
+        print(f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(found)}{left}{hint}")
     return 0

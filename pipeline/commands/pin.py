@@ -1,7 +1,7 @@
-"""Write into a recipe the sha256 of every file that it names without one.
+"""Write into a recipe the sha256 of every file that it names without one, and the revision of a VAE's repository.
 
-Files are fetched where their digest is not known yet. The file keeps its comments and layout: only lines `sha256:` are added
-or filled. Digests of a base recipe (`extends`) belong into the base's file: pin that.
+Files are fetched where their digest is not known yet. The file keeps its comments and layout: only lines `sha256:` and `revision:`
+are added or filled. What a base recipe (`extends`) names belongs into the base's file: that is said, pin that.
 
 examples:
   python -m pipeline pin ./mine.yaml
@@ -21,13 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Say each digest; write them all at once, or nothing."""
-    from pipeline.pinning import pin
+    from pipeline.pinning import pin, pinned_elsewhere
     from sida.recipe import find
 
     path = find(args.recipe)
     pins = pin(path, write=not args.dry_run)
     for found in pins:
-        print(f"{found.field}: {found.sha256}  {found.address}")
+        print(f"{found.field}: {found.value}  {found.address}")
     done = "would be written" if args.dry_run else "written"
-    print(f"{path}: {len(pins)} digests {done}" if pins else f"{path}: every address has its digest")
+    print(f"{path}: {len(pins)} pins {done}" if pins else f"{path}: all that it names itself is pinned")
+    for line in pinned_elsewhere(path, pins):
+        print(line)
     return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,13 @@ import numpy as np
 from sida.data.entries import Unreadable
 from sida.errors import UserError
 from sida.recipe import Latents
+from sida.scratch import scratch_folder
 from sida.stores.base import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sida.manifests import LatentsInfo
     from sida.training.job import Job
 
 
@@ -50,21 +51,43 @@ class NpyDecoder:
         return data, False
 
 
-def local_vae(latents: Latents) -> Path | None:
+def local_vae(latents: Latents | LatentsInfo) -> Path | None:
     """The folder of a VAE on this machine, when the recipe names one rather than a repository."""
     text = latents.vae.removeprefix("file://")
     return Path(text) if text.startswith(("/", ".")) else None
 
 
-def check_pinned(latents: Latents) -> None:
+def check_pinned(latents: Latents | LatentsInfo) -> None:
     """Raises UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
     if local_vae(latents) is None and not re.fullmatch(r"[0-9a-f]{40}", latents.revision or ""):
+        found = f"{latents.revision!r} is no commit" if latents.revision else "is not set"
         raise UserError(
-            f"dataset.latents.revision {latents.revision!r} of {latents.vae} is no commit: pin one by its 40 hex digits"
+            f"dataset.latents.revision {found}: the repository {latents.vae} may change, so pin a commit of it by its 40 hex "
+            f"digits (`python -m pipeline pin RECIPE` writes today's), or set dataset.latents.vae to a folder"
         )
 
 
-def load_vae(latents: Latents) -> Any:
+def newest_revision(repository: str) -> str:
+    """The commit that the main branch of a repository on the Hugging Face Hub is at: 40 hex digits.
+
+    Raises UserError when there is no such repository or the hub cannot be asked.
+    """
+    by_hand = f"or write the commit's 40 hex digits by hand (https://huggingface.co/{repository}/commits/main)"
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise UserError(f"asking for a revision needs diffusers: pip install 'sida[latents]', {by_hand}") from error
+    try:
+        found = HfApi().model_info(repository, timeout=30).sha
+    except (OSError, ValueError) as error:  # of the hub's client: answers, connections, names that cannot be
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{repository}: its revision cannot be found out ({reason}): try again, {by_hand}") from error
+    if not re.fullmatch(r"[0-9a-f]{40}", found or ""):
+        raise UserError(f"{repository}: the hub names no commit ({found!r}): try again, {by_hand}")
+    return str(found)
+
+
+def load_vae(latents: Latents | LatentsInfo) -> Any:
     """diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
 
     Raises UserError when diffusers or the files are missing.
@@ -115,11 +138,12 @@ def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_st
     """Normalised latents [B, 4, h, w] -> images uint8 [B, 3, H, W], truncated as EDM2 does; one image at a time."""
     import torch
 
-    from sida.numerics.latents import decoder_input, decoder_output_to_uint8
+    from sida.numerics.latents import decoder_input
+    from sida.numerics.quantise import unit_to_uint8
 
     with torch.inference_mode():
         raw = decoder_input(latents, raw_mean, raw_std)
-        return torch.cat([decoder_output_to_uint8(vae.decode(one[None]).sample) for one in raw])
+        return torch.cat([unit_to_uint8(vae.decode(one[None]).sample) for one in raw])
 
 
 def encode(job: Job) -> dict[str, Any]:
@@ -133,8 +157,8 @@ def encode(job: Job) -> dict[str, Any]:
     dataset, processes = job.recipe.dataset, job.processes
     assert dataset.latents is not None
     vae = load_vae(dataset.latents).to(processes.device)
-    with tempfile.TemporaryDirectory(prefix="sida-data-") as folder, torch.inference_mode():
-        conversion = conversion_of(dataset, Path(folder), job.spec["work"], job.spec["shard_bytes"])
+    with scratch_folder() as folder, torch.inference_mode():
+        conversion = conversion_of(dataset, folder, job.spec["work"], job.spec["shard_bytes"])
         numbers = range(processes.rank, conversion.shards, processes.world)
         shown = Progress(job.step, len(conversion.source), "images")
         done = 0
@@ -146,8 +170,8 @@ def encode(job: Job) -> dict[str, Any]:
                 shown.update(min(done * processes.world, len(conversion.source)))
 
         found = convert(
-            conversion, job.store, job.put, Path(folder), numbers=numbers, encode=encoder_of(vae), progress=progress,
+            conversion, job.store, job.put, folder, numbers=numbers, encode=encoder_of(vae), progress=progress,
             processes=max(1, job.recipe.execution.threads),
         )  # fmt: skip
-    processes.barrier()
+    (found,) = processes.total(torch.tensor([found]))  # it also waits for all
     return {"found": found, "shards": conversion.shards}

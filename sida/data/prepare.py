@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from sida import progress
 from sida.errors import SidaError, UserError
 from sida.manifests import DatasetResult, Excluded, LatentsInfo, Shard, digest_of
 from sida.recipe import Dataset, Recipe
+from sida.scratch import scratch_folder
 from sida.steps import Context, Published, step
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def prepare_data(context_of: Any, *, recipe: Recipe, attempt: str = "") -> Publi
     identity = identify(dataset)
 
     def produce(context: Context) -> DatasetResult:
-        with tempfile.TemporaryDirectory(prefix="sida-data-") as folder:
-            return _prepare(context, recipe, identity, Path(folder), anew=attempt == "new")
+        with scratch_folder() as folder:
+            return _prepare(context, recipe, identity, folder, anew=attempt == "new")
 
     parameters = dataset.model_dump(mode="json", exclude={"address"}) | {"identity": identity}
     return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)

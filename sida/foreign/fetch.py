@@ -22,6 +22,7 @@ from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
 from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import redact, sha256_of
+from sida.stores.cache import give_out, keep_fetched, make_folders, make_room
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 MIB = 1 << 20
@@ -30,9 +31,10 @@ MIB = 1 << 20
 def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str = "") -> tuple[Path, str]:
     """A local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``what`` names it in messages.
 
-    A download is resumed after a kill, goes on while another process of this machine has it, and is kept in the cache. Without
-    ``sha256`` the digest recorded at first use is held to. Raises UserError when the file is missing or is not the one expected,
-    Corrupt when it arrives damaged twice, StoreError when its server keeps failing. ``step`` receives progress and notes.
+    A download is resumed after a kill, waits while another process of this machine has it, and is kept in the cache, whose limit
+    counts it: what was used longest ago and is not in use makes room. Without ``sha256`` the digest recorded at first use is held
+    to. Raises UserError when the file is missing or is not the one expected, Corrupt when it arrives damaged twice, StoreError
+    when its server keeps failing. ``step`` receives progress and notes.
     """
     scheme = urlsplit(address).scheme
     if scheme == "file":
@@ -48,7 +50,7 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
         )
     folder = settings().cache / "fetched"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder.parent)
         with _locked(folder / f"{_name(address)}.lock"):
             path, found = _fetch(address, what, expected, folder, step)
     except OSError as error:
@@ -94,7 +96,7 @@ def _fetch(address: str, what: str, expected: str | None, folder: Path, step: st
     name = Path(unquote(urlsplit(address).path)).name or "file"
     if expected is not None:
         path = folder / expected / name
-        if path.is_file():
+        if give_out(folder.parent, path):
             if sha256_of(path)[0] == expected:
                 return path, expected
             path.unlink()  # somebody wrote into the cache
@@ -117,8 +119,7 @@ def _fetch(address: str, what: str, expected: str | None, folder: Path, step: st
         else:
             raise UserError(_another(what, redact(address), found, str(expected), "expected is"))
     path = folder / found / name
-    path.parent.mkdir(exist_ok=True)
-    part.replace(path)
+    keep_fetched(folder.parent, part, path)
     _forget(part)
     return path, found
 
@@ -128,6 +129,7 @@ def _download(address: str, part: Path, what: str, step: str) -> None:
 
     def heard(done: int, total: int) -> None:
         if not shown:
+            make_room(part.parent.parent, total - done, settings().cache_bytes)
             free = shutil.disk_usage(part.parent).free
             if total - done > free:
                 raise OSError(errno.ENOSPC, "disk full")

@@ -38,7 +38,7 @@ def read_pickle(source: Source, *, what: str, limits: Limits = Limits()) -> Any:
         value = machine.run()
         if machine.at != len(data):
             raise Refused(f"{len(data) - machine.at} bytes follow its end")
-        _check_nesting(value, limits.depth)
+        check_nesting(value, limits.depth)
         return value
     except Refused as error:
         raise Refused(
@@ -121,7 +121,7 @@ def _read_storage(raw: memoryview, budget: Budget) -> Storage:
 # -- the whole value
 
 
-def _check_nesting(value: Any, depth: int) -> None:
+def check_nesting(value: Any, depth: int) -> None:
     """Refuse what is nested deeper than ``depth``, arrays that never got their state; in time linear in the objects."""
     level, seen = [value], {id(value)}
     for _ in range(depth):

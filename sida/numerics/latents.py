@@ -36,8 +36,3 @@ def decoder_input(
     """Normalised latents [B, 4, h, w] -> what the VAE's decoder takes."""
     scale, bias = (value.to(latents).reshape(1, -1, 1, 1) for value in latent_scale_bias(raw_means, raw_stds))
     return (latents - bias) / scale
-
-
-def decoder_output_to_uint8(decoded: Tensor) -> Tensor:
-    """What the VAE's decoder gives, float [B, 3, H, W] around [0, 1] -> uint8, clipped and truncated as EDM2 does."""
-    return decoded.to(torch.float32).clamp(0, 1).mul(255).to(torch.uint8)

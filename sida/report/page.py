@@ -24,6 +24,7 @@ _ROWS = 40  # of a curve's table
 _SECTIONS = (
     ("verdict", "Verdict"),
     ("samples", "Samples"),
+    ("data", "Data"),
     ("curves", "Curves"),
     ("health", "Health and coverage"),
     ("timing", "Time"),
@@ -63,6 +64,9 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
             for number, (chart, note) in enumerate(charts(recipe, run, curve))
             if not chart.empty
         ],
+        data=data,
+        data_picture=_picture(store, data.picture) if data.picture else "",
+        left_out=_left_out(data),
         health=_health(curve, inputs["generator"]),
         coverage=[
             {"label": label, "percent": share, "count": data.histogram[label]} for label, share in enumerate(shares)
@@ -149,6 +153,19 @@ def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
 def _picture(store: ObjectStore, image: Any) -> str:
     """The picture itself; nothing (an empty image) when it is too large to travel."""
     return png(store.read(image.key)) if image.size <= PICTURE_BYTES else "data:,"
+
+
+def _left_out(data: DatasetResult) -> str:
+    """What of the source is not as it was found, in words; empty when nothing is."""
+    found = data.excluded
+    parts = (
+        (found.unreadable, "unreadable images left out"),
+        (found.duplicates, "duplicates left out"),
+        (found.kept_duplicates, "duplicates kept, as published"),
+        (found.ignored_files, "other files passed over"),
+        (found.rotated, "images with an EXIF rotation, which is ignored as in the published sets"),
+    )
+    return "; ".join(f"{count:,} {what}" for count, what in parts if count)
 
 
 def _short_heading(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -20,7 +20,7 @@ _KINDS = {
 }
 
 
-@step("report", version=1, sources=("sida/report",))
+@step("report", version=2, sources=("sida/report",))
 def report(
     context_of: Any,
     *,

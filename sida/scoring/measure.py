@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sida.data.latents import decode_images, load_vae
 from sida.errors import UserError
 from sida.manifests import DatasetResult, GeneratorResult, ReferenceResult, TeacherResult
 from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
-from sida.numerics.latents import decoder_input
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
-from sida.numerics.quantise import unit_to_uint8
 from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
 from sida.recipe import Latents, Sampler
@@ -181,20 +180,9 @@ def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: t
 def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeImages:
     """Images uint8 from a model of EDM2's latents: the VAE decodes them, pixels follow EDM2's rule.
 
-    Raises UserError when the extra for latents is not installed, or the model's latents are not finite.
+    Raises UserError when the extra for latents is not installed, the VAE is not pinned or not there, or latents are not finite.
     """
-    try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise UserError(
-            f"scoring latents needs Stable Diffusion's VAE ({error}): pip install 'sida[latents]', or use the CUDA image"
-        ) from error
-    try:
-        vae = AutoencoderKL.from_pretrained(latents.vae, revision=latents.revision)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{latents.vae}: the VAE cannot be loaded ({reason}): check dataset.latents.vae") from error
-    vae = vae.to(device).eval().requires_grad_(False)
+    vae = load_vae(latents).to(device)
 
     def images(seeds: Tensor, labels: Tensor) -> Tensor:
         made = make(seeds, labels)
@@ -202,9 +190,7 @@ def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeIma
             raise UserError(
                 f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
             )
-        # One image at a time, as the published runs decode.
-        pixels = [vae.decode(decoder_input(one[None].to(torch.float32))).sample for one in made]
-        return unit_to_uint8(torch.cat(pixels))
+        return decode_images(vae, made.to(torch.float32), latents.raw_mean, latents.raw_std)
 
     return images
 

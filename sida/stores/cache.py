@@ -3,10 +3,12 @@
     objects/<sha256><suffix>       whole, verified objects
     objects/<sha256><suffix>.part  the beginning of one; a later download goes on from there
     downloads/<sha256>             locked by the process that downloads, so that one does and others wait
+    fetched/<sha256>/<name>        whole, verified files that recipes name by address (sida.foreign.fetch)
+    fetched/<address>.part, .lock  the beginning of one, and the lock of the process that downloads it
     users/<pid>-<random>           locked by a process for its life: what it was given is not evicted
     lock                           locked while objects are evicted or given out
 
-The least recently used objects go first, by access time, set here at every use: many disks do not keep it.
+The least recently used go first, objects and files alike, by access time, set here at every use: many disks do not keep it.
 """
 
 from __future__ import annotations
@@ -37,15 +39,14 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
     name = ref.key.rpartition("/")[2]
     path = folder / "objects" / name
     try:
-        for part in ("objects", "downloads", "users"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        if _give_out(folder, path, ref.size):
+        make_folders(folder)
+        if give_out(folder, path, ref.size):
             return path
         with _locked(folder / "downloads" / ref.sha256):
-            if not _give_out(folder, path, ref.size):
-                _evict(folder, limit_bytes - ref.size)
+            if not give_out(folder, path, ref.size):
+                make_room(folder, ref.size, limit_bytes)
                 _download(store, ref, path)
-                _give_out(folder, path, ref.size)
+                give_out(folder, path, ref.size)
         return path
     except SidaError:
         raise
@@ -97,14 +98,14 @@ def _blocks(store: ObjectStore, ref: ObjectRef, offset: int) -> Iterator[bytes]:
 # -- who uses what, and what may go
 
 
-def _give_out(folder: Path, path: Path, size: int) -> bool:
-    """Whether the object is there; if so it is marked as used by this process, now."""
+def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
+    """Whether the file (of that size) is in the cache; if so it is marked as used by this process, now. Raises OSError."""
     with _locked(folder / "lock"):
         try:
             found = path.stat()
         except FileNotFoundError:
             return False
-        if found.st_size != size:
+        if size not in (None, found.st_size):
             path.unlink()  # somebody wrote into the cache
             return False
         os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
@@ -115,27 +116,61 @@ def _give_out(folder: Path, path: Path, size: int) -> bool:
             )
             fcntl.flock(users, fcntl.LOCK_EX)  # held until this process and its forks have ended
             _users[folder] = users
-        os.write(users, f"{path.name}\n".encode())
+        os.write(users, f"{_token(folder, path)}\n".encode())
         return True
 
 
-def _evict(folder: Path, limit_bytes: int) -> None:
-    """Remove least recently used objects down to ``limit_bytes``; what a live process uses stays."""
+def keep_fetched(folder: Path, part: Path, path: Path) -> None:
+    """Rename a finished download to its final name, used by this process. Raises OSError."""
+    with _locked(folder / "lock"):  # or an eviction could take its folder, still empty
+        path.parent.mkdir(exist_ok=True)
+        part.replace(path)
+    give_out(folder, path)
+
+
+def make_room(folder: Path, size: int, limit_bytes: int) -> None:
+    """Remove what was used longest ago until ``size`` more bytes fit; what a live process uses stays. Raises OSError."""
+    make_folders(folder)
     with _locked(folder / "lock"):
         used = _in_use(folder)
         entries = []
-        for entry in os.scandir(folder / "objects"):
+        for path in (*folder.glob("objects/*"), *folder.glob("fetched/*.part"), *folder.glob("fetched/*/*")):
             with suppress(FileNotFoundError):  # a download has just been renamed
-                entries.append((entry.stat().st_atime_ns, entry.stat().st_size, entry))
-        total = sum(size for _, size, _ in entries)
-        for _, size, entry in sorted(entries, key=lambda item: item[0]):
+                found = path.stat()
+                entries.append((found.st_atime_ns, found.st_size, path))
+        total = sum(size for _, size, _ in entries) + size
+        for _, found_size, path in sorted(entries):
             if total <= limit_bytes:
                 return
-            downloading = entry.name.endswith(".part") and _is_locked(folder / "downloads" / entry.name[:64])
-            if entry.name not in used and not downloading:
-                with suppress(FileNotFoundError):
-                    os.unlink(entry.path)
-                total -= size
+            if _token(folder, path) in used or _is_downloading(folder, path):
+                continue
+            with suppress(FileNotFoundError):
+                path.unlink()
+            if path.parent.name == "fetched":
+                path.with_name(f"{path.name}.json").unlink(missing_ok=True)  # which version it is the beginning of
+            elif path.parent.parent.name == "fetched":
+                with suppress(OSError):  # another file of the same content
+                    path.parent.rmdir()
+            total -= found_size
+
+
+def make_folders(folder: Path) -> None:
+    """The cache's folders. Raises OSError."""
+    for part in ("objects", "downloads", "fetched", "users"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+
+
+def _token(folder: Path, path: Path) -> str:
+    """What the lists of users call a file: an object's name, or the digest of a fetched file (whose name may hold blanks)."""
+    return path.name if path.parent == folder / "objects" else path.parent.name
+
+
+def _is_downloading(folder: Path, path: Path) -> bool:
+    if path.suffix != ".part":
+        return False
+    if path.parent == folder / "fetched":
+        return _is_locked(path.with_suffix(".lock"))
+    return _is_locked(folder / "downloads" / path.name[:64])
 
 
 def _in_use(folder: Path) -> set[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from sida.errors import UserError
 from sida.foreign.fetch import digest_of_file, fetch_file
 from sida.manifests import TeacherResult
 from sida.recipe import Generator, Recipe, Teacher
+from sida.scratch import scratch_folder
 from sida.steps import Context, Published, step
 from sida.stores.base import redact
 
@@ -42,10 +41,10 @@ def _fetch(context_of: Any, recipe: Recipe, section: Teacher | Generator, what: 
         from sida.teachers.convert import convert
 
         path, _ = fetch_file(address, what, digest, step=name)
-        with tempfile.TemporaryDirectory(prefix="sida-") as folder:
+        with scratch_folder() as folder:
             made = convert(
                 path,
-                Path(folder),
+                folder,
                 what=f"{what} {path.name}",
                 network=network,
                 origin=redact(address),

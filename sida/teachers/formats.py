@@ -18,6 +18,7 @@ import numpy as np
 
 from sida.errors import UserError
 from sida.foreign import Refused, TensorView, read_pickle
+from sida.foreign.torch_index import check_index
 from sida.teachers.files import HEADER_KEY
 from sida.teachers.published import published_network
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 Format = Literal["pickle", "torch", "safetensors"]
 
-TORCH_PICKLE_BYTES = 64 << 20  # of the index inside a torch file
+TORCH_PICKLE_BYTES = 16 << 20  # of the index inside a torch file
+TORCH_DIRECTORY_BYTES = 8 << 20  # of the list of its members
+ZIP_END_BYTES = (64 << 10) + 200  # where a zip's last records are
 HEADER_BYTES = 16 << 20
 WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep their tensors under
 
@@ -131,20 +134,43 @@ def _read_torch(path: Path, what: str) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path, what: str) -> None:
-    """torch stores, never compresses: so nothing in the archive may be larger than the archive."""
+    """torch stores, never compresses: nothing in the archive may be larger than it; and its index must be harmless work."""
+    size = path.stat().st_size
     try:
+        if (listing := _directory_bytes(path)) > TORCH_DIRECTORY_BYTES:
+            raise Refused(f"{what} is refused: the list of its members has {listing:,} bytes")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise Refused(f"{what} is refused: a zip with compressed members is not what torch.save writes")
+            if sum(member.file_size for member in members) > size:
+                raise Refused(f"{what} is refused: its members claim more bytes than the file has")
+            index = [member for member in members if member.filename.endswith("data.pkl")]
+            if len(index) != 1 or index[0].file_size > TORCH_PICKLE_BYTES:
+                raise Refused(f"{what} is refused: it is a zip, but not what torch.save writes")
+            content = archive.read(index[0])
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise Refused(f"{what} is a damaged torch file ({error}): fetch it again") from error
-    size = path.stat().st_size
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise Refused(f"{what} is refused: a zip with compressed members is not what torch.save writes")
-    if sum(member.file_size for member in members) > size:
-        raise Refused(f"{what} is refused: its members claim more bytes than the file has")
-    index = [member for member in members if member.filename.endswith("data.pkl")]
-    if len(index) != 1 or index[0].file_size > TORCH_PICKLE_BYTES:
-        raise Refused(f"{what} is refused: it is a zip, but not what torch.save writes")
+    folder = f"{index[0].filename.removesuffix('data.pkl')}data/"
+    storages = {member.filename.removeprefix(folder): member.file_size for member in members}
+    try:
+        check_index(content, storages, size)
+    except Refused as error:
+        raise Refused(
+            f"{what} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
+        ) from error
+
+
+def _directory_bytes(path: Path) -> int:
+    """How large a zip says that the list of its members is: zipfile would build an object for each."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
+        tail = file.read()
+    end, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
+    found = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
+    if found[0] == 0xFFFFFFFF:
+        found = [int.from_bytes(tail[large + 40 : large + 48], "little")]
+    return found[0]
 
 
 # -- safetensors

@@ -60,3 +60,17 @@ def result(path: Path | str, source: str = "folder", **fields: Any) -> DatasetRe
     found = prepare(path, source, **fields).manifest.result
     assert isinstance(found, DatasetResult)
     return found
+
+
+def tiny_vae(folder: Path) -> Path:
+    """A VAE of Stable Diffusion's shape, 8 times smaller latents, random weights, as diffusers saves one."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    tiny: Any = AutoencoderKL(
+        **blocks, block_out_channels=[4, 4, 4, 4], layers_per_block=1, norm_num_groups=2, latent_channels=4
+    )
+    tiny.save_pretrained(folder, safe_serialization=True)
+    return folder

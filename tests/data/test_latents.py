@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +27,15 @@ from sida.numerics.latents import RAW_MEANS, RAW_STDS, latent_scale_bias
 from sida.recipe import Latents
 from sida.settings import settings
 from sida.stores import fetch_object, open_store, put_object
-from tests.data.making import GOLDEN, class_folders, result, section
+from tests.conftest import ROOT
+from tests.data.making import GOLDEN, class_folders, result, section, tiny_vae
 
 pytest.importorskip("diffusers")
 
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VAE of Stable Diffusion's shape, 8 times smaller latents, random weights, as diffusers saves one."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vae")
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
-    tiny = AutoencoderKL(
-        **blocks, block_out_channels=[4, 4, 4, 4], layers_per_block=1, norm_num_groups=2, latent_channels=4
-    )
-    tiny.save_pretrained(folder, safe_serialization=True)
-    return folder
+    return tiny_vae(tmp_path_factory.mktemp("vae"))
 
 
 def fields(vae: Path, image_resolution: int, **more: Any) -> dict[str, Any]:
@@ -83,6 +80,72 @@ def test_several_processes_encode_what_one_does(
     assert labels.tolist() == [0, 0, 0, 1, 1]
 
 
+CHILD = """
+import sys
+from pathlib import Path
+from sida.data import layout
+layout.SHARD_BYTES = 2100
+from tests.data.making import prepare
+from tests.data.test_latents import fields
+prepare(Path(sys.argv[1]), classes=2, **fields(Path(sys.argv[2]), 64))
+"""
+
+
+def workers() -> list[int]:
+    """Processes that encode for this test's store."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:
+            continue  # it has ended
+        ours = settings().store.encode() in environment and b"sida.training.worker" in line
+        if ours and b"torch.distributed.run" not in line and b"multiprocessing" not in line:
+            found.append(int(entry.name))
+    return found
+
+
+def wait(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "step"])
+def test_encoding_that_is_killed_goes_on_from_the_last_shard_of_each_process(
+    place: Path, tmp_path: Path, vae: Path, victim: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("SIDA_WORKERS", "2")
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    count = 150
+    top = class_folders(tmp_path / "images", count, size=(80, 70))
+    store = open_store(settings().store)
+    environment = dict(os.environ, SIDA_LEASE_SECONDS="2")
+    command = [sys.executable, "-c", CHILD, str(top), str(vae)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment) as step:
+        wait(lambda: len(store.list("data/")) >= 5)
+        os.kill(step.pid if victim == "step" else workers()[0], signal.SIGKILL)
+        assert step.wait(timeout=120) != 0
+    wait(lambda: not workers())
+    there = len(store.list("data/"))
+    assert 5 <= there < count  # it was amid its work
+    assert not [key for key in store.list("steps/prepare_data/") if key.endswith("1.json")]
+
+    monkeypatch.setenv("SIDA_LEASE_WAIT", "30")
+    monkeypatch.setattr(layout, "SHARD_BYTES", 2100)
+    found = result(top, classes=2, **fields(vae, 64))
+    assert f"{there} of {count} shards were there already" in capsys.readouterr().err
+    assert not list(place.glob("sida-scratch-*"))  # nor the killed processes' temporary files
+    data, _ = Shards(store, found).read(torch.arange(count))
+    encode = encoder_of(load_vae(Latents(vae=str(vae), licence="-", image_resolution=64)))
+    decode = Decoder("center-crop-dhariwal", 64, 3)
+    images = [decode(path.read_bytes())[0] for path in sorted(top.rglob("*.png"))]
+    assert torch.equal(data, torch.from_numpy(np.stack([encode(image) for image in images])))
+
+
 def test_a_latent_is_drawn_anew_for_every_position_and_never_else(place: Path) -> None:
     top = GOLDEN / "latents" / "latents.zip"
     latents = {"vae": "-", "licence": "-", "image_resolution": 64}
@@ -114,8 +177,8 @@ def test_decoding_inverts_the_normalisation_and_truncates(vae: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "revision", "said"),
     [
-        ("stabilityai/sd-vae-ft-mse", None, "is no commit: pin one by its 40 hex digits"),
-        ("stabilityai/sd-vae-ft-mse", "main", "is no commit"),
+        ("stabilityai/sd-vae-ft-mse", None, "is not set: .* 40 hex digits .*pipeline pin RECIPE"),
+        ("stabilityai/sd-vae-ft-mse", "main", "'main' is no commit"),
         ("/absent/vae", None, "no .safetensors in it"),
     ],
 )

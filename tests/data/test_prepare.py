@@ -208,8 +208,11 @@ def test_a_kill_amid_a_shard_costs_that_shard_only(
     child.stdout.close()
     assert [key.rpartition("/")[2] for key in store.list("data/")] == ["shard-00000.json", "shard-00001.json"]
     assert not [key for key in store.list("steps/prepare_data/") if key.endswith("1.json")]
+    assert len(list(place_on.glob("sida-scratch-*"))) == 2  # its temporary folder and the lock beside it
+    monkeypatch.setattr("tempfile.tempdir", str(place_on))
     monkeypatch.setenv("SIDA_LEASE_WAIT", "30")
     found = result(top, classes=2)
+    assert not list(place_on.glob("sida-scratch-*"))  # the next run has removed them
     assert "2 of 5 shards were there already" in capsys.readouterr().err
     monkeypatch.setenv("SIDA_STORE", f"file://{tmp_path / 'undisturbed'}")
     assert result(top, classes=2) == found

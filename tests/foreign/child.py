@@ -1,6 +1,7 @@
 """Reads every file of a folder, each in a process of its own with limits, and prints what became of it as JSON.
 
-``python -m tests.foreign.child FOLDER``: {file: {"said": message or "read", "seconds": ..., "extra_mib": ..., "status": ...}}
+``python -m tests.foreign.child FOLDER [network]``: {file: {"said": message or "read", "seconds": ..., "extra_mib": ..., "status":
+...}}; with ``network`` each is read as ``fetch_teacher`` would, whatever its kind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sida.foreign import Refused, read_pickle
@@ -18,7 +20,20 @@ SECONDS = 20  # of processor time, after which the system ends it
 MEMORY_MIB = 700
 
 
-def main(folder: Path) -> None:
+def reader_of(kind: str) -> Callable[[Path], object]:
+    """What reads a file; imports what it needs, so that the limits count the file alone."""
+    if kind != "network":
+        return lambda path: read_pickle(path, what=path.name)
+    import torch
+
+    from sida.teachers.formats import read_network
+
+    torch.zeros(1).add_(1)
+    return lambda path: read_network(path, path.name)
+
+
+def main(folder: Path, kind: str = "") -> None:
+    read = reader_of(kind)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {}
     for path in sorted(folder.iterdir()):
@@ -29,7 +44,7 @@ def main(folder: Path) -> None:
             resource.setrlimit(resource.RLIMIT_CPU, (SECONDS,) * 2)
             os.close(reader)
             try:
-                read_pickle(path, what=path.name)
+                read(path)
                 said = "read"
             except Refused as error:
                 said = str(error)
@@ -53,4 +68,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

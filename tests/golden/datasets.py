@@ -23,7 +23,8 @@ from sida.data.decode import Decoder
 from sida.data.entries import Reader, Unreadable
 from sida.data.latents import NpyDecoder, decode_images, encoder_of
 from sida.data.sources import Source, open_source
-from sida.numerics.latents import RAW_MEANS, RAW_STDS, decoder_output_to_uint8, draw_latent
+from sida.numerics.latents import RAW_MEANS, RAW_STDS, draw_latent
+from sida.numerics.quantise import unit_to_uint8
 from sida.recipe import Dataset, Latents
 from tests.golden.compare import Case, Checks, Folder
 
@@ -225,7 +226,7 @@ def _latents(top: Path, checks: Checks) -> None:
     back = _StandInVae(golden["fake_vae_mean"], golden["fake_vae_std"])
     decode_images(back, golden["final"], RAW_MEANS, RAW_STDS)
     checks.close("decoder input", torch.cat(back.seen), golden["decoder_input"], 1e-6, 1e-6)
-    checks.exact("decoded", decoder_output_to_uint8(golden["decoder_output"]), golden["decoded_uint8"])
+    checks.exact("decoded", unit_to_uint8(golden["decoder_output"]), golden["decoded_uint8"])
     table = torch.arange(256, dtype=torch.uint8).to(torch.float32) / 127.5 - 1
     checks.close("pixels to [-1, 1]", table, golden["rgb_table"], 1e-6, 1e-6)
     reader.close()

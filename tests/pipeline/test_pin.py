@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_pin_fills_in_what_is_missing_keeps_every_other_line_and_does_nothing_th
     with serve(b"weights") as web:
         path.write_text(before := MINE.format(address=web.address))
         said = command("pin", str(path), "--dry-run")
-        assert said.status == 0 and "2 digests would be written" in said.out and path.read_text() == before
+        assert said.status == 0 and "2 pins would be written" in said.out and path.read_text() == before
         said = command("pin", str(path))
         assert said.status == 0 and len(web.asked) == 1
     digest = hashlib.sha256(b"weights").hexdigest()
@@ -46,7 +47,70 @@ def test_pin_fills_in_what_is_missing_keeps_every_other_line_and_does_nothing_th
         line for line in before.splitlines() if "sha256" not in line
     ]
     assert recipes.load(str(path)).teacher.sha256 == digest
-    assert "every address has its digest" in command("pin", str(path)).out
+    assert "all that it names itself is pinned" in command("pin", str(path)).out
+
+
+REVISION = "31f26fdeee1355a5c34592e401dd41e45d25a493"
+BASE = """\
+extends: imagenet-512-edm2-xs
+name: {name}
+dataset:
+  latents:
+    vae: stabilityai/sd-vae-ft-mse  # Stable Diffusion's
+"""
+
+
+@pytest.mark.parametrize("empty", ["", "    revision: null\n"])
+def test_a_vae_s_revision_is_asked_of_the_hub_and_written_and_a_recipe_that_extends_it_is_told_where(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, empty: str
+) -> None:
+    asked: list[str] = []
+
+    def info(self: object, repository: str, **_: object) -> object:  # the hub itself cannot be reached from tests
+        asked.append(repository)
+        return SimpleNamespace(sha=REVISION)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
+    base, mine = place / "base.yaml", place / "mine.yaml"
+    base.write_text(BASE.format(name="base") + empty)
+    mine.write_text("extends: base\nname: mine\n")
+    said = command("pin", str(mine))
+    assert "dataset.latents.revision, whose vae is set in base.yaml:5: pin that file too" in said.out
+    assert asked == []
+    said = command("pin", str(base))
+    assert f"dataset.latents: {REVISION}  stabilityai/sd-vae-ft-mse" in said.out
+    assert asked == ["stabilityai/sd-vae-ft-mse"]
+    assert f'    revision: "{REVISION}"' in base.read_text().splitlines() and "# Stable Diffusion's" in base.read_text()
+    latents = recipes.load(str(mine)).dataset.latents
+    assert latents is not None and latents.revision == REVISION
+    assert "latents.revision" not in command("pin", str(mine)).out
+
+
+@pytest.mark.parametrize("fault", [ConnectionError("no route"), ValueError("Repo id must be"), None])
+def test_a_hub_that_cannot_be_asked_is_said_with_what_to_do_by_hand(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
+) -> None:
+    def info(self: object, repository: str, **_: object) -> object:
+        if fault is not None:
+            raise fault
+        return SimpleNamespace(sha="main")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
+    path = place / "base.yaml"
+    path.write_text(before := BASE.format(name="base"))
+    said = command("pin", str(path)).mistake()
+    assert "https://huggingface.co/stabilityai/sd-vae-ft-mse/commits/main" in said
+    assert path.read_text() == before
+
+
+def test_a_published_base_can_be_pinned_though_it_is_no_recipe_by_itself(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, **_: SimpleNamespace(sha=REVISION))
+    monkeypatch.setattr("pipeline.pinning.fetch_file", lambda address, what, **_: (place, "0" * 64))
+    said = command("pin", str(ROOT / "recipes" / "bases" / "edm2.yaml"), "--dry-run")
+    assert f"dataset.latents: {REVISION}" in said.out and "evaluation.reference: 0000" in said.out
+    assert "2 pins would be written" in said.out
 
 
 @pytest.mark.parametrize(

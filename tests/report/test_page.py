@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from sida.data.layout import record_dtype
+from sida.data.picture import draw_picture
+from sida.data.shards import Shards
+from sida.manifests import Excluded, Shard
 from sida.report.charts import Chart, svg
 from sida.report.page import page_of
 from sida.settings import settings
@@ -62,7 +69,7 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
     text = page(store, Made(store, recipe(), (0.6, 0.61, 0.59)))
     found = Elements(text)
     ids = [attributes["id"] for tag, attributes in found.tags if tag == "section"]
-    assert ids == ["verdict", "samples", "curves", "health", "timing", "provenance", "licences", "reproduce"]
+    assert ids == ["verdict", "samples", "data", "curves", "health", "timing", "provenance", "licences", "reproduce"]
     assert "The generator surpasses its teacher." in text
     assert len(text) < 5_000_000
     said = " ".join(found.text)
@@ -73,8 +80,29 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
         "f" * 40,
         "distill: iterations",
         "skipped samples",
+        "10 images (1\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8) from digits",
     ):
         assert words in said
+
+
+def test_the_page_shows_the_training_set_and_says_what_was_left_out_of_it(store: ObjectStore, tmp_path: Path) -> None:
+    made = Made(store, recipe(), (0.6, 0.61, 0.59))
+    inputs: dict[str, Any] = inputs_of(made)
+    data = inputs["dataset"].result
+    shards = Shard(object=made.put(np.zeros(10, record_dtype("pixels", 1, 8)).tobytes(), "shard.bin"), count=10)
+    data = data.model_copy(update={"shards": (shards,), "excluded": Excluded(unreadable=2, kept_duplicates=1)})
+    path = tmp_path / "dataset.png"
+    draw_picture(path, Shards(store, data), data)
+    data = data.model_copy(update={"picture": made.put(path.read_bytes(), path.name)})
+    inputs["dataset"] = inputs["dataset"].model_copy(update={"result": data})
+    text = page_of(made.recipe, inputs, store, CURVE)
+    found = Elements(text)
+    (image,) = [a for tag, a in found.tags if tag == "img" and "training images and histogram" in str(a.get("alt"))]
+    shown = base64.b64decode(str(image["src"]).removeprefix("data:image/png;base64,"))
+    assert shown == path.read_bytes()
+    assert "2 unreadable images left out; 1 duplicates kept, as published." in " ".join(" ".join(found.text).split())
+    inputs["dataset"] = inputs["dataset"].model_copy(update={"result": data.model_copy(update={"picture": None})})
+    assert "There are no images to show." in page_of(made.recipe, inputs, store, CURVE)
 
 
 def test_the_page_asks_the_network_for_nothing(store: ObjectStore) -> None:
