@@ -128,12 +128,11 @@ def _status(store: ObjectStore, run: str, calls: dict[str, StepCall]) -> tuple[s
     """MLflow's word for how it stands, and what went wrong."""
     end = records.end_of(store, run)
     error = next((f"{step}: {call.error}" for step, call in calls.items() if call.state == "failed"), "")
+    if not error and "report" in calls and calls["report"].manifest:
+        return "FINISHED", ""  # also when the run had failed, and its steps were run again one by one
     if end is not None:
         return ENDINGS.get(end.state, "FAILED"), error or ("" if end.state == "SUCCEEDED" else end.message)
-    if error:
-        return "FAILED", error
-    done = "report" in calls and calls["report"].manifest
-    return ("FINISHED" if done else "RUNNING"), ""
+    return ("FAILED" if error else "RUNNING"), error
 
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:

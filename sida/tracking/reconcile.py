@@ -132,6 +132,8 @@ class Reconciler:
         there = self.client.get_run(run_id).data
         params = [Param(k, v[:6000]) for k, v in node.params.items() if k not in there.params]
         tags = [RunTag(k, v[:5000]) for k, v in node.tags.items() if there.tags.get(k) != v]
+        if "sida.error" in there.tags and "sida.error" not in node.tags:
+            self.client.delete_tag(run_id, "sida.error")  # an earlier run's, which this one has got over
         for part in _parts(params, BATCH):
             self.client.log_batch(run_id, params=part)
         for part in _parts(tags, BATCH):

@@ -249,6 +249,7 @@ def test_a_failed_run_is_failed_until_the_same_recipe_is_finished(address: str, 
     assert "disk full" in runs_of(address, made)["run"].data.tags["sida.error"]
     track(made.write("run-2"))
     assert runs_of(address, made)["run"].info.status == "FINISHED"
+    assert "sida.error" not in runs_of(address, made)["run"].data.tags
     track(made.write("run-3", upto="score", failed="disk full"))
     assert runs_of(address, made)["run"].info.status == "FINISHED"
 
