@@ -18,8 +18,8 @@ from sida.tracking.server import ANSWER_SECONDS
 def mlflow_link(recipe: str, run: str) -> str:
     """The page that shows a run of a recipe (a name or an address); empty where no MLflow server is configured.
 
-    It is known before the run is written there: the experiment is made now, and the page looks for the run by its tag. A server that
-    does not answer, or wants a login, costs seconds at most; the link is to its first page then.
+    It is known before the run is written there: the experiment is made now, and the page looks for the run by its tag. A server
+    that does not answer, or wants a login, costs seconds at most; the link is to its first page then.
     """
     here = settings()
     if not here.mlflow.startswith(("http://", "https://")):
@@ -54,10 +54,7 @@ def _ask(address: str, method: str, body: dict[str, str] | None = None, **fields
     pool = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
     url = f"{address.rstrip('/')}/api/2.0/mlflow/{method}"
     try:
-        if body is not None:
-            answer = pool.request("POST", url, json=body)
-        else:
-            answer = pool.request("GET", url, fields=fields)
+        answer = pool.request("POST", url, json=body) if body else pool.request("GET", url, fields=fields)
         return json.loads(answer.data) if answer.status == 200 else None
     except (urllib3.exceptions.HTTPError, ValueError):
         return None
