@@ -12,7 +12,7 @@ from sida.report.comparison import benchmark_of
 from sida.settings import settings
 from sida.steps import recipe_at
 from sida.stores.base import redact
-from sida.tracking.server import ANSWER_SECONDS
+from sida.tracking.server import ANSWER_SECONDS, EXPERIMENT
 
 
 def mlflow_link(recipe: str, run: str) -> str:
@@ -42,12 +42,13 @@ def _experiment(address: str, name: str) -> str:
     """Its id; made when there is none, as the reconciler would."""
     found = _ask(address, "experiments/get-by-name", experiment_name=name)
     if found is None:
-        made = _ask(address, "experiments/create", {"name": name})
+        tags = [{"key": key, "value": value} for key, value in EXPERIMENT.items()]
+        made = _ask(address, "experiments/create", {"name": name, "tags": tags})
         return str(made["experiment_id"]) if made else ""
     return str(found["experiment"]["experiment_id"])
 
 
-def _ask(address: str, method: str, body: dict[str, str] | None = None, **fields: str) -> Any:
+def _ask(address: str, method: str, body: dict[str, Any] | None = None, **fields: str) -> Any:
     """The answer of MLflow's REST API, or None."""
     import urllib3
 

@@ -145,7 +145,7 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
         for name, value in point.items()
         if name != "images"
     ]
-    node = _child(identity, "distill", manifest)
+    node = _child(recipe, identity, "distill", manifest)
     node.params = flat({"method": recipe.method.model_dump(mode="json")})
     node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", made.images_seen)])]
     node.artifacts = {"curve.json": made.curve.key}
@@ -153,7 +153,7 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
 
 
 def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
-    node = _child(identity, "score", manifest)
+    node = _child(recipe, identity, "score", manifest)
     node.params = flat({"evaluation": recipe.evaluation.model_dump(mode="json")})
     for row in manifest.rows:
         node.metrics += [(f"{row.metric}_of_range", value, number) for number, value in enumerate(row.values)]
@@ -178,12 +178,12 @@ def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> No
     parent.artifacts |= {f"samples/{panel.model}.png": panel.image.key for panel in result.panels}
 
 
-def _child(identity: str, part: str, manifest: Manifest) -> Node:
-    """A finished child of the step's result."""
+def _child(recipe: Recipe, identity: str, part: str, manifest: Manifest) -> Node:
+    """A finished child of the step's result, by a name that tells it from others in MLflow's charts."""
     about, ended = manifest.about, when(manifest.about.created)
     return Node(
         identity=f"{identity}/{part}/{manifest.digest}",
-        name=part,
+        name=f"{part}: {recipe.name} ({METHODS[recipe.method.name]})",
         status="FINISHED",
         started=ended - round(1000 * about.seconds),
         ended=ended,

@@ -17,7 +17,7 @@ from sida.stores import open_store
 from sida.stores.base import ObjectStore
 from sida.tracking.projection import Node, Projection, projection
 from sida.tracking.registry import register
-from sida.tracking.server import PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
+from sida.tracking.server import EXPERIMENT, PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +78,7 @@ class Reconciler:
         children = {}
         for node in wanted.children:
             child = self._find(experiment, node.identity) or self._create(experiment, node, run_id)
-            children[node.name] = child.info.run_id
+            children[node.tags["sida.part"]] = child.info.run_id
             self._write(child.info.run_id, node)
             self._dataset(child.info.run_id, wanted.dataset)
             self._end(child, node)
@@ -107,7 +107,7 @@ class Reconciler:
         if found is not None:
             return str(found.experiment_id)
         try:
-            return str(self.client.create_experiment(name, artifact_location(self.address, name)))
+            return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
         except MlflowException:  # somebody else, from another store, was faster
             found = self.client.get_experiment_by_name(name)
             if found is None:
