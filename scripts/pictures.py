@@ -2,8 +2,8 @@
 
     SIDA_RUNS=./runs python -m scripts.pictures RUN [--output docs/images]
 
-RUN is the run whose page is shown; the store of SIDA_RUNS should hold a finished SiD and SiDA run of one benchmark, both in MLflow's
-SQLite file (`python -m pipeline track`). Needs Debian's chromium.
+RUN is the run whose page is shown. The store of SIDA_RUNS should hold a finished SiD and SiDA run of one benchmark, both in
+MLflow's SQLite file (`python -m pipeline track`). Needs Debian's chromium.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def _mlflow_pages(page: Any, base: str, folder: Path) -> None:
     found = _api(base, "runs/search", {"experiment_ids": _experiments(base), "max_results": 100})["runs"]
     distilled = [r["info"] for r in found if r["info"]["run_name"].startswith("distill")][:2]
     experiment = distilled[0]["experiment_id"]
-    page.set_viewport_size({"width": 1280, "height": 620})
+    page.set_viewport_size({"width": 1280, "height": 560})
     page.goto(f"{base}/#/experiments/{experiment}/runs")
-    page.get_by_text("matching run").wait_for()
-    page.get_by_text(distilled[0]["run_name"]).first.wait_for()
+    page.get_by_text(distilled[0]["run_name"].removeprefix("distill: "), exact=True).first.wait_for()
     _quiet(page)
+    page.get_by_text("Model training", exact=True).click()
+    page.wait_for_timeout(5000)
     _take(page, folder / "mlflow-runs.png")
     ids = json.dumps([info["run_id"] for info in distilled])
     metric = json.dumps([name for name in _metrics(found) if name.startswith("selection_")][:1])

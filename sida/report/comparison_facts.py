@@ -23,16 +23,16 @@ def side_by_side(entries: Sequence[Entry], store: ObjectStore) -> list[dict[str,
     """
     if len(entries) < 2:
         return []
-    decided = all(" is ahead of " in ahead(entries[0], other) for other in entries[1:])
+    better = "less" if all(" is ahead of " in ahead(entries[0], other) for other in entries[1:]) else ""
     evidence = [_evidence(entry, store) for entry in entries]
     coverage = [100 * fmean(found["coverage"]) if found.get("coverage") else None for found in evidence]
     rows: list[tuple[str, str, Values]] = [
         (
             f"{entries[0].generator.metric}, held out",
-            "less" if decided else "",
+            better,
             [(e.generator.mean, _score(e)) for e in entries],
         ),
-        ("times its teacher's", "less", [_shown(e.generator.mean / e.teacher.mean, "{:.2f}") for e in entries]),
+        ("times its teacher's", better, [_shown(e.generator.mean / e.teacher.mean, "{:.2f}") for e in entries]),
         ("samples in their class's region", "more", [_shown(share, "{:.1f}%") for share in coverage]),
         ("distance to the nearest training image", "", [_shown(f.get("median_distance"), "{:.3g}") for f in evidence]),
         ("kimg in all", "less", [_shown(e.kimg, "{:g}") for e in entries]),
@@ -68,7 +68,7 @@ def _evidence(entry: Entry, store: ObjectStore) -> dict[str, Any]:
 
 def _lead(entry: Entry) -> float | None:
     real, fake = series(entry.curve, "D_real"), series(entry.curve, "D_fake")
-    return real[-1][1] - fake[-1][1] if real and fake else None
+    return round(real[-1][1] - fake[-1][1], 3) + 0.0 if real and fake else None  # no -0.000
 
 
 def _skipped(entry: Entry) -> float | None:
