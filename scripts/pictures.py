@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import urllib3
 from PIL import Image
@@ -67,18 +68,20 @@ def _mlflow_pages(page: Any, base: str, folder: Path) -> None:
     page.get_by_text("Model training", exact=True).click()
     page.wait_for_timeout(5000)
     _take(page, folder / "mlflow-runs.png")
-    ids = json.dumps([info["run_id"] for info in distilled])
-    metric = json.dumps([name for name in _metrics(found) if name.startswith("selection_")][:1])
-    page.goto(
-        f"{base}/#/metric/selection?runs={ids}&experiments=[%22{experiment}%22]&plot_metric_keys={metric}&x_axis=step"
-    )
+    name = next(name for name in _metrics(found) if name.startswith("selection_"))
+    fields = {"runs": [info["run_id"] for info in distilled], "metric": name, "experiments": [experiment]}
+    query = urlencode({key: json.dumps(value) for key, value in (fields | {"plot_metric_keys": [name]}).items()})
+    page.goto(f"{base}/#/metric?{query}")
     page.locator(".js-plotly-plot").first.wait_for()
+    page.get_by_text("Step", exact=True).click()
     _quiet(page)
     _take(page, folder / "mlflow-curves.png")
     (model, *_) = _api(base, "registered-models/search?max_results=1")["registered_models"]
+    page.set_viewport_size({"width": 1280, "height": 760})
     page.goto(f"{base}/#/models/{model['name']}")
     page.get_by_text("champion").first.wait_for()
     _quiet(page)
+    page.get_by_text("champion").first.scroll_into_view_if_needed()
     _take(page, folder / "mlflow-champion.png")
 
 

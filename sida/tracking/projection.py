@@ -40,6 +40,15 @@ class Node:
     metrics: list[tuple[str, float, int]] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
 
+    def time_of(self, step: int) -> int:
+        """When a metric was measured: of ``distill``, in proportion to the images seen, for MLflow's charts begin with time."""
+        if self.ended is None:
+            return self.started
+        last = max((number for _, _, number in self.metrics), default=0)
+        if self.tags.get("sida.part") != "distill" or not step:
+            return self.ended
+        return self.started + round((self.ended - self.started) * step / last)
+
 
 @dataclass
 class Model:

@@ -141,9 +141,8 @@ class Reconciler:
         known = {
             name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)
         }
-        time = node.ended or node.started
         metrics = [
-            Metric(name, value, time, step)
+            Metric(name, value, node.time_of(step), step)
             for name, value, step in node.metrics
             if (step, value) not in known.get(name, set())
         ]

@@ -66,6 +66,9 @@ def test_a_run_becomes_a_parent_and_two_children_with_everything_on_them(address
     assert parent.data.tags["sida.runs"] == "run-1"
     assert parent.data.metrics["fd_digits_generator"] == pytest.approx(1.0)
     assert points(address, found["distill"], "loss_psi") == [(p["images"], p["loss_psi"]) for p in CURVE]
+    history = client(address).get_metric_history(found["distill"].info.run_id, "loss_psi")
+    seconds = [(point.timestamp - found["distill"].info.start_time) / 1000 for point in history]
+    assert seconds == [pytest.approx(1.5 * p["images"] / 1200, abs=0.002) for p in CURVE]  # for charts over time
     assert points(address, found["distill"], "selection_fd_digits") == [(400, 0.75), (800, 0.375), (1200, 0.25)]
     assert points(address, found["score"], "fd_digits_of_range") == [(0, 1.0), (1, 1.01), (2, 0.99)]
     there = client(address)
