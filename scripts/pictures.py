@@ -77,12 +77,11 @@ def _mlflow_pages(page: Any, base: str, folder: Path) -> None:
     _quiet(page)
     _take(page, folder / "mlflow-curves.png")
     (model, *_) = _api(base, "registered-models/search?max_results=1")["registered_models"]
-    page.set_viewport_size({"width": 1280, "height": 760})
+    page.set_viewport_size({"width": 1280, "height": 1200})
     page.goto(f"{base}/#/models/{model['name']}")
     page.get_by_text("champion").first.wait_for()
     _quiet(page)
-    page.get_by_text("champion").first.scroll_into_view_if_needed()
-    _take(page, folder / "mlflow-champion.png")
+    _take(page, folder / "mlflow-champion.png", {"x": 198, "y": 470, "width": 1082, "height": 620})
 
 
 def _metrics(runs: list[dict[str, Any]]) -> list[str]:
@@ -104,10 +103,10 @@ def _quiet(page: Any) -> None:
     page.wait_for_timeout(2000)
 
 
-def _take(page: Any, path: Path) -> None:
+def _take(page: Any, path: Path, clip: dict[str, int] | None = None) -> None:
     """A small file: few colours are enough for text and lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=path)
+    page.screenshot(path=path, clip=clip)
     with Image.open(path) as picture:
         few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
