@@ -84,7 +84,7 @@ def intervals(rows: Sequence[tuple[str, float, float]], unit: str, width: float 
     return _inline(buffer.getvalue(), "intervals " + " ".join(name for name, _, _ in rows))
 
 
-def _settings(salt: str) -> dict[str, Any]:
+def _settings(salt: str) -> Any:
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
