@@ -65,7 +65,17 @@ def main(arguments: list[str]) -> int:
     except SidaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        _track(args.run_id)
     return 0
+
+
+def _track(run: str) -> None:
+    """A step of a recorded run was run again: MLflow hears of it, if it can."""
+    from sida.tracking.reconcile import track_quietly
+
+    if run and (line := track_quietly(run)):
+        print(line, file=sys.stderr)
 
 
 def _list_steps() -> None:

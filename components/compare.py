@@ -37,6 +37,7 @@ def compare(
     """
     from sida.report.compare import compare, markdown, standing_of
     from sida.steps import execute
+    from sida.tracking.links import mlflow_link
 
     published = execute(
         compare,
@@ -53,5 +54,8 @@ def compare(
     )
     for name, number in standing_of(published.manifest).items():
         standing.log_metric(name, number)
+    link = mlflow_link(recipe, run_id)
+    if link:
+        run.metadata["mlflow"] = link
     with open(summary.path, "w", encoding="utf-8") as file:
-        file.write(markdown(published.manifest))
+        file.write(markdown(published.manifest, link))

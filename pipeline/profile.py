@@ -37,6 +37,12 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _http(value: str | None) -> str | None:
+    if value is not None and not re.match(r"https?://[^/\s]", value):
+        raise ValueError("write http://host[:port] or https://host[:port]")
+    return value
+
+
 class Kfp(Part):
     """How Kubeflow Pipelines is reached. Without a host: the service of this cluster, or kubectl's context, as kfp.Client does."""
 
@@ -55,9 +61,7 @@ class Kfp(Part):
     @field_validator("host", "ui")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/\s]", value):
-            raise ValueError("write http://host[:port] or https://host[:port]")
-        return value
+        return _http(value)
 
 
 class Images(Part):
@@ -140,6 +144,7 @@ class Profile(Part):
     store: Annotated[str, Field(pattern=r"^s3://[^/\s]+")]  # what the steps see as SIDA_STORE
     images: Images
     env: dict[Variable, str] = {}
+    mlflow_ui: str | None = None  # MLflow for people, where it is not MLFLOW_TRACKING_URI; for links
     secrets: tuple[Secret, ...] = ()
     image_pull_secrets: tuple[DnsName, ...] = ()
     job_namespace: DnsName | None = None  # of the Jobs that `rerun` prints
@@ -150,10 +155,16 @@ class Profile(Part):
     default: StepNeeds = StepNeeds()
     steps: dict[str, StepNeeds] = {}
 
+    @field_validator("mlflow_ui")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        return _http(value)
+
     @model_validator(mode="after")
     def _env_holds_no_secret(self) -> Profile:
         for name, value in self.env.items():
             refuse_secret(f"env.{name}", name, value, "name a Kubernetes Secret under `secrets`")
+        refuse_secret("mlflow_ui", "mlflow_ui", self.mlflow_ui or "", "the reader's browser logs in")
         return self
 
     @model_validator(mode="after")
@@ -191,7 +202,8 @@ class Profile(Part):
 
     def variables(self) -> dict[str, str]:
         """The plain environment of every step."""
-        return {"SIDA_STORE": self.store} | self.env
+        link = {"SIDA_MLFLOW_UI": self.mlflow_ui} if self.mlflow_ui else {}
+        return {"SIDA_STORE": self.store} | link | self.env
 
     def allowed_images(self) -> list[str]:
         """What `rerun` may start."""

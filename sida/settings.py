@@ -29,6 +29,7 @@ VARIABLES = {
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
     "SIDA_TRUST_DETECTOR": "sha256 of TorchScript detectors that may run besides the published Inception, separated by commas",
     "MLFLOW_TRACKING_URI": "where MLflow is: https://host or a database (default sqlite, mlflow.db in SIDA_RUNS); none: nowhere",
+    "SIDA_MLFLOW_UI": "address of MLflow's pages for people, where it is not MLFLOW_TRACKING_URI; for links in Kubeflow Pipelines",
     "MLFLOW_RUN_ID": "the MLflow run that ours are nested under; Kubeflow Pipelines' MLflow plugin sets it",
     "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30)",
     "SIDA_LEASE_WAIT": "seconds to wait for a key that another process holds (default 0: say who holds it)",
@@ -56,6 +57,7 @@ class Settings:
     s3_region: str
     trusted_detectors: tuple[str, ...]
     mlflow: str
+    mlflow_ui: str
     mlflow_run: str
     lease_seconds: float
     lease_wait: float
@@ -92,6 +94,7 @@ def settings() -> Settings:
         s3_region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         trusted_detectors=_digests("SIDA_TRUST_DETECTOR"),
         mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}",
+        mlflow_ui=os.environ.get("SIDA_MLFLOW_UI", ""),
         mlflow_run=os.environ.get("MLFLOW_RUN_ID", ""),
         lease_seconds=_number("SIDA_LEASE_SECONDS", 30),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),

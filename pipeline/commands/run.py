@@ -17,6 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.local import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +44,28 @@ def main(args: argparse.Namespace) -> int:
     with nodes.leading(args, machines):
         recipe, outcome = running.run(args, goal="report", force=args.force)
     if outcome.status:
+        _record(recipe.name, outcome)
         return running.fail(outcome)
     run = result.read(outcome)
     print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome), flush=True)
     if line := track_quietly(outcome.folder.name):  # after the result: nobody waits for MLflow
         print(line, file=sys.stderr)
     return 0
+
+
+def _record(recipe: str, outcome: Outcome) -> None:
+    """A run that failed or was stopped after something was made: its end goes to the store, and what there is to MLflow."""
+    from sida.errors import SidaError
+    from sida.records import end_run
+    from sida.tracking.reconcile import track_quietly
+
+    if outcome.status == 2 and not any(event["state"] == "ran" for event in outcome.steps):
+        return  # a mistake of the user
+    run, stopped = outcome.folder.name, outcome.status > 128
+    try:
+        end_run(run, recipe, "CANCELLED" if stopped else "FAILED", outcome.status, outcome.message)
+        line = track_quietly(run)
+    except (SidaError, OSError) as error:  # the store may be what failed; its own error is told
+        line = f"the run's end is not recorded: {error}"
+    if line:
+        print(line, file=sys.stderr)

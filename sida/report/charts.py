@@ -35,14 +35,7 @@ def svg(chart: Chart, width: float = 5.2, height: float = 3.0) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": chart.title,
-        "font.family": "sans-serif",
-        "text.parse_math": False,  # names are text: a dollar sign is one
-        **{name: _INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
-    }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(_settings(chart.title)):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         for (name, points), colour in zip(chart.lines.items(), COLOURS * len(chart.lines), strict=False):
@@ -66,6 +59,39 @@ def svg(chart: Chart, width: float = 5.2, height: float = 3.0) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), chart.title)
+
+
+def intervals(rows: Sequence[tuple[str, float, float]], unit: str, width: float = 7.6) -> str:
+    """One ``<svg>``: a dot and a bar for each (name, mean, half of its 95% interval), the first on top; further left is better."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_settings("intervals " + " ".join(name for name, _, _ in rows))):
+        figure = Figure(figsize=(width, 0.55 + 0.38 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        for place, ((_, mean, half), colour) in enumerate(zip(rows, COLOURS * len(rows), strict=False)):
+            colour = _INK if place == len(rows) - 1 else colour  # the teacher
+            axes.errorbar(mean, -place, xerr=half, fmt="o", color=colour, capsize=4, markersize=6, linewidth=2)
+        axes.set_yticks([-place for place in range(len(rows))], [f"{name}: {mean:.3f}" for name, mean, _ in rows])
+        axes.set_ylim(0.6 - len(rows), 0.5)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{unit} (the lower the better)")
+        axes.tick_params(labelsize="small")
+        axes.grid(axis="x", alpha=0.2, color=_INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), "intervals " + " ".join(name for name, _, _ in rows))
+
+
+def _settings(salt: str) -> Any:
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "font.family": "sans-serif",
+        "text.parse_math": False,  # names are text: a dollar sign is one
+        **{name: _INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
+    }
 
 
 def _plain_number(value: float, place: float) -> str:

@@ -155,12 +155,15 @@ def standing_of(manifest: Manifest) -> dict[str, float]:
     return numbers
 
 
-def markdown(manifest: Manifest) -> str:
-    """The table and the verdict for the KFP page."""
+def markdown(manifest: Manifest, mlflow: str = "") -> str:
+    """The table and the verdict for the KFP page, with a link to MLflow if there is one."""
     result: RunResult = manifest.result  # type: ignore[assignment]
     heading, *rows = table(manifest)
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     if result.regression is not None:
         lines += ["", in_words(result.regression)]
-    return "\n".join([*lines, "", result.verdict, "", f"Licence of the weights: {result.licence}", ""])
+    lines += ["", result.verdict, "", f"Licence of the weights: {result.licence}"]
+    if mlflow:
+        lines += ["", f"[Curves, scores and models in MLflow](<{mlflow}>)"]
+    return "\n".join([*lines, ""])

@@ -22,6 +22,11 @@ from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
 METHODS = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}
+MEANING = {  # how they differ, for who sees two of them side by side
+    "sid": "SiD learns from the teacher's scores alone",
+    "sida": "SiDA adds an adversarial loss, with real images",
+    "sid2a": "SiD2A is SiDA that starts from SiD's generator",
+}
 _NOT_TOLD = (
     "name",
     "description",

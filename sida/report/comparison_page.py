@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sida.report.charts import Chart, svg
-from sida.report.comparison import Benchmark, Entry, ahead, differences
+from sida.report.charts import Chart, intervals, svg
+from sida.report.comparison import MEANING, Benchmark, Entry, ahead, differences
+from sida.report.comparison_facts import side_by_side
 from sida.report.page import PICTURE_BYTES, series
 from sida.report.regression import half_width
 from sida.report.render import TEMPLATES, png, render
@@ -96,11 +97,19 @@ def _part(row: Benchmark, store: ObjectStore) -> dict[str, Any]:
         all(y > 0 for p in lines.values() for _, y in p),
     )
     pictures = _pictures(row, store)
+    standings = [(e.title, e.generator.mean, half_width(e.generator) or 0.0) for e in row.entries[:GRIDS]]
+    standings.append(
+        (f"teacher of {best.recipe.name}, {best.teacher.nfe} NFE", best.teacher.mean, half_width(best.teacher) or 0.0)
+    )
     return {
         "title": row.title,
         "sentences": [_sentence(best, other) for other in others[:PAIRS]] or [_alone(best)],
         "chart": "" if chart.empty else svg(chart, 7.6, 3.2),
         "chart_title": chart.title,
+        "standings": intervals(standings, row.metric) if len(row.entries) > 1 else "",
+        "standings_title": f"{row.title}: {row.metric} on held-out seeds, with 95% intervals",
+        "names": [entry.title for entry in row.entries[:GRIDS]],
+        "facts": side_by_side(row.entries[:GRIDS], store),
         "pictures": pictures,
         "left": 0,
         "right": min(1, len(pictures) - 1),
@@ -115,7 +124,11 @@ def _sentence(best: Entry, other: Entry) -> dict[str, str]:
     named = ", ".join(fields[:6]) + (f" and {len(fields) - 6} more" if len(fields) > 6 else "")
     css = "ahead" if " is ahead of " in words else "level"
     first, _, rest = words.partition(": ")
-    return {"css": css, "words": f"{first}.", "why": f"{rest} " + (f"They differ in {named}." if fields else "")}
+    why = f" They differ in {named}." if fields else " Their recipes do not differ in what decides a number."
+    methods = [entry.recipe.method.name for entry in (best, other)]
+    if methods[0] != methods[1]:
+        why += f" {MEANING[methods[0]]}; {MEANING[methods[1]]}."
+    return {"css": css, "words": f"{first.removesuffix('.')}.", "why": rest + why}
 
 
 def _alone(entry: Entry) -> dict[str, str]:

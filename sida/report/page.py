@@ -51,6 +51,7 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
         sections=_SECTIONS,
         created=inputs["run"].about.created.replace("T", " ").replace("+00:00", " UTC"),
         standing=standing(list(run.rows)),
+        verdict=run.verdict.replace("+-", "\u00b1"),
         regression=in_words(run.regression) if run.regression else "",
         table=_short_heading(table(inputs["run"])),
         metric_note=_metric_note(run.rows[0]),
@@ -170,7 +171,8 @@ def _left_out(data: DatasetResult) -> str:
 
 def _short_heading(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """What the heading says in brackets is in the caption."""
-    return [("model", *(cell.partition(" (")[0] for cell in rows[0][1:])), *rows[1:]]
+    heading = ("model", *(cell.partition(" (")[0] for cell in rows[0][1:]))
+    return [heading, *(tuple(cell.replace(" +- ", "\u00a0\u00b1\u00a0") for cell in row) for row in rows[1:])]
 
 
 def _metric_note(row: Score) -> str:

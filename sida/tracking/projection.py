@@ -40,6 +40,15 @@ class Node:
     metrics: list[tuple[str, float, int]] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
 
+    def time_of(self, step: int) -> int:
+        """When a metric was measured: of ``distill``, in proportion to the images seen, for MLflow's charts begin with time."""
+        if self.ended is None:
+            return self.started
+        last = max((number for _, _, number in self.metrics), default=0)
+        if self.tags.get("sida.part") != "distill" or not step:
+            return self.ended
+        return self.started + round((self.ended - self.started) * step / last)
+
 
 @dataclass
 class Model:
@@ -128,12 +137,11 @@ def _status(store: ObjectStore, run: str, calls: dict[str, StepCall]) -> tuple[s
     """MLflow's word for how it stands, and what went wrong."""
     end = records.end_of(store, run)
     error = next((f"{step}: {call.error}" for step, call in calls.items() if call.state == "failed"), "")
+    if not error and "report" in calls and calls["report"].manifest:
+        return "FINISHED", ""  # also when the run had failed, and its steps were run again one by one
     if end is not None:
         return ENDINGS.get(end.state, "FAILED"), error or ("" if end.state == "SUCCEEDED" else end.message)
-    if error:
-        return "FAILED", error
-    done = "report" in calls and calls["report"].manifest
-    return ("FINISHED" if done else "RUNNING"), ""
+    return ("FAILED" if error else "RUNNING"), error
 
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
@@ -146,7 +154,7 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
         for name, value in point.items()
         if name != "images"
     ]
-    node = _child(identity, "distill", manifest)
+    node = _child(recipe, identity, "distill", manifest)
     node.params = flat({"method": recipe.method.model_dump(mode="json")})
     node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", made.images_seen)])]
     node.artifacts = {"curve.json": made.curve.key}
@@ -154,7 +162,7 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
 
 
 def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
-    node = _child(identity, "score", manifest)
+    node = _child(recipe, identity, "score", manifest)
     node.params = flat({"evaluation": recipe.evaluation.model_dump(mode="json")})
     for row in manifest.rows:
         node.metrics += [(f"{row.metric}_of_range", value, number) for number, value in enumerate(row.values)]
@@ -179,12 +187,12 @@ def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> No
     parent.artifacts |= {f"samples/{panel.model}.png": panel.image.key for panel in result.panels}
 
 
-def _child(identity: str, part: str, manifest: Manifest) -> Node:
-    """A finished child of the step's result."""
+def _child(recipe: Recipe, identity: str, part: str, manifest: Manifest) -> Node:
+    """A finished child of the step's result, by a name that tells it from others in MLflow's charts."""
     about, ended = manifest.about, when(manifest.about.created)
     return Node(
         identity=f"{identity}/{part}/{manifest.digest}",
-        name=part,
+        name=f"{part}: {recipe.name} ({METHODS[recipe.method.name]})",
         status="FINISHED",
         started=ended - round(1000 * about.seconds),
         ended=ended,

@@ -17,7 +17,7 @@ from sida.stores import open_store
 from sida.stores.base import ObjectStore
 from sida.tracking.projection import Node, Projection, projection
 from sida.tracking.registry import register
-from sida.tracking.server import PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
+from sida.tracking.server import EXPERIMENT, PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +78,7 @@ class Reconciler:
         children = {}
         for node in wanted.children:
             child = self._find(experiment, node.identity) or self._create(experiment, node, run_id)
-            children[node.name] = child.info.run_id
+            children[node.tags["sida.part"]] = child.info.run_id
             self._write(child.info.run_id, node)
             self._dataset(child.info.run_id, wanted.dataset)
             self._end(child, node)
@@ -107,7 +107,7 @@ class Reconciler:
         if found is not None:
             return str(found.experiment_id)
         try:
-            return str(self.client.create_experiment(name, artifact_location(self.address, name)))
+            return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
         except MlflowException:  # somebody else, from another store, was faster
             found = self.client.get_experiment_by_name(name)
             if found is None:
@@ -132,6 +132,8 @@ class Reconciler:
         there = self.client.get_run(run_id).data
         params = [Param(k, v[:6000]) for k, v in node.params.items() if k not in there.params]
         tags = [RunTag(k, v[:5000]) for k, v in node.tags.items() if there.tags.get(k) != v]
+        if "sida.error" in there.tags and "sida.error" not in node.tags:
+            self.client.delete_tag(run_id, "sida.error")  # an earlier run's, which this one has got over
         for part in _parts(params, BATCH):
             self.client.log_batch(run_id, params=part)
         for part in _parts(tags, BATCH):
@@ -139,9 +141,8 @@ class Reconciler:
         known = {
             name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)
         }
-        time = node.ended or node.started
         metrics = [
-            Metric(name, value, time, step)
+            Metric(name, value, node.time_of(step), step)
             for name, value, step in node.metrics
             if (step, value) not in known.get(name, set())
         ]

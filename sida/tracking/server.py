@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 PROJECTION = "sida.projection"  # the tag that is written last: the projection is whole
 ANSWER_SECONDS = 5.0
+EXPERIMENT = {  # tags of ours
+    "mlflow.experimentKind": "custom_model_development",  # the pages for training open, not those for language models
+    "mlflow.note.content": (
+        "One-step generators of one benchmark. A run named after a recipe holds the comparison with its teacher; `distill:` below "
+        "it the curves, whose step is images seen; `score:` the held-out seed ranges. The lower an fid or fd, the better."
+    ),
+}
 
 
 class TrackingOff(SidaError):

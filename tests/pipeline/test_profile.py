@@ -30,6 +30,8 @@ def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: st
         ("  retries: 2", "  retries: -1", ["default.retries", "-1"]),
         ("host: http://127.0.0.1:1", "host: kubeflow", ["kfp.host", "https://"]),
         ("AWS_REGION: eu-central-1", "DB_PASSWORD: hunter2", ["env.DB_PASSWORD", "secrets"]),
+        ("store: s3", "mlflow_ui: mlflow:5000\nstore: s3", ["mlflow_ui", "https://"]),
+        ("store: s3", "mlflow_ui: 'http://u:hunter2@h'\nstore: s3", ["mlflow_ui", "browser"]),
         ("AWS_REGION: eu-central-1", "PROXY: 'http://u:hunter2@h'", ["env.PROXY", "secrets"]),
         (f"sida{DIGEST}", "sida:latest", ["images.cpu", "sida:latest", "--allow-tags"]),
     ],
@@ -40,6 +42,11 @@ def test_a_mistake_in_a_profile_is_one_line_with_the_field(
     line = command("compile", "digits", "--profile", command.profile((old, new))).mistake()
     assert all(word in line for word in words), line
     assert "hunter2" not in line
+
+
+def test_every_step_is_told_where_people_find_mlflow(command: Command) -> None:
+    mine = profile.load(command.profile(("store: s3", "mlflow_ui: https://mlflow.example.org\nstore: s3")))
+    assert mine.variables()["SIDA_MLFLOW_UI"] == "https://mlflow.example.org"
 
 
 def test_an_image_by_its_tag_is_taken_with_a_warning_when_that_is_asked_for(command: Command) -> None:

@@ -60,6 +60,20 @@ def test_the_better_of_two_methods_is_told_with_its_interval_and_what_differs(st
     assert differences(best, other) == [("method.name", "sida", "sid")]
 
 
+def test_the_page_says_who_is_ahead_what_differs_and_shows_the_quantities_side_by_side(store: ObjectStore) -> None:
+    write_two(store)
+    page = page_of(benchmarks(entries(store, records.runs(store))[0]), store)
+    said = " ".join(" ".join(Elements(page).text).split())
+    assert "digits (SiDA) is ahead of digits-sid (SiD). fd_digits 0.600 against 0.900" in said
+    assert "SiDA adds an adversarial loss, with real images; SiD learns from the teacher's scores alone." in said
+    assert "fd_digits, held out 0.600 ± 0.025 best 0.900 ± 0.050" in said
+    assert "samples in their class's region 100.0% 100.0%" in said  # equal: none is the best
+
+    Made(store, recipe(), (0.9, 0.91, 0.89), minute=2).write("run-level")  # now the two are level
+    page = page_of(benchmarks(entries(store, records.runs(store))[0]), store)
+    assert "fd_digits, held out 0.900 ± 0.025 0.900 ± 0.050" in " ".join(" ".join(Elements(page).text).split())
+
+
 def test_level_runs_and_other_protocols_are_not_called_better(store: ObjectStore) -> None:
     Made(store, recipe(), (0.6, 0.61, 0.59)).write("a")
     Made(store, recipe(name="b"), (0.605, 0.64, 0.57)).write("b")

@@ -74,7 +74,7 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
     assert len(text) < 5_000_000
     said = " ".join(found.text)
     for words in (
-        "0.600 +- 0.010",
+        "0.600\u00a0\u00b1\u00a00.010",
         "CC BY 4.0",
         "pipeline run digits",
         "f" * 40,

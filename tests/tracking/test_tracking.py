@@ -66,6 +66,9 @@ def test_a_run_becomes_a_parent_and_two_children_with_everything_on_them(address
     assert parent.data.tags["sida.runs"] == "run-1"
     assert parent.data.metrics["fd_digits_generator"] == pytest.approx(1.0)
     assert points(address, found["distill"], "loss_psi") == [(p["images"], p["loss_psi"]) for p in CURVE]
+    history = client(address).get_metric_history(found["distill"].info.run_id, "loss_psi")
+    seconds = [(point.timestamp - found["distill"].info.start_time) / 1000 for point in history]
+    assert seconds == [pytest.approx(1.5 * p["images"] / 1200, abs=0.002) for p in CURVE]  # for charts over time
     assert points(address, found["distill"], "selection_fd_digits") == [(400, 0.75), (800, 0.375), (1200, 0.25)]
     assert points(address, found["score"], "fd_digits_of_range") == [(0, 1.0), (1, 1.01), (2, 0.99)]
     there = client(address)
@@ -249,15 +252,17 @@ def test_a_failed_run_is_failed_until_the_same_recipe_is_finished(address: str, 
     assert "disk full" in runs_of(address, made)["run"].data.tags["sida.error"]
     track(made.write("run-2"))
     assert runs_of(address, made)["run"].info.status == "FINISHED"
+    assert "sida.error" not in runs_of(address, made)["run"].data.tags
     track(made.write("run-3", upto="score", failed="disk full"))
     assert runs_of(address, made)["run"].info.status == "FINISHED"
 
 
 def test_ours_are_nested_under_the_run_of_kubeflows_plugin_which_stays_as_it_is(
-    address: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    address: str, place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = client(address)
-    experiment = there.create_experiment(f"kfp-{uuid.uuid4().hex[:8]}")
+    files = (place / "kfp").as_uri() if address.startswith("sqlite") else None  # else ./mlruns
+    experiment = there.create_experiment(f"kfp-{uuid.uuid4().hex[:8]}", files)
     above = there.create_run(experiment, run_name="kfp's own", tags={"kfp": "yes"})
     monkeypatch.setenv("MLFLOW_RUN_ID", above.info.run_id)
     made = Made(store, named(), (1.0, 1.01, 0.99))
@@ -266,8 +271,9 @@ def test_ours_are_nested_under_the_run_of_kubeflows_plugin_which_stays_as_it_is(
     assert ours.data.tags["sida.recipe"] == made.recipe.name
     assert len(there.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{ours.info.run_id}'")) == 2
     after = there.get_run(above.info.run_id)
-    assert (after.data, after.info.status, after.info.run_name) != (None, "FINISHED", "")
-    assert after.data.params == {} and after.data.metrics == {} and after.info.status == "RUNNING"
+    assert after.data.params == {} and after.data.metrics == {}
+    assert (after.info.status, after.info.run_name, after.data.tags["kfp"]) == ("RUNNING", "kfp's own", "yes")
+    assert not [tag for tag in after.data.tags if tag.startswith("sida")]
 
 
 def test_what_cannot_be_tracked_is_said_in_a_line(

@@ -1,0 +1,61 @@
+"""Where in MLflow's pages a run of ours is, or will be: for the pages of Kubeflow Pipelines. Does not import MLflow."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from sida.records import RUN_ID
+from sida.report.comparison import benchmark_of
+from sida.settings import settings
+from sida.steps import recipe_at
+from sida.stores.base import redact
+from sida.tracking.server import ANSWER_SECONDS, EXPERIMENT
+
+
+def mlflow_link(recipe: str, run: str) -> str:
+    """The page that shows a run of a recipe (a name or an address); empty where no MLflow server is configured.
+
+    It is known before the run is written there: the experiment is made now, and the page looks for the run by its tag. A server
+    that does not answer, or wants a login, costs seconds at most; the link is to its first page then.
+    """
+    here = settings()
+    if not here.mlflow.startswith(("http://", "https://")):
+        return ""
+    base = redact(here.mlflow_ui or here.mlflow).rstrip("/")
+    if here.mlflow_run and (above := _ask(here.mlflow, "runs/get", run_id=here.mlflow_run)):
+        info = above["run"]["info"]
+        return f"{base}/#/experiments/{quote(info['experiment_id'])}/runs/{quote(info['run_id'])}"
+    experiment = _experiment(here.mlflow, benchmark_of(recipe_at(recipe)))
+    if not experiment:
+        return f"{base}/#/experiments"
+    run = run or here.run
+    search = f"tags.`sida.runs` LIKE '%{run}%'" if re.fullmatch(RUN_ID, run) else ""
+    return f"{base}/#/experiments/{quote(experiment)}/runs" + (
+        "?" + urlencode({"searchFilter": search}) if search else ""
+    )
+
+
+def _experiment(address: str, name: str) -> str:
+    """Its id; made when there is none, as the reconciler would."""
+    found = _ask(address, "experiments/get-by-name", experiment_name=name)
+    if found is None:
+        tags = [{"key": key, "value": value} for key, value in EXPERIMENT.items()]
+        made = _ask(address, "experiments/create", {"name": name, "tags": tags})
+        return str(made["experiment_id"]) if made else ""
+    return str(found["experiment"]["experiment_id"])
+
+
+def _ask(address: str, method: str, body: dict[str, Any] | None = None, **fields: str) -> Any:
+    """The answer of MLflow's REST API, or None."""
+    import urllib3
+
+    pool = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
+    url = f"{address.rstrip('/')}/api/2.0/mlflow/{method}"
+    try:
+        answer = pool.request("POST", url, json=body) if body else pool.request("GET", url, fields=fields)
+        return json.loads(answer.data) if answer.status == 200 else None
+    except (urllib3.exceptions.HTTPError, ValueError):
+        return None
