@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from sida.numerics.networks.build import build_network
@@ -99,16 +97,6 @@ class _Phases(Distillation):
         return torch.empty((), device=META)
 
 
-class _FusedAttention(TorchFunctionMode):
-    """The attention of GPUs, which keeps no matrix of scores; the meta device would take the plain one."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is scaled_dot_product_attention:
-            query, key, value = args
-            return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
-        return func(*args, **(kwargs or {}))
-
-
 @dataclass
 class _Saved:
     """Bytes that autograd keeps, each storage once."""
@@ -165,7 +153,7 @@ def _phases(
     found = []
     for phase in (job.update_fake_score, job.update_generator):
         saved = _Saved({t.untyped_storage()._cdata for t in weights})
-        with META, _FusedAttention(), counter, saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        with META, counter, saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             phase(seen)
         found.append((saved.bytes, counter.get_total_flops() if isinstance(counter, FlopCounterMode) else 0))
     return found

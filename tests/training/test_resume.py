@@ -226,6 +226,7 @@ def test_changed_inputs_refuse_to_continue(made: Bench, monkeypatch: pytest.Monk
     job = made.job(name="inputs")
     other = json.loads(job.spec["inputs"]["teacher"])
     other["result"]["licence"] = "another"
+    del other["checksum"]
     job.spec["inputs"] = job.spec["inputs"] | {"teacher": json.dumps(other)}
     with pytest.raises(UserError, match=r"inputs\.teacher"):
         distil(job)
