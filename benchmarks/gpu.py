@@ -27,6 +27,7 @@ from sida.numerics.networks.build import build_network
 from sida.numerics.networks.precondition import Denoiser
 from sida.recipe import Recipe
 from sida.training.cost import IterationCost, iteration_cost
+from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
 from sida.training.processes import Processes
 
@@ -94,9 +95,8 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, c
     method = loaded.method.model_copy(update=settings)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode == "tf32"
     networks = Networks.start(copy.deepcopy(teacher).to(device))
-    if compiled:
-        for network in networks:
-            network.compile(dynamic=False)
+    execution = loaded.execution.model_copy(update={"compile": compiled})
+    apply_execution(networks, execution)
     job = Distillation(networks, method, Draws(0), Noise(loaded, device), Processes(0, 1, device))
     seen = method.ema_half_life
     spent = 0.0
@@ -119,7 +119,7 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, c
         row.memory_gib = torch.cuda.max_memory_allocated() / planning.GIB
         planned = planning.plan(
             loaded.model_copy(update={"method": method}),
-            iteration_cost(loaded.teacher.network, method),
+            iteration_cost(loaded.teacher.network, method, execution),
             planning.Machines(1, 1, gpu or planning.GPUS["h100"]),
             micro,
         )
@@ -149,7 +149,8 @@ def main() -> int:
             loaded = recipe.load(name)
             if args.micro_batch and args.micro_batch % min(args.micro_batch, loaded.method.loss_group):
                 raise UserError(f"--micro-batch {args.micro_batch}: give a multiple of {loaded.method.loss_group}")
-            teacher, cost = fresh(loaded, args.teacher), iteration_cost(loaded.teacher.network, loaded.method)
+            teacher = fresh(loaded, args.teacher)
+            cost = iteration_cost(loaded.teacher.network, loaded.method)  # the work that the method needs
             for mode in args.modes:
                 for compiled in (False,) if args.no_compile else (False, True):
                     try:

@@ -54,7 +54,8 @@ def main(args: argparse.Namespace) -> int:
     planning.check_division(loaded, machines, args.micro_batch)  # before the seconds that counting takes
     from sida.training.cost import iteration_cost
 
-    made = planning.plan(loaded, iteration_cost(loaded.teacher.network, loaded.method), machines, args.micro_batch)
+    cost = iteration_cost(loaded.teacher.network, loaded.method, loaded.execution)
+    made = planning.plan(loaded, cost, machines, args.micro_batch)
     print(json.dumps(_as_json(made), indent=1) if args.json else _as_text(made))
     return 0 if made.fits else 1
 

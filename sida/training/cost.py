@@ -6,21 +6,22 @@ storage once, the parameters themselves left out. Nothing is allocated, so that 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from sida.numerics.networks.build import build_network
 from sida.numerics.networks.precondition import Denoiser
-from sida.recipe import Method, Network
+from sida.recipe import Execution, Method, Network
+from sida.training.execution import recompute_activations
 from sida.training.iteration import Distillation, Networks
 from sida.training.processes import Processes
 
@@ -96,16 +97,6 @@ class _Phases(Distillation):
         return torch.empty((), device=META)
 
 
-class _FusedAttention(TorchFunctionMode):
-    """The attention of GPUs, which keeps no matrix of scores; the meta device would take the plain one."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is scaled_dot_product_attention:
-            query, key, value = args
-            return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
-        return func(*args, **(kwargs or {}))
-
-
 @dataclass
 class _Saved:
     """Bytes that autograd keeps, each storage once."""
@@ -128,13 +119,18 @@ def _attention_backward(_: Any, query: Any, key: Any, value: Any, *rest: Any, **
     return 2 * sdpa_flop_count(query, key, value)
 
 
-def iteration_cost(network: Network, method: Method) -> IterationCost:
-    """Count one iteration of ``method`` with networks like ``network``, beyond the warm-ups."""
+def iteration_cost(network: Network, method: Method, execution: Execution | None = None) -> IterationCost:
+    """Count one iteration of ``method`` with networks like ``network``, beyond the warm-ups.
+
+    With ``execution.activation_checkpointing`` blocks keep their inputs only, and what they compute again counts as work.
+    """
+    recompute = execution is not None and execution.activation_checkpointing
     with META:
         teacher = build_network(network.model_dump(), method.dropout)
     backward = torch.ops.aten._scaled_dot_product_efficient_attention_backward
     counter = FlopCounterMode(display=False, custom_mapping={backward: _attention_backward})
-    one, two = _phases(teacher, network, method, 1, counter), _phases(teacher, network, method, 2, nullcontext())
+    run = partial(_phases, teacher, network, method, recompute)
+    one, two = run(1, counter), run(2, nullcontext())
     phases = [
         PhaseCost(flops, bytes2 - bytes1, 2 * bytes1 - bytes2)
         for (bytes1, flops), (bytes2, _) in zip(one, two, strict=True)
@@ -143,17 +139,21 @@ def iteration_cost(network: Network, method: Method) -> IterationCost:
     return IterationCost(parameters, *forward_flops(teacher), *phases)
 
 
-def _phases(teacher: Denoiser, network: Network, method: Method, batch: int, counter: Any) -> list[tuple[int, int]]:
+def _phases(
+    teacher: Denoiser, network: Network, method: Method, recompute: bool, batch: int, counter: Any
+) -> list[tuple[int, int]]:
     """(saved bytes, FLOPs if there is a counter) of phases A and B on ``batch`` images in one round."""
     small = method.model_copy(update={"batch": batch, "loss_group": batch, "augment": 0.0})
-    networks = Networks.start(teacher)
+    networks = Networks.start(copy.deepcopy(teacher))
+    for part in (networks.phi, networks.psi, networks.theta) if recompute else ():
+        recompute_activations(part)
     job = _Phases(networks, small, MetaDraws(), MetaData(network), Processes(0, 1, META))
     weights = [t for part in networks for t in (*part.parameters(), *part.buffers())]
     seen = max(method.adversarial_from, method.generator_from) + 1
     found = []
     for phase in (job.update_fake_score, job.update_generator):
         saved = _Saved({t.untyped_storage()._cdata for t in weights})
-        with META, _FusedAttention(), counter, saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        with META, counter, saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             phase(seen)
         found.append((saved.bytes, counter.get_total_flops() if isinstance(counter, FlopCounterMode) else 0))
     return found

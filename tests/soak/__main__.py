@@ -68,6 +68,7 @@ class Trial:
         steps = {step["name"]: step for step in json.loads(done.stdout)["steps"]}
         self.inputs = {
             "teacher": steps["fetch_teacher"]["manifest"],
+            "start": steps["fetch_teacher"]["manifest"],
             "dataset": steps["prepare_data"]["manifest"],
             "reference": steps["reference_statistics"]["manifest"],
             "gate": steps["score_teacher"]["manifest"],
@@ -103,6 +104,7 @@ class Trial:
             with self._launched() as launcher:
                 what = self._kill(launcher)
                 if what is None:
+                    self._refuse_failure(launcher)
                     break  # it had ended before its moment came
                 launcher.wait()
                 done += 1
@@ -116,12 +118,18 @@ class Trial:
         if self._generator(attempt) is None:
             with self._launched() as launcher:
                 launcher.wait(LONGEST_SECONDS)
+                self._refuse_failure(launcher)
         if self._generator(attempt) != self.generator:
             harmless = False
             print(f"attempt {attempt} in {self.address} ended with another generator, or with none", flush=True)
         shutil.rmtree(self.temporary)
         self.temporary.mkdir()
         return done, done if harmless else 0
+
+    def _refuse_failure(self, launcher: subprocess.Popen[bytes]) -> None:
+        """An attempt that nobody killed must end well: one that fails by itself would be tried for ever."""
+        if launcher.wait():
+            raise SystemExit(f"an attempt that nobody killed failed: {(self.place / 'log').read_text()[-2000:]}")
 
     @contextmanager
     def _launched(self) -> Iterator[subprocess.Popen[bytes]]:

@@ -69,6 +69,6 @@ def bench(folder: Path) -> Bench:
     data = prepare_data(recipe=chosen)
     teacher = fetch_teacher(recipe=chosen)
     reference = reference_statistics(recipe=chosen, dataset=urlsplit(data.address).path)
-    made = {"teacher": teacher, "dataset": data, "reference": reference}
+    made = {"teacher": teacher, "start": teacher, "dataset": data, "reference": reference}
     inputs = {name: published.manifest.to_json().decode() for name, published in made.items()}
     return Bench(folder, open_store(settings().store), inputs)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sida.recipe import Network
-from sida.training.execution import recompute_activations
+from sida.recipe import Execution, Network
+from sida.training.cost import iteration_cost
+from sida.training.execution import apply_execution, recompute_activations
 from sida.training.memory import activation_bytes, state_bytes
 from tests.training.tiny import EDM2, NETWORK, distillation, edm2, run
 
 AGREEMENT = 0.15
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("kind", ["ddpmpp", "edm2"])
-def test_plan_and_trainer_agree_on_activations_within_15_percent(kind: str) -> None:
-    cost = pytest.importorskip("sida.training.cost")
+def test_plan_and_trainer_agree_on_activations_within_15_percent(kind: str, recompute: bool) -> None:
     if kind == "edm2":
         job, network = edm2(dropout=0.0), EDM2
     else:
         job, network = distillation(dtype=torch.float32, dropout=0.0), NETWORK
-    planned = cost.iteration_cost(Network(**network), job.method)
+    execution = Execution(checkpoint_every=1, activation_checkpointing=recompute)
+    apply_execution(job.networks, execution)
+    planned = iteration_cost(Network(**network), job.method, execution)
     counted = activation_bytes(job, 320)
     for phase in ("A", "B"):
         assert getattr(planned, phase).saved_bytes(32) == pytest.approx(counted[phase], rel=AGREEMENT)

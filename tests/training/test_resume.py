@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from sida.training.iteration import Distillation
 from sida.training.job import Job
 from sida.training.loop import distil
 from tests.training.digits_job import Bench, bench
+
+STOPS_WITHIN = 30.0  # seconds from SIGTERM to the checkpoint's place in the store and the end
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +55,15 @@ def _keys(job: Job) -> list[str]:
 class _StopAt:
     """Sends SIGTERM to this process in the iteration that begins at so many images, or at the n-th batch of a selection."""
 
+    sent = 0.0  # when, on the monotonic clock
+
     def __init__(self, patch: pytest.MonkeyPatch, images: int | None = None, batch: int | None = None) -> None:
         run, moments = Distillation.run, loop.range_moments
 
-        def stopping_run(self: Distillation, seen: int) -> Any:
+        def stopping_run(job: Distillation, seen: int) -> Any:
             if seen == images:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return run(self, seen)
+                self.send()
+            return run(job, seen)
 
         def stopping_moments(*arguments: Any, report: Any, **options: Any) -> Any:
             left = batch
@@ -67,7 +72,7 @@ class _StopAt:
                 nonlocal left
                 left = None if left is None else left - 1
                 if left == 0:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    self.send()
                 report(count)
 
             return moments(*arguments, report=told, **options)
@@ -75,12 +80,17 @@ class _StopAt:
         patch.setattr(Distillation, "run", stopping_run)
         patch.setattr(loop, "range_moments", stopping_moments)
 
+    def send(self) -> None:
+        self.sent = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+
 
 def _stopped(job: Job, monkeypatch: pytest.MonkeyPatch, **when: int) -> None:
     with monkeypatch.context() as patch:
-        _StopAt(patch, **when)
+        stop = _StopAt(patch, **when)
         with pytest.raises(SidaError, match=r"stopped at .* after a checkpoint"):
             distil(job)
+        assert stop.sent > 0 and time.monotonic() - stop.sent < STOPS_WITHIN
 
 
 @pytest.mark.parametrize("images", [0, 96, 160])
@@ -216,6 +226,7 @@ def test_changed_inputs_refuse_to_continue(made: Bench, monkeypatch: pytest.Monk
     job = made.job(name="inputs")
     other = json.loads(job.spec["inputs"]["teacher"])
     other["result"]["licence"] = "another"
+    del other["checksum"]
     job.spec["inputs"] = job.spec["inputs"] | {"teacher": json.dumps(other)}
     with pytest.raises(UserError, match=r"inputs\.teacher"):
         distil(job)

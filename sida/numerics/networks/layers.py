@@ -159,10 +159,15 @@ def attend_split(split: Tensor) -> Tensor:
 
     Off the CPU one copy lays q, k and v out with the channels last: fused kernels refuse anything else, and torch then falls back,
     silently, to one that writes the whole matrix of scores. On the CPU that one stays: the fused one rounds otherwise, which Adam's
-    first steps turn into 2e-4 in single weights of the golden trajectories.
+    first steps turn into 2e-4 in single weights of the golden trajectories. The meta device, which counts what GPUs need, takes
+    a kernel of theirs.
     """
     stacked = split.permute(3, 0, 1, 4, 2)  # [3, B, heads, HW, C]
     query, key, value = (stacked if stacked.is_cpu else stacked.contiguous()).unbind(0)
+    if stacked.is_meta:
+        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0].transpose(
+            -1, -2
+        )
     return scaled_dot_product_attention(query, key, value).transpose(-1, -2)
 
 
