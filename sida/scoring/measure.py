@@ -7,42 +7,48 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sida.data.latents import decoder_of
 from sida.errors import UserError
 from sida.manifests import DatasetResult, GeneratorResult, ReferenceResult, TeacherResult
 from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
-from sida.numerics.latents import decoder_input
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
-from sida.numerics.quantise import unit_to_uint8
 from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
-from sida.recipe import Latents, Sampler
+from sida.recipe import Sampler
 from sida.scoring.detector import load_detector
 from sida.scoring.partial import Piece, discard, gather, merged, pieces
 from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
 from sida.scoring.reference import load_features, load_statistics
 from sida.scoring.sums import Sums
 from sida.stores import ObjectStore
-from sida.stores.base import fetch_object
+from sida.stores.base import ObjectRef, fetch_object
 from sida.teachers.files import load_network
 from sida.training.job import Job
 
 
-def teacher_images(teacher: Denoiser, sampler: Sampler) -> MakeImages:
-    """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too."""
+def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None = None) -> MakeImages:
+    """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too.
+
+    With guidance each evaluation asks ``guide`` too. Raises UserError for guidance without one, or with EDM's float64 sampler.
+    """
     shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
+    heun: Any = heun_edm if sampler.state == "float64" else heun_edm2
     if sampler.guidance != 1:
-        raise UserError(
-            "teacher.sampler.guidance: guided teachers cannot be scored yet: set it to 1, and targets.teacher to match"
-        )
-    heun = heun_edm if sampler.state == "float64" else heun_edm2
+        if sampler.state == "float64" or guide is None:
+            raise UserError(
+                f"teacher.sampler.guidance {sampler.guidance:g}: guidance belongs to EDM2's sampler (teacher.sampler.state: "
+                f"float32) and needs teacher.guide"
+            )
+        heun = partial(heun_edm2, guide=_of_width(guide, teacher), guidance=sampler.guidance)
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
         return heun(
@@ -58,6 +64,18 @@ def teacher_images(teacher: Denoiser, sampler: Sampler) -> MakeImages:
         )
 
     return make
+
+
+def _of_width(guide: Denoiser, teacher: Denoiser) -> Callable[..., Tensor]:
+    """The guide under the teacher's labels: an unconditional one is not told the class, as EDM2's is not."""
+    if guide.label_dim == teacher.label_dim:
+        return guide
+    if guide.label_dim:
+        raise UserError(
+            f"teacher.guide knows {guide.label_dim} classes, the teacher {teacher.label_dim}: take an unconditional one, or "
+            f"one of the same classes"
+        )
+    return lambda x, sigma, labels=None: guide(x, sigma, None)
 
 
 def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
@@ -178,23 +196,8 @@ def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: t
     return values
 
 
-def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeImages:
-    """Images uint8 from a model of EDM2's latents: the VAE decodes them, pixels follow EDM2's rule.
-
-    Raises UserError when the extra for latents is not installed, or the model's latents are not finite.
-    """
-    try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise UserError(
-            f"scoring latents needs Stable Diffusion's VAE ({error}): pip install 'sida[latents]', or use the CUDA image"
-        ) from error
-    try:
-        vae = AutoencoderKL.from_pretrained(latents.vae, revision=latents.revision)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{latents.vae}: the VAE cannot be loaded ({reason}): check dataset.latents.vae") from error
-    vae = vae.to(device).eval().requires_grad_(False)
+def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor]) -> MakeImages:
+    """Images uint8 from a model of EDM2's latents, decoded by the VAE. Raises UserError for latents that are not finite."""
 
     def images(seeds: Tensor, labels: Tensor) -> Tensor:
         made = make(seeds, labels)
@@ -202,9 +205,7 @@ def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeIma
             raise UserError(
                 f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
             )
-        # One image at a time, as the published runs decode.
-        pixels = [vae.decode(decoder_input(one[None].to(torch.float32))).sample for one in made]
-        return unit_to_uint8(torch.cat(pixels))
+        return decode(made)
 
     return images
 
@@ -217,11 +218,20 @@ def _model(job: Job) -> tuple[MakeImages, int]:
     network = network.to(job.processes.device).eval().requires_grad_(False)
     classes = int(manifest.network.get("label_dim", 0))
     if isinstance(manifest, TeacherResult):
-        make = teacher_images(network, job.recipe.teacher.sampler)
+        make = teacher_images(network, job.recipe.teacher.sampler, _guide(job))
     else:
         make = generator_images(network, manifest.sigma_init)
     latents = job.recipe.dataset.latents
-    return (make if latents is None else decoded(make, latents, job.processes.device)), classes
+    return (make if latents is None else decoded(make, decoder_of(latents, job.processes.device))), classes
+
+
+def _guide(job: Job) -> Denoiser | None:
+    """The network that the teacher is guided away from, as the launching step stored it."""
+    stored, described = job.spec.get("guide"), job.recipe.teacher.guide
+    if stored is None or described is None:
+        return None
+    network = load_network(fetch_object(job.store, ObjectRef(*stored)), described.network.model_dump(mode="json"))
+    return network.to(job.processes.device).eval().requires_grad_(False)
 
 
 def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:
