@@ -97,7 +97,8 @@ def _model(detector: Path, mode: str, device: Any) -> Callable[[Any], Any]:
 
     content = trusted_bytes(detector)
     wrapper = _clean_fid("inception_torchscript").InceptionV3W
-    with tempfile.TemporaryDirectory(prefix="sida-cleanfid-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sida-cleanfid-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch calls its own format old
         Path(folder, "inception-2015-12-05.pt").write_bytes(content)
         model = wrapper(folder, download=False, resize_inside=mode == "legacy_tensorflow").to(device).eval()
     return lambda images: model(images)  # its feature loop takes a function

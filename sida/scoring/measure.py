@@ -24,6 +24,7 @@ from sida.numerics.precision_recall import precision_recall
 from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
 from sida.recipe import Sampler
+from sida.scoring.batch import job_batch
 from sida.scoring.detector import load_detector
 from sida.scoring.partial import Piece, discard, gather, merged, pieces
 from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
@@ -97,6 +98,7 @@ def measure(job: Job) -> dict[str, Any]:
     detector = load_detector(fetch_object(job.store, reference.detector)).to(job.processes.device)
     ranges, count = job.spec["first_seeds"], job.spec["count"]
     extra = tuple(job.spec.get("extra_metrics", ()))
+    batch = job_batch(job, make, detector, classes)
     labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
     work = pieces(len(ranges), count)
     report = _Report(job, len(ranges) * count)
@@ -111,13 +113,13 @@ def measure(job: Job) -> dict[str, Any]:
             first_seed=ranges[piece.group],
             piece=piece,
             sums=empty(),
-            batch=job.recipe.execution.sampling_batch,
+            batch=batch,
             device=job.processes.device,
             report=report.made,
         )
 
     gather(job, work, sums_of, report.found)
-    result: dict[str, Any] = {"values": [], "further": {}, "images_per_second": report.rate()}
+    result: dict[str, Any] = {"values": [], "further": {}, "images_per_second": report.rate(), "batch": batch}
     if not job.processes.first:
         return result
     real = load_statistics(job.store, reference)

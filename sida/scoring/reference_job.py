@@ -32,7 +32,7 @@ def reference(job: Job) -> dict[str, Any]:
     dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
     shards = Shards(job.store, dataset)
     detector = load_detector(fetch_object(job.store, ObjectRef(*job.spec["detector"]))).to(job.processes.device)
-    features, batch = job.spec["features"], job.recipe.execution.sampling_batch
+    features, batch = job.spec["features"], job.recipe.execution.batch_limit
     kept = _kept(len(shards)) if job.spec["keep"] else None
     latents = job.recipe.dataset.latents
     decode = decoder_of(latents, job.processes.device) if latents and dataset.record == "latents" else None

@@ -88,6 +88,7 @@ def _measured(
         spec["guide"] = [guide.name, guide.size, guide.sha256]
     result = run_job(context, "score", spec, recipe.execution)
     context.notes["images_per_second"] = round(result["images_per_second"], 1)
+    context.notes["sampling_batch"] = result["batch"]
     features = recipe.evaluation.detector.features
     if n < FEW * features:
         progress.note(

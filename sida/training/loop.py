@@ -188,7 +188,7 @@ class Run:
         if self.decode is not None:
             make = decoded(make, self.decode)
         if self.sampling_batch is None:
-            limit = self.job.recipe.execution.sampling_batch
+            limit = self.job.recipe.execution.batch_limit
             self.sampling_batch = largest_batch(make, self.detector, classes, limit, processes)
         votes = -(-self.evaluation.selection_images // self.sampling_batch) // processes.world  # batches that all have
 

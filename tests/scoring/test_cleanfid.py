@@ -20,9 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sida.errors import UserError
-from sida.recipe import Recipe
+from sida.recipe import Recipe, load
 from sida.stores.base import sha256_of
-from tests.scoring.conftest import tiny
+from tests.data.making import class_folders
+from tests.scoring.conftest import TINY, tiny
 
 FEATURES = 2048
 INSTALLED = importlib.util.find_spec("cleanfid") is not None
@@ -51,7 +52,10 @@ def recipe(place: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     digest = sha256_of(path)[0]
     monkeypatch.setenv("SIDA_TRUST_DETECTOR", digest)
     detector = {"kind": "inception", "address": path.as_uri(), "sha256": digest, "features": FEATURES}
+    top = class_folders(place / "training", 40, size=(8, 8))
     return tiny(
+        teacher={"network": {**load(str(TINY)).teacher.network.model_dump(mode="json"), "channels": 3, "label_dim": 2}},
+        dataset={"source": "folder", "address": top.as_uri(), "channels": 3, "classes": 2},
         evaluation={"metric": "fid", "detector": detector, "images": 30},
         execution={"processes": 1, "sampling_batch": 64},
     )
@@ -62,7 +66,7 @@ def folder_of(place: Path, count: int, size: int = 8) -> Path:
     folder.mkdir()
     generator = np.random.default_rng(0)
     for number in range(count):
-        Image.fromarray(generator.integers(0, 256, (size, size), np.uint8)).save(folder / f"{number:03d}.png")
+        Image.fromarray(generator.integers(0, 256, (size, size, 3), np.uint8)).save(folder / f"{number:03d}.png")
     return folder
 
 
@@ -110,7 +114,7 @@ def test_both_agree_in_the_mode_of_the_published_fid_and_clean_is_another_number
     ours = score_file(folder, recipe).manifest.rows[0].mean
     theirs = cleanfid.score_folder(folder, recipe, "cleanfid-legacy_tensorflow")
     assert theirs.metric == "fid_cleanfid_legacy_tensorflow" and "clean-fid's features" in theirs.text
-    # clean-fid divides by n - 1, we by n as the authors' code: undone here. sqrtm of singular matrices is good to about 1e-4.
+    # clean-fid divides by n - 1, we by n as the authors' code: a thirtieth of the trace.
     assert theirs.value == pytest.approx(ours, rel=0.05)
     clean = cleanfid.score_folder(folder, recipe, "cleanfid-clean")
     assert clean.metric == "fid_cleanfid_clean" and "in mode clean" in clean.text
@@ -118,6 +122,6 @@ def test_both_agree_in_the_mode_of_the_published_fid_and_clean_is_another_number
     assert len(list((here / "store" / "cleanfid").iterdir())) == 2  # one for each mode, and made once
     monkeypatch.setattr("sida.data.shards.Shards.read", None)
     assert cleanfid.score_folder(folder, recipe, "cleanfid-clean").value == clean.value
+    monkeypatch.setenv("SIDA_TRUST_DETECTOR", "")
     with pytest.raises(UserError, match="add --trust-detector"):
-        monkeypatch.setenv("SIDA_TRUST_DETECTOR", "")
         cleanfid.score_folder(folder, recipe, "cleanfid-clean")
