@@ -103,7 +103,7 @@ def test_a_regression_is_worse_by_more_than_the_interval(
     assert found.previous == last.digest
     assert (found.before, found.now) == (pytest.approx(1.0), pytest.approx(fmean(values)))
     # Student's t with two degrees of freedom, sd 0.01 over three ranges
-    assert found.before_half_width == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-6)
+    assert found.before_half_width == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-6)
     assert half_width(last.rows[0]) == found.before_half_width
 
 
