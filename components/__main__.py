@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sida.errors import NotFound, SidaError, UserError
+from sida.passed_on import Failure, failure_in
 
 FOLDER = Path(__file__).resolve().parent
 PROGRAM = "python -m components"
@@ -32,6 +33,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
         self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
+class Ended(SidaError):
+    """The step was one of many and passed a failure on."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.item}: {failure.message}")
+        self.exit_code = failure.exit_code
 
 
 def step_names() -> list[str]:
@@ -160,6 +169,8 @@ def _run(component: Any, values: dict[str, Any], folder: Path) -> None:
     outputs = {name: _artifact(kind.type, name, folder / name) for name, kind in (spec.outputs or {}).items()}
     component.python_func(**arguments, **outputs)
     for name, output in outputs.items():
+        if failure := failure_in(output.path):  # a pipeline goes on without it; who runs it alone wants to know
+            raise Ended(failure)
         if address := output.metadata.get("address"):
             print(f"{name}\t{address}", flush=True)
         elif Path(output.path).exists() and not isinstance(output, dsl.HTML):  # a text for people, not a manifest

@@ -17,6 +17,8 @@ def published_table(
 ):
     """Compare the released generators' scores with the published ones: ours, interval, verdict, cost.
 
+    A generator that could not be scored is named in the table, and ends this step with a status of its own.
+
     Args:
         recipe: Name of any of the recipes, or address of a resolved one in the store.
         scores: The generators' scores.
@@ -25,10 +27,11 @@ def published_table(
         attempt: "new" compares again; empty reuses what is there.
         run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
-    from sida.scoring.table import markdown, published_table
+    from sida.scoring.table import markdown, published_table, refuse_failures
     from sida.steps import execute
 
     paths = [score.path for score in scores]
     published = execute(published_table, table, recipe=recipe, scores=paths, attempt=attempt, run_id=run_id)
     with open(summary.path, "w", encoding="utf-8") as file:
         file.write(markdown(published.manifest))
+    refuse_failures(published.manifest)

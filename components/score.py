@@ -14,6 +14,7 @@ def score(
     attempt: str = "",
     repeat: str = "",
     run_id: str = "",
+    one_of_many: bool = False,
 ):
     """Score the one-step generator on held-out seed ranges.
 
@@ -26,11 +27,12 @@ def score(
         attempt: "new" scores again; empty reuses what is there.
         repeat: Any text; another text is another score (schedules set it to the time).
         run_id: The run that this call is recorded under; empty: SIDA_RUN.
+        one_of_many: A failure is passed on in place of the result, so that the run goes on with other recipes.
     """
     from sida.scoring.score import score
-    from sida.steps import execute
+    from sida.steps import execute_one_of_many
 
-    published = execute(
+    published = execute_one_of_many(
         score,
         scores,
         recipe=recipe,
@@ -40,6 +42,8 @@ def score(
         attempt=attempt,
         run_id=run_id,
         repeat=repeat,
+        one_of_many=one_of_many,
     )
-    for row in published.manifest.rows:
-        scores.log_metric(f"{row.model}_{row.metric}", row.mean)
+    if published:
+        for row in published.manifest.measured:
+            scores.log_metric(f"{row.model}_{row.metric}", row.mean)

@@ -41,5 +41,5 @@ def score_teacher(
         run_id=run_id,
         repeat=repeat,
     )
-    for row in published.manifest.rows:
+    for row in published.manifest.measured:
         scores.log_metric(f"{row.model}_{row.metric}", row.mean)

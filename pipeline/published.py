@@ -29,7 +29,8 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
     from kfp import dsl
 
     steps = {step: getattr(importlib.import_module(f"{components}.{step}"), step) for step in TASKS}
-    known = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER} if cluster else {}
+    known: dict[str, Any] = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER} if cluster else {}
+    each = known | {"one_of_many": True}  # a recipe that fails is named at the end; the others go on
 
     def placed(step: str, task: Any) -> Any:
         task.set_caching_options(False)  # our keys decide
@@ -49,11 +50,11 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
         """
         with cluster.ending(recipe) if cluster else nullcontext():
             with dsl.ParallelFor(items=list(plan.published), parallelism=1) as item:
-                generator = placed("fetch_released", steps["fetch_released"](recipe=item, **known))
-                data = placed("score_data", steps["score_data"](recipe=item, **known))
+                generator = placed("fetch_released", steps["fetch_released"](recipe=item, **each))
+                data = placed("score_data", steps["score_data"](recipe=item, **each))
                 reference = placed(
                     "reference_statistics",
-                    steps["reference_statistics"](recipe=item, dataset=data.outputs["dataset"], **known),
+                    steps["reference_statistics"](recipe=item, dataset=data.outputs["dataset"], **each),
                 )
                 scores = placed(
                     "score",
@@ -63,7 +64,7 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
                         dataset=data.outputs["dataset"],
                         reference=reference.outputs["reference"],
                         repeat=repeat,
-                        **known,
+                        **each,
                     ),
                 )
             collected = dsl.Collected(scores.outputs["scores"])

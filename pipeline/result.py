@@ -88,14 +88,12 @@ def _file_address(path: Path) -> str:
     return f"file://{path.absolute()}"
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns: the first to the left, the others to the right."""
+def aligned(rows: Sequence[tuple[str, ...]], left: int = 1) -> list[str]:
+    """Columns: the first ``left`` of them to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        first, *others = (
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
+        cells = enumerate(zip(row, widths, strict=True))
+        placed = (cell.ljust(width) if column < left else cell.rjust(width) for column, (cell, width) in cells)
+        lines.append("  ".join(placed).rstrip())
     return lines

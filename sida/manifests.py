@@ -177,6 +177,7 @@ class ScoresResult(Part):
     gate: str | None = None  # what the gate said, when there is one
     sampling_bias: float | None = None  # what n samples of the reference itself would score, to first order
     further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
+    guide: ObjectRef | None = None  # the network that a guided teacher was led away from
 
 
 class Regression(Part):
@@ -239,11 +240,39 @@ class PublishedRow(Part):
     checkpoint_sha256: str
 
 
+class PublishedFailure(Part):
+    """A released generator that could not be scored, and why."""
+
+    recipe: str
+    benchmark: str
+    generator: str
+    step: str  # that failed
+    message: str
+    exit_code: int
+
+
+class PaperRow(Part):
+    """A row of the paper: one published number, and the file here that stands for it, the best of those that could be it."""
+
+    benchmark: str
+    line: str  # "SiD", "best of SiDA and SiD2A"
+    metric: str
+    published: float
+    source: str
+    recipes: tuple[str, ...]  # whose released files could be it
+    best: str | None  # the recipe that stands for it; None: none was scored
+    ours: float | None
+    interval: float | None
+    verdict: Literal["better", "within", "worse", "not scored", "failed"]
+
+
 class PublishedResult(Part):
     """Released generators, scored."""
 
     kind: Literal["published"] = "published"
     rows: tuple[PublishedRow, ...]
+    paper: tuple[PaperRow, ...] = ()
+    failed: tuple[PublishedFailure, ...] = ()
 
 
 class ReportResult(Part):
@@ -279,6 +308,11 @@ class Manifest(Part):
     def digest(self) -> str:
         """sha256 of the result part in canonical JSON."""
         return digest_of(self.result.model_dump(mode="json"))
+
+    @property
+    def measured(self) -> tuple[Score, ...]:
+        """The rows of a scores manifest, and the further metrics of the same images."""
+        return (*self.rows, *self.result.further) if isinstance(self.result, ScoresResult) else self.rows
 
     @property
     def rows(self) -> tuple[Score, ...]:

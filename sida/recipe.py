@@ -301,12 +301,17 @@ class Execution(Part):
     processes: Positive = 1  # per node, one for each GPU
     threads: Positive = 1
     micro_batch: Positive | None = None  # per process, a multiple of the loss group; None: the whole share
-    sampling_batch: Positive = 512
+    sampling_batch: Positive | Literal["auto"] = 512  # images at once, at most; auto: the fastest, tried out
     checkpoint_every: Positive  # in images seen
     checkpoints_kept: Annotated[int, Field(ge=2)] = 2  # the newest; the best is kept besides
     non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
+
+    @property
+    def batch_limit(self) -> int:
+        """Images at once, at most, where nothing is tried out."""
+        return 512 if self.sampling_batch == "auto" else self.sampling_batch
 
 
 class Recipe(Part):

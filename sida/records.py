@@ -1,6 +1,7 @@
 """Records of a run: each step's call as typed fields, so that one step can be repeated, and how the run ended.
 
     runs/<run id>/steps/<step>.json       what the step was called with, and what came of it
+    runs/<run id>/steps/<step>.<item>.json    the same, of a step that the run takes once for each of many recipes
     runs/<run id>/run.json                how the run ended (written by the pipeline's exit handler)
 
 A record holds data only: no command and no environment. Who repeats a step builds the command from a template and these fields.
@@ -58,6 +59,12 @@ class StepCall(Part):
     manifest: str = ""  # address of the result
     digest: str = ""  # of the result
     error: str = ""
+    item: str = ""  # name of the recipe, where the run takes the step once for each of many
+
+    @property
+    def name(self) -> str:
+        """``score``, or ``score.cifar10-uncond-sid``."""
+        return f"{self.step}.{self.item}" if self.item else self.step
 
 
 class RunEnd(Part):
@@ -84,7 +91,7 @@ def check_run_id(run: str) -> str:
 
 
 def call_key(run: str, step: str) -> str:
-    """Where a step's call is recorded."""
+    """Where a step's call is recorded; ``step`` may be ``step.item``."""
     return f"runs/{check_run_id(run)}/steps/{step}.json"
 
 
@@ -99,10 +106,11 @@ def current_run() -> str:
     return _RUN.get()
 
 
-def begin(run: str, step: str, version: int, arguments: Mapping[str, Any]) -> StepCall | None:
+def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item: str = "") -> StepCall | None:
     """Record a call before it is made, so that a step killed without a word can be repeated. None outside of a run.
 
-    ``arguments`` are those of the step's function: a path of a manifest is an input, other text a parameter.
+    ``item`` tells calls of the same step in one run apart. ``arguments`` are those of the step's function: a path of a manifest
+    is an input, other text a parameter.
     """
     _RUN.set(run)
     if not run:
@@ -126,6 +134,7 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any]) -> St
         image=here.image,
         store=open_store(here.store).address,
         started=now(),
+        item=item,
     )
     _write(call)
     return call
@@ -153,7 +162,7 @@ def failed(call: StepCall | None, message: str) -> None:
 
 
 def _write(call: StepCall) -> None:
-    open_store(settings().store).put(call_key(call.run, call.step), _json(call))
+    open_store(settings().store).put(call_key(call.run, call.name), _json(call))
 
 
 def end_run(run: str, recipe: str, state: str, code: int, message: str) -> RunEnd:
@@ -215,7 +224,7 @@ def runs(store: ObjectStore) -> list[str]:
 
 
 def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
-    """Every recorded call of a run, by step; empty for a run that the store does not know."""
+    """Every recorded call of a run, by step (``step.item`` where there are many); empty for a run that the store does not know."""
     found = {}
     for key in store.list(f"runs/{check_run_id(run)}/steps/"):
         step = key.rsplit("/", 1)[-1].removesuffix(".json")
@@ -242,7 +251,7 @@ def manifest_key(call: StepCall) -> str:
 
 
 def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
-    """A step's recorded call. Raises UserError that says which runs or steps there are."""
+    """A step's recorded call, ``step`` or ``step.item``. Raises UserError that says which runs or steps there are."""
     key = call_key(run, step)
     try:
         call = _parse(store.read(key), store.address_of(key))
@@ -252,7 +261,7 @@ def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
                 f"run {run} has no record of a step {step!r}: it never started; recorded: {', '.join(there)}"
             ) from None
         raise UserError(f"no run {run!r} in {store.address}: check the id and the store") from None
-    if (call.run, call.step) != (run, step):
+    if (call.run, call.name) != (run, step):
         raise UserError(f"{store.address_of(key)}: records {call.step} of run {call.run}: somebody moved it; not used")
     return call
 

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from sida import progress, records
 from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, UserError
 from sida.lease import Lease, acquire
 from sida.manifests import About, Manifest, digest_of, parse_manifest
+from sida.passed_on import Failure, first_failure
+from sida.passed_on import write as write_failure
 from sida.provenance import code_digest, machine
 from sida.recipe import Recipe
 from sida.recipe import load as load_recipe
@@ -248,33 +251,100 @@ def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
 
 
 def execute(
-    function: Callable[..., Published], output: Any, *, run_id: str = "", gate: str = "", **arguments: Any
+    function: Callable[..., Published],
+    output: Any,
+    *,
+    component: str = "",
+    run_id: str = "",
+    gate: str = "",
+    **arguments: Any,
 ) -> Published:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
     The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it.
     ``gate`` is an input that the step only waits for. A SidaError becomes one line for the user and the exit status that it names.
     """
-    described: Step = function.step  # type: ignore[attr-defined]
-    name = described.name
+    name = function.step.name  # type: ignore[attr-defined]
     try:
-        inputs = arguments | ({"gate": gate} if gate else {})
-        call = records.begin(run_id or settings().run, name, described.version, inputs)
+        published = _recorded(function, component, run_id, arguments, {"gate": gate} if gate else {})
+    except (SidaError, OSError) as error:
+        message, exit_code = _in_a_line(error)
+        progress.error(name, message, exit_code)
+        raise SystemExit(exit_code) from error
+    return _delivered(published, output)
+
+
+def execute_one_of_many(
+    function: Callable[..., Published],
+    output: Any,
+    *,
+    one_of_many: bool,
+    component: str = "",
+    run_id: str = "",
+    **arguments: Any,
+) -> Published | None:
+    """As ``execute``; with ``one_of_many`` a failure is passed on in place of the result, and the run goes on without it.
+
+    Then the call is recorded under the step's and the recipe's names, so that those of other recipes stay beside it.
+    ``component`` is the component's name where it is not the step's.
+    """
+    if not one_of_many:
+        return execute(function, output, component=component, run_id=run_id, **arguments)
+    name = function.step.name  # type: ignore[attr-defined]
+    failure = first_failure(arguments.values())
+    if failure is None:
+        item = arguments["recipe"]
         try:
-            published = function(**arguments)
-        except SidaError as error:
-            records.failed(call, str(error))
-            raise
-        records.finished(call, published.address, published.manifest.digest, published.reused)
+            item = recipe_at(arguments["recipe"]).name
+            more = {"one_of_many": "true"}
+            return _delivered(_recorded(function, component, run_id, arguments, more, item), output)
+        except Exception as error:  # whatever it is, it is this item's: the end of the run says it
+            if not isinstance(error, SidaError):
+                traceback.print_exc()
+            message, exit_code = _in_a_line(error, strict=False)
+            failure = Failure(item=item, recipe=arguments["recipe"], step=name, message=message, exit_code=exit_code)
+        progress.note(name, f"{item} failed, the others go on: {failure.message}")
+    write_failure(failure, output.path)
+    return None
+
+
+def _recorded(
+    function: Callable[..., Published],
+    component: str,
+    run_id: str,
+    arguments: dict[str, Any],
+    more: dict[str, str],
+    item: str = "",
+) -> Published:
+    described: Step = function.step  # type: ignore[attr-defined]
+    name = component or described.name
+    call = records.begin(run_id or settings().run, name, described.version, arguments | more, item)
+    try:
+        published = function(**arguments)
     except SidaError as error:
-        progress.error(name, str(error), error.exit_code)
-        raise SystemExit(error.exit_code) from error
-    except OSError as error:
-        if error.errno not in (28, 122):  # disk full, quota
-            raise
+        records.failed(call, str(error))
+        raise
+    except Exception as error:
+        if item:
+            records.failed(call, _in_a_line(error, strict=False)[0])
+        raise
+    records.finished(call, published.address, published.manifest.digest, published.reused)
+    return published
+
+
+def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
+    """(message, exit status). ``strict``: what is no user's mistake is raised again."""
+    if isinstance(error, SidaError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno in (28, 122):  # disk full, quota
         place = error.filename or "temporary files"
-        progress.error(name, f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR", 2)
-        raise SystemExit(2) from error
+        return f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR", 2
+    if strict:
+        raise error
+    return f"{type(error).__name__}: {' '.join(str(error).split())}", 1
+
+
+def _delivered(published: Published, output: Any) -> Published:
     path = Path(output.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(published.manifest.to_json())

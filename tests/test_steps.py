@@ -162,3 +162,43 @@ def test_a_digest_covers_the_result_and_nothing_else() -> None:
     assert parse_manifest(json.dumps(content).encode(), "m").digest == run().manifest.digest
     content["result"]["licence"] = "other"
     assert parse_manifest(json.dumps(content).encode(), "m").digest != run().manifest.digest
+
+
+def test_one_of_many_passes_its_failure_on_and_keeps_a_record_of_its_own(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sida import records
+    from sida.passed_on import failure_in
+
+    monkeypatch.setenv("SIDA_RUN", "run-1")
+    recipes = {name: RECIPE.model_copy(update={"name": name}) for name in ("good", "bad")}
+    address = {name: steps.recipe_address(loaded) for name, loaded in recipes.items()}
+    outputs = {name: SimpleNamespace(path=str(place / name), metadata={}) for name in ("good", "bad", "after")}
+
+    def go(name: str, recipe: str, **arguments: Any) -> Any:
+        return steps.execute_one_of_many(toy, outputs[name], one_of_many=True, recipe=address[recipe], **arguments)
+
+    assert go("good", "good").manifest == read_manifest(outputs["good"].path, "teacher")
+    assert go("bad", "bad", attempt="third") is None  # refused by the step: a user's mistake
+    failure = failure_in(outputs["bad"].path)
+    assert failure is not None and (failure.item, failure.step, failure.exit_code) == ("bad", "toy", 2)
+    assert "attempt 'third'" in failure.message
+    assert go("after", "bad", weights=str(outputs["bad"].path)) is None  # a step that takes the failed one's result
+    assert failure_in(outputs["after"].path) == failure and calls == [1]
+    store = open_store(settings().store)
+    made = records.calls(store, "run-1")
+    assert {name: call.state for name, call in made.items()} == {"toy.good": "ran", "toy.bad": "failed"}
+    assert records.call_of(store, "run-1", "toy.bad").parameters["one_of_many"] == "true"
+    with pytest.raises(SystemExit) as ended:  # alone it ends with the status that the error names
+        steps.execute_one_of_many(toy, outputs["bad"], one_of_many=False, recipe=address["bad"], attempt="third")
+    assert ended.value.code == 2
+
+
+def test_an_unexpected_error_of_one_of_many_is_passed_on_too(place: Path) -> None:
+    from sida.passed_on import failure_in
+
+    output = SimpleNamespace(path=str(place / "out"), metadata={})
+    address = steps.recipe_address(RECIPE)
+    assert steps.execute_one_of_many(toy, output, one_of_many=True, recipe=address, weights=7) is None
+    failure = failure_in(output.path)
+    assert failure is not None and failure.exit_code == 1 and failure.message.startswith("TypeError: ")

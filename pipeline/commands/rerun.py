@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pipeline import remote
 
     parser.add_argument("run", metavar="RUN", nargs="?", help="id of the run; here: name of its folder in ./runs")
-    parser.add_argument("step", metavar="STEP", nargs="?", help="the step (see `status RUN`)")
+    parser.add_argument("step", metavar="STEP", nargs="?", help="the step, as `status RUN` shows it")
     remote.add_profile(parser, required=False)
     parser.add_argument("--force", action="store_true", help="make a new attempt")
     parser.add_argument(
@@ -60,7 +60,8 @@ def main(args: argparse.Namespace) -> int:
     if where is not None:
         remote.use_store(where)
     store = open_store(settings().store)
-    call = records.call_of(store, args.run, args.step.replace("-", "_"))
+    step, dot, item = args.step.partition(".")  # of many: score.cifar10-uncond-sid
+    call = records.call_of(store, args.run, step.replace("-", "_") + dot + item)
     if where is None or args.local:
         return _here(call, args.force)
     return _there(args, call, where)

@@ -1,13 +1,14 @@
 """Score the generators that the authors released, against the numbers that they published.
 
-Fetches each file, converts it without running anything in it, scores it as its recipe says and prints one row for each: published,
-ours, interval, verdict, cost. Without RECIPE: SiD's and the best generator of every benchmark in pixels; where two files could be
-the best one, both. What was scored before is reused; --repeat measures anew. On a cluster: `compile`, `submit` or `schedule
-RECIPE --pipeline score_published`.
+Fetches each file, converts it without running anything in it, scores it as its recipe says and prints the rows of the paper:
+published, ours, interval, verdict, cost; under a row that several files could be, each of them; for a row without a score, the
+command that fills it. Without RECIPE: SiD's and the best generator of every benchmark in pixels. A generator that fails is named,
+the others go on, and the exit status is not 0. What was scored before is reused; --repeat measures anew. On a cluster: `compile`,
+`submit` or `schedule RECIPE --pipeline score_published`.
 
 examples:
-  python -m pipeline score_published cifar10-uncond-sid cifar10-uncond-sid2a
-  python -m pipeline score_published --json
+  python -m pipeline score-published cifar10-uncond-sid cifar10-uncond-sid2a
+  python -m pipeline score-published --json
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,33 +42,36 @@ def main(args: argparse.Namespace) -> int:
     from pipeline.display import open_display
     from pipeline.published import NAME
     from sida import recipe as recipes
+    from sida.errors import UserError
     from sida.manifests import PublishedResult, parse_manifest
-    from sida.scoring.table import lines, released_recipes
+    from sida.scoring.table import lines, released_recipes, verdict
     from sida.settings import settings
     from sida.steps import recipe_address
     from sida.stores import open_store, read_address
 
-    names = released_recipes(args.recipes)
+    chosen = [recipes.load(name) for name in released_recipes(args.recipes)]
+    if twice := [name for name, times in Counter(recipe.name for recipe in chosen).items() if times > 1]:
+        raise UserError(f"recipe {twice[0]} is named twice: results are told apart by recipes' names")
     use_trust(args)
     settings()
     if args.store:
         os.environ["SIDA_STORE"] = open_store(args.store).address
-    addresses = tuple(recipe_address(recipes.load(name)) for name in names)
+    addresses = tuple(recipe_address(recipe) for recipe in chosen)
     plan = Plan(NAME.replace("_", "-"), addresses[0], "published_table", published=addresses, repeat=args.repeat)
     display = open_display()
     try:
         outcome = local.run(plan, display)
     finally:
         display.close()
-    if outcome.status:
+    if not any(event["step"] == "published_table" for event in outcome.steps):
         return running.fail(outcome)
     address = outcome.manifest("published_table")
     table = parse_manifest(read_address(address), address).result
     assert isinstance(table, PublishedResult)
     if args.json:
-        print(json.dumps({"rows": [row.model_dump(mode="json") for row in table.rows], "table": address}, indent=1))
-        return 0
-    for line in result.aligned(lines(table)):
-        print(line)
-    print(f"\ntable  {address}\ndone in {outcome.seconds:.1f} s")
-    return 0
+        print(json.dumps({**table.model_dump(mode="json", exclude={"kind"}), "table": address}, indent=1))
+    else:
+        for line in result.aligned(lines(table), left=2):
+            print(line)
+        print(f"\n{verdict(table)}\n\ntable  {address}\ndone in {outcome.seconds:.1f} s")
+    return running.fail(outcome) if outcome.status else 0

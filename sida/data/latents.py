@@ -146,6 +146,17 @@ def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_st
         return torch.cat([unit_to_uint8(vae.decode(one[None]).sample) for one in raw])
 
 
+def decoder_of(latents: Latents, device: Any) -> Callable[[Tensor], Tensor]:
+    """A function: normalised latents float [B, 4, h, w] -> images uint8 [B, 3, H, W]; the recipe's VAE on ``device``.
+
+    Raises UserError when diffusers or the VAE's files are missing.
+    """
+    import torch
+
+    vae = load_vae(latents).to(device)
+    return lambda given: decode_images(vae, given.to(torch.float32), latents.raw_mean, latents.raw_std).clone()
+
+
 def encode(job: Job) -> dict[str, Any]:
     """One process of the encoding job: shards rank, rank + world, ...; those already published are passed over."""
     import torch

@@ -59,7 +59,7 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
         c = one_hot(labels, data.classes)
         by_teacher = teacher_images(phi, recipe.teacher.sampler)(seeds[shown], c[shown])
         theta = load_network(fetch_object(store, made.weights), made.network).eval()
-        make, batch = generator_images(theta, made.sigma_init), recipe.execution.sampling_batch
+        make, batch = generator_images(theta, made.sigma_init), recipe.execution.batch_limit
         parts = [make(some, labelled) for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)]
         by_generator = to_uint8(torch.cat(parts))
     panels = {

@@ -1,20 +1,34 @@
 """Scores by clean-fid itself (Parmar et al., arXiv 2104.11222), an extra: imported here only, and only when it is asked for.
 
-Its features of a folder of images, our reference statistics, its own Frechet distance. The mode is part of the metric's name:
-``legacy_tensorflow`` is the published FID's resize, ``clean`` another number. Facts: clean-fid 0.1.35 needs torchvision.
+Its resize and its feature loop over a folder's files, our reference statistics, its Frechet distance. The mode is part of the
+metric's name: ``legacy_tensorflow`` is the published FID's resize, ``clean`` another number against statistics made in that mode.
+clean-fid fetches the detector by itself and looks at no digest: it gets ours, checked, in a folder of its own. Facts of 0.1.35:
+needs torchvision; calls ``scipy.linalg.sqrtm(disp=)``, which SciPy 1.18 dropped.
 """
 
 from __future__ import annotations
 
 import importlib
+import tempfile
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sida.errors import UserError
+from sida import progress
+from sida.errors import NotFound, UserError
+from sida.manifests import DatasetResult, digest_of, read_manifest
 from sida.recipe import Recipe
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sida.scoring.published import Statistics
+
 BACKENDS = {"cleanfid-legacy_tensorflow": "legacy_tensorflow", "cleanfid-clean": "clean"}
+FEATURES = 2048  # clean-fid's code takes no other number
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -27,45 +41,136 @@ class CleanFid:
 
 
 def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
-    """A folder's score against the recipe's published statistics. Raises UserError without clean-fid, or for another source."""
+    """A folder's score against the recipe's statistics. Raises UserError without clean-fid, or for another source."""
     mode = BACKENDS[backend]
-    given = recipe.evaluation.reference
-    if given is None:
-        raise UserError(f"--backend {backend}: recipe {recipe.name} names no published statistics: use --backend ours")
     if not folder.is_dir():
         raise UserError(f"--backend {backend}: {folder} is no folder: clean-fid scores folders of images")
-    if mode == "clean" and recipe.evaluation.metric == "fid":
-        # The published statistics are those of the TensorFlow resize.
+    features = recipe.evaluation.detector.features
+    if recipe.evaluation.metric != "fid" or features != FEATURES:
         raise UserError(
-            f"--backend {backend}: the published statistics of {recipe.name} were made with the legacy_tensorflow resize; "
-            f"clean scores need clean statistics: use --backend cleanfid-legacy_tensorflow"
+            f"--backend {backend}: clean-fid computes FID on {FEATURES} features, recipe {recipe.name} has "
+            f"{recipe.evaluation.metric} on {features}: use --backend ours"
         )
-    fid: Any = _clean_fid()
-    from sida.foreign.fetch import fetch_file
+    fid: Any = _clean_fid("fid")
+    from sida.scoring.detector_file import detector_file
     from sida.scoring.images import find_images
-    from sida.scoring.published import read_statistics
 
-    count = len(find_images(folder, recipe.evaluation.images))
-    path, _ = fetch_file(given.address, "reference", given.sha256)
-    reference = read_statistics(path, recipe.evaluation.metric, recipe.evaluation.detector.features)
+    paths = find_images(folder, recipe.evaluation.images)
+    _refuse_other_sizes(paths, recipe)
+    detector, digest = detector_file(recipe.evaluation.detector)
     import numpy as np
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = fid.build_feature_extractor(mode, device, use_dataparallel=False)
-    features = fid.get_folder_features(
-        str(folder), model, num_workers=0, num=count, mode=mode, device=device, batch_size=64, verbose=False
+    model = _model(detector, mode, device)
+    given = recipe.evaluation.reference
+    if mode == "legacy_tensorflow" and given is not None:
+        from sida.foreign.fetch import fetch_file
+        from sida.scoring.published import read_statistics
+
+        path, _ = fetch_file(given.address, "reference", given.sha256)
+        reference, origin = read_statistics(path, "fid", FEATURES), "published statistics"
+    else:  # published statistics are those of the TensorFlow resize
+        reference, origin = _statistics(recipe, mode, model, digest, device), f"the training set's own in mode {mode}"
+    options = {"num_workers": 0, "batch_size": BATCH, "device": device, "mode": mode, "verbose": False}
+    seen = fid.get_files_features([str(path) for path in paths], model=model, **options).astype(np.float64)
+    value, distance = _distance(fid, seen.mean(axis=0), np.cov(seen, rowvar=False), reference)
+    return CleanFid(
+        f"fid_cleanfid_{mode}", value, f"{len(paths):,} images, clean-fid's features, {distance}; reference: {origin}"
     )
-    covariance = np.cov(features, rowvar=False)
-    value = fid.frechet_distance(features.mean(axis=0), covariance, reference.mean, reference.covariance)
-    return CleanFid(f"fid_cleanfid_{mode}", float(value), f"{count:,} images, clean-fid's features and distance")
 
 
-def _clean_fid() -> Any:
+def _clean_fid(module: str) -> Any:
     try:
-        return importlib.import_module("cleanfid.fid")
-    except ImportError as error:
+        return importlib.import_module(f"cleanfid.{module}")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--backend cleanfid needs the package clean-fid, with a torchvision that fits this torch ({error}): "
+            f"--backend cleanfid needs the package clean-fid, with a torchvision that fits this torch ({reason}): "
             f"pip install clean-fid in an environment of its own, or use --backend ours, which computes the same FID"
         ) from error
+
+
+def _model(detector: Path, mode: str, device: Any) -> Callable[[Any], Any]:
+    """clean-fid's own wrapper around the detector; only a file that may run is handed to it."""
+    from sida.scoring.torchscript import trusted_bytes
+
+    content = trusted_bytes(detector)
+    wrapper = _clean_fid("inception_torchscript").InceptionV3W
+    with tempfile.TemporaryDirectory(prefix="sida-cleanfid-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch calls its own format old
+        Path(folder, "inception-2015-12-05.pt").write_bytes(content)
+        model = wrapper(folder, download=False, resize_inside=mode == "legacy_tensorflow").to(device).eval()
+    return lambda images: model(images)  # its feature loop takes a function
+
+
+def _refuse_other_sizes(paths: list[Path], recipe: Recipe) -> None:
+    """clean-fid would resize anything."""
+    from PIL import Image
+
+    latents = recipe.dataset.latents
+    size = latents.image_resolution if latents else recipe.dataset.resolution
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                found = image.size
+        except OSError as error:
+            raise UserError(f"{path}: not a readable image ({error}): make it again") from error
+        if found != (size, size):
+            raise UserError(f"{path}: is {found[0]}x{found[1]}, the recipe's images are {size}x{size}")
+
+
+def _distance(fid: Any, mean: np.ndarray, covariance: np.ndarray, reference: Statistics) -> tuple[float, str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # SciPy of the argument that clean-fid gives
+            value = float(fid.frechet_distance(mean, covariance, reference.mean, reference.covariance))
+        return value, "clean-fid's distance"
+    except TypeError:  # SciPy without sqrtm(disp=)
+        from sida.numerics.frechet import frechet_distance
+
+        value = frechet_distance(mean, covariance, reference.mean, reference.covariance)
+        return value, "our distance (clean-fid's does not run with this SciPy)"
+
+
+def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: Any) -> Statistics:
+    """The training set's, through clean-fid's resize of this mode and its model; kept in the store."""
+    import numpy as np
+    import torch
+    from safetensors.torch import load, save
+
+    from sida.data.prepare import prepare_data
+    from sida.data.shards import Shards
+    from sida.numerics.frechet import Moments
+    from sida.scoring.file import runner
+    from sida.scoring.published import Statistics
+    from sida.settings import settings
+    from sida.stores import open_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = read_manifest(runner(Path(folder), recipe)(prepare_data), "dataset")
+    dataset: DatasetResult = data.result  # type: ignore[assignment]
+    if dataset.record != "pixels":
+        raise UserError(
+            f"recipe {recipe.name}: its data set holds {dataset.record}, no images to make {mode} statistics from: use "
+            f"--backend ours"
+        )
+    store = open_store(settings().store)
+    key = f"cleanfid/{digest_of([mode, detector, data.digest])}.safetensors"
+    try:
+        tensors = load(store.read(key))
+    except NotFound:
+        resize = _clean_fid("resize").build_resizer(mode)
+        shards, moments = Shards(store, dataset), Moments(FEATURES)
+        shown = progress.Progress("cleanfid", len(shards), "images")
+        for start in range(0, len(shards), BATCH):
+            images, _ = shards.read(torch.arange(start, min(start + BATCH, len(shards))))
+            pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+            resized = np.stack([np.asarray(resize(one)) for one in pixels]).astype(np.float32)
+            with torch.no_grad():
+                moments.add(model(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)).cpu())
+            shown.update(start + len(images))
+        mean, covariance = moments.mean_cov(ddof=1)
+        tensors = {"mean": mean, "covariance": covariance}
+        store.put(key, save(tensors))
+    return Statistics(tensors["mean"].numpy(), tensors["covariance"].numpy(), dataset.count)

@@ -90,7 +90,7 @@ def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[
     made: ReferenceResult = reference.result  # type: ignore[assignment]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     detector = load_detector(fetch_object(context.store, made.detector)).to(device)
-    extra, batch = recipe.evaluation.extra_metrics, recipe.execution.sampling_batch
+    extra, batch = recipe.evaluation.extra_metrics, recipe.execution.batch_limit
     latents = recipe.dataset.latents
     channels = 3 if latents else recipe.dataset.channels
     resolution = latents.image_resolution if latents else recipe.dataset.resolution

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sida.data.latents import decode_images, load_vae
+from sida.data.latents import decoder_of
 from sida.errors import UserError
 from sida.manifests import DatasetResult, GeneratorResult, ReferenceResult, TeacherResult
 from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
@@ -22,26 +23,33 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
 from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
-from sida.recipe import Latents, Sampler
+from sida.recipe import Sampler
+from sida.scoring.batch import job_batch
 from sida.scoring.detector import load_detector
 from sida.scoring.partial import Piece, discard, gather, merged, pieces
 from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
 from sida.scoring.reference import load_features, load_statistics
 from sida.scoring.sums import Sums
 from sida.stores import ObjectStore
-from sida.stores.base import fetch_object
+from sida.stores.base import ObjectRef, fetch_object
 from sida.teachers.files import load_network
 from sida.training.job import Job
 
 
-def teacher_images(teacher: Denoiser, sampler: Sampler) -> MakeImages:
-    """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too."""
+def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None = None) -> MakeImages:
+    """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too.
+
+    With guidance each evaluation asks ``guide`` too. Raises UserError for guidance without one, or with EDM's float64 sampler.
+    """
     shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
+    heun: Any = heun_edm if sampler.state == "float64" else heun_edm2
     if sampler.guidance != 1:
-        raise UserError(
-            "teacher.sampler.guidance: guided teachers cannot be scored yet: set it to 1, and targets.teacher to match"
-        )
-    heun = heun_edm if sampler.state == "float64" else heun_edm2
+        if sampler.state == "float64" or guide is None:
+            raise UserError(
+                f"teacher.sampler.guidance {sampler.guidance:g}: guidance belongs to EDM2's sampler (teacher.sampler.state: "
+                f"float32) and needs teacher.guide"
+            )
+        heun = partial(heun_edm2, guide=_of_width(guide, teacher), guidance=sampler.guidance)
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
         return heun(
@@ -57,6 +65,18 @@ def teacher_images(teacher: Denoiser, sampler: Sampler) -> MakeImages:
         )
 
     return make
+
+
+def _of_width(guide: Denoiser, teacher: Denoiser) -> Callable[..., Tensor]:
+    """The guide under the teacher's labels: an unconditional one is not told the class, as EDM2's is not."""
+    if guide.label_dim == teacher.label_dim:
+        return guide
+    if guide.label_dim:
+        raise UserError(
+            f"teacher.guide knows {guide.label_dim} classes, the teacher {teacher.label_dim}: take an unconditional one, or "
+            f"one of the same classes"
+        )
+    return lambda x, sigma, labels=None: guide(x, sigma, None)
 
 
 def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
@@ -78,6 +98,7 @@ def measure(job: Job) -> dict[str, Any]:
     detector = load_detector(fetch_object(job.store, reference.detector)).to(job.processes.device)
     ranges, count = job.spec["first_seeds"], job.spec["count"]
     extra = tuple(job.spec.get("extra_metrics", ()))
+    batch = job_batch(job, make, detector, classes)
     labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
     work = pieces(len(ranges), count)
     report = _Report(job, len(ranges) * count)
@@ -92,13 +113,13 @@ def measure(job: Job) -> dict[str, Any]:
             first_seed=ranges[piece.group],
             piece=piece,
             sums=empty(),
-            batch=job.recipe.execution.sampling_batch,
+            batch=batch,
             device=job.processes.device,
             report=report.made,
         )
 
     gather(job, work, sums_of, report.found)
-    result: dict[str, Any] = {"values": [], "further": {}, "images_per_second": report.rate()}
+    result: dict[str, Any] = {"values": [], "further": {}, "images_per_second": report.rate(), "batch": batch}
     if not job.processes.first:
         return result
     real = load_statistics(job.store, reference)
@@ -177,12 +198,8 @@ def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: t
     return values
 
 
-def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeImages:
-    """Images uint8 from a model of EDM2's latents: the VAE decodes them, pixels follow EDM2's rule.
-
-    Raises UserError when the extra for latents is not installed, the VAE is not pinned or not there, or latents are not finite.
-    """
-    vae = load_vae(latents).to(device)
+def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor]) -> MakeImages:
+    """Images uint8 from a model of EDM2's latents, decoded by the VAE. Raises UserError for latents that are not finite."""
 
     def images(seeds: Tensor, labels: Tensor) -> Tensor:
         made = make(seeds, labels)
@@ -190,7 +207,7 @@ def decoded(make: MakeImages, latents: Latents, device: torch.device) -> MakeIma
             raise UserError(
                 f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
             )
-        return decode_images(vae, made.to(torch.float32), latents.raw_mean, latents.raw_std)
+        return decode(made)
 
     return images
 
@@ -203,11 +220,20 @@ def _model(job: Job) -> tuple[MakeImages, int]:
     network = network.to(job.processes.device).eval().requires_grad_(False)
     classes = int(manifest.network.get("label_dim", 0))
     if isinstance(manifest, TeacherResult):
-        make = teacher_images(network, job.recipe.teacher.sampler)
+        make = teacher_images(network, job.recipe.teacher.sampler, _guide(job))
     else:
         make = generator_images(network, manifest.sigma_init)
     latents = job.recipe.dataset.latents
-    return (make if latents is None else decoded(make, latents, job.processes.device)), classes
+    return (make if latents is None else decoded(make, decoder_of(latents, job.processes.device))), classes
+
+
+def _guide(job: Job) -> Denoiser | None:
+    """The network that the teacher is guided away from, as the launching step stored it."""
+    stored, described = job.spec.get("guide"), job.recipe.teacher.guide
+    if stored is None or described is None:
+        return None
+    network = load_network(fetch_object(job.store, ObjectRef(*stored)), described.network.model_dump(mode="json"))
+    return network.to(job.processes.device).eval().requires_grad_(False)
 
 
 def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:

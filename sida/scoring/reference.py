@@ -29,7 +29,7 @@ COMPARED_IMAGES = 100_000  # larger training sets are not passed through the det
 KEPT_BYTES = 2**30  # of real features beside our own statistics, where no metric asks for them
 
 
-@step("reference_statistics", version=2, sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"))
+@step("reference_statistics", version=3, sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"))
 def reference_statistics(context_of: Any, *, recipe: Recipe, dataset: str, attempt: str = "") -> Published:
     """Statistics of the training set's features: published ones, checked against our own where the images are there."""
     data = read_manifest(dataset, "dataset")
@@ -75,9 +75,16 @@ def _produce(
             context, {"mean": statistics.mean, "covariance": statistics.covariance}, "published.safetensors"
         )
     extra = bool(set(evaluation.extra_metrics) - {"is"})
-    # Latents are no pictures: what the detector sees of them comes from the decoder, and EDM2 publishes its statistics.
-    pictures = bool(result.shards) and result.channels in (1, 3)
-    if pictures and (published is None or extra or result.count <= COMPARED_IMAGES):
+    pictures = bool(result.shards) and result.record != "labels"
+    latents = result.record == "latents"
+    if latents and pictures and published is None:
+        progress.note(
+            context.step.name,
+            "these statistics are of what the VAE gives back, not of the images: published ones (evaluation.reference) are of "
+            "the images, and scores differ",
+        )
+    # A decoder's pictures are not the images that published statistics are of: there is nothing to compare.
+    if pictures and (published is None or extra or (result.count <= COMPARED_IMAGES and not latents)):
         spec = {
             "recipe": recipe.model_dump(mode="json"),
             "inputs": {"dataset": data.to_json().decode()},

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sida.data.shards import Shards
+from sida.data.latents import decoder_of
+from sida.data.shards import Shards, network_input
 from sida.manifests import DatasetResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import Moments
@@ -31,8 +32,10 @@ def reference(job: Job) -> dict[str, Any]:
     dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
     shards = Shards(job.store, dataset)
     detector = load_detector(fetch_object(job.store, ObjectRef(*job.spec["detector"]))).to(job.processes.device)
-    features, batch = job.spec["features"], job.recipe.execution.sampling_batch
+    features, batch = job.spec["features"], job.recipe.execution.batch_limit
     kept = _kept(len(shards)) if job.spec["keep"] else None
+    latents = job.recipe.dataset.latents
+    decode = decoder_of(latents, job.processes.device) if latents and dataset.record == "latents" else None
     empty = partial(Sums, features, len(shards), (KEEP_FEATURES,) if job.spec["keep"] else ())
     progress = Progress(job.step, len(shards), "images") if job.processes.first else None
     done = 0
@@ -47,9 +50,11 @@ def reference(job: Job) -> dict[str, Any]:
         sums = empty()
         for start in range(piece.start, piece.stop, batch):
             rows = torch.arange(start, min(start + batch, piece.stop))
-            images, _ = shards.read(rows)
+            images = shards.read(rows)[0].to(job.processes.device)
+            if decode is not None:  # what the VAE gives back of each image
+                images = decode(network_input(images, dataset))
             with torch.no_grad():
-                sums.add(detector, images.to(job.processes.device), start)
+                sums.add(detector, images, start)
             report(len(rows) * job.processes.world)
         if kept is not None and sums.features:
             sums.features = [torch.cat(sums.features)[kept[piece.start : piece.stop]]]

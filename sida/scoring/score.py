@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from sida import progress
@@ -16,6 +18,7 @@ from sida.scoring.series import remember
 from sida.settings import settings
 from sida.steps import Context, Published, step
 from sida.stores import open_store
+from sida.stores.base import ObjectRef
 
 SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/training/processes.py")
 FEW = 10  # images per feature, below which the sample's size shows in the score
@@ -64,7 +67,14 @@ def check_reference(recipe: Recipe, reference: Manifest) -> None:
 
 
 def _measured(
-    recipe: Recipe, context: Context, inputs: dict[str, Manifest], seeds: list[int], n: int, *, floor: bool
+    recipe: Recipe,
+    context: Context,
+    inputs: dict[str, Manifest],
+    seeds: list[int],
+    n: int,
+    *,
+    floor: bool,
+    guide: ObjectRef | None = None,
 ) -> dict[str, Any]:
     spec = {
         "recipe": recipe.model_dump(mode="json"),
@@ -74,16 +84,28 @@ def _measured(
         "extra_metrics": list(recipe.evaluation.extra_metrics),
         "floor": floor,
     }
+    if guide is not None:
+        spec["guide"] = [guide.name, guide.size, guide.sha256]
     result = run_job(context, "score", spec, recipe.execution)
     context.notes["images_per_second"] = round(result["images_per_second"], 1)
+    context.notes["sampling_batch"] = result["batch"]
     features = recipe.evaluation.detector.features
     if n < FEW * features:
         progress.note(
             context.step.name,
-            f"{n:,} images are few for {features:,} features: the sample's size alone adds about "
-            f"{result['sampling_bias']:.3g}; compare it only with scores of as many images",
+            f"{n:,} images are few for {features:,} features, and scores fall with their number: {_size_effect(result)}; "
+            f"compare it only with scores of as many images",
         )
     return result
+
+
+def _size_effect(measured: dict[str, Any]) -> str:
+    """What the sample's size does to the score: measured on real images where they are there, else the theory and its terms."""
+    bias = f"{measured['sampling_bias']:.3g}"
+    theory = f"a perfect model would score {bias} were the features Gaussian and the labels drawn at random"
+    if floor := measured.get("floor"):
+        return f"as many real images score {statistics.fmean(floor):.3g} ({theory})"
+    return f"{theory} (exact class shares, as here, make it less)"
 
 
 def _result(
@@ -128,6 +150,29 @@ def _parameters(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
     return {"images": n, "first_seeds": seeds, "extra_metrics": list(evaluation.extra_metrics)}
 
 
+def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
+    """The guide's file and its sha256; None for a teacher without guidance."""
+    if recipe.teacher.sampler.guidance == 1 or recipe.teacher.guide is None:
+        return None
+    from sida.foreign.fetch import fetch_file
+
+    return fetch_file(recipe.teacher.guide.address, "guide", recipe.teacher.guide.sha256, step="score_teacher")
+
+
+def _guide_key(guide: tuple[Path, str] | None) -> dict[str, str]:
+    return {} if guide is None else {"guide": guide[1]}
+
+
+def _stored_guide(context: Context, recipe: Recipe, path: Path) -> ObjectRef:
+    """The guide's weights as safetensors, converted without running anything in the file."""
+    from sida.scoring.adopt import as_safetensors
+
+    assert recipe.teacher.guide is not None
+    with tempfile.TemporaryDirectory() as folder:
+        weights = as_safetensors(path, recipe.teacher.guide.network.model_dump(mode="json"), Path(folder))
+        return context.put(weights, "guide.safetensors")
+
+
 @step("score_teacher", version=2, sources=SOURCES)
 def score_teacher(
     context_of: Any,
@@ -151,8 +196,11 @@ def score_teacher(
     n = recipe.gate.teacher_images or recipe.evaluation.images
     made: Any = inputs["model"].result
 
+    guide = _guide_file(recipe)
+
     def produce(context: Context) -> ScoresResult:
-        measured = _measured(recipe, context, inputs, seeds, n, floor=True)
+        stored = guide and _stored_guide(context, recipe, guide[0])
+        measured = _measured(recipe, context, inputs, seeds, n, floor=True, guide=stored)
         guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
         first = row(
             recipe,
@@ -165,10 +213,10 @@ def score_teacher(
             sampler=f"Heun, {sampler.steps} steps{guided}",
             checkpoint_sha256=made.weights.sha256,
         )
-        return _result(recipe, inputs, measured, first, made.licence)
+        return _result(recipe, inputs, measured, first, made.licence, guide=stored)
 
     published = context_of(
-        parameters=_parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json")},
+        parameters=_parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json"), **_guide_key(guide)},
         inputs=inputs,
         produce=produce,
         attempt=attempt,

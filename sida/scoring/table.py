@@ -3,36 +3,118 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sida import progress
 from sida.errors import UserError
-from sida.manifests import Manifest, PublishedResult, PublishedRow, ScoresResult, read_manifest
+from sida.manifests import (
+    Manifest,
+    PaperRow,
+    PublishedFailure,
+    PublishedResult,
+    PublishedRow,
+    ScoresResult,
+    read_manifest,
+)
+from sida.passed_on import Failure, failure_in
 from sida.recipe import Recipe
 from sida.recipe import names as recipe_names
 from sida.scoring.gates import standing, target_of
 from sida.scoring.verify import recipe_of
-from sida.steps import Context, Published, step
+from sida.settings import settings
+from sida.steps import Context, Published, recipe_at, step
 from sida.stores import open_store
 
 HEADING = ("benchmark", "generator", "metric", "published", "ours", "95% interval", "verdict", "cost")
+LINES = {"sid": "SiD", "best": "best of SiDA, SiD2A"}  # of a benchmark: the paper gives one number for each
 
 
-@step("published_table", version=1, sources=("sida/scoring/table.py", "sida/scoring/gates.py"))
+@step("published_table", version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py"))
 def published_table(context_of: Any, *, recipe: Recipe, scores: Sequence[str], attempt: str = "") -> Published:
-    """Put the published number of every released generator beside ours."""
-    inputs = {f"scores_{number:02d}": read_manifest(path, "scores") for number, path in enumerate(scores)}
-    if not inputs:
+    """Put the published number of every released generator beside ours; generators that failed are named."""
+    failures = [found for path in scores if (found := failure_in(path))]
+    good = [path for path in scores if not failure_in(path)]
+    inputs = {f"scores_{number:02d}": read_manifest(path, "scores") for number, path in enumerate(good)}
+    if not scores:
         raise UserError("there is no score to put into the table: name recipes with a released generator")
+    here = settings().store
+    failed = [_failure(found, recipe_at(found.recipe, open_store(here))) for found in failures]
+    named = [(f.recipe, recipe_at(found.recipe, open_store(here))) for f, found in zip(failed, failures, strict=True)]
 
     def produce(context: Context) -> PublishedResult:
-        rows = []
+        rows, recipes = [], dict(named)
         for manifest in inputs.values():
-            rows.append(_row(manifest, recipe_of(open_store(manifest.about.store), manifest)))
-        return PublishedResult(rows=tuple(rows))
+            scored = recipe_of(open_store(manifest.about.store), manifest)
+            recipes[scored.name] = scored
+            rows.append(_row(manifest, scored))
+        return PublishedResult(rows=tuple(rows), paper=tuple(paper_rows(rows, failed, recipes)), failed=tuple(failed))
 
-    return context_of(parameters={"rows": len(inputs)}, inputs=inputs, produce=produce, attempt=attempt)
+    parameters = {
+        "rows": len(inputs),
+        "failed": [row.model_dump(mode="json") for row in failed],
+        "paper": [row.model_dump(mode="json") for row in paper_rows([], [], {})],
+    }
+    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
+
+
+def _failure(found: Failure, recipe: Recipe) -> PublishedFailure:
+    return PublishedFailure(
+        recipe=recipe.name,
+        benchmark=recipe.benchmark or recipe.name,
+        generator=_generator(recipe),
+        step=found.step,
+        message=found.message,
+        exit_code=found.exit_code,
+    )
+
+
+def _generator(recipe: Recipe) -> str:
+    return f"{recipe.method.name} (alpha {recipe.method.alpha:g})"
+
+
+def paper_rows(
+    rows: Sequence[PublishedRow], failed: Sequence[PublishedFailure], recipes: Mapping[str, Recipe]
+) -> list[PaperRow]:
+    """The rows of the paper's table, and those of ``recipes`` beside it; each with the best of what was scored for it."""
+    from sida.recipe import load
+
+    known = {name: load(name) for name in released_recipes()} | dict(recipes)
+    groups: dict[tuple[str, str], list[Recipe]] = {}
+    for recipe in known.values():
+        if target_of(recipe) is not None:
+            line = LINES["sid" if recipe.method.name == "sid" else "best"]
+            groups.setdefault((recipe.benchmark or recipe.name, line), []).append(recipe)
+    return [_paper_row(*group, members, rows, failed) for group, members in groups.items()]
+
+
+def _paper_row(
+    benchmark: str,
+    line: str,
+    members: list[Recipe],
+    rows: Sequence[PublishedRow],
+    failed: Sequence[PublishedFailure],
+) -> PaperRow:
+    names = tuple(recipe.name for recipe in members)
+    targets, published = members[0].targets, target_of(members[0])
+    assert targets is not None and published is not None
+    best = min((row for row in rows if row.recipe in names), key=lambda row: row.ours, default=None)
+    verdict: Any = "failed" if any(row.recipe in names for row in failed) else "not scored"
+    if best:
+        verdict = best.verdict
+    return PaperRow(
+        benchmark=benchmark,
+        line=line,
+        metric=targets.metric,
+        published=published,
+        source=targets.source,
+        recipes=names,
+        best=best.recipe if best else None,
+        ours=best.ours if best else None,
+        interval=best.interval if best else None,
+        verdict=verdict,
+    )
 
 
 def _row(manifest: Manifest, recipe: Recipe) -> PublishedRow:
@@ -42,7 +124,7 @@ def _row(manifest: Manifest, recipe: Recipe) -> PublishedRow:
     return PublishedRow(
         benchmark=recipe.benchmark or recipe.name,
         recipe=recipe.name,
-        generator=f"{recipe.method.name} (alpha {recipe.method.alpha:g})",
+        generator=_generator(recipe),
         metric=score.metric,
         published=published,
         source=recipe.targets.source if recipe.targets else None,
@@ -59,16 +141,65 @@ def _row(manifest: Manifest, recipe: Recipe) -> PublishedRow:
 
 
 def lines(result: PublishedResult) -> list[tuple[str, ...]]:
-    """The table as cells, its heading first. Cost: seconds and rate of the scoring."""
+    """The table as cells, its heading first: the paper's rows; where several files could be a row, each under it.
+
+    Cost: seconds and rate of the scoring; for a row that nothing stands for, the command that fills it.
+    """
     found: list[tuple[str, ...]] = [HEADING]
-    for row in result.rows:
-        interval = "-" if row.interval is None else f"+- {row.interval:.3f}"
-        ours = f"{row.ours:.3f}" + (f" (best of {row.ranges})" if row.protocol == "best" else "")
-        rate = "" if row.images_per_second is None else f", {row.images_per_second:,.0f} images/s"
-        published = "-" if row.published is None else f"{row.published:g}"
-        cost = f"{row.seconds:,.0f} s{rate}"
-        found.append((row.benchmark, row.generator, row.metric, published, ours, interval, row.verdict, cost))
+    rows, failed = {row.recipe: row for row in result.rows}, {row.recipe: row for row in result.failed}
+    for paper in result.paper:
+        files = [rows.get(name) or failed[name] for name in paper.recipes if name in rows or name in failed]
+        best = rows.get(paper.best or "")
+        cost = _cost(best) if best else "python -m pipeline score-published " + " ".join(paper.recipes)
+        line = f"{paper.line}: {best.generator}" if best and len(paper.recipes) > 1 else paper.line
+        ours = _ours(best) if best else ("-", "-")
+        found.append((paper.benchmark, line, paper.metric, f"{paper.published:g}", *ours, paper.verdict, cost))
+        if len(files) > 1 or (failed and best and len(paper.recipes) > 1):
+            found += [_file(file) for file in files]
+    listed = {name for paper in result.paper for name in paper.recipes}
+    for name, row in rows.items():
+        if name not in listed:
+            found.append((row.benchmark, row.generator, row.metric, "-", *_ours(row), row.verdict, _cost(row)))
     return found
+
+
+def _file(row: PublishedRow | PublishedFailure) -> tuple[str, ...]:
+    if isinstance(row, PublishedFailure):
+        return ("", f"  {row.generator}", "", "", "-", "-", "failed", f"in {row.step}")
+    return ("", f"  {row.generator}", row.metric, "", *_ours(row), row.verdict, _cost(row))
+
+
+def _ours(row: PublishedRow) -> tuple[str, str]:
+    ours = f"{row.ours:.3f}" + (f" (best of {row.ranges})" if row.protocol == "best" else "")
+    return ours, "-" if row.interval is None else f"+- {row.interval:.3f}"
+
+
+def _cost(row: PublishedRow) -> str:
+    rate = "" if row.images_per_second is None else f", {row.images_per_second:,.0f} images/s"
+    return f"{row.seconds:,.0f} s{rate}"
+
+
+def verdict(result: PublishedResult) -> str:
+    """How many rows stand, in a line; the generators that failed, each in one."""
+    total = len(result.paper)
+    filled = [row for row in result.paper if row.best]
+    counts = {word: sum(row.verdict == word for row in filled) for word in ("better", "within", "worse")}
+    text = [f"{len(filled)} of {total} rows scored: " + ", ".join(f"{n} {word}" for word, n in counts.items())]
+    text += [f"failed: {row.recipe}: {row.step}: {row.message}" for row in result.failed]
+    return "\n".join(text)
+
+
+def refuse_failures(manifest: Manifest) -> None:
+    """End the step with a line and a status when a generator could not be scored. The table has been published."""
+    result: PublishedResult = manifest.result  # type: ignore[assignment]
+    if not result.failed:
+        return
+    first, total = result.failed[0], len(result.failed) + len(result.rows)
+    status = 2 if all(row.exit_code == 2 for row in result.failed) else 1
+    more = "" if len(result.failed) == 1 else f" (and {len(result.failed) - 1} more, see the table)"
+    message = f"{len(result.failed)} of {total} generators could not be scored: {first.recipe}: {first.step}: "
+    progress.error("published_table", f"{message}{first.message}{more}", status)
+    raise SystemExit(status)
 
 
 def markdown(manifest: Manifest) -> str:
@@ -80,7 +211,7 @@ def markdown(manifest: Manifest) -> str:
         "|---" * len(heading) + "|",
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-    return "\n".join([*text, ""])
+    return "\n".join([*text, "", *(f"{line}  " for line in verdict(result).splitlines()), ""])
 
 
 def released_recipes(wanted: Sequence[str] = ()) -> list[str]:

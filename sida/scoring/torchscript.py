@@ -67,11 +67,8 @@ def _three_channels(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
-def load_torchscript(path: Path) -> TorchScriptDetector:
-    """The detector in a TorchScript file, frozen; nothing in it runs unless its sha256 is pinned or trusted.
-
-    The bytes that are hashed are the bytes that are loaded. Raises UserError for another digest, or a file that is none.
-    """
+def trusted_bytes(path: Path) -> bytes:
+    """The content of a TorchScript file that may run: its sha256 is pinned, or trusted by the user. Raises UserError otherwise."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -82,6 +79,15 @@ def load_torchscript(path: Path) -> TorchScriptDetector:
             f"detector {path}: sha256 is {digest}, not the published Inception's ({INCEPTION_SHA256[:12]}...). A TorchScript "
             f"file holds code: to run this one, add --trust-detector {digest} (or SIDA_TRUST_DETECTOR)"
         )
+    return content
+
+
+def load_torchscript(path: Path) -> TorchScriptDetector:
+    """The detector in a TorchScript file, frozen; nothing in it runs unless its sha256 is pinned or trusted.
+
+    The bytes that are hashed are the bytes that are loaded. Raises UserError for another digest, or a file that is none.
+    """
+    content = trusted_bytes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch calls its own format old

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sida import progress
+from sida.data.latents import decoder_of
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
@@ -25,7 +26,7 @@ from sida.numerics.frechet import frechet_distance
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.scoring.detector import load_detector
-from sida.scoring.measure import generator_images
+from sida.scoring.measure import decoded, generator_images
 from sida.scoring.protocol import range_moments
 from sida.scoring.reference import load_statistics
 from sida.stores.base import fetch_object
@@ -77,6 +78,8 @@ class Run:
             raise UserError(f"recipe {job.recipe.name}: {error}: change execution.processes or micro_batch") from error
         self.detector = load_detector(fetch_object(job.store, self.reference.detector)).to(device)
         self.real = load_statistics(job.store, self.reference)
+        latents = job.recipe.dataset.latents
+        self.decode = None if latents is None else decoder_of(latents, device)
         self.seen = 0
         self.history = History(self.method.images, self.method.batch, job.processes)
         self.best_score, self.best_seen = math.inf, 0
@@ -182,8 +185,10 @@ class Run:
         started = time.monotonic()
         processes, classes = self.job.processes, len(self.dataset.histogram)
         make = generator_images(self.networks.theta_ema, self.method.sigma_init)
+        if self.decode is not None:
+            make = decoded(make, self.decode)
         if self.sampling_batch is None:
-            limit = self.job.recipe.execution.sampling_batch
+            limit = self.job.recipe.execution.batch_limit
             self.sampling_batch = largest_batch(make, self.detector, classes, limit, processes)
         votes = -(-self.evaluation.selection_images // self.sampling_batch) // processes.world  # batches that all have
 

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from sida.data.shards import one_hot
-from sida.numerics.quantise import to_uint8
-from sida.scoring.protocol import MakeImages
+from sida.scoring.protocol import MakeImages, pixels_of
 from sida.training.processes import Processes
 
 
@@ -27,7 +26,8 @@ def _fits(make: MakeImages, detector: nn.Module, classes: int, batch: int, devic
     seeds = torch.arange(batch, device=device)
     try:
         with torch.no_grad():
-            detector(to_uint8(make(seeds, one_hot(torch.zeros(batch, dtype=torch.int64), classes).to(device))))
+            images = make(seeds, one_hot(torch.zeros(batch, dtype=torch.int64), classes).to(device))
+            detector(pixels_of(images, 0))
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return False

@@ -61,6 +61,27 @@ def test_scipys_matrix_root_gives_the_same_also_for_deficient_ranks(samples: int
     assert frechet_distance(mu, s1, mu, s2) == pytest.approx(oracle, abs=tolerance)
 
 
+@pytest.mark.parametrize(("one", "two"), [(30, 400), (400, 30), (30, 50), (199, 150), (1, 400)])
+def test_covariances_of_few_samples_give_the_sum_of_singular_values_of_the_samples_themselves(
+    one: int, two: int
+) -> None:
+    size = 200
+    x1 = torch.randn(one, size, dtype=torch.float64, generator=torch.Generator().manual_seed(one)) / one**0.5
+    x2 = torch.randn(two, size, dtype=torch.float64, generator=torch.Generator().manual_seed(two + 1)) / two**0.5
+    x1, x2 = (x * torch.linspace(1, 0.001, size, dtype=torch.float64) for x in (x1, x2))
+    # tr sqrt(X1' X1 X2' X2) = |X1 X2'| in the nuclear norm, without ever squaring: exact where roots of products are not.
+    exact = float(x1.square().sum() + x2.square().sum() - 2 * torch.linalg.svdvals(x1 @ x2.T).sum())
+    mu = torch.zeros(size, dtype=torch.float64)
+    assert frechet_distance(mu, x1.T @ x1, mu, x2.T @ x2) == pytest.approx(exact, abs=2e-7)
+
+
+@pytest.mark.parametrize("sigma", [[[0.0, 1.0], [1.0, 0.0]], [[1.0, 2.0], [2.0, 1.0]], [[1.0, 0.0], [0.0, -0.5]]])
+def test_an_indefinite_matrix_is_refused_whichever_way_it_is_factored(sigma: list[list[float]]) -> None:
+    mu = torch.zeros(2)
+    with pytest.raises(ValueError, match="not positive semi-definite"):
+        frechet_distance(mu, torch.tensor(sigma), mu, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+
+
 def test_infinite_statistics_are_refused() -> None:
     mu, sigma = torch.zeros(2), torch.eye(2)
     with pytest.raises(ValueError, match="not finite"):

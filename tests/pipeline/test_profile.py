@@ -72,3 +72,11 @@ def test_what_a_step_leaves_out_it_takes_from_the_default(command: Command) -> N
     assert mine.needs("distill").retries == 2
     assert mine.needs("distill").timeout_seconds == 86400
     assert mine.needs("compare") == mine.default
+
+
+def test_a_detector_that_is_trusted_by_the_profile_is_trusted_in_every_pod(command: Command) -> None:
+    digest = "f" * 64
+    path = command.profile(("env: {", f"env: {{SIDA_TRUST_DETECTOR: {digest}, "))
+    said = command("compile", "digits", "--profile", path)
+    assert said.status == 0, said.err
+    assert said.out.count(digest) >= 3

@@ -62,18 +62,20 @@ def write_files(folder: Path) -> str:
 
 
 def write_recipes(folder: Path, files: Path, address: str, detector: str) -> list[Path]:
-    """One recipe per released file: an unconditional SiD and a conditional SiD2A generator."""
+    """A recipe per released file: an unconditional SiD generator, two SiD2A of one row, and one whose file is gone."""
     paths = []
-    for tag, method, best in (("ddpmpp_uncond", "sid", {"sid": 100.0}), ("ddpmpp_cond", "sid2a", {"best": 0.001})):
+    of = {"uncond": ("ddpmpp_uncond", "sid", {"sid": 100.0}), "cond": ("ddpmpp_cond", "sid2a", {"best": 0.001})}
+    for kind, alpha in (("uncond", 1.0), ("cond", 1.0), ("cond", 1.2), ("gone", 1.0)):
+        tag, method, best = of.get(kind, of["uncond"])
         network = _plain(read_network(files / f"{tag}.pkl", tag).network)
         classes = network["label_dim"]
         labels = [[f"{number}.png", number % classes] for number in range(60)] if classes else None
         (files / f"{tag}.json").write_text(json.dumps({"labels": labels}))
         fields: dict[str, Any] = {
-            "name": tag.replace("_", "-"),
+            "name": f"ddpmpp-{kind}" + ("-alpha12" if alpha != 1 else ""),
             "version": 1,
             "description": "a stand-in",
-            "benchmark": f"Stand-in {tag}",
+            "benchmark": f"Stand-in {kind}",
             "teacher": {
                 "address": f"{address}/{tag}.pkl",
                 "licence": "none",
@@ -93,7 +95,7 @@ def write_recipes(folder: Path, files: Path, address: str, detector: str) -> lis
                 "images": 64,
                 "batch": 4,
                 "loss_group": 4,
-                "alpha": 1.0,
+                "alpha": alpha,
                 "fake_score_rate": 1e-5,
                 "generator_rate": 1e-5,
             },
@@ -109,7 +111,10 @@ def write_recipes(folder: Path, files: Path, address: str, detector: str) -> lis
             "gate": {"teacher_at_most": 1.0},
             "execution": {"checkpoint_every": 64, "sampling_batch": 20},
             "targets": {"metric": "fid", "source": "a stand-in's paper", **best},
-            "released": {"address": f"{address}/{tag}.pkl", "kimg": 7},
+            "released": {
+                "address": f"{address}/{'gone' if kind == 'gone' else tag}.pkl",
+                "kimg": 7 if alpha == 1 else 8,
+            },
         }
         if method == "sid2a":
             fields["generator"] = {"address": f"{address}/{tag}.pkl", "licence": "none"}

@@ -50,7 +50,10 @@ def test_a_folder_of_images_is_scored_and_reused(here: Path, command: Command) -
         (lambda place: [str(place / "missing"), "--images", "10"], "no such folder"),
         (lambda place: [str(folder_of(place, 4)), "--images", "1"], "evaluation.images"),
         (lambda place: [str(folder_of(place, 4)), "--trust-detector", "abc"], "64 lower-case hex"),
-        (lambda place: [str(folder_of(place, 4)), "--backend", "cleanfid-clean"], "names no published statistics"),
+        (
+            lambda place: [str(folder_of(place, 4)), "--backend", "cleanfid-clean"],
+            "2048 features, recipe tiny has fd_digits on 64",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_computed(
@@ -92,18 +95,3 @@ def test_labels_out_of_range_and_damaged_lists_are_refused(place: Path) -> None:
 def test_a_source_whose_classes_nobody_listed_is_refused(place: Path) -> None:
     with pytest.raises(UserError, match="run prepare_data"):
         label_distribution(recipe=tiny())
-
-
-def test_clean_fid_is_asked_for_by_name_and_missed_in_one_line(place: Path) -> None:
-    import importlib.util
-
-    from sida.scoring.cleanfid import score_folder
-
-    if importlib.util.find_spec("cleanfid") is not None:
-        pytest.skip("clean-fid is installed here")
-    reference = place / "reference.npz"
-    np.savez(reference, mu=np.zeros(64), sigma=np.eye(64))
-    recipe = tiny(evaluation={"reference": {"address": reference.as_uri()}})
-    with pytest.raises(UserError, match="needs the package clean-fid") as error:
-        score_folder(folder_of(place, 3), recipe, "cleanfid-legacy_tensorflow")
-    assert "\n" not in str(error.value)

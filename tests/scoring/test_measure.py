@@ -40,6 +40,7 @@ class LooseJob(Job):
 def job(recipe: Recipe, folder: str, manifests: dict[str, Manifest], processes: Processes, **spec: Any) -> Job:
     texts = {name: manifest.to_json().decode() for name, manifest in manifests.items()}
     full = {"recipe": recipe.model_dump(mode="json"), "inputs": texts, "folder": folder, "step": "test", **spec}
+    full["lease"] = {"key": folder, "number": 1}
     return LooseJob(full, open_store(settings().store), processes)
 
 

@@ -1,0 +1,50 @@
+"""What a step leaves in place of its result when it is one of many: the others go on, and the end of the run reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+_MARK = b'"passed_on"'
+
+
+class Failure(BaseModel):
+    """Which step of which item failed, and why: one line for the user."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["passed_on"] = "passed_on"
+    item: str  # name of the recipe
+    recipe: str  # its name, or address in the store
+    step: str
+    message: str
+    exit_code: int  # 2: the user can mend it
+
+
+def failure_in(path: str | Path) -> Failure | None:
+    """The failure in the file where a manifest should be; None for anything else, also for no file."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    if _MARK not in content[:200]:
+        return None
+    try:
+        return Failure.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+def first_failure(values: Iterable[object]) -> Failure | None:
+    """The first failure among a step's arguments."""
+    paths = (value for value in values if isinstance(value, str) and value.startswith("/"))
+    return next(filter(None, map(failure_in, paths)), None)
+
+
+def write(failure: Failure, path: str | Path) -> None:
+    """Leave it where the result would have been."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(failure.model_dump_json(indent=1) + "\n")
