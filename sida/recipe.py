@@ -208,7 +208,7 @@ class Method(Part):
 class Detector(Part):
     """The feature network that images are compared with."""
 
-    kind: Literal["inception", "digits"] = "inception"
+    kind: Literal["inception", "digits", "random"] = "inception"
     address: str
     sha256: Sha256 | None = None
     features: Positive
@@ -237,6 +237,14 @@ class Evaluation(Part):
     selection_every: Positive  # in images seen
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
     stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
+
+    @model_validator(mode="after")
+    def _fid_is_inception_s(self) -> Evaluation:
+        if self.metric.startswith("fid") and self.detector.kind != "inception":
+            raise ValueError(
+                f"metric {self.metric!r} with detector.kind {self.detector.kind}: call it fd_{self.detector.kind}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranges_are_apart(self) -> Evaluation:
