@@ -1,8 +1,8 @@
 """Write a commented recipe for your own teacher and images.
 
-The file is complete: change what differs, then look at `show` and `plan` before you run it. With --train the teacher is trained on the
-images too, and scores are `fd_random`, distances of a fixed random network's features: it is written beside the recipe, and neither
-a download nor a GPU is needed. docs/tutorial.md walks through it.
+The file is complete: change what differs, then look at `show` and `plan` before you run it. With --train the teacher is trained
+on the images too, and scores are `fd_random`, distances of a fixed random network's features: it is written beside the recipe, and
+neither a download nor a GPU is needed. docs/tutorial.md walks through it.
 
 examples:
   python -m pipeline new birds --teacher ./birds.pkl --images ./photographs --resolution 64

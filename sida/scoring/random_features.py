@@ -1,4 +1,4 @@
-"""Features of a fixed random network, for pictures that no pretrained network is at hand for. Their distance is ``fd_random``, never FID.
+"""Features of a fixed random network, for pictures that no pretrained network is at hand for: ``fd_random``, never FID.
 
 Random convolutional features tell distributions apart where a network trained on photographs of objects knows nothing of the
 pictures (Naeem et al., "Reliable Fidelity and Diversity Metrics", ICML 2020, section 4.2). They see colour, texture and coarse
@@ -8,6 +8,7 @@ layout; they know no objects. Numbers compare models at one resolution with one 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -29,9 +30,7 @@ class RandomFeatures(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         sides = (channels, *WIDTHS)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(before, after, 3, bias=False) for before, after in zip(sides, sides[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(before, after, 3, bias=False) for before, after in pairwise(sides))
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.to(torch.float32) / 127.5 - 1
