@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.dag import STEPS
 from pipeline.guard import refuse_secret
 from sida.errors import UserError
+from sida.recipe import Loader
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
 LAUNCHED = ("teach", "score_teacher", "distill", "score")  # steps whose heavy part goes through sida.launch
@@ -230,8 +231,8 @@ def load(name: str) -> Profile:
     """The profile called ``name``, or in the file ``name``. Raises UserError with the field's path."""
     path = _find(name)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (a SafeLoader without aliases)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a profile is a mapping of fields, found {type(data).__name__}")
