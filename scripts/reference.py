@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
-import re
 import textwrap
 from pathlib import Path
 from types import UnionType

@@ -455,8 +455,13 @@ def chain(name: str) -> list[Path]:
         base = _read(path).get("extends")
         if base is None:
             return files
+        if not isinstance(base, str) or not base.isprintable() or not 0 < len(base) <= 200:
+            raise RecipeError(f"{path}: extends: write the name or path of one recipe, found {str(base)[:80]!r}")
         sibling = path.parent / f"{base}.yaml"
-        path = sibling if sibling.is_file() else find(str(base))
+        try:
+            path = sibling if sibling.is_file() else find(base)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: extends: {error}") from error
 
 
 def _resolve(files: list[Path]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whatever a file or a command line holds: it is read, or refused in one line as the user's mistake. Never a traceback, never a hang.
+"""Whatever a file or a command line holds: it is read, or refused in one line. Never a traceback, never a hang.
 
 300 cases of each kind in every run, 5,000 in `make test-all`.
 """
