@@ -1,4 +1,4 @@
-"""docs/reference.md from the code: commands, recipe fields, profile fields, settings, errors. ``python -m scripts.reference`` writes it.
+"""docs/reference.md from the code: commands, fields, settings, errors. ``python -m scripts.reference`` writes it.
 
 A test compares the file with this, and fails for a command, field or setting that says nothing of itself.
 """

@@ -1,8 +1,8 @@
 """Check this machine: what works, what a failure prevents, and how to mend it.
 
-Python, torch and its GPUs, packages, the store (a small object is written, read and deleted), MLflow, disk; with --profile also the
-cluster: Kubernetes, Kubeflow Trainer, Kubeflow Pipelines. Exit status: 0 nothing is bad, 1 something is. What is "off" is not there,
-and not needed for runs on this machine.
+Python, torch and its GPUs, packages, the store (a small object is written, read and deleted), MLflow, disk; with --profile also
+the cluster: Kubernetes, Kubeflow Trainer, Kubeflow Pipelines. Exit status: 0 nothing is bad, 1 something is. What is "off" is not
+there, and not needed for runs on this machine.
 
 examples:
   python -m pipeline doctor
