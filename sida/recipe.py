@@ -375,6 +375,17 @@ class Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed")
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (
+            AttributeError,
+            KeyError,
+            IndexError,
+            TypeError,
+        ) as error:  # PyYAML, on !!timestamp, !!bool, !!int of nonsense
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: not a value of {node.tag}") from error
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:

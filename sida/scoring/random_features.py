@@ -51,7 +51,7 @@ def random_features(channels: int, seed: int = 0) -> RandomFeatures:
     """The network of a seed: uniform weights from this project's own counter-based draws, the same bits on every machine."""
     detector, draws = RandomFeatures(channels), Draws(seed)
     for number, layer in enumerate(detector.layers):
-        shape = tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
+        shape = tuple(layer.weight.shape)  # type: ignore[arg-type]
         fan_in = shape[1] * 9
         uniform = draws.uniform(f"random features {number}", torch.arange(shape[0]), shape[1:]) * 2 - 1
         layer.weight = nn.Parameter(uniform * (_GAIN * (3 / fan_in) ** 0.5), requires_grad=False)

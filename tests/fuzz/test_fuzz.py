@@ -61,7 +61,16 @@ MARKS = [
     "1",
     "\t",
 ]
-MARKS += ["!!python/object:os.system ", "---\n", "!!timestamp ", "!!binary ", "2026-01-01"]
+MARKS += [
+    "!!python/object:os.system ",
+    "---\n",
+    "!!timestamp ",
+    "!!binary ",
+    "!!int ",
+    "!!bool ",
+    "!!float ",
+    "2026-01-01",
+]
 
 
 def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
