@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {' '.join(message.splitlines())}; see `{self.prog} --help`\n")
 
 
 def parser() -> argparse.ArgumentParser:

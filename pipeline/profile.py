@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.dag import STEPS
 from pipeline.guard import refuse_secret
 from sida.errors import UserError
+from sida.recipe import Loader
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
 LAUNCHED = ("teach", "score_teacher", "distill", "score")  # steps whose heavy part goes through sida.launch
@@ -238,12 +239,29 @@ def names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
+ALIASES = 32  # nested as densely as can be they name some 3^(32/3), a hundred thousand, values
+
+
+class ProfileLoader(Loader):
+    """As recipes are read, but with some aliases: steps share node pools. Not so many that they multiply into a bomb."""
+
+    _aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self._aliases += 1
+            if self._aliases > ALIASES:
+                line = self.peek_event().start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: more than {ALIASES} aliases (*name): write these values out")
+        return yaml.SafeLoader.compose_node(self, parent, index)
+
+
 def load(name: str) -> Profile:
     """The profile called ``name``, or in the file ``name``. Raises UserError with the field's path."""
     path = _find(name)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=ProfileLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a profile is a mapping of fields, found {type(data).__name__}")

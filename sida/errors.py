@@ -23,6 +23,10 @@ class SidaError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """One line, whatever a foreign file put into a name."""
+        return " ".join(super().__str__().splitlines())
+
 
 class UserError(SidaError):
     """Something the user can mend: input, a missing file, a full disk."""

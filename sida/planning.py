@@ -20,7 +20,7 @@ UTILISATION = 0.35  # of the peak that the convolutions of these networks reach;
 
 # FLOPs on one image. Inception-v3 at 299x299: 5.73 GMAC. Stable Diffusion's autoencoder at 512x512 by torch's counter
 # (diffusers 0.30's AutoencoderKL in the ft-mse configuration).
-DETECTOR_FLOPS = {"inception": 11.5e9, "digits": 1e6}
+DETECTOR_FLOPS = {"inception": 11.5e9, "digits": 1e6, "random": 1e7}
 DECODE_FLOPS, ENCODE_FLOPS = 2.51e12, 1.12e12
 
 

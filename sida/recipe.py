@@ -208,7 +208,7 @@ class Method(Part):
 class Detector(Part):
     """The feature network that images are compared with."""
 
-    kind: Literal["inception", "digits"] = "inception"
+    kind: Literal["inception", "digits", "random"] = "inception"
     address: str
     sha256: Sha256 | None = None
     features: Positive
@@ -237,6 +237,14 @@ class Evaluation(Part):
     selection_every: Positive  # in images seen
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
     stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
+
+    @model_validator(mode="after")
+    def _fid_is_inception_s(self) -> Evaluation:
+        if self.metric.startswith("fid") and self.detector.kind != "inception":
+            raise ValueError(
+                f"metric {self.metric!r} with detector.kind {self.detector.kind}: call it fd_{self.detector.kind}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranges_are_apart(self) -> Evaluation:
@@ -389,9 +397,22 @@ class Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed")
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (
+            AttributeError,
+            KeyError,
+            IndexError,
+            TypeError,
+        ) as error:  # PyYAML, on !!timestamp, !!bool, !!int of nonsense
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: not a value of {node.tag}") from error
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key has to be a word")
             if key_node.value in seen:
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key_node.value!r} is given twice")
             seen.add(key_node.value)
@@ -467,8 +488,13 @@ def chain(name: str) -> list[Path]:
         base = _read(path).get("extends")
         if base is None:
             return files
+        if not isinstance(base, str) or not base.isprintable() or not 0 < len(base) <= 200:
+            raise RecipeError(f"{path}: extends: write the name or path of one recipe, found {str(base)[:80]!r}")
         sibling = path.parent / f"{base}.yaml"
-        path = sibling if sibling.is_file() else find(str(base))
+        try:
+            path = sibling if sibling.is_file() else find(base)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: extends: {error}") from error
 
 
 def _resolve(files: list[Path]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Write a commented recipe for your own teacher and images.
 
-The file is complete: change what differs, then look at `show` and `plan` before you run it.
+The file is complete: change what differs, then look at `show` and `plan` before you run it. With --train the teacher is trained
+on the images too, and scores are `fd_random`, distances of a fixed random network's features: it is written beside the recipe, and
+neither a download nor a GPU is needed. docs/tutorial.md walks through it.
 
 examples:
   python -m pipeline new birds --teacher ./birds.pkl --images ./photographs --resolution 64
   python -m pipeline new birds --classes 200 --output recipes-of-mine/birds.yaml
+  python -m pipeline new patches --train --images ./patches
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import re
 from pathlib import Path
 from string import Template
 
-TEMPLATE = Path(__file__).resolve().parents[1] / "templates" / "recipe.yaml"
+TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resolution", metavar="N", type=int, default=32, help="of the teacher: 32 (default), 64, ...")
     parser.add_argument("--classes", metavar="N", type=int, default=0, help="number of classes; 0 (default): none")
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: NAME.yaml in this folder")
+    parser.add_argument("--train", action="store_true", help="there is no teacher yet: train a small one on the images")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -45,9 +49,13 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{path}: exists already: remove it, or name another with --output")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}: make it first")
-    detector = recipe.load("cifar10-uncond").evaluation.detector
-    small = args.resolution <= 32
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    if args.train and args.teacher != "teacher.pkl":
+        raise UserError("--teacher and --train: the teacher is there, or it is trained: leave one out")
+    detector, small = recipe.load("cifar10-uncond").evaluation.detector, args.resolution <= 32
+    network = path.with_name(f"{args.name}-detector.safetensors")
+    template = TEMPLATES / ("own-teacher.yaml" if args.train else "recipe.yaml")
+    fields = _random_detector(network) if args.train else {"detector": detector.address, "sha256": detector.sha256}
+    text = Template(template.read_text(encoding="utf-8")).substitute(
         name=args.name,
         path=path if path.parent != Path() else f"./{path}",
         teacher=_scalar(_relative(args.teacher, path)),
@@ -56,14 +64,28 @@ def main(args: argparse.Namespace) -> int:
         classes=args.classes,
         channel_mult="[2, 2, 2]" if small else "[1, 2, 2, 2]",
         steps=18 if small else 40,
-        detector=detector.address,
-        detector_sha256=detector.sha256,
+        detector=_scalar(fields["detector"] or ""),
+        detector_sha256=fields["sha256"],
     )
     recipe.parse(yaml.load(text, Loader=recipe.Loader), str(path))  # noqa: S506 (a SafeLoader)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
     print(f"{path}: now change what differs, then `python -m pipeline plan {path}`")
     return 0
+
+
+def _random_detector(path: Path) -> dict[str, str | None]:
+    """The file of random features, written unless it is there; its equal digest on every machine."""
+    from sida.scoring.random_features import write_random_features
+    from sida.stores.base import sha256_of
+
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write_random_features(temporary, channels=3)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"detector": path.name, "sha256": sha256_of(path)[0]}
 
 
 def _relative(address: str, recipe: Path) -> str:

@@ -1,7 +1,7 @@
 """The feature network that images are compared with: the published Inception (``torchscript.py``), or the digits' own.
 
 ``digits``: a small classifier of 8x8 digits whose 64 penultimate activations give ``fd_digits``. It is not Inception, and its
-distance is never called FID.
+distance is never called FID; nor is that of ``random`` features (``random_features.py``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class DigitsDetector(nn.Module):
 
 
 def load_detector(path: Path) -> Detector:
-    """The detector in a file, frozen: TorchScript at a known digest, or the digits' safetensors.
+    """The detector in a file, frozen: TorchScript at a known digest, or safetensors of the digits' or random features.
 
     Raises UserError when the file is neither, or TorchScript that nobody vouches for.
     """
@@ -67,9 +67,14 @@ def load_detector(path: Path) -> Detector:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    detector = DigitsDetector()
+    from sida.scoring.random_features import from_tensors, is_random
+
     try:
-        detector.load_state_dict(load_file(path))
+        tensors = load_file(path)
+        if is_random(tensors):
+            return from_tensors(tensors)
+        detector = DigitsDetector()
+        detector.load_state_dict(tensors)
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a detector ({reason}): correct evaluation.detector") from error

@@ -187,7 +187,7 @@ def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: t
     shards = Shards(job.store, dataset)
     if len(features) != len(shards):
         return []  # a sample of the training set does not know its members' labels
-    labels = shards.labels()
+    labels = shards.labels() if dataset.classes else torch.zeros(len(shards), dtype=torch.int64)  # stored as -1
     values = []
     for first_seed in job.spec["first_seeds"]:
         wanted = range_labels(dataset.histogram, job.spec["count"], first_seed)

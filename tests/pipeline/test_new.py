@@ -51,3 +51,15 @@ def test_what_cannot_be_written_is_one_line_with_status_2(arguments: tuple[str, 
     assert (said.returncode, said.stdout) == (2, "")
     (line,) = said.stderr.splitlines()
     assert all(word in line for word in words), line
+
+
+def test_new_train_writes_a_recipe_whose_teacher_is_trained_and_its_detector_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "patches.yaml"
+    said = pipeline("new", "patches", "--train", "--images", "/data/patches", "--output", str(path))
+    assert said.returncode == 0, said.stderr
+    loaded = recipe.load(str(path))
+    assert loaded.teacher.address is None
+    assert loaded.teacher.train is not None
+    assert loaded.evaluation.metric == "fd_random"
+    assert loaded.evaluation.detector.address == (tmp_path / "patches-detector.safetensors").as_uri()
+    assert (tmp_path / "patches-detector.safetensors").stat().st_size < 300_000

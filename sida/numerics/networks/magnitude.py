@@ -24,7 +24,7 @@ def normalize(x: Tensor, dim: int | Sequence[int] | None = None, eps: float = NO
     """Scale to unit root mean square over ``dim`` (default: all but the first); norms in float32 at least."""
     dims = list(range(1, x.ndim)) if dim is None else dim
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    norm = eps + norm * math.sqrt(norm.numel() / x.numel())
+    norm = eps + norm * math.sqrt(math.prod(norm.shape[1:]) / math.prod(x.shape[1:]))  # no batch size: torch.export
     return x / norm.to(x.dtype)
 
 

@@ -1,0 +1,79 @@
+"""Draw images from a finished generator: one network evaluation each, the same image for the same seed.
+
+GENERATOR is a .safetensors file (as `run` names it), or the address of a generator's or run's manifest; with --recipe also a
+published pickle, of which nothing is run. At least one of --grid and --output is needed.
+
+examples:
+  python -m pipeline sample generator.safetensors --seeds 0-63 --grid out.png
+  python -m pipeline sample file:///.../steps/compare/KEY/1.json --seeds 7,9 --labels 3 --output images
+  python -m pipeline sample published.pkl --recipe cifar10-uncond-sid2a --grid out.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+MOST = 1_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """GENERATOR, which images, and where to."""
+    parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
+    parser.add_argument("--seeds", metavar="A-B", type=numbers, default="0-63", help="0-63 (default), or 1,5,9")
+    parser.add_argument("--labels", metavar="LIST", type=numbers, help="classes, in turn: 3 or 0-9 (default: all)")
+    parser.add_argument("--grid", metavar="FILE", type=Path, help="write one PNG with all images")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="write a PNG for each seed")
+    parser.add_argument("--recipe", metavar="RECIPE", help="of a file that does not say its network itself")
+    parser.add_argument("--batch", metavar="N", type=int, default=64, help="images made at once (default 64)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def numbers(text: str) -> list[int]:
+    """``0-63`` or ``1,5,9`` or both -> the numbers, in order."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        digits = [first, last] if dash else [first]
+        if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in digits):
+            raise argparse.ArgumentTypeError(f"expected numbers such as 0-63 or 1,5,9, found {text[:40]!r}")
+        start, stop = int(first), int(last if dash else first)
+        if stop < start or stop - start + len(found) >= MOST:
+            raise argparse.ArgumentTypeError(f"{part}: give first-last, and {MOST:,} numbers at most")
+        found += range(start, stop + 1)
+    return found
+
+
+def main(args: argparse.Namespace) -> int:
+    """Draw, then say where."""
+    from sida import recipe
+    from sida.errors import UserError
+    from sida.export.generator import open_generator
+
+    if args.grid is None and args.output is None:
+        raise UserError("nothing to write: give --grid FILE, or --output FOLDER")
+    if args.batch < 1:
+        raise UserError(f"--batch {args.batch}: give 1 or more")
+    if args.grid is not None and not args.grid.absolute().parent.is_dir():
+        raise UserError(f"--grid {args.grid}: there is no folder {args.grid.parent}: make it first")
+    generator = open_generator(args.generator, recipe.load(args.recipe) if args.recipe else None)
+
+    from sida.export.sample import labels_for, sample, write_grid, write_images
+
+    labels = labels_for(generator, len(args.seeds), args.labels)
+    images = sample(generator, args.seeds, labels, batch=args.batch)
+    if args.grid is not None:
+        write_grid(args.grid, images)
+    if args.output is not None:
+        write_images(args.output, args.seeds, images)
+    written = {"grid": args.grid, "folder": args.output}
+    files = {name: str(path.absolute()) for name, path in written.items() if path is not None}
+    if args.json:
+        print(json.dumps({"images": len(images), "licence": generator.licence, **files}, indent=1))
+        return 0
+    for name, file in files.items():
+        print(f"{name:<7} {file}")
+    size = " x ".join(str(side) for side in images.shape[1:])
+    print(f"{len(images):,} images of {size}; licence of the weights: {generator.licence}")
+    return 0

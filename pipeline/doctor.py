@@ -1,0 +1,230 @@
+"""What this machine can do: one check each, with what its failure prevents and how to mend it. Nothing is changed or installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pipeline.profile import Profile
+
+State = Literal["ok", "off", "bad"]  # off: not there, and not needed on a laptop
+GIB = 2**30
+LEAST_DISK = 5 * GIB
+PACKAGES = {
+    "numpy": "everything",
+    "pydantic": "everything",
+    "safetensors": "networks and checkpoints",
+    "kfp": "run, compile, submit",
+    "minio": "a store on S3",
+    "matplotlib": "the report's curves",
+    "jinja2": "the report's page",
+    "PIL": "images from files, sample grids",
+    "sklearn": "the recipe digits",
+    "rich": "the progress bar on a terminal",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's; ``prevents`` and ``mend`` are empty when all is well."""
+
+    name: str
+    state: State
+    found: str
+    prevents: str = ""
+    mend: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine(profile: Profile | None = None) -> list[Check]:
+    """Every check in turn. A check that itself fails is one that says so."""
+    checks: list[Callable[[], Check]] = [_python, _torch, _gpus, _packages, _store, _mlflow, _disk]
+    checks += [lambda: _kubernetes(profile), lambda: _trainer(profile), lambda: _kfp(profile)]
+    return [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
+
+
+NAMES = ("python", "torch", "gpus", "packages", "store", "mlflow", "disk", "kubernetes", "trainer", "kfp")
+
+
+def _guarded(check: Callable[[], Check], name: str) -> Check:
+    from sida.errors import SidaError
+
+    try:
+        return check()
+    except (SidaError, OSError) as error:
+        prevents, mend = REMEDIES.get(name, ("", ""))
+        return Check(name, "bad", " ".join(str(error).split()), prevents, mend)
+
+
+REMEDIES = {
+    "store": (
+        "every verb that runs or reads results",
+        "correct SIDA_STORE, SIDA_S3_ENDPOINT and the AWS_ keys (docs/secrets.md)",
+    ),
+    "mlflow": (
+        "curves in MLflow; the store keeps them all the same",
+        "start the server, or unset MLFLOW_TRACKING_URI; then `track`",
+    ),
+    "disk": ("checkpoints and data sets", "free some, or set SIDA_RUNS, SIDA_STORE and SIDA_CACHE to another disk"),
+    "kubernetes": ("launching TrainJobs, rerun on the cluster", "set KUBECONFIG, and try `kubectl get nodes`"),
+    "trainer": ("steps with launcher: trainjob", "install Kubeflow Trainer (docs/install.md), then `runtime`"),
+    "kfp": (
+        "submit, schedule, status, cancel, logs",
+        "forward the port (docs/kubeflow.md), or correct kfp.host in the profile",
+    ),
+}
+
+
+def _python() -> Check:
+    return Check(
+        "python", "ok", f"{sys.version.split()[0]}, {os.cpu_count()} processors"
+    )  # older ones cannot read our files
+
+
+def _torch() -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("torch", "bad", "not installed", "training, scoring, sampling", "make setup")
+    import torch
+
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "for CPU"
+    return Check("torch", "ok", f"{torch.__version__}, built {built}, {torch.get_num_threads()} threads")
+
+
+def _gpus() -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("gpus", "off", "not known without torch")
+    import torch
+
+    large = "recipes of 32x32 and larger in less than weeks"
+    if torch.cuda.is_available():
+        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+        return Check("gpus", "ok", ", ".join(f"{card.name} {card.total_memory / GIB:.0f} GiB" for card in cards))
+    if torch.version.cuda:
+        return Check("gpus", "bad", "this torch is built for CUDA and sees none", large, "check the driver: nvidia-smi")
+    return Check(
+        "gpus", "off", "none: a CPU build of torch", large, "on a GPU machine: make setup TORCH=torch==2.13.0+cu126"
+    )
+
+
+def _packages() -> Check:
+    missing = {name: use for name, use in PACKAGES.items() if importlib.util.find_spec(name) is None}
+    if not missing:
+        return Check("packages", "ok", f"all {len(PACKAGES)} that the verbs need")
+    listed = "; ".join(f"{name} ({use})" for name, use in missing.items())
+    return Check(
+        "packages", "bad", f"missing: {', '.join(missing)}", listed, "make setup, or pip install 'sida[pipeline]'"
+    )
+
+
+def _store() -> Check:
+    """Write, read and delete a small object."""
+    from sida.errors import StoreUnusable
+    from sida.settings import settings
+    from sida.stores import open_store
+
+    store, key, content = open_store(settings().store), f"doctor/{uuid.uuid4().hex}", b"doctor"
+    store.put(key, content)
+    try:
+        if store.read(key) != content:
+            raise StoreUnusable(f"{store.address}: what was written is not what is read")
+    finally:
+        store.delete(key)
+    return Check("store", "ok", f"{store.address}: written, read, deleted")
+
+
+def _mlflow() -> Check:
+    from sida.settings import settings
+    from sida.stores.base import redact
+    from sida.tracking.server import check
+
+    address = settings().mlflow
+    if address == "none":
+        return Check("mlflow", "off", "MLFLOW_TRACKING_URI is none", "curves in MLflow", "unset it")
+    check(address)
+    return Check("mlflow", "ok", redact(address))
+
+
+def _disk() -> Check:
+    from sida.settings import settings
+
+    here = settings()
+    places = {"SIDA_RUNS": here.runs, "SIDA_CACHE": here.cache}
+    free = {name: shutil.disk_usage(_existing(path)).free for name, path in places.items()}
+    found = ", ".join(f"{size / GIB:.1f} GiB free for {name}" for name, size in free.items())
+    return Check("disk", "ok" if min(free.values()) >= LEAST_DISK else "bad", found, *_when(free))
+
+
+def _when(free: dict[str, int]) -> tuple[str, str]:
+    return ("", "") if min(free.values()) >= LEAST_DISK else REMEDIES["disk"]
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that is there."""
+    return path if path.exists() or path == path.parent else _existing(path.parent)
+
+
+def _kubernetes(profile: Profile | None) -> Check:
+    cluster = _cluster(profile)
+    if isinstance(cluster, Check):
+        return cluster
+    return Check("kubernetes", "ok", f"{cluster.host} (configured; whether it answers: trainer, next)")
+
+
+def _trainer(profile: Profile | None) -> Check:
+    from sida.errors import UserError
+    from sida.launch.cluster import Refused, explain
+
+    cluster = _cluster(profile)
+    if isinstance(cluster, Check):
+        return Check("trainer", "off", "no cluster to ask", *REMEDIES["trainer"])
+    try:
+        if not cluster.serves_trainjobs():
+            return Check("trainer", "bad", f"{cluster.host} serves no TrainJobs", *REMEDIES["trainer"])
+        jobs = profile.trainjob if profile else None
+        if jobs is not None and not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
+            found = f"no {jobs.runtime_kind} {jobs.runtime} in {jobs.namespace}"
+            return Check(
+                "trainer",
+                "bad",
+                found,
+                REMEDIES["trainer"][0],
+                "python -m pipeline runtime --profile P | kubectl apply -f -",
+            )
+    except Refused as error:
+        raise explain(error, "ask for TrainJobs", cluster.namespace) from error
+    except UserError as error:
+        return Check("trainer", "bad", str(error), *REMEDIES["trainer"])
+    return Check("trainer", "ok", f"{cluster.host} serves TrainJobs")
+
+
+def _cluster(profile: Profile | None) -> Any:
+    """A Cluster, or the check that says why there is none: a fault only where a profile wants one."""
+    from sida.errors import UserError
+    from sida.launch.cluster import Cluster
+
+    if importlib.util.find_spec("kubernetes") is None:
+        return Check("kubernetes", "off", "package kubernetes is not installed", *REMEDIES["kubernetes"])
+    jobs = profile.trainjob if profile else None
+    try:
+        return Cluster(jobs.namespace if jobs else "default", outage_seconds=3.0)
+    except UserError as error:
+        return Check("kubernetes", "bad" if jobs else "off", str(error), *REMEDIES["kubernetes"])
+
+
+def _kfp(profile: Profile | None) -> Check:
+    if profile is None:
+        return Check("kfp", "off", "no profile given", REMEDIES["kfp"][0], "python -m pipeline doctor --profile P")
+    from pipeline.client import Client
+
+    Client(profile)
+    return Check("kfp", "ok", f"{profile.kfp.host or 'found through kubectl'} answers")

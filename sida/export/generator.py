@@ -1,0 +1,141 @@
+"""Finding a finished generator: in a file, or behind a manifest's address; with what is needed to sample from it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from sida.errors import NotFound, UserError
+from sida.stores.base import redact
+
+if TYPE_CHECKING:
+    from sida.manifests import Manifest
+    from sida.numerics.networks.precondition import Denoiser
+    from sida.recipe import Recipe
+
+HOW = "give a .safetensors file of `run`, or the address of a generator's or run's manifest"
+
+
+@dataclass(frozen=True)
+class Generator:
+    """G(z, c) = D_theta(sigma_init z; sigma_init, c): network in eval mode, and where it is from."""
+
+    denoiser: Denoiser
+    network: dict[str, Any]
+    sigma_init: float
+    licence: str
+    about: dict[str, str]  # for people: method, images seen, digests
+
+    @property
+    def classes(self) -> int:
+        return self.denoiser.label_dim
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.denoiser.img_channels, self.denoiser.img_resolution, self.denoiser.img_resolution
+
+
+def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
+    """The generator in a file, or behind an address (file://, s3://).
+
+    ``recipe`` says network and sigma_init of files that do not: published pickles, bare safetensors. Nothing of a foreign file is
+    executed. Raises UserError when it is neither, or is a teacher.
+    """
+    path = _local(name)
+    if path is None:
+        return _from_bytes(_read(name), name, recipe)
+    if not path.is_file():
+        raise UserError(f"{name}: {'is a folder' if path.is_dir() else 'no such file'}: {HOW}")
+    with path.open("rb") as file:
+        head = file.read(1)
+    return _from_manifest(path.read_bytes(), name) if head in (b"{", b"[") else _from_file(path, name, recipe)
+
+
+def _local(name: str) -> Path | None:
+    """The path of a file on this machine; None for an address elsewhere."""
+    parts = urlsplit(name) if "://" in name else None
+    if parts is None:
+        return Path(name)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def _read(address: str) -> bytes:
+    from sida.stores import read_address
+
+    try:
+        return read_address(address)
+    except NotFound as error:
+        raise UserError(f"{redact(address)}: nothing is there: {HOW}") from error
+
+
+def _from_bytes(content: bytes, name: str, recipe: Recipe | None) -> Generator:
+    if content[:1] in (b"{", b"["):
+        return _from_manifest(content, redact(name))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("generator" + Path(urlsplit(name).path).suffix)
+        path.write_bytes(content)
+        return _from_file(path, redact(name), recipe)
+
+
+def _from_manifest(content: bytes, where: str) -> Generator:
+    from sida.manifests import GeneratorResult, RunResult, parse_manifest
+    from sida.stores import open_store
+    from sida.stores.base import fetch_object
+
+    manifest: Manifest = parse_manifest(content, where)
+    store, result = open_store(manifest.about.store), manifest.result
+    if isinstance(result, RunResult):
+        found = _from_file(fetch_object(store, result.generator), where, None)
+        return Generator(found.denoiser, found.network, found.sigma_init, result.licence, found.about)
+    if not isinstance(result, GeneratorResult):
+        raise UserError(f"{where}: is a {result.kind} manifest, this takes a generator's or a run's")
+    about = {
+        "method": result.method,
+        "images seen": f"{result.images_seen:,}",
+        "weights sha256": result.weights.sha256,
+    }
+    path = fetch_object(store, result.weights)
+    return _built(path, result.network, result.sigma_init, result.licence, about)
+
+
+def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
+    """A safetensors file with our header; with a recipe, anything that holds the recipe's network."""
+    from sida.stores.base import sha256_of
+    from sida.teachers.formats import read_network
+
+    found = read_network(path, where)
+    about = {"weights sha256": sha256_of(path)[0]}
+    if recipe is not None:
+        from sida.scoring.adopt import as_safetensors, generator_network
+
+        network, method = generator_network(recipe), recipe.method
+        with tempfile.TemporaryDirectory() as folder:
+            weights = as_safetensors(path, network, Path(folder))
+            return _built(weights, network, method.sigma_init, recipe.teacher.licence, about)
+    sigma_init = found.about.get("sigma_init")
+    if found.network is None or not isinstance(sigma_init, int | float):
+        what = "is a teacher, or made elsewhere" if found.network else "does not say which network it holds"
+        raise UserError(f"{where}: {what}: add --recipe, whose teacher.network and method.sigma_init are its own")
+    return _built(path, found.network, float(sigma_init), str(found.about.get("licence", "unknown")), about)
+
+
+def _built(path: Path, network: dict[str, Any], sigma_init: float, licence: str, about: dict[str, str]) -> Generator:
+    from pydantic import ValidationError
+
+    from sida.recipe import Network
+    from sida.teachers.files import load_network
+
+    try:
+        checked = Network.model_validate_json(json.dumps(network), strict=True).model_dump(mode="json")
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{path}: network.{'.'.join(map(str, first['loc']))}: {first['msg']}: fetch it again"
+        ) from error
+    denoiser = load_network(path, checked).eval().requires_grad_(False)
+    return Generator(denoiser, checked, sigma_init, licence, about)

@@ -1,0 +1,122 @@
+"""A generator as a folder that needs torch and Pillow, and nothing of this project.
+
+``generator.pt2`` is the program as ``torch.export`` records it, weights inside: seeds and class numbers in, images out. The noise
+of a seed is a part of it, so that seed 7 is the image that `sample`, `score` and the report show for seed 7.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sida.errors import UserError
+from sida.numerics.samplers import one_step
+from sida.scoring.protocol import sampling_noise
+from sida.teachers.files import save_network
+
+if TYPE_CHECKING:
+    from sida.export.generator import Generator
+
+SCRIPT = Path(__file__).with_name("standalone.txt")
+WEIGHTS, PROGRAM, SAMPLER, ABOUT = "generator.safetensors", "generator.pt2", "sample.py", "README.md"
+
+
+class Sampler(nn.Module):
+    """seeds int64 [B], labels int64 [B] -> images float32 [B, C, H, W] in about [-1, 1]."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.denoiser, self.sigma_init, self.shape = generator.denoiser, generator.sigma_init, generator.shape
+
+    def forward(self, seeds: Tensor, labels: Tensor) -> Tensor:
+        classes = self.denoiser.label_dim
+        c = (labels[:, None] == torch.arange(classes, device=labels.device)).to(torch.float32) if classes else None
+        return one_step(self.denoiser, sampling_noise(seeds, self.shape), c, self.sigma_init)
+
+
+def export_generator(generator: Generator, folder: Path) -> list[Path]:
+    """Write weights, program, script and README into a new folder, which appears when it is whole.
+
+    The program is run once and compared with the generator. Raises UserError when the folder exists, or torch cannot record it.
+    """
+    if folder.exists():
+        raise UserError(f"--output {folder}: exists already: remove it, or name another")
+    if not folder.absolute().parent.is_dir():
+        raise UserError(f"--output {folder}: there is no folder {folder.parent}: make it first")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+    try:
+        network = {name: value for name, value in generator.network.items() if value is not None}
+        save_network(
+            temporary / WEIGHTS,
+            generator.denoiser.state_dict(),
+            network,
+            sigma_init=generator.sigma_init,
+            licence=generator.licence,
+        )
+        _record(generator, temporary / PROGRAM)
+        shutil.copyfile(SCRIPT, temporary / SAMPLER)
+        (temporary / ABOUT).write_text(_readme(generator), encoding="utf-8")
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [folder / name for name in (WEIGHTS, PROGRAM, SAMPLER, ABOUT)]
+
+
+def _record(generator: Generator, path: Path) -> None:
+    sampler = Sampler(generator).eval()
+    seeds, labels = torch.arange(3), torch.arange(3) % max(1, generator.classes)
+    batch = torch.export.Dim("batch", max=2**20)
+    facts = {
+        "channels": generator.shape[0],
+        "resolution": generator.shape[1],
+        "classes": generator.classes,
+        "licence": generator.licence,
+    }
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on its way from one form to another
+        try:
+            made = torch.export.export(sampler, (seeds, labels), dynamic_shapes=({0: batch}, {0: batch}))
+            torch.export.save(made, path, extra_files={"facts.json": json.dumps(facts)})
+            again = torch.export.load(path).module()(seeds, labels)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"torch {torch.__version__} cannot record this network ({reason}): use the weights"
+            ) from error
+        difference = float((again - sampler(seeds, labels)).abs().max())
+    if not difference <= 1e-5:
+        raise UserError(f"the recorded program differs from the generator by {difference:.2g}: nothing was written")
+
+
+def _readme(generator: Generator) -> str:
+    channels, height, width = generator.shape
+    kinds = f"{generator.classes} classes" if generator.classes else "no classes"
+    facts = "\n".join(f"* {name}: {value}" for name, value in generator.about.items())
+    return f"""# A one-step image generator
+
+{channels} x {height} x {width}, {kinds}; one network evaluation per image. Licence of the weights: {generator.licence}.
+
+    python sample.py --seeds 0-63 --grid grid.png
+
+needs torch {torch.__version__.split("+")[0]} (or newer) and Pillow, nothing else. Seed s is the same image every time.
+
+* `{PROGRAM}`: the program and its weights, as torch.export records them: `torch.export.load("{PROGRAM}").module()(seeds, labels)`.
+  Load such files only from people whom you trust.
+* `{WEIGHTS}`: the weights alone, float32; architecture and sigma_init ({generator.sigma_init:g}) in the header.
+{facts}
+"""
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,92 @@
+"""Images of a finished generator for given seeds: those that scores and reports see, bit for bit on the same machine and batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sida.data.shards import one_hot
+from sida.errors import UserError
+from sida.scoring.measure import generator_images
+from sida.scoring.protocol import pixels_of
+
+if TYPE_CHECKING:
+    from sida.export.generator import Generator
+
+GAP = 2  # pixels between images of a grid
+SMALL = 32  # images below are enlarged to about this, without smoothing
+
+
+def labels_for(generator: Generator, count: int, wanted: Sequence[int] | None) -> Tensor:
+    """int64 [count]: the wanted classes in turn; by default every class in turn. Raises UserError for classes it does not have."""
+    if not generator.classes:
+        if wanted:
+            raise UserError("--labels: this generator is unconditional: leave them out")
+        return torch.zeros(count, dtype=torch.int64)
+    known = list(wanted or range(generator.classes))
+    if wrong := [label for label in known if not 0 <= label < generator.classes]:
+        raise UserError(f"--labels {wrong[0]}: this generator has classes 0 to {generator.classes - 1}")
+    return torch.tensor(known)[torch.arange(count) % len(known)]
+
+
+def sample(generator: Generator, seeds: Sequence[int], labels: Tensor, *, batch: int = 64) -> Tensor:
+    """uint8 [N, C, H, W], one image for each seed. ``labels`` int64 [N].
+
+    Raises UserError for a generator of latents, which are no pictures yet, and for images that are not finite.
+    """
+    channels = generator.shape[0]
+    if channels not in (1, 3):
+        raise UserError(
+            f"this generator makes latents of {channels} channels, no pictures: `score` and `run` decode them with the recipe's VAE"
+        )
+    make, c = generator_images(generator.denoiser, generator.sigma_init), one_hot(labels, generator.classes)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(seeds), batch):
+            some = torch.tensor(seeds[start : start + batch], dtype=torch.int64)
+            parts.append(pixels_of(make(some, c[start : start + batch]), int(some[0])))
+    return torch.cat(parts)
+
+
+def write_images(folder: Path, seeds: Sequence[int], images: Tensor) -> None:
+    """One PNG for each seed, ``00000042.png``: a folder that `score` takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, image in zip(seeds, images, strict=True):
+        _write(folder / f"{seed:08d}.png", picture(image))
+
+
+def write_grid(path: Path, images: Tensor, columns: int | None = None) -> None:
+    """One PNG with all images in rows, about as many rows as columns."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    zoom = max(1, SMALL // images.shape[-1])
+    pitch = images.shape[-1] * zoom + GAP
+    sheet = Image.new("RGB", (columns * pitch - GAP, math.ceil(len(images) / columns) * pitch - GAP), "white")
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        shown = picture(image)
+        cell = shown.resize((shown.width * zoom, shown.height * zoom), Image.Resampling.NEAREST)
+        sheet.paste(cell, (column * pitch, row * pitch))
+    _write(path, sheet)
+
+
+def picture(image: Tensor) -> Image.Image:
+    """uint8 [1 or 3, H, W] -> grey or RGB."""
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _write(path: Path, made: Image.Image) -> None:
+    """All or nothing."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        made.save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

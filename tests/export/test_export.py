@@ -1,0 +1,235 @@
+"""A finished generator used elsewhere: `sample`, `export`, and the exported script without this project."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sida.export.generator import Generator, open_generator
+from sida.export.program import Sampler, export_generator
+from sida.export.sample import labels_for, sample
+from sida.numerics.networks.build import build_network
+from sida.numerics.quantise import to_uint8
+from sida.scoring.measure import generator_images
+from sida.scoring.protocol import one_hot
+from sida.teachers.files import save_network
+from tests.conftest import ROOT
+from tests.pipeline.command import Command
+from tests.pipeline.test_verbs import pipeline
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ddpmpp": {
+        "channels": 1,
+        "label_dim": 10,
+        "augment_dim": 9,
+        "resolution": 8,
+        "channel_mult": [1, 2],
+        "attn_resolutions": [4],
+    },
+    "ncsnpp": {
+        "channels": 3,
+        "label_dim": 0,
+        "augment_dim": 9,
+        "resolution": 16,
+        "channel_mult": [1, 2],
+        "attn_resolutions": [8],
+    },
+    "adm": {
+        "channels": 3,
+        "label_dim": 4,
+        "augment_dim": 0,
+        "resolution": 16,
+        "channel_mult": [1, 2],
+        "attn_resolutions": [8],
+    },
+    "edm2": {
+        "channels": 3,
+        "label_dim": 4,
+        "augment_dim": 0,
+        "resolution": 16,
+        "channel_mult": [1, 2],
+        "attn_resolutions": [8],
+    },
+}
+
+
+def made(folder: Path, architecture: str) -> Path:
+    """A small network with seeded weights, none of them zero, as a file of ours."""
+    network = {"architecture": architecture, "model_channels": 32, "num_blocks": 1, **NETWORKS[architecture]}
+    torch.manual_seed(0)
+    denoiser = build_network(network)
+    tensors = {
+        name: t + 0.02 * torch.randn_like(t) if t.is_floating_point() else t
+        for name, t in denoiser.state_dict().items()
+    }
+    path = folder / f"{architecture}.safetensors"
+    save_network(path, tensors, network, sigma_init=2.5, licence="CC BY 4.0")
+    return path
+
+
+@pytest.fixture
+def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(place, monkeypatch, capsys)
+
+
+def pixels_of(path: str | Path) -> np.ndarray:
+    """uint8 [H, W, C] of a PNG."""
+    with Image.open(path) as file:
+        return np.asarray(file)
+
+
+def alone(script: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The exported script in a Python that cannot import this project: -I leaves out folder, PYTHONPATH and user packages."""
+    code = (
+        "import sys, runpy; sys.modules['sida'] = None; sys.modules['safetensors'] = None\n"
+        f"sys.argv[1:] = {list(arguments)!r}\nrunpy.run_path({str(script)!r}, run_name='__main__')\n"
+    )
+    return subprocess.run([sys.executable, "-I", "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_exported_script_makes_the_same_images_without_this_project(tmp_path: Path) -> None:
+    generator = open_generator(str(made(tmp_path, "ddpmpp")))
+    export_generator(generator, tmp_path / "out")
+    said = alone(
+        tmp_path / "out/sample.py",
+        "--seeds",
+        "5-40",
+        "--grid",
+        "g.png",
+        "--tensor",
+        "t.pt",
+        "--batch",
+        "16",
+        cwd=tmp_path,
+    )
+    assert said.returncode == 0, said.stderr
+    seeds = torch.arange(5, 41)
+    labels = labels_for(generator, 36, None)
+    make = generator_images(generator.denoiser, generator.sigma_init)
+    with torch.no_grad():
+        ours = torch.cat([make(s, one_hot(c, 10)) for s, c in zip(seeds.split(16), labels.split(16), strict=True)])
+    theirs = torch.load(tmp_path / "t.pt", weights_only=True)
+    assert (theirs - ours).abs().max() <= 1e-6  # bit for bit on most machines: the same kernels on the same batch
+    grid = pixels_of(tmp_path / "g.png")
+    assert grid.shape == (48, 48, 3)
+    assert (grid[:8, 8:16, 0] == to_uint8(theirs)[1, 0].numpy()).all()
+
+
+@pytest.mark.slow  # torch.export takes seconds a network
+@pytest.mark.parametrize("architecture", ["ncsnpp", "adm", "edm2"])
+def test_every_architecture_can_be_recorded_and_any_number_of_images_asked_for(
+    tmp_path: Path, architecture: str
+) -> None:
+    generator = open_generator(str(made(tmp_path, architecture)))
+    export_generator(generator, tmp_path / "out")
+    program = torch.export.load(tmp_path / "out/generator.pt2").module()
+    for seeds in (torch.arange(7), torch.tensor([2**40])):
+        labels = torch.arange(len(seeds)) % max(1, generator.classes)
+        with torch.no_grad():
+            expected = Sampler(generator)(seeds, labels)
+            assert (program(seeds, labels) - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
+    again = open_generator(str(tmp_path / "out/generator.safetensors"))
+    assert (again.network, again.sigma_init, again.licence) == (generator.network, 2.5, "CC BY 4.0")
+
+
+def test_sample_draws_what_scores_see_as_files_and_as_a_grid(command: Command, tmp_path: Path) -> None:
+    path = made(tmp_path, "adm")
+    said = command(
+        "sample",
+        str(path),
+        "--seeds",
+        "3,7-8",
+        "--labels",
+        "2,0",
+        "--grid",
+        str(tmp_path / "g.png"),
+        "--output",
+        str(tmp_path / "images"),
+        "--json",
+    )
+    assert said.status == 0, said.err
+    told = json.loads(said.out)
+    assert (told["images"], told["licence"]) == (3, "CC BY 4.0")
+    generator = open_generator(str(path))
+    expected = sample(generator, [3, 7, 8], torch.tensor([2, 0, 2]))
+    names = ["00000003.png", "00000007.png", "00000008.png"]
+    assert sorted(file.name for file in Path(told["folder"]).iterdir()) == names
+    for name, image in zip(names, expected, strict=True):
+        pixels = pixels_of(Path(told["folder"]) / name)
+        assert (pixels == image.permute(1, 2, 0).numpy()).all()
+    assert pixels_of(told["grid"]).shape == (66, 66, 3)  # two columns of 32, and the gap
+
+
+def test_a_generator_is_found_by_recipe_and_by_manifest(command: Command, tmp_path: Path) -> None:
+    teacher = ROOT / "recipes/assets/digits-teacher.safetensors"
+    assert "--recipe" in command("sample", str(teacher), "--grid", str(tmp_path / "g.png")).mistake()
+    assert command("sample", str(teacher), "--recipe", "digits", "--grid", str(tmp_path / "g.png")).status == 0
+
+    from sida.recipe import load
+    from sida.scoring.adopt import fetch_released
+
+    published = fetch_released(recipe=load("digits"), address=teacher.as_uri())
+    by_manifest = open_generator(published.address)
+    by_recipe = open_generator(teacher.as_uri(), load("digits"))
+    labels = torch.arange(4)
+    assert torch.equal(sample(by_manifest, range(4), labels), sample(by_recipe, range(4), labels))
+
+
+@pytest.fixture
+def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sample", "FILE"), ["--grid", "--output"]),
+        (("sample", "nowhere.safetensors", "--grid", "g.png"), ["nowhere.safetensors", "no such file"]),
+        (("sample", "file:///nowhere/1.json", "--grid", "g.png"), ["nowhere/1.json"]),
+        (("sample", "FILE", "--grid", "nowhere/g.png"), ["nowhere", "make it first"]),
+        (("sample", "FILE", "--grid", "g.png", "--seeds", "9-3"), ["--seeds", "9-3"]),
+        (("sample", "FILE", "--grid", "g.png", "--seeds", "0-99999999999"), ["--seeds"]),
+        (("sample", "FILE", "--grid", "g.png", "--labels", "10"), ["--labels 10", "0 to 9"]),
+        (("sample", "FILE", "--grid", "g.png", "--batch", "0"), ["--batch 0"]),
+        (("sample", "garbage.safetensors", "--grid", "g.png"), ["garbage.safetensors"]),
+        (("sample", "dataset.json", "--grid", "g.png"), ["dataset.json", "manifest"]),
+        (("export", "FILE", "--output", "there"), ["there", "exists already"]),
+        (("export", "FILE", "--output", "nowhere/there"), ["nowhere", "make it first"]),
+        (("export", "garbage.safetensors", "--output", "new"), ["garbage.safetensors"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    where: Path, command: Command, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    path = made(where, "ddpmpp")
+    (where / "there").mkdir()
+    (where / "garbage.safetensors").write_bytes(b"garbage")
+    (where / "dataset.json").write_text("{}")
+    before = set(where.rglob("*"))
+    line = command(*(str(path) if word == "FILE" else word for word in arguments)).mistake()
+    assert all(word in line for word in words), line
+    assert set(where.rglob("*")) == before
+
+
+def test_latents_are_exported_but_not_drawn(tmp_path: Path) -> None:
+    from sida.errors import UserError
+
+    network = {"architecture": "edm2", "model_channels": 32, "num_blocks": 1, **NETWORKS["edm2"], "channels": 4}
+    denoiser = build_network(network).eval()
+    generator = Generator(denoiser, network, 2.5, "none", {})
+    with pytest.raises(UserError, match="latents of 4 channels"):
+        sample(generator, [0], torch.tensor([0]))
+
+
+def test_help_of_both_verbs_has_examples() -> None:
+    assert "examples:" in pipeline("sample", "--help").stdout
+    assert "examples:" in pipeline("export", "--help").stdout
