@@ -280,8 +280,8 @@ class Targets(Part):
 class Expected(Part):
     """What this project measured: the mean scores of another run of the same recipe lie in these ranges. Not inherited."""
 
-    teacher: tuple[float, float]
-    generator: tuple[float, float]
+    teacher: tuple[float, float]  # lowest and highest mean score of the teacher
+    generator: tuple[float, float]  # lowest and highest mean score of the generator
     measured: str  # the numbers behind the ranges, when and where
 
     @model_validator(mode="after")
