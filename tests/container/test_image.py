@@ -120,7 +120,7 @@ def run_tiny(image: Image, store: dict[str, str], *options: str) -> dict[str, An
 def test_the_whole_dag_runs_on_s3_and_another_container_reuses_all_of_it(image: Image, store: dict[str, str]) -> None:
     first = run_tiny(image, store)
     assert {step["state"] for step in first["steps"]} == {"ran"}
-    assert len(first["steps"]) == 7
+    assert len(first["steps"]) == 8
     assert "surpasses its teacher" in first["verdict"]
 
     second = run_tiny(image, store)  # nothing of the first container is left but what it put in the store
