@@ -29,6 +29,7 @@ MEANING = {  # how they differ, for who sees two of them side by side
 }
 _NOT_TOLD = (
     "name",
+    "expected",
     "description",
     "version",
     "targets",
