@@ -5,19 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sida.manifests import GeneratorResult, Manifest, ReportResult, RunResult, read_manifest
+from sida.manifests import GeneratorResult, Manifest, ReportResult
+from sida.manifests import read_manifest as read
 from sida.recipe import Recipe
 from sida.steps import Context, Published, step
-
-_KINDS = {
-    "run": "run",
-    "teacher": "teacher",
-    "generator": "generator",
-    "dataset": "dataset",
-    "reference": "reference",
-    "teacher_scores": "scores",
-    "scores": "scores",
-}
 
 
 @step("report", version=2, sources=("sida/report",))
@@ -35,16 +26,15 @@ def report(
     attempt: str = "",
 ) -> Published:
     """Write the page about a run."""
-    paths = {
-        "run": run,
-        "teacher": teacher,
-        "generator": generator,
-        "dataset": dataset,
-        "reference": reference,
-        "teacher_scores": teacher_scores,
-        "scores": scores,
+    inputs = {
+        "run": read(run, "run"),
+        "teacher": read(teacher, "teacher"),
+        "generator": read(generator, "generator"),
+        "dataset": read(dataset, "dataset"),
+        "reference": read(reference, "reference"),
+        "teacher_scores": read(teacher_scores, "scores"),
+        "scores": read(scores, "scores"),
     }
-    inputs = {name: read_manifest(path, _KINDS[name]) for name, path in paths.items()}
 
     def produce(context: Context) -> ReportResult:
         from sida.report.page import page_of  # matplotlib, jinja2
@@ -71,9 +61,3 @@ def page_bytes(store: Any, manifest: Manifest) -> bytes:
     """The page of a report's manifest."""
     assert isinstance(manifest.result, ReportResult)
     return bytes(store.read(manifest.result.page.key))
-
-
-def grid_of(manifest: Manifest, model: str) -> Any:
-    """The grid of ``real``, ``teacher`` or ``generator`` in a run's manifest."""
-    assert isinstance(manifest.result, RunResult)
-    return next(panel for panel in manifest.result.panels if panel.model == model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sida import progress
@@ -242,10 +241,3 @@ def data_step(recipe: Recipe) -> Any:
 
         return prepare_data
     return label_distribution
-
-
-def read_rows(path: Path) -> PublishedResult:
-    """The table in a manifest's file."""
-    result = read_manifest(path, "published").result
-    assert isinstance(result, PublishedResult)
-    return result

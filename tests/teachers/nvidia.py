@@ -1,4 +1,4 @@
-"""Writes pickles as NVIDIA's persistence does, from a state dict: the form that ../shared/parity/README.md describes."""
+"""Writes pickles as NVIDIA's persistence does, from a state dict: the form of the published EDM and EDM2 teachers."""
 
 from __future__ import annotations
 
