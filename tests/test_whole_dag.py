@@ -79,7 +79,7 @@ def test_the_dag_ends_with_scores_and_a_verdict_and_the_second_run_reuses_everyt
     assert all(score["metric"] == "fd_digits" and score["n"] == 200 for score in first["scores"])
     teacher, generator, real = (score["mean"] for score in first["scores"])
     assert real < generator < teacher  # three Heun steps make a poor teacher; 2,048 images already beat it
-    assert "surpasses its teacher at 5 evaluations" in first["verdict"]
+    assert "surpasses its teacher (Heun, 3 steps, 5 evaluations" in first["verdict"]
     assert "Both as the recipe records" in first["verdict"]
     for name in ("generator", "samples", "report", "run"):
         assert Path(first[name].removeprefix("file://")).stat().st_size > 100

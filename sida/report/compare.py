@@ -9,14 +9,15 @@ from typing import Any
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, Panel, RunResult, Score, digest_of
 from sida.manifests import read_manifest as read
 from sida.recipe import Recipe
-from sida.report.regression import difference_interval, in_words, judge
+from sida.report.regression import in_words, judge
+from sida.scoring.gates import against_teacher, target_gate
 from sida.scoring.series import previous
 from sida.settings import settings
 from sida.steps import Context, Published, step
 from sida.stores import open_store
 
 
-@step("compare", version=2, sources=("sida/report", "sida/scoring", "sida/numerics"))
+@step("compare", version=3, sources=("sida/report", "sida/scoring", "sida/numerics"))
 def compare(
     context_of: Any,
     *,
@@ -85,24 +86,17 @@ def compare(
 
 
 def verdict(recipe: Recipe, rows: list[Score]) -> str:
-    """Who is ahead, by how much, and whether the target is met, in words."""
+    """Who is ahead, by how much, and whether the targets are met, in words."""
     score = {row.model: row for row in rows}
     teacher, generator = score["teacher"], score["generator"]
     ratio = generator.mean / teacher.mean
-    half = difference_interval(generator, teacher)
-    margin = generator.mean - teacher.mean
-    evaluations = f"{teacher.nfe} evaluations ({teacher.sampler})"
-    if margin < -half:
-        standing = f"surpasses its teacher at {evaluations}"
-    elif margin <= half:
-        standing = f"is level with its teacher at {evaluations}"
-    else:
-        standing = f"is behind its teacher at {evaluations}"
     met = "within" if ratio <= recipe.gate.generator_within else "outside"
+    comparison = against_teacher(recipe, generator, teacher)
+    published = target_gate(recipe, generator)
     return (
-        f"The one-step generator {standing}: {generator.metric} {generator.mean:.3f} against {teacher.mean:.3f}, "
-        f"difference {margin:+.3f} +- {half:.3f} (95%), ratio {ratio:.2f}; {met} the recipe's limit of "
-        f"{recipe.gate.generator_within:g} times the teacher.{_as_expected(recipe, teacher, generator)}"
+        f"{comparison[0].upper()}{comparison[1:]}, ratio {ratio:.2f}; {met} the recipe's limit of "
+        f"{recipe.gate.generator_within:g} times the teacher.{'' if published is None else f' Published: {published}.'}"
+        f"{_as_expected(recipe, teacher, generator)}"
     )
 
 

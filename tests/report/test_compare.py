@@ -44,7 +44,10 @@ def test_the_interval_is_student_t_on_the_pooled_error() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ((0.5, 0.51, 0.49), ("surpasses its teacher at 35 evaluations (Heun, 18 steps)", "within the recipe's limit")),
+        (
+            (0.5, 0.51, 0.49),
+            ("surpasses its teacher (Heun, 18 steps, 35 evaluations, without guidance)", "within the recipe's limit"),
+        ),
         ((1.0, 1.01, 0.99), ("is level with its teacher", "within")),
         ((1.5, 1.51, 1.49), ("is behind its teacher", "ratio 1.50", "within")),
         ((9.0, 9.01, 8.99), ("is behind its teacher", "outside the recipe's limit of 2 times")),
