@@ -16,6 +16,7 @@ from sida.manifests import TeacherResult
 from sida.settings import settings
 from sida.steps import STEPS, Context, Published, step
 from sida.stores import open_store
+from tests.racing import racers
 
 FOLDER_OF_MARKS = "SIDA_TEST_MARKS"
 
@@ -65,14 +66,14 @@ def marks(request: pytest.FixtureRequest, place: Path, monkeypatch: pytest.Monke
 
 
 def test_of_32_processes_one_makes_the_result_and_all_see_it(marks: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(32) as pool:
+    with racers(32) as pool:
         seen = {job.get(180) for job in [pool.apply_async(_run) for _ in range(32)]}
     assert len(list(marks.iterdir())) == 1
     assert len(seen) == 1
 
 
 def test_forced_attempts_at_once_get_numbers_of_their_own_and_latest_names_the_last(marks: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(8) as pool:
+    with racers(8) as pool:
         seen = {job.get(180)[0] for job in [pool.apply_async(_run, ("new",)) for _ in range(8)]}
     assert len(seen) == len(list(marks.iterdir())) == 8
     store = open_store(settings().store)

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -225,14 +226,14 @@ class Run:
 
 def distil(job: Job) -> dict[str, Any]:
     """Run the job to its end and return the generator's object and how it was chosen."""
-    stop = stop_on_sigterm()
-    run = Run(job)
-    try:
-        _iterate(run, stop)
-        trouble = run.trouble()
-        return _publish(run, trouble) if job.processes.first else {}
-    finally:
-        run.writer.close()
+    with stop_on_sigterm() as stop:
+        run = Run(job)
+        try:
+            _iterate(run, stop)
+            trouble = run.trouble()
+            return _publish(run, trouble) if job.processes.first else {}
+        finally:
+            run.writer.close()
 
 
 def _iterate(run: Run, stop: Callable[[], bool]) -> None:
@@ -309,7 +310,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def stop_on_sigterm() -> Callable[[], bool]:
+@contextmanager
+def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
     """A function that says whether SIGTERM has come: the iteration is finished and a checkpoint written first."""
     asked = False
 
@@ -317,5 +319,8 @@ def stop_on_sigterm() -> Callable[[], bool]:
         nonlocal asked
         asked = True
 
-    signal.signal(signal.SIGTERM, note)
-    return lambda: asked
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

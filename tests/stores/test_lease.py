@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from sida.launch.processes import Process, machine_id
 from sida.lease import acquire, check_fence, is_alive
 from sida.stores import ObjectStore, open_store
 from sida.stores.folder import FolderStore
+from tests.racing import racers
 
 KEY = "steps/distill/ab12"
 
@@ -236,7 +236,7 @@ def test_of_many_racing_processes_exactly_one_holds_the_key_at_a_time(
     processes: int,
 ) -> None:
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.02)
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    with racers(processes) as pool:
         jobs = [pool.apply_async(_race, (address, str(tmp_path), 2)) for _ in range(processes)]
         assert [job.get(120) for job in jobs] == [2] * processes
     assert leases._newest(open_store(address), KEY) == 2 * processes
@@ -257,7 +257,7 @@ def test_of_32_processes_that_take_over_an_expired_lease_one_wins(address: str) 
     store = open_store(address)
     acquire(store, KEY).release()
     edit(store, 1, released=False, machine="another", expires=0.0)
-    with multiprocessing.get_context("fork").Pool(32) as pool:
+    with racers(32) as pool:
         start = time.time() + 0.3
         jobs = [pool.apply_async(_claim, (address, start)) for _ in range(32)]
         assert sorted(job.get(60) for job in jobs) == [0] * 31 + [2]

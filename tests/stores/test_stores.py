@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from sida.stores import (
     verify_object,
 )
 from sida.stores.base import HashingReader
+from tests.racing import racers
 
 MIB = 1 << 20
 
@@ -119,7 +119,7 @@ def _create(address: str, content: bytes, start: float) -> bool:
 
 
 def test_of_32_racing_creators_exactly_one_wins(address: str) -> None:
-    with multiprocessing.get_context("fork").Pool(32) as pool:
+    with racers(32) as pool:
         start = time.time() + 0.3
         jobs = [pool.apply_async(_create, (address, str(n).encode() * 100, start)) for n in range(32)]
         won = [n for n, job in enumerate(jobs) if job.get(60)]

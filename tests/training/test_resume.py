@@ -33,10 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             patch.delenv(name, raising=False)
         patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
         patch.setenv("SIDA_CACHE", str(folder / "cache"))
-        before = signal.getsignal(signal.SIGTERM)
         torch.set_num_threads(1)
         yield bench(folder)
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
