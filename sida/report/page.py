@@ -75,6 +75,7 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
         coverage_mean=sum(shares) / max(len(shares), 1),
         timing=timing,
         total_seconds=total,
+        iteration=_iteration(inputs["generator"]),
         facts=_facts(recipe, inputs),
         results=[
             {
@@ -233,6 +234,20 @@ def _timing(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
             for name, seconds in parts.items()
         ]
     return rows
+
+
+def _iteration(generator: Manifest) -> list[dict[str, Any]]:
+    """The iteration that distill measured, by kind of operator."""
+    found = {
+        name.removeprefix("milliseconds_"): float(value)
+        for name, value in generator.about.notes.items()
+        if name.startswith("milliseconds_")
+    }
+    total = sum(found.values())
+    return [
+        {"kind": kind, "milliseconds": spent, "percent": 100 * spent / total}
+        for kind, spent in sorted(found.items(), key=lambda item: -item[1])
+    ]
 
 
 def _facts(recipe: Recipe, inputs: dict[str, Manifest]) -> list[tuple[str, str]]:

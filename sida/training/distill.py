@@ -45,6 +45,7 @@ def distill(
         result = run_job(context, "distill", spec, recipe.execution)
         context.notes["dropped_samples"] = result["dropped"]
         context.notes |= {f"seconds_{name}": seconds for name, seconds in result["seconds"].items()}
+        context.notes |= {f"milliseconds_{kind}": spent for kind, spent in result["profile"].items()}
         return GeneratorResult(
             network=recipe.teacher.network.model_dump(mode="json"),
             weights=ObjectRef(*result["generator"]),

@@ -39,6 +39,7 @@ from sida.training.history import History
 from sida.training.identity import identity, refuse_other
 from sida.training.iteration import Distillation, Networks
 from sida.training.job import Job
+from sida.training.profile import PROFILED, profiled
 from sida.training.selection import largest_batch, sample_grid
 from sida.training.trouble import refuse_trouble, save_unless_non_finite
 from sida.training.watch import Trouble
@@ -89,6 +90,7 @@ class Run:
         self.selection_due = self.checkpoint_due = False
         self.sampling_batch: int | None = None
         self.trouble_before = Trouble()
+        self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator, once it was measured
         self.writer = checkpoint.Writer(job, job.recipe.execution.checkpoints_kept)
         self._resume()
         self.seconds["start"] += time.monotonic()
@@ -247,7 +249,7 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         _select(run, stop)
     while not run.finished:
         before, started = run.seen, time.monotonic()
-        losses = run.distillation.run(before)
+        losses = _profiled(run, before) if iteration == PROFILED and processes.first else run.distillation.run(before)
         run.seen = before + method.batch
         run.history.add(run.seen, losses | run.distillation.health, last=run.seen >= method.images)
         run.seconds["iterations"] += time.monotonic() - started
@@ -267,6 +269,11 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         if stopping and not run.finished:
             raise _stopped(run)
     run.writer.wait()
+
+
+def _profiled(run: Run, seen: int) -> dict[str, Tensor]:
+    losses, run.profile = profiled(lambda: run.distillation.run(seen), run.job.processes.device)
+    return losses
 
 
 def _select(run: Run, stop: Callable[[], bool]) -> None:
@@ -299,6 +306,7 @@ def _publish(run: Run, trouble: Trouble) -> dict[str, Any]:
         "score": run.best_score,
         "dropped": trouble.skipped,
         "seconds": {name: round(seconds, 2) for name, seconds in run.seconds.items()},
+        "profile": run.profile,
     }
 
 

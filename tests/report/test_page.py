@@ -79,6 +79,7 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
         "pipeline run digits",
         "f" * 40,
         "distill: iterations",
+        "Inside an iteration",
         "skipped samples",
         "10 images (1\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8) from digits",
     ):
