@@ -269,6 +269,8 @@ def load(name: str) -> Profile:
         return Profile.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         raise UserError(f"{path.name}: {_explain(error, data)}") from error
+    except (TypeError, ValueError) as error:  # a key that JSON does not have, such as a date
+        raise UserError(f"{path.name}: {error}; use numbers, text, lists and mappings only") from error
 
 
 def _find(name: str) -> Path:

@@ -408,6 +408,15 @@ class Loader(yaml.SafeLoader):
         ) as error:  # PyYAML, on !!timestamp, !!bool, !!int of nonsense
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: not a value of {node.tag}") from error
 
+    def construct_scalar(self, node: Any) -> str:
+        """JSON writes a character beyond U+FFFF as two halves: they are put together, half a one is refused."""
+        text: str = super().construct_scalar(node)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: half of a character (a surrogate): write it whole") from error
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -468,13 +477,15 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _make_absolute(section: dict[str, Any], folder: Path) -> None:
-    """Every ``address`` that is a relative path becomes a file:// address."""
+def _make_absolute(section: dict[str, Any], where: Path) -> None:
+    """Every ``address`` that is a path relative to the file ``where`` becomes a file:// address."""
     for key, value in section.items():
         if isinstance(value, dict):
-            _make_absolute(value, folder)
+            _make_absolute(value, where)
         elif key == "address" and isinstance(value, str) and "://" not in value:
-            section[key] = (folder / value).resolve().as_uri()
+            if "\0" in value:
+                raise RecipeError(f"{where}: address: {value[:80]!r} is no path: take the NUL out")
+            section[key] = (where.parent / value).resolve().as_uri()
 
 
 def chain(name: str) -> list[Path]:
@@ -503,7 +514,7 @@ def _resolve(files: list[Path]) -> dict[str, Any]:
     for path in reversed(files):
         fields = _read(path)
         fields.pop("extends", None)
-        _make_absolute(fields, path.parent)
+        _make_absolute(fields, path)
         merged.pop("expected", None)  # what was measured belongs to the recipe that it was measured with
         merged = _merge(merged, fields)
     return merged
@@ -544,6 +555,11 @@ def parse(data: dict[str, Any], where: str) -> Recipe:
 
 
 def load(name: str) -> Recipe:
-    """The recipe called ``name``, or the one in the file ``name``."""
+    """The recipe called ``name``, or the one in the file ``name``.
+
+    >>> recipe = load("cifar10-uncond")
+    >>> recipe.method.name, recipe.method.alpha, recipe.dataset.resolution
+    ('sida', 1.0, 32)
+    """
     files = chain(name)
     return parse(_resolve(files), str(files[0] if "/" in name else files[0].name))

@@ -161,7 +161,11 @@ def check_command(arguments: list[str], folder: Path, monkeypatch: pytest.Monkey
         assert line.startswith("error: ")
         assert out.getvalue() == ""
     assert status in (0, 1, 2)
-    assert not list(folder.iterdir())
+    for left in folder.iterdir():  # what `new` has written is whole
+        assert (arguments[0], status) == ("new", 0), left
+        if left.suffix == ".yaml":
+            recipe.load(str(left))
+        left.unlink()
 
 
 READING = (
@@ -181,6 +185,8 @@ READING = (
 VERBS = [*next(iter(parser()._subparsers._group_actions)).choices]  # type: ignore[union-attr, arg-type]
 OPTIONS = [
     "--json",
+    "--quiet",
+    "-v",
     "--recipe",
     "--output",
     "--profile",
