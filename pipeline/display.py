@@ -1,7 +1,7 @@
 """What the user sees of a run, drawn on stderr from the steps' events.
 
 On a terminal: one line per finished step, and below them a bar for the step at work. Elsewhere (a file, CI): plain lines, progress
-once a minute.
+once a minute, no colours. Quiet: nothing but what the run itself has to say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ NAME_WIDTH = 22
 
 
 class Display(Protocol):
-    """Draws events; ``close`` leaves the terminal as it was."""
+    """Draws events; ``close`` leaves the terminal as it was. ``verbose``: it wants the logs' lines too."""
+
+    verbose: bool
 
     def show(self, event: dict[str, Any]) -> None: ...
 
@@ -25,10 +27,12 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
-def open_display(stream: TextIO | None = None) -> Display:
-    """The form that fits where stderr goes."""
+def open_display(stream: TextIO | None = None, *, quiet: bool = False, verbose: bool = False) -> Display:
+    """The form that fits where stderr goes, and how much was asked for."""
     stream = stream or sys.stderr
-    return TerminalDisplay() if stream.isatty() else PlainDisplay(stream)
+    if quiet:
+        return QuietDisplay(stream)
+    return TerminalDisplay(verbose) if stream.isatty() else PlainDisplay(stream, verbose)
 
 
 def finished_line(event: dict[str, Any]) -> str:
@@ -39,8 +43,8 @@ def finished_line(event: dict[str, Any]) -> str:
 class PlainDisplay:
     """Lines, for logs."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, verbose: bool = False) -> None:
+        self._stream, self.verbose = stream, verbose
         self._said = time.monotonic()
 
     def show(self, event: dict[str, Any]) -> None:
@@ -64,14 +68,22 @@ class PlainDisplay:
         """Nothing to undo."""
 
 
+class QuietDisplay(PlainDisplay):
+    """No events."""
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Not this one either."""
+
+
 class TerminalDisplay:
     """Finished steps as lines, the step at work as a bar. rich follows NO_COLOR and TERM."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Column
 
+        self.verbose = verbose
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars = Progress(
             TextColumn(f"{{task.description:<{NAME_WIDTH - 1}}}", markup=False),

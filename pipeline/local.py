@@ -9,7 +9,6 @@ own death, however sudden, because each process ends with those above it.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -26,6 +25,7 @@ from typing import Any
 
 from pipeline.dag import Plan
 from pipeline.display import Display
+from pipeline.following import POLL_SECONDS, Following
 from pipeline.kfp_host import STOP_FILE
 from sida.launch.parent import PARENTS
 from sida.launch.processes import LINUX, Process
@@ -33,7 +33,6 @@ from sida.settings import environment as inherited
 from sida.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-POLL_SECONDS = 0.1
 GRACE_SECONDS = 75.0  # to finish the iteration and write a checkpoint; longer than what workers are given
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -115,8 +114,7 @@ class _Run:
                 env=variables,
                 start_new_session=True,
             )
-        self._reader = self.events.open("rb")
-        self._rest = b""
+        self._following = Following(self.events, display, self.log)
 
     def follow(self, signals: list[int]) -> int:
         """Draw until the child has ended; its status. Passes the user's wish to stop on, once; the second time kills."""
@@ -147,8 +145,7 @@ class _Run:
             pass
 
     def _draw(self) -> None:
-        *lines, self._rest = (self._rest + self._reader.read()).split(b"\n")
-        for event in map(json.loads, lines):
+        for event in self._following.draw():
             match event["event"]:
                 case "step_started":
                     self._at_work = event["step"]
@@ -157,7 +154,6 @@ class _Run:
                     self._at_work = ""
                 case "error":
                     self.errors.append(event)
-            self.display.show(event)
 
     def end(self) -> None:
         """Leave no process and no temporary file; also when we ourselves fail."""
@@ -168,7 +164,6 @@ class _Run:
                 if process.alive():
                     os.kill(process.pid, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
-        self._reader.close()
         for name in ("tmp", "workspace"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 

@@ -62,6 +62,8 @@ def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
 
 def follow(args: argparse.Namespace, found: Nodes) -> int:
     """Another node: work on what node 0 announces, until its run ends."""
+    from pipeline.display import open_display
+    from pipeline.following import drawn
     from sida import recipe
     from sida.launch import nodes
     from sida.settings import settings
@@ -70,4 +72,5 @@ def follow(args: argparse.Namespace, found: Nodes) -> int:
     execution = recipe.load(args.recipe).execution
     if args.store:
         os.environ["SIDA_STORE"] = open_store(args.store).address
-    return nodes.follow(found, settings().workers or execution.processes, execution.threads)
+    with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
+        return nodes.follow(found, settings().workers or execution.processes, execution.threads)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --store and --wait."""
+    """RECIPE, --store, --wait and what is shown."""
+    from pipeline import output
+
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
     parser.add_argument(
         "--store",
@@ -26,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         help="wait so long for a result that another run is making (default 0: say who makes it, and stop)",
     )
+    output.add_amount(parser)
+    output.add_json(parser)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
     if args.store:
         os.environ["SIDA_STORE"] = open_store(args.store).address  # for us and for all that we start
     plan = Plan.of(loaded, recipe_address(loaded), goal, force)
-    display = open_display()
+    display = open_display(quiet=args.quiet, verbose=args.verbose)
     try:
         return loaded, local.run(plan, display, wait=args.wait)
     finally:

@@ -51,6 +51,11 @@ def note(step: str, text: str) -> None:
     emit("note", step, text=_one_line(text))
 
 
+def log(step: str, path: Path) -> None:
+    """A step's workers will write to this log from here on."""
+    emit("log", step, path=str(path), start=path.stat().st_size if path.is_file() else 0)
+
+
 def error(step: str, message: str, exit_code: int) -> None:
     """The one line that ends the run; 2 for what the user can mend, 1 otherwise."""
     emit("error", step, message=_one_line(message), exit_code=exit_code)
@@ -139,7 +144,11 @@ def progress_in_words(fields: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0:07``, ``12:30``, ``1:02:03``."""
+    """Of minutes and seconds, of hours where there are any.
+
+    >>> duration(7), duration(750), duration(3723)
+    ('0:07', '12:30', '1:02:03')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -7,7 +7,6 @@ their jobs, checkpoints of finished attempts, and the objects that only those na
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -164,8 +163,3 @@ def summary(unneeded: Unneeded) -> str:
     }
     said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"{said or 'nothing'} ({unneeded.object_bytes / 2**20:.1f} MiB)"
-
-
-def as_json(unneeded: Unneeded) -> str:
-    """For programs."""
-    return json.dumps({**vars(unneeded)}, indent=1)

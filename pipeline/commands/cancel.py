@@ -14,22 +14,27 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN and where."""
-    from pipeline import remote
+    from pipeline import output, remote
 
     parser.add_argument("run", metavar="RUN", help="id of the run, as `submit` printed it")
     remote.add_profile(parser)
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Ask KFP to end it."""
-    from pipeline import profile, trainjobs
+    from pipeline import output, profile, trainjobs
     from pipeline.client import Client
 
     where = profile.load(args.profile)
     before = Client(where).cancel(args.run)
-    print(f"{before.name}: {f'had ended already, {before.state}' if before.ended else 'cancelling'}")
+    output.part(args, f"{before.name}: {f'had ended already, {before.state}' if before.ended else 'cancelling'}")
+    jobs: list[str] = []
     if (cluster := trainjobs.cluster_of(where)) is not None and where.trainjob is not None:
         suspend = where.trainjob.on_termination == "suspend" and not where.trainjob.queue
         for job in trainjobs.jobs_of(cluster, args.run).values():
-            print(trainjobs.end(cluster, job, "suspend" if suspend else "delete"))
+            jobs.append(trainjobs.end(cluster, job, "suspend" if suspend else "delete"))
+            output.part(args, jobs[-1])
+    state = before.state if before.ended else "CANCELING"
+    output.result(args, "", run=args.run, name=before.name, state=state, trainjobs=jobs)
     return 0

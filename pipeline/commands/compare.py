@@ -7,7 +7,7 @@ examples:
   python -m pipeline compare                          everything in the store
   python -m pipeline compare digits digits-sid        these recipes
   python -m pipeline compare --runs 20261125-004815-digits-c596 20261125-014902-digits-sid-0a11
-  python -m pipeline compare --json | jq '.[] | select(.score)'
+  python -m pipeline compare --json | jq '.benchmarks[] | select(.score)'
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE ..., --runs and where to."""
+    from pipeline import output
+
     parser.add_argument(
         "recipes", metavar="RECIPE", nargs="*", help="names of recipes (default: all that have a run, and the paper's)"
     )
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FOLDER", help="where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)"
     )
-    parser.add_argument("--json", action="store_true", help="print the records as JSON in place of the table")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -40,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
     import os
     from pathlib import Path
 
+    from pipeline import output
     from sida import records
     from sida.errors import UserError
     from sida.report.comparison import as_csv, benchmarks, entries, records_of
@@ -58,8 +61,7 @@ def main(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     _check_names(args.recipes, {entry.recipe.name for entry in ours})
     rows = benchmarks(ours, args.recipes)
-    made = json.dumps(records_of(rows), indent=1)
-    print(made if args.json else "\n".join(_table(rows)))
+    found = records_of(rows)
 
     from sida.report.comparison_page import page_of  # matplotlib, jinja2
 
@@ -68,12 +70,13 @@ def main(args: argparse.Namespace) -> int:
     for name, content in (
         ("comparison.html", page_of(rows, store)),
         ("comparison.csv", as_csv(rows)),
-        ("comparison.json", made + "\n"),
+        ("comparison.json", json.dumps(found, indent=1) + "\n"),
     ):
         temporary = folder / f".{name}.{os.getpid()}"
         temporary.write_text(content, encoding="utf-8")
         temporary.replace(folder / name)
-    print(f"\npage  {(folder / 'comparison.html').absolute().as_uri()}", file=sys.stderr if args.json else sys.stdout)
+    page = (folder / "comparison.html").absolute().as_uri()
+    output.result(args, "\n".join([*_table(rows), "", f"page  {page}"]), benchmarks=found, page=page)
     return 0
 
 

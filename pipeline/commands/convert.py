@@ -16,14 +16,20 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, --output DIR, --recipe RECIPE, --licence TEXT."""
+    from pipeline import output
+
     parser.add_argument("file", metavar="FILE", type=Path, help="the network as published")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the two files")
     parser.add_argument("--recipe", metavar="RECIPE", help="takes architecture and licence from its teacher section")
     parser.add_argument("--licence", metavar="TEXT", help="licence of the weights, recorded in the files")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Say which files were written."""
+    from dataclasses import asdict
+
+    from pipeline import output
     from sida.recipe import load
     from sida.teachers.convert import convert
 
@@ -35,6 +41,9 @@ def main(args: argparse.Namespace) -> int:
         licence=args.licence or (teacher.licence if teacher else ""),
     )
     architecture = f"{made.network['architecture']}, {made.network['channels']} x {made.network['resolution']}^2"
-    print(f"{made.weights}: {architecture}, {made.tensors} tensors, from sha256 {made.source_sha256}")
-    print(f"{made.facts}: arguments, origin, digests, licence")
+    lines = [
+        f"{made.weights}: {architecture}, {made.tensors} tensors, from sha256 {made.source_sha256}",
+        f"{made.facts}: arguments, origin, digests, licence",
+    ]
+    output.result(args, "\n".join(lines), **asdict(made))
     return 0

@@ -13,27 +13,28 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--profile, --json."""
+    from pipeline import output
+
     parser.add_argument("--profile", metavar="PROFILE", help="check this cluster too: a name, or path of a YAML file")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """A line each, and below what to do."""
-    from pipeline import doctor, profile
+    from pipeline import doctor, output, profile
 
     checks = doctor.examine(profile.load(args.profile) if args.profile else None)
     bad = [check for check in checks if check.state == "bad"]
-    if args.json:
-        print(json.dumps({"healthy": not bad, "checks": [check.as_json() for check in checks]}, indent=1))
-        return 1 if bad else 0
+    lines = []
     for check in checks:
-        print(f"{check.state:<4}{check.name:<12}{check.found}")
+        lines.append(f"{check.state:<4}{check.name:<12}{check.found}")
         if check.prevents and check.state != "ok":
-            print(f"{'':<16}prevents: {check.prevents}\n{'':<16}mend: {check.mend}")
-    print(f"\n{len(bad)} of {len(checks)} checks are bad" if bad else "\nready for runs on this machine")
+            lines.append(f"{'':<16}prevents: {check.prevents}\n{'':<16}mend: {check.mend}")
+    end = f"{len(bad)} of {len(checks)} checks are bad" if bad else "ready for runs on this machine"
+    told = [check.as_json() for check in checks]
+    output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=told)
     return 1 if bad else 0

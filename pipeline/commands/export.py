@@ -11,20 +11,22 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """GENERATOR, --output FOLDER."""
+    from pipeline import output
+
     parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
     parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="a folder that does not exist yet")
     parser.add_argument("--recipe", metavar="RECIPE", help="of a file that does not say its network itself")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Write the folder, then name its files."""
+    from pipeline import output
     from sida import recipe
     from sida.export.generator import open_generator
 
@@ -33,10 +35,8 @@ def main(args: argparse.Namespace) -> int:
     from sida.export.program import export_generator
 
     files = export_generator(generator, args.output)
-    if args.json:
-        print(json.dumps({"files": [str(file.absolute()) for file in files], "licence": generator.licence}, indent=1))
-        return 0
-    for file in files:
-        print(f"{file}  {file.stat().st_size:,} bytes")
-    print(f"try: python {args.output / 'sample.py'} --seeds 0-63 --grid grid.png")
+    lines = [f"{file}  {file.stat().st_size:,} bytes" for file in files]
+    lines.append(f"try: python {args.output / 'sample.py'} --seeds 0-63 --grid grid.png")
+    told = [str(file.absolute()) for file in files]
+    output.result(args, "\n".join(lines), files=told, licence=generator.licence)
     return 0

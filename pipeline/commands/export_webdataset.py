@@ -15,13 +15,17 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MANIFEST and where to write."""
+    from pipeline import output
+
     parser.add_argument("manifest", metavar="MANIFEST", help="address or file of a data set's manifest")
     parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="folder for the tars")
     parser.add_argument("--samples", metavar="N", type=int, default=10_000, help="samples in a tar (default 10,000)")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Export, then name the tars."""
+    from pipeline import output
     from sida.data.export import export_webdataset
     from sida.data.shards import Shards
     from sida.errors import UserError
@@ -37,5 +41,6 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{args.manifest}: is a {manifest.result.kind} manifest, this takes a dataset manifest")
     shards = Shards(open_store(manifest.about.store), manifest.result)
     written = export_webdataset(shards, args.output, samples_per_tar=args.samples)
-    print(f"{len(shards):,} samples in {len(written)} tars: {written[0]} ... {written[-1].name}")
+    said = f"{len(shards):,} samples in {len(written)} tars: {written[0]} ... {written[-1].name}"
+    output.result(args, said, samples=len(shards), tars=[str(tar.absolute()) for tar in written])
     return 0

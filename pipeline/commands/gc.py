@@ -17,28 +17,27 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--delete, --forget RUN, --store ADDRESS, --json."""
+    from pipeline import output
+
     parser.add_argument("--delete", action="store_true", help="remove it; without this nothing is changed")
     parser.add_argument("--forget", metavar="RUN", action="append", default=[], help="forget a run (may be repeated)")
     parser.add_argument("--store", metavar="ADDRESS", help="file:///folder or s3://bucket/prefix (default: SIDA_STORE)")
-    parser.add_argument("--json", action="store_true", help="print every key as JSON")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """One line, or JSON."""
+    """One line, or JSON with every key."""
+    from pipeline import output
     from sida.scratch import remove_abandoned
     from sida.settings import settings
     from sida.stores import open_store
-    from sida.unneeded import as_json, find_unneeded, remove_unneeded, summary
+    from sida.unneeded import find_unneeded, remove_unneeded, summary
 
     store = open_store(args.store or settings().store)
     found = (remove_unneeded if args.delete else find_unneeded)(store, args.forget)
     abandoned = remove_abandoned(dry_run=not args.delete)
-    if args.json:
-        print(as_json(found))
-    else:
-        hint = (
-            "" if args.delete or not (found.all_keys() or abandoned) else "; nothing was changed: --delete removes it"
-        )
-        left = f"; {len(abandoned)} temporary folders of killed steps" if abandoned else ""
-        print(f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(found)}{left}{hint}")
+    hint = "" if args.delete or not (found.all_keys() or abandoned) else "; nothing was changed: --delete removes it"
+    left = f"; {len(abandoned)} temporary folders of killed steps" if abandoned else ""
+    said = f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(found)}{left}{hint}"
+    output.result(args, said, removed=args.delete, folders=[str(folder) for folder in abandoned], **vars(found))
     return 0

@@ -8,35 +8,35 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, --json."""
+    from pipeline import output
+
     parser.add_argument("file", metavar="FILE", type=Path, help="a pickle, torch file or safetensors")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Format, class, architecture, and a line for each tensor."""
     from math import prod
 
+    from pipeline import output
     from sida.teachers.formats import read_network
 
     found = read_network(args.file, str(args.file))
     shapes = found.shapes()
-    if args.json:
-        tensors = {name: [kind, *shape] for name, (kind, shape) in shapes.items()}
-        told = {"format": found.format, "network": found.network, "problem": found.problem, **found.about}
-        print(json.dumps({**told, "tensors": tensors}, indent=1))
-        return 0
-    print(f"{args.file}: {found.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers")
-    for name, value in found.about.items():
-        print(f"{name}: {_one_line(value)}")
-    print(f"network: {found.network or found.problem or 'the file does not say'}")
-    for name, (kind, shape) in shapes.items():
-        print(f"  {_one_line(name)}  {kind} {list(shape)}")
+    lines = [
+        f"{args.file}: {found.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers",
+        *(f"{name}: {_one_line(value)}" for name, value in found.about.items()),
+        f"network: {found.network or found.problem or 'the file does not say'}",
+        *(f"  {_one_line(name)}  {kind} {list(shape)}" for name, (kind, shape) in shapes.items()),
+    ]
+    tensors = {name: [kind, *shape] for name, (kind, shape) in shapes.items()}
+    told = {"format": found.format, "network": found.network, "problem": found.problem, **found.about}
+    output.result(args, "\n".join(lines), **{**told, "tensors": tensors})
     return 0
 
 

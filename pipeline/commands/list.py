@@ -19,11 +19,15 @@ HEADINGS = ("benchmark", "teacher", "guided", "SiD", "best of SiDA, SiD2A", "rec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
+    """--json."""
+    from pipeline import output
+
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """The paper's table, then what else there is."""
+    from pipeline import output
     from sida import recipe
 
     known = {name: recipe.load(name) for name in recipe.names()}
@@ -33,14 +37,23 @@ def main(args: argparse.Namespace) -> int:
             rows.setdefault(loaded.benchmark, []).append(loaded)
     table = [HEADINGS, *(_row(*variants) for variants in sorted(rows.values(), key=_order))]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
-    for row in table:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    print("\nothers")
+    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += ["", "others"]
     others = [loaded for loaded in known.values() if not loaded.benchmark]
     width = max((len(loaded.name) for loaded in others), default=0)
-    for loaded in others:
-        print(f"{loaded.name:<{width}}  {' '.join(loaded.description.split())}")
+    lines += [f"{loaded.name:<{width}}  {' '.join(loaded.description.split())}" for loaded in others]
+    output.result(args, "\n".join(lines), recipes=[_as_json(loaded) for loaded in known.values()])
     return 0
+
+
+def _as_json(loaded: Recipe) -> dict[str, object]:
+    return {
+        "name": loaded.name,
+        "benchmark": loaded.benchmark,
+        "description": " ".join(loaded.description.split()),
+        "teacher_nfe": loaded.teacher.sampler.nfe,
+        "targets": loaded.targets.model_dump(mode="json") | {"best": loaded.targets.best} if loaded.targets else None,
+    }
 
 
 def _order(variants: list[Recipe]) -> tuple[bool, int, int]:

@@ -22,6 +22,8 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """NAME, and what is known already."""
+    from pipeline import output
+
     parser.add_argument("name", metavar="NAME", help="of the recipe: small letters, digits and hyphens")
     parser.add_argument("--teacher", metavar="ADDRESS", default="teacher.pkl", help="the teacher's file or address")
     parser.add_argument("--images", metavar="ADDRESS", default="images", help="folder or zip of the training images")
@@ -29,12 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="N", type=int, default=0, help="number of classes; 0 (default): none")
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: NAME.yaml in this folder")
     parser.add_argument("--train", action="store_true", help="there is no teacher yet: train a small one on the images")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Check the result by reading it as a recipe, then write it."""
     import yaml
 
+    from pipeline import output
     from sida import recipe
     from sida.errors import UserError
 
@@ -70,7 +74,8 @@ def main(args: argparse.Namespace) -> int:
     recipe.parse(yaml.load(text, Loader=recipe.Loader), str(path))  # noqa: S506 (a SafeLoader)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
-    print(f"{path}: now change what differs, then `python -m pipeline plan {path}`")
+    said = f"{path}: now change what differs, then `python -m pipeline plan {path}`"
+    output.result(args, said, recipe=path.absolute(), detector=network.absolute() if args.train else None)
     return 0
 
 

@@ -15,21 +15,28 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, --dry-run."""
+    from pipeline import output
+
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, fetch what is not known")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Say each digest; write them all at once, or nothing."""
+    from dataclasses import asdict
+
+    from pipeline import output
     from pipeline.pinning import pin, pinned_elsewhere
     from sida.recipe import find
 
     path = find(args.recipe)
     pins = pin(path, write=not args.dry_run)
-    for found in pins:
-        print(f"{found.field}: {found.value}  {found.address}")
+    lines = [f"{found.field}: {found.value}  {found.address}" for found in pins]
     done = "would be written" if args.dry_run else "written"
-    print(f"{path}: {len(pins)} pins {done}" if pins else f"{path}: all that it names itself is pinned")
-    for line in pinned_elsewhere(path, pins):
-        print(line)
+    lines.append(f"{path}: {len(pins)} pins {done}" if pins else f"{path}: all that it names itself is pinned")
+    elsewhere = pinned_elsewhere(path, pins)
+    told = [asdict(found) for found in pins]
+    written = bool(pins) and not args.dry_run
+    output.result(args, "\n".join([*lines, *elsewhere]), recipe=path, written=written, pins=told, elsewhere=elsewhere)
     return 0

@@ -13,7 +13,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,17 +21,20 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE and machines."""
+    from pipeline import output
+
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
     parser.add_argument("--nodes", metavar="N", type=int, help="machines; default: the recipe's")
     parser.add_argument("--gpus", metavar="M", type=int, help="GPUs per machine; default: the recipe's processes")
     parser.add_argument("--gpu", metavar="NAME", default="h100", help="h100 (default), h200, a100, a100-40, l40s, ...")
     parser.add_argument("--micro-batch", metavar="N", type=int, help="images per GPU and round; default: the recipe's")
     parser.add_argument("--utilisation", metavar="SHARE", type=float, help="of the GPU's peak; default: 0.35")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Count, then print."""
+    from pipeline import output
     from sida import planning, recipe
     from sida.errors import UserError
 
@@ -56,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
 
     cost = iteration_cost(loaded.teacher.network, loaded.method, loaded.execution)
     made = planning.plan(loaded, cost, machines, args.micro_batch)
-    print(json.dumps(_as_json(made), indent=1) if args.json else _as_text(made))
+    output.result(args, _as_text(made), **_as_json(made))
     return 0 if made.fits else 1
 
 

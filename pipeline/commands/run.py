@@ -15,7 +15,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -30,12 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_arguments(parser)
     nodes.add_arguments(parser)
     running.add_force(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run, then print the result."""
-    from pipeline import nodes, result, running
+    from pipeline import nodes, output, result, running
     from sida.tracking.reconcile import track_quietly
 
     machines = nodes.machines(args)
@@ -47,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
         _record(recipe.name, outcome)
         return running.fail(outcome)
     run = result.read(outcome)
-    print(json.dumps(run.as_json(recipe.name, outcome), indent=1) if args.json else run.as_text(outcome), flush=True)
+    output.result(args, run.as_text(outcome), **run.as_json(recipe.name, outcome))
     if line := track_quietly(outcome.folder.name):  # after the result: nobody waits for MLflow
         print(line, file=sys.stderr)
     return 0

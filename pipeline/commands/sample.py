@@ -12,7 +12,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 MOST = 1_000_000
@@ -20,6 +19,8 @@ MOST = 1_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """GENERATOR, which images, and where to."""
+    from pipeline import output
+
     parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
     parser.add_argument("--seeds", metavar="A-B", type=numbers, default="0-63", help="0-63 (default), or 1,5,9")
     parser.add_argument("--labels", metavar="LIST", type=numbers, help="classes, in turn: 3 or 0-9 (default: all)")
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="write a PNG for each seed")
     parser.add_argument("--recipe", metavar="RECIPE", help="of a file that does not say its network itself")
     parser.add_argument("--batch", metavar="N", type=int, default=64, help="images made at once (default 64)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_json(parser)
 
 
 def numbers(text: str) -> list[int]:
@@ -47,6 +48,7 @@ def numbers(text: str) -> list[int]:
 
 def main(args: argparse.Namespace) -> int:
     """Draw, then say where."""
+    from pipeline import output
     from sida import recipe
     from sida.errors import UserError
     from sida.export.generator import open_generator
@@ -69,11 +71,8 @@ def main(args: argparse.Namespace) -> int:
         write_images(args.output, args.seeds, images)
     written = {"grid": args.grid, "folder": args.output}
     files = {name: str(path.absolute()) for name, path in written.items() if path is not None}
-    if args.json:
-        print(json.dumps({"images": len(images), "licence": generator.licence, **files}, indent=1))
-        return 0
-    for name, file in files.items():
-        print(f"{name:<7} {file}")
     size = " x ".join(str(side) for side in images.shape[1:])
-    print(f"{len(images):,} images of {size}; licence of the weights: {generator.licence}")
+    lines = [f"{name:<7} {file}" for name, file in files.items()]
+    lines.append(f"{len(images):,} images of {size}; licence of the weights: {generator.licence}")
+    output.result(args, "\n".join(lines), images=len(images), licence=generator.licence, **files)
     return 0

@@ -27,7 +27,7 @@ SCHEDULED_TIME = "[[ScheduledTime]]"  # KFP puts the time of the run in its plac
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, the cluster, and what to do."""
-    from pipeline import remote
+    from pipeline import output, remote
 
     remote.add_recipe(parser, required=False)  # --list needs none
     remote.add_profile(parser)
@@ -39,11 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--pause", action="store_true", help="start no more runs until --cron is given again")
     what.add_argument("--delete", action="store_true", help="remove the schedule; its runs stay")
     what.add_argument("--list", action="store_true", help="show all schedules of the profile's experiment")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """List, pause, delete, or make."""
-    from pipeline import profile
+    from pipeline import output, profile
     from pipeline.client import Client
     from pipeline.cron import six_fields
     from sida import recipe
@@ -51,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
 
     where = profile.load(args.profile)
     if args.list:
-        return _list(Client(where))
+        return _list(args, Client(where))
     if args.recipe is None and args.name is None:
         raise UserError("which schedule? give RECIPE, or --name as `schedule --list` shows it")
     name = args.name or f"sida-{recipe.load(args.recipe).name}"
@@ -68,19 +69,24 @@ def main(args: argparse.Namespace) -> int:
             client.delete_schedule(schedule.schedule_id)
         else:
             client.enable_schedule(schedule.schedule_id, False)
-    print(f"{name}: {'deleted' if args.delete else 'paused'}")
+    state = "deleted" if args.delete else "paused"
+    output.result(args, f"{name}: {state}", schedule=name, state=state)
     return 0
 
 
-def _list(client: Client) -> int:
-    for schedule in client.schedules():
-        state = "" if schedule.enabled else "  paused"
-        print(f"{schedule.name}  {schedule.cron}  recipe {schedule.parameters.get('recipe', '?')}{state}")
+def _list(args: argparse.Namespace, client: Client) -> int:
+    from pipeline import output
+
+    found = client.schedules()
+    lines = [
+        f"{s.name}  {s.cron}  recipe {s.parameters.get('recipe', '?')}{'' if s.enabled else '  paused'}" for s in found
+    ]
+    output.result(args, "\n".join(lines), schedules=[dataclasses.asdict(schedule) for schedule in found])
     return 0
 
 
 def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
-    from pipeline import launching, remote
+    from pipeline import launching, output, remote
     from pipeline.client import Client, Schedule
     from pipeline.dag import Plan
 
@@ -101,7 +107,12 @@ def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
     there = client.schedules(name)
     same = next((s for s in there if s.fields() == wanted.fields()), None)
     replace(client, wanted, there, same, pipeline_id, description)
-    print("\n".join(_told(name, wanted, there, same)))
+    state = ("unchanged" if same.enabled else "goes on") if same else "changed" if there else "created"
+    changes = _changes(wanted, there, same)
+    lines = [f"{name}: {state}" + ("" if changes else f", {cron}")]
+    for field, (before, after) in changes.items():
+        lines += [f"- {field}: {before}", f"+ {field}: {after}"]
+    output.result(args, "\n".join(lines), schedule=name, state=state, cron=cron, changes=changes)
     return 0
 
 
@@ -180,14 +191,9 @@ def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
         )
 
 
-def _told(name: str, wanted: Schedule, there: list[Schedule], same: Schedule | None) -> list[str]:
-    if same is not None:
-        return [f"{name}: unchanged, {same.cron}" if same.enabled else f"{name}: goes on, {same.cron}"]
-    if not there:
-        return [f"{name}: created, {wanted.cron}"]
+def _changes(wanted: Schedule, there: list[Schedule], same: Schedule | None) -> dict[str, tuple[str, str]]:
+    """Field -> (before, now) of a schedule that was made anew."""
+    if same is not None or not there:
+        return {}
     before, after = there[0].fields(), wanted.fields()
-    changed = [field for field in after if before.get(field) != after[field]]
-    lines = [f"{name}: changed"]
-    for field in changed:
-        lines += [f"- {field}: {before.get(field, '')}", f"+ {field}: {after[field]}"]
-    return lines
+    return {field: (before.get(field, ""), value) for field, value in after.items() if before.get(field) != value}

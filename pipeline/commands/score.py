@@ -13,8 +13,8 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ METRICS = ("is", "kid", "precision_recall")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, the recipe, and what to measure."""
+    from pipeline import output
+
     parser.add_argument(
         "file", metavar="FILE", type=Path, help="safetensors file, published pickle, or folder of images"
     )
@@ -53,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store", metavar="ADDRESS", help="where results are kept (default: SIDA_STORE, or ./runs/store)"
     )
     parser.add_argument("--repeat", metavar="TEXT", default="", help="another text measures anew (default: reuse)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_amount(parser)
+    output.add_json(parser)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +79,9 @@ def use_trust(args: argparse.Namespace) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Score, then print the rows."""
+    from pipeline import output
+    from pipeline.display import open_display
+    from pipeline.following import drawn
     from sida import recipe as recipes
     from sida.scoring.file import score_file
     from sida.settings import settings
@@ -89,22 +95,21 @@ def main(args: argparse.Namespace) -> int:
     if args.backend != "ours":
         from sida.scoring.cleanfid import score_folder
 
-        print(f"{(found := score_folder(args.file, loaded, args.backend)).metric}\t{found.value:.6g}\t{found.text}")
+        found = score_folder(args.file, loaded, args.backend)
+        output.result(args, f"{found.metric}\t{found.value:.6g}\t{found.text}", **asdict(found))
         return 0
-    published = score_file(args.file, loaded, repeat=args.repeat)
+    with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
+        published = score_file(args.file, loaded, repeat=args.repeat)
     result: Any = published.manifest.result
     rows = [*result.rows, *result.further]
-    if args.json:
-        fields = {"model", "label", "metric", "mean", "sd", "interval", "n", "values", "protocol"}
-        told = {"scores": [row.model_dump(mode="json", include=fields) for row in rows], "manifest": published.address}
-        print(json.dumps(told | {"verdict": result.gate}, indent=1))
-        return 0
+    lines = []
     for row in rows:
         half = "" if row.interval is None else f" +- {row.interval:.3f} (95%)"
-        print(f"{row.metric:<18}{row.reported:.4f}{half}  n = {row.n:,} x {len(row.values)}  {row.label}")
-    if result.gate:
-        print(result.gate)
-    print(f"score  {published.address}")
+        lines.append(f"{row.metric:<18}{row.reported:.4f}{half}  n = {row.n:,} x {len(row.values)}  {row.label}")
+    lines += [*filter(None, [result.gate]), f"score  {published.address}"]
+    fields = {"model", "label", "metric", "mean", "sd", "interval", "n", "values", "protocol"}
+    scores = [row.model_dump(mode="json", include=fields) for row in rows]
+    output.result(args, "\n".join(lines), scores=scores, manifest=published.address, verdict=result.gate)
     return 0
 
 

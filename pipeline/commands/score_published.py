@@ -14,13 +14,13 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which recipes, and how to run."""
+    from pipeline import output
     from pipeline.commands.score import add_trust
 
     parser.add_argument(
@@ -30,13 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store", metavar="ADDRESS", help="where results are kept (default: SIDA_STORE, or ./runs/store)"
     )
     parser.add_argument("--repeat", metavar="TEXT", default="", help="another text measures anew (default: reuse)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_amount(parser)
+    output.add_json(parser)
     add_trust(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the DAG, then print its table."""
-    from pipeline import local, result, running
+    from pipeline import local, output, result, running
     from pipeline.commands.score import use_trust
     from pipeline.dag import Plan
     from pipeline.display import open_display
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
         os.environ["SIDA_STORE"] = open_store(args.store).address
     addresses = tuple(recipe_address(recipe) for recipe in chosen)
     plan = Plan(NAME.replace("_", "-"), addresses[0], "published_table", published=addresses, repeat=args.repeat)
-    display = open_display()
+    display = open_display(quiet=args.quiet, verbose=args.verbose)
     try:
         outcome = local.run(plan, display)
     finally:
@@ -68,10 +69,7 @@ def main(args: argparse.Namespace) -> int:
     address = outcome.manifest("published_table")
     table = parse_manifest(read_address(address), address).result
     assert isinstance(table, PublishedResult)
-    if args.json:
-        print(json.dumps({**table.model_dump(mode="json", exclude={"kind"}), "table": address}, indent=1))
-    else:
-        for line in result.aligned(lines(table), left=2):
-            print(line)
-        print(f"\n{verdict(table)}\n\ntable  {address}\ndone in {outcome.seconds:.1f} s")
+    ending = ["", verdict(table), "", f"table  {address}", f"done in {outcome.seconds:.1f} s"]
+    told = table.model_dump(mode="json", exclude={"kind"})
+    output.result(args, "\n".join([*result.aligned(lines(table), left=2), *ending]), **told, table=address)
     return running.fail(outcome) if outcome.status else 0

@@ -16,15 +16,19 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE."""
+    from pipeline import output
+
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """The resolved recipe as YAML."""
+    from pipeline import output
     from sida import recipe
     from sida.recipe_origins import annotated, origins
 
-    loaded = recipe.load(args.recipe)
-    print(f"# resolved from {recipe.find(args.recipe)}")
-    print(annotated(loaded, origins(args.recipe)), end="")
+    loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
+    text = f"# resolved from {path}\n{annotated(loaded, sources)}"
+    output.result(args, text.rstrip("\n"), recipe=loaded.model_dump(mode="json"), path=path, origins=sources)
     return 0

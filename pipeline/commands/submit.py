@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, the cluster, the run's parameters."""
-    from pipeline import remote
+    from pipeline import output, remote
 
     remote.add_recipe(parser)
     remote.add_profile(parser)
@@ -29,13 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="NAME", help="name of the run in the UI (default: recipe and time)")
     parser.add_argument("--wait", action="store_true", help="show the steps until the run has ended")
+    output.add_amount(parser, logs=False)
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Upload, start, perhaps follow."""
     import time
 
-    from pipeline import launching, profile, remote
+    from pipeline import launching, output, profile, remote
     from pipeline.client import Client
     from pipeline.dag import Plan
     from pipeline.guard import refuse_secret
@@ -47,18 +49,25 @@ def main(args: argparse.Namespace) -> int:
     client = Client(where)
     parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": args.repeat}
     pipeline_id, version_id, uploaded = client.upload(made, " ".join(recipe.description.split()))
-    print(f"{made.version}: {'uploaded' if uploaded else 'already there'}", file=sys.stderr)
+    output.note(args, f"{made.version}: {'uploaded' if uploaded else 'already there'}")
     name = args.name or f"{recipe.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     run_id = client.start(name, pipeline_id, version_id, parameters)
-    print(f"run {run_id}", file=sys.stderr)
-    print(client.link(run_id), flush=True)
-    return follow(client, run_id, args.profile) if args.wait else 0
+    output.note(args, f"run {run_id}")
+    link = client.link(run_id)
+    told = {"run": run_id, "name": name, "version": made.version, "uploaded": uploaded, "link": link}
+    if not args.wait:
+        output.result(args, link, **told)
+        return 0
+    output.part(args, link)  # it is what one watches
+    status, end = follow(client, run_id, args)
+    output.result(args, "", **told, state=end.state if end else None, error=end.error if end else "")
+    return status
 
 
-def follow(client: Client, run_id: str, profile: str) -> int:
-    """Show each change of a step's state until the run has ended; the exit status."""
+def follow(client: Client, run_id: str, args: argparse.Namespace) -> tuple[int, RunState | None]:
+    """Show each change of a step's state until the run has ended; the exit status, and how it ended."""
     from pipeline import client as clients
-    from pipeline import remote
+    from pipeline import output, remote
 
     seen: dict[str, str] = {}
 
@@ -66,12 +75,14 @@ def follow(client: Client, run_id: str, profile: str) -> int:
         for step, (task, error) in remote.ours(state).items():
             if seen.get(step) != task:
                 seen[step] = task
-                print(remote.task_line(step, task, error), file=sys.stderr, flush=True)
+                output.note(args, remote.task_line(step, task, error))
 
     try:
         end = client.follow(run_id, show, clients.POLL_SECONDS)
     except KeyboardInterrupt:
-        print(f"the run goes on; `python -m pipeline cancel {run_id} --profile {profile}` ends it", file=sys.stderr)
-        return 130
+        print(
+            f"the run goes on; `python -m pipeline cancel {run_id} --profile {args.profile}` ends it", file=sys.stderr
+        )
+        return 130, None
     print(f"run {run_id}: {end.state}{f': {end.error}' if end.error else ''}", file=sys.stderr)
-    return 0 if end.state == "SUCCEEDED" else 1
+    return (0 if end.state == "SUCCEEDED" else 1), end

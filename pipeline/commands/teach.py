@@ -13,6 +13,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Train, write the files, then print their fields and digests."""
-    from pipeline import running
+    from pipeline import output, running
     from sida.manifests import parse_manifest
     from sida.stores import read_address
     from sida.training.assets import export_assets
@@ -41,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
         return running.fail(outcome)
     addresses = {step: outcome.manifest(step) for step in ("teach", "prepare_data")}
     made = {step: parse_manifest(read_address(address), address) for step, address in addresses.items()}
-    for asset in export_assets(recipe, made["teach"], made["prepare_data"], args.output):
-        print(f"{asset.field}:\n  address: {asset.path}\n  sha256: {asset.sha256}  # {asset.note}")
+    assets = export_assets(recipe, made["teach"], made["prepare_data"], args.output)
+    lines = [f"{asset.field}:\n  address: {asset.path}\n  sha256: {asset.sha256}  # {asset.note}" for asset in assets]
+    output.result(args, "\n".join(lines), recipe=recipe.name, assets=[asdict(asset) for asset in assets])
     return 0

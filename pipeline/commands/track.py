@@ -17,14 +17,18 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN ..."""
+    from pipeline import output
+
     parser.add_argument("runs", metavar="RUN", nargs="*", help="ids of runs (default: all in the store, oldest first)")
     parser.add_argument("--store", metavar="ADDRESS", help="where the runs are (default: SIDA_STORE, or ./runs/store)")
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Write them; status 2 when MLflow cannot be written, 1 when some runs could not be read."""
     import os
 
+    from pipeline import output
     from sida import records
     from sida.errors import UserError
     from sida.settings import settings
@@ -38,15 +42,18 @@ def main(args: argparse.Namespace) -> int:
     runs = args.runs or records.runs(store)
     if not runs:
         raise UserError(f"no runs in {store.address}: check --store, or run a recipe first")
-    failed = 0
+    written, left_out = [], {}
     for run in runs:
         try:
-            print(track(run), flush=True)
+            output.part(args, track(run))
         except TrackingOff as error:
             raise UserError(str(error)) from error
         except UserError as error:
             if args.runs:
                 raise
-            failed += 1
+            left_out[run] = str(error)
             print(f"left out: {error}", file=sys.stderr)
-    return 1 if failed and failed == len(runs) else 0
+            continue
+        written.append(run)
+    output.result(args, "", written=written, left_out=left_out)
+    return 0 if written else 1

@@ -15,22 +15,32 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sida.scoring.recompute import Recomputed
+    from sida.scoring.verify import Chain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """SCORE and how far to go."""
+    from pipeline import output
     from pipeline.commands.score import add_trust
 
     parser.add_argument("score", metavar="SCORE", help="address of the manifest: file:///..., s3://... or a path")
     parser.add_argument("--list", action="store_true", help="print the address of every object, and check nothing")
     parser.add_argument("--recompute", action="store_true", help="score again from these objects, and compare")
     add_trust(parser)
+    output.add_amount(parser)
+    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Walk, hash, perhaps compute again."""
+    from dataclasses import asdict
     from pathlib import Path
 
+    from pipeline import output
     from pipeline.commands.score import use_trust
     from sida.scoring import verify as chains
 
@@ -38,19 +48,28 @@ def main(args: argparse.Namespace) -> int:
     address = args.score if "://" in args.score else str(Path(args.score).absolute())
     _know_all_steps()
     chain = chains.verify(address, hashing=not args.list)
-    if args.list:
-        for link in chain.links:
-            if link.address and not link.problem:
-                print(link.address)
     for remark in chain.remarks:
-        print(f"note: {remark}", file=sys.stderr)
+        output.note(args, f"note: {remark}")
     for link in chain.problems:
         print(f"error: {link.what}: {link.problem}", file=sys.stderr)
-    if chain.problems:
-        return 1
-    if not args.list:
-        print(f"{len(chain.links)} objects are what they were; checkpoint, detector, reference and seeds agree")
-    return _recompute(chain) if args.recompute else 0
+    lines, told = [], {"problems": [asdict(link) for link in chain.problems], "remarks": chain.remarks}
+    if args.list:
+        lines += [link.address for link in chain.links if link.address and not link.problem]
+        told["addresses"] = [*lines]
+    elif not chain.problems:
+        lines.append(f"{len(chain.links)} objects are what they were; checkpoint, detector, reference and seeds agree")
+    again = _recompute(args, chain) if args.recompute and not chain.problems else []
+    for row in again:
+        values = ", ".join(f"{value:.6g}" for value in row.again.values)
+        found = f"{'agrees' if row.agrees else 'DIFFERS'}, largest relative difference {row.difference:.2e} ({values})"
+        lines.append(f"{row.published.metric}  {row.published.label}: {found}")
+    holds = not chain.problems and all(row.agrees for row in again)
+    recomputed = [
+        {"metric": row.again.metric, "label": row.again.label, "agrees": row.agrees, "difference": row.difference}
+        for row in again
+    ]
+    output.result(args, "\n".join(lines), holds=holds, objects=len(chain.links), **told, recomputed=recomputed)
+    return 0 if holds else 1
 
 
 def _know_all_steps() -> None:
@@ -66,18 +85,11 @@ def _know_all_steps() -> None:
     import sida.training.teacher  # noqa: F401
 
 
-def _recompute(chain: object) -> int:
+def _recompute(args: argparse.Namespace, chain: Chain) -> list[Recomputed]:
+    from pipeline.display import open_display
+    from pipeline.following import drawn
     from sida.scoring.recompute import recompute
-    from sida.scoring.verify import Chain
 
-    assert isinstance(chain, Chain)
     os.environ["SIDA_STORE"] = chain.store.address
-    status = 0
-    for row in recompute(chain):
-        word = "agrees" if row.agrees else "DIFFERS"
-        status = status if row.agrees else 1
-        values = ", ".join(f"{value:.6g}" for value in row.again.values)
-        print(
-            f"{row.published.metric}  {row.published.label}: {word}, largest relative difference {row.difference:.2e} ({values})"
-        )
-    return status
+    with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
+        return recompute(chain)

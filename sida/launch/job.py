@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sida import records
+from sida import progress, records
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
 from sida.launch.nodes import Nodes, lead
@@ -40,6 +40,7 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
     lease = {"key": context.lease.key, "number": context.lease.number}
     full = {"kind": kind, "folder": folder, "step": context.step.name, "lease": lease, **spec}
     log = here.runs / "logs" / f"{context.step.name}-{context.key[:12]}-{context.attempt}.log"
+    progress.log(context.step.name, log)
     launch = _in_trainjob if here.launcher == "trainjob" else _here
     if not launch(context, folder, full, log, execution):
         raise SidaError(f"{kind}: stopped on request; run again to continue from the last checkpoint")

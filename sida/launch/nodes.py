@@ -169,6 +169,7 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
             done = job["id"]
             log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
             progress.note(f"node {nodes.rank}", f"working on {job['job'].split('/')[1]} (log: {log})")
+            progress.log(f"node {nodes.rank}", log)
             if not _join(store, nodes, job, processes, threads, log, still_led):
                 return 143
     except _Over:

@@ -1,4 +1,4 @@
-"""Runs the toy steps as ``python -m pipeline teach`` runs the real ones: python drive.py WHAT_TO_DO [STEP_TO_FORCE]."""
+"""Runs the toy steps as ``python -m pipeline teach`` runs the real ones: drive.py WHAT_TO_DO [STEP_TO_FORCE] [-q | -v]."""
 
 import json
 import sys
@@ -7,8 +7,10 @@ from pipeline import local, running
 from pipeline.dag import Plan
 from pipeline.display import open_display
 
-plan = Plan("toy", sys.argv[1], goal="teach", train_teacher=True, force=tuple(sys.argv[2:]))
-display = open_display()
+options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+what, *force = [argument for argument in sys.argv[1:] if argument not in options]
+plan = Plan("toy", what, goal="teach", train_teacher=True, force=tuple(force))
+display = open_display(quiet="-q" in options, verbose="-v" in options)
 try:
     outcome = local.run(plan, display, components="toy_steps")
 finally:

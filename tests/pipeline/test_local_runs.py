@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,18 @@ def test_a_run_prints_one_line_per_step_and_keeps_what_kfp_says_in_its_log(tmp_p
     assert not (folder / "tmp").exists() and not (folder / "workspace").exists()
 
 
+def test_quiet_says_nothing_but_errors_and_verbose_shows_the_log_as_it_comes(tmp_path: Path, start: Start) -> None:
+    _, err = start("quick", "-q").communicate(timeout=PATIENCE_SECONDS)
+    assert err == ""
+    _, err = start("mistake", "-q").communicate(timeout=PATIENCE_SECONDS)
+    assert err == "error: teach: the teacher file is missing: put it there\n"
+    _, err = start("quick", "-v").communicate(timeout=PATIENCE_SECONDS)
+    lines = err.splitlines()
+    logged = next(number for number, line in enumerate(lines) if "a line for the log" in line)
+    assert lines[logged + 1 :] and lines[-1].split()[:2] == ["teach", "reused"]
+    assert "\x1b" not in err, "kfp's log has colours, a file has none"
+
+
 def test_forcing_a_step_makes_a_new_attempt_of_it_and_of_all_after_it(tmp_path: Path, start: Start) -> None:
     out, _ = start("quick", "prepare_data").communicate(timeout=PATIENCE_SECONDS)
     assert [event["state"] for event in json.loads(out)] == ["ran", "ran"]
@@ -106,7 +119,7 @@ def test_on_a_terminal_the_step_at_work_has_a_bar_and_leaves_one_line(tmp_path: 
     text = seen.decode()
     assert process.returncode == 0
     assert "teach" in text and "/10 images" in text and "loss" in text and "reused" in text
-    assert "\x1b[32m" not in text, "NO_COLOR was set"
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-8]|4[0-8]|9[0-7])[0-9;]*m", text), "NO_COLOR was set"
 
 
 def test_a_mistake_of_the_user_is_one_line_with_status_2_and_leaves_no_run_behind(tmp_path: Path, start: Start) -> None:

@@ -255,6 +255,9 @@ def test_local_reuses_and_with_force_makes_a_new_attempt(command: Command, place
     first = run_step(place)
     assert command("rerun", RUN, "prepare_data", "--local").status == 0
     assert command("status", RUN).out == "prepare_data          reused\n"
+    told = json.loads(command("status", RUN, "--json").out)
+    assert (told["run"], told["state"]) == (RUN, None)
+    assert [(step["name"], step["state"]) for step in told["steps"]] == [("prepare_data", "reused")]
     assert command("rerun", RUN, "prepare_data", "--local", "--force").status == 0
     call = records.call_of(open_store(settings().store), RUN, "prepare_data")
     assert call.manifest == first.replace("/1.json", "/2.json")

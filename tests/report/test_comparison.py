@@ -121,9 +121,9 @@ def test_the_verb_prints_a_table_and_leaves_page_csv_and_json(
     folder = place / "runs" / "comparison"
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.csv", "comparison.html", "comparison.json"]
     chosen = command("compare", "digits-sid", "--json", "--output", str(place / "out"))
-    assert [record["run"] for record in json.loads(chosen.out)] == ["run-sid"]
+    assert [record["run"] for record in json.loads(chosen.out)["benchmarks"]] == ["run-sid"]
     only = command("compare", "--runs", "run-sida", "--json")
-    assert [r["run"] for r in json.loads(only.out) if r["run"]] == ["run-sida"]
+    assert [r["run"] for r in json.loads(only.out)["benchmarks"] if r["run"]] == ["run-sida"]
 
 
 def test_mistakes_are_named_in_a_line(store: ObjectStore, command: Command) -> None:

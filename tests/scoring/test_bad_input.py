@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,10 @@ def test_a_folder_of_images_is_scored_and_reused(here: Path, command: Command) -
     address = said.out.splitlines()[-1].split()[-1]
     assert "reused" in command("score", str(folder), "--recipe", str(TINY), "--images", "50").err
     assert command("verify", address).status == 0
+    told = json.loads(command("verify", address, "--json").out)
+    assert told["holds"] and told["objects"] > 5 and told["problems"] == []
+    quiet = command("score", str(folder), "--recipe", str(TINY), "--images", "50", "--quiet", "--json")
+    assert (json.loads(quiet.out)["manifest"], quiet.err) == (address, "")
     listed = command("verify", address, "--list").out.split()
     assert address in listed and len(listed) > 5
 

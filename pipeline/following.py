@@ -1,0 +1,87 @@
+"""What steps say while they work: their events drawn on a display and, for who asked for them, the lines of their logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.display import Display
+
+POLL_SECONDS = 0.1
+_ESCAPES = re.compile(
+    r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]"
+)  # colours and cursor movements that a step printed
+
+
+class Tail:
+    """The new lines of a file that grows, from the byte ``start``; it need not be there yet."""
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self._path, self._at, self._rest = path, start, b""
+
+    def lines(self) -> list[str]:
+        """Those that are complete."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        self._at += len(content)
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+
+class Following:
+    """Draws the events of one file, and the lines of the logs that they name."""
+
+    def __init__(self, events: Path, display: Display, log: Path | None = None) -> None:
+        self._events, self._display = Tail(events), display
+        self._logs = [Tail(log)] if log else []
+
+    def draw(self) -> list[dict[str, Any]]:
+        """Whatever is new; the events."""
+        events = [json.loads(line) for line in self._events.lines()]
+        for event in events:
+            if event["event"] == "log":
+                self._logs.append(Tail(Path(event["path"]), event["start"]))
+        if self._display.verbose:
+            for line in (line for log in self._logs for line in log.lines()):
+                self._display.say(_ESCAPES.sub("", line))
+        for event in events:
+            self._display.show(event)
+        return events
+
+
+@contextmanager
+def drawn(display: Display) -> Iterator[None]:
+    """While the block lasts, what steps in this process report is drawn. Where SIDA_EVENTS says otherwise, that holds."""
+    if os.environ.get("SIDA_EVENTS"):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        events = Path(folder) / "events.jsonl"
+        following, done = Following(events, display), threading.Event()
+
+        def draw() -> None:
+            while not done.wait(POLL_SECONDS):
+                following.draw()
+
+        drawing = threading.Thread(target=draw, daemon=True)
+        os.environ["SIDA_EVENTS"] = str(events)
+        drawing.start()
+        try:
+            yield
+        finally:
+            del os.environ["SIDA_EVENTS"]
+            done.set()
+            drawing.join()
+            following.draw()
+            display.close()

@@ -1,0 +1,115 @@
+"""``--json``: one object on stdout at the end of every verb that has a result, and still one line for a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import client as clients
+from pipeline.__main__ import parser
+from pipeline.output import NO_JSON
+from tests.pipeline.command import Command
+from tests.pipeline.kfp_server import Kfp
+from tests.teachers.test_convert import published
+
+
+def options() -> dict[str, set[str]]:
+    """Verb -> its options."""
+    (verbs,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: set(verb._option_string_actions) for name, verb in verbs.choices.items()}
+
+
+def told(command: Command, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """The object that a verb prints."""
+    said = command(*arguments, "--json")
+    assert said.status == status, said
+    found = json.loads(said.out)  # nothing before it, nothing behind it
+    assert isinstance(found, dict)
+    return found
+
+
+def test_every_verb_has_json_or_says_why_not() -> None:
+    known = options()
+    assert {name for name, given in known.items() if "--json" not in given} == NO_JSON.keys()
+    for name in ("run", "teach", "score", "score-published", "verify"):
+        assert {"-q", "--quiet", "-v", "--verbose"} <= known[name], name
+
+
+def test_recipes_are_told_as_objects(command: Command) -> None:
+    recipes = {recipe["name"]: recipe for recipe in told(command, "list")["recipes"]}
+    assert recipes["cifar10-uncond"]["targets"]["best"] == 1.499
+    assert recipes["digits"]["benchmark"] is None
+    shown = told(command, "show", "cifar10-uncond-sid2a")
+    assert shown["recipe"]["method"]["name"] == "sid2a"
+    assert shown["origins"]["method.name"].startswith("cifar10-uncond-sid2a.yaml:")
+
+
+def test_files_that_a_verb_writes_are_named(command: Command, tmp_path: Path) -> None:
+    recipe = tmp_path / "birds.yaml"
+    assert told(command, "new", "birds", "--output", str(recipe)) == {"recipe": str(recipe), "detector": None}
+    pickle, folder = published(tmp_path, "ddpmpp_cond"), tmp_path / "converted"
+    made = told(command, "convert", str(pickle), "--output", str(folder))
+    assert Path(made["weights"]).parent == Path(made["facts"]).parent == folder
+    assert Path(made["weights"]).is_file() and made["tensors"] > 0
+    teacher = json.dumps(str(pickle))
+    recipe.write_text(f"extends: digits\nname: birds\nteacher: {{address: {teacher}}}\n")
+    assert "braces" in command("pin", str(recipe), "--json").mistake()
+    recipe.write_text(f"extends: digits\nname: birds\nteacher:\n  address: {teacher}\n")
+    pinned = told(command, "pin", str(recipe), "--dry-run")
+    assert [pin["field"] for pin in pinned["pins"]] == ["teacher"] and not pinned["written"]
+
+
+def test_an_empty_store_needs_nothing(command: Command) -> None:
+    assert told(command, "gc")["object_bytes"] == 0
+
+
+def test_a_run_on_kubeflow_is_told_from_start_to_end(
+    command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "POLL_SECONDS", 0.01)
+    kfp.story = [("RUNNING", {"distill": "RUNNING"}), ("FAILED", {"distill": "FAILED"})]
+    cluster = ("--profile", command.profile())
+    done = told(command, "submit", "digits", *cluster, "--wait", status=1)
+    assert (done["state"], done["uploaded"]) == ("FAILED", True)
+    assert done["link"].endswith(done["run"])
+    kfp.story = [("RUNNING", {"distill": "RUNNING"})]
+    quiet = command("submit", "digits", *cluster, "--quiet")
+    assert (len(quiet.out.splitlines()), quiet.err) == (1, "")
+    run = quiet.out.strip().rpartition("/")[2]
+    stands = told(command, "status", run, *cluster)
+    assert (stands["state"], stands["steps"][0]["name"], stands["steps"][0]["state"]) == (
+        "RUNNING",
+        "distill",
+        "RUNNING",
+    )
+    assert told(command, "cancel", run, *cluster)["state"] == "CANCELING"
+
+
+def test_schedules_are_told(command: Command, kfp: Kfp) -> None:
+    def schedule(*arguments: str) -> dict[str, Any]:
+        return told(command, "schedule", *arguments, "--profile", command.profile())
+
+    assert schedule("digits", "--cron", "0 3 * * 1")["state"] == "created"
+    changed = schedule("digits", "--cron", "0 4 * * 1")
+    assert changed["changes"] == {"cron": ["0 0 3 * * 1", "0 0 4 * * 1"]}
+    assert schedule("digits", "--cron", "0 4 * * 1")["state"] == "unchanged"
+    assert schedule("digits", "--pause") == {"schedule": "sida-digits", "state": "paused"}
+    (listed,) = schedule("--list")["schedules"]
+    assert (listed["name"], listed["cron"], listed["enabled"]) == ("sida-digits", "0 0 4 * * 1", False)
+    assert schedule("digits", "--delete")["state"] == "deleted"
+    assert schedule("--list")["schedules"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "digist"), ("show", "digist"), ("status", "nobody"), ("track",), ("verify", "nowhere/1.json")]
+)
+def test_a_mistake_is_one_line_and_no_object(command: Command, arguments: tuple[str, ...]) -> None:
+    command(*arguments, "--json").mistake()
+
+
+def test_quiet_and_verbose_together_are_a_mistake(command: Command) -> None:
+    assert "not allowed with" in command("run", "digits", "-q", "-v").mistake()
