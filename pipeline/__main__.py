@@ -20,6 +20,12 @@ from pipeline import commands
 from sida.errors import SidaError
 
 PROGRAM = "python -m pipeline"
+EXIT_STATUS = {
+    "0": "done",
+    "1": "it failed for a reason that is not yours, or a check said no (verify, doctor, plan: does not fit)",
+    "2": "something for you to mend: one line on stderr says what, where and how; with --json too",
+    "130": "stopped by Ctrl-C; a signal N ends with 128 + N (143: SIGTERM). The same command goes on from the last checkpoint",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line, from the modules under ``pipeline/commands``."""
     layout = argparse.RawDescriptionHelpFormatter
     summary, _, examples = (__doc__ or "").partition("\n\n")
-    top = Parser(prog=PROGRAM, description=summary, epilog=examples, formatter_class=layout)
+    statuses = "\n".join(f"  {status:<5}{meaning}" for status, meaning in EXIT_STATUS.items())
+    epilog = f"{examples.rstrip()}\n\nexit status:\n{statuses}"
+    top = Parser(prog=PROGRAM, description=summary, epilog=epilog, formatter_class=layout)
     verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", parser_class=Parser)
     for found in pkgutil.iter_modules(commands.__path__):
         module: Any = importlib.import_module(f"pipeline.commands.{found.name}")

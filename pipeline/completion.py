@@ -1,0 +1,82 @@
+"""Completion for shells: shtab reads the command line's parser, and here stands what it cannot know."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from string import Template
+
+import shtab
+
+from pipeline.__main__ import parser
+from pipeline.dag import STEPS
+from pipeline.profile import PROFILES
+from sida.recipe import RECIPES
+
+# What stands for an argument in the help -> how its values are found when the key is pressed.
+VALUES = {"RECIPE": "_sida_recipes_or_file", "PROFILE": "_sida_profiles_or_file", "RUN": "_sida_runs"}
+FILES = ("FILE", "GENERATOR", "MANIFEST", "SCORE")
+FOLDERS = ("FOLDER", "DIR")
+
+FINDING = {
+    "bash": r"""
+_sida_names() { (cd "$1" 2>/dev/null && compgen -G '*.yaml' | sed 's/\.yaml$//'); }
+_sida_yaml() { compgen -W "$(_sida_names "$1")" -- "$2"; compgen -f -X '!*.yaml' -- "$2"; compgen -d -- "$2"; }
+_sida_recipes_or_file() { _sida_yaml $recipes "$1"; }
+_sida_profiles_or_file() { _sida_yaml $profiles "$1"; }
+_sida_runs() { compgen -W "$(cd "${SIDA_RUNS:-runs}" 2>/dev/null && compgen -G '20*-*-*')" -- "$1"; }
+""",
+    "zsh": r"""
+_sida_yaml() { local -a names=("$1"/*.yaml(N:t:r)); compadd -a names; _files -g '*.yaml'; }
+_sida_recipes_or_file() { _sida_yaml $recipes; }
+_sida_profiles_or_file() { _sida_yaml $profiles; }
+_sida_runs() { local -a names=("${SIDA_RUNS:-runs}"/20*-*-*(N:t)); compadd -a names; }
+""",
+}
+# shtab completes the words behind a program's name: the three of `python -m pipeline` become one.
+AFTER_PYTHON = {
+    "bash": r"""
+_sida_python() {
+  if (( COMP_CWORD > 2 )) && [[ ${COMP_WORDS[1]} == -m && ${COMP_WORDS[2]} == pipeline ]]; then
+    COMP_WORDS=(sida "${COMP_WORDS[@]:3}")
+    (( COMP_CWORD -= 2 ))
+    _shtab_sida
+  fi
+}
+complete -o bashdefault -o default -F _sida_python python python3
+""",
+    "zsh": r"""
+_sida_python() {
+  if (( CURRENT > 3 )) && [[ ${words[2]} == -m && ${words[3]} == pipeline ]]; then
+    words=(sida "${(@)words[4,-1]}")
+    (( CURRENT -= 2 ))
+    _shtab_sida
+  else
+    _python "$@"
+  fi
+}
+compdef _sida_python python python3
+""",
+}
+
+
+def script(shell: str) -> str:
+    """The whole script for bash or zsh."""
+    top = parser()
+    top.prog = "sida"
+    for action in _actions(top):
+        if action.metavar in VALUES:
+            action.complete = dict.fromkeys(FINDING, VALUES[str(action.metavar)])  # type: ignore[attr-defined]
+        elif action.metavar in FILES or action.metavar in FOLDERS:
+            action.complete = shtab.FILE if action.metavar in FILES else shtab.DIRECTORY  # type: ignore[attr-defined]
+        elif action.metavar == "STEP":
+            action.choices = STEPS
+    places = {"recipes": shlex.quote(str(RECIPES)), "profiles": shlex.quote(str(PROFILES))}
+    finding = Template(FINDING[shell]).safe_substitute(places)
+    return shtab.complete(top, shell, preamble={shell: finding}) + AFTER_PYTHON[shell]  # type: ignore[arg-type]
+
+
+def _actions(top: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Those of all verbs."""
+    (verbs,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    return [action for verb in verbs.choices.values() for action in verb._actions]
