@@ -16,20 +16,19 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipeline import profile
-from pipeline.__main__ import parser
+from pipeline.__main__ import EXIT_STATUS, parser
+from pipeline.output import NO_JSON
 from sida import errors, recipe
 from sida.settings import VARIABLES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 SAID = Path(__file__).with_name("fields.yaml")  # of fields whose name and section were thought enough in the code
 TYPES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "none"}
-EXIT_CODES = """| status | meaning |
-|---|---|
-| 0 | done |
-| 1 | it failed for a reason that is not yours, or a check said no (`verify`, `doctor`, `plan`: does not fit) |
-| 2 | something for you to mend: one line on stderr says what, where and how |
-| 130 | stopped by Ctrl-C |
-"""
+
+OUTPUT = """The result goes to stdout, everything else to stderr: progress (a bar on a terminal, elsewhere a line a minute), notes,
+warnings, errors. With `--json` the result is one JSON object, whose names stay as they are; a command that is refused prints none.
+`--quiet` leaves warnings and errors beside the result, `--verbose` adds the lines that steps and their workers log. Colours are for
+terminals alone, and not where `NO_COLOR` is set."""
 
 
 def comments(model: type[BaseModel]) -> dict[str, str]:
@@ -113,7 +112,10 @@ def page() -> str:
 
     given = yaml.safe_load(SAID.read_text(encoding="utf-8"))
     lines = ["# Reference", "", "Written by `python -m scripts.reference` from the code; do not edit.", ""]
-    lines += ["## Exit status", "", EXIT_CODES, "## Commands", ""]
+    lines += ["## Exit status", "", *table(("status", "meaning"), list(EXIT_STATUS.items()))]
+    lines += ["## What goes where", "", OUTPUT, ""]
+    lines += [*table(("without --json", "because it"), [(f"`{name}`", why) for name, why in NO_JSON.items()])]
+    lines += ["## Commands", ""]
     for name, verb in verbs().items():
         lines += [f"### {name}", "", verb.description or "", "", "```", f"python -m pipeline {name} ...", "```", ""]
         lines += table(("argument", "meaning"), [(f"`{shown}`", said) for shown, said in options(verb)])

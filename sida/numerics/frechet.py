@@ -67,6 +67,10 @@ def frechet_distance(
     tr sqrt(S1 S2) is the sum of the roots of the eigenvalues of F^T S2 F, F F^T = S1: symmetric, so it is real and stays
     accurate for singular covariances, where the general matrix root does not. Rounding's negative eigenvalues count as 0.
     Raises ValueError for entries that are not finite, and for matrices that are no covariances.
+
+    >>> one, two = torch.eye(2), 4 * torch.eye(2)
+    >>> frechet_distance(torch.zeros(2), one, torch.tensor([3.0, 0.0]), two)  # 3^2 + 2 (1 - 2)^2
+    11.0
     """
     mu1, sigma1, mu2, sigma2 = (torch.as_tensor(a).to(torch.float64) for a in (mu1, sigma1, mu2, sigma2))
     if mu1.shape != mu2.shape or any(sigma.shape != (len(mu1), len(mu1)) for sigma in (sigma1, sigma2)):

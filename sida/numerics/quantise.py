@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """EDM's rule before features: images in [-1, 1], any float dtype and shape -> uint8, x * 127.5 + 128 clipped, truncated."""
+    """EDM's rule before features: images in [-1, 1], any float dtype and shape -> uint8, x * 127.5 + 128 clipped, truncated.
+
+    >>> to_uint8(torch.tensor([-1.0, 0.0, 0.9999, 2.0])).tolist()
+    [0, 128, 255, 255]
+    """
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 

@@ -28,7 +28,12 @@ def t_quantile(freedom: int) -> float:
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95% interval of the values' mean; None for fewer than two."""
+    """Half of the 95% interval of the values' mean; None for fewer than two.
+
+    >>> fids = [1.52, 1.55, 1.50]
+    >>> f"{statistics.fmean(fids):.3f} +- {half_width(fids):.3f}"
+    '1.523 +- 0.063'
+    """
     if len(values) < 2:
         return None
     return t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))

@@ -27,7 +27,12 @@ MakeImages = Callable[[Tensor, Tensor], Tensor]  # seeds int64 [B], one-hot labe
 
 
 def range_labels(histogram: Sequence[int], count: int, first_seed: int) -> Tensor:
-    """int64 [count]: class of each seed of a range; class counts as close to the histogram's shares as integers allow."""
+    """int64 [count]: class of each seed of a range; class counts as close to the histogram's shares as integers allow.
+
+    >>> labels = range_labels(histogram=[500, 300, 200], count=10, first_seed=0)
+    >>> torch.bincount(labels).tolist()
+    [5, 3, 2]
+    """
     if not histogram:
         return torch.zeros(count, dtype=torch.int64)
     shares = torch.tensor(histogram, dtype=torch.float64) * count / sum(histogram)

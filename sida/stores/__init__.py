@@ -35,6 +35,13 @@ def open_store(address: str) -> ObjectStore:
     """The store at ``file:///folder``, ``s3://bucket/prefix`` or a plain path of a folder.
 
     Opening touches neither disk nor network; the first use does. Raises UserError for any other form.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     store = open_store(folder)
+    ...     ref = put_object(store, b"weights", "generator.bin")
+    ...     store.read(ref.key)
+    b'weights'
     """
     if address.startswith("s3://"):
         try:

@@ -105,7 +105,11 @@ def check_key(key: str) -> str:
 
 
 def redact(address: str) -> str:
-    """An address without user, password, query and fragment; folders, which may hold '?', stay as is."""
+    """An address without user, password, query and fragment; folders, which may hold '?', stay as is.
+
+    >>> redact("https://me:secret@host:9000/bucket?token=1")
+    'https://host:9000/bucket'
+    """
     if "://" not in address or address.startswith(FOLDER_SCHEME):
         return address
     try:
