@@ -141,13 +141,14 @@ def recipe_parameter(name: str, recipe: Recipe) -> tuple[str, bytes | None]:
         raise UserError(f"recipe {name}: {len(content):,} bytes resolved, at most {RECIPE_BYTES:,} travel: shorten it")
     sources = {
         "teacher.address": recipe.teacher.address,
+        "dataset.address": recipe.dataset.address,
         "evaluation.detector.address": recipe.evaluation.detector.address,
     }
     for field, address in sources.items():
         if address is not None and address.startswith("file://"):
             raise UserError(
                 f"recipe {name}: {field} {address} is a file of this machine, which pods cannot read: "
-                f"put it into the store and write its s3:// address"
+                f"put it into the store (data as one zip or tar) and write its s3:// address"
             )
     digest = hashlib.sha256(content).hexdigest()
     return f"{ObjectRef('recipe.json', len(content), digest).key}#sha256={digest}", content

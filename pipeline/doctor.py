@@ -112,7 +112,11 @@ def _gpus() -> Check:
     if torch.version.cuda:
         return Check("gpus", "bad", "this torch is built for CUDA and sees none", large, "check the driver: nvidia-smi")
     return Check(
-        "gpus", "off", "none: a CPU build of torch", large, "on a GPU machine: make setup TORCH=torch==2.13.0+cu126"
+        "gpus",
+        "off",
+        "none: a CPU build of torch",
+        large,
+        "on a GPU machine: .venv/bin/python -m pip install --force-reinstall torch==2.13.0 (docs/benchmarks.md)",
     )
 
 

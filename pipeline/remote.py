@@ -51,8 +51,11 @@ def compile_for(
     """Compile what ``add_recipe`` and ``add_profile`` name."""
     from pipeline.compile import OnCluster, compiled, plan_for
     from sida import recipe
+    from sida.data.sources import is_remote
 
     loaded = recipe.load(args.recipe)
+    if profile is not None and args.pipeline == "reproduce":
+        is_remote(loaded.dataset)  # fail early: the recipe says where the data are
     cluster = OnCluster(loaded, profile, args.profile or "", args.allow_tags)
     namespace = {"namespace": profile.kfp.namespace if profile else None} if kubernetes else None
     plan = plan_for(args.recipe, loaded, args.pipeline, args.force)

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
     loaded = recipe.load(args.recipe)
     Plan.of(loaded, "", goal, force)  # refuses unknown steps
     if goal != "teach":
+        _divide_work(loaded)
         _find_files(loaded)
     if args.store:
         os.environ["SIDA_STORE"] = open_store(args.store).address  # for us and for all that we start
@@ -76,14 +77,28 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
         display.close()
 
 
+def _divide_work(recipe: Recipe) -> None:
+    """Fail early: the batch divides among the processes that SIDA_WORKERS and --nodes make of the recipe's."""
+    from sida.launch.nodes import Nodes
+    from sida.planning import GPUS, Machines, check_division
+    from sida.settings import settings
+
+    here, machines = settings(), Nodes.parse(settings().nodes)
+    workers = here.workers or recipe.execution.processes
+    check_division(recipe, Machines(machines.count if machines else 1, workers, GPUS["h100"]))
+
+
 def _find_files(recipe: Recipe) -> None:
     """Fail early: what the recipe names on this machine is there, with its digest."""
+    from sida.data.sources import is_remote, path_of
     from sida.foreign.fetch import fetch_file
 
     sections = {"teacher": recipe.teacher, "generator": recipe.generator, "detector": recipe.evaluation.detector}
     for what, section in sections.items():
         if section is not None and section.address is not None and section.address.startswith("file://"):
             fetch_file(section.address, what, section.sha256)
+    if not is_remote(recipe.dataset):
+        path_of(recipe.dataset)
 
 
 def fail(outcome: Outcome) -> int:

@@ -132,7 +132,7 @@ def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None =
         whole = ", ".join(map(str, _micro_batches(recipe, share)))
         raise UserError(
             f"micro-batch {micro}: each GPU's share of {share} images divides into whole loss groups of "
-            f"{recipe.method.loss_group} by: {whole}: give one of them as --micro-batch"
+            f"{recipe.method.loss_group} by: {whole}: give one of them as execution.micro_batch, or to `plan` as --micro-batch"
         )
     return micro
 
@@ -144,7 +144,7 @@ def _share(recipe: Recipe, machines: Machines) -> int:
         possible = ", ".join(str(n) for n in range(1, groups + 1) if groups % n == 0)
         raise UserError(
             f"batch {method.batch} in loss groups of {method.loss_group} does not divide among {world} GPUs "
-            f"({machines.nodes} x {machines.gpus}): use {possible}"
+            f"({machines.nodes} x {machines.gpus}): use {possible} (execution.processes, or SIDA_WORKERS)"
         )
     return method.batch // world
 

@@ -137,7 +137,7 @@ class Dataset(Part):
         None  # of the archive or folder; None: the source needs none, or everyone has to get their own
     )
     sha256: Sha256 | None = None
-    transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal"] = "none"
+    transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal", "center-crop-upright"] = "none"
     latents: Latents | None = None
     licence: str
     resolution: Positive

@@ -21,11 +21,12 @@ VARIABLES = {
     "SIDA_LAUNCHER": "where heavy work runs: local (default) in processes of this machine, or trainjob on Kubernetes",
     "SIDA_TRAINJOB": "JSON: namespace, runtime, image, nodes of the TrainJob; set from a profile (sida.launch.target)",
     "SIDA_WEBHOOK": "https address that is told of a score that got worse; a secret (a profile's webhook), never printed",
-    "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's resources.processes",
+    "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's execution.processes",
     "SIDA_NODES": "the machines that run together; set by `python -m pipeline run --nodes`",
     "SIDA_TIMEOUT": "seconds that a process of a job waits for the others before it gives up (default 600)",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
+    "SIDA_MIRROR": "folder or s3://bucket/prefix with copies of files that recipes name by https, as HOST/PATH; looked at first",
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
     "SIDA_TRUST_DETECTOR": "sha256 of TorchScript detectors that may run besides the published Inception, separated by commas",
     "MLFLOW_TRACKING_URI": "where MLflow is: https://host or a database (default sqlite, mlflow.db in SIDA_RUNS); none: nowhere",
@@ -53,6 +54,7 @@ class Settings:
     nodes: str
     cache: Path
     cache_bytes: int
+    mirror: str
     s3_endpoint: str | None
     s3_region: str
     trusted_detectors: tuple[str, ...]
@@ -90,6 +92,7 @@ def settings() -> Settings:
         nodes=os.environ.get("SIDA_NODES", ""),
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
+        mirror=os.environ.get("SIDA_MIRROR", ""),
         s3_endpoint=endpoint,
         s3_region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         trusted_detectors=_digests("SIDA_TRUST_DETECTOR"),

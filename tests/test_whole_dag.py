@@ -234,6 +234,16 @@ def test_a_setting_that_is_no_number_is_named(place: Path, variable: str, monkey
     assert f"{variable}='many'" in run(TINY, status=2)[1].strip().splitlines()[-1]
 
 
+def test_work_that_does_not_divide_and_data_that_are_nowhere_are_said_before_anything_is_fetched(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "docs/benchmarks.md" in run("ffhq-64", status=2)[1].strip().splitlines()[-1]
+    monkeypatch.setenv("SIDA_WORKERS", "16")
+    said = run("cifar10-uncond", status=2)[1].strip().splitlines()
+    assert said[-1].endswith("among 16 GPUs (1 x 16): use 1, 2, 4, 8 (execution.processes, or SIDA_WORKERS)")
+    assert not (place / "store").exists()
+
+
 @pytest.mark.slow
 def test_sid2a_starts_from_a_finished_generator_that_its_recipe_names(place: Path) -> None:
     """SiD first, as published; then SiD2A from the file that it left."""

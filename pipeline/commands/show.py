@@ -1,17 +1,21 @@
 """Show a recipe with everything filled in, as it will be run, and where each value comes from.
 
 Behind each value stands the file and line that set it (the recipe's own, or one that it extends), or "default". The output is a
-recipe itself: save it, change it, run it by its path.
+recipe itself: save it, change it, run it by its path. --addresses lists what is fetched from the internet instead, for a machine
+that has none: `wget -x` keeps the files as SIDA_MIRROR wants them (docs/benchmarks.md).
 
 examples:
   python -m pipeline show digits
   python -m pipeline show cifar10-uncond-sid2a | grep -v default
+  python -m pipeline show cifar10-uncond --addresses | wget -x -P mirror -i -
   python -m pipeline show digits > mine.yaml && python -m pipeline run ./mine.yaml
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
+    parser.add_argument(
+        "--addresses", action="store_true", help="print the https addresses that the recipe names, one a line"
+    )
     output.add_json(parser)
 
 
@@ -29,6 +36,24 @@ def main(args: argparse.Namespace) -> int:
     from sida.recipe_origins import annotated, origins
 
     loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
+    if args.addresses:
+        found = addresses(loaded.model_dump(mode="json"))
+        if loaded.dataset.latents is not None:
+            vae = loaded.dataset.latents.vae
+            print(f"and dataset.latents.vae: the repository or folder {vae}", file=sys.stderr)
+        output.result(args, "\n".join(found), addresses=found)
+        return 0
     text = f"# resolved from {path}\n{annotated(loaded, sources)}"
     output.result(args, text.rstrip("\n"), recipe=loaded.model_dump(mode="json"), path=path, origins=sources)
     return 0
+
+
+def addresses(section: dict[str, Any]) -> list[str]:
+    """Of every file behind https, in the recipe's order."""
+    found = []
+    for name, value in section.items():
+        if isinstance(value, dict):
+            found += addresses(value)
+        elif name == "address" and str(value).startswith("https://"):
+            found.append(value)
+    return found

@@ -1,9 +1,9 @@
 """From a file's bytes to pixels. The content decides how it is decoded, and only these formats are tried.
 
-EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored. RGB and greyscale are taken as they are (grey tripled for three
-channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled palette and CMYK images silently. ``"convert"``
-takes palette, CMYK and bilevel images by Pillow's conversion and drops alpha without blending, as EDM2's tool does. Deeper greys
-are refused always: that tool clipped them to white.
+EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and greyscale are
+taken as they are (grey tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
+palette and CMYK images silently. ``"convert"`` takes palette, CMYK and bilevel images by Pillow's conversion and drops alpha
+without blending, as EDM2's tool does. Deeper greys are refused always: that tool clipped them to white.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sida.data.entries import Unreadable
 from sida.data.transforms import TRANSFORMS
@@ -22,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000
 CONVERTIBLE = ("P", "PA", "CMYK", "1", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbCr")
+UPRIGHT = "center-crop-upright"
 _ORIENTATION = 0x0112
 
 Modes = Literal["strict", "convert"]
@@ -37,13 +38,15 @@ class Decoder:
     modes: Modes = "strict"
 
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
-        """The image, and whether EXIF asks for a rotation. Raises Unreadable with the reason."""
+        """The image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
             image.load()
             rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
+            if rotated and self.transform == UPRIGHT:
+                image, rotated = ImageOps.exif_transpose(image), False
             made = TRANSFORMS[self.transform](self._plain(image), self.resolution)
             pixels = np.asarray(made)
         except Unreadable:

@@ -83,7 +83,8 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
 
     source = open_source(dataset, folder)
     if source.ignored:
-        progress.note("prepare_data", f"{source.where}: {source.ignored:,} files are no images, left out")
+        examples = f", such as {', '.join(source.ignored_examples)}" if source.ignored_examples else ""
+        progress.note("prepare_data", f"{source.where}: {source.ignored:,} files are no images, left out{examples}")
     if not source.entries and source.images is None:
         return Conversion(source, record_dtype("labels", 0, 0), shard_bytes, work)
     if dataset.latents is not None:

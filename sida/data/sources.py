@@ -31,6 +31,7 @@ class Source:
     entries: Sequence[Entry] = ()
     images: np.ndarray | None = None
     ignored: int = 0
+    ignored_examples: tuple[str, ...] = ()
     made_by: str = ""  # how pixels were made that were not decoded from files
 
     def __len__(self) -> int:
@@ -44,8 +45,8 @@ def is_remote(dataset: Dataset) -> bool:
         return False
     if dataset.address is None:
         raise UserError(
-            f"dataset.address is missing: source {dataset.source} has to be fetched by you ({dataset.licence}); "
-            f"put its file or folder there, as a path or file:// address"
+            f"dataset.address is missing: source {dataset.source} has to be fetched by you ({dataset.licence}): write a recipe "
+            f"that extends this one and says where it lies (docs/benchmarks.md, What to download)"
         )
     return urlsplit(dataset.address).scheme not in ("", "file")
 
@@ -205,8 +206,9 @@ _READERS: dict[str, Callable[[Dataset, Path], Source]] = {
 
 
 def _files(path: Path, entries: Sequence[Entry], images: list[Entry], labels: np.ndarray | None) -> Source:
-    others = sum(entry.name != labelling.DATASET_JSON for entry in entries) - len(images)
-    return Source(str(path), labels, entries=images, ignored=others)
+    taken = {entry.name for entry in images} | {labelling.DATASET_JSON}
+    others = [entry.name for entry in entries if entry.name not in taken]
+    return Source(str(path), labels, entries=images, ignored=len(others), ignored_examples=tuple(others[:3]))
 
 
 def _json_labels(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:

@@ -50,5 +50,6 @@ TRANSFORMS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     "none": none,
     "lanczos": lanczos,
     "center-crop": center_crop,
+    "center-crop-upright": center_crop,  # turned by the decoder before
     "center-crop-dhariwal": center_crop_dhariwal,
 }

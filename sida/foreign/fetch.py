@@ -44,6 +44,11 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
             f"{what} {redact(address)}: give an address that begins with https://, s3:// or file://, or a path"
         )
     expected = sha256 or recorded_sha256(address)
+    if copy := _mirrored(address):
+        path, found = _local(copy, what, expected) if copy.startswith("file:") else fetch_file(copy, what, expected)
+        if expected is None:
+            _record(address, what, found, step)
+        return path, found
     if scheme == "http" and expected is None and urlsplit(address).hostname not in LOCAL_HOSTS:
         raise UserError(
             f"{what} {redact(address)}: http:// needs a sha256 in the recipe: anybody on the way may change it"
@@ -76,6 +81,20 @@ def recorded_sha256(address: str) -> str | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{_pin(address)} in the store is damaged: delete it, or pin the recipe's digest") from error
+
+
+def _mirrored(address: str) -> str | None:
+    """Where SIDA_MIRROR has the file of an https address, under its host and path as `wget -x` puts it; None if it has not."""
+    mirror, parts = settings().mirror, urlsplit(address)
+    if not mirror or parts.scheme == "s3":
+        return None
+    name = unquote(f"{parts.hostname}{parts.path}")
+    if mirror.startswith("s3://"):
+        return f"{mirror.rstrip('/')}/{name}" if open_store(mirror).exists(name) else None
+    folder = Path(mirror.removeprefix("file://")).absolute()
+    if not folder.is_dir():
+        raise UserError(f"SIDA_MIRROR={mirror}: no such folder: create, correct or unset it")
+    return (folder / name).as_uri() if (folder / name).is_file() else None
 
 
 # -- the three schemes

@@ -217,7 +217,10 @@ def _raise_what_stays(error: Exception, what: str, shown: str) -> None:
 def _gave_up(error: Exception, what: str, shown: str) -> Exception:
     reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
     if isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError):
-        return UserError(f"{what} {shown}: cannot reach the server: check the address and this machine's network")
+        return UserError(
+            f"{what} {shown}: cannot reach the server: check the address and this machine's network, "
+            f"or bring a copy and set SIDA_MIRROR (docs/benchmarks.md)"
+        )
     return StoreError(f"{what} {shown}: broke off {ATTEMPTS} times ({_line(reason)}): run again, it goes on from there")
 
 

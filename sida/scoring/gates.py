@@ -43,9 +43,8 @@ def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> Teach
         found = f"{score.metric} {score.mean:.3f} is too good: below {lowest:.3g}"
     if published is not None:
         found += f", published is {published:g}"
-    return TeacherGate(
-        False, f"teacher gate: {found}; {diagnosis(recipe, result, reference)}; or set gate.on_failure: warn"
-    )
+    remedy = "; or set gate.on_failure: warn" if recipe.gate.on_failure == "stop" else ""
+    return TeacherGate(False, f"teacher gate: {found}; {diagnosis(recipe, result, reference)}{remedy}")
 
 
 def _due(scores: ScoresResult) -> float | None:
@@ -75,9 +74,12 @@ def diagnosis(recipe: Recipe, scores: ScoresResult, reference: Manifest) -> str:
                 f"the detector is right; the reference is not: real images themselves score {real.mean:.3f} against it, "
                 f"where at most about {expected:.3f} is due: it is of another data set, detector or preprocessing of the data"
             )
+        right = f"detector and reference are right (real images score {real.mean:.3f}): look at"
+        if recipe.teacher.address is None:
+            return f"{right} the teacher that was trained: more teacher.train.images, a wider teacher.network"
         return (
-            f"detector and reference are right (real images score {real.mean:.3f}): look at the model's side, "
-            f"preprocessing: the sampler's settings, labels, the scale of its output, and teacher.network"
+            f"{right} the model's side, preprocessing: the sampler's settings, labels, the scale of its output, "
+            f"and teacher.network"
         )
     source = "published" if made.origin == "published" else "our own"
     pin = "" if recipe.evaluation.reference is None or recipe.evaluation.reference.sha256 else ", its sha256 not pinned"

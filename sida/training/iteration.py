@@ -69,9 +69,9 @@ class Distillation:
         processes: Processes,
         micro_batch: int | None = None,
     ) -> None:
-        """``micro_batch`` is per process; a multiple of the loss group that divides the share. Raises ValueError if not."""
+        """``micro_batch``: per process, the share at most; a multiple of the loss group that divides it, else ValueError."""
         share = method.batch // processes.world
-        self.micro_batch = micro_batch or share
+        self.micro_batch = min(micro_batch or share, share)
         if method.batch % processes.world or share % self.micro_batch or self.micro_batch % method.loss_group:
             raise ValueError(
                 f"batch {method.batch} on {processes.world} processes is {method.batch / processes.world:g} each: it must be "

@@ -168,6 +168,26 @@ def test_rotation_by_exif_is_ignored_and_counted(place: Path, tmp_path: Path) ->
     for name in ("exif6.jpg", "exif3.png", "rgb.bmp"):
         (tmp_path / "images" / name).write_bytes((GOLDEN / "modes" / "inputs" / name).read_bytes())
     assert result(tmp_path / "images").excluded.rotated == 2
+    upright = result(tmp_path / "images", transform="center-crop-upright")
+    assert upright.excluded.rotated == 0
+
+
+def test_photographs_of_ones_own_are_turned_as_their_exif_says() -> None:
+    content = (GOLDEN / "modes" / "inputs" / "exif6.jpg").read_bytes()
+    lying, ignored = Decoder("center-crop", 8, 3)(content)
+    upright, still_ignored = Decoder("center-crop-upright", 8, 3)(content)
+    assert (ignored, still_ignored) == (True, False)
+    assert (
+        np.abs(np.rot90(lying, -1, axes=(1, 2)).astype(int) - upright).max() <= 2
+    )  # 6: a quarter turn clockwise; rounding
+
+
+def test_files_that_are_no_images_are_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDA_EVENTS", str(tmp_path / "events"))
+    images = class_folders(tmp_path / "images", 2)
+    (images / "IMG_0001.HEIC").write_bytes(b"from a telephone")
+    assert prepare(images)
+    assert "1 files are no images, left out, such as IMG_0001.HEIC" in (tmp_path / "events").read_text()
 
 
 # -- kills and full disks

@@ -194,6 +194,25 @@ def test_an_address_that_cannot_be_fetched_is_named(address: str, said: str) -> 
     one_line(caught.value)
 
 
+def test_a_mirror_is_looked_at_before_the_network_and_by_the_address_s_own_digest(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "https://no-such-host.invalid/edm/a%20net.pkl?download=true"
+    monkeypatch.setenv("SIDA_MIRROR", str(place / "mirror"))
+    with pytest.raises(UserError, match=r"SIDA_MIRROR=.*no such folder"):
+        fetch_file(address, "teacher")
+    copy = place / "mirror" / "no-such-host.invalid" / "edm" / "a net.pkl"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(CONTENT)
+    assert fetch_file(address, "teacher") == (copy, SHA256)
+    assert recorded_sha256(address) == SHA256 and "NOT PINNED" in notes(place)
+    copy.write_bytes(b"another")
+    with pytest.raises(UserError, match=f"expects {SHA256}"):
+        fetch_file(address, "teacher")
+    with pytest.raises(UserError, match=r"cannot reach the server.*SIDA_MIRROR"):
+        fetch_file("https://no-such-host.invalid/other.pkl", "teacher")
+
+
 def test_a_full_disk_is_said_before_it_is_full(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))

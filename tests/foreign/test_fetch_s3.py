@@ -61,6 +61,16 @@ def stored(bucket: str, name: str, content: bytes) -> tuple[str, str]:
     return f"{bucket}/{name}", hashlib.sha256(content).hexdigest()
 
 
+def test_a_mirror_may_be_a_bucket(bucket: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(MIB)
+    stored(bucket, "mirror/no-such-host.invalid/edm/net.pkl", content)
+    monkeypatch.setenv("SIDA_MIRROR", f"{bucket}/mirror")
+    address = "https://no-such-host.invalid/edm/net.pkl"
+    path, found = fetch_file(address, "teacher")
+    assert path.read_bytes() == content and recorded_sha256(address) == found
+    assert fetch_file(address, "teacher", found) == (path, found)
+
+
 def fetched(*files: tuple[str, str], before: str = "") -> subprocess.CompletedProcess[str]:
     """One after the other, each by a process that then ends."""
     command = [sys.executable, "-c", before + FETCH, *(text for file in files for text in file)]

@@ -164,6 +164,14 @@ def test_a_recipe_that_names_a_file_of_this_machine_is_refused(command: Command)
     teacher = {**recipe.load("digits").teacher.model_dump(mode="json"), "address": "file:///tmp/teacher.safetensors"}
     line = command("compile", own(command, teacher=teacher), "--profile", command.profile()).mistake()
     assert "teacher.address" in line and "s3://" in line
+    data = {"source": "folder", "address": "/tmp", "licence": "-", "resolution": 8, "channels": 1, "classes": 10}
+    line = command("compile", own(command, dataset=data), "--profile", command.profile()).mistake()
+    assert "dataset.address" in line and "one zip or tar" in line
+
+
+def test_a_recipe_whose_data_are_nowhere_is_refused_before_it_is_sent(command: Command) -> None:
+    line = command("compile", "ffhq-64", "--profile", command.profile()).mistake()
+    assert "dataset.address is missing" in line and "docs/benchmarks.md" in line
 
 
 def test_a_recipe_over_100_kb_is_refused(command: Command) -> None:

@@ -83,6 +83,13 @@ def test_show_says_which_file_and_line_set_a_value() -> None:
     assert found["decay_from"] == "default"
 
 
+def test_show_lists_the_addresses_that_a_machine_without_internet_needs() -> None:
+    done = pipeline("show", "imagenet-64-sid2a", "--addresses")
+    names = [line.rpartition("/")[2] for line in done.stdout.splitlines()]
+    assert {"edm-imagenet-64x64-cond-adm.pkl", "inception-2015-12-05.pt", "imagenet-64x64.npz"} < set(names)
+    assert len(names) == len(set(names)) == 6  # those, two generators, and the reference of precision and recall
+
+
 def test_what_show_prints_is_a_recipe_that_resolves_to_itself(tmp_path: Path) -> None:
     first = pipeline("show", "digits").stdout
     path = tmp_path / "mine.yaml"

@@ -1,0 +1,76 @@
+"""What pages tell people to type is there: commands with their options, targets of make, files that are linked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import parser
+from scripts import reference
+from tests.conftest import ROOT
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = re.compile(r"^ *```.*?$(.*?)^ *```$|^ {4}((?:python|make) [^\n]+)$", re.DOTALL | re.MULTILINE)
+PIPELINE = "python -m pipeline "
+
+
+def blocks(page: Path) -> list[str]:
+    """Lines of code that stands by itself, fenced or indented."""
+    found = BLOCKS.findall(page.read_text(encoding="utf-8"))
+    return [line.strip() for parts in found for part in parts for line in part.splitlines() if line.strip()]
+
+
+def inline(page: Path) -> list[str]:
+    """Code in sentences."""
+    return re.findall(r"`([^`\n]+)`", BLOCKS.sub("", page.read_text(encoding="utf-8")))
+
+
+def commands(lines: list[str]) -> list[str]:
+    """Of the pipeline: up to a pipe, a redirection, or the comment after two blanks; what is in brackets may be left out."""
+    found = [line.partition(PIPELINE)[2] for line in lines if PIPELINE in line]
+    return [re.split(r"\s[|>&#]|\s{2}|;", re.sub(r"\[.*?\]", "", line))[0].strip() for line in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_one_that_there_is(page: Path) -> None:
+    for line in commands(blocks(page)):
+        words = shlex.split(line)
+        if words[1:] and words[0] != "VERB" and "..." not in words:
+            parser().parse_args(words)  # leaves where an option is unknown, an argument missing or one too many
+    verbs = reference.verbs()
+    for line in commands(inline(page)):
+        verb, *rest = shlex.split(line)
+        assert verb.rstrip(",") in (*verbs, "VERB", "...", "--help"), f"{page.name}: {line}"
+        options = {word for word in rest if word.startswith("--")} if verb in verbs else set()
+        assert options <= set(verbs[verb]._option_string_actions if verb in verbs else ()), f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_target_of_make_is_one_that_there_is(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    said = {name for line in (*blocks(page), *inline(page)) for name in re.findall(r"(?:^|\s)make ([a-z-]+)", line)}
+    assert said <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_links_or_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    linked = [page.parent / name for name in re.findall(r"\]\((?!https?:)([^)#\s]+)", text)]
+    named = [
+        ROOT / name
+        for name in re.findall(r"\b(?:docs|tests|sida|scripts|images)/[\w/.-]+\.(?:md|py|yaml|lock)\b", text)
+    ]
+    missing = [str(path) for path in (*linked, *named) if not path.exists()]
+    assert not missing
+
+
+def test_every_heading_that_a_page_links_is_there() -> None:
+    for page in PAGES:
+        for name, anchor in re.findall(r"\]\(([\w/.-]*\.md)#([\w-]+)\)", page.read_text(encoding="utf-8")):
+            heads = re.findall(r"^#+ (.+)$", (page.parent / name).read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w]+", "-", head.lower()).strip("-") for head in heads}, (
+                f"{page.name}: {name}#{anchor}"
+            )
