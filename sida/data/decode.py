@@ -40,7 +40,7 @@ class Decoder:
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
         """The image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
             image.load()
