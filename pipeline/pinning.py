@@ -13,7 +13,7 @@ from sida import recipe as recipes
 from sida.data.latents import newest_revision
 from sida.errors import RecipeError, UserError
 from sida.foreign.fetch import fetch_file
-from sida.recipe_origins import origins
+from sida.recipe.origins import origins
 from sida.stores.base import redact
 
 

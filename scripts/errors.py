@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "errors.md"
 FAMILIES = Path(__file__).with_suffix(".yaml")
 REASONS = (
-    "sida/recipe.py",
+    "sida/recipe/",
     "pipeline/profile.py",
     "sida/foreign/",
 )  # here a ValueError's text becomes part of a message

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     """The resolved recipe as YAML."""
     from pipeline import output
     from sida import recipe
-    from sida.recipe_origins import annotated, origins
+    from sida.recipe.origins import annotated, origins
 
     loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
     if args.addresses:

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from sida.recipe import RECIPES, Loader, Recipe, chain
+from sida.recipe.fields import Recipe
+from sida.recipe.reading import RECIPES, Loader, chain
 
 
 def origins(name: str) -> dict[str, str]:
