@@ -1,9 +1,11 @@
-"""The image, built once, and an S3 store for containers."""
+"""The images, each built once, and an S3 store for containers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,28 @@ from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[oci.Image]:
+def built() -> Iterator[Callable[[str], oci.Image]]:
+    """An image by its name in scripts/image.py, built when first asked for."""
     if lacking := oci.missing():
         message = f"containers need {', '.join(lacking)}"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    oci.build()
-    with oci.mounted() as image:
-        yield image
+    with ExitStack() as stack:
+        yield cache(lambda name: stack.enter_context(oci.mounted(oci.build(name))))
+
+
+@pytest.fixture(scope="session")
+def image(built: Callable[[str], oci.Image]) -> oci.Image:
+    return built("cpu")
+
+
+@pytest.fixture(scope="session")
+def mlflow_image(built: Callable[[str], oci.Image]) -> oci.Image:
+    return built("mlflow")
+
+
+@pytest.fixture(params=["cpu", "mlflow"])
+def each(request: pytest.FixtureRequest, built: Callable[[str], oci.Image]) -> tuple[str, oci.Image]:
+    return request.param, built(request.param)
 
 
 @pytest.fixture(scope="session")

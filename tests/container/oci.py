@@ -1,4 +1,4 @@
-"""An image and containers without a container service: debootstrap for the base, buildah to build, runc or crun to run.
+"""Images and containers without a container service: debootstrap for the base, buildah to build, runc or crun to run.
 
 No registry and no daemon is needed, only root. Everything is kept under SIDA_CI_CACHE (default /var/tmp/sida-ci), so that a second
 run builds from cached layers.
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 from tests.conftest import ROOT
 
 CACHE = Path(os.environ.get("SIDA_CI_CACHE") or "/var/tmp/sida-ci")
-BASE, IMAGE = "localhost/sida-base:bookworm", "localhost/sida:ci"
+BASE = "localhost/sida-base:bookworm"
 PACKAGES = "ca-certificates,python3,python3-venv"
 SCRATCH = ("nosuid", "nodev", "mode=1777", "size=2g")
 
@@ -65,8 +65,8 @@ def _overlay_works() -> bool:
         return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
-def build() -> None:
-    """The base, if it is not there, and the image, by the command that users have."""
+def build(image: str) -> str:
+    """The base, if it is not there, and one of scripts/image.py's images, by the command that users have; its tag."""
     CACHE.mkdir(parents=True, exist_ok=True)
     archive = CACHE / "bookworm.tar.gz"
     if not archive.exists():
@@ -75,11 +75,24 @@ def build() -> None:
         container = buildah("from", "scratch")
         buildah("add", "--quiet", container, str(archive), "/")
         buildah("commit", "--quiet", "--rm", container, BASE)
-    command = [sys.executable, "scripts/image.py", "--engine", "buildah", "--base", BASE, "--tag", IMAGE]
+    tag = f"localhost/sida-{image}:ci"
+    command = [
+        sys.executable,
+        "scripts/image.py",
+        "--image",
+        image,
+        "--engine",
+        "buildah",
+        "--base",
+        BASE,
+        "--tag",
+        tag,
+    ]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return tag
 
 
 def _debootstrap(archive: Path) -> None:
@@ -110,35 +123,66 @@ class Image:
         done = subprocess.run(["du", "-sxb", str(self.rootfs)], capture_output=True, text=True, check=True)
         return int(done.stdout.split()[0])
 
-    def run(
+    def run(self, *command: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+        """A container from its start to its end; ``options`` as `container` takes them."""
+        with self.container(*command, **options) as starting:
+            return subprocess.run(
+                starting, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+            )
+
+    @contextmanager
+    def serving(self, *command: str, log: Path, **options: Any) -> Iterator[Callable[..., bytes]]:
+        """A container that runs for as long as the block lasts; what it yields runs a program in it, as `kubectl exec` does."""
+        with self.container(*command, **options) as starting, log.open("wb") as output:
+            program, name = starting[: starting.index("run")], starting[-1]
+            server = subprocess.Popen(starting, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+
+            def execute(*words: str, stdin: bytes = b"") -> bytes:
+                inside = [*program, "exec", name, *words]
+                done = subprocess.run(inside, input=stdin, capture_output=True, timeout=300, check=False)
+                assert done.returncode == 0, (done.stdout + done.stderr).decode()
+                return done.stdout
+
+            try:
+                yield execute
+                assert server.poll() is None, log.read_text()[-3000:]
+            finally:
+                subprocess.run([*program, "kill", name, "TERM"], capture_output=True, check=False)
+                try:
+                    server.wait(30)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+                    server.wait()
+
+    @contextmanager
+    def container(
         self,
         *command: str,
         env: Mapping[str, str] | None = None,
         files: Mapping[Path, str] | None = None,
+        volumes: Mapping[Path, str] | None = None,
         scratch: Sequence[str] = ("/tmp",),
         user: int | None = None,
-        timeout: float = 300,
-    ) -> subprocess.CompletedProcess[str]:
-        """One container as Kubernetes' "restricted" would start it: the image's user, no capability, read-only root.
+    ) -> Iterator[list[str]]:
+        """The command that starts a container as Kubernetes' "restricted" would: the image's user, no capability, read-only root.
 
-        ``files`` are mounted read-only, ``scratch`` folders are empty and writable. The network is the machine's.
+        ``files`` are mounted read-only, ``volumes`` writable, ``scratch`` folders are writable and empty. The network is the
+        machine's. Nothing is left of it after the block.
         """
         with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
-            specification = self._specification(command, env or {}, files or {}, scratch, user)
+            mounts = [
+                *(_mount(path, "tmpfs", "tmpfs", SCRATCH) for path in ("/dev/shm", *scratch)),
+                *(_mount(inside, "bind", str(path), ("bind", "ro")) for path, inside in (files or {}).items()),
+                *(_mount(inside, "bind", str(path), ("bind", "rw")) for path, inside in (volumes or {}).items()),
+            ]
+            specification = self._specification(command, env or {}, mounts, user)
             Path(folder, "config.json").write_text(json.dumps(specification))
             program, name = runtime(), f"sida-{secrets.token_hex(6)}"
             assert program is not None
             # crun would otherwise look for cgroups that not every machine offers.
             quiet = ["--cgroup-manager=disabled"] if program.endswith("crun") else []
             try:
-                return subprocess.run(
-                    [program, *quiet, "run", "--bundle", folder, name],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=timeout,
-                    check=False,
-                )
+                yield [program, *quiet, "run", "--bundle", folder, name]
             finally:
                 subprocess.run([program, *quiet, "delete", "--force", name], capture_output=True, check=False)
 
@@ -146,8 +190,7 @@ class Image:
         self,
         command: Sequence[str],
         env: Mapping[str, str],
-        files: Mapping[Path, str],
-        scratch: Sequence[str],
+        more: Sequence[dict[str, Any]],
         user: int | None,
     ) -> dict[str, Any]:
         uid, gid = map(int, self.config["User"].split(":"))
@@ -156,8 +199,7 @@ class Image:
         mounts = [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
-            *(_mount(path, "tmpfs", "tmpfs", SCRATCH) for path in ("/dev/shm", *scratch)),
-            *(_mount(inside, "bind", str(path), ("bind", "ro")) for path, inside in files.items()),
+            *more,
         ]
         return {
             "ociVersion": "1.0.2",
@@ -181,9 +223,9 @@ def _mount(destination: str, kind: str, source: str, options: Sequence[str]) -> 
 
 
 @contextmanager
-def mounted() -> Iterator[Image]:
+def mounted(tag: str) -> Iterator[Image]:
     """The image's files, for as long as the block lasts."""
-    container = buildah("from", "--pull-never", IMAGE)
+    container = buildah("from", "--pull-never", tag)
     try:
         rootfs = Path(buildah("mount", container))
         layer = rootfs.with_name("diff")

@@ -6,6 +6,7 @@ After a change: ``python -m tests.manifests.test_steps`` writes them anew; read 
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from pipeline import rerun
 from pipeline.dag import Plan
 from pipeline.profile import Profile, load
 from sida import recipe
-from tests.manifests.render import MANIFESTS, of_kind, overlay, title
+from tests.manifests.render import MANIFESTS, named, of_kind, overlay, title
 
 # overlay -> profile, registry
 PROFILES = {"kind": ("laptop-kind", "localhost:5001"), "gpu": ("gpu", "registry.example.org")}
@@ -43,6 +44,14 @@ def path_of(name: str) -> Path:
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_step_cron_jobs_are_those_that_rerun_prints(name: str) -> None:
     assert path_of(name).read_text() == cron_jobs(name), "python -m tests.manifests.test_steps writes them anew"
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_steps_log_to_the_mlflow_that_the_overlay_installs(name: str) -> None:
+    address = urlsplit(profile_of(name).env["MLFLOW_TRACKING_URI"])
+    service = named(overlay(name), "Service", "mlflow")
+    assert address.hostname == f"mlflow.{service['metadata']['namespace']}"
+    assert address.port in {port["port"] for port in service["spec"]["ports"]}
 
 
 @pytest.mark.parametrize("name", PROFILES)
