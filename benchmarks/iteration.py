@@ -173,8 +173,9 @@ def _frozen(value: Any) -> Any:
 
 def _thawed(value: Any) -> Any:
     if isinstance(value, tuple) and value[:1] == ("tensor",):
-        made = torch.empty_strided(value[1], value[2])
-        return made.normal_()
+        shape, strides = value[1:]
+        reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        return torch.randn(max(reach, 1)).as_strided(shape, strides)  # also of expanded tensors, whose strides are 0
     return [_thawed(item) for item in value] if isinstance(value, tuple) else value
 
 
