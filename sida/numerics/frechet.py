@@ -174,10 +174,8 @@ def _refuse_asymmetric(sigma: Tensor) -> None:
 def _refuse_indefinite(sigma: Tensor) -> None:
     """By a Cholesky factor of the matrix with a small shift; eigenvalues, where there is none, say the last word."""
     trace = float(sigma.trace())
-    shift = (
-        _NEGATIVE * float(sigma.square().sum()) / trace if trace > 0 else 0.0
-    )  # at most that of the largest eigenvalue
-    _, failed = torch.linalg.cholesky_ex(sigma + shift * torch.eye(len(sigma)).to(sigma))
+    largest = float(sigma.square().sum()) / trace if trace > 0 else 0.0  # or less than the largest eigenvalue
+    _, failed = torch.linalg.cholesky_ex(sigma + _NEGATIVE * largest * torch.eye(len(sigma)).to(sigma))
     if int(failed):
         _refuse_negative(torch.linalg.eigvalsh(sigma))
 
