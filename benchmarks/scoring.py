@@ -32,7 +32,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def distance(d: int = WIDTH) -> dict[str, Any]:
-    """Regular, one singular, both singular covariances; sqrtm on the regular one."""
+    """Regular and singular covariances, of low rank and of a rank near d; sqrtm on the regular ones."""
     import scipy.linalg
     import torch
 
@@ -45,15 +45,12 @@ def distance(d: int = WIDTH) -> dict[str, Any]:
         x = torch.randn(samples, d, generator=generator, dtype=torch.float64) * scales
         return x.T @ x / samples
 
-    mu, full, other, low, lower = (
-        torch.zeros(d),
-        covariance(2 * d),
-        covariance(2 * d),
-        covariance(d // 2),
-        covariance(d // 3),
-    )
+    mu, full, other, low = torch.zeros(d), covariance(2 * d), covariance(2 * d), covariance(d // 2)
+    lower, near, nearer = covariance(d // 3), covariance(d - d // 100), covariance(d - 1)
     told: dict[str, Any] = {"d": d, "threads": torch.get_num_threads()}
-    for name, one, two in (("regular", full, other), ("one singular", low, full), ("both singular", low, lower)):
+    cases = {"regular": (full, other), "one singular": (low, full), "both singular": (low, lower)}
+    cases |= {"one nearly regular": (near, full), "both nearly regular": (near, nearer)}
+    for name, (one, two) in cases.items():
         wall, cpu, value = _timed(lambda one=one, two=two: frechet_distance(mu, one, mu, two))  # type: ignore[misc]
         told[name] = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "distance": value}
     wall, cpu, root = _timed(lambda: scipy.linalg.sqrtm((full @ other).numpy()))

@@ -128,6 +128,7 @@ def _parser(step: str, component: Any) -> Parser:
             metavar="ADDRESS" if _is_artifact(flag.type) else flag.type.upper(),
             type=str if _is_artifact(flag.type) else _TYPES[flag.type],
             nargs="+" if _is_list(flag) else None,
+            action="extend" if _is_list(flag) else "store",
             required=not flag.optional,
             default=flag.default,
             help=described.replace("%", "%%"),
@@ -156,8 +157,6 @@ _TYPES: dict[str, Callable[[str], Any]] = {"String": str, "Integer": int, "Float
 
 
 def _run(component: Any, values: dict[str, Any], folder: Path) -> None:
-    from kfp import dsl
-
     spec = component.component_spec
     arguments = dict(values)
     for name, flag in (spec.inputs or {}).items():
@@ -167,7 +166,16 @@ def _run(component: Any, values: dict[str, Any], folder: Path) -> None:
         elif _is_artifact(flag.type):
             arguments[name] = _fetched(name, flag.type, values[name], folder)
     outputs = {name: _artifact(kind.type, name, folder / name) for name, kind in (spec.outputs or {}).items()}
-    component.python_func(**arguments, **outputs)
+    try:
+        component.python_func(**arguments, **outputs)
+    finally:  # a table is published, and then the generators that are missing in it end the step
+        _tell(outputs)
+
+
+def _tell(outputs: dict[str, Any]) -> None:
+    """What there is of a step's results."""
+    from kfp import dsl
+
     for name, output in outputs.items():
         if failure := failure_in(output.path):  # a pipeline goes on without it; who runs it alone wants to know
             raise Ended(failure)

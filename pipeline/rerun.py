@@ -15,9 +15,8 @@ from pipeline import launching
 from pipeline.compile import OnCluster, processors
 from pipeline.profile import Profile, check_image, has_digest
 from sida.errors import NotFound, UserError
-from sida.manifests import parse_manifest
 from sida.recipe import Recipe
-from sida.records import StepCall
+from sida.records import StepCall, digest_of_input
 from sida.stores import read_address
 
 KEPT_SECONDS = 7 * 86400  # a finished Job is kept so long
@@ -31,39 +30,40 @@ def arguments(call: StepCall, *, force: bool) -> list[str]:
 
     component = getattr(importlib.import_module(f"components.{call.step}"), call.step)
     known = component.component_spec.inputs or {}
-    values = {"recipe": call.recipe, "run_id": call.run}
-    values |= {name: given.address for name, given in call.inputs.items()}
-    values |= {name: text for name, text in call.parameters.items() if name != "attempt"}
+    values = [("recipe", call.recipe), ("run_id", call.run)]
+    values += [(name.partition(".")[0], read.address) for name, read in sorted(call.inputs.items())]  # scores.00, ...
+    values += [(name, text) for name, text in call.parameters.items() if name != "attempt"]
     if force:
-        values["attempt"] = "new"
-    for name in values:
+        values.append(("attempt", "new"))
+    given = [name for name, _ in values]
+    for name in given:
         if name not in known:
             raise UserError(
                 f"run {call.run}, {call.step}: the record's {name!r} is no input of this version's step: submit again"
             )
     for name, flag in known.items():
-        if not flag.optional and name not in values:
+        if not flag.optional and name not in given:
             raise UserError(
                 f"run {call.run}, {call.step}: the record has no {name!r}, which this version needs: submit again"
             )
-    for name, value in values.items():  # Kubernetes expands the one, KFP the other
+    for name, value in values:  # Kubernetes expands the one, KFP the other
         if "$(" in value or "{{" in value:
             raise UserError(
                 f"run {call.run}, {call.step}: the record's {name} {value[:80]!r} holds a placeholder; not used"
             )
-    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values if value]
 
 
 def check_inputs(call: StepCall) -> None:
     """Every input is still there and is what the run read. Raises UserError that says what to run first."""
     for name, given in call.inputs.items():
         try:
-            manifest = parse_manifest(read_address(given.address), given.address)
+            content = read_address(given.address)
         except NotFound:
             raise UserError(
                 f"{call.step}: its input {name} {given.address} is gone: rerun the step that makes it"
             ) from None
-        if manifest.digest != given.digest:
+        if digest_of_input(content, given.address) != given.digest:
             raise UserError(
                 f"{call.step}: its input {name} {given.address} is not what the run read any more: submit the recipe"
             )

@@ -30,6 +30,15 @@ def failure_in(path: str | Path) -> Failure | None:
         content = Path(path).read_bytes()
     except OSError:
         return None
+    return _parse(content)
+
+
+def is_failure(content: bytes) -> bool:
+    """Whether this is what a step left in place of its result."""
+    return _parse(content) is not None
+
+
+def _parse(content: bytes) -> Failure | None:
     if _MARK not in content[:200]:
         return None
     try:

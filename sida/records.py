@@ -2,7 +2,8 @@
 
     runs/<run id>/steps/<step>.json       what the step was called with, and what came of it
     runs/<run id>/steps/<step>.<item>.json    the same, of a step that the run takes once for each of many recipes
-    runs/<run id>/run.json                how the run ended (written by the pipeline's exit handler)
+    runs/<run id>/failures/<n>.json       what a step of many inputs was given in place of one that failed
+    runs/<run id>/run.json                how the run ended (written by the pipeline's exit handler, or by its command here)
 
 A record holds data only: no command and no environment. Who repeats a step builds the command from a template and these fields.
 """
@@ -14,14 +15,18 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sida.errors import NotFound, SidaError, UserError
+from sida.launch.parent import PARENTS
+from sida.launch.processes import Process, machine_id
 from sida.manifests import Manifest, Regression, RunResult, parse_manifest
-from sida.settings import settings
+from sida.passed_on import is_failure
+from sida.settings import environment, settings
 from sida.stores import open_store, read_address
 from sida.stores.base import ObjectStore
 
@@ -50,7 +55,7 @@ class StepCall(Part):
     step: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
     version: int
     recipe: str  # a name, or objects/...#sha256=... in the store
-    inputs: dict[str, Input]
+    inputs: dict[str, Input]  # those of a list are scores.00, scores.01, ...
     parameters: dict[str, str]  # what else it was given: attempt, repeat
     image: str  # the container image by digest; empty on a machine of one's own
     store: str  # address of the store that the step wrote to
@@ -60,6 +65,7 @@ class StepCall(Part):
     digest: str = ""  # of the result
     error: str = ""
     item: str = ""  # name of the recipe, where the run takes the step once for each of many
+    driver: str = ""  # of a run on a machine of one's own: its process and the machine, "pid@start machine"
 
     @property
     def name(self) -> str:
@@ -116,12 +122,15 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item:
     if not run:
         return None
     here = settings()
-    inputs, parameters = {}, {}
+    inputs: dict[str, Input] = {}
+    parameters: dict[str, str] = {}
     for name, value in arguments.items():
+        if isinstance(value, list):
+            inputs |= {f"{name}.{number:02}": _input(Path(one), run, number) for number, one in enumerate(value)}
         if name == "recipe" or not isinstance(value, str):
             continue
         if value and (path := Path(value)).is_file():
-            inputs[name] = _input(path)
+            inputs[name] = _input(path, run)
         else:
             parameters[name] = value
     call = StepCall(
@@ -135,17 +144,33 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item:
         store=open_store(here.store).address,
         started=now(),
         item=item,
+        driver=_driver(),
     )
     _write(call)
     return call
 
 
-def _input(path: Path) -> Input:
-    """Where the manifest in a local file was published, from what it says about itself."""
-    manifest = parse_manifest(path.read_bytes(), str(path))
-    about = manifest.about
+def _driver() -> str:
+    first = environment().get(PARENTS, "").split()[:1]
+    return f"{first[0]} {machine_id()}" if first else ""
+
+
+def _input(path: Path, run: str, number: int = 0) -> Input:
+    """Where the manifest in a local file was published, from what it says about itself. A failure is kept with the run."""
+    content = path.read_bytes()
+    digest = digest_of_input(content, str(path))
+    if is_failure(content):
+        store, key = open_store(settings().store), f"runs/{run}/failures/{number:02}.json"
+        store.put(key, content)
+        return Input(address=store.address_of(key), digest=digest)
+    about = parse_manifest(content, str(path)).about
     key = f"steps/{about.step}/{about.key}/{about.attempt}.json"
-    return Input(address=open_store(about.store).address_of(key), digest=manifest.digest)
+    return Input(address=open_store(about.store).address_of(key), digest=digest)
+
+
+def digest_of_input(content: bytes, where: str) -> str:
+    """Of a manifest's result part, or of a failure that was passed on in its place."""
+    return sha256(content).hexdigest() if is_failure(content) else parse_manifest(content, where).digest
 
 
 def finished(call: StepCall | None, manifest: str, digest: str, reused: bool) -> None:
@@ -187,6 +212,26 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str) -> RunEn
         end = end.model_copy(update={"webhook": tell(here.webhook, news | {"score": numbers})})
         store.put(key, _json(end))
     return end
+
+
+def end_if_killed(store: ObjectStore, run: str) -> None:
+    """Record the end of a run of this machine that is over without a word: killed with -9, or the machine went down."""
+    made = calls(store, run)
+    drivers = {call.driver for call in made.values() if call.driver}
+    if not drivers or any(map(_may_live, drivers)) or end_of(store, run) is not None:
+        return
+    if any(call.state == "failed" for call in made.values()) or ("report" in made and made["report"].manifest):
+        return
+    recipe = next(iter(made.values())).recipe
+    end_run(run, recipe, "FAILED", 1, "killed, or the machine went down: run the recipe again to continue")
+
+
+def _may_live(driver: str) -> bool:
+    process, _, machine = driver.partition(" ")
+    there, here = machine.split("/"), machine_id().split("/")
+    if there == here:
+        return Process.parse(process).alive()
+    return there[0] != here[0] or there[1] == here[1]  # False: this machine has been started again since
 
 
 def _regression(call: StepCall | None) -> Regression | None:

@@ -15,7 +15,7 @@ HIDDEN = "hidden"  # it runs, but /proc does not show it (another user's, under 
 
 @dataclass(frozen=True)
 class Process:
-    """A process of this machine, for its whole life and no longer; ``started`` is opaque."""
+    """A process of this machine, for its whole life and no longer; ``started`` is opaque, one word."""
 
     pid: int
     started: str
@@ -73,4 +73,4 @@ def _start_time(pid: int) -> str | None:
         return None if fields[0] in "ZX" else fields[19]
     listed = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
     state, _, started = listed.stdout.strip().partition(" ")
-    return None if not started or state.startswith("Z") else " ".join(started.split())
+    return None if not started or state.startswith("Z") else "_".join(started.split())

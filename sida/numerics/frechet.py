@@ -79,43 +79,61 @@ def frechet_distance(
     if not all(bool(a.isfinite().all()) for a in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("the means or covariances of a Frechet distance are not finite")
     for sigma in (sigma1, sigma2):
-        if float((sigma - sigma.T).abs().max()) > _ASYMMETRY * float(sigma.abs().max()):
-            raise ValueError("a covariance is not symmetric")
-    factor, other = _factor(sigma1, sigma2)
-    product = factor.T @ other @ factor
-    eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
+        _refuse_asymmetric(sigma)
+    eigenvalues = torch.linalg.eigvalsh(_congruent(*_factor(sigma1, sigma2)))
     _refuse_negative(eigenvalues)
     difference = mu1 - mu2
     roots = eigenvalues.clamp_min(0).sqrt().sum()
     return float(difference @ difference + sigma1.trace() + sigma2.trace() - 2 * roots)
 
 
+def check_covariance(sigma: Tensor) -> None:
+    """Raises ValueError for a matrix [F, F] that is no covariance, beyond what rounding explains."""
+    sigma = sigma.to(torch.float64)
+    _refuse_asymmetric(sigma)
+    _refuse_indefinite(sigma)
+
+
 _ASYMMETRY = 1e-6  # of the largest entry; float32 statistics stay within it
 _GIVEN_BACK = 1e-11  # of the largest variance: rounding's size for thousands of features
 _NEGATIVE = 1e-5  # of the largest eigenvalue: far above what float32 statistics and rounding make
+_LOW_RANK = 0.9  # of the features: above it the other one's Cholesky factor is less work, and few roots are of 0
+_PROBES = 32  # an entry that is wrong escapes one of them with a chance of at most 1/2
 
 
-def _factor(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
-    """F [n, r] with F F^T = one of the two, and the other. The distance is the same whichever is factored.
+def _factor(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """F [n, r] with F F^T = one of the two, the other, and whether F is lower triangular.
 
-    The one of lower rank, so that the rest of the work shrinks with it: a covariance of few samples, where there is one.
+    The distance is the same whichever is factored: the one of low rank, a covariance of few samples, where there is one, so
+    that the rest of the work shrinks with it. Raises ValueError if either is no covariance.
     """
-    factored = []
-    for covariance, other in ((one, two), (two, one)):
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        factored.append((_of_low_rank(covariance) if int(failed) else factor, other))
-    return min(factored, key=lambda pair: pair[0].shape[1])
-
-
-def _of_low_rank(sigma: Tensor) -> Tensor:
-    """F [n, r] with F F^T = sigma, which has no Cholesky factor. Raises ValueError for a matrix that is no covariance."""
-    factor = _pivoted(sigma)
-    if factor is not None:
-        return factor
-    values, vectors = torch.linalg.eigh(sigma)
-    _refuse_negative(values)
+    tried = [(covariance, *torch.linalg.cholesky_ex(covariance)) for covariance in (one, two)]
+    # The leading minor at which Cholesky's method fails hints at the rank; a wrong hint costs time only.
+    (least, low, _), (most, high, triangle) = sorted(
+        ((int(failed) or len(one) + 1, covariance, factor) for covariance, factor, failed in tried), key=lambda t: t[0]
+    )
+    regular = most > len(one)
+    if not regular:
+        _refuse_indefinite(high)
+    if (not regular or least <= _LOW_RANK * len(one)) and (factor := _pivoted(low)) is not None:
+        return factor, high, False
+    if least <= len(one):
+        _refuse_indefinite(low)
+    if regular:
+        return triangle, low, True
+    values, vectors = torch.linalg.eigh(low)
     kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
-    return vectors[:, kept] * values[kept].sqrt()
+    return vectors[:, kept] * values[kept].sqrt(), high, False
+
+
+def _congruent(factor: Tensor, sigma: Tensor, triangular: bool, block: int = 256) -> Tensor:
+    """The lower triangle of F^T S F [r, r], which is all that eigvalsh reads: half the work, a third if F is lower triangular."""
+    product = factor.new_zeros(factor.shape[1], factor.shape[1])
+    for start in range(0, len(product), block):
+        top = start if triangular else 0  # the rows above hold zeros
+        columns = sigma[top:, top:] @ factor[top:, start : start + block]
+        product[start:, start : start + block] = factor[top:, start:].T @ columns
+    return product
 
 
 def _pivoted(sigma: Tensor, block: int = 128) -> Tensor | None:
@@ -133,7 +151,7 @@ def _pivoted(sigma: Tensor, block: int = 128) -> Tensor | None:
         chosen = chosen[left[chosen] > least]
         if not len(chosen):
             break
-        rest = sigma[:, chosen] - factor[:, :rank] @ factor[chosen, :rank].T
+        rest = sigma[chosen].T - factor[:, :rank] @ factor[chosen, :rank].T
         values, vectors = torch.linalg.eigh(rest[chosen])
         kept = values > least
         if not bool(kept.any()):
@@ -143,8 +161,23 @@ def _pivoted(sigma: Tensor, block: int = 128) -> Tensor | None:
         rank = min(size, rank + columns.shape[1])
         left -= columns.square().sum(dim=1)
     factor = factor[:, :rank]
-    back = torch.addmm(sigma, factor, factor.T, alpha=-1)
+    signs = torch.randint(0, 2, (size, _PROBES), generator=torch.Generator().manual_seed(0)).to(sigma) * 2 - 1
+    back = sigma @ signs - factor @ (factor.T @ signs)
     return factor if float(back.abs().max()) <= _GIVEN_BACK * largest else None
+
+
+def _refuse_asymmetric(sigma: Tensor) -> None:
+    if float((sigma - sigma.T).abs().max()) > _ASYMMETRY * float(sigma.abs().max()):
+        raise ValueError("a covariance is not symmetric")
+
+
+def _refuse_indefinite(sigma: Tensor) -> None:
+    """By a Cholesky factor of the matrix with a small shift; eigenvalues, where there is none, say the last word."""
+    trace = float(sigma.trace())
+    largest = float(sigma.square().sum()) / trace if trace > 0 else 0.0  # or less than the largest eigenvalue
+    _, failed = torch.linalg.cholesky_ex(sigma + _NEGATIVE * largest * torch.eye(len(sigma)).to(sigma))
+    if int(failed):
+        _refuse_negative(torch.linalg.eigvalsh(sigma))
 
 
 def _refuse_negative(eigenvalues: Tensor) -> None:

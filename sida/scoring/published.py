@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sida.errors import UserError
+from sida.numerics.frechet import check_covariance
 
 PICKLE_KEYS = {"fid": "fid", "fd_dinov2": "fd_dinov2"}  # metric -> key in EDM2's file
 
@@ -48,7 +50,12 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
     for name, values in found.items():
         if values.dtype not in (np.float64, np.float32) or not np.isfinite(values).all():
             raise UserError(f"reference {path}: {name} is {values.dtype} and not all finite numbers: fetch it again")
-    return Statistics(mean.astype(np.float64), covariance.astype(np.float64), count)
+    covariance = covariance.astype(np.float64)
+    try:
+        check_covariance(torch.from_numpy(covariance))
+    except ValueError as error:
+        raise UserError(f"reference {path}: {error}: fetch it again") from error
+    return Statistics(mean.astype(np.float64), covariance, count)
 
 
 def read_images(path: Path, resolution: int) -> np.ndarray:

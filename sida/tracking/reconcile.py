@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sida import records
 from sida.errors import NotFound, SidaError
 from sida.lease import acquire
 from sida.settings import settings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 BATCH = 100  # parameters, and tags, in a request; MLflow's own limits
 METRICS = 1000
 LEASE_WAIT = 120.0  # seconds for another reconciler to finish
+OTHERS = ("teach", "published_table")  # steps of runs that are not those of a recipe's DAG
 OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fails later
 
 
@@ -33,6 +35,9 @@ def track(run: str) -> str:
     here = settings()
     check(here.mlflow)
     store = open_store(here.store)
+    if any(call.item or step in OTHERS for step, call in records.calls(store, run).items()):
+        return f"run {run}: of `teach` or `score-published`, which MLflow is not told of"
+    records.end_if_killed(store, run)
     wanted = projection(store, run)
     if up_to_date(here.mlflow, wanted.parent.identity, wanted.digest):
         return f"run {run}: already in MLflow"

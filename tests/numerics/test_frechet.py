@@ -61,7 +61,9 @@ def test_scipys_matrix_root_gives_the_same_also_for_deficient_ranks(samples: int
     assert frechet_distance(mu, s1, mu, s2) == pytest.approx(oracle, abs=tolerance)
 
 
-@pytest.mark.parametrize(("one", "two"), [(30, 400), (400, 30), (30, 50), (199, 150), (1, 400)])
+@pytest.mark.parametrize(
+    ("one", "two"), [(30, 400), (400, 30), (30, 50), (199, 150), (1, 400), (195, 400), (400, 199), (199, 198)]
+)
 def test_covariances_of_few_samples_give_the_sum_of_singular_values_of_the_samples_themselves(
     one: int, two: int
 ) -> None:
@@ -130,6 +132,10 @@ def test_what_is_no_covariance_is_refused() -> None:
     for one, other in ((negative, sigma), (sigma, negative), (negative, negative)):
         with pytest.raises(ValueError, match="not positive semi-definite"):
             frechet_distance(mu, one, mu, other)
+    few = torch.diag(torch.tensor([1.0, 0.0, 0.0]))  # whose factor does not see where the other is negative
+    for one, other in ((few, negative), (negative, few)):
+        with pytest.raises(ValueError, match="not positive semi-definite"):
+            frechet_distance(mu, one, mu, other)
     with pytest.raises(ValueError, match="not symmetric"):
         frechet_distance(mu, sigma + torch.triu(torch.ones(3, 3), 1), mu, sigma)
     with pytest.raises(ValueError, match="do not fit together"):
@@ -162,3 +168,15 @@ def test_the_sampling_bias_is_what_small_samples_of_a_gaussian_score() -> None:
     assert sampling_bias(sigma, 2 * count) == pytest.approx(sampling_bias(sigma, count) / 2)
     with pytest.raises(ValueError, match="at least one"):
         sampling_bias(sigma, 0)
+
+
+@pytest.mark.parametrize(("one", "two"), [(250, 600), (290, 600), (299, 250), (600, 700)])
+def test_statistics_kept_in_float32_are_no_worse_than_their_rounding(one: int, two: int) -> None:
+    size, mu = 300, torch.zeros(300, dtype=torch.float64)  # more than one block
+    s1, s2 = covariance(one, size, one), covariance(two, size, two)
+    exact = frechet_distance(mu, s1, mu, s2)
+    # An eigenvalue of 0 becomes one of 1e-7, of either sign, whose root is 3e-4: of each of at most 50.
+    assert frechet_distance(mu.float(), s1.float(), mu.float(), s2.float()) == pytest.approx(exact, abs=2e-2)
+    assert frechet_distance(mu, s2, mu, s1) == pytest.approx(exact, abs=1e-6)
+    root = scipy.linalg.sqrtm((s1 @ s2).numpy())
+    assert exact == pytest.approx(float(s1.trace() + s2.trace() - 2 * np.trace(root).real), abs=1e-4)

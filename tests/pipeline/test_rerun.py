@@ -16,6 +16,7 @@ from pipeline import rerun
 from pipeline.profile import load
 from sida import recipe, records
 from sida.errors import UserError
+from sida.launch.processes import machine_id
 from sida.manifests import read_manifest
 from sida.settings import settings
 from sida.steps import execute
@@ -93,6 +94,34 @@ def test_inputs_are_recorded_by_address_and_digest_and_the_gate_too(place: Path)
     assert call.inputs == {name: records.Input(address=address, digest=digest) for name in ("dataset", "gate")}
     assert call.parameters == {"attempt": "new"}
     assert records.calls(open_store(settings().store), RUN)["distill"].state == "started"  # if it is killed now
+
+
+def test_a_list_of_results_is_recorded_one_by_one_and_a_failure_among_them_is_kept_with_the_run(place: Path) -> None:
+    from components.__main__ import _parser
+    from components.published_table import published_table
+    from sida import passed_on
+
+    address = run_step(place)
+    failure = passed_on.Failure(item="gone", recipe="digits", step="score", message="no such file", exit_code=2)
+    passed_on.write(failure, place / "failed")
+    given = {"recipe": "digits", "scores": [str(place / "dataset"), str(place / "failed")], "attempt": ""}
+    call = records.begin(RUN, "published_table", 2, given)
+    assert call is not None
+    rerun.check_inputs(call)
+    parsed = _parser("published_table", published_table).parse_args(rerun.arguments(call, force=False))
+    assert parsed.scores[0] == address
+    kept = Path(parsed.scores[1].removeprefix("file://"))
+    assert passed_on.failure_in(kept) == failure
+    kept.write_text(kept.read_text().replace("no such", "another"))
+    with pytest.raises(UserError, match="not what the run read"):
+        rerun.check_inputs(call)
+
+
+def test_a_step_of_a_run_here_records_whose_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDA_PARENTS", "12@34 56@78")
+    run_step(place)
+    driver = records.call_of(open_store(settings().store), RUN, "prepare_data").driver
+    assert driver == f"12@34 {machine_id()}"
 
 
 def test_a_failed_call_is_recorded_with_its_error(place: Path) -> None:

@@ -158,6 +158,10 @@ def test_in_a_browser_the_table_sorts_the_slider_works_and_nothing_is_wrong(stor
                 page = shown.page
                 assert not shown.overflows()
                 assert shown.faults() == []
+                if size == "desktop":  # every column is seen without scrolling
+                    assert page.evaluate(
+                        "(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#scores .scroll'))"
+                    )
                 shown.picture(f"comparison-{size}")
                 column = "td:nth-child(8)"
                 for expected in (sorted, lambda v: sorted(v, reverse=True)):

@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,14 @@ def test_both_agree_in_the_mode_of_the_published_fid_and_clean_is_another_number
     ours = score_file(folder, recipe).manifest.rows[0].mean
     theirs = cleanfid.score_folder(folder, recipe, "cleanfid-legacy_tensorflow")
     assert theirs.metric == "fid_cleanfid_legacy_tensorflow" and "clean-fid's features" in theirs.text
-    # clean-fid divides by n - 1, we by n as the authors' code: a thirtieth of the trace.
     assert theirs.value == pytest.approx(ours, rel=0.05)
+    with (
+        monkeypatch.context() as patched
+    ):  # np.cov divides by n - 1, we by n as the authors' code: nothing else differs
+        patched.setattr("numpy.cov", partial(np.cov, ddof=0))
+        over_n = cleanfid.score_folder(folder, recipe, "cleanfid-legacy_tensorflow").value
+    print(f"clean-fid {theirs.value:.6f}, over n {over_n:.6f}, ours {ours:.6f}")
+    assert over_n == pytest.approx(ours, rel=1e-4)
     clean = cleanfid.score_folder(folder, recipe, "cleanfid-clean")
     assert clean.metric == "fid_cleanfid_clean" and "in mode clean" in clean.text
     assert clean.value != pytest.approx(theirs.value, rel=1e-4)

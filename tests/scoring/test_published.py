@@ -83,6 +83,17 @@ def test_an_npz_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         read_statistics(path, "fid", 12)
 
 
+@pytest.mark.parametrize(("at", "word"), [((3, 3), "not positive semi-definite"), ((3, 4), "not symmetric")])
+def test_a_matrix_that_is_no_covariance_is_refused_before_any_image_is_made(
+    tmp_path: Path, at: tuple[int, int], word: str
+) -> None:
+    sigma = np.eye(12)
+    sigma[at] = -0.01
+    np.savez(tmp_path / "other.npz", mu=np.zeros(12), sigma=sigma)
+    with pytest.raises(UserError, match=f"other.npz: a covariance is {word}"):
+        read_statistics(tmp_path / "other.npz", "fid", 12)
+
+
 def test_a_pickled_reference_with_foreign_globals_is_refused_without_running_it(tmp_path: Path) -> None:
     marker = tmp_path / "PWNED"
 

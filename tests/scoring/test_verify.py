@@ -96,6 +96,35 @@ def test_every_object_below_a_score_is_listed_hashed_and_missed_when_one_bit_of_
     assert not verify(address).problems
 
 
+def test_every_object_that_is_cut_or_another_one_is_found(address: str) -> None:
+    paths = [Path(link.address.removeprefix("file://")) for link in verify(address, hashing=False).links]
+    for path, neighbour in zip(paths[1:], [*paths[2:], paths[1]], strict=True):
+        before = path.read_bytes()
+        path.chmod(0o644)
+        for content in (before[:-1], b"", neighbour.read_bytes()):
+            path.write_bytes(content)
+            assert f"file://{path}" in [link.address for link in verify(address).problems], (path, len(content))
+        path.write_bytes(before)
+    assert not verify(address).problems
+
+
+def test_a_whole_manifest_in_the_place_of_another_is_found(address: str) -> None:
+    links = verify(address, hashing=False).links
+    manifests = [Path(link.address.removeprefix("file://")) for link in links if link.what.endswith(": manifest")]
+    assert len(manifests) == 5
+    root, *below = manifests
+    for path in below:
+        before = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(next(other for other in below if other != path).read_bytes())
+        assert f"file://{path}" in [link.address for link in verify(address).problems]
+        path.write_bytes(before)
+    root.chmod(0o644)
+    root.write_bytes(root.read_bytes()[:-1])
+    with pytest.raises((Corrupt, UserError)):
+        verify(address)
+
+
 def test_an_object_that_is_gone_is_a_broken_link_and_the_rest_is_still_checked(address: str) -> None:
     shard = next(link for link in verify(address, hashing=False).links if link.what.endswith(".bin"))
     Path(shard.address.removeprefix("file://")).unlink()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sida import records
+from sida.launch.processes import Process, machine_id
 from sida.records import end_run
 from sida.settings import settings
 from sida.steps import execute
@@ -71,3 +74,53 @@ def test_a_run_that_was_ended_says_so_until_its_steps_are_run_again(
     made.write("run-1")  # rerun, step by step: the record of the end stays
     track("run-1")
     assert runs_of(database, made)["run"].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("gone", ["killed", "before the machine was started again"])
+def test_a_run_killed_whole_is_failed_once_track_sees_that_its_process_is_gone(
+    place: Path, store: ObjectStore, database: str, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    made = Made(store, recipe(name=f"digits-{gone.split()[0]}"), (1.0, 1.01, 0.99))
+    made.write("run-1", upto="distill")
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        call = records.calls(store, "run-1")["distill"]
+        driver = f"{Process.of(sleeper.pid)} {machine_id()}"
+        drive(store, call, driver)
+        track("run-1")
+        assert runs_of(database, made)["run"].info.status == "RUNNING"
+        if gone == "killed":
+            sleeper.kill()
+            sleeper.wait()
+        else:
+            boot = machine_id().split("/")[1]
+            drive(store, call, driver.replace(boot, "another-boot"))
+        track("run-1")
+        sleeper.kill()
+    run = runs_of(database, made)["run"]
+    assert run.info.status == "FAILED" and "run the recipe again" in run.data.tags["sida.error"]
+    made.write("run-2")
+    track("run-2")
+    assert runs_of(database, made)["run"].info.status == "FINISHED"
+
+
+def drive(store: ObjectStore, call: records.StepCall, driver: str) -> None:
+    changed = call.model_copy(update={"driver": driver, "state": "started", "manifest": ""})
+    store.put(records.call_key(call.run, call.name), changed.model_dump_json().encode())
+
+
+def test_a_run_of_another_machine_is_left_as_it_is(place: Path, store: ObjectStore, database: str) -> None:
+    made = Made(store, recipe(name="digits-elsewhere"), (1.0, 1.01, 0.99))
+    made.write("run-1", upto="distill")
+    drive(store, records.calls(store, "run-1")["distill"], "1@1 elsewhere/boot/pid:[1]")
+    track("run-1")
+    assert runs_of(database, made)["run"].info.status == "RUNNING"
+    assert records.end_of(store, "run-1") is None
+
+
+def test_a_table_of_released_generators_is_no_run_of_one_of_their_recipes(store: ObjectStore, database: str) -> None:
+    made = Made(store, recipe(name="digits-released"), (1.0, 1.01, 0.99))
+    made.write("run-1", upto="prepare_data")
+    call = records.calls(store, "run-1")["prepare_data"].model_copy(update={"step": "score", "item": "digits-released"})
+    store.put(records.call_key("run-1", call.name), call.model_dump_json().encode())
+    assert "not told" in track("run-1")
+    assert client(database).get_experiment_by_name("digits-8x8") is None

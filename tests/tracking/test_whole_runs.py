@@ -32,6 +32,20 @@ def pipeline(*arguments: str | Path, **variables: str) -> subprocess.CompletedPr
     )
 
 
+def ended_while_distilling(number: signal.Signals) -> int:
+    """The exit status of a run that gets a signal once its last step so far is distill."""
+    store = open_store(settings().store)
+    before = set(records.runs(store))
+    command = [sys.executable, "-m", "pipeline", "run", str(TINY)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as begun:
+        while not any("distill" in records.calls(store, run) for run in set(records.runs(store)) - before):
+            assert begun.poll() is None
+            time.sleep(0.5)
+        begun.send_signal(number)
+        begun.communicate(timeout=600)
+    return begun.returncode
+
+
 def tree(address: str) -> dict[str, tuple[str, Any]]:
     """name -> (status, how many points each metric has) of every run of the digits; fails when a name is there twice."""
     there = client(address)
@@ -49,17 +63,12 @@ def test_a_run_that_is_stopped_continued_and_repeated_is_one_run_whose_repetitio
     shutil.copy(empty_database, place / "mlflow.db")
     address = f"sqlite:///{place / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", str(TINY)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    store = open_store(settings().store)
-    while not any("distill" in records.calls(store, run) for run in records.runs(store)):
-        assert begun.poll() is None
-        time.sleep(0.5)
-    begun.send_signal(signal.SIGINT)
-    begun.communicate(timeout=600)
-    assert begun.returncode == 130
+    assert ended_while_distilling(signal.SIGINT) == 130
     assert tree(address) == {"tiny (SiDA)": ("KILLED", {})}
+
+    assert ended_while_distilling(signal.SIGKILL) == -signal.SIGKILL
+    assert pipeline("track").returncode == 0  # nobody else could say it
+    assert tree(address) == {"tiny (SiDA)": ("FAILED", {})}
 
     assert pipeline("run", TINY).returncode == 0
     first = tree(address)
