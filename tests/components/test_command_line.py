@@ -1,9 +1,9 @@
 """``python -m components``: a step alone, its command line made from the component itself."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,15 @@ def test_without_arguments_it_lists_every_step_with_what_it_does() -> None:
 
 
 def test_help_of_a_step_explains_every_flag_and_result_in_less_than_two_seconds() -> None:
-    started = time.perf_counter()
-    shown = components("distill", "--help")
-    first = time.perf_counter() - started
-    for word in ("--recipe", "--teacher", "--gate", "--attempt", "ADDRESS", "one-step generator", "generator  "):
-        assert word in shown.stdout
-    started = time.perf_counter()
-    components("distill", "--help")
-    assert min(first, time.perf_counter() - started) < 2.0
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        shown = components("distill", "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        for word in ("--recipe", "--teacher", "--gate", "--attempt", "ADDRESS", "one-step generator", "generator  "):
+            assert word in shown.stdout
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(once() for _ in range(2)) < 2.0  # of a processor: others may be using this machine
 
 
 def test_a_step_prints_the_address_of_its_result_and_reuses_it_when_run_again(tmp_path: Path) -> None:
