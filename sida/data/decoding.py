@@ -70,7 +70,7 @@ def decode_into(
     reader.close()
     with path.open("r+b") as file:  # in one piece: through a map every page would be fetched first
         file.seek(first * layout.itemsize)
-        file.write(records.view("u1"))
+        file.write(records.view("u1").data)
     return outcomes
 
 
