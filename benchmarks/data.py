@@ -93,7 +93,11 @@ def conversion(dataset: Dataset, folder: Path, processes: int) -> float:
     with Decoders(made.decode, processes) as warm:
         converting.reserve(folder / "warm.bin", 3 * OURS * made.layout.itemsize)
         for _ in range(2):  # the second time all have started
-            list(warm.run(folder / "warm.bin", made.layout, made.source.entries[: 3 * OURS]))
+            list(
+                warm.run(
+                    folder / "warm.bin", made.layout, made.source.entries[: 3 * OURS], np.zeros(3 * OURS, np.int32)
+                )
+            )
         original, converting.Decoders = converting.Decoders, lambda *_: warm  # type: ignore[misc, assignment]
         try:
             started = time.perf_counter()
@@ -112,12 +116,13 @@ def processor_ratio(dataset: Dataset, names: Sequence[str], folder: Path) -> flo
 
     made = conversion_of(dataset, folder, "data/processor", SHARD_BYTES)
     assert made.decode is not None
-    converting.reserve(folder / "processor.bin", 4 * CHUNK * made.layout.itemsize)
+    path = folder / "processor.bin"
+    converting.reserve(path, 4 * CHUNK * made.layout.itemsize)
     parts = [slice(start, min(start + CHUNK, len(names))) for start in range(0, min(len(names), 4 * CHUNK), CHUNK)]
     works: list[Callable[[], object]] = [
         lambda: [decode_some(str(dataset.address), names[part], dataset.resolution) for part in parts],
         lambda: [
-            decode_into(folder / "processor.bin", made.layout, part.start, made.source.entries[part], made.decode)  # type: ignore[arg-type]
+            decode_into(path, made.layout, part.start, made.source.entries[part], np.zeros(1, np.int32), made.decode)  # type: ignore[arg-type]
             for part in parts
         ],
     ]

@@ -26,7 +26,7 @@ def main(folder: Path, components: str) -> int:
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(folder / "outputs"),
-        workspace_root=str(folder / "workspace"),
+        workspace_root=str(folder / "tmp" / "workspace"),
         enable_caching=False,
     )
     pipeline = build(plan, components)

@@ -29,6 +29,7 @@ from pipeline.following import POLL_SECONDS, Following
 from pipeline.kfp_host import STOP_FILE
 from sida.launch.parent import PARENTS
 from sida.launch.processes import LINUX, Process
+from sida.scratch import hold, let_go, remove_abandoned
 from sida.settings import environment as inherited
 from sida.settings import settings
 
@@ -90,7 +91,9 @@ class _Run:
         self.outcome = Outcome(self.folder)
         self.errors: list[dict[str, Any]] = []
         self._at_work = ""
-        (self.folder / "tmp").mkdir(parents=True)
+        self.folder.mkdir(parents=True)
+        remove_abandoned()  # what killed runs left
+        self._held = hold(self.folder / "tmp")
         (self.folder / "plan.json").write_text(plan.to_json())
         self.events.touch()
         variables = inherited() | {
@@ -113,6 +116,7 @@ class _Run:
                 stderr=subprocess.STDOUT,
                 env=variables,
                 start_new_session=True,
+                pass_fds=[self._held],
             )
         self._following = Following(self.events, display, self.log)
 
@@ -164,8 +168,7 @@ class _Run:
                 if process.alive():
                     os.kill(process.pid, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
-        for name in ("tmp", "workspace"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        let_go(self.folder / "tmp", self._held)
 
     def explain(self) -> None:
         """Why it failed, in a line: the first error that was reported, else the end of the log."""

@@ -1,7 +1,8 @@
 """Temporary folders that a kill does not leave behind for long: the next run that needs one, and ``gc``, remove them.
 
-sida-scratch-<random>         the folder, in the system's place for temporary files (TMPDIR)
-sida-scratch-<random>.lock    locked by its process for its life; made before the folder, removed after it
+sida-scratch-<random>         a step's folder, in the system's place for temporary files (TMPDIR)
+runs/<run>/tmp                that place for the steps of a local run
+<folder>.lock                 locked by its process for its life; made before the folder, removed after it
 """
 
 from __future__ import annotations
@@ -25,22 +26,37 @@ def scratch_folder() -> Iterator[Path]:
     """An empty folder for the block; those of processes that were killed are removed first. Raises OSError."""
     remove_abandoned()
     folder = Path(tempfile.gettempdir()) / f"{PREFIX}{secrets.token_hex(8)}"
-    lock = _lock_of(folder)
-    descriptor = _locked(lock)
+    held = hold(folder)
     try:
-        folder.mkdir(mode=0o700)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        let_go(folder, held)
+
+
+def hold(folder: Path) -> int:
+    """Make a folder that counts as abandoned once this process, and whoever inherits the descriptor, is gone. Raises OSError."""
+    descriptor = _locked(_lock_of(folder))
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError:
+        let_go(folder, descriptor)
+        raise
+    return descriptor
+
+
+def let_go(folder: Path, descriptor: int) -> None:
+    """Remove a folder that is held."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _lock_of(folder).unlink(missing_ok=True)
+    os.close(descriptor)
 
 
 def remove_abandoned(*, dry_run: bool = False) -> list[Path]:
-    """This user's scratch folders whose processes are gone, here and in the folders of killed local runs; removed now."""
-    places = [Path(tempfile.gettempdir()), *settings().runs.glob("*/tmp")]
+    """This user's temporary folders whose processes are gone, here and those of killed local runs; removed now."""
+    runs = settings().runs
+    places = [Path(tempfile.gettempdir()), *runs.glob("*/tmp")]
     removed = []
-    for lock in (path for place in places for path in place.glob(f"{PREFIX}*.lock")):
+    for lock in (*runs.glob("*/tmp.lock"), *(path for place in places for path in place.glob(f"{PREFIX}*.lock"))):
         try:
             if lock.lstat().st_uid != os.geteuid():
                 continue

@@ -2,7 +2,7 @@
 
 Kept are: what any recorded run names, each step's latest result, unfinished jobs, and every object that these name. Removed are
 superseded attempts, checkpoints of finished training, and objects that nothing names any more; never while a step runs. Temporary
-folders that killed steps left on this machine go too.
+folders that killed steps and runs left on this machine go too.
 
 examples:
   python -m pipeline gc                     what could go: nothing is changed
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     found = (remove_unneeded if args.delete else find_unneeded)(store, args.forget)
     abandoned = remove_abandoned(dry_run=not args.delete)
     hint = "" if args.delete or not (found.all_keys() or abandoned) else "; nothing was changed: --delete removes it"
-    left = f"; {len(abandoned)} temporary folders of killed steps" if abandoned else ""
+    left = f"; {len(abandoned)} temporary folders of killed steps and runs" if abandoned else ""
     said = f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(found)}{left}{hint}"
     output.result(args, said, removed=args.delete, folders=[str(folder) for folder in abandoned], **vars(found))
     return 0

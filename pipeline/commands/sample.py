@@ -7,6 +7,7 @@ examples:
   python -m pipeline sample generator.safetensors --seeds 0-63 --grid out.png
   python -m pipeline sample file:///.../steps/compare/KEY/1.json --seeds 7,9 --labels 3 --output images
   python -m pipeline sample published.pkl --recipe cifar10-uncond-sid2a --grid out.png
+  python -m pipeline sample published.pkl --recipe cifar10-cond-sid2a --draws authors --grid out.png
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
     parser.add_argument("--seeds", metavar="A-B", type=numbers, default="0-63", help="0-63 (default), or 1,5,9")
     parser.add_argument("--labels", metavar="LIST", type=numbers, help="classes, in turn: 3 or 0-9 (default: all)")
+    parser.add_argument(
+        "--draws",
+        choices=("ours", "authors"),
+        default="ours",
+        help="whose noise a seed stands for: that of scores (default), or that of the SiD authors' image writer, and its classes",
+    )
     parser.add_argument("--grid", metavar="FILE", type=Path, help="write one PNG with all images")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="write a PNG for each seed")
     parser.add_argument("--recipe", metavar="RECIPE", help="of a file that does not say its network itself")
@@ -61,14 +68,19 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--grid {args.grid}: there is no folder {args.grid.parent}: make it first")
     generator = open_generator(args.generator, recipe.load(args.recipe) if args.recipe else None)
 
-    from sida.export.sample import labels_for, sample, write_grid, write_images
+    from sida.export import sample as sampling
 
-    labels = labels_for(generator, len(args.seeds), args.labels)
-    images = sample(generator, args.seeds, labels, batch=args.batch)
+    authors = args.draws == "authors"
+    if authors and not args.labels:
+        labels = sampling.authors_labels(generator, args.seeds)
+    else:
+        labels = sampling.labels_for(generator, len(args.seeds), args.labels)
+    noise = sampling.authors_noise if authors else sampling.sampling_noise
+    images = sampling.sample(generator, args.seeds, labels, noise=noise, batch=args.batch)
     if args.grid is not None:
-        write_grid(args.grid, images)
+        sampling.write_grid(args.grid, images)
     if args.output is not None:
-        write_images(args.output, args.seeds, images)
+        sampling.write_images(args.output, args.seeds, images)
     written = {"grid": args.grid, "folder": args.output}
     files = {name: str(path.absolute()) for name, path in written.items() if path is not None}
     size = " x ".join(str(side) for side in images.shape[1:])

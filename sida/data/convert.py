@@ -126,11 +126,11 @@ def convert(
                 if storing is not None:
                     storing.result()
                 storing = background.submit(_publish, conversion, store, put, number, path, outcomes)
-            if storing is not None:
-                storing.result()
         finally:
             if decoders is not None:
                 decoders.close()
+        if storing is not None:
+            storing.result()
     return found
 
 
@@ -146,28 +146,30 @@ def _fill(
     source, part = conversion.source, conversion.part(number)
     count = part.stop - part.start
     reserve(path, count * conversion.layout.itemsize)
-    records = np.memmap(path, conversion.layout, "r+")
-    records["label"] = -1 if source.labels is None else source.labels[part]
+    labels = np.full(count, -1, np.int32) if source.labels is None else source.labels[part]
     outcomes: list[Outcome] = []
-    if decoders is None:
+    if decoders is not None and encode is None:
+        for some in decoders.run(path, conversion.layout, source.entries[part], labels):
+            outcomes += some
+            progress(len(some))
+        return outcomes
+    records = np.memmap(path, conversion.layout, "r+")
+    records["label"] = labels
+    if decoders is None or encode is None:
         for record, image in zip(records, _arrays(source, part, conversion.layout), strict=True):
             record["data"] = image
             record["crc"] = crc_of(record["data"])
             outcomes.append(Outcome(pixels_digest(image) if image.size else ABSENT, None, False, b""))
         progress(count)
-    elif encode is None:
-        for some in decoders.run(path, conversion.layout, source.entries[part]):
-            outcomes += some
-            progress(len(some))
     else:
         assert conversion.image_layout is not None
         for start in range(part.start, part.stop, _IMAGES_AT_ONCE):
             entries = source.entries[start : min(part.stop, start + _IMAGES_AT_ONCE)]
             images_path = path.with_suffix(".images")
             reserve(images_path, len(entries) * conversion.image_layout.itemsize)
-            some = [
-                outcome for part_ in decoders.run(images_path, conversion.image_layout, entries) for outcome in part_
-            ]
+            of_these = labels[start - part.start :][: len(entries)]
+            ran = decoders.run(images_path, conversion.image_layout, entries, of_these)
+            some = [outcome for outcomes_ in ran for outcome in outcomes_]
             images = np.memmap(images_path, conversion.image_layout, "r")
             for place, outcome in enumerate(some):
                 if outcome.reason is None:
@@ -177,7 +179,6 @@ def _fill(
                 progress(1)
             outcomes += some
             images_path.unlink()
-    records.flush()
     return outcomes
 
 

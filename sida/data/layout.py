@@ -8,10 +8,12 @@ alone). Any shard opens with ``numpy.memmap`` and the dtype of :func:`record_dty
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sida.manifests import DatasetResult
+if TYPE_CHECKING:
+    from sida.manifests import DatasetResult
 
 SHARD_BYTES = 128 * 2**20
 

@@ -15,6 +15,7 @@ from sida.data.ranged import Part, open_parts
 from sida.errors import Corrupt
 from sida.manifests import DatasetResult
 from sida.numerics.latents import draw_latent
+from sida.numerics.quantise import from_uint8
 from sida.stores import ObjectStore
 
 
@@ -75,7 +76,7 @@ def network_input(data: Tensor, dataset: DatasetResult, eps: Tensor | None = Non
         shape = data_shape("pixels", dataset.channels, dataset.resolution)
         return torch.zeros(len(data), *shape, device=data.device)
     if dataset.record == "pixels":
-        return data.to(torch.float32) / 127.5 - 1
+        return from_uint8(data)
     assert dataset.latents is not None
     eps = torch.zeros_like(data[:, : dataset.channels]) if eps is None else eps
     return draw_latent(data, eps, dataset.latents.raw_mean, dataset.latents.raw_std)

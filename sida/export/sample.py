@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,18 @@ from torch import Tensor
 
 from sida.data.shards import one_hot
 from sida.errors import UserError
-from sida.scoring.measure import generator_images
-from sida.scoring.protocol import pixels_of
+from sida.numerics.samplers import one_step, seeded_latents
+from sida.scoring.protocol import pixels_of, sampling_noise
 
 if TYPE_CHECKING:
     from sida.export.generator import Generator
 
 GAP = 2  # pixels between images of a grid
 SMALL = 32  # images below are enlarged to about this, without smoothing
+
+Noise = Callable[
+    [Tensor, Sequence[int]], Tensor
+]  # seeds int64 [N], an image's shape -> unit normal float32 [N, *shape]
 
 
 def labels_for(generator: Generator, count: int, wanted: Sequence[int] | None) -> Tensor:
@@ -36,8 +40,10 @@ def labels_for(generator: Generator, count: int, wanted: Sequence[int] | None) -
     return torch.tensor(known)[torch.arange(count) % len(known)]
 
 
-def sample(generator: Generator, seeds: Sequence[int], labels: Tensor, *, batch: int = 64) -> Tensor:
-    """uint8 [N, C, H, W], one image for each seed. ``labels`` int64 [N].
+def sample(
+    generator: Generator, seeds: Sequence[int], labels: Tensor, *, noise: Noise = sampling_noise, batch: int = 64
+) -> Tensor:
+    """uint8 [N, C, H, W], one image for each seed. ``labels`` int64 [N]; ``noise`` by default that of scores.
 
     Raises UserError for a generator of latents, which are no pictures yet, and for images that are not finite.
     """
@@ -46,13 +52,25 @@ def sample(generator: Generator, seeds: Sequence[int], labels: Tensor, *, batch:
         raise UserError(
             f"this generator makes latents of {channels} channels, no pictures: `score` and `run` decode them with the recipe's VAE"
         )
-    make, c = generator_images(generator.denoiser, generator.sigma_init), one_hot(labels, generator.classes)
+    c = one_hot(labels, generator.classes)
     parts = []
     with torch.no_grad():
         for start in range(0, len(seeds), batch):
-            some = torch.tensor(seeds[start : start + batch], dtype=torch.int64)
-            parts.append(pixels_of(make(some, c[start : start + batch]), int(some[0])))
+            part = slice(start, start + batch)
+            some = torch.tensor(seeds[part], dtype=torch.int64)
+            z = noise(some, generator.shape)
+            parts.append(pixels_of(one_step(generator.denoiser, z, c[part], generator.sigma_init), int(some[0])))
     return torch.cat(parts)
+
+
+def authors_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
+    """The noise of the SiD authors' image writer."""
+    return seeded_latents(seeds.tolist(), shape)[0]
+
+
+def authors_labels(generator: Generator, seeds: Sequence[int]) -> Tensor:
+    """int64 [N]: the class that the authors' image writer draws after a seed's noise."""
+    return torch.cat([seeded_latents([seed], generator.shape, generator.classes)[1] for seed in seeds])
 
 
 def write_images(folder: Path, seeds: Sequence[int], images: Tensor) -> None:

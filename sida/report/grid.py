@@ -13,7 +13,7 @@ from torch import Tensor
 from sida.numerics.quantise import to_preview_uint8
 
 GRID_ROWS, GRID_COLUMNS = 8, 10
-_CELL, _GAP, _MARGIN, _TITLE = 40, 4, 20, 34
+_CELL, _LARGEST_CELL, _GAP, _MARGIN, _TITLE = 40, 96, 4, 20, 34
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class Panel:
 
 
 def draw_panels(path: Path, panels: list[Panel]) -> None:
-    """Write a PNG with the panels in a row, pixels enlarged without smoothing."""
-    width = GRID_COLUMNS * (_CELL + _GAP) - _GAP
-    height = GRID_ROWS * (_CELL + _GAP) - _GAP
+    """Write a PNG with the panels in a row, pixels of small images enlarged without smoothing."""
+    side = max(_side(panel.images) for panel in panels)
+    width = GRID_COLUMNS * (side + _GAP) - _GAP
+    height = GRID_ROWS * (side + _GAP) - _GAP
     size = (len(panels) * (width + _MARGIN) + _MARGIN, height + _TITLE + _MARGIN)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
@@ -37,8 +38,8 @@ def draw_panels(path: Path, panels: list[Panel]) -> None:
         pen.text((left, 9), panel.title, fill="black", font=font)
         for index, image in enumerate(_as_uint8(panel.images)[: GRID_ROWS * GRID_COLUMNS]):
             row, column = divmod(index, GRID_COLUMNS)
-            cell = _picture(image).resize((_CELL, _CELL), Image.Resampling.NEAREST)
-            sheet.paste(cell, (left + column * (_CELL + _GAP), _TITLE + row * (_CELL + _GAP)))
+            place = (left + column * (side + _GAP), _TITLE + row * (side + _GAP))
+            sheet.paste(_cell(image, side), place)
     sheet.save(path, format="PNG")
 
 
@@ -55,20 +56,30 @@ def draw_nearest(path: Path, samples: Tensor, neighbours: list[Tensor]) -> None:
 
 def _draw_rows(path: Path, rows: list[np.ndarray], gap_below_first: int = _GAP) -> None:
     """Cells without margin, transparent between them; the first row may stand apart."""
-    pitch = _CELL + _GAP
+    side = _side(rows[0])
+    pitch = side + _GAP
     size = (len(rows[0]) * pitch - _GAP, len(rows) * pitch - 2 * _GAP + gap_below_first)
     sheet = Image.new("RGBA", size, (0, 0, 0, 0))
     for number, row in enumerate(rows):
         top = number * pitch + (gap_below_first - _GAP if number else 0)
         for column, image in enumerate(row):
-            cell = _picture(image).resize((_CELL, _CELL), Image.Resampling.NEAREST)
-            sheet.paste(cell, (column * pitch, top))
+            sheet.paste(_cell(image, side), (column * pitch, top))
     sheet.save(path, format="PNG", optimize=True)
 
 
 def _as_uint8(images: Tensor) -> np.ndarray:
     pixels = images if images.dtype == torch.uint8 else to_preview_uint8(images)
     return pixels.cpu().numpy()
+
+
+def _side(images: Tensor | np.ndarray) -> int:
+    """Of a cell: small images are enlarged to it, large ones made smaller."""
+    return min(max(images.shape[-1], _CELL), _LARGEST_CELL)
+
+
+def _cell(image: np.ndarray, side: int) -> Image.Image:
+    way = Image.Resampling.NEAREST if image.shape[-1] <= side else Image.Resampling.LANCZOS
+    return _picture(image).resize((side, side), way)
 
 
 def _picture(image: np.ndarray) -> Image.Image:

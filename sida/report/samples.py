@@ -1,12 +1,14 @@
 """What the eye is shown and how far to trust it: sample grids, the nearest training images, which classes are there.
 
-All from the same seeds and labels: those of the first held-out range's beginning. Nearness is Euclidean distance in the features
+All from the same seeds and labels: those of the first held-out range's beginning. Of latents the eye sees what the VAE makes of
+them, training images too. Nearness is Euclidean distance in the features
 that the score is made of; a class is covered as far as the nearest training image of its samples has that class too.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sida.data.shards import Shards, one_hot
-from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, TeacherResult
-from sida.numerics.quantise import to_uint8
+from sida.data.latents import decoder_of
+from sida.data.shards import Shards, network_input, one_hot
+from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, ScoresResult, TeacherResult
 from sida.recipe import Recipe
 from sida.report.grid import GRID_COLUMNS, GRID_ROWS, Panel, draw_nearest, draw_panel, draw_panels
 from sida.scoring.detector import load_detector
-from sida.scoring.measure import generator_images, teacher_images
+from sida.scoring.measure import decoded, generator_images, guide_of, teacher_images
+from sida.scoring.protocol import MakeImages, pixels_of
 from sida.scoring.score import first_seeds
 from sida.stores.base import fetch_object
 from sida.teachers.files import load_network
@@ -30,8 +33,14 @@ if TYPE_CHECKING:
 
 SAMPLES = 1_000  # generated images whose neighbours are looked up
 TRAINING = 10_000  # training images looked at, evenly spread, where there are more
+DECODED_SAMPLES, DECODED_TRAINING = (
+    100,
+    500,
+)  # so many at most of EDM2's latents: decoding one takes as long as many networks
 SHOWN = 12  # samples drawn with their neighbours
 NEIGHBOURS = 3
+
+Decode = Callable[[Tensor], Tensor]  # normalised latents [B, 4, h, w] -> uint8 [B, 3, H, W]
 
 
 @dataclass(frozen=True)
@@ -47,27 +56,34 @@ class Drawn:
 def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Manifest]) -> Drawn:
     """Make the images and write the files. ``inputs``: manifests teacher, generator, dataset, reference."""
     torch.set_num_threads(recipe.execution.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
-    teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
     made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
-    labels = _labels(data.classes, max(GRID_ROWS * GRID_COLUMNS, min(SAMPLES, recipe.evaluation.images)))
+    latents = recipe.dataset.latents
+    decode = None if latents is None else decoder_of(latents, device)
+    most = SAMPLES if decode is None else DECODED_SAMPLES
+    labels = _labels(data.classes, max(GRID_ROWS * GRID_COLUMNS, min(most, recipe.evaluation.images)))
     seeds = first_seeds(recipe)[0] + torch.arange(len(labels))
     shown = slice(0, GRID_ROWS * GRID_COLUMNS)
-    images, real_labels = _training_images(Shards(store, data))
+    images, real_labels = _training_images(Shards(store, data), device, decode)
     with torch.no_grad():
-        phi = load_network(fetch_object(store, teacher.weights), teacher.network).eval()
         c = one_hot(labels, data.classes)
-        by_teacher = teacher_images(phi, recipe.teacher.sampler)(seeds[shown], c[shown])
-        theta = load_network(fetch_object(store, made.weights), made.network).eval()
+        by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown], c[shown].to(device)).cpu()
+        theta = load_network(fetch_object(store, made.weights), made.network).to(device).eval()
         make, batch = generator_images(theta, made.sigma_init), recipe.execution.batch_limit
-        parts = [make(some, labelled) for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)]
-        by_generator = to_uint8(torch.cat(parts))
+        make = make if decode is None else decoded(make, decode)
+        parts = [
+            pixels_of(make(some, labelled.to(device)), int(some[0])).cpu()
+            for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)
+        ]
+        by_generator = torch.cat(parts)
     panels = {
         "real": Panel("real images", images[_one_of_each(real_labels, labels[shown], bool(data.classes))]),
         "teacher": Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
         "generator": Panel(f"generator ({made.method}), 1 evaluation", by_generator[shown]),
     }
-    near, distances, real_distance = _neighbours(store, inputs["reference"].result, by_generator, images)  # type: ignore[arg-type]
+    reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
+    near, distances, real_distance = _neighbours(store, reference, by_generator, images, device)
     drawn = Drawn(
         folder / "samples.png",
         {name: (panel.title, folder / f"samples-{name}.png") for name, panel in panels.items()},
@@ -100,10 +116,25 @@ def _labels(classes: int, count: int) -> Tensor:
     return torch.cat([columns, rest])[:count]
 
 
-def _training_images(shards: Shards) -> tuple[Tensor, Tensor]:
+def _teacher(
+    store: ObjectStore, recipe: Recipe, inputs: dict[str, Manifest], device: torch.device, decode: Decode | None
+) -> MakeImages:
+    """The teacher under its sampler, with the guide that it was scored with."""
+    teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
+    scored: ScoresResult = inputs["teacher_scores"].result  # type: ignore[assignment]
+    phi = load_network(fetch_object(store, teacher.weights), teacher.network).to(device).eval()
+    make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe.teacher, scored.guide, device))
+    return make if decode is None else decoded(make, decode)
+
+
+def _training_images(shards: Shards, device: torch.device, decode: Decode | None) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, C, H, W] and labels int64 [N], at most TRAINING, evenly spread over the set."""
-    step = max(1, -(-len(shards) // TRAINING))
-    return shards.read(torch.arange(0, len(shards), step))
+    step = max(1, -(-len(shards) // (TRAINING if decode is None else DECODED_TRAINING)))
+    data, labels = shards.read(torch.arange(0, len(shards), step))
+    if decode is None:
+        return data, labels
+    parts = [decode(network_input(part.to(device), shards.dataset)).cpu() for part in data.split(64)]
+    return torch.cat(parts), labels
 
 
 def _one_of_each(real: Tensor, wanted: Tensor, conditional: bool) -> Tensor:
@@ -117,16 +148,18 @@ def _one_of_each(real: Tensor, wanted: Tensor, conditional: bool) -> Tensor:
 
 
 def _neighbours(
-    store: ObjectStore, reference: ReferenceResult, samples: Tensor, images: Tensor
+    store: ObjectStore, reference: ReferenceResult, samples: Tensor, images: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor, float]:
     """int64 [N, NEIGHBOURS] places in ``images`` (uint8) nearest to each of ``samples`` (uint8), and their distances.
 
     Last the median distance of training images to the nearest other one: samples much nearer than that would be copies.
     """
-    detector: Any = load_detector(fetch_object(store, reference.detector))
+    detector: Any = load_detector(fetch_object(store, reference.detector)).to(device)
     with torch.no_grad():
-        theirs = torch.cat([detector(part).float() for part in images.split(500)])
-        ours = torch.cat([detector(part).float() for part in samples.split(500)])
+        theirs, ours = (
+            torch.cat([detector(part.to(device)).float().cpu() for part in pictures.split(500)])
+            for pictures in (images, samples)
+        )
         found = [
             torch.cdist(part, theirs).topk(min(NEIGHBOURS, len(theirs)), largest=False) for part in ours.split(500)
         ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sida.errors import UserError
 from sida.numerics.draws import Draws
+from sida.numerics.quantise import from_uint8
 
 
 class Detector(Protocol):
@@ -39,7 +40,7 @@ class DigitsDetector(nn.Module):
         self.output = nn.Linear(64, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.to(torch.float32) / 127.5 - 1
+        x = from_uint8(images)
         x = torch.relu(self.conv0(x))
         x = torch.relu(self.conv1(x))
         x = torch.relu(self.conv2(nn.functional.max_pool2d(x, 2)))

@@ -23,7 +23,7 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
 from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
-from sida.recipe import Sampler
+from sida.recipe import Sampler, Teacher
 from sida.scoring.batch import job_batch
 from sida.scoring.detector import load_detector
 from sida.scoring.partial import Piece, discard, gather, merged, pieces
@@ -220,20 +220,21 @@ def _model(job: Job) -> tuple[MakeImages, int]:
     network = network.to(job.processes.device).eval().requires_grad_(False)
     classes = int(manifest.network.get("label_dim", 0))
     if isinstance(manifest, TeacherResult):
-        make = teacher_images(network, job.recipe.teacher.sampler, _guide(job))
+        stored = job.spec.get("guide")
+        guide = guide_of(job.store, job.recipe.teacher, ObjectRef(*stored) if stored else None, job.processes.device)
+        make = teacher_images(network, job.recipe.teacher.sampler, guide)
     else:
         make = generator_images(network, manifest.sigma_init)
     latents = job.recipe.dataset.latents
     return (make if latents is None else decoded(make, decoder_of(latents, job.processes.device))), classes
 
 
-def _guide(job: Job) -> Denoiser | None:
-    """The network that the teacher is guided away from, as the launching step stored it."""
-    stored, described = job.spec.get("guide"), job.recipe.teacher.guide
-    if stored is None or described is None:
+def guide_of(store: ObjectStore, teacher: Teacher, stored: ObjectRef | None, device: torch.device) -> Denoiser | None:
+    """The network that the teacher is guided away from, as score_teacher stored it; None for a teacher without guidance."""
+    if stored is None or teacher.guide is None:
         return None
-    network = load_network(fetch_object(job.store, ObjectRef(*stored)), described.network.model_dump(mode="json"))
-    return network.to(job.processes.device).eval().requires_grad_(False)
+    network = load_network(fetch_object(store, stored), teacher.guide.network.model_dump(mode="json"))
+    return network.to(device).eval().requires_grad_(False)
 
 
 def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:

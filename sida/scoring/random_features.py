@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sida.errors import UserError
 from sida.numerics.draws import Draws
+from sida.numerics.quantise import from_uint8
 
 KIND = "random"
 WIDTHS = (24, 48, 96)  # of the layers; each halves the resolution
@@ -33,7 +34,7 @@ class RandomFeatures(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(before, after, 3, bias=False) for before, after in pairwise(sides))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.to(torch.float32) / 127.5 - 1
+        x = from_uint8(images)
         found = []
         for layer in self.layers:
             x = nn.functional.leaky_relu(layer(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")), 0.2)

@@ -86,9 +86,6 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove; a key that is not there is no error."""
 
-    def presign(self, key: str, seconds: int = 3600) -> str:
-        """An address that reads the object without credentials for a while: a secret, never print it."""
-
     def local_path(self, key: str) -> Path | None:
         """The object's own file where the store is a folder, else None. Treat it as read-only."""
 

@@ -74,11 +74,6 @@ class FolderStore:
             keys.extend((at / name).relative_to(self.root).as_posix() for name in names)
         return sorted(key for key in keys if key.startswith(prefix))
 
-    def presign(self, key: str, seconds: int = 3600) -> str:
-        """The file's address: whoever may read the folder needs no signature."""
-        self.stat(key)
-        return self.address_of(key)
-
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
 

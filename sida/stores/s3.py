@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -146,11 +145,6 @@ class S3Store:
 
         keys = self._attempt(prefix, names)
         return sorted(key for key in keys if not key.startswith(f"{RESERVED}/"))
-
-    def presign(self, key: str, seconds: int = 3600) -> str:
-        name = self._name(key)
-        life = timedelta(seconds=seconds)
-        return self._attempt(key, lambda: self._client.presigned_get_object(self.bucket, name, expires=life))
 
     def local_path(self, key: str) -> Path | None:
         return None

@@ -168,6 +168,20 @@ def test_sample_draws_what_scores_see_as_files_and_as_a_grid(command: Command, t
     assert pixels_of(told["grid"]).shape == (66, 66, 3)  # two columns of 32, and the gap
 
 
+def test_sample_draws_the_images_and_classes_of_the_authors_image_writer_too(command: Command, tmp_path: Path) -> None:
+    path, folder = made(tmp_path, "adm"), tmp_path / "images"
+    assert command("sample", str(path), "--seeds", "5,70", "--draws", "authors", "--output", str(folder)).status == 0
+    denoiser = open_generator(str(path)).denoiser
+    for seed in (5, 70):
+        torch_generator = torch.Generator().manual_seed(seed)  # one for each seed; latents first, then the class
+        z = torch.randn(1, 3, 16, 16, generator=torch_generator)
+        label = torch.randint(4, (1,), generator=torch_generator)
+        with torch.no_grad():
+            image = to_uint8(denoiser(2.5 * z, 2.5, one_hot(label, 4)))[0]
+        difference = pixels_of(folder / f"{seed:08d}.png").astype(int) - image.permute(1, 2, 0).numpy()
+        assert abs(difference).max() <= 1  # the batch's size may change a rounding
+
+
 def test_a_generator_is_found_by_recipe_and_by_manifest(command: Command, tmp_path: Path) -> None:
     teacher = ROOT / "recipes/assets/digits-teacher.safetensors"
     assert "--recipe" in command("sample", str(teacher), "--grid", str(tmp_path / "g.png")).mistake()

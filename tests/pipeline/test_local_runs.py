@@ -84,7 +84,7 @@ def test_a_run_prints_one_line_per_step_and_keeps_what_kfp_says_in_its_log(tmp_p
     assert [event["step"] for event in json.loads(out)] == ["prepare_data", "teach"]
     folder = the_run(tmp_path)
     assert "a line for the log" in (folder / "log.txt").read_text()
-    assert not (folder / "tmp").exists() and not (folder / "workspace").exists()
+    assert not list(folder.glob("tmp*"))
 
 
 def test_quiet_says_nothing_but_errors_and_verbose_shows_the_log_as_it_comes(tmp_path: Path, start: Start) -> None:
@@ -173,6 +173,10 @@ def test_killing_the_command_with_minus_9_ends_kfp_and_the_step(tmp_path: Path, 
         assert_all_end([step, kfp])
     finally:
         os.kill(worker, signal.SIGKILL)  # a real worker watches its parents (tests/launch); this toy does not
+    left = the_run(tmp_path)
+    assert list(left.glob("tmp*"))
+    start("quick").communicate(timeout=PATIENCE_SECONDS)
+    assert left.exists() and not list(left.glob("tmp*"))  # the next run has removed its temporary files
 
 
 def test_killing_kfp_with_minus_9_is_a_failure_in_one_line_that_leaves_no_process(tmp_path: Path, start: Start) -> None:

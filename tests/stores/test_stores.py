@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,12 +136,6 @@ def test_of_racing_threads_exactly_one_wins(store: ObjectStore) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(create, range(16))) == 1
-
-
-def test_presigned_addresses_are_readable_without_credentials(store: ObjectStore) -> None:
-    store.put("key", b"content")
-    with urllib.request.urlopen(store.presign("key", 60)) as answer:
-        assert answer.read() == b"content"
 
 
 WRITE_FOR_EVER = """
