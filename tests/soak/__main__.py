@@ -61,6 +61,7 @@ class Trial:
         self._undisturbed()
 
     def _undisturbed(self) -> None:
+        print(f"undisturbed run in {self.address}", flush=True)
         command = [sys.executable, "-m", "pipeline", "run", str(self.recipes["all"]), "--json"]
         done = subprocess.run(command, cwd=ROOT, env=self.variables, capture_output=True, text=True)
         if done.returncode:
