@@ -14,9 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from sida.manifests import GeneratorResult, Manifest, TeacherResult, parse_manifest
+from sida.manifests import GeneratorResult, Manifest, RunResult, TeacherResult, parse_manifest
+from sida.scoring.detector import load_detector
 from sida.settings import settings
 from tests.conftest import ROOT
 
@@ -276,3 +279,30 @@ def test_sid2a_starts_from_a_finished_generator_that_its_recipe_names(place: Pat
     wrong = generator.replace(digest, "0" * 64)
     assert "the recipe expects 0000" in run(variant(place, f"{wrong}method: {{name: sid2a}}\n", "tiny"), status=2)[1]
     assert "add a generator section" in run(variant(place, "method: {name: sid2a}\n", "tiny"), status=2)[1]
+
+
+@pytest.mark.slow
+def test_sid_needs_labels_alone_and_shows_what_there_is(place: Path) -> None:
+    """As the published SiD runs of EDM2: a dataset.json and statistics that somebody published."""
+    from sklearn.datasets import load_digits
+
+    detector = load_detector(ROOT / "recipes" / "assets" / "digits-detector.safetensors")
+    digits = load_digits()
+    pixels = torch.tensor(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    features = detector(pixels).double().detach().numpy()
+    np.savez(place / "reference.npz", mu=features.mean(0), sigma=np.cov(features, rowvar=False))
+    labels = [[f"{number}.png", int(label)] for number, label in enumerate(digits.target)]
+    (place / "dataset.json").write_text(json.dumps({"labels": labels}))
+    text = (
+        "dataset: {source: labels, address: dataset.json, transform: none}\n"
+        "method: {name: sid, generator_from: 0, adversarial_from: 0}\n"
+        "evaluation: {reference: {address: reference.npz}}\nexpected: null\n"
+    )
+    result, said = run(variant(place, text))
+    assert [score["model"] for score in result["scores"]] == ["teacher", "generator"]
+    made = manifest_of(result, "compare").result
+    assert isinstance(made, RunResult) and made.nearest is None
+    assert [panel.model for panel in made.panels] == ["teacher", "generator"]
+    page = Path(result["report"].removeprefix("file://")).read_text()
+    assert "labels alone" in page and "Nearest training images" not in page
+    assert "Traceback" not in said

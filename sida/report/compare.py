@@ -57,7 +57,8 @@ def compare(
 
         with tempfile.TemporaryDirectory() as folder:
             drawn = draw(Path(folder), context.store, recipe, inputs)
-            grid, nearest, evidence = (context.put(p, p.name) for p in (drawn.sheet, drawn.nearest, drawn.evidence))
+            grid, evidence = (context.put(p, p.name) for p in (drawn.sheet, drawn.evidence))
+            nearest = context.put(drawn.nearest, drawn.nearest.name) if drawn.nearest is not None else None
             panels = tuple(
                 Panel(model=name, title=title, image=context.put(path, path.name))  # type: ignore[arg-type]
                 for name, (title, path) in drawn.panels.items()

@@ -57,7 +57,7 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
         metric_note=_metric_note(run.rows[0]),
         seed_note=f"from {evidence['first_seed']:,}",
         panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
-        nearest=_picture(store, run.nearest),
+        nearest=_picture(store, run.nearest) if run.nearest is not None else "",
         neighbours=3,
         evidence=evidence,
         charts=[

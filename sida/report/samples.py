@@ -49,7 +49,7 @@ class Drawn:
 
     sheet: Path
     panels: dict[str, tuple[str, Path]]  # real, teacher, generator -> title, file
-    nearest: Path
+    nearest: Path | None  # None: the data set is labels alone
     evidence: Path
 
 
@@ -65,7 +65,6 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
     labels = _labels(data.classes, max(GRID_ROWS * GRID_COLUMNS, min(most, recipe.evaluation.images)))
     seeds = first_seeds(recipe)[0] + torch.arange(len(labels))
     shown = slice(0, GRID_ROWS * GRID_COLUMNS)
-    images, real_labels = _training_images(Shards(store, data), device, decode)
     with torch.no_grad():
         c = one_hot(labels, data.classes)
         by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown], c[shown].to(device)).cpu()
@@ -78,31 +77,35 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
         ]
         by_generator = torch.cat(parts)
     panels = {
-        "real": Panel("real images", images[_one_of_each(real_labels, labels[shown], bool(data.classes))]),
         "teacher": Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
         "generator": Panel(f"generator ({made.method}), 1 evaluation", by_generator[shown]),
     }
-    reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
-    near, distances, real_distance = _neighbours(store, reference, by_generator, images, device)
+    found: dict[str, Any] = {"samples": len(labels), "first_seed": int(seeds[0]), "coverage": []}
+    nearest = None
+    if data.record != "labels":
+        images, real_labels = _training_images(Shards(store, data), device, decode)
+        real = Panel("real images", images[_one_of_each(real_labels, labels[shown], bool(data.classes))])
+        panels = {"real": real} | panels
+        reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
+        near, distances, real_distance = _neighbours(store, reference, by_generator, images, device)
+        nearest = folder / "nearest.png"
+        draw_nearest(nearest, by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBOURS)])
+        found |= {
+            "training_images": len(images),
+            "training_images_in_all": data.count,
+            "median_distance": float(distances[:, 0].median()),
+            "median_distance_of_real": real_distance,
+            "coverage": _coverage(labels, real_labels[near[:, 0]], data.classes),
+        }
     drawn = Drawn(
         folder / "samples.png",
         {name: (panel.title, folder / f"samples-{name}.png") for name, panel in panels.items()},
-        folder / "nearest.png",
+        nearest,
         folder / "evidence.json",
     )
     draw_panels(drawn.sheet, list(panels.values()))
     for name, panel in panels.items():
         draw_panel(drawn.panels[name][1], panel)
-    draw_nearest(drawn.nearest, by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBOURS)])
-    found = {
-        "samples": len(labels),
-        "training_images": len(images),
-        "training_images_in_all": data.count,
-        "first_seed": int(seeds[0]),
-        "median_distance": float(distances[:, 0].median()),
-        "median_distance_of_real": real_distance,
-        "coverage": _coverage(labels, real_labels[near[:, 0]], data.classes),
-    }
     drawn.evidence.write_text(json.dumps(found))
     return drawn
 

@@ -183,7 +183,9 @@ def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> No
         "sida.licence": result.licence,
         "mlflow.note.content": result.verdict,
     }
-    parent.artifacts |= {"samples.png": result.grid.key, "nearest.png": result.nearest.key}
+    parent.artifacts |= {"samples.png": result.grid.key}
+    if result.nearest is not None:
+        parent.artifacts |= {"nearest.png": result.nearest.key}
     parent.artifacts |= {f"samples/{panel.model}.png": panel.image.key for panel in result.panels}
 
 
