@@ -152,6 +152,7 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
     """Join the jobs of the run that leads, until it ends; the exit status. Raises UserError when none begins in SIDA_TIMEOUT."""
     here = settings()
     store = open_store(here.store)
+    nodes.own_address()  # refuses an address that leads nowhere
     nodes = _find_leader(store, nodes, here.timeout)
     progress.note(f"node {nodes.rank}", f"joined the run at {nodes.host}:{nodes.port}")
     done = ""
@@ -170,12 +171,24 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
             log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
             progress.note(f"node {nodes.rank}", f"working on {job['job'].split('/')[1]} (log: {log})")
             progress.log(f"node {nodes.rank}", log)
+            _wait_for_a_way(nodes, still_led)
             if not _join(store, nodes, job, processes, threads, log, still_led):
                 return 143
     except _Over:
         if last_words(store, nodes.name, nodes.lease):
             return 0
         raise SidaError(f"node 0 at {nodes.host} is gone: run the same commands again to continue") from None
+
+
+def _wait_for_a_way(nodes: Nodes, still_led: Callable[[], None]) -> None:
+    """Until there is a route to node 0, which was there when we joined: a link that is down takes it away for a while."""
+    while True:
+        try:
+            nodes.own_address()
+            return
+        except UserError:
+            still_led()
+            time.sleep(POLL_SECONDS)
 
 
 def _join(

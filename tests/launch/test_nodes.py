@@ -134,7 +134,7 @@ def test_two_machines_give_the_numbers_of_one_and_a_cut_cable_ends_in_a_restart(
     finally:
         for node in nodes:
             node.kill()
-            node.wait()
+            node.communicate()
     if network.real:
         assert "starting again from the last checkpoint" in said
         assert "continuing from the checkpoint at" in said

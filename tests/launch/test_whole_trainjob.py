@@ -85,10 +85,12 @@ def test_heavy_steps_run_as_trainjobs_through_restarts_with_the_numbers_of_local
     monkeypatch.setenv("SIDA_LAUNCHER", "trainjob")
     monkeypatch.setenv("SIDA_TRAINJOB", json.dumps(target))
     there = run()
-    assert [job["metadata"]["labels"]["sida/step"] for job in made] == ["score_teacher", "distill", "score"]
+    assert [job["metadata"]["labels"]["sida/step"] for job in made] == [
+        *("reference_statistics", "score_teacher", "distill", "score")
+    ]
     assert not kube.objects["trainjobs"]  # each was removed when its result and log were in the store
     logs = sorted((place / "store").glob("jobs/*/*/1/log.txt"))
-    assert len(logs) == 3
+    assert len(logs) == 4
     assert {step["state"] for step in there["steps"]} == {"ran"}
 
     monkeypatch.setenv("SIDA_LAUNCHER", "local")
