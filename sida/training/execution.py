@@ -67,6 +67,8 @@ def _normalised_already(block: nn.Module) -> Iterator[None]:
 
 def compile_forward(network: nn.Module) -> None:
     """torch.compile for one network; dropout stays outside, because its masks change hands in every iteration."""
+    # All blocks share one forward, compiled anew for each shape of block; at dynamo's own limit of 8 the rest would run eagerly.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
     for module in network.modules():
         if isinstance(module, Dropout):
             module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
