@@ -10,8 +10,10 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +173,16 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=60_000, help="length of the run whose shares are measured")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = {
-        "speed": speed(args.iterations),
-        "memory": memory(),
-        "float32_drift": drift(),
-        "cifar10_selection": cifar_selection(args.iterations),
-        "loop": loop_shares(args.images),
+    parts: dict[str, Callable[[], Any]] = {
+        "speed": lambda: speed(args.iterations),
+        "memory": memory,
+        "float32_drift": drift,
+        "cifar10_selection": lambda: cifar_selection(args.iterations),
+        "loop": lambda: loop_shares(args.images),
     }
+    found = {}
+    for name, measure in parts.items():
+        found[name] = measure()
+        print(f"{name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)
     print(json.dumps(found, indent=1))
     return 0
