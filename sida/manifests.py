@@ -214,9 +214,7 @@ class RunResult(Part):
     generator: ObjectRef
     grid: ObjectRef  # PNG of all panels
     panels: tuple[Panel, ...]
-    nearest: (
-        ObjectRef | None
-    )  # PNG: samples, and the training images nearest to them; None: the data set is labels alone
+    nearest: ObjectRef | None  # PNG: samples, and the training images nearest to them; None: labels alone
     evidence: ObjectRef  # JSON: how near, and which classes are there (sida.report.samples)
     licence: str
     regression: Regression | None = None  # None: there is no earlier score to compare with

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 GAP = 2  # pixels between images of a grid
 SMALL = 32  # images below are enlarged to about this, without smoothing
 
-Noise = Callable[
-    [Tensor, Sequence[int]], Tensor
-]  # seeds int64 [N], an image's shape -> unit normal float32 [N, *shape]
+# seeds int64 [N], an image's shape -> unit normal float32 [N, *shape]
+Noise = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def labels_for(generator: Generator, count: int, wanted: Sequence[int] | None) -> Tensor:

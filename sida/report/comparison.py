@@ -17,7 +17,8 @@ from sida.manifests import GeneratorResult, Manifest, RunResult, Score, digest_o
 from sida.recipe import Recipe
 from sida.records import StepCall
 from sida.report.published import NEWEST
-from sida.report.regression import difference_interval, half_width
+from sida.report.regression import half_width
+from sida.scoring.gates import versus
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
@@ -182,8 +183,8 @@ def ahead(better: Entry, other: Entry) -> str:
     a, b = better.generator, other.generator
     if (a.metric, a.n) != (b.metric, b.n):
         return f"{better.title} and {other.title} cannot be compared: {a.metric} at n = {a.n:,} and {b.metric} at n = {b.n:,}."
-    difference, half = a.mean - b.mean, difference_interval(a, b)
-    words = "is ahead of" if difference < -half else "is level with" if difference <= half else "is behind"
+    standing, difference, half = versus(a, b)
+    words = {"ahead": "is ahead of", "level": "is level with", "behind": "is behind"}[standing]
     return (
         f"{better.title} {words} {other.title}: {a.metric} {a.mean:.3f} against {b.mean:.3f}, "
         f"difference {difference:+.3f} ± {half:.3f} (95%)."

@@ -11,8 +11,9 @@ from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceRe
 from sida.recipe import Recipe, names
 from sida.report.charts import Chart, svg
 from sida.report.compare import table
-from sida.report.regression import difference_interval, in_words
+from sida.report.regression import in_words
 from sida.report.render import png, render
+from sida.scoring.gates import TO_ITS_TEACHER, versus
 
 if TYPE_CHECKING:
     from sida.stores import ObjectStore
@@ -100,13 +101,8 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
 def standing(rows: list[Score]) -> dict[str, str]:
     """The verdict in three words, and how it is coloured."""
     score = {row.model: row for row in rows}
-    margin = score["generator"].mean - score["teacher"].mean
-    half = difference_interval(score["generator"], score["teacher"])
-    if margin < -half:
-        return {"css": "ahead", "words": "The generator surpasses its teacher."}
-    if margin <= half:
-        return {"css": "level", "words": "The generator is level with its teacher."}
-    return {"css": "behind", "words": "The generator is behind its teacher."}
+    found, _, _ = versus(score["generator"], score["teacher"])
+    return {"css": found, "words": f"The generator {TO_ITS_TEACHER[found]} its teacher."}
 
 
 def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, str]]:

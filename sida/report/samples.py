@@ -1,8 +1,8 @@
 """What the eye is shown and how far to trust it: sample grids, the nearest training images, which classes are there.
 
 All from the same seeds and labels: those of the first held-out range's beginning. Of latents the eye sees what the VAE makes of
-them, training images too. Nearness is Euclidean distance in the features
-that the score is made of; a class is covered as far as the nearest training image of its samples has that class too.
+them, training images too. Nearness is Euclidean distance in the features that the score is made of; a class is covered as far as
+the nearest training image of its samples has that class too.
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 1_000  # generated images whose neighbours are looked up
 TRAINING = 10_000  # training images looked at, evenly spread, where there are more
-DECODED_SAMPLES, DECODED_TRAINING = (
-    100,
-    500,
-)  # so many at most of EDM2's latents: decoding one takes as long as many networks
+DECODED_SAMPLES, DECODED_TRAINING = 100, 500  # of latents: decoding one takes as long as many networks
 SHOWN = 12  # samples drawn with their neighbours
 NEIGHBOURS = 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult
 from sida.recipe import Recipe
@@ -10,6 +11,8 @@ from sida.scoring.interval import difference_half_width
 from sida.scoring.torchscript_facts import INCEPTION_SHA256
 
 ONE_RANGE = 0.02  # of the published score: how far one range of 50,000 images strays by its seeds
+
+TO_ITS_TEACHER = {"ahead": "surpasses", "level": "is level with", "behind": "is behind"}
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,19 @@ def target_gate(recipe: Recipe, score: Score) -> str | None:
     )
 
 
+def versus(one: Score, other: Score) -> tuple[Literal["ahead", "level", "behind"], float, float]:
+    """How a score, of which less is better, stands to another; their difference, and half of its 95% interval."""
+    half = difference_half_width(one.values, other.values)
+    difference = one.mean - other.mean
+    return "ahead" if difference < -half else "level" if difference <= half else "behind", difference, half
+
+
 def against_teacher(recipe: Recipe, generator: Score, teacher: Score) -> str:
     """The generator against its teacher, in words: which sampler, how many evaluations, how guided."""
-    half = difference_half_width(generator.values, teacher.values)
-    margin = generator.mean - teacher.mean
-    word = "surpasses" if margin < -half else ("is level with" if margin <= half else "is behind")
+    found, margin, half = versus(generator, teacher)
     guidance = recipe.teacher.sampler.guidance
     guided = "without guidance" if guidance == 1 else f"guidance {guidance:g}"
     return (
-        f"the one-step generator {word} its teacher ({teacher.sampler}, {teacher.nfe} evaluations, {guided}): "
+        f"the one-step generator {TO_ITS_TEACHER[found]} its teacher ({teacher.sampler}, {teacher.nfe} evaluations, {guided}): "
         f"{generator.metric} {generator.mean:.3f} against {teacher.mean:.3f}, difference {margin:+.3f} +- {half:.3f} (95%)"
     )

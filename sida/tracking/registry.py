@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sida.manifests import Score
-from sida.report.regression import difference_interval
+from sida.scoring.gates import versus
 from sida.tracking.projection import Model
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def beats(model: Model, champion: dict[str, str]) -> tuple[bool, str]:
     if champion.get("sida.protocol") != model.protocol:
         return False, "measured with another detector or reference than the champion"
     theirs = Score.model_validate_json(champion["sida.score"])
-    difference, half = model.score.mean - theirs.mean, difference_interval(model.score, theirs)
-    return difference < -half, f"difference to the champion {difference:+.4g} +- {half:.4g} (95%)"
+    standing, difference, half = versus(model.score, theirs)
+    return standing == "ahead", f"difference to the champion {difference:+.4g} +- {half:.4g} (95%)"
 
 
 def _champion(client: MlflowClient, name: str) -> Any:

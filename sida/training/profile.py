@@ -48,7 +48,7 @@ def profiled(work: Callable[[], Result], device: torch.device) -> tuple[Result, 
             kind = kind_of(event.key)
             found[kind] = found.get(kind, 0.0) + spent
     found[REST] = max(0.0, total - sum(found.values()))
-    return result, {kind: round(spent, 3) for kind, spent in sorted(found.items(), key=lambda item: -item[1])}
+    return result, {kind: round(spent, 3) for kind, spent in found.items()}
 
 
 def kind_of(operator: str) -> str:
