@@ -1,9 +1,10 @@
 """Speed and curves on a GPU, one command: `python -m benchmarks.gpu cifar10-uncond imagenet-512-edm2-xs --output gpu.json`.
 
-For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, without and with
-torch.compile: images/s, share of the GPU's peak in that precision, the peak of memory against what `plan` says, and the losses of
-the same iterations side by side, as a table and as JSON. Weights are fresh (seeded) unless --teacher names a safetensors file of
-ours, data are unit normal images: the curves compare precisions, not methods. --device cpu tries the script where no GPU is.
+For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, each three ways: plain (the
+baseline of benchmarks.iteration), eager, and with torch.compile: images/s, against plain's, share of the GPU's peak in that
+precision, the peak of memory against what `plan` says; then the losses of the same iterations side by side (not plain's: it draws
+other noise). A table and, with --output, JSON. Weights are fresh (seeded) unless --teacher names a safetensors file of ours, data
+are unit normal images: the curves compare precisions, not methods. --device cpu tries the script where no GPU is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import copy
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.iteration import TorchDraws, plain
 from sida import planning, recipe
 from sida.errors import SidaError, UserError
 from sida.numerics.draws import Draws
@@ -34,17 +37,19 @@ from sida.training.processes import Processes
 MODES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 TF32_OF_HALF = 0.5  # dense TF32 peak over the half-precision peak, on the GPUs that have it
 WARM_UP = 3
+WAYS = ("plain", "eager", "compiled")
 
 
 @dataclass
 class Row:
-    """One mode of one recipe."""
+    """One mode of one recipe, run one way."""
 
     recipe: str
     mode: str
-    compiled: bool
+    way: str
     micro_batch: int
     images_per_second: float = 0.0
+    times_plain: float | None = None
     share_of_peak: float | None = None
     memory_gib: float | None = None
     planned_gib: float | None = None
@@ -80,11 +85,11 @@ def fresh(loaded: Recipe, weights: Path | None) -> Denoiser:
     return network
 
 
-def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, compiled: bool, args: Any) -> Row:
+def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, way: str, args: Any) -> Row:
     """A few iterations in one mode, beyond the warm-ups; one process, one round."""
     device = torch.device(args.device)
     micro = args.micro_batch or loaded.execution.micro_batch or loaded.method.loss_group
-    row = Row(loaded.name, mode, compiled, micro)
+    row = Row(loaded.name, mode, way, micro)
     settings = {
         "precision": MODES[mode],
         "batch": micro,
@@ -95,21 +100,23 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, c
     method = loaded.method.model_copy(update=settings)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode == "tf32"
     networks = Networks.start(copy.deepcopy(teacher).to(device))
-    execution = loaded.execution.model_copy(update={"compile": compiled})
+    execution = loaded.execution.model_copy(update={"compile": way == "compiled"})
     apply_execution(networks, execution)
-    job = Distillation(networks, method, Draws(0), Noise(loaded, device), Processes(0, 1, device))
     seen = method.ema_half_life
     spent = 0.0
-    for number in range(WARM_UP + args.iterations):
-        if number == WARM_UP and device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        started = time.perf_counter()
-        losses = job.run(seen + number * micro)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        spent += time.perf_counter() - started if number >= WARM_UP else 0.0
-        row.losses.append({name: float(value) for name, value in losses.items()})
+    with plain() if way == "plain" else nullcontext():
+        draws = TorchDraws() if way == "plain" else Draws(0)
+        job = Distillation(networks, method, draws, Noise(loaded, device), Processes(0, 1, device))
+        for number in range(WARM_UP + args.iterations):
+            if number == WARM_UP and device.type == "cuda":
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+            started = time.perf_counter()
+            losses = job.run(seen + number * micro)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            spent += time.perf_counter() - started if number >= WARM_UP else 0.0
+            row.losses.append({name: float(value) for name, value in losses.items()})
     row.images_per_second = micro * args.iterations / spent
     gpu = planning.GPUS.get(args.gpu)
     if gpu is not None:
@@ -152,14 +159,18 @@ def main() -> int:
             teacher = fresh(loaded, args.teacher)
             cost = iteration_cost(loaded.teacher.network, loaded.method)  # the work that the method needs
             for mode in args.modes:
-                for compiled in (False,) if args.no_compile else (False, True):
+                for way in WAYS[:2] if args.no_compile else WAYS:
                     try:
-                        row = measure(loaded, teacher, cost, mode, compiled, args)
+                        row = measure(loaded, teacher, cost, mode, way, args)
                     except torch.OutOfMemoryError as error:  # news, not the end
-                        row = Row(name, mode, compiled, args.micro_batch or 0, failed=str(error).partition("\n")[0])
+                        row = Row(name, mode, way, args.micro_batch or 0, failed=str(error).partition("\n")[0])
+                    if way == "plain":
+                        baseline = row.images_per_second
+                    elif baseline and not row.failed:
+                        row.times_plain = row.images_per_second / baseline
                     rows.append(row)
                     print(_line(row), flush=True)
-            _curves([row for row in rows if row.recipe == name])
+            _curves([row for row in rows if row.recipe == name and row.way != "plain"])
     except SidaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -169,12 +180,13 @@ def main() -> int:
 
 
 def _line(row: Row) -> str:
-    name = f"{row.recipe:<24}{row.mode:<10}{'compiled' if row.compiled else 'eager':<10}"
+    name = f"{row.recipe:<24}{row.mode:<10}{row.way:<10}"
     if row.failed:
         return f"{name}{row.failed}"
+    ratio = " " * 14 if row.times_plain is None else f"{row.times_plain:>6.2f} x plain"
     share = "" if row.share_of_peak is None else f"{row.share_of_peak:>8.1%} of peak"
     memory = "" if row.memory_gib is None else f"{row.memory_gib:>8.1f} GiB (planned {row.planned_gib:.1f})"
-    return f"{name}{row.images_per_second:>10.1f} images/s{share}{memory}"
+    return f"{name}{row.images_per_second:>10.1f} images/s{ratio}{share}{memory}"
 
 
 def _curves(rows: list[Row]) -> None:
@@ -183,7 +195,7 @@ def _curves(rows: list[Row]) -> None:
     if not rows:
         return
     for loss in rows[0].losses[0]:
-        print(f"\n{loss:<12}" + "".join(f"{row.mode + (' c' if row.compiled else ''):>14}" for row in rows))
+        print(f"\n{loss:<12}" + "".join(f"{row.mode + ' ' + row.way[0]:>14}" for row in rows))
         for number in range(len(rows[0].losses)):
             print(f"{number:<12}" + "".join(f"{row.losses[number].get(loss, float('nan')):>14.5g}" for row in rows))
 

@@ -85,12 +85,12 @@ class TorchDraws:
     def normal(
         self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        return torch.randn(len(indices), *shape, dtype=dtype)
+        return torch.randn(len(indices), *shape, dtype=dtype, device=indices.device)
 
     def uniform(
         self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        return torch.rand(len(indices), *shape, dtype=dtype)
+        return torch.rand(len(indices), *shape, dtype=dtype, device=indices.device)
 
 
 def distillation(network: dict[str, Any], draws: Any) -> Distillation:

@@ -137,10 +137,12 @@ def group_bce(logits: Tensor, real: bool, keep: Tensor, group: int | None) -> Te
 
 def sanitise_gradients(gradients: Iterable[Tensor], clip: float | None = None) -> None:
     """In place: nan -> 0, +-inf -> +-1e5, then each element to [-clip, clip] (phase A of EDM recipes with the adversarial term)."""
-    for gradient in gradients:
+    together = list(gradients)
+    for gradient in together:  # torch has no nan_to_num over a list
         torch.nan_to_num(gradient, nan=0.0, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT, out=gradient)
-        if clip is not None:
-            gradient.clamp_(-clip, clip)
+    if clip is not None and together:
+        torch._foreach_clamp_max_(together, clip)
+        torch._foreach_clamp_min_(together, -clip)
 
 
 def _column(sigma: Tensor) -> Tensor:
