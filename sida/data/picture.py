@@ -26,7 +26,8 @@ def draw_picture(path: Path, shards: Shards, dataset: DatasetResult) -> None:
     sheet = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     size = f"{dataset.channels}x{dataset.resolution}x{dataset.resolution}"
-    pen.text((MARGIN, MARGIN - 4), f"{dataset.source}: {dataset.count:,} {dataset.record}, {size}", "black", font)
+    unit = "images" if dataset.record == "pixels" else dataset.record
+    pen.text((MARGIN, MARGIN - 4), f"{dataset.source}: {dataset.count:,} {unit}, {size}", "black", font)
     for place, record in enumerate(shards.records(chosen)):
         row, column = divmod(place, COLUMNS)
         left, top = MARGIN + column * (CELL + GAP), MARGIN + LINE + row * (CELL + LINE + GAP)
