@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
 from pipeline import launching
 from pipeline.dag import Plan, build
 from pipeline.guard import refuse_secrets_in
-from pipeline.profile import Profile, StepNeeds, check_image
+from pipeline.profile import READS, Profile, StepNeeds, check_image
 from sida import recipe as recipes
 from sida.errors import UserError
 from sida.recipe import Recipe
@@ -119,6 +120,8 @@ def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:
         )
     if needs.shared_memory:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=needs.shared_memory)  # noqa: S108
+    for volume in needs.volumes or ():
+        kubernetes.mount_pvc(task, volume.claim, volume.path, sub_path=volume.folder)
     if needs.timeout_seconds:
         kubernetes.set_timeout(task, needs.timeout_seconds)
 
@@ -126,11 +129,11 @@ def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:
 # -- the recipe on a cluster
 
 
-def recipe_parameter(name: str, recipe: Recipe) -> tuple[str, bytes | None]:
+def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tuple[str, bytes | None]:
     """The pipeline's parameter ``recipe``, and the object that has to be in the store for it.
 
     A recipe of the project goes by name, for it is in the image; a user's own by the address of its resolved form. Raises
-    UserError for one that is too large, holds a secret, or names files of this machine.
+    UserError for one that is too large, holds a secret, or names files that no volume of the profile brings to the pods.
     """
     if (path := recipes.find(name)).parent == recipes.RECIPES:
         return path.stem, None
@@ -139,29 +142,39 @@ def recipe_parameter(name: str, recipe: Recipe) -> tuple[str, bytes | None]:
     content = recipe.model_dump_json(indent=1).encode()  # as sida.steps.recipe_address stores it
     if len(content) > RECIPE_BYTES:
         raise UserError(f"recipe {name}: {len(content):,} bytes resolved, at most {RECIPE_BYTES:,} travel: shorten it")
-    sources = {
-        "teacher.address": recipe.teacher.address,
-        "dataset.address": recipe.dataset.address,
-        "evaluation.detector.address": recipe.evaluation.detector.address,
-    }
-    for field, address in sources.items():
-        if address is not None and address.startswith("file://"):
+    for field, step in READS.items():
+        address = str(_field(recipe, field) or "")
+        if address.startswith("file://") and not (profile and profile.mounts(field, unquote(urlsplit(address).path))):
             raise UserError(
-                f"recipe {name}: {field} {address} is a file of this machine, which pods cannot read: "
-                f"put it into the store (data as one zip or tar) and write its s3:// address"
+                f"recipe {name}: {field} {address} is a file of this machine, which pods cannot read: put it into the store "
+                f"(data as one zip or tar) and write its s3:// address, or mount a volume: steps.{step}.volumes in the profile"
             )
     digest = hashlib.sha256(content).hexdigest()
     return f"{ObjectRef('recipe.json', len(content), digest).key}#sha256={digest}", content
 
 
+def _field(recipe: Recipe, path: str) -> Any:
+    """A field by its dotted path; None under a section that the recipe leaves out."""
+    found: Any = recipe
+    for name in path.split("."):
+        found = getattr(found, name) if found is not None else None
+    return found
+
+
 # -- compiling
 
 
-def plan_for(name: str, recipe: Recipe, pipeline: str = "reproduce", force: Iterable[str] = ()) -> Plan:
+def plan_for(
+    name: str,
+    recipe: Recipe,
+    pipeline: str = "reproduce",
+    force: Iterable[str] = (),
+    profile: Profile | None = None,
+) -> Plan:
     """The plan of one of PIPELINES for a recipe, as Kubeflow shows it."""
     if pipeline not in PIPELINES:
         raise UserError(f"no pipeline {pipeline!r}: there are: {', '.join(PIPELINES)}")
-    parameter, _ = recipe_parameter(name, recipe)
+    parameter, _ = recipe_parameter(name, recipe, profile)
     if pipeline == "score_published":
         return _published_plan(recipe, parameter)
     plan = Plan.of(recipe, parameter, PIPELINES[pipeline], force)

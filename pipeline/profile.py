@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -21,6 +21,14 @@ from sida.errors import UserError
 from sida.recipe import Loader
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
+READS = {  # fields of a recipe that may name files, and the step that reads them
+    "teacher.address": "fetch_teacher",
+    "teacher.guide.address": "fetch_teacher",
+    "generator.address": "fetch_generator",
+    "dataset.address": "prepare_data",
+    "evaluation.detector.address": "reference_statistics",
+}
+TAKEN = ("/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var/run", "/gcs", "/minio", "/s3", "/app", "/opt/venv")  # noqa: S108
 LAUNCHED = ("teach", "score_teacher", "distill", "score")  # steps whose heavy part goes through sida.launch
 DIGEST = r"[^\s@]+@sha256:[0-9a-f]{64}"
 
@@ -89,6 +97,32 @@ class Toleration(Part):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
+class Volume(Part):
+    """A PersistentVolumeClaim with files of yours, such as a data set; steps only read there."""
+
+    claim: DnsName  # in the namespace of the pods: KFP's, and job_namespace for rerun
+    path: Text  # where the pod sees it; a recipe's addresses start with it
+    folder: str = ""  # a part of the volume; empty: all of it
+
+    @field_validator("path")
+    @classmethod
+    def _is_free(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+            raise ValueError("write an absolute path below /, such as /data")
+        for taken in TAKEN:
+            if path.is_relative_to(taken) or PurePosixPath(taken).is_relative_to(path):
+                raise ValueError(f"{taken} is the pod's own: choose another, such as /data")
+        return str(path)
+
+    @field_validator("folder")
+    @classmethod
+    def _is_inside(cls, value: str) -> str:
+        if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
+            raise ValueError("write a path inside the volume, without .. and without / in front")
+        return value
+
+
 class StepNeeds(Part):
     """What a step asks of its node. A field that is left out is taken from ``default``."""
 
@@ -98,6 +132,7 @@ class StepNeeds(Part):
     node_selector: dict[str, str] | None = None
     tolerations: tuple[Toleration, ...] | None = None
     shared_memory: Quantity | None = None  # size of /dev/shm
+    volumes: tuple[Volume, ...] | None = None  # of steps that read what a recipe addresses: fetch_*, prepare_data, ...
     retries: Count | None = None
     backoff_seconds: Seconds | None = None  # before the first retry; doubles each time
     timeout_seconds: Seconds | None = None
@@ -179,6 +214,18 @@ class Profile(Part):
         return self
 
     @model_validator(mode="after")
+    def _volumes_are_read(self) -> Profile:
+        readers = list(dict.fromkeys(READS.values()))
+        places = {"default": self.default} | {f"steps.{step}": needs for step, needs in self.steps.items()}
+        for place, needs in places.items():
+            volumes = needs.volumes or ()
+            if volumes and place.removeprefix("steps.") not in readers:
+                raise ValueError(f"{place}.volumes: only these steps read files of yours: {', '.join(readers)}")
+            if len({volume.path for volume in volumes}) < len(volumes):
+                raise ValueError(f"{place}.volumes: two at one path: give each its own")
+        return self
+
+    @model_validator(mode="after")
     def _launchers_are_possible(self) -> Profile:
         for step, needs in self.steps.items():
             if needs.launcher == "trainjob" and step not in LAUNCHED:
@@ -196,6 +243,11 @@ class Profile(Part):
     def needs(self, step: str) -> StepNeeds:
         """What a step asks for, defaults filled in."""
         return self.steps.get(step, StepNeeds()).over(self.default)
+
+    def mounts(self, field: str, path: str) -> bool:
+        """Whether the step that reads a field of the recipe (one of READS) sees a file at ``path``."""
+        volumes = self.needs(READS[field]).volumes or ()
+        return any(PurePosixPath(path).is_relative_to(volume.path) for volume in volumes)
 
     def image_for(self, step: str) -> tuple[str, str]:
         """(field, image) for a step: the CUDA image where it has an accelerator."""

@@ -58,7 +58,7 @@ def compile_for(
         is_remote(loaded.dataset)  # fail early: the recipe says where the data are
     cluster = OnCluster(loaded, profile, args.profile or "", args.allow_tags)
     namespace = {"namespace": profile.kfp.namespace if profile else None} if kubernetes else None
-    plan = plan_for(args.recipe, loaded, args.pipeline, args.force)
+    plan = plan_for(args.recipe, loaded, args.pipeline, args.force, profile)
     if profile is not None and args.allow_tags:
         _warn_of_tags(profile, list(plan.tasks()))
     return loaded, compiled(plan, cluster, namespace)
@@ -77,7 +77,7 @@ def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -
     from pipeline.compile import recipe_parameter
     from sida.stores import open_store
 
-    parameter, content = recipe_parameter(args.recipe, recipe)
+    parameter, content = recipe_parameter(args.recipe, recipe, profile)
     if content is not None:
         use_store(profile)
         key = parameter.partition("#")[0]

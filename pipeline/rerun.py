@@ -149,6 +149,11 @@ def _job_spec(
     if needs.shared_memory:
         pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": needs.shared_memory}})
         pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    for number, volume in enumerate(needs.volumes or ()):
+        claim = {"claimName": volume.claim, "readOnly": True}
+        pod["volumes"].append({"name": f"data-{number}", "persistentVolumeClaim": claim})
+        mount = {"name": f"data-{number}", "mountPath": volume.path, "readOnly": True}
+        pod["containers"][0]["volumeMounts"].append(mount | ({"subPath": volume.folder} if volume.folder else {}))
     spec: dict[str, Any] = {"backoffLimit": needs.retries or 0, "ttlSecondsAfterFinished": KEPT_SECONDS}
     if needs.timeout_seconds:
         spec["activeDeadlineSeconds"] = needs.timeout_seconds

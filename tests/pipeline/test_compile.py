@@ -84,6 +84,23 @@ def test_resources_follow_the_recipe_s_processes_and_the_profile_s_nodes(documen
     assert pod["activeDeadlineSeconds"] == "86400"
 
 
+def test_a_recipe_s_files_are_read_from_volumes_and_refused_where_none_brings_them(command: Command) -> None:
+    mine = command.place / "mine-data.yaml"
+    mine.write_text("extends: cifar10-uncond\nname: mine-data\ndataset: {source: folder, address: /data/a b/images}\n")
+    line = command("compile", str(mine), "--profile", command.profile()).mistake()
+    assert all(word in line for word in ("dataset.address file:///data/a%20b/images", "steps.prepare_data.volumes"))
+    for path, reached in (("/data", True), ("/data/a b", True), ("/data/a", False), ("/else", False)):
+        volume = f"steps:\n  prepare_data: {{volumes: [{{claim: sets, path: '{path}', folder: v2}}]}}\n"
+        said = command("compile", str(mine), "--profile", command.profile(("steps:\n", volume)))
+        assert (said.status == 0) == reached, said
+        if reached:
+            _, platform = yaml.safe_load_all(said.out)
+            pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+            (mount,) = pods["exec-prepare-data"]["pvcMount"]
+            assert (mount["mountPath"], mount["subPath"], mount["constant"]) == (path, "v2", "sets")
+            assert [name for name, pod in pods.items() if "pvcMount" in pod] == ["exec-prepare-data"]
+
+
 def test_steps_are_retried_and_never_cached_and_an_exit_handler_records_the_end(
     documents: list[dict[str, Any]],
 ) -> None:

@@ -10,6 +10,11 @@ from tests.pipeline.command import Command
 DIGEST = "@sha256:" + "1" * 64
 
 
+def volumes(inside: str) -> str:
+    """The start of the profile's steps, with volumes for prepare_data."""
+    return f"steps:\n  prepare_data:\n    volumes: [{inside}]\n"
+
+
 @pytest.mark.parametrize("name", profile.names())
 def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: str, command: Command) -> None:
     assert profile.load(name).description
@@ -33,6 +38,19 @@ def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: st
         ("store: s3", "mlflow_ui: mlflow:5000\nstore: s3", ["mlflow_ui", "https://"]),
         ("store: s3", "mlflow_ui: 'http://u:hunter2@h'\nstore: s3", ["mlflow_ui", "browser"]),
         ("AWS_REGION: eu-central-1", "PROXY: 'http://u:hunter2@h'", ["env.PROXY", "secrets"]),
+        (
+            "  distill:\n",
+            "  distill:\n    volumes: [{claim: d, path: /data}]\n",
+            ["steps.distill.volumes", "prepare_data"],
+        ),
+        ("  memory: 2Gi", "  memory: 2Gi\n  volumes: [{claim: d, path: /data}]", ["default.volumes", "prepare_data"]),
+        ("steps:\n", volumes("{claim: d, path: data}"), ["prepare_data.volumes.0.path", "absolute", "'data'"]),
+        ("steps:\n", volumes("{claim: d, path: /tmp/data}"), ["/tmp is the pod's own", "/data"]),
+        ("steps:\n", volumes("{claim: d, path: /}"), ["below /"]),
+        ("steps:\n", volumes("{claim: d, path: /data, folder: ../x}"), ["folder", "inside the volume"]),
+        ("steps:\n", volumes("{claim: d, path: /data}, {claim: e, path: /data/}"), ["two at one path"]),
+        ("steps:\n", volumes("{claim: D_1, path: /data}"), ["prepare_data.volumes.0.claim", "D_1"]),
+        ("steps:\n", volumes("{claim: d, path: /data, read: true}"), ["read", "known here", "folder"]),
         (f"sida{DIGEST}", "sida:latest", ["images.cpu", "sida:latest", "--allow-tags"]),
     ],
 )

@@ -218,6 +218,22 @@ def test_a_job_is_one_that_kubernetes_own_client_models_accept(command: Command)
     assert api.sanitize_for_serialization(api.deserialize(response, "V1Job")) == made  # nothing unknown in it
 
 
+def test_a_job_mounts_the_profile_s_volumes_read_only(command: Command) -> None:
+    from kubernetes import client
+
+    volume = "steps:\n  prepare_data: {volumes: [{claim: sets, path: /data, folder: v2}]}\n"
+    mine = load(command.profile(("steps:\n", volume)))
+    call = call_of_score(step="prepare_data", inputs={}, parameters={})
+    made = rerun.job(call, recipe.load("digits"), mine, IMAGE, force=False)
+    pod = made["spec"]["template"]["spec"]
+    claim = {"claimName": "sets", "readOnly": True}
+    assert {"name": "data-0", "persistentVolumeClaim": claim} in pod["volumes"]
+    mount = {"name": "data-0", "mountPath": "/data", "readOnly": True, "subPath": "v2"}
+    assert mount in pod["containers"][0]["volumeMounts"]
+    api = client.ApiClient()
+    assert api.sanitize_for_serialization(api.deserialize(SimpleNamespace(data=json.dumps(made)), "V1Job")) == made
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
