@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from math import fsum
 from typing import Any
 
 from sida import records
@@ -177,7 +178,7 @@ def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> No
     metric = result.rows[0].metric
     parent.metrics += [(f"{metric}_{model}", mean, 0) for model, mean in means.items()]
     parent.metrics.append((f"{metric}_ratio", means["generator"] / means["teacher"], 0))
-    parent.metrics.append(("seconds", sum(m.about.seconds for m in made.values()), 0))
+    parent.metrics.append(("seconds", fsum(m.about.seconds for m in made.values()), 0))  # exact: in any order the same
     parent.tags |= {
         "sida.verdict": result.verdict,
         "sida.licence": result.licence,

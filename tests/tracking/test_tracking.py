@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sida import records
 from sida.errors import UserError
 from sida.stores import ObjectStore
 from sida.tracking.projection import benchmark_of, projection
@@ -95,6 +96,23 @@ def test_tracking_again_adds_nothing_and_another_run_of_the_same_recipe_joins(ad
     experiment = there.get_experiment_by_name(benchmark_of(made.recipe)).experiment_id
     repeats = there.search_runs([experiment], f"tags.`sida.recipe` = '{made.recipe.name}'")
     assert sorted(run.data.tags["sida.repeat"] for run in repeats) == ["", "2026-12-01"]  # a repeat is another run
+
+
+def test_what_is_said_of_a_run_does_not_depend_on_which_of_two_steps_started_first(store: ObjectStore) -> None:
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    made.seconds = {"prepare_data": 0.1, "fetch_teacher": 0.2, "reference_statistics": 0.3, "score_teacher": 0.0}
+    made.seconds |= dict.fromkeys(
+        ("distill", "score", "compare", "report"), 0.0
+    )  # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1
+    digests = set()
+    for run, steps in (("run-1", ("prepare_data", "reference_statistics")), ("run-2", ())):
+        made.write(run)
+        calls = records.calls(store, run)
+        for step, other in zip(steps, reversed(steps), strict=True):
+            swapped = calls[step].model_copy(update={"started": calls[other].started})
+            store.put(records.call_key(run, step), swapped.model_dump_json().encode())
+        digests.add(projection(store, run).digest)
+    assert len(digests) == 1
 
 
 class Killed(BaseException):
