@@ -142,23 +142,17 @@ def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tupl
     content = recipe.model_dump_json(indent=1).encode()  # as sida.steps.recipe_address stores it
     if len(content) > RECIPE_BYTES:
         raise UserError(f"recipe {name}: {len(content):,} bytes resolved, at most {RECIPE_BYTES:,} travel: shorten it")
-    for field, step in READS.items():
-        address = str(_field(recipe, field) or "")
-        if address.startswith("file://") and not (profile and profile.mounts(field, unquote(urlsplit(address).path))):
+    for field, address in recipes.addresses(recipe).items():
+        if not address.startswith("file://") or field not in READS:
+            continue
+        step = READS[field]
+        if profile is None or not profile.mounts(step, unquote(urlsplit(address).path)):
             raise UserError(
                 f"recipe {name}: {field} {address} is a file of this machine, which pods cannot read: put it into the store "
                 f"(data as one zip or tar) and write its s3:// address, or mount a volume: steps.{step}.volumes in the profile"
             )
     digest = hashlib.sha256(content).hexdigest()
     return f"{ObjectRef('recipe.json', len(content), digest).key}#sha256={digest}", content
-
-
-def _field(recipe: Recipe, path: str) -> Any:
-    """A field by its dotted path; None under a section that the recipe leaves out."""
-    found: Any = recipe
-    for name in path.split("."):
-        found = getattr(found, name) if found is not None else None
-    return found
 
 
 # -- compiling

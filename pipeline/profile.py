@@ -21,12 +21,14 @@ from sida.errors import UserError
 from sida.recipe import Loader
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
-READS = {  # fields of a recipe that may name files, and the step that reads them
+READS = {  # fields of a recipe that may name files, and the step that reads them; no run reads `released`
     "teacher.address": "fetch_teacher",
     "teacher.guide.address": "fetch_teacher",
     "generator.address": "fetch_generator",
     "dataset.address": "prepare_data",
     "evaluation.detector.address": "reference_statistics",
+    "evaluation.reference.address": "reference_statistics",
+    "evaluation.precision_recall_reference.address": "reference_statistics",
 }
 TAKEN = ("/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var/run", "/gcs", "/minio", "/s3", "/app", "/opt/venv")  # noqa: S108
 LAUNCHED = ("teach", "score_teacher", "distill", "score")  # steps whose heavy part goes through sida.launch
@@ -244,9 +246,9 @@ class Profile(Part):
         """What a step asks for, defaults filled in."""
         return self.steps.get(step, StepNeeds()).over(self.default)
 
-    def mounts(self, field: str, path: str) -> bool:
-        """Whether the step that reads a field of the recipe (one of READS) sees a file at ``path``."""
-        volumes = self.needs(READS[field]).volumes or ()
+    def mounts(self, step: str, path: str) -> bool:
+        """Whether a volume brings the file at ``path`` to a step."""
+        volumes = self.needs(step).volumes or ()
         return any(PurePosixPath(path).is_relative_to(volume.path) for volume in volumes)
 
     def image_for(self, step: str) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
 
     loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
     if args.addresses:
-        found = addresses(loaded.model_dump(mode="json"))
+        found = [address for address in recipe.addresses(loaded).values() if address.startswith("https://")]
         if loaded.dataset.latents is not None:
             vae = loaded.dataset.latents.vae
             print(f"and dataset.latents.vae: the repository or folder {vae}", file=sys.stderr)
@@ -46,14 +45,3 @@ def main(args: argparse.Namespace) -> int:
     text = f"# resolved from {path}\n{annotated(loaded, sources)}"
     output.result(args, text.rstrip("\n"), recipe=loaded.model_dump(mode="json"), path=path, origins=sources)
     return 0
-
-
-def addresses(section: dict[str, Any]) -> list[str]:
-    """Of every file behind https, in the recipe's order."""
-    found = []
-    for name, value in section.items():
-        if isinstance(value, dict):
-            found += addresses(value)
-        elif name == "address" and str(value).startswith("https://"):
-            found.append(value)
-    return found

@@ -26,7 +26,7 @@ from sida.recipe.fields import (
     Teacher,
     TeacherTraining,
 )
-from sida.recipe.reading import RECIPES, Loader, chain, find, load, names, parse
+from sida.recipe.reading import RECIPES, Loader, addresses, chain, find, load, names, parse
 
 __all__ = [
     "RECIPES",
@@ -49,6 +49,7 @@ __all__ = [
     "Targets",
     "Teacher",
     "TeacherTraining",
+    "addresses",
     "chain",
     "find",
     "load",

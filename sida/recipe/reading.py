@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def _make_absolute(section: dict[str, Any], where: Path) -> None:
             if "\0" in value:
                 raise RecipeError(f"{where}: address: {value[:80]!r} is no path: take the NUL out")
             section[key] = (where.parent / value).resolve().as_uri()
+
+
+def addresses(recipe: Recipe) -> dict[str, str]:
+    """Dotted path of a field -> the address in it, of every file or folder that the recipe names, in its order."""
+    return dict(_addresses(recipe.model_dump(mode="json"), ""))
+
+
+def _addresses(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _addresses(value, f"{prefix}{key}.")
+        elif key == "address" and value is not None:
+            yield f"{prefix}{key}", value
 
 
 def chain(name: str) -> list[Path]:

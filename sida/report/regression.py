@@ -16,16 +16,11 @@ def half_width(score: Score) -> float | None:
     return interval.half_width(score.values)
 
 
-def difference_interval(a: Score, b: Score) -> float:
-    """Half-width of the 95% interval of mean(a) - mean(b), pooled over the seed ranges; infinite for one range each."""
-    return interval.difference_half_width(a.values, b.values)
-
-
 def judge(now: Sequence[Score], last: Manifest) -> Regression:
     """The generator's score now against that of ``last``; regressed means worse by more than the interval of the difference."""
     new = next(score for score in now if score.model == "generator")
     old = next(score for score in last.rows if score.model == "generator")
-    half = difference_interval(new, old)
+    half = interval.difference_half_width(new.values, old.values)
     worse = (old.mean - new.mean) if new.metric in _MORE_IS_BETTER else (new.mean - old.mean)
     return Regression(
         metric=new.metric,

@@ -101,6 +101,15 @@ def test_a_recipe_s_files_are_read_from_volumes_and_refused_where_none_brings_th
             assert [name for name, pod in pods.items() if "pvcMount" in pod] == ["exec-prepare-data"]
 
 
+def test_every_file_that_a_run_reads_is_looked_at_before_it_is_submitted(command: Command) -> None:
+    for section in ("reference", "precision_recall_reference"):
+        mine = command.place / "mine-statistics.yaml"
+        mine.write_text(f"extends: cifar10-uncond\nname: mine\nevaluation: {{{section}: {{address: /data/it.npz}}}}\n")
+        line = command("compile", str(mine), "--profile", command.profile()).mistake()
+        assert f"evaluation.{section}.address file:///data/it.npz" in line
+        assert "steps.reference_statistics.volumes" in line
+
+
 def test_steps_are_retried_and_never_cached_and_an_exit_handler_records_the_end(
     documents: list[dict[str, Any]],
 ) -> None:

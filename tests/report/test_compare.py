@@ -14,7 +14,7 @@ from sida.manifests import Score
 from sida.recipe import Expected
 from sida.report.compare import verdict
 from sida.report.grid import GRID_COLUMNS, Panel, draw_panels
-from sida.report.regression import difference_interval
+from sida.scoring.interval import difference_half_width
 
 RECIPE = recipe.load("digits")
 
@@ -37,7 +37,7 @@ def score(model: str, *values: float) -> Score:
 
 def test_the_interval_is_student_t_on_the_pooled_error() -> None:
     # sd 0.1 each, three ranges each: 2.776 (4 degrees of freedom) * sqrt(2 * 0.01 / 3)
-    half = difference_interval(score("teacher", 1.0, 1.1, 0.9), score("generator", 2.0, 2.1, 1.9))
+    half = difference_half_width((1.0, 1.1, 0.9), (2.0, 2.1, 1.9))
     assert half == pytest.approx(2.776 * (0.02 / 3) ** 0.5, rel=1e-3)
 
 
