@@ -163,7 +163,7 @@ def _run(component: Any, values: dict[str, Any], folder: Path) -> None:
         if _is_artifact(flag.type) and _is_list(flag):
             many = enumerate(values[name])
             arguments[name] = [_fetched(f"{name}-{number}", flag.type, one, folder) for number, one in many]
-        elif _is_artifact(flag.type):
+        elif _is_artifact(flag.type) and values[name] is not None:
             arguments[name] = _fetched(name, flag.type, values[name], folder)
     outputs = {name: _artifact(kind.type, name, folder / name) for name, kind in (spec.outputs or {}).items()}
     try:

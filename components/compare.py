@@ -1,16 +1,12 @@
 """Component: table, verdict and pictures."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import Artifact, Input, Markdown, Metrics, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def compare(
     recipe: str,
-    teacher: Input[Model],
-    generator: Input[Model],
-    dataset: Input[Dataset],
-    reference: Input[Artifact],
     teacher_scores: Input[Metrics],
     scores: Input[Metrics],
     run: Output[Artifact],
@@ -23,12 +19,8 @@ def compare(
 
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
-        teacher: The teacher.
-        generator: The one-step generator.
-        dataset: The training set.
-        reference: Feature moments of the training set, and the detector that finds the nearest training images.
-        teacher_scores: The teacher's score and the floor.
-        scores: The generator's score.
+        teacher_scores: The teacher's score and the floor; it names the teacher.
+        scores: The generator's score; it names the generator, the data and the reference.
         run: The run's manifest, which names everything.
         summary: The table and the verdict to read.
         standing: The score now, the last one of this recipe, and whether it regressed (1) or not (0).
@@ -43,10 +35,6 @@ def compare(
         compare,
         run,
         recipe=recipe,
-        teacher=teacher.path,
-        generator=generator.path,
-        dataset=dataset.path,
-        reference=reference.path,
         teacher_scores=teacher_scores.path,
         scores=scores.path,
         attempt=attempt,

@@ -1,18 +1,17 @@
 """Component: distil the teacher."""
 
+from typing import Optional
+
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Input, Metrics, Model, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def distill(
     recipe: str,
-    teacher: Input[Model],
-    start: Input[Model],
-    dataset: Input[Dataset],
-    reference: Input[Artifact],
-    gate: Input[Metrics],
+    teacher_scores: Input[Metrics],
     generator: Output[Model],
+    start: Optional[Input[Model]] = None,  # noqa: UP045 (kfp knows only this spelling)
     attempt: str = "",
     run_id: str = "",
 ):
@@ -20,12 +19,9 @@ def distill(
 
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
-        teacher: The teacher.
-        start: What the generator starts from: a finished SiD generator for SiD2A, else the teacher.
-        dataset: The training set.
-        reference: Feature moments of the training set, for choosing the checkpoint on selection seeds.
-        gate: The teacher's score; distillation starts only after it passed.
+        teacher_scores: The teacher's score, which it must have passed; it names the teacher, the data and the reference.
         generator: The one-step generator (EMA weights) as safetensors.
+        start: The finished SiD generator that SiD2A starts from; left out, the generator starts from the teacher.
         attempt: "new" distils again; empty reuses what is there.
         run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
@@ -36,11 +32,8 @@ def distill(
         distill,
         generator,
         recipe=recipe,
-        teacher=teacher.path,
-        start=start.path,
-        dataset=dataset.path,
-        reference=reference.path,
-        gate=gate.path,
+        teacher_scores=teacher_scores.path,
+        start=start.path if start else "",
         attempt=attempt,
         run_id=run_id,
     )

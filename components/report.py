@@ -1,19 +1,13 @@
 """Component: the page about a run."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Input, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def report(
     recipe: str,
     run: Input[Artifact],
-    teacher: Input[Model],
-    generator: Input[Model],
-    dataset: Input[Dataset],
-    reference: Input[Artifact],
-    teacher_scores: Input[Metrics],
-    scores: Input[Metrics],
     report: Output[Artifact],
     page: Output[HTML],
     attempt: str = "",
@@ -23,13 +17,7 @@ def report(
 
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
-        run: The run's manifest: table, verdict, pictures.
-        teacher: The teacher.
-        generator: The one-step generator and its curve.
-        dataset: The training set.
-        reference: What the training set looks like to the detector.
-        teacher_scores: The teacher's score and the floor.
-        scores: The generator's score.
+        run: The run's manifest: table, verdict, pictures; it names everything that the page shows.
         report: The page's manifest.
         page: The page, one HTML file that needs nothing else.
         attempt: "new" writes it again; empty reuses what is there.
@@ -45,12 +33,6 @@ def report(
         report,
         recipe=recipe,
         run=run.path,
-        teacher=teacher.path,
-        generator=generator.path,
-        dataset=dataset.path,
-        reference=reference.path,
-        teacher_scores=teacher_scores.path,
-        scores=scores.path,
         attempt=attempt,
         run_id=run_id,
     )

@@ -1,14 +1,13 @@
 """Component: score the generator."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Input, Metrics, Model, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def score(
     recipe: str,
     generator: Input[Model],
-    dataset: Input[Dataset],
     reference: Input[Artifact],
     scores: Output[Metrics],
     attempt: str = "",
@@ -21,8 +20,7 @@ def score(
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
         generator: The one-step generator.
-        dataset: The training set, for its label distribution.
-        reference: Feature moments of the training set.
+        reference: Feature moments of the training set; it names the data, whose labels are drawn from.
         scores: The generator's score: every range, mean and spread.
         attempt: "new" scores again; empty reuses what is there.
         repeat: Any text; another text is another score (schedules set it to the time).
@@ -37,7 +35,6 @@ def score(
         scores,
         recipe=recipe,
         generator=generator.path,
-        dataset=dataset.path,
         reference=reference.path,
         attempt=attempt,
         run_id=run_id,

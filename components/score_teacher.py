@@ -1,14 +1,13 @@
 """Component: score the teacher, and stop if it is not what the recipe says."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Input, Metrics, Model, Output
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def score_teacher(
     recipe: str,
     teacher: Input[Model],
-    dataset: Input[Dataset],
     reference: Input[Artifact],
     scores: Output[Metrics],
     attempt: str = "",
@@ -20,8 +19,7 @@ def score_teacher(
     Args:
         recipe: Name of a recipe, or address of a resolved one in the store.
         teacher: The teacher.
-        dataset: The training set, for its label distribution.
-        reference: Feature moments of the training set.
+        reference: Feature moments of the training set; it names the data, whose labels are drawn from.
         scores: The teacher's score and the floor that real images reach.
         attempt: "new" scores again; empty reuses what is there.
         repeat: Any text; another text is another score (schedules set it to the time).
@@ -35,7 +33,6 @@ def score_teacher(
         scores,
         recipe=recipe,
         teacher=teacher.path,
-        dataset=dataset.path,
         reference=reference.path,
         attempt=attempt,
         run_id=run_id,

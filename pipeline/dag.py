@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from sida.recipe import Recipe
 
 TEACHER = "TEACHER"  # fetch_teacher's output, or teach's where the recipe trains its own
-START = "START"  # what theta starts from: fetch_generator's output for SiD2A, else the teacher
 
+START = "fetch_generator.generator"  # what theta starts from in SiD2A; in all others it is the teacher
+
+# A manifest says what it was made from, so a step takes only what nothing else brings. Kubeflow's metadata store refuses one
+# artifact on two inputs of a task.
 _TASKS: dict[str, dict[str, str]] = {
     "fetch_teacher": {},
     "fetch_generator": {},
@@ -30,37 +33,22 @@ _TASKS: dict[str, dict[str, str]] = {
     "reference_statistics": {"dataset": "prepare_data.dataset"},
     "score_teacher": {
         "teacher": TEACHER,
-        "dataset": "prepare_data.dataset",
         "reference": "reference_statistics.reference",
     },
     "distill": {
-        "teacher": TEACHER,
+        "teacher_scores": "score_teacher.scores",
         "start": START,
-        "dataset": "prepare_data.dataset",
-        "reference": "reference_statistics.reference",
-        "gate": "score_teacher.scores",
     },
     "score": {
         "generator": "distill.generator",
-        "dataset": "prepare_data.dataset",
         "reference": "reference_statistics.reference",
     },
     "compare": {
-        "teacher": TEACHER,
-        "generator": "distill.generator",
-        "dataset": "prepare_data.dataset",
-        "reference": "reference_statistics.reference",
         "teacher_scores": "score_teacher.scores",
         "scores": "score.scores",
     },
     "report": {
         "run": "compare.run",
-        "teacher": TEACHER,
-        "generator": "distill.generator",
-        "dataset": "prepare_data.dataset",
-        "reference": "reference_statistics.reference",
-        "teacher_scores": "score_teacher.scores",
-        "scores": "score.scores",
     },
 }
 STEPS = (*_TASKS, *(step for step in PUBLISHED_TASKS if step not in _TASKS))
@@ -100,11 +88,12 @@ class Plan:
         if self.published:
             return PUBLISHED_TASKS
         teacher = "teach.teacher" if self.train_teacher else "fetch_teacher.teacher"
-        placed = {TEACHER: teacher, START: "fetch_generator.generator" if self.fetch_generator else teacher}
         found: dict[str, dict[str, str]] = {}
 
         def add(step: str) -> None:
-            sources = {name: placed.get(source, source) for name, source in _TASKS[step].items()}
+            sources = {name: teacher if source == TEACHER else source for name, source in _TASKS[step].items()}
+            if not self.fetch_generator:
+                sources = {name: source for name, source in sources.items() if source != START}
             for source in sources.values():
                 if source.split(".")[0] not in found:
                     add(source.split(".")[0])

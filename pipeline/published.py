@@ -17,7 +17,6 @@ TASKS: dict[str, dict[str, str]] = {
     "reference_statistics": {"dataset": "score_data.dataset"},
     "score": {
         "generator": "fetch_released.generator",
-        "dataset": "score_data.dataset",
         "reference": "reference_statistics.reference",
     },
     "published_table": {"scores": "score.scores"},
@@ -61,7 +60,6 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
                     steps["score"](
                         recipe=item,
                         generator=generator.outputs["generator"],
-                        dataset=data.outputs["dataset"],
                         reference=reference.outputs["reference"],
                         repeat=repeat,
                         **each,

@@ -169,6 +169,27 @@ def manifest_key(manifest: Manifest) -> str:
     return f"steps/{manifest.about.step}/{manifest.about.key}/{manifest.about.attempt}.json"
 
 
+def carried(manifest: Manifest, name: str) -> Manifest:
+    """The manifest that ``manifest`` was made from, under the name that its step gave it: what is known is not handed on twice.
+
+    Raises UserError when the manifest does not say, or what it names is gone or another result.
+    """
+    store, maker = open_store(settings().store), manifest.about.step
+    key = manifest.about.input_keys.get(name, "")
+    if not key:
+        raise UserError(f"{manifest_key(manifest)} does not say where its {name} lies: run {maker} again")
+    folder = key.rpartition("/")[0]
+    latest = f"{folder}/{_latest(store, folder)}.json"  # the same result, where the attempt itself was collected
+    for there in dict.fromkeys((key, latest)):
+        try:
+            found = parse_manifest(store.read(there), store.address_of(there))
+        except NotFound:
+            continue
+        if found.digest == manifest.about.inputs.get(name):
+            return found
+    raise UserError(f"{store.address_of(key)}, the {name} that {maker} used, is gone: submit the run again")
+
+
 def _publish(store: ObjectStore, folder: str, number: int, manifest: Manifest) -> Published:
     attempt_key = f"{folder}/{number}.json"
     try:
@@ -256,17 +277,16 @@ def execute(
     *,
     component: str = "",
     run_id: str = "",
-    gate: str = "",
     **arguments: Any,
 ) -> Published:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
     The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it.
-    ``gate`` is an input that the step only waits for. A SidaError becomes one line for the user and the exit status that it names.
+    A SidaError becomes one line for the user and the exit status that it names.
     """
     name = function.step.name  # type: ignore[attr-defined]
     try:
-        published = _recorded(function, component, run_id, arguments, {"gate": gate} if gate else {})
+        published = _recorded(function, component, run_id, arguments, {})
     except (SidaError, OSError) as error:
         message, exit_code = _in_a_line(error)
         progress.error(name, message, exit_code)

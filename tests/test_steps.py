@@ -120,6 +120,35 @@ def test_execute_turns_a_mistake_into_one_line_and_status_2(tmp_path: Path, caps
     assert not Path(output.path).exists()
 
 
+@steps.step("uses_toy", version=1, sources=("sida/errors.py",))
+def uses_toy(context_of: Any, *, recipe: Any, made: Any) -> Any:
+    def produce(context: steps.Context) -> TeacherResult:
+        ref = context.put(b"further", "further.safetensors")
+        return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
+
+    return context_of(parameters={}, inputs={"teacher": made}, produce=produce)
+
+
+def test_a_manifest_brings_what_it_was_made_from() -> None:
+    first = run().manifest
+    further = uses_toy(recipe=RECIPE, made=first).manifest
+    assert steps.carried(further, "teacher") == first
+    with pytest.raises(UserError, match="does not say where its dataset lies: run uses_toy again"):
+        steps.carried(further, "dataset")
+
+
+def test_what_a_manifest_was_made_from_is_the_same_result_or_nothing() -> None:
+    first, store = run().manifest, open_store(settings().store)
+    further = uses_toy(recipe=RECIPE, made=first).manifest
+    again = run(attempt="new").manifest  # the same result as an attempt of its own
+    store.delete(steps.manifest_key(first))
+    assert steps.carried(further, "teacher") == again
+    other = run(weights=b"others").manifest
+    store.put(steps.manifest_key(again), other.to_json())
+    with pytest.raises(UserError, match="the teacher that uses_toy used, is gone: submit the run again"):
+        steps.carried(further, "teacher")
+
+
 def test_a_recipe_travels_by_address_and_digest() -> None:
     address = steps.recipe_address(RECIPE)
     assert steps.recipe_at(address) == RECIPE

@@ -13,7 +13,7 @@ from sida.report.regression import in_words, judge
 from sida.scoring.gates import against_teacher, target_gate
 from sida.scoring.series import previous
 from sida.settings import settings
-from sida.steps import Context, Published, step
+from sida.steps import Context, Published, carried, step
 from sida.stores import open_store
 
 
@@ -22,22 +22,19 @@ def compare(
     context_of: Any,
     *,
     recipe: Recipe,
-    teacher: str,
-    generator: str,
-    dataset: str,
-    reference: str,
     teacher_scores: str,
     scores: str,
     attempt: str = "",
 ) -> Published:
     """Put the scores side by side and draw samples from the same seeds and labels."""
+    of_teacher, of_generator = read(teacher_scores, "scores"), read(scores, "scores")
     inputs = {
-        "teacher": read(teacher, "teacher"),
-        "generator": read(generator, "generator"),
-        "dataset": read(dataset, "dataset"),
-        "reference": read(reference, "reference"),
-        "teacher_scores": read(teacher_scores, "scores"),
-        "scores": read(scores, "scores"),
+        "teacher": carried(of_teacher, "model"),
+        "generator": carried(of_generator, "model"),
+        "dataset": carried(of_generator, "dataset"),
+        "reference": carried(of_generator, "reference"),
+        "teacher_scores": of_teacher,
+        "scores": of_generator,
     }
     made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
     rows = [*inputs["teacher_scores"].rows, *inputs["scores"].rows]

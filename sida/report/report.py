@@ -8,7 +8,9 @@ from typing import Any
 from sida.manifests import GeneratorResult, Manifest, ReportResult
 from sida.manifests import read_manifest as read
 from sida.recipe import Recipe
-from sida.steps import Context, Published, step
+from sida.steps import Context, Published, carried, step
+
+SHOWN = ("teacher", "generator", "dataset", "reference", "teacher_scores", "scores")
 
 
 @step("report", version=2, sources=("sida/report",))
@@ -17,24 +19,11 @@ def report(
     *,
     recipe: Recipe,
     run: str,
-    teacher: str,
-    generator: str,
-    dataset: str,
-    reference: str,
-    teacher_scores: str,
-    scores: str,
     attempt: str = "",
 ) -> Published:
     """Write the page about a run."""
-    inputs = {
-        "run": read(run, "run"),
-        "teacher": read(teacher, "teacher"),
-        "generator": read(generator, "generator"),
-        "dataset": read(dataset, "dataset"),
-        "reference": read(reference, "reference"),
-        "teacher_scores": read(teacher_scores, "scores"),
-        "scores": read(scores, "scores"),
-    }
+    compared = read(run, "run")
+    inputs = {"run": compared} | {name: carried(compared, name) for name in SHOWN}
 
     def produce(context: Context) -> ReportResult:
         from sida.report.page import page_of  # matplotlib, jinja2

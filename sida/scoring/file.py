@@ -29,9 +29,7 @@ def score_file(path: Path, recipe: Recipe, *, repeat: str = "", attempt: str = "
         reference = run(reference_statistics, dataset=dataset)
         if generator is None:
             return score_images(recipe=recipe, folder=str(path), reference=reference, repeat=repeat, attempt=attempt)
-        return score(
-            recipe=recipe, generator=generator, dataset=dataset, reference=reference, repeat=repeat, attempt=attempt
-        )
+        return score(recipe=recipe, generator=generator, reference=reference, repeat=repeat, attempt=attempt)
 
 
 def runner(folder: Path, recipe: Recipe) -> Callable[..., str]:

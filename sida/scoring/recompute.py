@@ -45,7 +45,7 @@ def recompute(chain: Chain) -> list[Recomputed]:
     recipe = recipe_of(chain.store, chain.root)
     with tempfile.TemporaryDirectory() as folder:
         inputs = {}
-        for name in ("model", "dataset", "reference"):
+        for name in ("model", "reference"):
             path = Path(folder) / f"{name}.json"
             path.write_bytes(chain.manifests[name].to_json())
             inputs[model if name == "model" else name] = str(path)

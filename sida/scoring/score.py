@@ -16,7 +16,7 @@ from sida.scoring.gates import target_gate, teacher_gate
 from sida.scoring.interval import half_width
 from sida.scoring.series import remember
 from sida.settings import settings
-from sida.steps import Context, Published, step
+from sida.steps import Context, Published, carried, step
 from sida.stores import open_store
 from sida.stores.base import ObjectRef
 
@@ -64,6 +64,13 @@ def check_reference(recipe: Recipe, reference: Manifest) -> None:
             f"the reference is for {made.metric} with {made.features} features, the recipe's metric is "
             f"{recipe.evaluation.metric} with {detector.features}: run reference_statistics with this recipe"
         )
+
+
+def _inputs(recipe: Recipe, model: Manifest, reference: str) -> dict[str, Manifest]:
+    """What a score rests on; the data, whose labels are drawn from, are those that the reference was computed of."""
+    against = read_manifest(reference, "reference")
+    check_reference(recipe, against)
+    return {"model": model, "dataset": carried(against, "dataset"), "reference": against}
 
 
 def _measured(
@@ -179,18 +186,12 @@ def score_teacher(
     *,
     recipe: Recipe,
     teacher: str,
-    dataset: str,
     reference: str,
     attempt: str = "",
     repeat: str = "",
 ) -> Published:
     """Score the teacher with its own sampler, and stop the run if it is not as good as was published."""
-    inputs = {
-        "model": read_manifest(teacher, "teacher"),
-        "dataset": read_manifest(dataset, "dataset"),
-        "reference": read_manifest(reference, "reference"),
-    }
-    check_reference(recipe, inputs["reference"])
+    inputs = _inputs(recipe, read_manifest(teacher, "teacher"), reference)
     sampler = recipe.teacher.sampler
     seeds = first_seeds(recipe, recipe.evaluation.teacher_ranges)
     n = recipe.gate.teacher_images or recipe.evaluation.images
@@ -236,18 +237,12 @@ def score(
     *,
     recipe: Recipe,
     generator: str,
-    dataset: str,
     reference: str,
     attempt: str = "",
     repeat: str = "",
 ) -> Published:
     """Score the one-step generator on held-out seed ranges, and say how it stands to the published number."""
-    inputs = {
-        "model": read_manifest(generator, "generator"),
-        "dataset": read_manifest(dataset, "dataset"),
-        "reference": read_manifest(reference, "reference"),
-    }
-    check_reference(recipe, inputs["reference"])
+    inputs = _inputs(recipe, read_manifest(generator, "generator"), reference)
     made: Any = inputs["model"].result
     seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
 

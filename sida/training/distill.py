@@ -7,7 +7,7 @@ from typing import Any
 from sida.launch.job import run_job
 from sida.manifests import GeneratorResult, digest_of, read_manifest
 from sida.recipe import Recipe
-from sida.steps import Context, Published, step
+from sida.steps import Context, Published, carried, step
 from sida.stores.base import ObjectRef
 
 
@@ -16,18 +16,21 @@ def distill(
     context_of: Any,
     *,
     recipe: Recipe,
-    teacher: str,
-    start: str,
-    dataset: str,
-    reference: str,
+    teacher_scores: str,
+    start: str = "",
     attempt: str = "",
 ) -> Published:
-    """Distil the teacher into a one-step generator with SiD, SiDA or SiD2A."""
+    """Distil the teacher into a one-step generator with SiD, SiDA or SiD2A.
+
+    The teacher's scores say which teacher, data and reference; without ``start`` the generator starts from the teacher.
+    """
+    scored = read_manifest(teacher_scores, "scores")
+    teacher = carried(scored, "model")
     inputs = {
-        "teacher": read_manifest(teacher, "teacher"),
-        "start": read_manifest(start, "teacher"),
-        "dataset": read_manifest(dataset, "dataset"),
-        "reference": read_manifest(reference, "reference"),
+        "teacher": teacher,
+        "start": read_manifest(start, "teacher") if start else teacher,
+        "dataset": carried(scored, "dataset"),
+        "reference": carried(scored, "reference"),
     }
     evaluation = recipe.evaluation
     parameters = {

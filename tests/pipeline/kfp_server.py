@@ -53,7 +53,22 @@ def check_pipeline(documents: list[dict[str, Any]]) -> dict[str, Any]:
             json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
     except json_format.ParseError as error:
         raise Refused(400, f"not a pipeline: {error}") from error
+    _check_artifacts(documents[0])
     return {"pipeline_spec": documents[0], "platform_spec": documents[1:]}
+
+
+def _check_artifacts(spec: dict[str, Any]) -> None:
+    """Refuse one artifact on two inputs of a task.
+
+    The real server takes it, and the task's driver dies: ML Metadata holds one event of a kind for an artifact and an execution
+    (seen on Kubeflow Pipelines 2.17).
+    """
+    for component in (spec["root"], *spec["components"].values()):
+        for task, described in component.get("dag", {}).get("tasks", {}).items():
+            artifacts = described.get("inputs", {}).get("artifacts", {}).values()
+            sources = [json.dumps(source, sort_keys=True) for source in artifacts]
+            if len(set(sources)) < len(sources):
+                raise Refused(400, f"task {task}: one artifact on two inputs")
 
 
 class Kfp:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from pipeline.dag import Plan, build
+from sida import recipe as recipes
 from sida.errors import UserError
 
 
@@ -19,6 +20,29 @@ def compiled(what: Plan, folder: Path) -> dict[str, dict[str, object]]:
     path = folder / "pipeline.yaml"
     compiler.Compiler().compile(build(what), str(path))
     return dict(next(yaml.safe_load_all(path.read_text()))["root"]["dag"]["tasks"])
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_no_artifact_reaches_two_inputs_of_one_step_of_any_recipe(name: str) -> None:
+    """Kubeflow's metadata store refuses that: the task's driver dies, and the run with it (seen)."""
+    for step, sources in Plan.of(recipes.load(name), "").tasks().items():
+        assert len(set(sources.values())) == len(sources), step
+
+
+def test_the_graph_is_the_readme_s_and_sid2a_s_generator_comes_beside_it() -> None:
+    edges = {(source.split(".")[0], step) for step, sources in plan().tasks().items() for source in sources.values()}
+    assert edges == {
+        ("prepare_data", "reference_statistics"),
+        ("fetch_teacher", "score_teacher"),
+        ("reference_statistics", "score_teacher"),
+        ("score_teacher", "distill"),
+        ("distill", "score"),
+        ("reference_statistics", "score"),
+        ("score_teacher", "compare"),
+        ("score", "compare"),
+        ("compare", "report"),
+    }
+    assert plan(fetch_generator=True).tasks()["distill"]["start"] == "fetch_generator.generator"
 
 
 def test_every_step_comes_after_the_steps_it_needs() -> None:

@@ -64,7 +64,7 @@ def call_of_score(**changes: Any) -> records.StepCall:
         "step": "score",
         "version": 1,
         "recipe": "digits",
-        "inputs": {name: given for name in ("generator", "dataset", "reference")},
+        "inputs": {name: given for name in ("generator", "reference")},
         "parameters": {"attempt": "new", "repeat": "-rf monday"},
         "image": IMAGE,
         "store": "s3://bucket/sida",
@@ -85,13 +85,13 @@ def test_a_call_is_recorded_with_its_result_and_again_when_reused(place: Path) -
     assert records.call_of(store, "another", "prepare_data").state == "reused"
 
 
-def test_inputs_are_recorded_by_address_and_digest_and_the_gate_too(place: Path) -> None:
+def test_inputs_are_recorded_by_address_and_digest(place: Path) -> None:
     address = run_step(place)
     path = str(place / "dataset")
-    call = records.begin(RUN, "distill", 1, {"recipe": "digits", "dataset": path, "gate": path, "attempt": "new"})
+    call = records.begin(RUN, "distill", 1, {"recipe": "digits", "start": path, "teacher_scores": path, "attempt": "new"})
     assert call is not None
     digest = read_manifest(path, "dataset").digest
-    assert call.inputs == {name: records.Input(address=address, digest=digest) for name in ("dataset", "gate")}
+    assert call.inputs == {name: records.Input(address=address, digest=digest) for name in ("start", "teacher_scores")}
     assert call.parameters == {"attempt": "new"}
     assert records.calls(open_store(settings().store), RUN)["distill"].state == "started"  # if it is killed now
 
@@ -174,7 +174,7 @@ def test_a_job_runs_the_step_s_own_command_with_the_recorded_values(command: Com
     assert container["command"] == ["python", "-m", "components", "score"]
     address = "s3://bucket/sida/steps/x/ab/1.json"
     assert sorted(container["args"]) == [
-        *("--attempt=new", f"--dataset={address}", f"--generator={address}", "--recipe=digits"),
+        *("--attempt=new", f"--generator={address}", "--recipe=digits"),
         *(f"--reference={address}", "--repeat=-rf monday", f"--run-id={RUN}"),
     ]
     assert "--attempt=new" not in job(command, call_of_score())["spec"]["template"]["spec"]["containers"][0]["args"]

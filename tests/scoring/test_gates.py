@@ -35,7 +35,7 @@ def gated(folder: Path, made: Recipe, judged: Recipe | None = None) -> Score:
     run = runner(folder, made)
     dataset, teacher = run(prepare_data), run(fetch_teacher)
     reference = run(reference_statistics, dataset=dataset)
-    published = score_teacher(recipe=judged or made, teacher=teacher, dataset=dataset, reference=reference)
+    published = score_teacher(recipe=judged or made, teacher=teacher, reference=reference)
     return published.manifest.rows[0]
 
 

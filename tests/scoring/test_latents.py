@@ -124,7 +124,7 @@ def test_statistics_of_latents_are_of_what_the_vae_gives_back_and_a_generator_is
     torch.testing.assert_close(mean, features.mean(0), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(covariance, torch.cov(features.T), rtol=1e-6, atol=1e-12)
     generator = run(fetch_released, address=recipe.teacher.address)
-    scored = score(recipe=recipe, generator=generator, dataset=dataset, reference=reference).manifest.result
+    scored = score(recipe=recipe, generator=generator, reference=reference).manifest.result
     assert isinstance(scored, ScoresResult) and scored.rows[0].n == 20 and scored.rows[0].mean > 0
 
 

@@ -45,7 +45,7 @@ def whole_chain(folder: Path) -> Published:
     from sida.data.prepare import prepare_data
     from sida.scoring.file import runner
     from sida.scoring.reference import reference_statistics
-    from sida.scoring.score import score
+    from sida.scoring.score import score, score_teacher
     from sida.teachers.fetch import fetch_teacher
     from sida.training.distill import distill
 
@@ -53,8 +53,9 @@ def whole_chain(folder: Path) -> Published:
     run = runner(folder, recipe)
     dataset, teacher = run(prepare_data), run(fetch_teacher)
     reference = run(reference_statistics, dataset=dataset)
-    generator = run(distill, teacher=teacher, start=teacher, dataset=dataset, reference=reference)
-    return score(recipe=recipe, generator=generator, dataset=dataset, reference=reference)
+    teacher_scores = run(score_teacher, teacher=teacher, reference=reference)
+    generator = run(distill, teacher_scores=teacher_scores)
+    return score(recipe=recipe, generator=generator, reference=reference)
 
 
 def flip(path: Path, at: int) -> bytes:

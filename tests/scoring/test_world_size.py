@@ -25,7 +25,7 @@ def score_in_a_process(generator: str, dataset: str, reference: str, repeat: str
     from sida.scoring.score import score
 
     recipe = tiny(evaluation={"images": COUNT, "ranges": 2, "extra_metrics": ["kid"]}, execution={"sampling_batch": 3})
-    return score(recipe=recipe, generator=generator, dataset=dataset, reference=reference, repeat=repeat).address
+    return score(recipe=recipe, generator=generator, reference=reference, repeat=repeat).address
 
 
 def started(inputs: tuple[str, ...], workers: int, repeat: str) -> subprocess.Popen[str]:
