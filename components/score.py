@@ -12,6 +12,7 @@ def score(
     scores: Output[Metrics],
     attempt: str = "",
     repeat: str = "",
+    scheduled: str = "",
     run_id: str = "",
     one_of_many: bool = False,
 ):
@@ -23,7 +24,8 @@ def score(
         reference: Feature moments of the training set; it names the data, whose labels are drawn from.
         scores: The generator's score: every range, mean and spread.
         attempt: "new" scores again; empty reuses what is there.
-        repeat: Any text; another text is another score (schedules set it to the time).
+        repeat: Any text; another text is another score. Empty or "reuse": what is there; "scheduled": the time below.
+        scheduled: The time for which Kubeflow planned the run.
         run_id: The run that this call is recorded under; empty: SIDA_RUN.
         one_of_many: A failure is passed on in place of the result, so that the run goes on with other recipes.
     """
@@ -39,6 +41,7 @@ def score(
         attempt=attempt,
         run_id=run_id,
         repeat=repeat,
+        scheduled=scheduled,
         one_of_many=one_of_many,
     )
     if published:

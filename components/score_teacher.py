@@ -12,6 +12,7 @@ def score_teacher(
     scores: Output[Metrics],
     attempt: str = "",
     repeat: str = "",
+    scheduled: str = "",
     run_id: str = "",
 ):
     """Score the teacher under its own sampler; a gate before anything is distilled.
@@ -22,7 +23,8 @@ def score_teacher(
         reference: Feature moments of the training set; it names the data, whose labels are drawn from.
         scores: The teacher's score and the floor that real images reach.
         attempt: "new" scores again; empty reuses what is there.
-        repeat: Any text; another text is another score (schedules set it to the time).
+        repeat: Any text; another text is another score. Empty or "reuse": what is there; "scheduled": the time below.
+        scheduled: The time for which Kubeflow planned the run.
         run_id: The run that this call is recorded under; empty: SIDA_RUN.
     """
     from sida.scoring.score import score_teacher
@@ -37,6 +39,7 @@ def score_teacher(
         attempt=attempt,
         run_id=run_id,
         repeat=repeat,
+        scheduled=scheduled,
     )
     for row in published.manifest.measured:
         scores.log_metric(f"{row.model}_{row.metric}", row.mean)

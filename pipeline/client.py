@@ -51,6 +51,16 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A version of a pipeline on the server."""
+
+    pipeline_id: str
+    version_id: str
+    name: str
+    new: bool  # it was uploaded just now
+
+
+@dataclass(frozen=True)
 class Schedule:
     """A recurring run: what decides whether it has to be made anew."""
 
@@ -81,18 +91,19 @@ class Client:
 
     # -- pipelines
 
-    def upload(self, made: Compiled, description: str) -> tuple[str, str, bool]:
-        """(pipeline id, version id, whether it was uploaded) for a compiled pipeline; the same digest is never sent twice."""
+    def upload(self, made: Compiled, description: str) -> Version:
+        """The version of a compiled pipeline, named after recipe, day and digest; the same digest is never sent twice."""
         with self._errors("upload the pipeline"), _quiet():
             pipeline_id = self._pipeline_id(made.name) or self._create_pipeline(made.name, description)
-            found = self._version_id(pipeline_id, made.version)
-            if found:
-                return pipeline_id, found, False
+            found = self._version_of(pipeline_id, made.mark)
+            if found is not None:
+                return Version(pipeline_id, found.pipeline_version_id, found.display_name, new=False)
+            name = f"{made.name.removeprefix('sida-')}-{time.strftime('%Y-%m-%d', time.gmtime())}-{made.mark}"
             with _file(made.text) as path:
                 version = self._kfp.upload_pipeline_version(
-                    path, made.version, pipeline_id=pipeline_id, description=f"sha256:{made.digest}. {description}"
+                    path, name, pipeline_id=pipeline_id, description=f"sha256:{made.digest}. {description}"
                 )
-            return pipeline_id, version.pipeline_version_id, True
+            return Version(pipeline_id, version.pipeline_version_id, name, new=True)
 
     def _pipeline_id(self, name: str) -> str:
         found = self._kfp.list_pipelines(
@@ -106,9 +117,17 @@ class Client:
         body = V2beta1Pipeline(display_name=name, name=name, description=description, namespace=self._profile.namespace)
         return str(self._kfp.pipelines.pipeline_service_create_pipeline(pipeline=body).pipeline_id)
 
-    def _version_id(self, pipeline_id: str, name: str) -> str:
-        found = self._kfp.list_pipeline_versions(pipeline_id, filter=_named(name), page_size=100).pipeline_versions
-        return next((v.pipeline_version_id for v in found or [] if name in (v.display_name, v.name)), "")
+    def _version_of(self, pipeline_id: str, mark: str) -> Any:
+        """The version whose name ends with the digest; None when it is not there."""
+        token = ""
+        while True:
+            page = self._kfp.list_pipeline_versions(pipeline_id, page_token=token, page_size=100)
+            for version in page.pipeline_versions or []:
+                if str(version.display_name).endswith(f"-{mark}"):
+                    return version
+            token = page.next_page_token or ""
+            if not token:
+                return None
 
     # -- runs
 

@@ -44,8 +44,13 @@ class Compiled:
 
     @property
     def version(self) -> str:
-        """Name of the version on Kubeflow: the same digest is never uploaded twice."""
-        return f"{self.name}-{self.digest[:12]}"
+        """Name of the version as a Kubernetes object: the same digest is the same version."""
+        return f"{self.name}-{self.mark}"
+
+    @property
+    def mark(self) -> str:
+        """What the version's name ends with: the same digest is never uploaded twice."""
+        return self.digest[:12]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class OnCluster:
             backoff = f"{needs.backoff_seconds}s" if needs.backoff_seconds else None
             task.set_retry(needs.retries, backoff_duration=backoff)
 
-    def ending(self, recipe: Any) -> Any:
+    def ending(self, recipe: Any, name: str) -> Any:
         """An exit handler around all steps."""
         from kfp import dsl, kubernetes
 
@@ -86,7 +91,7 @@ class OnCluster:
         self.configure(EXIT_TASK, task)
         if self.profile is not None and (webhook := self.profile.webhook) is not None:
             kubernetes.use_secret_as_env(task, webhook.secret, {webhook.key: "SIDA_WEBHOOK"})
-        return dsl.ExitHandler(task, name="benchmark")
+        return dsl.ExitHandler(task, name=name)
 
 
 def processors(step: str, needs: StepNeeds, recipe: Recipe) -> tuple[str, int]:
@@ -173,7 +178,7 @@ def plan_for(
         return _published_plan(recipe, parameter)
     plan = Plan.of(recipe, parameter, PIPELINES[pipeline], force)
     shown = f"sida-{recipe.name}" if pipeline == "reproduce" else f"sida-{recipe.name}-{pipeline.replace('_', '-')}"
-    return replace(plan, pipeline=shown, description=" ".join(recipe.description.split()))
+    return replace(plan, pipeline=shown, group=recipe.title, description=" ".join(recipe.description.split()))
 
 
 def _published_plan(recipe: Recipe, parameter: str) -> Plan:
@@ -189,6 +194,7 @@ def _published_plan(recipe: Recipe, parameter: str) -> Plan:
         parameter,
         PIPELINES["score_published"],
         pipeline=f"sida-{recipe.name}-score-published",
+        group=f"released generators, {recipe.benchmark}",
         description=f"Score the generators released for {recipe.benchmark}",
         published=tuple(released_recipes(with_target)),
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.published import TASKS as PUBLISHED_TASKS
 from pipeline.published import build_published
 from sida.errors import UserError
+from sida.steps import SCHEDULED
 
 if TYPE_CHECKING:
     from sida.recipe import Recipe
@@ -66,6 +67,7 @@ class Plan:
     fetch_generator: bool = False  # SiD2A: theta starts from a finished generator
     force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
     pipeline: str = ""  # its name on Kubeflow; empty: after the recipe
+    group: str = ""  # name of the box around the steps in Kubeflow's graph
     description: str = ""
     repeat: str = ""  # of a run on this machine; another text measures the scores anew
     published: tuple[str, ...] = ()  # recipes whose released generators are scored; then this is pipeline.published
@@ -128,14 +130,31 @@ class Cluster(Protocol):
     def configure(self, step: str, task: Any) -> None:
         """Set the image, resources and environment of a step's task."""
 
-    def ending(self, recipe: Any) -> Any:
+    def ending(self, recipe: Any, name: str) -> Any:
         """The context manager around all steps: an exit handler that records how the run ended."""
+
+
+def repeat_by_default(cluster: Cluster | None) -> str:
+    """What ``repeat`` is where nobody says: a schedule made in Kubeflow's own pages measures each time."""
+    return SCHEDULED if cluster else ""
+
+
+def placeholders(cluster: Cluster | None) -> tuple[dict[str, str], dict[str, str]]:
+    """(what every step is told, what scoring steps are told too): the run's id and time, which KFP fills in on a cluster alone.
+
+    As the whole constant of a task's input they are resolved; inside of a parameter's value they are not (seen on KFP 2.17).
+    """
+    from kfp import dsl
+
+    if cluster is None:
+        return {}, {}
+    return {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}, {"scheduled": dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER}
 
 
 def build(plan: Plan, components: str = "components", cluster: Cluster | None = None) -> Any:
     """The kfp pipeline of a plan; ``components`` is the package with one module per step.
 
-    Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (another text measures anew).
+    Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (see ``sida.steps.repetition``).
     """
     if plan.published:
         return build_published(plan, components, cluster)
@@ -143,28 +162,28 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
 
     tasks, forced = plan.tasks(), plan.forced()
     steps = {step: getattr(importlib.import_module(f"{components}.{step}"), step) for step in tasks}
-    # On a cluster a step learns the run's id as a parameter: KFP resolves this placeholder there and nowhere else.
-    known = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER} if cluster else {}
+    known, timed = placeholders(cluster)
 
     @dsl.pipeline(
         name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distil and score: {plan.recipe}"
     )
-    def benchmark(recipe: str = plan.address, repeat: str = ""):  # type: ignore[no-untyped-def]
+    def benchmark(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
         """Distil a diffusion model to one step and score it.
 
         Args:
             recipe: Name of a recipe in the image, or address of a resolved one in the store with its digest.
-            repeat: Any text; another text measures the scores anew (schedules set it to the time). Empty: reuse.
+            repeat: "scheduled": the scores are measured anew, under the time of the run, so that each firing of a schedule
+                measures. "reuse": scores that are there are taken. Any other text: once for each text.
         """
         made: dict[str, Any] = {}
-        with cluster.ending(recipe) if cluster else nullcontext():
+        with cluster.ending(recipe, plan.group) if cluster else nullcontext():
             for step, sources in tasks.items():
                 inputs = {}
                 for name, source in sources.items():
                     maker, output = source.split(".")
                     inputs[name] = made[maker].outputs[output]
                 if step in _REPEATED:
-                    inputs["repeat"] = repeat
+                    inputs |= {"repeat": repeat, **timed}
                 attempt = "new" if step in forced else ""
                 made[step] = steps[step](recipe=recipe, attempt=attempt, **known, **inputs)
                 made[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects

@@ -27,9 +27,11 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
     """The kfp pipeline; ``plan.published`` are the recipes, by name or address. Its parameter ``repeat`` measures anew."""
     from kfp import dsl
 
+    from pipeline.dag import placeholders, repeat_by_default
+
     steps = {step: getattr(importlib.import_module(f"{components}.{step}"), step) for step in TASKS}
-    known: dict[str, Any] = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER} if cluster else {}
-    each = known | {"one_of_many": True}  # a recipe that fails is named at the end; the others go on
+    known, timed = placeholders(cluster)
+    each: dict[str, Any] = known | {"one_of_many": True}  # a recipe that fails is named at the end; the others go on
 
     def placed(step: str, task: Any) -> Any:
         task.set_caching_options(False)  # our keys decide
@@ -40,14 +42,15 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
     @dsl.pipeline(
         name=plan.pipeline or "sida-score-published", description="Score the generators that the authors released"
     )
-    def score_published(recipe: str = plan.address, repeat: str = ""):  # type: ignore[no-untyped-def]
+    def score_published(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
         """Score released generators against their published numbers.
 
         Args:
             recipe: Name or address of the recipe that the table is recorded under.
-            repeat: Any text; another text measures the scores anew (schedules set it to the time). Empty: reuse.
+            repeat: "scheduled": the scores are measured anew, under the time of the run, so that each firing of a schedule
+                measures. "reuse": scores that are there are taken. Any other text: once for each text.
         """
-        with cluster.ending(recipe) if cluster else nullcontext():
+        with cluster.ending(recipe, plan.group) if cluster else nullcontext():
             with dsl.ParallelFor(items=list(plan.published), parallelism=1) as item:
                 generator = placed("fetch_released", steps["fetch_released"](recipe=item, **each))
                 data = placed("score_data", steps["score_data"](recipe=item, **each))
@@ -62,6 +65,7 @@ def build_published(plan: "Plan", components: str = "components", cluster: "Clus
                         generator=generator.outputs["generator"],
                         reference=reference.outputs["reference"],
                         repeat=repeat,
+                        **timed,
                         **each,
                     ),
                 )

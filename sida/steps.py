@@ -52,6 +52,10 @@ class Step:
 
 STEPS: dict[str, Step] = {}
 
+# What the pipeline's parameter ``repeat`` may say beside any text of one's own.
+REUSE = "reuse"  # scores that are there are taken
+SCHEDULED = "scheduled"  # measured anew, under the time for which the run was planned
+
 
 @dataclass(frozen=True)
 class Published:
@@ -338,6 +342,9 @@ def _recorded(
 ) -> Published:
     described: Step = function.step  # type: ignore[attr-defined]
     name = component or described.name
+    if "scheduled" in arguments:
+        scheduled = arguments.pop("scheduled")
+        arguments["repeat"] = repetition(arguments["repeat"], scheduled)
     call = records.begin(run_id or settings().run, name, described.version, arguments | more, item)
     try:
         published = function(**arguments)
@@ -350,6 +357,23 @@ def _recorded(
         raise
     records.finished(call, published.address, published.manifest.digest, published.reused)
     return published
+
+
+def repetition(repeat: str, scheduled: str) -> str:
+    """The text that tells one measurement from another; ``scheduled`` is the time for which Kubeflow planned the run.
+
+    Raises SidaError for a time that Kubeflow left as a placeholder: all firings of a schedule would be one measurement.
+    """
+    if repeat == REUSE:
+        return ""
+    if repeat != SCHEDULED or not scheduled:
+        return repeat
+    if "{{" in scheduled:
+        raise SidaError(
+            f"Kubeflow did not fill in the time of this run ({scheduled}), so that a schedule would measure only once: "
+            f"Kubeflow Pipelines 2.17 or newer is needed, or submit with --repeat TEXT"
+        )
+    return scheduled
 
 
 def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:

@@ -120,6 +120,27 @@ def test_execute_turns_a_mistake_into_one_line_and_status_2(tmp_path: Path, caps
     assert not Path(output.path).exists()
 
 
+def test_two_firings_of_a_schedule_are_two_measurements_and_reuse_is_none() -> None:
+    output = SimpleNamespace(path=str(settings().runs / "toy"), metadata={})
+
+    def fired(repeat: str, at: str) -> str:
+        return steps.execute(toy, output, recipe=RECIPE, repeat=repeat, scheduled=at).address
+
+    monday, tuesday = fired("scheduled", "2026-11-02T03:00:00Z"), fired("scheduled", "2026-11-03T03:00:00Z")
+    assert monday != tuesday
+    assert fired("scheduled", "2026-11-02T03:00:00Z") == monday  # a step of the same firing that is tried again
+    assert fired("reuse", "2026-11-04T03:00:00Z") == fired("", "") == run().address
+    assert fired("my own", "2026-11-04T03:00:00Z") == run(repeat="my own").address
+
+
+def test_a_time_that_kubeflow_left_as_a_placeholder_is_no_measurement(capsys: Any) -> None:
+    output = SimpleNamespace(path=str(settings().runs / "toy"), metadata={})
+    with pytest.raises(SystemExit) as caught:
+        steps.execute(toy, output, recipe=RECIPE, repeat="scheduled", scheduled="{{$.pipeline_job_schedule_time_utc}}")
+    assert caught.value.code == 1
+    assert "2.17 or newer" in capsys.readouterr().err
+
+
 @steps.step("uses_toy", version=1, sources=("sida/errors.py",))
 def uses_toy(context_of: Any, *, recipe: Any, made: Any) -> Any:
     def produce(context: steps.Context) -> TeacherResult:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.profile import Profile
 
 QUIET_ATTEMPTS = 10
-SCHEDULED_TIME = "[[ScheduledTime]]"  # KFP puts the time of the run in its place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,24 +88,25 @@ def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
     from pipeline import launching, output, remote
     from pipeline.client import Client, Schedule
     from pipeline.dag import Plan
+    from sida.steps import SCHEDULED
 
     recipe, made = remote.compile_for(args, where)
     launching.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
-    parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": SCHEDULED_TIME}
+    parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": SCHEDULED}
     description = " ".join(recipe.description.split())
-    pipeline_id, version_id, _ = client.upload(made, description)
+    version = client.upload(made, description)
     wanted = Schedule(
         name,
         cron,
-        version_id,
+        version.version_id,
         parameters,
         pipeline_root=where.kfp.pipeline_root or "",
         service_account=where.kfp.service_account or "",
     )
     there = client.schedules(name)
     same = next((s for s in there if s.fields() == wanted.fields()), None)
-    replace(client, wanted, there, same, pipeline_id, description)
+    replace(client, wanted, there, same, version.pipeline_id, description)
     state = ("unchanged" if same.enabled else "goes on") if same else "changed" if there else "created"
     changes = _changes(wanted, there, same)
     lines = [f"{name}: {state}" + ("" if changes else f", {cron}")]

@@ -41,20 +41,21 @@ def main(args: argparse.Namespace) -> int:
     from pipeline.client import Client
     from pipeline.dag import Plan
     from pipeline.guard import refuse_secret
+    from sida.steps import REUSE
 
     where = profile.load(args.profile)
     refuse_secret("--repeat", "", args.repeat, "give another text")
     recipe, made = remote.compile_for(args, where)
     launching.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
-    parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": args.repeat}
-    pipeline_id, version_id, uploaded = client.upload(made, " ".join(recipe.description.split()))
-    output.note(args, f"{made.version}: {'uploaded' if uploaded else 'already there'}")
+    parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": args.repeat or REUSE}
+    version = client.upload(made, " ".join(recipe.description.split()))
+    output.note(args, f"{version.name}: {'uploaded' if version.new else 'already there'}")
     name = args.name or f"{recipe.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    run_id = client.start(name, pipeline_id, version_id, parameters)
+    run_id = client.start(name, version.pipeline_id, version.version_id, parameters)
     output.note(args, f"run {run_id}")
     link = client.link(run_id)
-    told = {"run": run_id, "name": name, "version": made.version, "uploaded": uploaded, "link": link}
+    told = {"run": run_id, "name": name, "version": version.name, "uploaded": version.new, "link": link}
     if not args.wait:
         output.result(args, link, **told)
         return 0

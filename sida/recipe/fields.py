@@ -181,6 +181,11 @@ class Method(Part):
     seed: Count = 0
 
     @property
+    def title(self) -> str:
+        """As the papers spell it."""
+        return {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}[self.name]
+
+    @property
     def adversarial(self) -> bool:
         """Whether the discriminator takes part (SiDA, SiD2A)."""
         return self.name != "sid"
@@ -340,6 +345,11 @@ class Recipe(Part):
                 f"method.loss_group {method.loss_group}"
             )
         return self
+
+    @property
+    def title(self) -> str:
+        """Its name and method, for people: ``digits (SiDA)``."""
+        return f"{self.name} ({self.method.title})"
 
     @model_validator(mode="after")
     def _sid2a_has_a_start(self) -> Recipe:

@@ -22,7 +22,6 @@ from sida.scoring.gates import versus
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
-METHODS = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}
 MEANING = {  # how they differ, for who sees two of them side by side
     "sid": "SiD learns from the teacher's scores alone",
     "sida": "SiDA adds an adversarial loss, with real images",
@@ -59,7 +58,7 @@ class Entry:
     @property
     def method(self) -> str:
         """As the paper calls it."""
-        return METHODS[self.recipe.method.name]
+        return self.recipe.method.title
 
     @property
     def title(self) -> str:

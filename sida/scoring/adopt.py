@@ -12,8 +12,6 @@ from sida.manifests import GeneratorResult, digest_of
 from sida.recipe import Recipe
 from sida.steps import Context, Published, step
 
-METHODS = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}
-
 
 @step("fetch_released", version=1, sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"))
 def fetch_released(
@@ -40,7 +38,7 @@ def fetch_released(
                 network=network,
                 weights=context.put(weights, weights.name),
                 sigma_init=recipe.method.sigma_init,
-                method=method or METHODS[recipe.method.name],
+                method=method or recipe.method.title,
                 images_seen=seen,
                 selection_score=None,
                 curve=None,

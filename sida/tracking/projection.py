@@ -20,7 +20,7 @@ from sida.errors import Corrupt, NotFound, UserError
 from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
-from sida.report.comparison import METHODS, benchmark_of, flat, identity_of
+from sida.report.comparison import benchmark_of, flat, identity_of
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
@@ -111,7 +111,7 @@ def _projection(
     last = max((when(call.started) for call in calls.values()), default=0)
     parent = Node(
         identity=identity,
-        name=f"{recipe.name} ({METHODS[recipe.method.name]})" + (f" {repeat}" if repeat else ""),
+        name=recipe.title + (f" {repeat}" if repeat else ""),
         status=status,
         started=min(when(call.started) for call in calls.values()),
         ended=None if status == "RUNNING" else max([last, *(when(m.about.created) for m in made.values())]),
@@ -195,7 +195,7 @@ def _child(recipe: Recipe, identity: str, part: str, manifest: Manifest) -> Node
     about, ended = manifest.about, when(manifest.about.created)
     return Node(
         identity=f"{identity}/{part}/{manifest.digest}",
-        name=f"{part}: {recipe.name} ({METHODS[recipe.method.name]})",
+        name=f"{part}: {recipe.title}",
         status="FINISHED",
         started=ended - round(1000 * about.seconds),
         ended=ended,

@@ -53,7 +53,7 @@ def distill(
             network=recipe.teacher.network.model_dump(mode="json"),
             weights=ObjectRef(*result["generator"]),
             sigma_init=recipe.method.sigma_init,
-            method={"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}[recipe.method.name],
+            method=recipe.method.title,
             images_seen=result["images_seen"],
             selection_score=result["score"],
             curve=ObjectRef(*result["curve"]),

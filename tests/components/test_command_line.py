@@ -39,7 +39,15 @@ def test_help_of_a_step_explains_every_flag_and_result_in_less_than_two_seconds(
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         shown = components("distill", "--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        for word in ("--recipe", "--teacher-scores", "--start", "--attempt", "ADDRESS", "one-step generator", "generator  "):
+        for word in (
+            "--recipe",
+            "--teacher-scores",
+            "--start",
+            "--attempt",
+            "ADDRESS",
+            "one-step generator",
+            "generator  ",
+        ):
             assert word in shown.stdout
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -123,6 +123,11 @@ def test_steps_are_retried_and_never_cached_and_an_exit_handler_records_the_end(
         task["inputs"]["parameters"]["run_id"]["runtimeValue"]["constant"] == "{{$.pipeline_job_uuid}}"
         for task in steps
     )
+    scheduled = {
+        "runtimeValue": {"constant": "{{$.pipeline_job_schedule_time_utc}}"}
+    }  # of its own: resolved there alone
+    timed = [name for name, task in inner.items() if task["inputs"]["parameters"].get("scheduled") == scheduled]
+    assert timed == ["score", "score-teacher"]
     assert outer["record-end"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
 
 
@@ -130,6 +135,8 @@ def test_the_parameters_of_a_run_are_typed_and_explained(documents: list[dict[st
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
     assert set(parameters) == {"recipe", "repeat"}
     assert parameters["recipe"]["defaultValue"] == "digits"
+    assert parameters["repeat"]["defaultValue"] == "scheduled"  # of recurring runs made in Kubeflow's own pages
+    assert documents[0]["root"]["dag"]["tasks"]["exit-handler-1"]["taskInfo"]["name"] == "digits (SiDA)"
     assert all(len(given["description"]) > 20 and given["parameterType"] == "STRING" for given in parameters.values())
 
 

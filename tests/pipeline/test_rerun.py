@@ -88,7 +88,9 @@ def test_a_call_is_recorded_with_its_result_and_again_when_reused(place: Path) -
 def test_inputs_are_recorded_by_address_and_digest(place: Path) -> None:
     address = run_step(place)
     path = str(place / "dataset")
-    call = records.begin(RUN, "distill", 1, {"recipe": "digits", "start": path, "teacher_scores": path, "attempt": "new"})
+    call = records.begin(
+        RUN, "distill", 1, {"recipe": "digits", "start": path, "teacher_scores": path, "attempt": "new"}
+    )
     assert call is not None
     digest = read_manifest(path, "dataset").digest
     assert call.inputs == {name: records.Input(address=address, digest=digest) for name in ("start", "teacher_scores")}

@@ -54,7 +54,7 @@ def test_a_schedule_measures_anew_each_time_and_is_made_once(command: Command, k
     assert schedule(command, "--cron", "0 3 * * 1").out == "sida-digits: created, 0 0 3 * * 1\n"
     (made,) = kfp.recurring.values()
     assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
-    assert made["runtime_config"]["parameters"] == {"recipe": "digits", "repeat": "[[ScheduledTime]]"}
+    assert made["runtime_config"]["parameters"] == {"recipe": "digits", "repeat": "scheduled"}
     assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
     assert schedule(command, "--cron", "0 3 * * 1").out == "sida-digits: unchanged, 0 0 3 * * 1\n"
     assert list(kfp.recurring.values()) == [made]

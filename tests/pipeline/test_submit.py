@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def test_submit_uploads_starts_and_prints_the_link(command: Command, kfp: Kfp) -
     assert run["runtime_config"]["parameters"] == {"recipe": "digits", "repeat": "monday"}
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
     assert run["service_account"] == "pipeline-runner"
-    assert version["display_name"].startswith("sida-digits-")
+    assert re.fullmatch(r"digits-20[0-9]{2}-[0-9]{2}-[0-9]{2}-[0-9a-f]{12}", version["display_name"])
     assert version["display_name"].rpartition("-")[2] in version["description"]
 
 
@@ -32,6 +33,7 @@ def test_a_version_is_uploaded_only_when_what_it_says_has_changed(command: Comma
     submit(command)
     assert "already there" in submit(command).err
     assert (len(kfp.pipelines), len(kfp.versions), len(kfp.runs)) == (1, 1, 2)
+    assert all(run["runtime_config"]["parameters"]["repeat"] == "reuse" for run in kfp.runs.values())
     changed = command.profile(("  memory: 2Gi", "  memory: 3Gi"), name="other.yaml")
     assert "uploaded" in submit(command, profile=changed).err
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 2)
