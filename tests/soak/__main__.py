@@ -67,13 +67,7 @@ class Trial:
         if done.returncode:
             raise SystemExit(f"the undisturbed run failed: {done.stderr.strip().splitlines()[-1]}")
         steps = {step["name"]: step for step in json.loads(done.stdout)["steps"]}
-        self.inputs = {
-            "teacher": steps["fetch_teacher"]["manifest"],
-            "start": steps["fetch_teacher"]["manifest"],
-            "dataset": steps["prepare_data"]["manifest"],
-            "reference": steps["reference_statistics"]["manifest"],
-            "gate": steps["score_teacher"]["manifest"],
-        }
+        self.inputs = {"teacher-scores": steps["score_teacher"]["manifest"]}
         self.seconds = float(steps["distill"]["seconds"])
         self.key = steps["distill"]["manifest"].rsplit("/", 2)[-2]
         self.generator = self._generator(1)
