@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo ui test test-all soak bench test-container image check format clean lock help
+.PHONY: setup demo ui test test-all soak bench test-container test-cluster image check format clean lock help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -29,10 +29,10 @@ ui: setup ## MLflow's pages on the runs of this machine
 	$(BIN)/python -m pipeline ui
 
 test: setup ## what matters, in minutes
-	$(BIN)/python -m pytest -m "not slow and not container"
+	$(BIN)/python -m pytest -m "not slow and not container and not cluster"
 
-test-all: setup ## everything but containers
-	$(BIN)/python -m pytest -m "not container"
+test-all: setup ## everything but containers and clusters
+	$(BIN)/python -m pytest -m "not container and not cluster"
 
 KILLS ?= 100
 SEED ?= 0
@@ -41,6 +41,9 @@ soak: setup ## kill -9 at random, KILLS times, on both stores: the generator mus
 
 test-container: setup ## build the image and run it (as root, with buildah, runc or crun, debootstrap)
 	$(BIN)/python -m pytest -m container tests/container
+
+test-cluster: setup ## on the cluster that KUBECONFIG names, with the images SIDA_TEST_IMAGE and SIDA_TEST_MLFLOW_IMAGE
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 bench: setup ## speed and memory, as ratios: images/s at 1 and 2 processes, checkpoint stall, in-loop share, memory by part
 	$(BIN)/python -m benchmarks

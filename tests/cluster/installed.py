@@ -1,0 +1,137 @@
+"""The overlay for kind as an installation of its own: its objects, as kubectl renders them, in namespaces that the tests made.
+
+Nothing else on the cluster is touched: every object is in one of these namespaces, which are deleted in the end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.kubectl import Object, apply, kubectl
+from tests.conftest import ROOT
+
+OVERLAYS = ROOT / "manifests" / "overlays"
+NAMESPACE = "sida-test"  # in place of sida
+PIPELINES = "sida-test-pipelines"  # in place of kubeflow, where Kubeflow Pipelines' pods are
+STORE_SECRET = "sida-store"
+ROLL_OUT_SECONDS = 420
+
+
+@dataclass(frozen=True)
+class Images:
+    """What runs on the cluster, by digest; SeaweedFS's own unless another is named."""
+
+    cpu: str
+    mlflow: str
+    seaweedfs: str = ""
+
+    @classmethod
+    def from_environment(cls) -> Images:
+        """Those that SIDA_TEST_IMAGE and SIDA_TEST_MLFLOW_IMAGE name. Fails with what to do when they do not."""
+        cpu, mlflow = os.environ.get("SIDA_TEST_IMAGE", ""), os.environ.get("SIDA_TEST_MLFLOW_IMAGE", "")
+        if not (cpu and mlflow):
+            pytest.fail(
+                "set SIDA_TEST_IMAGE and SIDA_TEST_MLFLOW_IMAGE to the images of this checkout, NAME@sha256:DIGEST, in a registry "
+                "that the cluster reaches: docs/install.md builds and pushes them"
+            )
+        return cls(cpu, mlflow, os.environ.get("SIDA_TEST_SEAWEEDFS_IMAGE", ""))
+
+
+def render(overlay: str) -> list[Object]:
+    """The overlay's objects as kubectl renders them."""
+    return [item for item in yaml.safe_load_all(kubectl("kustomize", str(OVERLAYS / overlay))) if item]
+
+
+def moved(value: Any, images: Images | None = None) -> Any:
+    """An object, or a part of one, with namespaces and addresses of the tests' own, and the images that are to be tested."""
+    if isinstance(value, dict):
+        return {key: _name(key, inner) or moved(inner, images) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [moved(inner, images) for inner in value]
+    if isinstance(value, str):
+        text = re.sub(r"\b(seaweedfs|mlflow)\.sida\b", rf"\1.{NAMESPACE}", value)
+        return _image(text, images) if images is not None else text
+    return value
+
+
+def _name(key: str, value: Any) -> str | None:
+    """The tests' own namespace where a namespace is named."""
+    if key in ("namespace", "kubernetes.io/metadata.name"):
+        return {"sida": NAMESPACE, "kubeflow": PIPELINES}.get(value)
+    return None
+
+
+def _image(text: str, images: Images) -> str:
+    name, _, digest = text.partition("@sha256:")
+    if digest and "/" in name:
+        return images.mlflow if name.endswith("sida-mlflow") else images.cpu
+    if images.seaweedfs and re.fullmatch(r"(docker\.io/)?chrislusf/seaweedfs:\S+", text):
+        return images.seaweedfs
+    return text
+
+
+def objects_of(overlay: str, images: Images | None = None) -> list[Object]:
+    """An overlay for the tests' namespace; the namespace itself comes first and has its labels."""
+    items = [moved(item, images) for item in render(overlay)]
+    for item in items:
+        if item["kind"] == "Namespace":
+            item["metadata"]["name"] = NAMESPACE
+    return sorted(items, key=lambda item: item["kind"] != "Namespace")
+
+
+def install(images: Images) -> tuple[str, str]:
+    """Install the overlay for kind; (access key, secret key) of its store, made anew each time."""
+    remove()
+    keys = (f"test{secrets.token_hex(6)}", secrets.token_hex(20))
+    items = objects_of("kind", images)
+    apply([item for item in items if item["kind"] == "Namespace"])
+    apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PIPELINES}}])
+    apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata("pipeline-runner", PIPELINES)}])
+    for name, namespace in ((STORE_SECRET, NAMESPACE), ("mlflow-store", NAMESPACE), (STORE_SECRET, PIPELINES)):
+        apply([secret(name, namespace, keys)])
+    apply(items)
+    for what in ("statefulset/seaweedfs", "deployment/mlflow"):
+        kubectl(
+            *("-n", NAMESPACE, "rollout", "status", what, f"--timeout={ROLL_OUT_SECONDS}s"),
+            seconds=ROLL_OUT_SECONDS + 30,
+        )
+    return keys
+
+
+def remove() -> None:
+    """Delete both namespaces, if they are there, and wait until they are gone."""
+    for namespace in (NAMESPACE, PIPELINES):
+        kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
+    end = time.monotonic() + 240
+    while kubectl("get", "namespace", NAMESPACE, PIPELINES, "--ignore-not-found", "-o", "name").strip():
+        assert time.monotonic() < end, "the tests' namespaces are not gone after 4 minutes: look at their finalizers"
+        time.sleep(1)
+
+
+def secret(name: str, namespace: str, keys: tuple[str, str]) -> Object:
+    """A Secret with the store's keys."""
+    data = {"access-key": keys[0], "secret-key": keys[1]}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": _metadata(name, namespace), "stringData": data}
+
+
+def _metadata(name: str, namespace: str) -> dict[str, str]:
+    return {"name": name, "namespace": namespace}
+
+
+def profile(folder: Path, images: Images, name: str = "mine.yaml", **changes: Any) -> str:
+    """The shipped profile for a laptop with kind, moved to the tests' namespaces; its path. ``changes`` replace sections."""
+    fields = moved(yaml.safe_load((ROOT / "profiles" / "laptop-kind.yaml").read_text(encoding="utf-8")))
+    fields["images"]["cpu"] = images.cpu
+    fields["job_namespace"] = fields["trainjob"]["namespace"] = NAMESPACE
+    path = folder / name
+    path.write_text(yaml.safe_dump(fields | changes, sort_keys=False), encoding="utf-8")
+    return str(path)

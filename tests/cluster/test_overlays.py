@@ -1,0 +1,93 @@
+"""The overlays as the API server takes them, and the permissions as it sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster import installed
+from tests.cluster.conftest import Cluster
+from tests.cluster.installed import NAMESPACE, PIPELINES
+from tests.cluster.kubectl import apply, get, kubectl
+
+OPERATOR = ("--as", "somebody", "--as-group", "sida-operators")
+
+
+@pytest.mark.parametrize("overlay", ["kind", "gpu"])
+def test_the_server_accepts_every_object_of_an_overlay(cluster: Cluster, overlay: str) -> None:
+    known = set(kubectl("api-resources", "--no-headers", "-o", "name").split())
+    items = installed.objects_of(overlay)
+    kueue = "localqueues.kueue.x-k8s.io" in known
+    taken = [item for item in items if kueue or not item["apiVersion"].startswith("kueue.x-k8s.io/")]
+    said = apply(taken, "--dry-run=server").splitlines()
+    assert len(said) == len(taken) and all(line.endswith("(server dry run)") for line in said), said
+
+
+def test_an_installation_is_applied_again_without_a_change(cluster: Cluster) -> None:
+    said = apply(installed.objects_of("kind", cluster.images)).splitlines()
+    assert said and all(line.endswith("unchanged") for line in said if not line.startswith("namespace/")), said
+
+
+def test_every_pod_of_the_installation_is_ready_and_none_was_refused(cluster: Cluster) -> None:
+    for kind, name in (("statefulset", "seaweedfs"), ("deployment", "mlflow")):
+        assert get(kind, name, namespace=NAMESPACE)["status"]["readyReplicas"] == 1
+    events = get("events", "", namespace=NAMESPACE)
+    assert not [event["message"] for event in events if "violates PodSecurity" in event.get("message", "")]
+    labels = get("namespace", NAMESPACE, namespace=NAMESPACE)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def _may(who: tuple[str, ...], verb: str, what: str) -> bool:
+    said = kubectl("auth", "can-i", verb, what, "-n", NAMESPACE, *who, check=False)
+    assert said.strip().splitlines()[-1] in ("yes", "no"), said
+    return said.strip().splitlines()[-1] == "yes"
+
+
+def _account(name: str, namespace: str = NAMESPACE) -> tuple[str, ...]:
+    return ("--as", f"system:serviceaccount:{namespace}:{name}")
+
+
+def test_accounts_may_what_their_roles_say(cluster: Cluster) -> None:
+    """Every verb of every Role is asked for, as those who are bound to it."""
+    holders = {
+        "sida-launcher": [_account("sida-launcher"), _account("pipeline-runner", PIPELINES)],
+        "sida-operator": [OPERATOR],
+    }
+    refused = []
+    for item in installed.objects_of("kind"):
+        if item["kind"] != "Role":
+            continue
+        for rule in item["rules"]:
+            for resource in rule["resources"]:
+                for verb in rule["verbs"]:
+                    name = f"/{rule['resourceNames'][0]}" if "resourceNames" in rule else ""
+                    group = f".{rule['apiGroups'][0]}" if rule["apiGroups"][0] else ""
+                    plural, _, sub = resource.partition("/")
+                    more = (f"--subresource={sub}",) if sub else ()
+                    for who in holders[item["metadata"]["name"]]:
+                        if not _may((*who, *more), verb, f"{plural}{group}{name}"):
+                            refused.append((who, verb, resource))
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    ("account", "verb", "what"),
+    [
+        ("sida-step", "get", "pods"),
+        ("sida-step", "create", "trainjobs.trainer.kubeflow.org"),
+        ("sida-trainer", "get", "secrets"),
+        ("sida-trainer", "list", "pods"),
+        ("sida-launcher", "get", "secrets"),
+        ("sida-launcher", "create", "pods"),
+        ("sida-launcher", "create", "jobs.batch"),
+        ("sida-launcher", "delete", "pods"),
+        ("seaweedfs", "get", "secrets"),
+        ("mlflow", "list", "pods"),
+    ],
+)
+def test_accounts_may_nothing_else(cluster: Cluster, account: str, verb: str, what: str) -> None:
+    assert not _may(_account(account), verb, what)
+
+
+@pytest.mark.parametrize(("verb", "what"), [("get", "secrets"), ("create", "pods"), ("patch", "configmaps")])
+def test_operators_may_nothing_else(cluster: Cluster, verb: str, what: str) -> None:
+    assert not _may(OPERATOR, verb, what)
