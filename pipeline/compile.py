@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from pipeline import launching
+from pipeline.amounts import amounts
 from pipeline.dag import Plan, build
 from pipeline.guard import refuse_secrets_in
 from pipeline.profile import READS, Profile, StepNeeds, check_image
@@ -29,7 +30,6 @@ from sida.stores.base import ObjectRef
 
 # name -> the step that the DAG ends with
 PIPELINES = {"reproduce": "report", "score_published": "published_table"}
-PARALLEL = ("reference_statistics", "teach", "score_teacher", "distill", "score")  # use the recipe's processes
 RECIPE_BYTES = 100_000
 EXIT_TASK = "record_end"
 
@@ -89,19 +89,15 @@ class OnCluster:
         return dsl.ExitHandler(task, name="benchmark")
 
 
-def processors(step: str, needs: StepNeeds, recipe: Recipe) -> tuple[str, int]:
-    """(CPUs, accelerators) of a step: one accelerator for each of the recipe's processes."""
-    processes = recipe.execution.processes if step in PARALLEL else 1
-    return needs.cpu or str(processes * recipe.execution.threads), processes if needs.accelerator else 0
-
-
 def _resources(task: Any, step: str, needs: StepNeeds, recipe: Recipe) -> None:
-    cpu, accelerators = processors(step, needs, recipe)
-    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    requests, limits = amounts(step, needs, recipe)
+    task.set_cpu_request(requests["cpu"])
+    if "cpu" in limits:
+        task.set_cpu_limit(limits["cpu"])
     if needs.memory:
-        task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
-    if accelerators:
-        task.set_accelerator_type(needs.accelerator).set_accelerator_limit(accelerators)
+        task.set_memory_request(requests["memory"]).set_memory_limit(limits["memory"])
+    if needs.accelerator:
+        task.set_accelerator_type(needs.accelerator).set_accelerator_limit(limits[needs.accelerator])
 
 
 def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from pipeline import launching
-from pipeline.compile import OnCluster, processors
+from pipeline.amounts import amounts
+from pipeline.compile import OnCluster
 from pipeline.profile import Profile, check_image, has_digest
 from sida.errors import NotFound, UserError
 from sida.recipe import Recipe
@@ -169,10 +170,7 @@ def _container(
     args: list[str],
     more_env: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    needs = launching.pod_needs(step, profile)
-    cpu, accelerators = processors(step, needs, recipe)
-    amounts = {"cpu": cpu} | ({"memory": needs.memory} if needs.memory else {})
-    gpus = {needs.accelerator: str(accelerators)} if needs.accelerator else {}
+    requests, limits = amounts(step, launching.pod_needs(step, profile), recipe)
     places = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (the pod's own)
     launch = launching.variables(step, recipe, profile, "profile")
     plain = profile.variables() | {"SIDA_IMAGE": image} | launch | places
@@ -187,7 +185,7 @@ def _container(
         "command": command,
         "args": args,
         "env": env + more_env,
-        "resources": {"requests": amounts | gpus, "limits": amounts | gpus},
+        "resources": {"requests": requests} | ({"limits": limits} if limits else {}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -37,11 +37,11 @@ def train_job(
     ``processes`` is the number over all nodes. Raises UserError when they cannot be shared out evenly.
     """
     per_node = target.per_node(processes)
-    amounts: dict[str, Any] = {"cpu": target.cpu or str(per_node * threads)}
-    if target.memory:
-        amounts["memory"] = target.memory
+    both: dict[str, Any] = {"memory": target.memory} if target.memory else {}
     if target.accelerator:
-        amounts[target.accelerator] = per_node
+        both[target.accelerator] = per_node
+    requests = {"cpu": target.cpu or str(per_node * threads)} | both
+    limits = ({"cpu": target.cpu_limit} if target.cpu_limit else {}) | both
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
         "trainer": {
@@ -51,7 +51,7 @@ def train_job(
             "command": ["torchrun", "-m", "sida.training.worker"],
             "args": ["--job", f"{folder}/spec.json"],
             "env": _environment(target, threads),
-            "resourcesPerNode": {"requests": amounts, "limits": amounts},
+            "resourcesPerNode": {"requests": requests} | ({"limits": limits} if limits else {}),
         },
         "runtimePatches": [
             {

@@ -206,7 +206,19 @@ def test_a_job_is_restricted_and_takes_its_secrets_by_reference(command: Command
     reference = {"secretKeyRef": {"name": "sida-store", "key": "secret-key"}}
     assert env["AWS_SECRET_ACCESS_KEY"] == {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": reference}
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (2, 3600)
-    assert container["resources"]["limits"] == {"cpu": "2", "memory": "2Gi"}
+    assert container["resources"] == {"requests": {"cpu": "2", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
+
+
+def test_a_job_has_a_cpu_limit_where_the_profile_asks_for_one_and_no_limits_where_there_is_nothing_to_limit(
+    command: Command,
+) -> None:
+    def resources(*changes: tuple[str, str]) -> Any:
+        made = rerun.job(call_of_score(), recipe.load("digits"), load(command.profile(*changes)), IMAGE, force=False)
+        return made["spec"]["template"]["spec"]["containers"][0]["resources"]
+
+    limited = resources(("  memory: 2Gi", "  memory: 2Gi\n  cpu: 500m\n  cpu_limit: '3'"))
+    assert limited == {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": "3", "memory": "2Gi"}}
+    assert resources(("  memory: 2Gi\n", "")) == {"requests": {"cpu": "2"}}
 
 
 def test_a_job_is_one_that_kubernetes_own_client_models_accept(command: Command) -> None:
