@@ -173,6 +173,8 @@ def training_runtime(
         "onJobFailureReasons": ["PodFailurePolicy"],
     }
     ancestor = {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}
+    # The two defaults are said, or kubectl would take the list for a changed one at each apply.
+    node = {"name": NODE, "groupName": "default", "replicas": 1, "template": {"metadata": ancestor, "spec": job}}
     labels = PART | {"trainer.kubeflow.org/framework": "torch"}
     return {
         "apiVersion": API_VERSION,
@@ -183,7 +185,7 @@ def training_runtime(
             "template": {
                 "spec": {
                     "failurePolicy": {"maxRestarts": max_restarts, "rules": [ignored]},
-                    "replicatedJobs": [{"name": NODE, "template": {"metadata": ancestor, "spec": job}}],
+                    "replicatedJobs": [node],
                 }
             },
         },

@@ -150,11 +150,12 @@ def test_keys_of_config_maps_mounts_ports_and_selectors_have_their_other_side(na
     labelled = [pod["metadata"]["labels"] for _, pod in pods(objects)]
     for who, pod in pods(objects):
         volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])}
+        # A StatefulSet's own claims are volumes too.
+        owner = named(objects, *who.split(" ")) if who.startswith("StatefulSet") else {"spec": {}}
+        claims = {claim["metadata"]["name"] for claim in owner["spec"].get("volumeClaimTemplates", [])}
+        mounts = {mount["name"] for container in containers(pod) for mount in container.get("volumeMounts", [])}
+        assert mounts == volumes | claims, who
         for container in containers(pod):
-            # A StatefulSet's own claims are volumes too.
-            owner = named(objects, *who.split(" ")) if who.startswith("StatefulSet") else {"spec": {}}
-            claims = {claim["metadata"]["name"] for claim in owner["spec"].get("volumeClaimTemplates", [])}
-            assert {mount["name"] for mount in container.get("volumeMounts", [])} == volumes | claims, who
             for variable in container.get("env", []):
                 if key := variable.get("valueFrom", {}).get("configMapKeyRef"):
                     assert key["key"] in named(objects, "ConfigMap", key["name"])["data"]
@@ -163,7 +164,7 @@ def test_keys_of_config_maps_mounts_ports_and_selectors_have_their_other_side(na
             pod for _, pod in pods(objects) if service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
         ]
         assert len(chosen) == 1
-        names = {port["name"] for container in containers(chosen[0]) for port in container["ports"]}
+        names = {port["name"] for container in containers(chosen[0]) for port in container.get("ports", [])}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
     for policy in of_kind(objects, "NetworkPolicy"):
         wanted = policy["spec"]["podSelector"].get("matchLabels", {})
