@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from pipeline import launching
+from pipeline.amounts import amounts
 from pipeline.dag import Plan, build
 from pipeline.guard import refuse_secrets_in
 from pipeline.profile import READS, Profile, StepNeeds, check_image
@@ -29,7 +30,6 @@ from sida.stores.base import ObjectRef
 
 # name -> the step that the DAG ends with
 PIPELINES = {"reproduce": "report", "score_published": "published_table"}
-PARALLEL = ("reference_statistics", "teach", "score_teacher", "distill", "score")  # use the recipe's processes
 RECIPE_BYTES = 100_000
 EXIT_TASK = "record_end"
 
@@ -94,19 +94,15 @@ class OnCluster:
         return dsl.ExitHandler(task, name=name)
 
 
-def processors(step: str, needs: StepNeeds, recipe: Recipe) -> tuple[str, int]:
-    """(CPUs, accelerators) of a step: one accelerator for each of the recipe's processes."""
-    processes = recipe.execution.processes if step in PARALLEL else 1
-    return needs.cpu or str(processes * recipe.execution.threads), processes if needs.accelerator else 0
-
-
 def _resources(task: Any, step: str, needs: StepNeeds, recipe: Recipe) -> None:
-    cpu, accelerators = processors(step, needs, recipe)
-    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    requests, limits = amounts(step, needs, recipe)
+    task.set_cpu_request(requests["cpu"])
+    if "cpu" in limits:
+        task.set_cpu_limit(limits["cpu"])
     if needs.memory:
-        task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
-    if accelerators:
-        task.set_accelerator_type(needs.accelerator).set_accelerator_limit(accelerators)
+        task.set_memory_request(requests["memory"]).set_memory_limit(limits["memory"])
+    if needs.accelerator:
+        task.set_accelerator_type(needs.accelerator).set_accelerator_limit(limits[needs.accelerator])
 
 
 def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:
@@ -137,18 +133,22 @@ def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:
 def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tuple[str, bytes | None]:
     """The pipeline's parameter ``recipe``, and the object that has to be in the store for it.
 
-    A recipe of the project goes by name, for it is in the image; a user's own by the address of its resolved form. Raises
-    UserError for one that is too large, holds a secret, or names files that no volume of the profile brings to the pods.
+    A recipe of the project goes by name, for it is in the image; a user's own by the address of its resolved form, in which files
+    of the project have addresses that pods know too. Raises UserError for one that is too large, holds a secret, or names files
+    that neither the image has, by digest, nor a volume of the profile brings to the pods.
     """
     if (path := recipes.find(name)).parent == recipes.RECIPES:
         return path.stem, None
     fields = recipe.model_dump(mode="json")
     refuse_secrets_in(fields, recipe.name)
-    content = recipe.model_dump_json(indent=1).encode()  # as sida.steps.recipe_address stores it
+    content = recipes.travelling(recipe)  # as sida.steps.recipe_address stores it
     if len(content) > RECIPE_BYTES:
         raise UserError(f"recipe {name}: {len(content):,} bytes resolved, at most {RECIPE_BYTES:,} travel: shorten it")
     for field, address in recipes.addresses(recipe).items():
         if not address.startswith("file://") or field not in READS:
+            continue
+        if recipes.portable(address) != address:
+            _check_pinned(name, field, address, recipe)
             continue
         step = READS[field]
         if profile is None or not profile.mounts(step, unquote(urlsplit(address).path)):
@@ -158,6 +158,18 @@ def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tupl
             )
     digest = hashlib.sha256(content).hexdigest()
     return f"{ObjectRef('recipe.json', len(content), digest).key}#sha256={digest}", content
+
+
+def _check_pinned(name: str, field: str, address: str, recipe: Recipe) -> None:
+    """A file of the project is known by its digest, for an image may be of another version."""
+    section: Any = recipe
+    for part in field.split(".")[:-1]:
+        section = getattr(section, part)
+    if section.sha256 is None:
+        raise UserError(
+            f"recipe {name}: {field} {address} comes with the project, but has no sha256, by which pods know that their "
+            f"image has the very file: `python -m pipeline pin {name}`"
+        )
 
 
 # -- compiling

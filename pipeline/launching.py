@@ -33,6 +33,7 @@ def variables(step: str, recipe: Recipe, profile: Profile, where: str, *, allow_
         image=check_image(*profile.image_for(step), where, allow_tags=allow_tags),
         nodes=needs.nodes or 1,
         cpu=needs.cpu or "",
+        cpu_limit=needs.cpu_limit or "",
         memory=needs.memory or "",
         accelerator=needs.accelerator or "",
         shared_memory=needs.shared_memory or "",
@@ -63,7 +64,7 @@ def pod_needs(step: str, profile: Profile) -> StepNeeds:
     if not profile.launched(step) or jobs is None:
         return needs
     light = {"retries": needs.retries, "backoff_seconds": needs.backoff_seconds}
-    return StepNeeds(cpu=jobs.cpu, memory=jobs.memory, **light)  # type: ignore[arg-type]
+    return StepNeeds(cpu=jobs.cpu, cpu_limit=jobs.cpu_limit, memory=jobs.memory, **light)  # type: ignore[arg-type]
 
 
 def pod_image(step: str, profile: Profile) -> tuple[str, str]:

@@ -53,7 +53,8 @@ def pin(path: Path, *, write: bool = True) -> list[Pin]:
         if place.key == "revision":
             pins.append(Pin(place.field, place.address, newest_revision(place.address), place.key))
             continue
-        address = place.address if "://" in place.address else (path.parent / place.address).resolve().as_uri()
+        given = recipes.located(place.address)
+        address = given if "://" in given else (path.parent / given).resolve().as_uri()
         _, digest = fetch_file(address, place.field, step="pin")
         pins.append(Pin(place.field, redact(address), digest))
     if not pins or not write:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,7 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[int, Field(ge=1)]
 DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Variable = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+Cores = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$")]
 
 
@@ -46,6 +48,11 @@ class Part(BaseModel):
     """A frozen section: unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _cores(quantity: str) -> Decimal:
+    """``500m`` is a half."""
+    return Decimal(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
 
 
 def _http(value: str | None) -> str | None:
@@ -128,8 +135,9 @@ class Volume(Part):
 class StepNeeds(Part):
     """What a step asks of its node. A field that is left out is taken from ``default``."""
 
-    cpu: Quantity | None = None  # None: processes times threads of the recipe's execution
-    memory: Quantity | None = None
+    cpu: Cores | None = None  # requested; None: processes times threads of the recipe's execution
+    cpu_limit: Cores | None = None  # None: as many as are idle
+    memory: Quantity | None = None  # requested, and the limit
     accelerator: Text | None = None  # a resource such as nvidia.com/gpu: one for each of the recipe's processes
     node_selector: dict[str, str] | None = None
     tolerations: tuple[Toleration, ...] | None = None
@@ -163,7 +171,8 @@ class TrainJobs(Part):
     on_termination: Literal["delete", "suspend", "keep"] = "delete"  # what becomes of the job of a step that is ended
     abandoned_seconds: Seconds = 3600  # without a launching step the job ends itself after so long
     outage_seconds: Seconds = 6 * 3600  # so long may the Kubernetes API be away
-    cpu: Quantity = "1"  # of the launching step's pod
+    cpu: Cores = "250m"  # of the launching step's pod
+    cpu_limit: Cores | None = None
     memory: Quantity = "2Gi"
 
 
@@ -236,6 +245,18 @@ class Profile(Part):
                 )
         if self.trainjob is None and any(self.launched(step) for step in LAUNCHED):
             raise ValueError("trainjob: launcher: trainjob needs this section, with a namespace at least")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_are_possible(self) -> Profile:
+        places = {"default": self.default} | {f"steps.{step}": self.needs(step) for step in self.steps}
+        for place, asked in (places | ({"trainjob": self.trainjob} if self.trainjob else {})).items():
+            if asked.cpu_limit is None:
+                continue
+            if asked.cpu is None:
+                raise ValueError(f"{place}.cpu_limit: give cpu too, which is what is requested")
+            if _cores(asked.cpu) > _cores(asked.cpu_limit):
+                raise ValueError(f"{place}.cpu_limit: {asked.cpu_limit} is less than cpu, {asked.cpu}: raise it")
         return self
 
     def launched(self, step: str) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from pipeline import launching
-from pipeline.compile import OnCluster, processors
+from pipeline.amounts import amounts
+from pipeline.compile import OnCluster
 from pipeline.profile import Profile, check_image, has_digest
 from sida.errors import NotFound, UserError
 from sida.recipe import Recipe
@@ -21,6 +22,7 @@ from sida.stores import read_address
 
 KEPT_SECONDS = 7 * 86400  # a finished Job is kept so long
 CONFIG_MAP = "sida-rerun"  # names the run that a CronJob's Job repeats
+CONTAINER = "step"
 NEVER = "0 0 31 2 *"  # CronJobs need a schedule; theirs are suspended, and there is no such day
 
 
@@ -154,7 +156,12 @@ def _job_spec(
         pod["volumes"].append({"name": f"data-{number}", "persistentVolumeClaim": claim})
         mount = {"name": f"data-{number}", "mountPath": volume.path, "readOnly": True}
         pod["containers"][0]["volumeMounts"].append(mount | ({"subPath": volume.folder} if volume.folder else {}))
-    spec: dict[str, Any] = {"backoffLimit": needs.retries or 0, "ttlSecondsAfterFinished": KEPT_SECONDS}
+    mistake = {"containerName": CONTAINER, "operator": "In", "values": [UserError.exit_code]}
+    spec: dict[str, Any] = {
+        "backoffLimit": needs.retries or 0,
+        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},  # it would end the same again
+        "ttlSecondsAfterFinished": KEPT_SECONDS,
+    }
     if needs.timeout_seconds:
         spec["activeDeadlineSeconds"] = needs.timeout_seconds
     return spec | {"template": {"spec": pod}}
@@ -169,25 +176,23 @@ def _container(
     args: list[str],
     more_env: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    needs = launching.pod_needs(step, profile)
-    cpu, accelerators = processors(step, needs, recipe)
-    amounts = {"cpu": cpu} | ({"memory": needs.memory} if needs.memory else {})
-    gpus = {needs.accelerator: str(accelerators)} if needs.accelerator else {}
+    requests, limits = amounts(step, launching.pod_needs(step, profile), recipe)
     places = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (the pod's own)
     launch = launching.variables(step, recipe, profile, "profile")
-    plain = profile.variables() | {"SIDA_IMAGE": image} | launch | places
+    # A pod that Kubernetes starts in place of a lost one waits for that one's lease to expire.
+    plain = {"SIDA_LEASE_WAIT": launching.LEASE_WAIT} | profile.variables() | {"SIDA_IMAGE": image} | launch | places
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     for secret in profile.secrets:
         for variable, key in secret.variables.items():
             env.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}})
     return {
-        "name": "step",
+        "name": CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent" if has_digest(image) else "Always",
         "command": command,
         "args": args,
         "env": env + more_env,
-        "resources": {"requests": amounts | gpus, "limits": amounts | gpus},
+        "resources": {"requests": requests} | ({"limits": limits} if limits else {}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -29,7 +29,7 @@ from sida.manifests import About, Manifest, digest_of, parse_manifest
 from sida.passed_on import Failure, first_failure
 from sida.passed_on import write as write_failure
 from sida.provenance import code_digest, machine
-from sida.recipe import Recipe
+from sida.recipe import Recipe, travelling
 from sida.recipe import load as load_recipe
 from sida.recipe import parse as parse_recipe
 from sida.settings import settings
@@ -258,7 +258,7 @@ def recipe_address(recipe: Recipe) -> str:
 
 def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
     """Store the resolved recipe."""
-    return put_object(store, recipe.model_dump_json(indent=1).encode(), "recipe.json")
+    return put_object(store, travelling(recipe), "recipe.json")
 
 
 def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:

@@ -52,6 +52,11 @@ def main(args: argparse.Namespace) -> int:
 
     if args.cronjobs:
         return _cron_jobs(args)
+    if args.run is not None and not args.run.strip() and args.local:  # a CronJob's pod, whose ConfigMap is empty
+        raise UserError(
+            "the ConfigMap sida-rerun names no run: `kubectl -n sida patch configmap sida-rerun --type merge "
+            """-p '{"data":{"run":"RUN"}}'` with a run's id in place of RUN, then create the Job again"""
+        )
     if args.run is None or args.step is None:
         raise UserError("which step of which run? `rerun RUN STEP`; `status RUN` shows them")
     if not args.local and not args.profile:

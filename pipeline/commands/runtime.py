@@ -1,7 +1,9 @@
-"""Print what a profile's TrainJobs need in their namespace: our TrainingRuntime, and a Role for the launching steps.
+"""Print what a profile's TrainJobs need in their namespace: our TrainingRuntime, and the Role of launching steps with its bindings.
 
 The runtime restarts all pods of a job together when one fails, and does not count the loss of a node as a failure. The Role lets
-the steps' service account make, follow and delete TrainJobs, and read pods, logs and events; nothing else.
+launching steps make, follow and delete TrainJobs, list pods and events, and read logs; nothing else. It is bound to the account
+of rerun's Jobs and to the one that Kubeflow Pipelines runs a run's pods as. Where manifests/ are installed all this is there
+already, and applying it changes nothing. The accounts themselves are not made.
 
 examples:
   python -m pipeline runtime --profile ./mine.yaml | kubectl apply -f -
@@ -10,6 +12,12 @@ examples:
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.profile import Profile
+
+KFP_NAMESPACE, KFP_ACCOUNT = "kubeflow", "pipeline-runner"  # of a Kubeflow Pipelines with one user
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,22 +31,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Three objects for kubectl."""
+    """Objects for kubectl."""
     from pipeline import profile, rerun
     from sida.errors import UserError
-    from sida.launch.manifest import permissions, training_runtime
 
     where = profile.load(args.profile)
-    jobs = where.trainjob
-    if jobs is None:
+    if where.trainjob is None:
         raise UserError(f"{args.profile} has no section trainjob: add one, with a namespace at least")
     if args.max_restarts < 0:
         raise UserError(f"--max-restarts {args.max_restarts}: give 0 or more")
-    image = where.images.cuda or where.images.cpu  # every TrainJob names its own
-    account = where.kfp.service_account or where.job_service_account or "pipeline-runner"
-    owner = where.kfp.namespace or "kubeflow"
-    made = [training_runtime(jobs.runtime, jobs.namespace, image, args.max_restarts)]
-    if jobs.runtime_kind == "ClusterTrainingRuntime":
-        made = []  # the administrator's
-    print(rerun.to_yaml([*made, *permissions(jobs.namespace, account, owner)]), end="")
+    print(rerun.to_yaml(objects(where, args.profile, args.max_restarts)), end="")
     return 0
+
+
+def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[str, Any]]:
+    """TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
+    from pipeline.profile import check_image
+    from sida.launch import manifest
+
+    jobs = profile.trainjob
+    assert jobs is not None  # the caller has looked
+    made = []
+    if jobs.runtime_kind == "TrainingRuntime":  # the cluster's is its administrator's
+        made.append(
+            manifest.training_runtime(
+                jobs.runtime,
+                jobs.namespace,
+                check_image("images.cpu", profile.images.cpu, where),  # a placeholder: every TrainJob names its own
+                service_account=jobs.service_account or "",
+                run_as_user=profile.run_as_user,
+                max_restarts=max_restarts,
+            )
+        )
+    made.append(manifest.role(jobs.namespace))
+    account = jobs.launcher_account or profile.job_service_account
+    if account:
+        its_namespace = profile.job_namespace or jobs.namespace
+        made.append(manifest.binding(manifest.ROLE, jobs.namespace, account, its_namespace))
+    runs = profile.kfp.service_account or KFP_ACCOUNT, profile.kfp.namespace or KFP_NAMESPACE
+    made.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, *runs))
+    return made

@@ -20,6 +20,9 @@ SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
 RUN, STEP = "sida/run", "sida/step"  # labels
 QUEUE = "kueue.x-k8s.io/queue-name"
 GRACE_SECONDS = 120  # to finish an iteration and write a checkpoint
+PART = {"app.kubernetes.io/part-of": "sida"}
+RBAC, ROLE = "rbac.authorization.k8s.io", "sida-launcher"
+RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -37,11 +40,11 @@ def train_job(
     ``processes`` is the number over all nodes. Raises UserError when they cannot be shared out evenly.
     """
     per_node = target.per_node(processes)
-    amounts: dict[str, Any] = {"cpu": target.cpu or str(per_node * threads)}
-    if target.memory:
-        amounts["memory"] = target.memory
+    both: dict[str, Any] = {"memory": target.memory} if target.memory else {}
     if target.accelerator:
-        amounts[target.accelerator] = per_node
+        both[target.accelerator] = per_node
+    requests = {"cpu": target.cpu or str(per_node * threads)} | both
+    limits = ({"cpu": target.cpu_limit} if target.cpu_limit else {}) | both
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
         "trainer": {
@@ -51,7 +54,7 @@ def train_job(
             "command": ["torchrun", "-m", "sida.training.worker"],
             "args": ["--job", f"{folder}/spec.json"],
             "env": _environment(target, threads),
-            "resourcesPerNode": {"requests": amounts, "limits": amounts},
+            "resourcesPerNode": {"requests": requests} | ({"limits": limits} if limits else {}),
         },
         "runtimePatches": [
             {
@@ -70,7 +73,7 @@ def train_job(
     }
     if target.deadline_seconds:
         spec["activeDeadlineSeconds"] = target.deadline_seconds
-    labels = {"app.kubernetes.io/part-of": "sida", STEP: step}
+    labels = PART | {STEP: step}
     if target.queue:  # Kueue starts it
         labels[QUEUE] = target.queue
         spec["suspend"] = True
@@ -114,21 +117,11 @@ def _pod(target: Target) -> dict[str, Any]:
     container = {
         "name": NODE,
         "volumeMounts": mounts,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": RESTRICTED,
     }
     pod: dict[str, Any] = {
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": target.run_as_user,
-            "runAsGroup": target.run_as_user,
-            "fsGroup": target.run_as_user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security(target.run_as_user),
         "volumes": volumes,
         "containers": [container],
     }
@@ -143,16 +136,36 @@ def _pod(target: Target) -> dict[str, Any]:
     return pod
 
 
-def training_runtime(name: str, namespace: str, image: str, max_restarts: int = 3) -> dict[str, Any]:
+def _security(user: int) -> dict[str, Any]:
+    """Of a pod as Pod Security "restricted" wants it."""
+    group = {"runAsGroup": user, "fsGroup": user}
+    return {"runAsNonRoot": True, "runAsUser": user} | group | {"seccompProfile": {"type": "RuntimeDefault"}}
+
+
+# -- what the namespace needs: `python -m pipeline runtime` prints it, manifests/base installs it, a test compares the two
+
+
+def training_runtime(
+    name: str, namespace: str, image: str, *, service_account: str = "", run_as_user: int = 1000, max_restarts: int = 3
+) -> dict[str, Any]:
     """Our runtime: the gang restarts as a whole, a failure counts, the loss of a node does not.
 
-    The stock ``torch-distributed`` has no failure policy, and its pods restart one by one.
+    The stock ``torch-distributed`` has no failure policy, and its pods restart one by one. Network policies know ours by labels.
     """
     disruption = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": _security(run_as_user),
+        "containers": [{"name": NODE, "image": image, "securityContext": RESTRICTED}],
+    }
+    if service_account:
+        pod["serviceAccountName"] = service_account
     job = {
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [disruption]},
-        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": NODE, "image": image}]}},
+        "template": {"metadata": {"labels": PART | {"app.kubernetes.io/component": "trainer"}}, "spec": pod},
     }
     ignored = {
         "name": "disruption",
@@ -160,45 +173,43 @@ def training_runtime(name: str, namespace: str, image: str, max_restarts: int = 
         "onJobFailureReasons": ["PodFailurePolicy"],
     }
     ancestor = {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}
+    # The two defaults are said, or kubectl would take the list for a changed one at each apply.
+    node = {"name": NODE, "groupName": "default", "replicas": 1, "template": {"metadata": ancestor, "spec": job}}
+    labels = PART | {"trainer.kubeflow.org/framework": "torch"}
     return {
         "apiVersion": API_VERSION,
         "kind": "TrainingRuntime",
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/part-of": "sida", "trainer.kubeflow.org/framework": "torch"},
-        },
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {
             "mlPolicy": {"numNodes": 1, "torch": {}},
             "template": {
                 "spec": {
                     "failurePolicy": {"maxRestarts": max_restarts, "rules": [ignored]},
-                    "replicatedJobs": [{"name": NODE, "template": {"metadata": ancestor, "spec": job}}],
+                    "replicatedJobs": [node],
                 }
             },
         },
     }
 
 
-def permissions(namespace: str, service_account: str, its_namespace: str) -> list[dict[str, Any]]:
-    """Role and RoleBinding: what the launching steps' service account may do, and no more."""
+def role(namespace: str) -> dict[str, Any]:
+    """What launching steps may do, and no more: docs/permissions.md names the call behind each verb."""
     rules = [
-        {
-            "apiGroups": [GROUP],
-            "resources": [PLURAL],
-            "verbs": ["create", "get", "list", "watch", "patch", "delete"],
-        },
-        {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": ["create", "get", "list", "watch", "patch", "delete"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch"]},
     ]
-    metadata = {"name": "sida-launcher", "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "sida"}}
-    rbac = "rbac.authorization.k8s.io"
-    role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": rules}
-    binding = {
-        "apiVersion": f"{rbac}/v1",
+    metadata = {"name": ROLE, "namespace": namespace, "labels": PART}
+    return {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": rules}
+
+
+def binding(name: str, namespace: str, account: str, its_namespace: str) -> dict[str, Any]:
+    """Gives that Role to a service account."""
+    return {
+        "apiVersion": f"{RBAC}/v1",
         "kind": "RoleBinding",
-        "metadata": metadata,
-        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "sida-launcher"},
-        "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": its_namespace}],
+        "metadata": {"name": name, "namespace": namespace, "labels": PART},
+        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": ROLE},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": its_namespace}],
     }
-    return [role, binding]

@@ -32,7 +32,8 @@ class Target(Part):
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
     image: str
     nodes: Positive = 1
-    cpu: str = ""  # empty: processes of a node times threads
+    cpu: str = ""  # requested; empty: processes of a node times threads
+    cpu_limit: str = ""  # empty: as many as are idle
     memory: str = ""
     accelerator: str = ""  # a resource such as nvidia.com/gpu: one for each process
     shared_memory: str = ""

@@ -1,7 +1,8 @@
 """Recipes: everything that decides a number, as frozen typed models read from YAML.
 
 A recipe says *what* is done; settings say *where*. A variant names its base in ``extends`` and changes single fields. Unknown
-keys and wrong types are refused with the path of the field. Paths inside a recipe are relative to the recipe's file.
+keys and wrong types are refused with the path of the field. Paths inside a recipe are relative to the recipe's file;
+``recipes://assets/NAME`` is a file that comes with the project.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from sida.recipe.fields import (
     Teacher,
     TeacherTraining,
 )
-from sida.recipe.reading import RECIPES, Loader, addresses, chain, find, load, names, parse
+from sida.recipe.reading import Loader, addresses, chain, find, load, names, parse
+from sida.recipe.shipped import RECIPES, located, portable, travelling
 
 __all__ = [
     "RECIPES",
@@ -53,6 +55,9 @@ __all__ = [
     "chain",
     "find",
     "load",
+    "located",
     "names",
     "parse",
+    "portable",
+    "travelling",
 ]

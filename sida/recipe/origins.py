@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from sida.recipe.fields import Recipe
-from sida.recipe.reading import RECIPES, Loader, chain
+from sida.recipe.reading import Loader, chain
+from sida.recipe.shipped import RECIPES
 
 
 def origins(name: str) -> dict[str, str]:

@@ -14,8 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from sida.errors import RecipeError
 from sida.recipe.fields import Recipe
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+from sida.recipe.shipped import RECIPES, each_address, located
 
 
 class Loader(yaml.SafeLoader):
@@ -189,7 +188,9 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
 def parse(data: dict[str, Any], where: str) -> Recipe:
     """Resolved fields -> Recipe. Raises RecipeError with the field's path and what would be accepted."""
     try:
-        return Recipe.model_validate_json(json.dumps(data), strict=True)
+        return Recipe.model_validate_json(json.dumps(each_address(data, located)), strict=True)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
     except ValidationError as error:
         raise _explain(error, where) from error
     except (TypeError, ValueError) as error:

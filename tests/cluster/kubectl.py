@@ -32,6 +32,11 @@ def apply(objects: list[Object], *more: str) -> str:
     return kubectl("apply", "-f", "-", *more, stdin=yaml.safe_dump_all(objects))
 
 
+def difference(objects: list[Object]) -> str:
+    """What applying them would change on the server, as ``kubectl diff`` shows it; empty when nothing."""
+    return kubectl("diff", "-f", "-", stdin=yaml.safe_dump_all(objects), check=False)
+
+
 def create(text: str) -> str:
     """Create one object of a YAML text, as ``| kubectl create -f -`` does; its ``kind/name``."""
     return kubectl("create", "-f", "-", "-o", "name", stdin=text).strip()

@@ -130,11 +130,23 @@ def test_manifests_pass_the_real_crds_with_unknown_fields_refused() -> None:
     assert errors(training_runtime("sida-torch", NAMESPACE, IMAGE)) == []
     trainer = made["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
-    assert trainer["resourcesPerNode"]["limits"] == {"cpu": "32", "memory": "64Gi", "nvidia.com/gpu": 8}
+    amounts = {"memory": "64Gi", "nvidia.com/gpu": 8}
+    assert trainer["resourcesPerNode"] == {"requests": {"cpu": "32"} | amounts, "limits": amounts}
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
     assert made["spec"]["suspend"] is True
     made["spec"]["trainer"]["elasticPolicy"] = {}
     assert "elasticPolicy" in errors(made)[0]
+
+
+def test_cpu_is_limited_where_the_profile_asks_for_it() -> None:
+    limited = TARGET.model_copy(update={"cpu": "500m", "cpu_limit": "2"})
+    for target, amounts in (
+        (limited, {"requests": {"cpu": "500m"}, "limits": {"cpu": "2"}}),
+        (TARGET, {"requests": {"cpu": "8"}}),
+    ):
+        made = train_job(target, name="sida-x", step="distill", run="r", folder=FOLDER, processes=2, threads=4)
+        assert errors(made) == []
+        assert made["spec"]["trainer"]["resourcesPerNode"] == amounts
 
 
 def test_manifests_are_what_the_trainer_s_own_models_read(launch: Launch) -> None:
@@ -212,7 +224,9 @@ def test_another_specification_under_the_same_name_is_refused_with_the_field(lau
     other = Launch(launch.place, memory="9Gi").start()
     error = other.end()
     assert isinstance(error, UserError)
-    assert "another specification (trainer.resourcesPerNode.limits.memory" in str(error)
+    assert "another specification (trainer.resourcesPerNode.limits, trainer.resourcesPerNode.requests.memory)" in str(
+        error
+    )
     launch.complete(kube)
     assert launch.end() is True
 

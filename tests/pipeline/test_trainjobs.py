@@ -24,6 +24,7 @@ LAUNCHED = (
     ("job_namespace: work", SECTION + "job_namespace: work"),
     ("    memory: 64Gi\n", "    memory: 64Gi\n    launcher: trainjob\n    nodes: 2\n"),
 )
+CPU = "registry.test/sida@sha256:" + "1" * 64
 IMAGE = "registry.test/sida-cuda@sha256:" + "2" * 64
 
 
@@ -129,9 +130,18 @@ def test_the_log_of_a_job_that_has_ended_is_kept_in_the_store(place: Path) -> No
 
 def test_runtime_prints_what_the_namespace_needs(command: Command) -> None:
     said = command("runtime", "--profile", command.profile(*LAUNCHED))
-    runtime, role, binding = yaml.safe_load_all(said.out)
+    runtime, role, *bindings = yaml.safe_load_all(said.out)
     assert errors(runtime) == []
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "trainer"  # by which network policies know it
     assert runtime["spec"]["template"]["spec"]["failurePolicy"]["maxRestarts"] == 3
     assert role["rules"][0]["resources"] == ["trainjobs"]
-    assert binding["subjects"][0]["name"] == "pipeline-runner"
+    subjects = [(item["namespace"], item["name"]) for binding in bindings for item in binding["subjects"]]
+    assert subjects == [("work", "runner"), ("kubeflow", "pipeline-runner")]  # rerun's Jobs, and the pods of KFP's runs
+    users = command.profile(
+        *LAUNCHED, ("  service_account: pipeline-runner", "  namespace: ann\n  service_account: editor")
+    )
+    *_, binding = yaml.safe_load_all(command("runtime", "--profile", users).out)
+    assert (binding["subjects"][0]["namespace"], binding["subjects"][0]["name"]) == ("ann", "editor")
+    assert "images.cpu is empty" in command("runtime", "--profile", command.profile(*LAUNCHED, (CPU, '""'))).mistake()
     assert "section trainjob" in command("runtime", "--profile", command.profile()).mistake()

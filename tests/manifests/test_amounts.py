@@ -1,0 +1,74 @@
+"""What the shipped profiles ask of a laptop, added up as the scheduler does it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from kubernetes.utils.quantity import parse_quantity
+
+from pipeline import launching
+from pipeline.amounts import amounts
+from pipeline.dag import Plan
+from pipeline.profile import Profile, load
+from sida import recipe
+from sida.launch.manifest import train_job
+from sida.launch.target import parse_target
+from tests.manifests.render import containers, of_kind, overlay, pods
+from tests.manifests.test_steps import DIGEST
+
+GIB = 2**30
+KFP = {"cpu": "100m", "memory": "256Mi"}  # what KFP 2.17 adds to the pod of each step
+SERVERS = {"cpu": "200m", "memory": "256Mi"}  # CoreDNS, Argo, Trainer and JobSet on one node
+
+
+def added(*asked: dict[str, Any]) -> dict[str, Decimal]:
+    """Quantities summed up by resource."""
+    return {
+        name: sum((Decimal(parse_quantity(str(each.get(name, 0)))) for each in asked), Decimal(0))
+        for name in ("cpu", "memory")
+    }
+
+
+def while_running(step: str, where: Profile) -> dict[str, Decimal]:
+    """All that is requested while a step of the digits runs: its pod, KFP's part of it, its TrainJob, store and MLflow."""
+    loaded = recipe.load("digits")
+    servers = [
+        container["resources"]["requests"]
+        for _, pod in pods(of_kind(overlay("kind"), "Deployment", "StatefulSet"))
+        for container in containers(pod)
+    ]
+    own, _ = amounts(step, launching.pod_needs(step, where), loaded)
+    nodes = []
+    if told := launching.variables(step, loaded, where, "profile"):
+        target = parse_target(told["SIDA_TRAINJOB"])
+        job = train_job(target, name="x", step=step, run="", folder="f", processes=2, threads=1)["spec"]["trainer"]
+        nodes = [job["resourcesPerNode"]["requests"]] * job["numNodes"]
+    return added(SERVERS, *servers, own, KFP, *nodes)
+
+
+@pytest.mark.parametrize(("name", "cores", "gib"), [("laptop-kind", 2, 12), ("kind-8", 8, 16)])
+def test_each_step_of_the_digits_fits_beside_the_servers_and_the_pod_of_another_step(
+    name: str, cores: int, gib: int
+) -> None:
+    loaded = load(name)
+    where = loaded.model_copy(update={"images": loaded.images.model_copy(update={"cpu": f"host/sida@{DIGEST}"})})
+    assert where.launched("distill") and where.needs("distill").nodes == 2
+    for step in Plan.of(recipe.load("digits"), "").tasks():
+        asked = while_running(step, where)
+        beside = added(amounts("compare", where.default, recipe.load("digits"))[0], KFP)
+        assert asked["cpu"] + beside["cpu"] <= cores, step
+        assert asked["memory"] + beside["memory"] <= gib * GIB, step
+    assert where.default.cpu_limit is None, "idle cores are taken"
+
+
+@pytest.mark.parametrize("name", ["laptop-kind", "kind-8"])
+def test_the_overlay_s_quota_has_room_for_the_pods_of_the_training(name: str) -> None:
+    (quota,) = of_kind(overlay("kind"), "ResourceQuota")
+    hard = quota["spec"]["hard"]
+    loaded = load(name)
+    where = loaded.model_copy(update={"images": loaded.images.model_copy(update={"cpu": f"host/sida@{DIGEST}"})})
+    asked = while_running("distill", where)
+    assert asked["cpu"] <= parse_quantity(hard["requests.cpu"])
+    assert asked["memory"] <= parse_quantity(hard["requests.memory"])
