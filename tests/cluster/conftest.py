@@ -67,8 +67,8 @@ def cluster(images: installed.Images, tmp_path_factory: pytest.TempPathFactory) 
     try:
         keys = installed.install(images)
         with (
-            forwarded(installed.NAMESPACE, "seaweedfs", 9000, _free_port()) as store,
-            forwarded(installed.NAMESPACE, "mlflow", 5000, _free_port()) as mlflow,
+            forwarded(installed.NAMESPACE, "seaweedfs", 9000, free_port()) as store,
+            forwarded(installed.NAMESPACE, "mlflow", 5000, free_port()) as mlflow,
         ):
             for address in (store, mlflow):
                 until(f"port-forward to {address}", lambda address=address: _answers(address), 60)  # type: ignore[misc]
@@ -127,7 +127,8 @@ def _answers(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,15 @@ from tests.conftest import ROOT
 
 OVERLAYS = ROOT / "manifests" / "overlays"
 NAMESPACE = "sida-test"  # in place of sida
-PIPELINES = "sida-test-pipelines"  # in place of kubeflow, where Kubeflow Pipelines' pods are
-STORE_SECRET = "sida-store"
+STORE_SECRET = "sida-test-store"  # of the profile, in both namespaces
 ROLL_OUT_SECONDS = 420
+
+
+@cache
+def pipelines() -> str:
+    """Where the pods of runs are: Kubeflow Pipelines' own namespace, or one in its place where there are none."""
+    found = kubectl("-n", "kubeflow", "get", "service", "ml-pipeline", "--ignore-not-found", "-o", "name")
+    return "kubeflow" if found.strip() else "sida-test-pipelines"
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def moved(value: Any, images: Images | None = None) -> Any:
 def _name(key: str, value: Any) -> str | None:
     """The tests' own namespace where a namespace is named."""
     if key in ("namespace", "kubernetes.io/metadata.name"):
-        return {"sida": NAMESPACE, "kubeflow": PIPELINES}.get(value)
+        return {"sida": NAMESPACE, "kubeflow": pipelines()}.get(value)
     return None
 
 
@@ -94,10 +101,12 @@ def install(images: Images) -> tuple[str, str]:
     keys = (f"test{secrets.token_hex(6)}", secrets.token_hex(20))
     items = objects_of("kind", images)
     apply([item for item in items if item["kind"] == "Namespace"])
-    apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PIPELINES}}])
-    apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata("pipeline-runner", PIPELINES)}])
-    for name, namespace in ((STORE_SECRET, NAMESPACE), ("mlflow-store", NAMESPACE), (STORE_SECRET, PIPELINES)):
-        apply([secret(name, namespace, keys)])
+    if pipelines() != "kubeflow":
+        apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pipelines()}}])
+        apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata("pipeline-runner", pipelines())}])
+    for name in ("sida-store", "mlflow-store", STORE_SECRET):
+        apply([secret(name, NAMESPACE, keys)])
+    apply([secret(STORE_SECRET, pipelines(), keys)])
     apply(items)
     for what in ("statefulset/seaweedfs", "deployment/mlflow"):
         kubectl(
@@ -108,11 +117,12 @@ def install(images: Images) -> tuple[str, str]:
 
 
 def remove() -> None:
-    """Delete both namespaces, if they are there, and wait until they are gone."""
-    for namespace in (NAMESPACE, PIPELINES):
-        kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
+    """Delete what the tests made, if it is there, and wait until it is gone."""
+    made = [NAMESPACE] if pipelines() == "kubeflow" else [NAMESPACE, pipelines()]
+    kubectl("delete", "namespace", *made, "--ignore-not-found", "--wait=false")
+    kubectl("-n", pipelines(), "delete", "secret", STORE_SECRET, "--ignore-not-found", check=False)
     end = time.monotonic() + 240
-    while kubectl("get", "namespace", NAMESPACE, PIPELINES, "--ignore-not-found", "-o", "name").strip():
+    while kubectl("get", "namespace", *made, "--ignore-not-found", "-o", "name").strip():
         assert time.monotonic() < end, "the tests' namespaces are not gone after 4 minutes: look at their finalizers"
         time.sleep(1)
 
@@ -131,6 +141,7 @@ def profile(folder: Path, images: Images, name: str = "mine.yaml", **changes: An
     """The shipped profile for a laptop with kind, moved to the tests' namespaces; its path. ``changes`` replace sections."""
     fields = moved(yaml.safe_load((ROOT / "profiles" / "laptop-kind.yaml").read_text(encoding="utf-8")))
     fields["images"]["cpu"] = images.cpu
+    fields["secrets"][0]["name"] = STORE_SECRET
     fields["job_namespace"] = fields["trainjob"]["namespace"] = NAMESPACE
     path = folder / name
     path.write_text(yaml.safe_dump(fields | changes, sort_keys=False), encoding="utf-8")

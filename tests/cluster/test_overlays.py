@@ -6,7 +6,7 @@ import pytest
 
 from tests.cluster import installed
 from tests.cluster.conftest import Cluster
-from tests.cluster.installed import NAMESPACE, PIPELINES
+from tests.cluster.installed import NAMESPACE, pipelines
 from tests.cluster.kubectl import apply, difference, get, kubectl
 
 OPERATOR = ("--as", "somebody", "--as-group", "sida-operators")
@@ -48,7 +48,7 @@ def _account(name: str, namespace: str = NAMESPACE) -> tuple[str, ...]:
 def test_accounts_may_what_their_roles_say(cluster: Cluster) -> None:
     """Every verb of every Role is asked for, as those who are bound to it."""
     holders = {
-        "sida-launcher": [_account("sida-launcher"), _account("pipeline-runner", PIPELINES)],
+        "sida-launcher": [_account("sida-launcher"), _account("pipeline-runner", pipelines())],
         "sida-operator": [OPERATOR],
     }
     refused = []

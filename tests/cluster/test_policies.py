@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import Cluster
-from tests.cluster.installed import NAMESPACE, PIPELINES
+from tests.cluster.installed import NAMESPACE, pipelines
 from tests.cluster.kubectl import Object, apply, get, kubectl, log_of, until
 
 OURS = {"app.kubernetes.io/part-of": "sida"}
@@ -98,8 +98,8 @@ def reached(cluster: Cluster) -> dict[str, dict[str, bool]]:
             cluster, "probe-trainer", NAMESPACE, OURS | {"app.kubernetes.io/component": "trainer"}, STORE, trainer, api
         ),
         probe(cluster, "probe-unlabelled", NAMESPACE, {}, STORE, MLFLOW, trainer),
-        probe(cluster, "probe-run", PIPELINES, {"pipeline/runid": "probe"}, STORE, MLFLOW, trainer),
-        probe(cluster, "probe-other", PIPELINES, {}, STORE, MLFLOW, trainer),
+        probe(cluster, "probe-run", pipelines(), {"pipeline/runid": "probe"}, STORE, MLFLOW, trainer),
+        probe(cluster, "probe-other", pipelines(), {}, STORE, MLFLOW, trainer),
     ]
     apply(pods)
     try:
