@@ -116,7 +116,13 @@ def test_with_all_in_place_the_last_line_is_about_the_profile_s_cluster(
     mine = command.profile(*LAUNCHED, ENV, ("s3://bucket", f"s3://{BUCKET}"))
     said = command("doctor", "--profile", mine)
     assert said.out.splitlines()[-1] == f"ready for runs on the cluster of {mine}", said.out
-    for line in ("work/sida-store", "kubeflow/pipeline-runner", "work/trainer", "sida-torch is in work", "images.cpu, images.cuda"):
+    for line in (
+        "work/sida-store",
+        "kubeflow/pipeline-runner",
+        "work/trainer",
+        "sida-torch is in work",
+        "images.cpu, images.cuda",
+    ):
         assert line in said.out
 
 
