@@ -179,10 +179,25 @@ def _tell(outputs: dict[str, Any]) -> None:
     for name, output in outputs.items():
         if failure := failure_in(output.path):  # a pipeline goes on without it; who runs it alone wants to know
             raise Ended(failure)
-        if address := output.metadata.get("address"):
+        if address := _address(output):
             print(f"{name}\t{address}", flush=True)
         elif Path(output.path).exists() and not isinstance(output, dsl.HTML):  # a text for people, not a manifest
             print(Path(output.path).read_text(encoding="utf-8"), file=sys.stderr)
+
+
+def _address(output: Any) -> str:
+    """Where a result is published; empty for an output that is none. Metrics hold numbers alone: their manifest tells."""
+    from kfp import dsl
+
+    from sida.manifests import parse_manifest
+    from sida.steps import manifest_key
+    from sida.stores import open_store
+
+    path = Path(output.path)
+    if not isinstance(output, dsl.Metrics) or not path.exists():
+        return str(output.metadata.get("address", ""))
+    manifest = parse_manifest(path.read_bytes(), str(path))
+    return open_store(manifest.about.store).address_of(manifest_key(manifest))
 
 
 def _artifact(kind: str, name: str, path: Path, address: str = "") -> Any:

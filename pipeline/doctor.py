@@ -8,14 +8,15 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
+
+from pipeline.checks import Check
 
 if TYPE_CHECKING:
     from pipeline.profile import Profile
+    from sida.launch.installed import Installed
 
-State = Literal["ok", "off", "bad"]  # off: not there, and not needed on a laptop
 GIB = 2**30
 LEAST_DISK = 5 * GIB
 PACKAGES = {
@@ -32,25 +33,42 @@ PACKAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor's; ``prevents`` and ``mend`` are empty when all is well."""
-
-    name: str
-    state: State
-    found: str
-    prevents: str = ""
-    mend: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
-
-
 def examine(profile: Profile | None = None) -> list[Check]:
     """Every check in turn. A check that itself fails is one that says so."""
     checks: list[Callable[[], Check]] = [_python, _torch, _gpus, _packages, _store, _mlflow, _disk]
     checks += [lambda: _kubernetes(profile), lambda: _trainer(profile), lambda: _kfp(profile)]
-    return [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
+    if profile is None:
+        return [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
+    return _of_profile(profile, checks)
+
+
+def summary(checks: list[Check], profile: str | None) -> str:
+    """The last line: of this machine, or of a profile's cluster."""
+    bad, unseen = ([check.name for check in checks if check.state == state] for state in ("bad", "unseen"))
+    where = f"runs on the cluster of {profile}" if profile else "runs on this machine"
+    if bad:
+        return f"not ready for {where}: {len(bad)} of {len(checks)} checks are bad: {', '.join(bad)}"
+    if unseen:
+        return f"nothing is wrong that could be seen for {where}; not looked at: {', '.join(unseen)}"
+    return f"ready for {where}"
+
+
+def _of_profile(profile: Profile, checks: list[Callable[[], Check]]) -> list[Check]:
+    """The same on the profile's store and MLflow, and what its cluster has to have."""
+    from pipeline import cluster_checks
+    from pipeline.remote import using_store
+    from sida.settings import environment
+
+    own, cluster = environment(), _seen(profile)
+    with using_store(profile):
+        made = [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
+    for place, check in enumerate(made):
+        variable = {"store": "SIDA_S3_ENDPOINT", "mlflow": "MLFLOW_TRACKING_URI"}.get(check.name, "")
+        if check.state == "bad" and variable in profile.env and variable not in own:
+            made[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
+    made.append(cluster_checks.images(profile))
+    looks = (cluster_checks.namespaces, cluster_checks.accounts, cluster_checks.secrets)
+    return [*made, *(look(profile, cluster) for look in looks)]
 
 
 NAMES = ("python", "torch", "gpus", "packages", "store", "mlflow", "disk", "kubernetes", "trainer", "kfp")
@@ -194,33 +212,53 @@ def _trainer(profile: Profile | None) -> Check:
     try:
         if not cluster.serves_trainjobs():
             return Check("trainer", "bad", f"{cluster.host} serves no TrainJobs", *REMEDIES["trainer"])
-        jobs = profile.trainjob if profile else None
-        if jobs is not None and not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
-            found = f"no {jobs.runtime_kind} {jobs.runtime} in {jobs.namespace}"
-            return Check(
-                "trainer",
-                "bad",
-                found,
-                REMEDIES["trainer"][0],
-                "python -m pipeline runtime --profile P | kubectl apply -f -",
-            )
+        if fault := _runtime_fault(profile, cluster):
+            mend = "python -m pipeline runtime --profile P | kubectl apply -f -"
+            return Check("trainer", "bad", fault, REMEDIES["trainer"][0], mend)
     except Refused as error:
+        if error.status == 403:
+            return Check(
+                "trainer", "unseen", f"could not look: {error}", "", "have `doctor` run by somebody who may look"
+            )
         raise explain(error, "ask for TrainJobs", cluster.namespace) from error
     except UserError as error:
         return Check("trainer", "bad", str(error), *REMEDIES["trainer"])
-    return Check("trainer", "ok", f"{cluster.host} serves TrainJobs")
+    jobs = profile.trainjob if profile else None
+    runtime = f", {jobs.runtime_kind} {jobs.runtime} is in {jobs.namespace}" if jobs else ""
+    return Check("trainer", "ok", f"{cluster.host} serves TrainJobs{runtime}")
 
 
-def _cluster(profile: Profile | None) -> Any:
-    """A Cluster, or the check that says why there is none: a fault only where a profile wants one."""
+def _runtime_fault(profile: Profile | None, cluster: Installed) -> str:
+    """What is wrong with the runtime that the profile's TrainJobs refer to; nothing is the empty text."""
+    jobs = profile.trainjob if profile else None
+    if jobs is None:
+        return ""
+    if not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
+        return f"no {jobs.runtime_kind} {jobs.runtime} in {jobs.namespace}"
+    if jobs.runtime_kind == "ClusterTrainingRuntime":  # the administrator's
+        return ""
+    labels = cluster.pod_labels(jobs.runtime) or {}
+    if labels.get("app.kubernetes.io/component") != "trainer":
+        return f"pods of {jobs.runtime} in {jobs.namespace} lack the labels by which network policies know them"
+    return ""
+
+
+def _seen(profile: Profile) -> Installed | str:
+    """The cluster for looking around; or why there is none."""
+    found = _cluster(profile)
+    return found.found if isinstance(found, Check) else found
+
+
+def _cluster(profile: Profile | None) -> Installed | Check:
+    """A cluster, or the check that says why there is none: a fault only where a profile wants one."""
     from sida.errors import UserError
-    from sida.launch.cluster import Cluster
+    from sida.launch.installed import Installed
 
     if importlib.util.find_spec("kubernetes") is None:
         return Check("kubernetes", "off", "package kubernetes is not installed", *REMEDIES["kubernetes"])
     jobs = profile.trainjob if profile else None
     try:
-        return Cluster(jobs.namespace if jobs else "default", outage_seconds=3.0)
+        return Installed(jobs.namespace if jobs else "default", outage_seconds=3.0)
     except UserError as error:
         return Check("kubernetes", "bad" if jobs else "off", str(error), *REMEDIES["kubernetes"])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.running import add_force
@@ -92,6 +94,18 @@ def use_store(profile: Profile) -> None:
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
+
+
+@contextmanager
+def using_store(profile: Profile) -> Iterator[None]:
+    """``use_store``, for as long as the block lasts."""
+    before = dict(os.environ)
+    try:
+        use_store(profile)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def task_line(name: str, state: str, error: str = "") -> str:

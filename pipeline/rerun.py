@@ -227,6 +227,12 @@ def to_yaml(objects: list[dict[str, Any]]) -> str:
 # -- Kubeflow Pipelines
 
 
+def title(call: StepCall) -> str:
+    """Name of the run in Kubeflow's pages: ``score of 0f3c5a3e again``."""
+    known = re.fullmatch(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", call.run)  # Kubeflow's; others are words
+    return f"{call.step} of {known[1] if known else call.run} again"
+
+
 def one_step(call: StepCall, recipe: Recipe, profile: Profile, image: str, where: str, *, force: bool) -> Any:
     """A KFP pipeline of one container, with the same command as the Job."""
     from kfp import dsl

@@ -285,6 +285,8 @@ def execute(
 ) -> Published:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
+    Metrics get no such metadata: Kubeflow's pages show what is there as numbers, and the manifest says the same.
+
     The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it.
     A SidaError becomes one line for the user and the exit status that it names.
     """
@@ -392,5 +394,6 @@ def _delivered(published: Published, output: Any) -> Published:
     path = Path(output.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(published.manifest.to_json())
-    output.metadata.update(address=published.address, digest=published.manifest.digest)
+    if getattr(output, "schema_title", "") != "system.Metrics":
+        output.metadata.update(address=published.address, digest=published.manifest.digest)
     return published

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kfp import dsl
 
 from sida import recipe, steps
 from sida.errors import Corrupt, LeaseHeld, UserError
@@ -109,6 +110,19 @@ def test_execute_writes_the_manifest_and_its_address(tmp_path: Path) -> None:
     assert read_manifest(output.path, "teacher") == published.manifest
     assert output.metadata == {"address": published.address, "digest": published.manifest.digest}
     assert all(isinstance(value, str) for value in output.metadata.values())
+
+
+def test_metrics_hold_numbers_alone_and_their_manifest_says_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from components.__main__ import _tell
+
+    output = dsl.Metrics(name="scores", uri=str(tmp_path / "scores"), metadata={})
+    published = steps.execute(toy, output, recipe=RECIPE)
+    output.log_metric("generator_fid", 2.5)
+    assert output.metadata == {"generator_fid": 2.5}  # each entry is a row of Kubeflow's table
+    _tell({"scores": output, "standing": dsl.Metrics(name="standing", uri=str(tmp_path / "standing"), metadata={})})
+    assert capsys.readouterr().out == f"scores\t{published.address}\n"
 
 
 def test_execute_turns_a_mistake_into_one_line_and_status_2(tmp_path: Path, capsys: Any) -> None:

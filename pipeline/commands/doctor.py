@@ -1,8 +1,10 @@
 """Check this machine: what works, what a failure prevents, and how to mend it.
 
-Python, torch and its GPUs, packages, the store (a small object is written, read and deleted), MLflow, disk; with --profile also
-the cluster: Kubernetes, Kubeflow Trainer, Kubeflow Pipelines. Exit status: 0 nothing is bad, 1 something is. What is "off" is not
-there, and not needed for runs on this machine.
+Python, torch and its GPUs, packages, the store (a small object is written, read and deleted), MLflow, disk. With --profile
+store and MLflow are the profile's, and its cluster is looked at: Kubernetes, Kubeflow Trainer and the runtime, Kubeflow
+Pipelines, images by digest, namespaces, service accounts, Secrets with their keys. Exit status: 0 nothing is bad, 1 something
+is. What is "off" is not there, and not needed for runs on this machine; what is "unseen" could not be looked at from here or
+with your rights.
 
 examples:
   python -m pipeline doctor
@@ -31,10 +33,10 @@ def main(args: argparse.Namespace) -> int:
     bad = [check for check in checks if check.state == "bad"]
     lines = []
     for check in checks:
-        lines.append(f"{check.state:<4}{check.name:<12}{check.found}")
-        if check.prevents and check.state != "ok":
-            lines.append(f"{'':<16}prevents: {check.prevents}\n{'':<16}mend: {check.mend}")
-    end = f"{len(bad)} of {len(checks)} checks are bad" if bad else "ready for runs on this machine"
-    told = [check.as_json() for check in checks]
-    output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=told)
+        lines.append(f"{check.state:<8}{check.name:<12}{check.found}")
+        if check.state != "ok":
+            told = {"prevents": check.prevents, "mend": check.mend}
+            lines += [f"{'':<20}{what}: {text}" for what, text in told.items() if text]
+    end = doctor.summary(checks, args.profile)
+    output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=[check.as_json() for check in checks])
     return 1 if bad else 0

@@ -102,7 +102,7 @@ def _there(args: argparse.Namespace, call: StepCall, where: Profile) -> int:
 
     pipeline = rerun.one_step(call, recipe, where, image, args.profile, force=args.force)
     client = Client(where)
-    run_id = client.start_once(f"{call.step} again", compiled_pipeline(pipeline.name, pipeline))
+    run_id = client.start_once(rerun.title(call), compiled_pipeline(pipeline.name, pipeline))
     print(client.link(run_id))
     return 0
 

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.profile import Profile
 
-KFP_NAMESPACE, KFP_ACCOUNT = "kubeflow", "pipeline-runner"  # of a Kubeflow Pipelines with one user
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The cluster."""
@@ -46,6 +44,7 @@ def main(args: argparse.Namespace) -> int:
 
 def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[str, Any]]:
     """TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
+    from pipeline.cluster_checks import runs_as
     from pipeline.profile import check_image
     from sida.launch import manifest
 
@@ -68,6 +67,6 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
     if account:
         its_namespace = profile.job_namespace or jobs.namespace
         made.append(manifest.binding(manifest.ROLE, jobs.namespace, account, its_namespace))
-    runs = profile.kfp.service_account or KFP_ACCOUNT, profile.kfp.namespace or KFP_NAMESPACE
-    made.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, *runs))
+    its_namespace, account = runs_as(profile)
+    made.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace))
     return made

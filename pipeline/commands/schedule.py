@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
 
     where = profile.load(args.profile)
     if args.list:
-        return _list(args, Client(where))
+        return _list(args, where, Client(where))
     if args.recipe is None and args.name is None:
         raise UserError("which schedule? give RECIPE, or --name as `schedule --list` shows it")
     name = args.name or f"sida-{recipe.load(args.recipe).name}"
@@ -73,14 +73,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(args: argparse.Namespace, client: Client) -> int:
+def _list(args: argparse.Namespace, where: Profile, client: Client) -> int:
     from pipeline import output
 
     found = client.schedules()
     lines = [
         f"{s.name}  {s.cron}  recipe {s.parameters.get('recipe', '?')}{'' if s.enabled else '  paused'}" for s in found
     ]
-    output.result(args, "\n".join(lines), schedules=[dataclasses.asdict(schedule) for schedule in found])
+    none = f"no schedule in experiment {where.kfp.experiment}: `schedule RECIPE --cron ...` makes one"
+    output.result(args, "\n".join(lines) or none, schedules=[dataclasses.asdict(schedule) for schedule in found])
     return 0
 
 

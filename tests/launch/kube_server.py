@@ -55,6 +55,8 @@ class Kube:
         self.away = False
         self.cut = 0  # a counter: watches and logs that were opened before it grew are cut
         self.forbidden: set[tuple[str, str]] = set()  # (verb, kind)
+        self.plain: dict[str, dict[str, Any]] = {}  # path -> any other object or list that may be read
+        self.hidden: set[str] = set()  # paths of these that this user may not read
         self.lose_answers = 0  # so many next answers to writes are lost
         self.watch_seconds = 60.0  # watches end so soon
         self.delete_seconds = 0.0
@@ -162,6 +164,12 @@ class Kube:
     # -- requests
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
+        if method == "GET" and path in self.hidden:
+            what = path.rsplit("/", 2)[1]
+            raise Answer(403, "Forbidden", f'User "test" cannot get resource "{what}" in API group ""')
+        if method == "GET" and path in self.plain:
+            found = self.plain[path]
+            return found | ({"items": [i for i in found["items"] if _selected(i, query)]} if "items" in found else {})
         with self.lock:
             parts = path.removeprefix(TRAINER).strip("/").split("/")
             if path == TRAINER:

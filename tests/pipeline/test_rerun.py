@@ -249,6 +249,12 @@ def test_a_job_mounts_the_profile_s_volumes_read_only(command: Command) -> None:
     assert api.sanitize_for_serialization(api.deserialize(SimpleNamespace(data=json.dumps(made)), "V1Job")) == made
 
 
+def test_a_rerun_on_kubeflow_is_named_after_step_and_run() -> None:
+    of_kubeflow = call_of_score(run="0f3c5a3e-7d0b-4f0e-9c58-6a1f5b0c9e21")
+    assert rerun.title(of_kubeflow) == "score of 0f3c5a3e again"
+    assert rerun.title(call_of_score(run="20261102-093000-digits-1a2b")) == "score of 20261102-093000-digits-1a2b again"
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -304,6 +310,7 @@ def test_kfp_starts_a_run_of_one_container_with_the_same_command(
     assert said.status == 0, said.err
     (run,) = kfp.runs.values()
     assert said.out.strip().endswith(run["run_id"])
+    assert run["display_name"] == f"prepare_data of {RUN} again"
     (executor,) = run["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
     container = executor["container"]
     assert container["command"] == ["python", "-m", "components", "prepare_data"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 import pytest
@@ -129,6 +130,13 @@ def test_a_changed_pipeline_is_a_difference_too(command: Command, kfp: Kfp) -> N
     mine = command.profile(("  memory: 2Gi", "  memory: 3Gi"), name="other.yaml")
     lines = command("schedule", "digits", "--profile", mine, "--cron", "0 3 * * 1").out.splitlines()
     assert [line[:10] for line in lines[1:]] == ["- version:", "+ version:"]
+
+
+def test_that_there_is_no_schedule_is_said_in_a_line(command: Command, kfp: Kfp) -> None:
+    mine = command.profile()
+    (line,) = command("schedule", "--list", "--profile", mine).out.splitlines()
+    assert line == "no schedule in experiment sida-tests: `schedule RECIPE --cron ...` makes one"
+    assert json.loads(command("schedule", "--list", "--profile", mine, "--json").out)["schedules"] == []
 
 
 def test_schedules_are_listed_paused_and_go_on_and_are_deleted(command: Command, kfp: Kfp) -> None:

@@ -1,0 +1,23 @@
+"""One check of the doctor's: what it found, what a failure prevents, how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+# off: not there, and not needed on a laptop; unseen: could not be looked at from here, or with these rights
+State = Literal["ok", "off", "bad", "unseen"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's; ``prevents`` and ``mend`` are empty when all is well."""
+
+    name: str
+    state: State
+    found: str
+    prevents: str = ""
+    mend: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
