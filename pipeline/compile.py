@@ -73,7 +73,8 @@ class OnCluster:
         image = self.image or check_image(*pod_image, self.where, allow_tags=self.allow_tags)
         task.set_container_image(image)
         launch = launching.variables(step, self.recipe, self.profile, self.where, allow_tags=self.allow_tags)
-        for name, value in (self.profile.variables() | {"SIDA_IMAGE": image} | launch).items():
+        plain = {"SIDA_LEASE_WAIT": launching.LEASE_WAIT} | self.profile.variables() | {"SIDA_IMAGE": image} | launch
+        for name, value in plain.items():
             task.set_env_variable(name, value)
         _pod(task, needs, self.profile)
         if needs.retries:

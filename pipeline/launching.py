@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from sida.launch.cluster import Cluster
     from sida.recipe import Recipe
 
-LEASE_WAIT = "120"  # seconds: the lease of a launching step that was killed has to expire first
+LEASE_WAIT = (
+    "120"  # seconds: the lease of a pod that was lost has to expire before the next one, which starts at once, can work
+)
 
 
 def variables(step: str, recipe: Recipe, profile: Profile, where: str, *, allow_tags: bool = False) -> dict[str, str]:
@@ -55,7 +57,7 @@ def variables(step: str, recipe: Recipe, profile: Profile, where: str, *, allow_
     except UserError as error:
         raise UserError(f"{where}: steps.{step}.nodes: {error}") from error
     text = target.model_dump_json(exclude_defaults=True)
-    return {"SIDA_LAUNCHER": "trainjob", "SIDA_TRAINJOB": text, "SIDA_LEASE_WAIT": LEASE_WAIT}
+    return {"SIDA_LAUNCHER": "trainjob", "SIDA_TRAINJOB": text}
 
 
 def pod_needs(step: str, profile: Profile) -> StepNeeds:
