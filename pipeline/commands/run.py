@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _record(recipe: str, outcome: Outcome) -> None:
     """A run that failed or was stopped after something was made: its end goes to the store, and what there is to MLflow."""
+    from sida.ending import end_run
     from sida.errors import SidaError
-    from sida.records import end_run
     from sida.tracking.reconcile import track_quietly
 
     if outcome.status == 2 and not any(event["state"] == "ran" for event in outcome.steps):

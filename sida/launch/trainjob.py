@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sida import progress
-from sida.errors import SidaError, UserError
+from sida.errors import SidaError, TimedOut, UserError
 from sida.launch import manifest as manifests
 from sida.launch.cluster import Clock, Cluster, Refused, Unreachable, explain
 from sida.launch.log import explain as explain_log
@@ -322,7 +322,7 @@ class _Run:
         reason, said = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
         if reason == "DeadlineExceeded":
             limit = self.what.target.deadline_seconds
-            return SidaError(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
+            return TimedOut(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
         if self.errors:
             first = self.errors[0]
             kind = UserError if first.get("exit_code") == 2 else SidaError
