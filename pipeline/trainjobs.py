@@ -38,7 +38,7 @@ def jobs_of(cluster: Cluster, run: str) -> dict[str, dict[str, Any]]:
 
 def in_words(job: dict[str, Any]) -> str:
     """``TrainJob sida-distill-1a2b: 2 pods run``."""
-    from sida.launch.trainjob import ended
+    from sida.launch.job_state import ended
 
     status = job.get("status") or {}
     if (end := ended(job)) is not None:
@@ -54,7 +54,7 @@ def in_words(job: dict[str, Any]) -> str:
 def end(cluster: Cluster, job: dict[str, Any], wish: str) -> str:
     """Delete or suspend; in words what was done. Raises UserError when the cluster refuses."""
     from sida.launch.cluster import Refused, explain
-    from sida.launch.trainjob import end_job, ended
+    from sida.launch.job_state import end_job, ended
 
     name = job["metadata"]["name"]
     if ended(job) is not None:

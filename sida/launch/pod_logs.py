@@ -25,8 +25,8 @@ def pods_of(job: str) -> str:
 class FirstNode(threading.Thread):
     """Follows the container ``node`` of the job's first node.
 
-    ``line`` gets each line once, ``note`` what a person should know: why the pod does not start, that the gang restarted. Both are
-    called in this thread.
+    ``line`` gets each line once, ``note`` what a person should know: that the gang restarted, or that the log cannot be read. Both
+    are called in this thread.
     """
 
     def __init__(self, job: str, cluster: Cluster, line: Callable[[str], None], note: Callable[[str], None]) -> None:
@@ -44,7 +44,6 @@ class FirstNode(threading.Thread):
             try:
                 pod = self._next()
                 if pod is None or not _has_log(pod):
-                    self._say(pod)
                     if self._ended.is_set():
                         return
                     self._cluster.clock.wait(self._ended, LOOK_SECONDS)
@@ -95,19 +94,6 @@ class FirstNode(threading.Thread):
             self._done.add(uid)
         else:  # the container ended, or the server closed the stream: the pod's phase tells, soon
             self._cluster.clock.wait(self._halt, 1.0)
-
-    def _say(self, pod: dict[str, Any] | None) -> None:
-        """Why there is no log yet."""
-        if pod is None:
-            return
-        status = pod.get("status", {})
-        for condition in status.get("conditions") or []:
-            if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-                self._tell(f"pod {pod['metadata']['name']} waits for a node: {condition.get('message', '')}")
-        for container in status.get("containerStatuses") or []:
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-                self._tell(f"pod {pod['metadata']['name']}: {waiting['reason']}: {waiting.get('message', '')}")
 
     def _tell(self, text: str) -> None:
         if text != self._said:
