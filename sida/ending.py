@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
@@ -212,6 +213,12 @@ def end_if_killed(store: ObjectStore, run: str) -> bool:
     recipe = next(iter(made.values())).recipe
     end_run(run, recipe, FAILED, 1, "killed, or the machine went down: run the recipe again to continue")
     return True
+
+
+def settle_earlier(store: ObjectStore, folder: Path, but: str, count: int = 5) -> list[str]:
+    """Those of the newest runs in a folder of runs that were killed whole, whose end is recorded only now; ``but`` is our own."""
+    names = sorted((path.parent.name for path in folder.glob("*/plan.json")), reverse=True)
+    return [run for run in names[: count + 1] if run != but and end_if_killed(store, run)]
 
 
 def _may_live(driver: str) -> bool:
