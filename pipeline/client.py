@@ -145,13 +145,19 @@ class Client:
 
     def runs(self, count: int) -> list[RunState]:
         """The newest runs of our experiment, without their tasks."""
+        found: list[RunState] = []
+        token = ""
         with self._errors("list the runs"), _quiet():
-            experiment = self._experiment()
-            found: list[RunState] = []
-            token = ""
-            while len(found) < count:
+            here = self._profile
+            experiments = self._kfp.list_experiments(
+                namespace=here.namespace, filter=_named(here.experiment)
+            ).experiments
+            while experiments and len(found) < count:
                 page = self._kfp.list_runs(
-                    page_token=token, page_size=min(count, 100), sort_by="created_at desc", experiment_id=experiment
+                    page_token=token,
+                    page_size=min(count, 100),
+                    sort_by="created_at desc",
+                    experiment_id=experiments[0].experiment_id,
                 )
                 found += [run_state(run) for run in page.runs or []]
                 token = page.next_page_token or ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline import argo
+from pipeline.remote import store_at_hand
 from pipeline.run_state import RunState
 from pipeline.standing import BAD, Known, Standing, standing
 from sida import ending, records
@@ -54,41 +57,38 @@ class Observer:
     def settle(self, seen: Standing) -> None:
         """Record how the run ended, where its exit handler did not, or did not know; quietly where the store is out of reach."""
         end = seen.ending()
-        if end is None or not end.sure or (store := self._store()) is None:
-            return
-        try:
-            if records.calls(store, self.run_id):
-                ending.settle(store, self.run_id, end)
-        except (SidaError, OSError) as error:
-            self._no_store(error)
+        if end is not None and end.sure and not self._store_rests():
+            with self._store() as store:
+                if records.calls(store, self.run_id):
+                    ending.settle(store, self.run_id, end)
 
     # -- the store
 
-    def _store(self) -> ObjectStore | None:
-        from pipeline import remote
-        from sida.stores import open_store
-
+    def _store_rests(self) -> bool:
+        """Whether it could not be read a moment ago."""
         since, why = self._store_failed
-        if time.monotonic() - since < REST_SECONDS:
+        rests = time.monotonic() - since < REST_SECONDS
+        if rests:
             self.missing.append(Unseen("records", self._profile.store, why))
-            return None
-        remote.use_store(self._profile)
-        return open_store(self._profile.store)
+        return rests
 
-    def _no_store(self, error: Exception) -> None:
-        self._store_failed = (time.monotonic(), str(error))
-        self.missing.append(Unseen("records", self._profile.store, str(error)))
+    @contextmanager
+    def _store(self) -> Iterator[ObjectStore]:
+        """What fails inside the block is among what could not be looked at."""
+        try:
+            with store_at_hand(self._profile) as store:
+                yield store
+        except (SidaError, OSError) as error:
+            self._store_failed = (time.monotonic(), str(error))
+            self.missing.append(Unseen("records", self._profile.store, str(error)))
 
     def _look_at_store(self, run: RunState, found: dict[str, Any]) -> None:
-        store = self._store()
-        if store is None:
+        if self._store_rests():
             return
-        try:
+        with self._store() as store:
             if run.cancelled and not run.ended:
                 ending.cancel(store, self.run_id, "seen in Kubeflow Pipelines")
             found |= {"calls": records.calls(store, self.run_id), "cancel": ending.cancel_of(store, self.run_id)}
-        except (SidaError, OSError) as error:
-            self._no_store(error)
 
     # -- Kubernetes
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.running import add_force
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.compile import Compiled
     from pipeline.profile import Profile
     from sida.recipe import Recipe
+    from sida.stores import ObjectStore
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -91,6 +94,15 @@ def use_store(profile: Profile) -> None:
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
+
+
+@contextmanager
+def store_at_hand(profile: Profile) -> Iterator[ObjectStore]:
+    """The profile's store for a look at its records, or for a word there, which may fail: nobody waits for one that is away."""
+    from sida.stores import open_store
+
+    use_store(profile)
+    yield open_store(profile.store)
 
 
 def task_line(name: str, state: str, error: str = "") -> str:

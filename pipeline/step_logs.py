@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import argo, trainjobs
 from pipeline.observing import KFP_NAMESPACE
+from pipeline.remote import store_at_hand
 from sida.errors import NotFound, SidaError, UserError
 from sida.launch.looker import Looker, Unseen, in_a_line
 from sida.launch.manifest import NODE, RUN, STEP, label
@@ -101,13 +102,9 @@ class StepLog:
 
     def _kept(self) -> str | None:
         """From the store: the workers' log of a TrainJob, else the step's own."""
-        from pipeline import remote
-        from sida.stores import open_store
-
-        remote.use_store(self._profile)
-        store = open_store(self._profile.store)
         try:
-            return kept_log(store, self.run, self.step)
+            with store_at_hand(self._profile) as store:
+                return kept_log(store, self.run, self.step)
         except (SidaError, OSError) as error:
             self._unseen.append(Unseen("records", self._profile.store, str(error)))
             return None

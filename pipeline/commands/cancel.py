@@ -54,10 +54,9 @@ def _record(args: argparse.Namespace, where: Profile) -> None:
     from pipeline import remote
     from sida import ending
     from sida.errors import SidaError
-    from sida.stores import open_store
 
     try:
-        remote.use_store(where)
-        ending.cancel(open_store(where.store), args.run, "by `cancel`")
+        with remote.store_at_hand(where) as store:
+            ending.cancel(store, args.run, "by `cancel`")
     except (SidaError, OSError) as error:
         print(f"not recorded in the store, whose records may call it failed: {error}", file=sys.stderr)
