@@ -1,6 +1,6 @@
 """Copies two pipes on, and keeps the end of what went through in a file; started by ``sida.step_log``, never by hand.
 
-    python -I -S log_copier.py OUT ERR FILE LIMIT    two descriptors to read, and the file of at most 2 * LIMIT bytes
+    python -I -S log_copier.py OUT ERR FILE LIMIT    two descriptors to read, and the file of at most 2 * LIMIT bytes, appended to
 
 A process of its own: the step may be killed, or crash in native code, and what it said last is still passed on. It ends when
 nobody holds the other ends any more. Standard library alone, so that it starts in milliseconds.
@@ -15,7 +15,7 @@ BLOCK = 1 << 16
 
 def main(out: int, err: int, path: str, limit: int) -> None:
     """Until both pipes are at their end."""
-    with selectors.DefaultSelector() as waiting, open(path, "w+b", buffering=0) as kept:
+    with selectors.DefaultSelector() as waiting, open(path, "a+b", buffering=0) as kept:
         for source, target in ((out, 1), (err, 2)):
             waiting.register(source, selectors.EVENT_READ, target)
         while waiting.get_map():

@@ -1,7 +1,8 @@
 """Every step's own log, kept in the store when the step ends, however it ends: ``runs/<run>/logs/<step>.txt``.
 
 While the step is at work all that its process and its children write to stdout and stderr goes on as before, and its last MiB is
-kept on the side. Pods are deleted after a while; this copy is what ``logs`` shows then. Secrets are masked in it.
+kept on the side, with the notes that go to whoever reads events. Pods are deleted after a while; this copy is what ``logs`` shows
+then. Secrets are masked in it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def kept(run: str, step: str) -> Iterator[None]:
         last = ""
         capture = _Capture(Path(folder) / "log.txt")
         try:
-            yield
+            with progress.heard_by(capture.add):
+                yield
         except BaseException as error:
             last = _last_words(step, error)
             raise
@@ -97,6 +99,11 @@ class _Capture:
             os.dup2(write, number)
             os.close(write)
 
+    def add(self, text: str) -> None:
+        """What was said elsewhere than on stdout and stderr."""
+        with self._path.open("ab") as log:
+            log.write(text.encode())
+
     def end(self, last: str) -> bytes:
         """Put things back; the end of what was written, ``last`` included."""
         _flush()
@@ -109,8 +116,7 @@ class _Capture:
             subprocess.TimeoutExpired
         ):  # a child that outlives the step still writes: the copier serves it until then
             threading.Thread(target=self._copier.wait, name="copier of a log", daemon=True).start()
-        with self._path.open("ab") as log:
-            log.write(last.encode())
+        self.add(last)
         return end_of_log(self._path)
 
 

@@ -71,9 +71,12 @@ def test_an_unforeseen_error_leaves_its_traceback_here_and_there(place: Path) ->
 
 
 def test_where_events_are_read_the_copy_says_all_the_same_how_it_ended(place: Path) -> None:
-    done = run_step(place, 'raise UserError("no")', SIDA_EVENTS=str(place / "events.jsonl"))
+    body = 'from sida import progress; print("one"); progress.note("toy", "two"); '
+    done = run_step(place, body + 'raise UserError("no")', SIDA_EVENTS=str(place / "events.jsonl"))
     assert (done.returncode, done.stderr) == (2, "")
-    assert copy_of() == "toy: error: no\n"
+    assert sorted(copy_of().splitlines()) == ["one", "toy: error: no", "toy: two"]
+    run_step(place, body, SIDA_EVENTS=str(place / "events.jsonl"))
+    assert "toy: ran in" in copy_of()
 
 
 def test_only_the_last_mebibyte_is_kept(place: Path) -> None:
