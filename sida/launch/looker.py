@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 from sida.errors import UserError
 from sida.launch.cluster import Cluster, Refused, lines, passing
+from sida.launch.pod_logs import Position
 
 REST_SECONDS = 60.0  # after a look that failed, before the next one of its kind
+RETRY_SECONDS = 1.0  # before a log whose stream broke off is read on
 Found = TypeVar("Found")
 
 
@@ -59,9 +61,30 @@ class Looker:
         return self._look("logs", read)
 
     def log(self, pod: str, container: str, *, follow: bool) -> Iterator[str] | Unseen:
-        """A container's log, line by line."""
-        opened = self._look("logs", lambda cluster: cluster.log(pod, container, follow=follow))
-        return opened if isinstance(opened, Unseen) else (line.decode(errors="replace") for line in lines(opened))
+        """A container's log, line by line; one that is followed goes on where its stream broke off."""
+        opened = self._look("logs", lambda cluster: cluster.log(pod, container, follow=follow, timestamps=True))
+        return opened if isinstance(opened, Unseen) else self._lines(opened, pod, container, follow)
+
+    def _lines(self, opened: Any, pod: str, container: str, follow: bool) -> Iterator[str]:
+        at = Position(pod)
+        while not isinstance(opened, Unseen):
+            at.begin()
+            try:
+                for raw in lines(opened):
+                    if (text := at.new(raw.decode(errors="replace"))) is not None:
+                        yield text
+                return
+            except Exception as error:  # nothing was said for minutes, or a proxy in between has had enough
+                if not follow or passing(error) is None:
+                    raise
+            time.sleep(RETRY_SECONDS)
+            since = at.since_seconds()
+            opened = self._look(
+                "logs",
+                lambda cluster, since=since: cluster.log(  # type: ignore[misc]
+                    pod, container, follow=True, timestamps=True, since_seconds=since
+                ),
+            )
 
     def _look(self, what: str, call: Callable[[Cluster], Found]) -> Found | Unseen:
         since, unseen = self._failed.get(what, (0.0, None))

@@ -34,7 +34,7 @@ class FirstNode(threading.Thread):
         self._job, self._cluster, self._line, self._note = job, cluster, line, note
         self._halt, self._ended = threading.Event(), threading.Event()
         self._said = ""
-        self._at = _Position()
+        self._at = Position()
         self._done: set[str] = set()  # pods whose log has been read to the end
 
     def run(self) -> None:
@@ -78,7 +78,7 @@ class FirstNode(threading.Thread):
         if self._at.pod != uid:
             if self._at.pod:
                 self._note(f"started again (restart {pod['metadata'].get('labels', {}).get(RESTART, '?')}), pod {name}")
-            self._at = _Position(uid)
+            self._at = Position(uid)
         self._said = ""
         over = _over(pod)
         response = self._cluster.log(name, NODE, follow=True, since_seconds=self._at.since_seconds(), timestamps=True)
@@ -101,7 +101,7 @@ class FirstNode(threading.Thread):
             self._note(text)
 
 
-class _Position:
+class Position:
     """How far a pod's log has been read, by the time stamps that the kubelet puts before its lines."""
 
     def __init__(self, pod: str = "") -> None:

@@ -162,6 +162,12 @@ def test_a_driver_s_last_error_is_read_from_its_log(kube: Kube, status: Any) -> 
     assert line_of(said, "score_teacher") == "score_teacher SUCCEEDED"
 
 
+def test_the_driver_of_the_group_around_the_steps_is_named_too(kube: Kube, status: Any) -> None:
+    befall(kube, RUN, "exit-handler-1", "fault-driver", driver=True)
+    said = status(("FAILED", {"exit-handler-1-driver": "FAILED"}))
+    assert "digits: FAILED: exit-handler-1-driver: Kubeflow's driver of the step failed: failed to lookup" in said.out
+
+
 def test_where_logs_may_not_be_read_the_driver_is_named_all_the_same(kube: Kube, status: Any) -> None:
     befall(kube, RUN, "distill", "fault-driver", driver=True)
     kube.forbidden = {("get", "log")}
@@ -453,6 +459,26 @@ def test_a_log_is_followed_until_its_pod_ends(kube: Kube, status: Any, command: 
     later.start()
     assert command("logs", RUN, "fetch_teacher", "--profile", command.profile(), "--follow").out == "one\ntwo\n"
     later.join()
+
+
+def test_a_followed_log_goes_on_where_its_stream_broke_off(
+    kube: Kube, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    monkeypatch.setattr("sida.launch.looker.RETRY_SECONDS", 0.1)
+    pod = befall(kube, RUN, "fetch-teacher", "running")
+    kube.say(pod, "one", "two")
+    later = [
+        threading.Timer(0.5, kube.cut_streams),
+        threading.Timer(1.5, lambda: (kube.say(pod, "three"), kube.end_pod(pod, "Succeeded"))),
+    ]
+    for timer in later:
+        timer.start()
+    said = command("logs", RUN, "fetch_teacher", "--profile", command.profile(), "--follow")
+    assert said.out == "one\ntwo\nthree\n"
+    for timer in later:
+        timer.join()
 
 
 def test_without_a_pod_the_copy_in_the_store_is_shown(kube: Kube, s3: str, command: Command) -> None:
