@@ -24,6 +24,7 @@ EXIT_STATUS = {
     "0": "done",
     "1": "it failed for a reason that is not yours, or a check said no (verify, doctor, plan: does not fit)",
     "2": "something for you to mend: one line on stderr says what, where and how; with --json too",
+    "3": "`submit --wait` gave up: a step waits for what does not come by itself (image, room, quota, Secret); the run goes on",
     "130": "stopped by Ctrl-C; a signal N ends with 128 + N (143: SIGTERM). The same command goes on from the last checkpoint",
 }
 

@@ -16,38 +16,13 @@ from typing import Any
 
 from pipeline.compile import Compiled
 from pipeline.profile import Profile
+from pipeline.run_state import RunState, run_state
 from sida.errors import SidaError, UserError
 from sida.settings import environment
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 POLL_SECONDS = 5.0
 PATIENCE = 12  # polls in a row that may fail while a run is followed
-ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task of a run, as KFP tells it."""
-
-    name: str
-    state: str
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class RunState:
-    """A run, as KFP tells it."""
-
-    run_id: str
-    name: str
-    state: str
-    error: str
-    tasks: tuple[Task, ...]
-
-    @property
-    def ended(self) -> bool:
-        """Nothing more will happen."""
-        return self.state in ENDED
 
 
 @dataclass(frozen=True)
@@ -161,15 +136,39 @@ class Client:
     def run(self, run_id: str) -> RunState:
         """How a run stands. Raises UserError for one that the server does not know."""
         with (
-            self._errors(f"find run {run_id}", missing=f"no run {run_id!r}: `status` and the UI show its id"),
+            self._errors(
+                f"find run {run_id}", missing=f"no run {run_id!r}: `status --profile` lists runs with their ids"
+            ),
             _quiet(),
         ):
-            return _run_state(self._kfp.get_run(run_id))
+            return run_state(self._kfp.get_run(run_id))
+
+    def runs(self, count: int) -> list[RunState]:
+        """The newest runs of our experiment, without their tasks."""
+        found: list[RunState] = []
+        token = ""
+        with self._errors("list the runs"), _quiet():
+            here = self._profile
+            experiments = self._kfp.list_experiments(
+                namespace=here.namespace, filter=_named(here.experiment)
+            ).experiments
+            while experiments and len(found) < count:
+                page = self._kfp.list_runs(
+                    page_token=token,
+                    page_size=min(count, 100),
+                    sort_by="created_at desc",
+                    experiment_id=experiments[0].experiment_id,
+                )
+                found += [run_state(run) for run in page.runs or []]
+                token = page.next_page_token or ""
+                if not token:
+                    break
+        return found[:count]
 
     def cancel(self, run_id: str) -> RunState:
-        """Ask KFP to end a run; the state before. A run that has ended is left alone."""
+        """Ask KFP to end a run; the state before. A run that has ended, or is being ended, is left alone."""
         before = self.run(run_id)
-        if not before.ended:
+        if not before.ended and not before.cancelled:
             with self._errors(f"cancel run {run_id}"), _quiet():
                 self._kfp.terminate_run(run_id)
         return before
@@ -349,15 +348,6 @@ def _variable(field: str, name: str | None) -> str | None:
 def _named(name: str) -> str:
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
-
-
-def _run_state(run: Any) -> RunState:
-    tasks = []
-    for detail in (run.run_details.task_details if run.run_details else None) or []:
-        error = " ".join(detail.error.message.split()) if detail.error and detail.error.message else ""
-        tasks.append(Task(detail.display_name or "", detail.state or "PENDING", error))
-    error = " ".join(run.error.message.split()) if run.error and run.error.message else ""
-    return RunState(run.run_id, run.display_name or "", run.state or "PENDING", error, tuple(tasks))
 
 
 def _schedule(item: Any) -> Schedule:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from sida.errors import UserError
-
-_NAME = re.compile(r"(pass(word|wd|phrase)|secret|token|credential|api_?key|access_?key|private_?key|cookie)", re.I)
-_VALUES = {
-    "a presigned address": re.compile(r"[?&](X-Amz-Signature|X-Goog-Signature|Signature|sig)=", re.I),
-    "an address with a password": re.compile(r"://[^/\s:@]*:[^/\s@]+@"),
-    "an AWS access key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a token": re.compile(r"\b(eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|hf_\w{20,}|gh[pousr]_\w{20,}|glpat-[\w-]{20,})"),
-}
+from sida.masking import NAME, VALUES
 
 
 class SecretFound(UserError, ValueError):
@@ -24,8 +15,8 @@ class SecretFound(UserError, ValueError):
 
 def refuse_secret(field: str, name: str, value: str, instead: str) -> None:
     """Raises SecretFound, without showing the value, when a name or a value is that of a secret."""
-    what = "its name is that of a secret" if value and _NAME.search(name) else ""
-    what = what or next((f"it holds {kind}" for kind, found in _VALUES.items() if found.search(value)), "")
+    what = "its name is that of a secret" if value and NAME.search(name) else ""
+    what = what or next((f"it holds {kind}" for kind, found in VALUES.items() if found.search(value)), "")
     if what:
         raise SecretFound(f"{field} looks like a secret ({what}), and would be printed: {instead}")
 

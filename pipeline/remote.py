@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from pipeline.running import add_force
 
 if TYPE_CHECKING:
-    from pipeline.client import RunState
     from pipeline.compile import Compiled
     from pipeline.profile import Profile
     from sida.recipe import Recipe
+    from sida.stores import ObjectStore
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -108,19 +108,15 @@ def using_store(profile: Profile) -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextmanager
+def store_at_hand(profile: Profile) -> Iterator[ObjectStore]:
+    """The profile's store for a look at its records, or for a word there, which may fail: nobody waits for one that is away."""
+    from sida.stores import open_store
+
+    use_store(profile)
+    yield open_store(profile.store)
+
+
 def task_line(name: str, state: str, error: str = "") -> str:
     """``distill               RUNNING``."""
     return f"{name:<22}{state}{f'  {error}' if error else ''}".rstrip()
-
-
-def ours(state: RunState) -> dict[str, tuple[str, str]]:
-    """Step -> (state, error) of the tasks that a reader of the recipe knows; KFP's drivers and frames are left out."""
-    from pipeline.compile import EXIT_TASK
-    from pipeline.dag import STEPS
-
-    known = {step.replace("_", "-"): step for step in (*STEPS, EXIT_TASK)}
-    tasks = {}
-    for task in state.tasks:
-        if (step := known.get(task.name.replace("_", "-"))) is not None:
-            tasks[step] = (task.state, task.error)
-    return tasks

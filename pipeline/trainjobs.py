@@ -1,22 +1,23 @@
-"""The TrainJobs of a run, for the verbs status, cancel and logs: found by the run's label."""
+"""The TrainJobs of a run, for the verbs status and cancel: found by the run's label."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.profile import LAUNCHED, Profile
-from sida.errors import NotFound, UserError
 
 if TYPE_CHECKING:
     from sida.launch.cluster import Cluster
-    from sida.stores import ObjectStore
+
+
+def launches(profile: Profile) -> bool:
+    """Whether the profile makes TrainJobs."""
+    return profile.trainjob is not None and any(profile.launched(step) for step in LAUNCHED)
 
 
 def cluster_of(profile: Profile) -> Cluster | None:
     """Where the profile's TrainJobs run; None for a profile that makes none."""
-    if profile.trainjob is None or not any(profile.launched(step) for step in LAUNCHED):
+    if profile.trainjob is None or not launches(profile):
         return None
     from sida.launch.cluster import Cluster
 
@@ -38,7 +39,7 @@ def jobs_of(cluster: Cluster, run: str) -> dict[str, dict[str, Any]]:
 
 def in_words(job: dict[str, Any]) -> str:
     """``TrainJob sida-distill-1a2b: 2 pods run``."""
-    from sida.launch.trainjob import ended
+    from sida.launch.job_state import ended
 
     status = job.get("status") or {}
     if (end := ended(job)) is not None:
@@ -54,7 +55,7 @@ def in_words(job: dict[str, Any]) -> str:
 def end(cluster: Cluster, job: dict[str, Any], wish: str) -> str:
     """Delete or suspend; in words what was done. Raises UserError when the cluster refuses."""
     from sida.launch.cluster import Refused, explain
-    from sida.launch.trainjob import end_job, ended
+    from sida.launch.job_state import end_job, ended
 
     name = job["metadata"]["name"]
     if ended(job) is not None:
@@ -64,33 +65,3 @@ def end(cluster: Cluster, job: dict[str, Any], wish: str) -> str:
     except Refused as error:
         raise explain(error, f"{wish} TrainJobs", cluster.namespace) from error
     return f"TrainJob {name}: {'suspended' if wish == 'suspend' else 'deleted'}; checkpoints are kept"
-
-
-def log_of(cluster: Cluster, job: dict[str, Any], *, follow: bool) -> Iterator[str]:
-    """Lines of the newest pod of the first node. Raises UserError when there is none yet, or the cluster refuses."""
-    from sida.launch.cluster import Refused, explain, lines
-    from sida.launch.manifest import NODE
-    from sida.launch.pod_logs import first_node, pods_of
-
-    name = job["metadata"]["name"]
-    try:
-        pods = [pod for pod in cluster.pods(pods_of(name)) if first_node(pod)]
-        if not pods:
-            raise UserError(f"TrainJob {name} has no pod yet: `status` says how it stands")
-        pod = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))["metadata"]["name"]
-        response = cluster.log(pod, NODE, follow=follow, since_seconds=None, timestamps=False)
-        for line in lines(response):
-            yield line.decode(errors="replace")
-    except Refused as error:
-        raise explain(error, "read logs", cluster.namespace) from error
-
-
-def kept_log(store: ObjectStore, run: str, step: str) -> str | None:
-    """The log of a TrainJob that has ended, from the store; None when there is none."""
-    from sida.records import check_run_id
-
-    try:
-        folder = json.loads(store.read(f"runs/{check_run_id(run)}/jobs/{step}.json"))["folder"]
-        return store.read(f"{folder}/log.txt").decode(errors="replace")
-    except NotFound:
-        return None

@@ -13,6 +13,7 @@
     |   +-- AlreadyExists     a conditional write lost
     |   +-- Corrupt           an object's bytes are not what their name or manifest says
     +-- Fenced                another writer took over: stop without publishing
+    +-- TimedOut              it ran longer than it was allowed to
 
 ``str(error)`` is one line: what was found, where, and what to do.
 """
@@ -68,3 +69,7 @@ class Corrupt(StoreError):
 
 class Fenced(SidaError):
     """A writer with a larger fencing number took over this key."""
+
+
+class TimedOut(SidaError):
+    """It ran longer than the profile's timeout_seconds."""

@@ -13,6 +13,8 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,29 @@ RATE_SECONDS = 15.0  # the window that the rate is measured over
 def emit(event: str, step: str, **fields: Any) -> None:
     """Append one event, or say it on stderr when nobody reads events."""
     path = settings().events
+    line = _in_words(event, fields)
     if path is None:
-        if line := _in_words(event, fields):
+        if line:
             print(f"{step}: {line}", file=sys.stderr, flush=True)
         return
+    if _hear is not None and line and event != "progress":
+        _hear(f"{step}: {line}\n")
     record = {"event": event, "step": step, **fields}
     _append(path, json.dumps(record, default=str).encode() + b"\n")
+
+
+_hear: Callable[[str], None] | None = None
+
+
+@contextmanager
+def heard_by(hear: Callable[[str], None]) -> Iterator[None]:
+    """While the block lasts, ``hear`` is given the lines that are said as events and not on stderr; of progress none."""
+    global _hear
+    before, _hear = _hear, hear
+    try:
+        yield
+    finally:
+        _hear = before
 
 
 def step_started(step: str) -> None:

@@ -3,7 +3,9 @@
     runs/<run id>/steps/<step>.json       what the step was called with, and what came of it
     runs/<run id>/steps/<step>.<item>.json    the same, of a step that the run takes once for each of many recipes
     runs/<run id>/failures/<n>.json       what a step of many inputs was given in place of one that failed
-    runs/<run id>/run.json                how the run ended (written by the pipeline's exit handler, or by its command here)
+    runs/<run id>/cancel.json             that somebody asked for its end (sida.ending)
+    runs/<run id>/run.json                how the run ended (sida.ending)
+    runs/<run id>/logs/<step>.txt         the end of a step's own log (sida.step_log)
 
 A record holds data only: no command and no environment. Who repeats a step builds the command from a template and these fields.
 """
@@ -21,13 +23,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sida.errors import NotFound, SidaError, UserError
+from sida.errors import NotFound, UserError
 from sida.launch.parent import PARENTS
-from sida.launch.processes import Process, machine_id
-from sida.manifests import Manifest, Regression, RunResult, parse_manifest
+from sida.launch.processes import machine_id
+from sida.manifests import Manifest, parse_manifest
 from sida.passed_on import is_failure
 from sida.settings import environment, settings
-from sida.stores import open_store, read_address
+from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -64,6 +66,7 @@ class StepCall(Part):
     manifest: str = ""  # address of the result
     digest: str = ""  # of the result
     error: str = ""
+    timed_out: bool = False  # it failed because it ran longer than it was allowed to
     item: str = ""  # name of the recipe, where the run takes the step once for each of many
     driver: str = ""  # of a run on a machine of one's own: its process and the machine, "pid@start machine"
 
@@ -79,9 +82,10 @@ class RunEnd(Part):
     schema_version: Literal[1] = 1
     run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
     recipe: str
-    state: str  # as Kubeflow Pipelines calls it: SUCCEEDED, FAILED, CANCELLED
+    state: str  # SUCCEEDED, FAILED, CANCELLED, TIMED OUT; records of earlier versions hold Kubeflow's own words
     code: int = 0
-    message: str = ""
+    message: str = ""  # of the first step that failed
+    sure: bool = True  # False: nobody told why; who knows more may write it again
     ended: str
     steps: dict[str, str]  # step -> state, of those that were started
     standing: str = ""  # the score against the last one of the recipe, in words
@@ -180,69 +184,15 @@ def finished(call: StepCall | None, manifest: str, digest: str, reused: bool) ->
         _write(call.model_copy(update={"state": state, "manifest": manifest, "digest": digest}))
 
 
-def failed(call: StepCall | None, message: str) -> None:
+def failed(call: StepCall | None, message: str, *, timed_out: bool = False) -> None:
     """The call ended with an error."""
     if call is not None:
-        _write(call.model_copy(update={"state": "failed", "error": " ".join(message.split())}))
+        error = " ".join(message.split())
+        _write(call.model_copy(update={"state": "failed", "error": error, "timed_out": timed_out}))
 
 
 def _write(call: StepCall) -> None:
-    open_store(settings().store).put(call_key(call.run, call.name), _json(call))
-
-
-def end_run(run: str, recipe: str, state: str, code: int, message: str) -> RunEnd:
-    """Record how a run ended, and whether its score regressed; then a webhook is told, if SIDA_WEBHOOK names one."""
-    from sida.report.regression import in_words
-    from sida.webhook import tell
-
-    here = settings()
-    store = open_store(here.store)
-    made = calls(store, run)
-    states: dict[str, str] = {step: call.state for step, call in made.items()}
-    line = " ".join(message.split())
-    end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, ended=now(), steps=states)
-    found = _regression(made.get("compare"))
-    if found is not None:
-        end = end.model_copy(update={"standing": in_words(found), "regressed": found.regressed})
-    key = f"runs/{check_run_id(run)}/run.json"
-    store.put(key, _json(end))  # before the call, which may take its time, or the pod's end
-    if end.regressed and here.webhook:
-        news = {"event": "regression", "run": run, "recipe": recipe, "text": f"{recipe}, run {run}: {end.standing}"}
-        numbers = found.model_dump(mode="json") if found is not None else {}
-        end = end.model_copy(update={"webhook": tell(here.webhook, news | {"score": numbers})})
-        store.put(key, _json(end))
-    return end
-
-
-def end_if_killed(store: ObjectStore, run: str) -> None:
-    """Record the end of a run of this machine that is over without a word: killed with -9, or the machine went down."""
-    made = calls(store, run)
-    drivers = {call.driver for call in made.values() if call.driver}
-    if not drivers or any(map(_may_live, drivers)) or end_of(store, run) is not None:
-        return
-    if any(call.state == "failed" for call in made.values()) or ("report" in made and made["report"].manifest):
-        return
-    recipe = next(iter(made.values())).recipe
-    end_run(run, recipe, "FAILED", 1, "killed, or the machine went down: run the recipe again to continue")
-
-
-def _may_live(driver: str) -> bool:
-    process, _, machine = driver.partition(" ")
-    there, here = machine.split("/"), machine_id().split("/")
-    if there == here:
-        return Process.parse(process).alive()
-    return there[0] != here[0] or there[1] == here[1]  # False: this machine has been started again since
-
-
-def _regression(call: StepCall | None) -> Regression | None:
-    """What the run's comparison found. One that was reused has been told by the run that made it."""
-    if call is None or call.state != "ran":
-        return None
-    try:
-        result = parse_manifest(read_address(call.manifest), call.manifest).result
-    except SidaError:
-        return None  # gone or damaged: the end of the run is recorded all the same
-    return result.regression if isinstance(result, RunResult) else None
+    open_store(settings().store).put(call_key(call.run, call.name), to_json(call))
 
 
 def now() -> str:
@@ -250,7 +200,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _json(part: Part) -> bytes:
+def to_json(part: Part) -> bytes:
+    """As it lies in the store."""
     return (part.model_dump_json(indent=1) + "\n").encode()
 
 

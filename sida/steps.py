@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sida import progress, records
-from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, UserError
+from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, TimedOut, UserError
 from sida.lease import Lease, acquire
 from sida.manifests import About, Manifest, digest_of, parse_manifest
 from sida.passed_on import Failure, first_failure
@@ -33,6 +33,7 @@ from sida.recipe import Recipe, travelling
 from sida.recipe import load as load_recipe
 from sida.recipe import parse as parse_recipe
 from sida.settings import settings
+from sida.step_log import kept as kept_log
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef, put_object
 
@@ -287,12 +288,14 @@ def execute(
 
     Metrics get no such metadata: Kubeflow's pages show what is there as numbers, and the manifest says the same.
 
-    The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it.
-    A SidaError becomes one line for the user and the exit status that it names.
+    The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it;
+    what it wrote to stdout and stderr is kept beside that (``sida.step_log``). A SidaError becomes one line for the user and the
+    exit status that it names.
     """
     name = function.step.name  # type: ignore[attr-defined]
     try:
-        published = _recorded(function, component, run_id, arguments, {})
+        with kept_log(run_id or settings().run, component or name):
+            published = _recorded(function, component, run_id, arguments, {})
     except (SidaError, OSError) as error:
         message, exit_code = _in_a_line(error)
         progress.error(name, message, exit_code)
@@ -323,7 +326,8 @@ def execute_one_of_many(
         try:
             item = recipe_at(arguments["recipe"]).name
             more = {"one_of_many": "true"}
-            return _delivered(_recorded(function, component, run_id, arguments, more, item), output)
+            with kept_log(run_id or settings().run, f"{component or name}.{item}"):
+                return _delivered(_recorded(function, component, run_id, arguments, more, item), output)
         except Exception as error:  # whatever it is, it is this item's: the end of the run says it
             if not isinstance(error, SidaError):
                 traceback.print_exc()
@@ -350,12 +354,12 @@ def _recorded(
     call = records.begin(run_id or settings().run, name, described.version, arguments | more, item)
     try:
         published = function(**arguments)
-    except SidaError as error:
-        records.failed(call, str(error))
-        raise
     except Exception as error:
-        if item:
-            records.failed(call, _in_a_line(error, strict=False)[0])
+        message, _ = _in_a_line(error, strict=False)
+        try:
+            records.failed(call, message, timed_out=isinstance(error, TimedOut))
+        except (SidaError, OSError) as lost:  # the store may be what failed: its own error is told
+            progress.note(name, f"its failure is not recorded: {lost}")
         raise
     records.finished(call, published.address, published.manifest.digest, published.reused)
     return published

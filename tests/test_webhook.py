@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sida import records
+from sida import ending, records
 from sida.manifests import Regression, RunResult
 from sida.settings import settings
 from sida.stores import open_store
@@ -107,8 +107,8 @@ def ended(place: Path, monkeypatch: pytest.MonkeyPatch, found: Regression | None
 
     run = "0f3c-run"
     result = SimpleNamespace(result=RunResult.model_construct(regression=found))
-    monkeypatch.setattr(records, "parse_manifest", lambda content, where: result)
-    monkeypatch.setattr(records, "read_address", lambda address: b"")
+    monkeypatch.setattr(ending, "parse_manifest", lambda content, where: result)
+    monkeypatch.setattr(ending, "read_address", lambda address: b"")
     call = records.begin(run, "compare", 2, {"recipe": "digits"})
     records.finished(call, "file:///nowhere/1.json", "a" * 64, reused=state == "reused")
     status = SimpleNamespace(state="SUCCEEDED", error_code=0, error_message="")

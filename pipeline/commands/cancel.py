@@ -10,6 +10,11 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.profile import Profile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +30,33 @@ def main(args: argparse.Namespace) -> int:
     """Ask KFP to end it."""
     from pipeline import output, profile, trainjobs
     from pipeline.client import Client
+    from sida import ending
 
     where = profile.load(args.profile)
     before = Client(where).cancel(args.run)
-    output.part(args, f"{before.name}: {f'had ended already, {before.state}' if before.ended else 'cancelling'}")
+    was = ending.CANCELLED if before.cancelled else before.state
+    output.part(args, f"{before.name}: {f'had ended already, {was}' if before.ended else 'cancelling'}")
+    if not before.ended:
+        _record(args, where)
     jobs: list[str] = []
     if (cluster := trainjobs.cluster_of(where)) is not None and where.trainjob is not None:
         suspend = where.trainjob.on_termination == "suspend" and not where.trainjob.queue
         for job in trainjobs.jobs_of(cluster, args.run).values():
             jobs.append(trainjobs.end(cluster, job, "suspend" if suspend else "delete"))
             output.part(args, jobs[-1])
-    state = before.state if before.ended else "CANCELING"
+    state = was if before.ended else "CANCELING"
     output.result(args, "", run=args.run, name=before.name, state=state, trainjobs=jobs)
     return 0
+
+
+def _record(args: argparse.Namespace, where: Profile) -> None:
+    """Kubeflow calls a run that was cancelled FAILED in the end: the store remembers that somebody asked for it."""
+    from pipeline import remote
+    from sida import ending
+    from sida.errors import SidaError
+
+    try:
+        with remote.store_at_hand(where) as store:
+            ending.cancel(store, args.run, "by `cancel`")
+    except (SidaError, OSError) as error:
+        print(f"not recorded in the store, whose records may call it failed: {error}", file=sys.stderr)

@@ -1,10 +1,11 @@
 """Show the log of a run's step.
 
-With --profile that of its TrainJob: of the pod that runs now, else the one that was kept in the store when the job ended. Without,
-that of the workers of a run on this machine. A step without workers of its own writes to the log of its run.
+With --profile that of its pod while it is there, of a step with a TrainJob that of the first node; else the copy that every step
+keeps in the store when it ends, the last MiB. Without, that of a run on this machine, or of any run in the store.
 
 examples:
   python -m pipeline logs 0f3c5a3e-... distill --profile ./mine.yaml --follow
+  python -m pipeline logs 0f3c5a3e-... fetch_teacher --profile ./mine.yaml
   python -m pipeline logs 20261102-093000-digits-1a2b distill
 """
 
@@ -31,48 +32,38 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _on_kubernetes(args: argparse.Namespace, step: str) -> int:
-    from pipeline import profile, remote, trainjobs
-    from sida.errors import UserError
-    from sida.stores import open_store
+    from pipeline import profile
+    from pipeline.step_logs import StepLog
 
-    where = profile.load(args.profile)
-    cluster = trainjobs.cluster_of(where)
-    job = trainjobs.jobs_of(cluster, args.run).get(step) if cluster is not None else None
-    if cluster is not None and job is not None:
-        for line in trainjobs.log_of(cluster, job, follow=args.follow):
-            print(line, flush=args.follow)
-        return 0
-    remote.use_store(where)
-    text = trainjobs.kept_log(open_store(where.store), args.run, step)
-    if text is None:
-        raise UserError(
-            f"run {args.run} has no TrainJob of {step} and no log of one is kept in {where.store}: "
-            f"KFP's UI shows the logs of the steps' own pods"
-        )
-    print(text, end="")
+    for line in StepLog(profile.load(args.profile), args.run, step).lines(follow=args.follow):
+        print(line, flush=args.follow)
     return 0
 
 
 def _here(run: str, step: str) -> int:
+    """Of the workers, where the step has some; else what the step itself left; of one at work, the log of its run."""
     from sida import records
     from sida.errors import UserError
     from sida.settings import settings
+    from sida.step_log import read_log
     from sida.stores import open_store
 
     here = settings()
     store = open_store(here.store)
     call = records.call_of(store, run, step)
     parts = call.manifest.rsplit("/", 3)  # .../steps/<step>/<key>/<attempt>.json, once it has ended
-    found = []
     if len(parts) == 4:
         name = f"{step}-{parts[2][:12]}-{parts[3].removesuffix('.json')}.log"
         found = [here.runs / "logs" / name]
     else:
         found = sorted((here.runs / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
-    found = [path for path in found if path.is_file()] or [here.runs / records.check_run_id(run) / "log.txt"]
-    if not found[0].is_file():
+    found = [path for path in found if path.is_file()]
+    text = found[0].read_text(encoding="utf-8", errors="replace") if found else read_log(store, run, step)
+    if not text and (log := here.runs / records.check_run_id(run) / "log.txt").is_file():
+        text = log.read_text(encoding="utf-8", errors="replace")
+    if text is None:
         raise UserError(
-            f"run {run}, {step}: no log at {found[0]}: was it another machine, or SIDA_RUNS another folder?"
+            f"run {run}, {step}: no log in {store.address} or {here.runs}: is it at work on another machine?"
         )
-    sys.stdout.write(found[0].read_text(encoding="utf-8", errors="replace"))
+    sys.stdout.write(text)
     return 0

@@ -48,13 +48,30 @@ def main(args: argparse.Namespace) -> int:
     output.result(args, run.as_text(outcome), **run.as_json(recipe.name, outcome))
     if line := track_quietly(outcome.folder.name):  # after the result: nobody waits for MLflow
         print(line, file=sys.stderr)
+    _settle(outcome)
     return 0
+
+
+def _settle(outcome: Outcome) -> None:
+    """Runs of this machine that were killed whole before this one: how they ended is recorded, and told MLflow."""
+    from sida.ending import settle_earlier
+    from sida.errors import SidaError
+    from sida.settings import settings
+    from sida.stores import open_store
+    from sida.tracking.reconcile import track_quietly
+
+    try:
+        for earlier in settle_earlier(open_store(settings().store), outcome.folder.parent, outcome.folder.name):
+            print(f"run {earlier} had been killed: recorded as FAILED", file=sys.stderr)
+            track_quietly(earlier)
+    except (SidaError, OSError) as error:
+        print(f"earlier runs are not looked at: {error}", file=sys.stderr)
 
 
 def _record(recipe: str, outcome: Outcome) -> None:
     """A run that failed or was stopped after something was made: its end goes to the store, and what there is to MLflow."""
+    from sida.ending import end_run
     from sida.errors import SidaError
-    from sida.records import end_run
     from sida.tracking.reconcile import track_quietly
 
     if outcome.status == 2 and not any(event["state"] == "ran" for event in outcome.steps):

@@ -1,9 +1,12 @@
-"""Show how a run stands, step by step.
+"""Show how a run stands, step by step, and why; without RUN, list the newest runs.
 
-With --profile it is a run on Kubeflow Pipelines. Without, the records of a run in the store are shown (SIDA_STORE, or
-./runs/store): of a run on this machine, or of a cluster's where its store is given; they tell why a step failed.
+With --profile it is a run on Kubeflow Pipelines: its states, beside them what the steps' records, pods and events say of why one
+waits or failed, as far as you may look. Without, the records of a run in the store are shown (SIDA_STORE, or ./runs/store): of a
+run on this machine, or of a cluster's where its store is given. A run that ended without a word is settled: its record says how.
 
 examples:
+  python -m pipeline status                                       the runs in the store
+  python -m pipeline status --profile ./mine.yaml                 the runs on Kubeflow
   python -m pipeline status 0f3c5a3e-... --profile ./mine.yaml
   python -m pipeline status 20261102-093000-digits-1a2b
 """
@@ -11,6 +14,11 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sida.stores import ObjectStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,43 +26,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pipeline import output, remote
 
     parser.add_argument(
-        "run", metavar="RUN", help="id of the run, as `submit` printed it; here: name of its folder in ./runs"
+        "run",
+        metavar="RUN",
+        nargs="?",
+        help="id of the run, as `submit` printed it; here: name of its folder in ./runs",
     )
     remote.add_profile(parser, required=False)
+    parser.add_argument(
+        "--last", metavar="N", type=_count, default=20, help="without RUN: how many to list (default 20)"
+    )
     output.add_json(parser)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of runs, found {text!r}")
+    return int(text)
+
+
 def main(args: argparse.Namespace) -> int:
-    """The states; exit status 1 for a run that failed."""
+    """The states; exit status 1 for a run that failed, timed out or was cancelled."""
+    if args.run is None:
+        return _list_kubeflow(args) if args.profile else _list_store(args)
     return _on_kubeflow(args) if args.profile else _in_store(args)
 
 
+# -- one run
+
+
 def _on_kubeflow(args: argparse.Namespace) -> int:
-    from pipeline import output, profile, remote, trainjobs
+    from pipeline import output, profile, remote
     from pipeline.client import Client
+    from pipeline.observing import Observer
+    from pipeline.standing import FAILED
+    from sida.launch.looker import in_a_line
 
     where = profile.load(args.profile)
     client = Client(where)
-    state = client.run(args.run)
-    cluster = trainjobs.cluster_of(where)
-    jobs = trainjobs.jobs_of(cluster, args.run) if cluster is not None else {}
-    tasks = remote.ours(state) | {step: ("", "") for step in jobs.keys() - remote.ours(state).keys()}
-    in_words = {step: trainjobs.in_words(job) for step, job in jobs.items()}
-    lines = [remote.task_line(step, task, error or in_words.get(step, "")) for step, (task, error) in tasks.items()]
+    observer = Observer(where, args.run)
+    seen = observer.look(client.run(args.run))
+    unseen = in_a_line(observer.missing)
+    observer.settle(seen)
     link = client.link(args.run)
-    lines += [f"{state.name}: {state.state}{f': {state.error}' if state.error else ''}", link]
+    lines = [remote.task_line(step.name, step.state, step.reason()) for step in seen.steps]
+    lines += [f"{seen.name}: {seen.state}{f': {seen.message}' if seen.message else ''}", link]
+    if unseen:
+        print(unseen, file=sys.stderr)
     steps = [
-        {"name": step, "state": task, "error": error, "trainjob": in_words.get(step)}
-        for step, (task, error) in tasks.items()
+        {
+            "name": step.name,
+            "state": step.state,
+            "error": step.reason() if step.state == FAILED else "",
+            "waiting": step.reason() if step.waiting is not None else "",
+            "trainjob": step.job or None,
+        }
+        for step in seen.steps
     ]
-    told = {"run": args.run, "name": state.name, "state": state.state, "error": state.error, "link": link}
-    output.result(args, "\n".join(lines), **told, steps=steps)
-    return 1 if state.state == "FAILED" else 0
+    told = {"run": args.run, "name": seen.name, "state": seen.state, "error": seen.message, "link": link}
+    output.result(args, "\n".join(lines), **told, unseen=unseen, steps=steps)
+    return int(seen.over and seen.state != "SUCCEEDED")
 
 
 def _in_store(args: argparse.Namespace) -> int:
     from pipeline import output, remote
-    from sida import records
+    from sida import ending, records
     from sida.errors import UserError
     from sida.settings import settings
     from sida.stores import open_store
@@ -62,17 +97,80 @@ def _in_store(args: argparse.Namespace) -> int:
     store, run = open_store(settings().store), args.run
     calls = records.calls(store, run)
     if not calls:
-        raise UserError(f"no run {run!r} in {store.address}: check the id, give --profile, or set SIDA_STORE")
+        raise UserError(
+            f"no run {run!r} in {store.address}: `status` lists those there are; give --profile, or set SIDA_STORE"
+        )
+    _settle(store, run)
     lines = [remote.task_line(step, call.state, call.error) for step, call in calls.items()]
-    end = records.end_of(store, run)
+    end, how = records.end_of(store, run), ending.ending_of(store, run, calls)
+    if how is not None:
+        lines.append(f"{run}: {how.state}{f': {how.message}' if how.message else ''}")
     if end is not None:
-        lines.append(f"{run}: {end.state}{f': {end.message}' if end.message else ''}")
         lines += [end.standing] if end.standing else []
         lines += [f"webhook: {end.webhook}"] if end.webhook else []
     steps = [
         {"name": step, "state": call.state, "error": call.error, "manifest": call.manifest}
         for step, call in calls.items()
     ]
-    told = {name: getattr(end, name, None) for name in ("state", "message", "standing", "webhook")}  # None: it goes on
+    told: dict[str, Any] = {"state": how and how.state, "message": how and how.message}  # None: it goes on
+    told |= {name: getattr(end, name, None) for name in ("standing", "webhook")}
     output.result(args, "\n".join(lines), run=run, **told, steps=steps)
-    return 1 if any(call.state == "failed" for call in calls.values()) else 0
+    bad = how is not None and how.state != ending.SUCCEEDED
+    return int(bad or any(call.state == "failed" for call in calls.values()))
+
+
+def _settle(store: ObjectStore, run: str) -> None:
+    """A run of this machine that was killed whole ended so; a store that is only read is no reason to stop."""
+    from sida import ending
+    from sida.errors import SidaError
+
+    try:
+        ending.end_if_killed(store, run)
+    except (SidaError, OSError) as error:
+        print(f"its end is not recorded: {error}", file=sys.stderr)
+
+
+# -- all runs
+
+
+def _list_kubeflow(args: argparse.Namespace) -> int:
+    from pipeline import output, profile
+    from pipeline.client import Client
+    from sida.ending import CANCELLED
+
+    where = profile.load(args.profile)
+    runs = Client(where).runs(args.last)
+    states = [CANCELLED if run.ended and run.cancelled and run.state != "SUCCEEDED" else run.state for run in runs]
+    rows = [(run.run_id, run.created, state, run.name) for run, state in zip(runs, states, strict=True)]
+    text = _table(rows) or f"no runs in experiment {where.kfp.experiment}: `submit` starts one"
+    told = [{"run": run, "created": created, "state": state, "name": name} for run, created, state, name in rows]
+    output.result(args, text, experiment=where.kfp.experiment, runs=told)
+    return 0
+
+
+def _list_store(args: argparse.Namespace) -> int:
+    from pipeline import output
+    from sida import ending, records
+    from sida.settings import settings
+    from sida.stores import open_store
+
+    store = open_store(settings().store)
+    rows, told = [], []
+    for run in reversed(records.runs(store)[-args.last :]):
+        calls = records.calls(store, run)
+        _settle(store, run)
+        how, begun = ending.ending_of(store, run, calls), next(iter(calls.values())).started
+        at_work = [step for step, call in calls.items() if call.state == "started"]
+        state = how.state if how is not None else f"{', '.join(at_work)} at work" if at_work else "between two steps"
+        message = how.message if how is not None else ""
+        rows.append((run, begun, state, message))
+        told.append({"run": run, "begun": begun, "state": how and how.state, "message": message})
+    text = _table(rows) or f"no runs in {store.address}: `run` makes one; --profile lists those on Kubeflow"
+    output.result(args, text, store=store.address, runs=told)
+    return 0
+
+
+def _table(rows: list[tuple[str, str, str, str]]) -> str:
+    """Aligned, the last column as long as it is."""
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows)

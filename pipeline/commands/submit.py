@@ -1,10 +1,13 @@
 """Submit a recipe to Kubeflow Pipelines: upload a version if something changed, and start a run.
 
-The link to the run goes to stdout. With --wait the states of the steps are shown until it ends; Ctrl-C stops watching, not the run.
-Exit status with --wait: 0 the run succeeded, 1 it failed or was cancelled.
+The link to the run goes to stdout. With --wait the states of the steps are shown until it ends: why one waits (image, room,
+quota, Secret ...) or failed, and in the last line how the run ended and why. Ctrl-C stops watching, not the run. Exit status with
+--wait: 0 the run succeeded, 1 it failed, timed out or was cancelled, 3 a step waited --stuck minutes for what does not come by
+itself.
 
 examples:
   python -m pipeline submit digits --profile ./mine.yaml --wait
+  python -m pipeline submit digits --profile ./mine.yaml --wait --stuck 60   where nodes take long to come
   python -m pipeline submit digits --profile ./mine.yaml --repeat monday    measure the scores anew
 """
 
@@ -12,10 +15,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.client import Client, RunState
+    from pipeline.client import Client
+    from pipeline.profile import Profile
+    from pipeline.standing import Standing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="NAME", help="name of the run in the UI (default: recipe and time)")
     parser.add_argument("--wait", action="store_true", help="show the steps until the run has ended")
+    parser.add_argument(
+        "--stuck",
+        metavar="MINUTES",
+        type=_minutes,
+        default=15.0,
+        help="with --wait: give up after so long a wait for what does not come by itself (default 15; 0: never)",
+    )
     output.add_amount(parser, logs=False)
     output.add_json(parser)
 
@@ -60,30 +73,41 @@ def main(args: argparse.Namespace) -> int:
         output.result(args, link, **told)
         return 0
     output.part(args, link)  # it is what one watches
-    status, end = follow(client, run_id, args)
-    output.result(args, "", **told, state=end.state if end else None, error=end.error if end else "")
+    status, end = follow(client, run_id, args, where)
+    output.result(args, "", **told, state=end.state if end else None, error=end.message if end else "")
     return status
 
 
-def follow(client: Client, run_id: str, args: argparse.Namespace) -> tuple[int, RunState | None]:
-    """Show each change of a step's state until the run has ended; the exit status, and how it ended."""
+def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile) -> tuple[int, Standing | None]:
+    """Show each change of a step's state until the run has ended; the exit status, and how it stood last."""
     from pipeline import client as clients
-    from pipeline import output, remote
+    from pipeline import output
+    from pipeline.observing import Observer
+    from pipeline.run_watch import Stuck, Watch
 
-    seen: dict[str, str] = {}
-
-    def show(state: RunState) -> None:
-        for step, (task, error) in remote.ours(state).items():
-            if seen.get(step) != task:
-                seen[step] = task
-                output.note(args, remote.task_line(step, task, error))
-
+    observer = Observer(where, run_id)
+    watch = Watch(observer, lambda line: output.note(args, line), args.stuck)
+    goes_on = f"the run goes on; `python -m pipeline cancel {run_id} --profile {args.profile}` ends it"
     try:
-        end = client.follow(run_id, show, clients.POLL_SECONDS)
+        client.follow(run_id, watch.show, clients.POLL_SECONDS)
     except KeyboardInterrupt:
-        print(
-            f"the run goes on; `python -m pipeline cancel {run_id} --profile {args.profile}` ends it", file=sys.stderr
-        )
+        print(goes_on, file=sys.stderr)
         return 130, None
-    print(f"run {run_id}: {end.state}{f': {end.error}' if end.error else ''}", file=sys.stderr)
+    except Stuck as stuck:
+        print(f"error: {stuck}; {goes_on}", file=sys.stderr)
+        return 3, watch.last and replace(watch.last, message=str(stuck))
+    end = watch.last
+    assert end is not None  # a run that has ended was shown
+    observer.settle(end)
+    print(f"run {run_id}: {end.state}{f': {end.message}' if end.message else ''}", file=sys.stderr)
     return (0 if end.state == "SUCCEEDED" else 1), end
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of minutes, found {text!r}")
+    return value

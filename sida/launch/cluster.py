@@ -21,6 +21,7 @@ from sida.settings import environment
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 WATCH_SECONDS = 60  # after which the server ends a watch, and we begin the next one
 MAX_PAUSE = 60.0
+WORKFLOWS = ("argoproj.io", "v1alpha1", "workflows")  # what Kubeflow Pipelines makes of a run
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
 
 
@@ -127,12 +128,34 @@ class Cluster:
         with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **options) as response:
             return list(json.loads(response.data)["items"])
 
-    def log(self, pod: str, container: str, *, follow: bool, since_seconds: int | None, timestamps: bool) -> Any:
+    def log(
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool = False,
+        since_seconds: int | None = None,
+        timestamps: bool = False,
+        tail_lines: int | None = None,
+    ) -> Any:
         """The open response, a line at a time; not repeated. Raises Refused or urllib3's HTTPError."""
         more = {"since_seconds": since_seconds} if since_seconds else {}
+        more |= {"tail_lines": tail_lines} if tail_lines else {}
         call = self._core.read_namespaced_pod_log
         given = {"container": container, "follow": follow, "timestamps": timestamps, **more}
         return self.once(call, pod, self.namespace, _request_timeout=(10.0, 600.0 if follow else 30.0), **given)
+
+    # -- what tells of a step's standing
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """Events of type Warning; the API server forgets them after an hour."""
+        listed = self._read(self._core.list_namespaced_event, self.namespace, field_selector="type=Warning")
+        return list(listed["items"])
+
+    def workflows(self, labels: str) -> list[dict[str, Any]]:
+        """Argo's Workflows by label selector."""
+        call = self._objects.list_namespaced_custom_object
+        return list(self._read(call, *WORKFLOWS[:2], self.namespace, WORKFLOWS[2], label_selector=labels)["items"])
 
     # -- lists and watches, not repeated: see sida.launch.watching
 
@@ -190,9 +213,9 @@ class Cluster:
                     raise
                 silent = self.clock.now() - began
                 if silent >= self.outage_seconds:
+                    since = f"has not answered for {silent:.0f} s" if silent >= 1 else "does not answer"
                     raise Unreachable(
-                        f"the Kubernetes API at {self.host} has not answered for {silent:.0f} s ({why}): "
-                        f"check the address and this machine's kubeconfig"
+                        f"the Kubernetes API at {self.host} {since} ({why}): check the address and this machine's kubeconfig"
                     ) from error
             self.tick()
             self.clock.wait(never, pause)
@@ -229,7 +252,7 @@ def passing(error: Exception) -> str | None:
 
 def explain(error: Refused, doing: str, namespace: str) -> SidaError:
     """A refusal as one line for the user."""
-    if error.status == 403:
+    if error.status == 403 and "admission webhook" not in str(error):
         return UserError(
             f"not allowed to {doing} in namespace {namespace} ({error}): grant it; `python -m pipeline runtime` prints the Role"
         )
@@ -238,7 +261,9 @@ def explain(error: Refused, doing: str, namespace: str) -> SidaError:
             f"cannot {doing}: the cluster does not serve {API_VERSION}, or has no namespace {namespace} ({error}): "
             f"install Kubeflow Trainer 2.2 or newer, or take `launcher: trainjob` out of the profile"
         )
-    return UserError(f"the cluster refused to {doing} in namespace {namespace}: {error.status} {error}")
+    return UserError(
+        f"the cluster refused to {doing} in namespace {namespace}: {error.status} {error}: check the profile"
+    )
 
 
 def lines(response: Any) -> Iterator[bytes]:

@@ -2,7 +2,8 @@
 
 The launching step writes ``jobs/<step>/<key>/<attempt>/spec.json``, starts the workers and reads ``result.json`` beside it, which
 rank 0 publishes last. SIDA_LAUNCHER decides where they run: in processes of this machine, or in a TrainJob. The workers are the
-same: they need the store and the spec's key, nothing else. The log of a TrainJob that has ended lies beside it as ``log.txt``.
+same: they need the store and the spec's key, nothing else. The log of a TrainJob that has ended, its last MiB, lies beside it as
+``log.txt``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sida import progress, records
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
+from sida.launch.log import end_of_log
 from sida.launch.nodes import Nodes, lead
 from sida.settings import settings
 
@@ -103,7 +105,7 @@ def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path,
         log_path=log,
         on_tick=context.lease.check,
         finished=lambda: _result(context, folder) is not None,
-        keep_log=lambda: context.store.put(f"{folder}/log.txt", log),
+        keep_log=lambda: context.store.put(f"{folder}/log.txt", end_of_log(log)),
     )
     return run_trainjob(following)
 

@@ -6,6 +6,10 @@ import re
 import signal
 from pathlib import Path
 
+from sida.masking import masked
+from sida.settings import environment
+
+KEPT_BYTES = 1 << 20  # of a log that is kept in the store
 TAIL_BYTES = 256 * 1024
 LINE_CHARACTERS = 400
 _LOGGED = re.compile(r"^[WEIF]\d{4} \d\d:\d\d:\d\d")
@@ -37,6 +41,17 @@ def explain(log_path: Path, begin: int, status: int) -> tuple[str, bool]:
         hint = ": is the memory enough?" if -code == signal.SIGKILL else ""
         return f"a worker was killed by {_signal(-code)}{hint}", False
     return line or f"torchrun ended with status {status} and said nothing", code == 2
+
+
+def end_of_log(path: Path) -> bytes:
+    """The last MiB of a log, from the beginning of a line on, without secrets: what is kept in the store."""
+    with path.open("rb") as log:
+        size = log.seek(0, 2)
+        log.seek(max(0, size - KEPT_BYTES))
+        content = log.read()
+    if size > KEPT_BYTES:
+        content = content.partition(b"\n")[2] or content
+    return masked(content.decode(errors="replace"), environment()).encode()[-KEPT_BYTES:]
 
 
 def _last_words(text: str) -> str:

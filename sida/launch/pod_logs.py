@@ -25,8 +25,8 @@ def pods_of(job: str) -> str:
 class FirstNode(threading.Thread):
     """Follows the container ``node`` of the job's first node.
 
-    ``line`` gets each line once, ``note`` what a person should know: why the pod does not start, that the gang restarted. Both are
-    called in this thread.
+    ``line`` gets each line once, ``note`` what a person should know: that the gang restarted, or that the log cannot be read. Both
+    are called in this thread.
     """
 
     def __init__(self, job: str, cluster: Cluster, line: Callable[[str], None], note: Callable[[str], None]) -> None:
@@ -34,7 +34,7 @@ class FirstNode(threading.Thread):
         self._job, self._cluster, self._line, self._note = job, cluster, line, note
         self._halt, self._ended = threading.Event(), threading.Event()
         self._said = ""
-        self._at = _Position()
+        self._at = Position()
         self._done: set[str] = set()  # pods whose log has been read to the end
 
     def run(self) -> None:
@@ -44,7 +44,6 @@ class FirstNode(threading.Thread):
             try:
                 pod = self._next()
                 if pod is None or not _has_log(pod):
-                    self._say(pod)
                     if self._ended.is_set():
                         return
                     self._cluster.clock.wait(self._ended, LOOK_SECONDS)
@@ -79,7 +78,7 @@ class FirstNode(threading.Thread):
         if self._at.pod != uid:
             if self._at.pod:
                 self._note(f"started again (restart {pod['metadata'].get('labels', {}).get(RESTART, '?')}), pod {name}")
-            self._at = _Position(uid)
+            self._at = Position(uid)
         self._said = ""
         over = _over(pod)
         response = self._cluster.log(name, NODE, follow=True, since_seconds=self._at.since_seconds(), timestamps=True)
@@ -96,26 +95,13 @@ class FirstNode(threading.Thread):
         else:  # the container ended, or the server closed the stream: the pod's phase tells, soon
             self._cluster.clock.wait(self._halt, 1.0)
 
-    def _say(self, pod: dict[str, Any] | None) -> None:
-        """Why there is no log yet."""
-        if pod is None:
-            return
-        status = pod.get("status", {})
-        for condition in status.get("conditions") or []:
-            if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-                self._tell(f"pod {pod['metadata']['name']} waits for a node: {condition.get('message', '')}")
-        for container in status.get("containerStatuses") or []:
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-                self._tell(f"pod {pod['metadata']['name']}: {waiting['reason']}: {waiting.get('message', '')}")
-
     def _tell(self, text: str) -> None:
         if text != self._said:
             self._said = text
             self._note(text)
 
 
-class _Position:
+class Position:
     """How far a pod's log has been read, by the time stamps that the kubelet puts before its lines."""
 
     def __init__(self, pod: str = "") -> None:

@@ -15,23 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from sida import progress
-from sida.errors import SidaError, UserError
+from sida.errors import SidaError, TimedOut, UserError
 from sida.launch import manifest as manifests
-from sida.launch.cluster import Clock, Cluster, Refused, Unreachable, explain
+from sida.launch.cluster import Clock, Cluster, Refused, Unreachable, explain, passing
+from sida.launch.job_state import SUSPENDED_BY, condition, end_job, ended
 from sida.launch.log import explain as explain_log
-from sida.launch.pod_logs import FirstNode, event_of
+from sida.launch.pod_logs import FirstNode, event_of, pods_of
+from sida.launch.pod_state import failed_pod, waiting_job
 from sida.launch.signals import on_stop
 from sida.launch.target import Target
 from sida.launch.watching import LISTED, REFUSED, Seen, start_watch
+from sida.launch.words import failure_in_words, waiting_in_words
 from sida.progress import duration
 from sida.settings import settings
 
 TICK_SECONDS = 1.0
 CREATION_PATIENCE = 120.0  # so long may the controller fail to create what the job consists of
 DELETION_PATIENCE = 600.0
+LOOK_SECONDS = 10.0  # between two looks at pods that do not begin
 LOG_PATIENCE = 30.0  # to read the rest of the log
 RESULT_SECONDS = 60.0  # between looks into the store while the API server is away
-SUSPENDED_BY = "sida/suspended-by-launcher"  # annotation: a launcher suspended it, a launcher may let it go on
 SUBMIT_AGAIN = "checkpoints are kept: run the step again to continue"
 
 
@@ -70,6 +73,8 @@ class _Run:
         self.status: dict[str, Any] = {}
         self.failures: list[tuple[float, str]] = []  # creation failures: when first seen, message
         self.errors: list[dict[str, Any]] = []  # that workers reported
+        self.warnings: list[dict[str, Any]] = []
+        self._looked = 0.0
         self._told = ""
         cluster.tick = self._tick
 
@@ -173,8 +178,8 @@ class _Run:
 
             node = FirstNode(self.name, self.cluster, line, self._note)
             try:
-                for kind in ("trainjobs", "events"):
-                    start_watch(kind, self.name, self.cluster, seen, stop)
+                for kind, name in (("trainjobs", self.name), ("events", self.name), ("events", f"{self.name}-node-0")):
+                    start_watch(kind, name, self.cluster, seen, stop)
                 node.start()
                 failed = self._wait(job, seen)
                 node.finish(LOG_PATIENCE if self.cluster.reach.silent_for() < RESULT_SECONDS else 0)
@@ -207,6 +212,9 @@ class _Run:
                     return None if end["type"] == "Complete" else end
             self._tick()
             self._judge_creation()
+            if clock.now() - self._looked > LOOK_SECONDS:
+                self._looked = clock.now()
+                self._look()
             silent = self.cluster.reach.silent_for()
             if silent > RESULT_SECONDS * 1.5:
                 self._note(
@@ -252,17 +260,17 @@ class _Run:
 
     def _take_job(self, job: dict[str, Any]) -> dict[str, Any] | None:
         self.status = job.get("status") or {}
-        end = _condition(self.status, "Complete") or _condition(self.status, "Failed")
+        end = condition(self.status, "Complete") or condition(self.status, "Failed")
         if end is not None:
             return end
-        suspended = _condition(self.status, "Suspended")
+        suspended = condition(self.status, "Suspended")
         if suspended is not None:
             queued = f"waits in queue {self.what.target.queue}" if self.what.target.queue else "is suspended"
             self._note(f"{queued}: {suspended.get('message', '')}".rstrip(": "))
         else:
             for counts in self.status.get("jobsStatus") or []:
-                if counts.get("ready") or counts.get("active"):
-                    self._note("its pods run" if counts.get("ready") else "its pods are being started")
+                if counts.get("ready"):
+                    self._note("its pods run")
         if self.status.get("jobsStatus"):
             self.failures.clear()
         return None
@@ -272,9 +280,35 @@ class _Run:
         if event.get("type") != "Warning" or (about.get("kind") == "TrainJob" and about.get("uid") != self.uid):
             return
         message = " ".join(str(event.get("message", "")).split())
-        self._note(f"{event.get('reason')}: {message}")
+        self.warnings = [*self.warnings[-99:], event]
+        if about.get("kind") != "Job":  # what a Job cannot make is told as long as it is missing
+            self._note(f"{event.get('reason')}: {message}")
         if event.get("reason") == "TrainJobResourcesCreationFailed" and not self.status.get("jobsStatus"):
             self.failures.append((self.cluster.clock.now(), message))
+
+    def _look(self) -> None:
+        """Say why pods do not begin, or are not all there; whoever may not look is told by what ends badly."""
+        if any(counts.get("ready") for counts in self.status.get("jobsStatus") or []):
+            return
+        try:
+            pods = self.cluster.pods(pods_of(self.name), repeat=False)
+        except Exception as error:
+            if not isinstance(error, Refused) and passing(error) is None:
+                raise
+            return
+        job = self.what.manifest | {"status": self.status}
+        if (waiting := waiting_job(job, pods, self.warnings)) is not None and waiting.kind != "queue":
+            self._note(waiting_in_words(waiting))
+
+    def _killed(self) -> str:
+        """Of a job that failed: whether one of its pods was killed for memory, in words; empty where that is not known."""
+        try:
+            failure = failed_pod(self.cluster.pods(pods_of(self.name), repeat=False))
+        except Exception as error:
+            if not isinstance(error, Refused) and passing(error) is None:
+                raise
+            return ""
+        return failure_in_words(failure) if failure is not None and failure.cause == "memory" else ""
 
     def _judge_creation(self) -> None:
         """Creation failures never reach the status: a job that cannot be created would be waited for for ever."""
@@ -322,7 +356,9 @@ class _Run:
         reason, said = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
         if reason == "DeadlineExceeded":
             limit = self.what.target.deadline_seconds
-            return SidaError(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
+            return TimedOut(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
+        if killed := self._killed():
+            return SidaError(f"{self.shown}: a worker was {killed} (log: {self.what.log_path})")
         if self.errors:
             first = self.errors[0]
             kind = UserError if first.get("exit_code") == 2 else SidaError
@@ -341,29 +377,6 @@ _DONE = {
     "suspend": "suspended; the next launching step lets it go on",
     "keep": "runs on; the next launching step follows it",
 }
-
-
-def end_job(cluster: Cluster, name: str, uid: str, wish: str) -> None:
-    """Delete a TrainJob, or suspend it, which ends its pods and keeps the object; "keep" does nothing."""
-    if wish == "delete":
-        cluster.delete(name, uid)
-    elif wish == "suspend":
-        cluster.patch(name, {"metadata": {"annotations": {SUSPENDED_BY: "true"}}, "spec": {"suspend": True}})
-
-
-def ended(job: dict[str, Any]) -> tuple[str, str] | None:
-    """("Complete" or "Failed", reason) of a job that has ended."""
-    status = job.get("status") or {}
-    for kind in ("Complete", "Failed"):
-        if (condition := _condition(status, kind)) is not None:
-            return kind, str(condition.get("reason", ""))
-    return None
-
-
-def _condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """The condition of a kind, if it is true."""
-    found = (c for c in status.get("conditions") or [] if c.get("type") == kind and c.get("status") == "True")
-    return next(found, None)
 
 
 def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:

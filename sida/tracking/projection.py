@@ -16,6 +16,7 @@ from math import fsum
 from typing import Any
 
 from sida import records
+from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ending_of
 from sida.errors import Corrupt, NotFound, UserError
 from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
@@ -24,7 +25,7 @@ from sida.report.comparison import benchmark_of, flat, identity_of
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
-ENDINGS = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
+STATUS = {SUCCEEDED: "FINISHED", FAILED: "FAILED", CANCELLED: "KILLED", TIMED_OUT: "FAILED"}  # MLflow's words
 
 
 @dataclass
@@ -136,13 +137,8 @@ def _projection(
 
 def _status(store: ObjectStore, run: str, calls: dict[str, StepCall]) -> tuple[str, str]:
     """MLflow's word for how it stands, and what went wrong."""
-    end = records.end_of(store, run)
-    error = next((f"{step}: {call.error}" for step, call in calls.items() if call.state == "failed"), "")
-    if not error and "report" in calls and calls["report"].manifest:
-        return "FINISHED", ""  # also when the run had failed, and its steps were run again one by one
-    if end is not None:
-        return ENDINGS.get(end.state, "FAILED"), error or ("" if end.state == "SUCCEEDED" else end.message)
-    return ("FAILED" if error else "RUNNING"), error
+    end = ending_of(store, run, calls)
+    return ("RUNNING", "") if end is None else (STATUS[end.state], end.message)
 
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sida import records
+from sida.ending import end_if_killed
 from sida.errors import NotFound, SidaError
 from sida.lease import acquire
 from sida.settings import settings
@@ -37,7 +38,7 @@ def track(run: str) -> str:
     store = open_store(here.store)
     if any(call.item or step in OTHERS for step, call in records.calls(store, run).items()):
         return f"run {run}: of `teach` or `score-published`, which MLflow is not told of"
-    records.end_if_killed(store, run)
+    end_if_killed(store, run)
     wanted = projection(store, run)
     if up_to_date(here.mlflow, wanted.parent.identity, wanted.digest):
         return f"run {run}: already in MLflow"

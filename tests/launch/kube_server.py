@@ -1,6 +1,7 @@
 """A stand-in for the Kubernetes API: real HTTP, chunked watches, resource versions, and the faults that real ones have.
 
-It keeps TrainJobs, events, pods and logs of one namespace; a test plays the controller. TrainJobs are checked against the real CRD.
+It keeps TrainJobs, events, pods, Argo's Workflows and logs; a test plays the controller. What has no namespace of its own is in
+NAMESPACE. TrainJobs are checked against the real CRD.
 What it can do wrong: be away (connections are closed unanswered, open watches cut), forget old versions (410, also within a
 watch), end watches early, refuse verbs, lose an answer after the deed, take its time to delete.
 """
@@ -25,6 +26,7 @@ import yaml
 from tests.launch.crds import errors
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
+ARGO = "/apis/argoproj.io/v1alpha1"
 NAMESPACE = "work"
 IMMUTABLE = ("trainer", "runtimeRef", "runtimePatches", "activeDeadlineSeconds")
 
@@ -45,7 +47,12 @@ class Kube:
 
     def __init__(self) -> None:
         self.lock = threading.Condition(threading.RLock())
-        self.objects: dict[str, dict[str, dict[str, Any]]] = {"trainjobs": {}, "events": {}, "pods": {}}
+        self.objects: dict[str, dict[str, dict[str, Any]]] = {
+            "trainjobs": {},
+            "events": {},
+            "pods": {},
+            "workflows": {},
+        }
         self.logs: dict[str, list[tuple[str, str]]] = {}
         self.closed_logs: set[str] = set()
         self.history: list[tuple[int, str, str, dict[str, Any]]] = []  # version, kind, type, object
@@ -54,7 +61,7 @@ class Kube:
         self.served = True  # whether Kubeflow Trainer is installed
         self.away = False
         self.cut = 0  # a counter: watches and logs that were opened before it grew are cut
-        self.forbidden: set[tuple[str, str]] = set()  # (verb, kind)
+        self.forbidden: set[tuple[str, str]] = set()  # (verb, kind); of logs: ("get", "log")
         self.plain: dict[str, dict[str, Any]] = {}  # path -> any other object or list that may be read
         self.hidden: set[str] = set()  # paths of these that this user may not read
         self.lose_answers = 0  # so many next answers to writes are lost
@@ -193,9 +200,9 @@ class Kube:
                     case ["GET", "trainingruntimes", name] if name in self.runtimes:
                         return {"metadata": {"name": name}}
                 raise Answer(404, "NotFound", f"{path} not found")
-            match [method, *path.removeprefix("/api/v1/").split("/")]:
-                case ["GET", "namespaces", "work", "pods" | "events" as kind]:
-                    return self._list(kind, query)
+            match [method, *path.removeprefix("/api/v1/").removeprefix(f"{ARGO}/").split("/")]:
+                case ["GET", "namespaces", namespace, "pods" | "events" | "workflows" as kind]:
+                    return self._list(kind, query, namespace)
             raise Answer(404, "NotFound", f"{path} not found")
 
     def _known(self, name: str) -> dict[str, Any]:
@@ -239,8 +246,9 @@ class Kube:
         timer.start()
         return job
 
-    def _list(self, kind: str, query: dict[str, str]) -> dict[str, Any]:
-        found = [thing for thing in self.objects[kind].values() if _selected(thing, query)]
+    def _list(self, kind: str, query: dict[str, str], namespace: str = NAMESPACE) -> dict[str, Any]:
+        here = [one for one in self.objects[kind].values() if one["metadata"].get("namespace", NAMESPACE) == namespace]
+        found = [thing for thing in here if _selected(thing, query)]
         return {"kind": "List", "metadata": {"resourceVersion": str(self._version)}, "items": found}
 
     def watch(self, kind: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -268,7 +276,8 @@ class Kube:
         """Lines of a pod's log; followed until the pod ends."""
         if pod not in self.logs:
             raise Answer(404, "NotFound", f'pods "{pod}" not found')
-        since, sent, cut = "", 0, self.cut
+        since, cut = "", self.cut
+        sent = max(0, len(self.logs[pod]) - int(query["tailLines"])) if "tailLines" in query else 0
         if seconds := query.get("sinceSeconds"):
             since = datetime.fromtimestamp(time.time() - int(seconds), UTC).isoformat()
         while cut == self.cut:
@@ -364,7 +373,7 @@ def _handler(kube: Kube) -> Callable[..., BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _answer(self, path: str, query: dict[str, str], body: Any) -> None:
-            kind = next((part for part in path.split("/") if part in kube.objects), "")
+            kind = "log" if path.endswith("/log") else next((p for p in path.split("/") if p in kube.objects), "")
             verb = "watch" if query.get("watch") == "True" else self.command.lower()
             if (verb, kind) in kube.forbidden:
                 raise Answer(403, "Forbidden", f"User cannot {verb} resource {kind}")

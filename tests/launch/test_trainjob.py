@@ -13,9 +13,10 @@ import pytest
 
 from sida.errors import Fenced, SidaError, UserError
 from sida.launch.cluster import Clock
+from sida.launch.job_state import SUSPENDED_BY
 from sida.launch.manifest import RUN, SPEC, job_name, train_job, training_runtime
 from sida.launch.target import Target
-from sida.launch.trainjob import SUSPENDED_BY, Following, run_trainjob
+from sida.launch.trainjob import Following, run_trainjob
 from tests.launch.crds import errors
 from tests.launch.kube_server import NAMESPACE, Kube, serve
 

@@ -15,6 +15,8 @@ from tests.pipeline.kfp_server import Kfp, serve
 def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     monkeypatch.setenv("HOME", str(place))  # kfp keeps a context there
     monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(place / "no-kubeconfig"))  # no cluster and no store, but what a test brings
+    monkeypatch.setenv("SIDA_S3_ENDPOINT", "http://127.0.0.1:1")
     return Command(place, monkeypatch, capsys)
 
 

@@ -3,6 +3,10 @@
 Every body is read into kfp_server_api's own model and written out again: what the model does not know is lost on the way and the
 request is refused, as the real server refuses unknown fields. Pipelines are parsed into KFP's own protobuf messages. It keeps
 pipelines, versions, experiments, runs and recurring runs in memory; a run moves on each time it is asked for.
+
+What it says of runs has the shape of what Kubeflow Pipelines 2.17.0 said (``facts/``, six whole answers): tasks come with Argo's
+children ``NAME(0)``, ``NAME-driver`` and ``executor``; one that has not begun has no state; nothing has an error text; a run that
+was cancelled is CANCELING for a while and then FAILED. ``[[ScheduledTime]]`` is never expanded.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,6 +28,15 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 BASE = "/apis/v2beta1/"
+FACTS = Path(__file__).with_name("facts")
+# What the exit handler was given at the end of runs that ended so; never SUCCEEDED, never a message.
+EXIT_WORDS = {
+    "succeeded": "COMPLETE",
+    "failed": "FAILED",
+    "oom": "FAILED",
+    "driver-failed": "RUNNING",
+    "cancelled": "RUNNING",
+}
 
 
 class Refused(Exception):
@@ -83,9 +98,9 @@ class Kfp:
         self.experiments: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.recurring: dict[str, dict[str, Any]] = {}
-        self.story: list[tuple[str, dict[str, str]]] = [
-            ("SUCCEEDED", {})
-        ]  # state of a run, and of its tasks, poll by poll
+        # State of a run and of its tasks, poll by poll; or the name of a real answer
+        self.story: list[tuple[str, dict[str, str]] | str] = [("SUCCEEDED", {})]
+        self.canceling_polls = 2  # so often is a cancelled run CANCELING before it is FAILED
         self._numbers = itertools.count(1)
         self.before: Callable[[str, str], None] = lambda method, path: None  # a test's: raises Refused, or looks
 
@@ -119,11 +134,18 @@ class Kfp:
                 return self._keep(self.experiments, "experiment_id", "experiment", body, "V2beta1Experiment")
             case ["POST", "runs"]:
                 self._check_reference(body)
-                return self._keep(self.runs, "run_id", "run", body | {"state": "PENDING"}, "V2beta1Run")
+                made = self._keep(self.runs, "run_id", "run", body | {"state": "PENDING"}, "V2beta1Run")
+                made |= {"created_at": _now(), "state_history": [{"update_time": _now(), "state": "PENDING"}]}
+                return made
+            case ["GET", "runs"]:
+                return self._list_runs(query)
             case ["GET", "runs", run_id]:
                 return self._run(run_id)
             case ["POST", "runs", action] if action.endswith(":terminate"):
-                _known(self.runs, action.removesuffix(":terminate"))["state"] = "CANCELING"
+                run = _known(self.runs, action.removesuffix(":terminate"))
+                if run["state"] in ("SUCCEEDED", "FAILED"):
+                    raise Refused(400, f"cannot terminate a run that is {run['state']}")
+                _enter(run, "CANCELING")
                 return {}
             case ["GET", "recurringruns"]:
                 mine = {k: v for k, v in self.recurring.items() if v["experiment_id"] == query.get("experiment_id")}
@@ -180,14 +202,75 @@ class Kfp:
             both = [given["pipeline_spec"], given["platform_spec"]] if "pipeline_spec" in given else [given]
             check_pipeline(both)
 
+    def _list_runs(self, query: dict[str, str]) -> dict[str, Any]:
+        """Newest first, a page at a time, without their tasks."""
+        if query.get("sort_by") != "created_at desc":
+            raise Refused(400, f"sorted by {query.get('sort_by')}")
+        mine = [run for run in self.runs.values() if run["experiment_id"] == query.get("experiment_id")][::-1]
+        start, size = int(query.get("page_token") or 0), int(query["page_size"])
+        page = {"runs": [{k: v for k, v in run.items() if k != "run_details"} for run in mine[start : start + size]]}
+        return page | ({"next_page_token": str(start + size)} if len(mine) > start + size else {})
+
     def _run(self, run_id: str) -> dict[str, Any]:
         run = _known(self.runs, run_id)
         if run["state"] == "CANCELING":
-            return run | {"state": "CANCELED"}
-        state, tasks = self.story[0] if len(self.story) == 1 else self.story.pop(0)
-        details = [{"display_name": name, "state": task} for name, task in tasks.items()]
-        run |= {"state": state, "run_details": {"task_details": details}}
-        return run
+            run["polls"] = run.get("polls", 0) + 1
+            if run["polls"] > self.canceling_polls:
+                _enter(run, "FAILED")
+                _tear_down(run)
+            return _shown(run)
+        if any(then["state"] == "CANCELING" for then in run["state_history"]):
+            return _shown(run)
+        moment = self.story[0] if len(self.story) == 1 else self.story.pop(0)
+        if isinstance(moment, str):
+            real = json.loads((FACTS / f"{moment}.json").read_text())
+            run |= {name: real[name] for name in ("state", "state_history", "run_details")}
+        else:
+            state, tasks = moment
+            _enter(run, state)
+            run["run_details"] = {"task_details": _details(tasks)}
+        return _shown(run)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _enter(thing: dict[str, Any], state: str) -> None:
+    if thing.get("state") != state:
+        thing["state"] = state
+        thing["state_history"] = [*thing.get("state_history", []), {"update_time": _now(), "state": state}]
+
+
+def _shown(run: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in run.items() if name != "polls"}
+
+
+def _details(tasks: dict[str, str]) -> list[dict[str, Any]]:
+    """Each task with the children that Argo makes of it; a name in full (``distill-driver``) is one of these children."""
+    made: list[dict[str, Any]] = []
+    for name, state in tasks.items():
+        names = [name, f"{name}(0)"]
+        if not name.endswith("-driver"):
+            drivers = [] if f"{name}-driver" in tasks else [f"{name}-driver", f"{name}-driver(0)"]
+            made += [_task(driver, "SUCCEEDED" if state else "") for driver in drivers]
+            names += ["executor", "executor(0)"]
+        made += [_task(one, state) for one in names]
+    return [*made, _task("exit-handler-1", "RUNNING"), _task("root", "RUNNING"), _task("root-driver", "SUCCEEDED")]
+
+
+def _task(name: str, state: str) -> dict[str, Any]:
+    task = {"display_name": name, "start_time": _now(), "child_tasks": [{"pod_name": f"sida-x-j6xsj-{len(name)}"}]}
+    if state not in ("RUNNING", "PENDING"):
+        task["end_time"] = _now()  # also of one that never ran: seen
+    return task | {"state_history": [{"update_time": _now()}]} | ({"state": state} if state else {})
+
+
+def _tear_down(run: dict[str, Any]) -> None:
+    """What was at work when the run was cancelled has failed."""
+    for task in run.get("run_details", {}).get("task_details", []):
+        if task.get("state") in ("RUNNING", "PENDING"):
+            task |= {"state": "FAILED", "end_time": _now()}
 
 
 def _known(where: dict[str, Any], name: str) -> Any:

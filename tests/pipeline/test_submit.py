@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -39,32 +40,67 @@ def test_a_version_is_uploaded_only_when_what_it_says_has_changed(command: Comma
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 2)
 
 
-@pytest.mark.parametrize(("end", "status"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
+@pytest.mark.parametrize(("end", "status"), [("SUCCEEDED", 0), ("FAILED", 1)])
 def test_wait_shows_each_change_once_and_ends_as_the_run_does(
     command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch, end: str, status: int
 ) -> None:
     monkeypatch.setattr(clients, "POLL_SECONDS", 0.01)
     kfp.story = [
-        ("RUNNING", {"fetch-teacher": "RUNNING", "fetch-teacher-driver": "SUCCEEDED", "exit-handler-1": "RUNNING"}),
-        ("RUNNING", {"fetch-teacher": "RUNNING"}),
-        (end, {"fetch-teacher": end}),
+        ("RUNNING", {"fetch-teacher": "RUNNING", "prepare-data": ""}),
+        ("RUNNING", {"fetch-teacher": "RUNNING", "prepare-data": ""}),
+        (end, {"fetch-teacher": end, "prepare-data": ""}),
     ]
     said = submit(command, "--wait")
     assert said.status == status
-    lines = [line.split() for line in said.err.splitlines() if line.startswith(("fetch", "exit"))]
+    lines = [line.split()[:2] for line in said.err.splitlines() if line.startswith(("fetch", "prepare", "exit"))]
     assert lines == [["fetch_teacher", "RUNNING"], ["fetch_teacher", end]]
-    assert said.err.splitlines()[-1].endswith(end)
+    assert f": {end}" in said.err.splitlines()[-1]
 
 
 def test_status_shows_the_steps_and_cancel_ends_the_run_once(command: Command, kfp: Kfp) -> None:
-    kfp.story = [("RUNNING", {"distill": "RUNNING"})]
+    kfp.story = [("RUNNING", {"distill": "RUNNING", "score": ""})]
     submit(command)
     (run_id,) = kfp.runs
     mine = command.profile()
-    assert "distill               RUNNING" in command("status", run_id, "--profile", mine).out
-    assert "cancelling" in command("cancel", run_id, "--profile", mine).out
-    assert "had ended already, CANCELED" in command("cancel", run_id, "--profile", mine).out
+    said = command("status", run_id, "--profile", mine)
+    assert said.status == 0
+    assert "distill               RUNNING\nscore                 NOT STARTED\n" in said.out
+    for _ in range(2):
+        assert "cancelling" in command("cancel", run_id, "--profile", mine).out
+    for _ in range(kfp.canceling_polls):
+        command("status", run_id, "--profile", mine)
+    assert kfp.runs[run_id]["state"] == "FAILED"  # Kubeflow's word for it
+    said = command("status", run_id, "--profile", mine)
+    assert said.status == 1
+    assert "distill               CANCELLED\n" in said.out and ": CANCELLED: cancelled at " in said.out
+    assert "had ended already, CANCELLED" in command("cancel", run_id, "--profile", mine).out
     assert sum(path.endswith(":terminate") for _, path in kfp.requests) == 1
+
+
+def test_without_a_run_status_lists_the_newest_with_how_each_stands(command: Command, kfp: Kfp) -> None:
+    mine = command.profile()
+    assert "no runs in experiment sida-tests" in command("status", "--profile", mine).out
+    assert not kfp.experiments  # to look makes none
+    experiment = kfp.answer("POST", "experiments", {}, {"display_name": "sida-tests"})["experiment_id"]
+    for number, (state, before) in enumerate(
+        [("SUCCEEDED", "RUNNING"), ("FAILED", "CANCELING"), ("RUNNING", "PENDING")]
+    ):
+        history = [{"update_time": f"2026-11-28T14:2{number}:00Z", "state": then} for then in (before, state)]
+        fields = {"run_id": f"run-{number}", "display_name": f"number {number}", "experiment_id": experiment}
+        kfp.runs[f"run-{number}"] = fields | {
+            "state": state,
+            "state_history": history,
+            "created_at": "2026-11-28T14:20:00Z",
+        }
+    said = command("status", "--profile", mine, "--last", "2")
+    assert said.status == 0
+    assert [line.split() for line in said.out.splitlines()] == [
+        ["run-2", "2026-11-28T14:20:00+00:00", "RUNNING", "number", "2"],
+        ["run-1", "2026-11-28T14:20:00+00:00", "CANCELLED", "number", "1"],
+    ]
+    told = json.loads(command("status", "--profile", mine, "--json").out)
+    assert [run["state"] for run in told["runs"]] == ["RUNNING", "CANCELLED", "SUCCEEDED"]
+    assert "'0'" in command("status", "--profile", mine, "--last", "0").err
 
 
 def test_an_unknown_run_is_named(command: Command, kfp: Kfp) -> None:

@@ -110,16 +110,17 @@ def test_status_logs_and_cancel_reach_the_trainjob_of_the_run(command: Command, 
     made = train_job(target, name=name, step="distill", run=run, folder="jobs/x", processes=1, threads=1)
     kube.answer("POST", f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs", {}, made)
     kube.counts(active=1, ready=1)
-    assert f"TrainJob {name}: its pods run" in command("status", run, "--profile", mine).out
-    assert "has no pod yet" in command("logs", run, "distill", "--profile", mine).mistake()
+    assert "0 of 1 pods are there" in command("status", run, "--profile", mine).out
+    assert "no log: it has not begun" in command("logs", run, "distill", "--profile", mine).mistake()
     kube.say(kube.pod(), "one", "two")
+    assert f"RUNNING  TrainJob {name}: its pods run" in command("status", run, "--profile", mine).out
     assert command("logs", run, "distill", "--profile", mine).out == "one\ntwo\n"
     assert f"TrainJob {name}: deleted" in command("cancel", run, "--profile", mine).out
     assert not kube.objects["trainjobs"]
 
 
 def test_the_log_of_a_job_that_has_ended_is_kept_in_the_store(place: Path) -> None:
-    from pipeline.trainjobs import kept_log
+    from pipeline.step_logs import kept_log
 
     store = open_store(f"file://{place / 'store'}")
     assert kept_log(store, "r-1", "distill") is None

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sida import records
+from sida.ending import end_run
 from sida.launch.processes import Process, machine_id
-from sida.records import end_run
 from sida.settings import settings
 from sida.steps import execute
 from sida.stores import ObjectStore

@@ -1,0 +1,60 @@
+"""A run and its tasks as Kubeflow Pipelines tells them. It tells no reasons: see ``pipeline.standing``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a run, as KFP tells it."""
+
+    name: str
+    state: str  # empty: it has not begun
+    error: str = ""  # 2.17 never says one
+    ended: str = ""  # ISO 8601
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run, as KFP tells it."""
+
+    run_id: str
+    name: str
+    state: str
+    error: str
+    tasks: tuple[Task, ...]
+    cancelled: str = ""  # when its end was asked for, ISO 8601: then the last state is FAILED, as of any other
+    created: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will happen."""
+        return self.state in ENDED
+
+
+def run_state(run: Any) -> RunState:
+    """From the API's own model."""
+    tasks = []
+    for detail in (run.run_details.task_details if run.run_details else None) or []:
+        error = " ".join(detail.error.message.split()) if detail.error and detail.error.message else ""
+        tasks.append(Task(detail.display_name or "", detail.state or "", error, _iso(detail.end_time)))
+    error = " ".join(run.error.message.split()) if run.error and run.error.message else ""
+    cancelled = [then for then in run.state_history or [] if then.state in ("CANCELING", "CANCELED")]
+    return RunState(
+        run.run_id,
+        run.display_name or "",
+        run.state or "PENDING",
+        error,
+        tuple(tasks),
+        _iso(cancelled[0].update_time) if cancelled else "",
+        _iso(run.created_at),
+    )
+
+
+def _iso(time: datetime | None) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds") if time is not None else ""

@@ -1,0 +1,109 @@
+"""What ``submit --wait`` says while a run goes on: each step's state when it changes, why one waits, and when waiting is no use."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.remote import task_line
+from pipeline.standing import WAITING
+from sida.launch.looker import Unseen, in_a_line
+from sida.launch.pod_state import Waiting
+from sida.launch.words import remedy, waiting_in_words
+
+if TYPE_CHECKING:
+    from pipeline.observing import Observer
+    from pipeline.run_state import RunState
+    from pipeline.standing import Standing, StepStanding
+
+STARTING_SECONDS = 20.0  # so long may a pod take to start before it is said
+
+
+class Stuck(Exception):
+    """A step waits for what does not come by itself, for too long."""
+
+    def __init__(self, step: str, waiting: Waiting, minutes: float) -> None:
+        super().__init__(
+            f"{step} waits since {minutes:g} minutes for what does not come by itself: {waiting_in_words(waiting)}: "
+            f"{remedy(waiting)}"
+        )
+
+
+@dataclass
+class _Wait:
+    """One step's: since when it waits for one thing, and since when for what does not pass."""
+
+    key: tuple[str, str]
+    since: float
+    stuck_since: float | None
+    looks: int = 1
+
+
+class Watch:
+    """Shows a run's states as they change; ``stuck_minutes`` 0 waits for ever."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        say: Callable[[str], None],
+        stuck_minutes: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._observer, self._say, self._stuck, self._clock = observer, say, stuck_minutes, clock
+        self._said: dict[str, tuple[str, ...]] = {}
+        self._waits: dict[str, _Wait] = {}
+        self._unseen: list[Unseen] = []
+        self.last: Standing | None = None
+
+    def show(self, run: RunState) -> None:
+        """One look. Raises Stuck."""
+        self.last = seen = self._observer.look(run)
+        if news := [unseen for unseen in self._observer.missing if unseen not in self._unseen]:
+            self._unseen += news
+            self._say(in_a_line(news))
+        for step in seen.steps:
+            self._show(step)
+        for step in seen.steps:
+            self._judge(step)
+
+    def _show(self, step: StepStanding) -> None:
+        key: tuple[str, ...] = (step.state, step.reason())
+        state, reason = step.state, step.reason()
+        if step.waiting is not None:
+            if not self._is_worth_a_line(step.name, step.waiting):
+                state, reason, key = "RUNNING", "", ("RUNNING", "")
+                if self._said.get(step.name, ("",))[0] == WAITING:
+                    return  # it still waits, for something else: that is said when it has been seen twice
+            else:
+                key = (WAITING, *_key(step.waiting))
+        else:
+            self._waits.pop(step.name, None)
+        if state != "NOT STARTED" and self._said.get(step.name) != key:
+            self._said[step.name] = key
+            self._say(task_line(step.name, state, reason))
+
+    def _is_worth_a_line(self, step: str, waiting: Waiting) -> bool:
+        """Seen twice, as pods wait for a moment in the best of runs."""
+        now, before = self._clock(), self._waits.get(step)
+        if before is None or before.key != _key(waiting):
+            since = before.stuck_since if before is not None else None
+            stuck = None if waiting.passes else since if since is not None else now
+            self._waits[step] = _Wait(_key(waiting), now, stuck)
+            return False
+        before.looks += 1
+        return waiting.kind != "starting" or now - before.since >= STARTING_SECONDS
+
+    def _judge(self, step: StepStanding) -> None:
+        wait = self._waits.get(step.name)
+        if step.waiting is None or wait is None or wait.stuck_since is None or not self._stuck or wait.looks < 2:
+            return
+        if self._clock() - wait.stuck_since >= 60 * self._stuck:
+            raise Stuck(step.name, step.waiting, self._stuck)
+
+
+def _key(waiting: Waiting) -> tuple[str, str]:
+    """What makes a reason another one: numbers change all the time, and pods are made anew under other names."""
+    return waiting.kind, re.sub(r"\d+", "#", waiting.detail)

@@ -1,0 +1,228 @@
+"""How a run on Kubeflow stands, step by step: put together from all that is known of it, typed; words are made at the end.
+
+What is known: Kubeflow Pipelines' states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
+nodes, TrainJobs. Each may be missing (``pipeline.observing`` says which), and Kubeflow's API alone never says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import trainjobs
+from pipeline.argo import Node, Place
+from pipeline.run_state import RunState, Task
+from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Cancel, Ending, in_words
+from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, waiting_job, waiting_of
+from sida.launch.words import failure_in_words, waiting_in_words
+from sida.records import StepCall
+
+WAITING, NOT_STARTED = "WAITING", "NOT STARTED"  # beside Kubeflow's RUNNING, SUCCEEDED, FAILED ...
+BAD = ("FAILED", "ERROR", "SYSTEM_ERROR")
+_DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was found about a run beside Kubeflow's own account; what could not be looked at is empty."""
+
+    calls: Mapping[str, StepCall] = field(default_factory=dict)
+    cancel: Cancel | None = None
+    pods: Mapping[Place, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    pods_seen: bool = False
+    events: Sequence[dict[str, Any]] = ()  # warnings of KFP's namespace
+    nodes: Sequence[Node] = ()
+    driver_errors: Mapping[str, str] = field(default_factory=dict)  # task -> end of its driver's log
+    jobs: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
+    job_pods: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)  # of those that may be looked at
+    job_events: Sequence[dict[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class StepStanding:
+    """One step."""
+
+    name: str
+    state: str
+    waiting: Waiting | None = None
+    failure: Failure | None = None
+    reused: bool = False
+    job: str = ""  # its TrainJob, in words
+    ended: str = ""  # as Kubeflow tells it, ISO 8601
+
+    def reason(self) -> str:
+        """Why it waits or failed, in a line; empty when there is nothing to say."""
+        if self.waiting is not None:
+            return waiting_in_words(self.waiting)
+        if self.failure is not None:
+            return failure_in_words(self.failure)
+        return "reused" if self.reused else self.job
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run. ``state``: Kubeflow's while it goes on, one of ``sida.ending.ENDINGS`` when it is over."""
+
+    run: str
+    name: str
+    state: str
+    steps: tuple[StepStanding, ...]
+    message: str = ""  # why it ended so: its first cause
+    over: bool = False
+    sure: bool = True  # False: it is over, and nobody could tell why
+
+    def ending(self) -> Ending | None:
+        """For the run's record; None while it goes on."""
+        return Ending(self.state, self.message, self.sure) if self.over else None
+
+
+def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
+    """Put it together. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
+    grouped: dict[str, list[Task]] = {}
+    for task in run.tasks:
+        if (step := names.get(task.name.replace("_", "-"))) is not None:
+            grouped.setdefault(step, []).append(task)
+    drivers = {task.name.removesuffix("-driver"): task for task in run.tasks if task.name.endswith("-driver")}
+    steps = []
+    for step, tasks in grouped.items():
+        driver = drivers.get(tasks[0].name)
+        steps.append(_step(step, _joined(tasks), driver, known, run.ended, _cancelled(run, known)))
+    for step in known.jobs.keys() - grouped.keys():
+        steps.append(_job_alone(step, known))
+    made = tuple(steps)
+    if not run.ended:
+        return Standing(run.run_id, run.name, run.state, made)
+    state, message, sure = _ended(run, known, made)
+    return Standing(run.run_id, run.name, state, made, message, over=True, sure=sure)
+
+
+def _joined(tasks: Sequence[Task]) -> Task:
+    """One for the many tasks of a step that a loop runs: what went wrong first, then what is at work."""
+    order = (*BAD, "RUNNING", "PENDING", SUCCEEDED)
+    return min(tasks, key=lambda task: order.index(task.state) if task.state in order else len(order))
+
+
+def _ended(run: RunState, known: Known, steps: Sequence[StepStanding]) -> tuple[str, str, bool]:
+    """(one of ENDINGS, its first cause, whether that is known)"""
+    if run.state in (SUCCEEDED, "SKIPPED"):
+        return SUCCEEDED, "", True
+    failed = sorted((step for step in steps if step.state == FAILED), key=lambda step: step.ended or "9")
+    if _cancelled(run, known) and (known.cancel is not None or not failed):
+        waited = next(
+            (f"; {step.name}: {step.reason()}" for step in steps if step.failure and step.state == CANCELLED), ""
+        )
+        how = in_words(known.cancel) if known.cancel else f"cancelled at {run.cancelled} (in Kubeflow Pipelines)"
+        return CANCELLED, how + waited, True
+    if failed:
+        cause = failed[0].failure.cause if failed[0].failure is not None else "unknown"
+        return (
+            TIMED_OUT if cause == "deadline" else FAILED,
+            f"{failed[0].name}: {failed[0].reason()}",
+            cause != "unknown",
+        )
+    for task in run.tasks:  # a driver of the whole, or of the group around the steps
+        if task.state in BAD and task.name.endswith("-driver"):
+            named = Task(task.name.removesuffix("-driver"), task.state)
+            return FAILED, f"{task.name}: {failure_in_words(_driver_failure(named, known))}", True
+    return FAILED, run.error, bool(run.error)
+
+
+def _cancelled(run: RunState, known: Known) -> str:
+    """When its end was asked for, ISO 8601; empty when it was not."""
+    return run.cancelled or (known.cancel.asked if known.cancel is not None else "")
+
+
+# -- one step
+
+
+def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, cancelled: str) -> StepStanding:
+    call = known.calls.get(step)
+    state, ended = task.state, task.ended
+    driver_failed = driver is not None and driver.state in BAD
+    if state == SUCCEEDED:
+        return StepStanding(step, state, reused=call is not None and call.state == "reused", ended=ended)
+    if state in BAD or driver_failed:
+        ended = ended or (driver.ended if driver is not None else "")
+        failure = _failure(step, task, known, driver_failed)
+        if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever it said of that
+            return StepStanding(step, CANCELLED, failure=failure if failure.cause == "never" else None, ended=ended)
+        return StepStanding(step, FAILED, failure=failure, ended=ended)
+    if over or state not in ("RUNNING", "PENDING"):
+        return StepStanding(step, state or NOT_STARTED, ended=ended)
+    waiting = _waiting(step, task, known)
+    job = trainjobs.in_words(known.jobs[step]) if step in known.jobs else ""
+    return StepStanding(step, WAITING if waiting is not None else state, waiting, job=job)
+
+
+def _job_alone(step: str, known: Known) -> StepStanding:
+    """Of a TrainJob whose step Kubeflow does not show."""
+    waiting = waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
+    return StepStanding(step, WAITING if waiting is not None else "", waiting, job=trainjobs.in_words(known.jobs[step]))
+
+
+def _waiting(step: str, task: Task, known: Known) -> Waiting | None:
+    """Why a step that Kubeflow calls RUNNING does not begin."""
+    if step in known.jobs:
+        return waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
+    for place in (Place(task.name, driver=False), Place(task.name, driver=True)):
+        if pods := known.pods.get(place):
+            return waiting_of(pods[-1], known.events) if not place.driver or _is_pending(pods[-1]) else None
+    for node in known.nodes:
+        if node.place.task == task.name and node.phase == "Pending" and node.message:
+            return refusal(node.message, task.name)
+    return None
+
+
+def _is_pending(pod: dict[str, Any]) -> bool:
+    return (pod.get("status") or {}).get("phase") in (None, "Pending")
+
+
+def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failure:
+    """Its own words first; then what Kubernetes did to it; then Argo's account."""
+    call = known.calls.get(step)
+    if call is not None and call.state == "failed" and call.error:
+        return Failure("deadline" if call.timed_out else "error", said=call.error)
+    if driver_failed:
+        return _driver_failure(task, known)
+    pods = known.pods.get(Place(task.name, driver=False), ())
+    if pods and (found := failure_of(pods[-1])) is not None:
+        return _explained(found, step, known)
+    if pods and (stuck := waiting_of(pods[-1], known.events)) is not None and not stuck.passes:
+        return Failure("never", detail=waiting_in_words(stuck))
+    messages = [node.message for node in known.nodes if node.place == Place(task.name, driver=False) and node.message]
+    if messages:
+        return _from_argo(messages[-1])
+    if task.error:
+        return Failure("error", said=task.error)
+    return Failure("unknown", said="" if known.pods_seen else "nothing that can be looked at from here says why")
+
+
+def _explained(found: Failure, step: str, known: Known) -> Failure:
+    """The launching pod only passes on how its TrainJob ended."""
+    behind = failed_pod(known.job_pods.get(step, ()))
+    return behind if behind is not None and found.cause == "exit" else found
+
+
+def _driver_failure(task: Task, known: Known) -> Failure:
+    pods = known.pods.get(Place(task.name, driver=True), ())
+    pod = str(pods[-1]["metadata"]["name"]) if pods else ""
+    said = known.driver_errors.get(task.name, "")
+    argo = [node.message for node in known.nodes if node.place == Place(task.name, driver=True) and node.message]
+    if argo and (made := _from_argo(argo[-1])).cause in ("never", "deleted"):
+        return made
+    return Failure("driver", pod, said or (argo[-1] if argo else ""))
+
+
+def _from_argo(message: str) -> Failure:
+    """From a node's message, which outlives its pod: ``main: OOMKilled (exit code 137)``."""
+    if "OOMKilled" in message:
+        return Failure("memory")
+    if any(word in message for word in _DELETED):
+        return Failure("deleted")
+    if "deadline" in message.lower():
+        return Failure("deadline")
+    made = refusal(message, "")
+    if made.kind in ("quota", "policy"):
+        return Failure("never", detail=waiting_in_words(made))
+    return Failure("exit", detail=message)

@@ -1,0 +1,229 @@
+"""How a run ended, in one vocabulary: SUCCEEDED, FAILED, CANCELLED, TIMED OUT.
+
+The steps' own records decide, for Kubeflow Pipelines tells its exit handler less than they do: COMPLETE, FAILED, or RUNNING of a
+run that was cancelled or whose driver died, and never why. Who asks for a run's end says so in ``runs/<run>/cancel.json``. A run
+whose exit handler never ran is settled by whoever looks at it next: ``status``, ``track``, or the next run on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from sida.errors import AlreadyExists, NotFound, SidaError, UserError
+from sida.launch.processes import Process, machine_id
+from sida.manifests import Regression, RunResult, parse_manifest
+from sida.records import RUN_ID, Part, RunEnd, StepCall, calls, check_run_id, end_of, now, to_json
+from sida.settings import settings
+from sida.stores import open_store, read_address
+from sida.stores.base import ObjectStore
+
+SUCCEEDED, FAILED, CANCELLED, TIMED_OUT = ENDINGS = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED OUT")
+LAST = "report"  # the step that the DAG of a recipe ends with: it needs all others
+_DONE = ("ran", "reused")
+_EARLIER = {"COMPLETE": SUCCEEDED, "CANCELED": CANCELLED}  # Kubeflow's words in records of earlier versions
+
+
+class Cancel(Part):
+    """That somebody asked for a run's end."""
+
+    schema_version: Literal[1] = 1
+    run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
+    asked: str  # UTC, ISO 8601: when it was asked for, or first seen
+    how: str  # in a few words
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended; ``message`` is empty for one that succeeded."""
+
+    state: str
+    message: str = ""
+    sure: bool = True  # False: it is over, and nobody told why
+
+
+def cancel(store: ObjectStore, run: str, how: str) -> bool:
+    """Record that somebody asked for the run's end; False when that is recorded already, or a step had failed before."""
+    if first_failure(calls(store, run)):
+        return False
+    mark = Cancel(run=run, asked=now(), how=how)
+    try:
+        store.put_if_absent(_cancel_key(run), to_json(mark))
+    except AlreadyExists:
+        return False
+    return True
+
+
+def cancel_of(store: ObjectStore, run: str) -> Cancel | None:
+    """Who asked for the run's end, if anybody did."""
+    key = _cancel_key(run)
+    try:
+        return Cancel.model_validate_json(store.read(key))
+    except NotFound:
+        return None
+    except ValidationError as error:
+        raise UserError(f"{store.address_of(key)} is not a record that this version reads: remove it") from error
+
+
+def _cancel_key(run: str) -> str:
+    return f"runs/{check_run_id(run)}/cancel.json"
+
+
+# -- judging
+
+
+def ending_of(store: ObjectStore, run: str, made: Mapping[str, StepCall] | None = None) -> Ending | None:
+    """How a recorded run ended, as far as the store tells; None while it may go on."""
+    made = calls(store, run) if made is None else made
+    return judge(made, end_of(store, run), cancel_of(store, run))
+
+
+def judge(made: Mapping[str, StepCall], end: RunEnd | None, asked: Cancel | None) -> Ending | None:
+    """As ``ending_of``, from what was read."""
+    failed = first_failure(made)
+    if not failed and LAST in made and made[LAST].manifest:
+        return Ending(SUCCEEDED)  # also when the run had failed, and its steps were run again one by one
+    if end is not None and (state := _known(end)):
+        if state == SUCCEEDED:
+            return Ending(SUCCEEDED)
+        return Ending(state, end.message if state == CANCELLED else failed or end.message)
+    if asked is not None:
+        return Ending(CANCELLED, in_words(asked))
+    if failed:
+        return Ending(_failed_state(made), failed)
+    if end is not None:
+        return Ending(FAILED, end.message or _standstill(made), sure=False)
+    return None
+
+
+def first_failure(made: Mapping[str, StepCall]) -> str:
+    """``step: why`` of the first step that failed; what a run of many recipes goes on without is none."""
+    return next((f"{name}: {call.error}" for name, call in made.items() if _is_failure(call)), "")
+
+
+def in_words(asked: Cancel) -> str:
+    """``cancelled at 2026-11-28T14:26:03+00:00 (by `cancel`)``."""
+    return f"cancelled at {asked.asked} ({asked.how})"
+
+
+def _known(end: RunEnd) -> str:
+    """The ending that a record is sure of, in today's words; empty for one that says none."""
+    state = _EARLIER.get(end.state, end.state)
+    return state if end.sure and state in ENDINGS else ""
+
+
+def _is_failure(call: StepCall) -> bool:
+    return call.state == "failed" and not call.item
+
+
+def _failed_state(made: Mapping[str, StepCall]) -> str:
+    first = next(call for call in made.values() if _is_failure(call))
+    return TIMED_OUT if first.timed_out else FAILED
+
+
+def _standstill(made: Mapping[str, StepCall]) -> str:
+    """Where a run stood when it ended without a word."""
+    at_work = [name for name, call in made.items() if call.state == "started"]
+    done = [name for name, call in made.items() if call.state in _DONE]
+    if at_work:
+        where = f"it ended while {', '.join(at_work)} {'was' if len(at_work) == 1 else 'were'} at work"
+    else:
+        where = f"it ended after {done[-1]}, before the next step ran" if done else "it ended before a step ran"
+    return f"{where}: `status RUN --profile PROFILE` looks for the reason"
+
+
+# -- recording
+
+
+def end_by_records(run: str, recipe: str, said: str, code: int, message: str) -> RunEnd:
+    """The exit handler's part: what the steps recorded, beside what Kubeflow Pipelines ``said``."""
+    store = open_store(settings().store)
+    made = calls(store, run)
+    found = judge(made, None, cancel_of(store, run))
+    over = said in ("COMPLETE", SUCCEEDED)
+    if found is None and over:
+        found = Ending(SUCCEEDED)
+    elif found is None or (found.state == SUCCEEDED and said == FAILED):
+        lost = next((f"{name}: {call.error}" for name, call in made.items() if call.state == "failed"), "")
+        told = message or lost
+        found = Ending(FAILED, told or _standstill(made), sure=bool(told))
+    return end_run(run, recipe, found.state, code, found.message, sure=found.sure)
+
+
+def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
+    """Record an ending that is known for sure, where none is recorded or nobody knew why; whether it was."""
+    there = end_of(store, run)
+    if not ending.sure or (there is not None and _known(there)):
+        return False
+    made = calls(store, run)
+    recipe = there.recipe if there is not None else next((call.recipe for call in made.values()), "")
+    code = 0 if ending.state == SUCCEEDED else 1
+    end_run(run, recipe, ending.state, code, ending.message)
+    return True
+
+
+def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure: bool = True) -> RunEnd:
+    """Record how a run ended, and whether its score regressed; then a webhook is told, if SIDA_WEBHOOK names one."""
+    from sida.report.regression import in_words
+    from sida.webhook import tell
+
+    here = settings()
+    store = open_store(here.store)
+    made = calls(store, run)
+    states: dict[str, str] = {step: call.state for step, call in made.items()}
+    line = " ".join(message.split())
+    end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, sure=sure, ended=now(), steps=states)
+    found = _regression(made.get("compare"))
+    if found is not None:
+        end = end.model_copy(update={"standing": in_words(found), "regressed": found.regressed})
+    key = f"runs/{check_run_id(run)}/run.json"
+    store.put(key, to_json(end))  # before the call, which may take its time, or the pod's end
+    if end.regressed and here.webhook:
+        news = {"event": "regression", "run": run, "recipe": recipe, "text": f"{recipe}, run {run}: {end.standing}"}
+        numbers = found.model_dump(mode="json") if found is not None else {}
+        end = end.model_copy(update={"webhook": tell(here.webhook, news | {"score": numbers})})
+        store.put(key, to_json(end))
+    return end
+
+
+def _regression(call: StepCall | None) -> Regression | None:
+    """What the run's comparison found. One that was reused has been told by the run that made it."""
+    if call is None or call.state != "ran":
+        return None
+    try:
+        result = parse_manifest(read_address(call.manifest), call.manifest).result
+    except SidaError:
+        return None  # gone or damaged: the end of the run is recorded all the same
+    return result.regression if isinstance(result, RunResult) else None
+
+
+# -- runs of this machine that were killed whole
+
+
+def end_if_killed(store: ObjectStore, run: str) -> bool:
+    """Record the end of a run of this machine that is over without a word: killed with -9, or the machine went down."""
+    made = calls(store, run)
+    drivers = {call.driver for call in made.values() if call.driver}
+    if not drivers or any(map(_may_live, drivers)) or ending_of(store, run, made) is not None:
+        return False
+    recipe = next(iter(made.values())).recipe
+    end_run(run, recipe, FAILED, 1, "killed, or the machine went down: run the recipe again to continue")
+    return True
+
+
+def settle_earlier(store: ObjectStore, folder: Path, but: str, count: int = 5) -> list[str]:
+    """Those of the newest runs in a folder of runs that were killed whole, whose end is recorded only now; ``but`` is our own."""
+    names = sorted((path.parent.name for path in folder.glob("*/plan.json")), reverse=True)
+    return [run for run in names[: count + 1] if run != but and end_if_killed(store, run)]
+
+
+def _may_live(driver: str) -> bool:
+    process, _, machine = driver.partition(" ")
+    there, here = machine.split("/"), machine_id().split("/")
+    if there == here:
+        return Process.parse(process).alive()
+    return there[0] != here[0] or there[1] == here[1]  # False: this machine has been started again since

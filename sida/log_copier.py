@@ -1,0 +1,51 @@
+"""Copies two pipes on, and keeps the end of what went through in a file; started by ``sida.step_log``, never by hand.
+
+    python -I -S log_copier.py OUT ERR FILE LIMIT    two descriptors to read, and the file of at most 2 * LIMIT bytes, appended to
+
+A process of its own: the step may be killed, or crash in native code, and what it said last is still passed on. It ends when
+nobody holds the other ends any more. Standard library alone, so that it starts in milliseconds.
+"""
+
+import os
+import selectors
+import sys
+
+BLOCK = 1 << 16
+
+
+def main(out: int, err: int, path: str, limit: int) -> None:
+    """Until both pipes are at their end."""
+    with selectors.DefaultSelector() as waiting, open(path, "a+b", buffering=0) as kept:
+        for source, target in ((out, 1), (err, 2)):
+            waiting.register(source, selectors.EVENT_READ, target)
+        while waiting.get_map():
+            for ready, _ in waiting.select():
+                block = os.read(ready.fd, BLOCK)
+                if not block:
+                    waiting.unregister(ready.fd)
+                    continue
+                _pass_on(ready.data, block)
+                kept.write(block)
+                if kept.tell() > 2 * limit:
+                    _shorten(kept, limit)
+
+
+def _pass_on(target, block):  # type: ignore[no-untyped-def]
+    """Write all of it; a reader that has gone must not end the step."""
+    try:
+        while block:
+            block = block[os.write(target, block) :]
+    except OSError:
+        pass
+
+
+def _shorten(kept, limit):  # type: ignore[no-untyped-def]
+    kept.seek(-limit, os.SEEK_END)
+    end = kept.read()
+    kept.seek(0)
+    kept.truncate()
+    kept.write(end)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

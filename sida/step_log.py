@@ -1,0 +1,126 @@
+"""Every step's own log, kept in the store when the step ends, however it ends: ``runs/<run>/logs/<step>.txt``.
+
+While the step is at work all that its process and its children write to stdout and stderr goes on as before, and its last MiB is
+kept on the side, with the notes that go to whoever reads events. Pods are deleted after a while; this copy is what ``logs`` shows
+then. Secrets are masked in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from sida import progress
+from sida.errors import NotFound, SidaError
+from sida.launch.log import KEPT_BYTES as LOG_BYTES
+from sida.launch.log import end_of_log
+from sida.records import check_run_id
+from sida.settings import environment, settings
+from sida.stores import open_store
+from sida.stores.base import ObjectStore
+
+DRAIN_SECONDS = 5.0  # so long may what a child still writes hold the end up
+_COPIER = Path(__file__).with_name("log_copier.py")
+_NEEDED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment, by the copier
+
+
+def log_key(run: str, step: str) -> str:
+    """Where the copy lies; ``step`` may be ``step.item``."""
+    return f"runs/{check_run_id(run)}/logs/{step}.txt"
+
+
+def read_log(store: ObjectStore, run: str, step: str) -> str | None:
+    """The copy; None when there is none."""
+    try:
+        return store.read(log_key(run, step)).decode(errors="replace")
+    except NotFound:
+        return None
+
+
+@contextlib.contextmanager
+def kept(run: str, step: str) -> Iterator[None]:
+    """Keep what is written inside the block; ``step`` may be ``step.item``. Outside of a run nothing is kept."""
+    if not run:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="log-") as folder:
+        last = ""
+        capture = _Capture(Path(folder) / "log.txt")
+        try:
+            with progress.heard_by(capture.add):
+                yield
+        except BaseException as error:
+            last = _last_words(step, error)
+            raise
+        finally:
+            _keep(run, step, capture.end(last))
+
+
+def _last_words(step: str, error: BaseException) -> str:
+    """What is said of the error only after the block: by the interpreter, or by whoever reads our events."""
+    if isinstance(error, SidaError):
+        return f"{step}: error: {error}\n"
+    return "" if isinstance(error, SystemExit) else "".join(traceback.format_exception(error))
+
+
+def _keep(run: str, step: str, content: bytes) -> None:
+    """Nothing about the copy may fail the step, or hide why it failed."""
+    try:
+        open_store(settings().store).put(log_key(run, step), content)
+    except (SidaError, OSError) as error:
+        progress.note(step, f"its log is not kept: {error}")
+
+
+class _Capture:
+    """Puts a copier between our stdout and stderr and those that they were."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        _flush()
+        self._before = [os.dup(1), os.dup(2)]
+        pipes = [os.pipe(), os.pipe()]
+        sources = [read for read, _ in pipes]
+        self._copier = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_COPIER), *map(str, sources), str(path), str(LOG_BYTES)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=sources,
+            env={name: value for name, value in environment().items() if name in _NEEDED},
+            start_new_session=True,  # a signal to our group asks us to stop, not it
+        )
+        for number, (read, write) in enumerate(pipes, 1):
+            os.close(read)
+            os.dup2(write, number)
+            os.close(write)
+
+    def add(self, text: str) -> None:
+        """What was said elsewhere than on stdout and stderr."""
+        with self._path.open("ab") as log:
+            log.write(text.encode())
+
+    def end(self, last: str) -> bytes:
+        """Put things back; the end of what was written, ``last`` included."""
+        _flush()
+        for number, before in enumerate(self._before, 1):
+            os.dup2(before, number)
+            os.close(before)
+        try:
+            self._copier.wait(DRAIN_SECONDS)
+        except (
+            subprocess.TimeoutExpired
+        ):  # a child that outlives the step still writes: the copier serves it until then
+            threading.Thread(target=self._copier.wait, name="copier of a log", daemon=True).start()
+        self.add(last)
+        return end_of_log(self._path)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or its reader has gone: nothing to pass on
+            stream.flush()
