@@ -1,0 +1,95 @@
+"""What keeps a TrainJob from running is told by its launching step: in one line, within 30 seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import Cluster, Undisturbed
+from tests.cluster.installed import NAMESPACE
+from tests.cluster.kubectl import apply, create, get, kubectl, until
+from tests.cluster.test_training import ended, told
+
+TOLD_SECONDS = 30
+NOTHING = "localhost:5001/nothing@sha256:" + "0" * 64
+QUOTA = {
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "no-more-pods", "namespace": NAMESPACE},
+    "spec": {"hard": {"pods": "0"}},
+}
+
+
+@contextmanager
+def launched(cluster: Cluster, run: str, **changes: Any) -> Iterator[str]:
+    """A Job that launches distill with another target for its TrainJob; ended, with the TrainJob, after the block."""
+    job = yaml.safe_load(cluster.done("rerun", run, "distill", "--force", "--profile", cluster.profile))
+    for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
+        if variable["name"] == "SIDA_TRAINJOB":
+            variable["value"] = json.dumps(json.loads(variable["value"]) | changes)
+    name = create(yaml.safe_dump(job)).removeprefix("job.batch/")
+    try:
+        yield name
+    finally:
+        kubectl("-n", NAMESPACE, "delete", "job", name)  # SIGTERM: the launching step takes its TrainJob along
+        until("the TrainJob's end", lambda: not get("trainjobs", "", namespace=NAMESPACE) or None)
+
+
+def line_of(job: str, words: tuple[str, ...]) -> str:
+    """The line of the launching step's log that has these words; it comes in time after the TrainJob was made."""
+    until("a TrainJob", lambda: get("trainjobs", "", namespace=NAMESPACE) or None)
+    began = time.monotonic()
+
+    def said() -> str | None:
+        assert ended(job) is None or "OOM" in words[0], told(job)
+        return next((line for line in told(job).splitlines() if all(word in line for word in words)), None)
+
+    try:
+        return until(f"a line with {words}", said, TOLD_SECONDS + 5)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {told(job)}") from None
+    finally:
+        print(f"told after {time.monotonic() - began:.0f} s")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param({"image": NOTHING}, ("image", "nothing@sha256"), id="an image that cannot be pulled"),
+        pytest.param({"cpu": "1000"}, ("room", "cpu"), id="no node has room"),
+        pytest.param(
+            {"secrets": [{"name": "nobodys", "variables": {"AWS_ACCESS_KEY_ID": "access-key"}}]},
+            ("nobodys",),
+            id="a Secret that is not there",
+        ),
+    ],
+)
+def test_what_a_trainjob_waits_for_is_told(
+    cluster: Cluster, undisturbed: Undisturbed, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with launched(cluster, undisturbed.run, **changes) as job:
+        line_of(job, words)
+
+
+def test_a_quota_that_lets_no_pod_in_is_told(cluster: Cluster, undisturbed: Undisturbed) -> None:
+    with launched(cluster, undisturbed.run) as job:
+        until("the launching pod", lambda: "created" in told(job) or None)
+        # The launching step's own pod is there: the quota counts those that come after it.
+        pods = len(get("pods", "", namespace=NAMESPACE))
+        kubectl("-n", NAMESPACE, "delete", "pods", "-l", "app.kubernetes.io/component=trainer", "--wait=false")
+        apply([QUOTA | {"spec": {"hard": {"pods": str(max(pods - 2, 1))}}}])
+        try:
+            line_of(job, ("quota",))
+        finally:
+            kubectl("-n", NAMESPACE, "delete", "resourcequota", "no-more-pods")
+
+
+def test_a_node_that_is_killed_for_memory_is_told_with_its_limit(cluster: Cluster, undisturbed: Undisturbed) -> None:
+    with launched(cluster, undisturbed.run, memory="150Mi", shared_memory="64Mi") as job:
+        assert "150Mi" in line_of(job, ("OOMKilled",))
