@@ -26,7 +26,6 @@ from sida import recipe as recipes
 from sida.errors import UserError
 from sida.recipe import Recipe
 from sida.scoring.gates import target_of
-from sida.stores.base import ObjectRef
 
 # name -> the step that the DAG ends with
 PIPELINES = {"reproduce": "report", "score_published": "published_table"}
@@ -132,7 +131,7 @@ def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:
 
 
 def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tuple[str, bytes | None]:
-    """The pipeline's parameter ``recipe``, and the object that has to be in the store for it.
+    """The pipeline's parameter ``recipe``, and the object that has to be in the store for it (``sida.steps.recipe_key``).
 
     A recipe of the project goes by name, for it is in the image; a user's own by the address of its resolved form, in which files
     of the project have addresses that pods know too. Raises UserError for one that is too large, holds a secret, or names files
@@ -158,7 +157,7 @@ def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tupl
                 f"(data as one zip or tar) and write its s3:// address, or mount a volume: steps.{step}.volumes in the profile"
             )
     digest = hashlib.sha256(content).hexdigest()
-    return f"{ObjectRef('recipe.json', len(content), digest).key}#sha256={digest}", content
+    return f"{recipe.name}#sha256={digest}", content
 
 
 def _check_pinned(name: str, field: str, address: str, recipe: Recipe) -> None:

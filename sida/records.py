@@ -56,7 +56,7 @@ class StepCall(Part):
     run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
     step: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
     version: int
-    recipe: str  # a name, or objects/...#sha256=... in the store
+    recipe: str  # a name, or NAME#sha256=... of one in the store
     inputs: dict[str, Input]  # those of a list are scores.00, scores.01, ...
     parameters: dict[str, str]  # what else it was given: attempt, repeat
     image: str  # the container image by digest; empty on a machine of one's own

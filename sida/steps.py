@@ -35,7 +35,7 @@ from sida.recipe import parse as parse_recipe
 from sida.settings import settings
 from sida.step_log import kept as kept_log
 from sida.stores import ObjectStore, open_store
-from sida.stores.base import ObjectRef, put_object
+from sida.stores.base import ObjectRef, object_key, put_object
 
 
 @dataclass(frozen=True)
@@ -252,9 +252,8 @@ def _find(store: ObjectStore, described: Step, folder: str) -> Published | None:
 
 
 def recipe_address(recipe: Recipe) -> str:
-    """Store the resolved recipe; its address carries its digest."""
-    ref = put_recipe(open_store(settings().store), recipe)
-    return f"{ref.key}#sha256={ref.sha256}"
+    """Store the resolved recipe; how it is named from now on: ``digits#sha256=DIGEST``."""
+    return f"{recipe.name}#sha256={put_recipe(open_store(settings().store), recipe).sha256}"
 
 
 def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
@@ -262,10 +261,21 @@ def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
     return put_object(store, travelling(recipe), "recipe.json")
 
 
-def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
-    """The recipe behind an object of the store (as ``recipe_address`` gives it), a name, or a file's path."""
-    key, mark, digest = text.partition("#sha256=")
+def recipe_key(text: str) -> str:
+    """Where in a store the recipe lies that travels as ``NAME#sha256=DIGEST``; empty for one by name or file.
+
+    Older records have the key itself in place of the name. Raises UserError for what is no digest.
+    """
+    name, mark, digest = text.partition("#sha256=")
     if not mark:
+        return ""
+    return name if name.startswith("objects/") else object_key(digest, "recipe.json")
+
+
+def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
+    """The recipe that was stored as ``NAME#sha256=DIGEST``, that of a name, or of a file's path."""
+    key, digest = recipe_key(text), text.rpartition("#sha256=")[2]
+    if not key:
         return load_recipe(text)
     content = (store or open_store(settings().store)).read(key)
     if hashlib.sha256(content).hexdigest() != digest:

@@ -15,6 +15,7 @@ import yaml
 from pipeline.compile import Compiled, OnCluster, compiled, plan_for
 from pipeline.profile import load
 from sida import recipe
+from sida.steps import recipe_key
 from tests.pipeline.command import PROFILE, Command
 from tests.pipeline.kfp_server import check_pipeline
 
@@ -199,8 +200,10 @@ def test_a_recipe_of_one_s_own_travels_by_address_and_digest(command: Command) -
     said = command("compile", own(command), "--profile", command.profile())
     parameters = next(yaml.safe_load_all(said.out))["root"]["inputDefinitions"]["parameters"]
     address = parameters["recipe"]["defaultValue"]
-    key, _, digest = address.partition("#sha256=")
-    assert key == f"objects/{digest[:2]}/{digest}.json"
+    name, _, digest = address.partition("#sha256=")
+    assert (name, recipe_key(address)) == ("mine", f"objects/{digest[:2]}/{digest}.json")
+    old = f"objects/{digest[:2]}/{digest}.json"  # as records of earlier versions have it
+    assert recipe_key(f"{old}#sha256={digest}") == old
 
 
 def test_a_recipe_that_names_a_file_of_this_machine_is_refused(command: Command) -> None:

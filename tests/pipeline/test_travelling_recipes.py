@@ -95,7 +95,7 @@ def test_compile_schedule_and_cron_jobs_take_such_a_recipe_too(
     where = command.profile(("s3://bucket/sida", store))
     compiled = command("compile", mine, "--profile", where)
     default = next(yaml.safe_load_all(compiled.out))["root"]["inputDefinitions"]["parameters"]["recipe"]
-    assert default["defaultValue"].startswith("objects/")
+    assert default["defaultValue"].startswith("mine#sha256=")
     assert command("schedule", mine, "--profile", where, "--cron", "0 3 * * 1").status == 0
     assert command("rerun", "--cronjobs", mine, "--profile", where).status == 0
 
