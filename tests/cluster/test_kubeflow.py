@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def forget(host: str) -> None:
     """Remove the tests' experiment with its runs and schedules, and the pipelines."""
     import kfp
 
-    client = kfp.Client(host=host)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kfp's, about its own future
+        client = kfp.Client(host=host)
     experiment = client.get_experiment(experiment_name=EXPERIMENT).experiment_id
     for schedule in client.list_recurring_runs(experiment_id=experiment, page_size=100).recurring_runs or []:
         client.delete_recurring_run(schedule.recurring_run_id)
@@ -46,7 +49,7 @@ def forget(host: str) -> None:
         client.delete_run(run.run_id)
     client.delete_experiment(experiment)
     for pipeline in client.list_pipelines(page_size=100).pipelines or []:
-        if pipeline.display_name == "sida-cluster":
+        if pipeline.display_name in ("sida-cluster", "sida-cluster-wrong"):
             for version in client.list_pipeline_versions(pipeline.pipeline_id, page_size=100).pipeline_versions or []:
                 client.delete_pipeline_version(pipeline.pipeline_id, version.pipeline_version_id)
             client.delete_pipeline(pipeline.pipeline_id)
@@ -158,7 +161,7 @@ def test_a_wrong_digest_is_told_by_submit_with_the_step_s_own_words(
     cluster: Cluster, run: str, profile: str, recipe: str
 ) -> None:
     wrong = Path(recipe).with_name("wrong.yaml")
-    fields = yaml.safe_load(RECIPE) | {"name": "wrong", "teacher": {"sha256": "0" * 64}}
+    fields = yaml.safe_load(RECIPE) | {"name": "cluster-wrong", "teacher": {"sha256": "0" * 64}}
     wrong.write_text(yaml.safe_dump(fields))
     began = time.monotonic()
     said = cluster.pipeline("submit", str(wrong), "--profile", profile, "--wait", seconds=900)
