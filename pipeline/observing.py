@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import argo
 from pipeline.remote import store_at_hand
 from pipeline.run_state import RunState
-from pipeline.standing import BAD, Known, Standing, standing
+from pipeline.standing import AT_WORK, BAD, Known, Standing, standing
 from sida import ending, records
 from sida.errors import SidaError
 from sida.launch.looker import Looker, Unseen
@@ -101,7 +101,7 @@ class Observer:
     def _look_at_pods(self, run: RunState, found: dict[str, Any]) -> None:
         """The run's own pods; warnings and the Workflow only where they may tell something."""
         failed = {task.name for task in run.tasks if task.state in BAD}
-        at_work = any(task.state in ("RUNNING", "PENDING") for task in run.tasks)
+        at_work = any(task.state in AT_WORK for task in run.tasks)
         if run.state == "SUCCEEDED" or not (failed or at_work):
             return
         pods = self._seen(self._kfp.pods(argo.selector(run.run_id)))
@@ -143,8 +143,9 @@ def _waits(pod: dict[str, Any]) -> bool:
 
 
 def _has_none(run: RunState, pods: dict[argo.Place, Any]) -> bool:
-    """Whether a step is at work, as Kubeflow has it, of which there is no pod."""
-    ours = {task.name for task in run.tasks if task.state in ("RUNNING", "PENDING") and task.name in names()}
+    """Whether something is at work, as Kubeflow has it, of which there is no pod."""
+    at_work = {task.name for task in run.tasks if task.state in AT_WORK}
+    bases = {name.removesuffix("-driver") for name in at_work if name in names() or name.endswith("-driver")}
     return any(
-        argo.Place(name, driver=False) not in pods and argo.Place(name, driver=True) not in pods for name in ours
+        argo.Place(base, driver=False) not in pods and argo.Place(base, driver=True) not in pods for base in bases
     )

@@ -6,7 +6,7 @@ nodes, TrainJobs. Each may be missing (``pipeline.observing`` says which), and K
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from sida.records import StepCall
 
 WAITING, NOT_STARTED = "WAITING", "NOT STARTED"  # beside Kubeflow's RUNNING, SUCCEEDED, FAILED ...
 BAD = ("FAILED", "ERROR", "SYSTEM_ERROR")
+AT_WORK = ("RUNNING", "PENDING")
 _DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
 
 
@@ -84,7 +85,10 @@ def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
         if (step := names.get(task.name.replace("_", "-"))) is not None:
             grouped.setdefault(step, []).append(task)
     drivers = {task.name.removesuffix("-driver"): task for task in run.tasks if task.name.endswith("-driver")}
-    steps = []
+    for base in drivers:  # before its driver has ended, Kubeflow does not show the step itself
+        if (step := names.get(base.replace("_", "-"))) is not None and step not in grouped:
+            grouped[step] = [Task(base, "")]
+    steps = [] if run.ended else [*_frames(drivers.values(), known, names)]
     for step, tasks in grouped.items():
         driver = drivers.get(tasks[0].name)
         steps.append(_step(step, _joined(tasks), driver, known, run.ended, _cancelled(run, known)))
@@ -97,9 +101,18 @@ def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
     return Standing(run.run_id, run.name, state, made, message, over=True, sure=sure)
 
 
+def _frames(drivers: Iterable[Task], known: Known, names: Mapping[str, str]) -> Iterator[StepStanding]:
+    """Drivers of the whole and of the group around the steps, where they wait: then no step begins."""
+    for task in drivers:
+        base = task.name.removesuffix("-driver")
+        waiting = _driver_waiting(base, known) if task.state in AT_WORK and base not in names else None
+        if waiting is not None:
+            yield StepStanding(task.name, WAITING, waiting)
+
+
 def _joined(tasks: Sequence[Task]) -> Task:
     """One for the many tasks of a step that a loop runs: what went wrong first, then what is at work."""
-    order = (*BAD, "RUNNING", "PENDING", SUCCEEDED)
+    order = (*BAD, *AT_WORK, SUCCEEDED)
     return min(tasks, key=lambda task: order.index(task.state) if task.state in order else len(order))
 
 
@@ -148,7 +161,10 @@ def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, 
         if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever it said of that
             return StepStanding(step, CANCELLED, failure=failure if failure.cause == "never" else None, ended=ended)
         return StepStanding(step, FAILED, failure=failure, ended=ended)
-    if over or state not in ("RUNNING", "PENDING"):
+    if not over and not state and driver is not None and driver.state in AT_WORK:
+        waiting = _driver_waiting(task.name, known)
+        return StepStanding(step, WAITING if waiting is not None else NOT_STARTED, waiting)
+    if over or state not in AT_WORK:
         return StepStanding(step, state or NOT_STARTED, ended=ended)
     waiting = _waiting(step, task, known)
     job = trainjobs.in_words(known.jobs[step]) if step in known.jobs else ""
@@ -165,17 +181,26 @@ def _waiting(step: str, task: Task, known: Known) -> Waiting | None:
     """Why a step that Kubeflow calls RUNNING does not begin."""
     if step in known.jobs:
         return waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
-    for place in (Place(task.name, driver=False), Place(task.name, driver=True)):
-        if pods := known.pods.get(place):
-            return waiting_of(pods[-1], known.events) if not place.driver or _is_pending(pods[-1]) else None
-    for node in known.nodes:
-        if node.place.task == task.name and node.phase == "Pending" and node.message:
-            return refusal(node.message, task.name)
-    return None
+    if pods := known.pods.get(Place(task.name, driver=False)):
+        return waiting_of(pods[-1], known.events)
+    return _driver_waiting(task.name, known) or _refused(Place(task.name, driver=False), known)
 
 
-def _is_pending(pod: dict[str, Any]) -> bool:
-    return (pod.get("status") or {}).get("phase") in (None, "Pending")
+def _driver_waiting(task: str, known: Known) -> Waiting | None:
+    """Why a task's driver does not begin. That it takes some seconds is not worth a word: every step's does."""
+    place = Place(task, driver=True)
+    if pods := known.pods.get(place):
+        waiting = waiting_of(pods[-1], known.events)
+        return waiting if waiting is not None and waiting.kind != "starting" else None
+    return _refused(place, known)
+
+
+def _refused(place: Place, known: Known) -> Waiting | None:
+    """Why there is no pod at all, from the Workflow's own words."""
+    messages = [
+        node.message for node in known.nodes if node.place == place and node.phase == "Pending" and node.message
+    ]
+    return refusal(messages[-1], place.task) if messages else None
 
 
 def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failure:

@@ -92,7 +92,17 @@ def test_a_step_that_waits_says_for_what(kube: Kube, status: Any, what: str, wor
 
 def test_a_driver_that_does_not_begin_is_its_step_s_wait(kube: Kube, status: Any) -> None:
     befall(kube, RUN, "fetch-teacher", "room", driver=True)
-    assert "WAITING no node has room" in line_of(status(running("fetch-teacher")), "fetch_teacher")
+    only = ("RUNNING", {"fetch-teacher-driver": "RUNNING"})  # then Kubeflow does not show the step itself
+    assert "WAITING no node has room" in line_of(status(only), "fetch_teacher")
+    kube.objects["pods"].clear()
+    befall(kube, RUN, "fetch-teacher", "running-driver", driver=True)
+    assert line_of(status(only), "fetch_teacher") == "fetch_teacher NOT STARTED"
+
+
+def test_where_not_even_the_first_driver_begins_it_is_named(kube: Kube, status: Any) -> None:
+    befall(kube, RUN, "exit-handler-1", "room", driver=True)
+    said = status(("RUNNING", {"exit-handler-1-driver": "RUNNING"}))
+    assert "exit-handler-1-driver WAITING no node has room" in line_of(said, "exit-handler-1-driver")
 
 
 def test_a_step_that_runs_is_said_to(kube: Kube, status: Any) -> None:
@@ -103,7 +113,7 @@ def test_a_step_that_runs_is_said_to(kube: Kube, status: Any) -> None:
 def test_a_quota_that_lets_no_pod_be_made_is_read_from_the_workflow(kube: Kube, status: Any) -> None:
     refused = 'pods "x" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=1'
     workflow(kube, RUN, fetch_teacher_driver=("Pending", refused))
-    line = line_of(status(running("fetch-teacher")), "fetch_teacher")
+    line = line_of(status(("RUNNING", {"fetch-teacher-driver": "PENDING"})), "fetch_teacher")
     assert "WAITING the namespace's quota is used up: exceeded quota: small, requested: pods=1" in line
 
 
