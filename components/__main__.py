@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sida import progress
 from sida.errors import NotFound, SidaError, UserError
 from sida.passed_on import Failure, failure_in
 
@@ -68,6 +69,7 @@ def main(arguments: list[str]) -> int:
         return 2
     component = getattr(importlib.import_module(f"components.{step}"), step)
     args = _parser(step, component).parse_args(flags)
+    progress.work_on(step)
     try:
         with tempfile.TemporaryDirectory(prefix=f"{step}-") as folder:
             _run(component, vars(args), Path(folder))

@@ -25,6 +25,7 @@ EXIT_STATUS = {
     "1": "it failed for a reason that is not yours, or a check said no (verify, doctor, plan: does not fit)",
     "2": "something for you to mend: one line on stderr says what, where and how; with --json too",
     "3": "`submit --wait` gave up: a step waits for what does not come by itself (image, room, quota, Secret); the run goes on",
+    "75": "a store or server was away for longer than SIDA_PATIENCE; the same command goes on when it is back",
     "130": "stopped by Ctrl-C; a signal N ends with 128 + N (143: SIGTERM). The same command goes on from the last checkpoint",
 }
 

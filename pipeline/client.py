@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import tempfile
 import time
 import warnings
@@ -18,6 +17,7 @@ from pipeline.compile import Compiled
 from pipeline.profile import Profile
 from pipeline.run_state import RunState, run_state
 from sida.errors import SidaError, UserError
+from sida.patience import hush_retries
 from sida.settings import environment
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
@@ -59,7 +59,7 @@ class Client:
 
     def __init__(self, profile: Profile) -> None:
         self._profile, self._where = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it reports every retry
+        hush_retries()
         with self._errors("connect"), _quiet():
             self._kfp = _connect(profile)
             self._check_version()

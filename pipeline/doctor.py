@@ -35,11 +35,14 @@ PACKAGES = {
 
 def examine(profile: Profile | None = None) -> list[Check]:
     """Every check in turn. A check that itself fails is one that says so."""
+    from sida.patience import impatient
+
     checks: list[Callable[[], Check]] = [_python, _torch, _gpus, _packages, _store, _mlflow, _disk]
     checks += [lambda: _kubernetes(profile), lambda: _trainer(profile), lambda: _kfp(profile)]
-    if profile is None:
-        return [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
-    return _of_profile(profile, checks)
+    with impatient():  # it is to say how things stand now
+        if profile is None:
+            return [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
+        return _of_profile(profile, checks)
 
 
 def summary(checks: list[Check], profile: str | None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.display import Display
+from sida.patience import Told
 
 POLL_SECONDS = 0.1
 _ESCAPES = re.compile(
@@ -45,6 +46,7 @@ class Following:
     def __init__(self, events: Path, display: Display, log: Path | None = None) -> None:
         self._events, self._display = Tail(events), display
         self._logs = [Tail(log)] if log else []
+        self._told = Told()  # launcher and workers meet the same outages
 
     def draw(self) -> list[dict[str, Any]]:
         """Whatever is new; the events."""
@@ -56,7 +58,8 @@ class Following:
             for line in (line for log in self._logs for line in log.lines()):
                 self._display.say(_ESCAPES.sub("", line))
         for event in events:
-            self._display.show(event)
+            if event["event"] != "note" or self._told.is_news(event):
+                self._display.show(event)
         return events
 
 

@@ -33,6 +33,7 @@ READS = {  # fields of a recipe that may name files, and the step that reads the
 }
 TAKEN = ("/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var/run", "/gcs", "/minio", "/s3", "/app", "/opt/venv")  # noqa: S108
 LAUNCHED = ("teach", "score_teacher", "distill", "score")  # steps whose heavy part goes through sida.launch
+PATIENCE = "15m"  # for a store or server that is away; a profile's env may say otherwise
 DIGEST = r"[^\s@]+@sha256:[0-9a-f]{64}"
 
 Text = Annotated[str, Field(min_length=1)]
@@ -144,7 +145,9 @@ class StepNeeds(Part):
     shared_memory: Quantity | None = None  # size of /dev/shm
     volumes: tuple[Volume, ...] | None = None  # of steps that read what a recipe addresses: fetch_*, prepare_data, ...
     retries: Count | None = None
-    backoff_seconds: Seconds | None = None  # before the first retry; doubles each time
+    backoff_seconds: Seconds | None = (
+        None  # before a lost pod's first retry; doubles. A failed step is told so much later
+    )
     timeout_seconds: Seconds | None = None
     launcher: Literal["local", "trainjob"] | None = (
         None  # where the heavy part runs: in the step's pod, or in a TrainJob
@@ -279,7 +282,7 @@ class Profile(Part):
     def variables(self) -> dict[str, str]:
         """The plain environment of every step."""
         link = {"SIDA_MLFLOW_UI": self.mlflow_ui} if self.mlflow_ui else {}
-        return {"SIDA_STORE": self.store} | link | self.env
+        return {"SIDA_STORE": self.store, "SIDA_PATIENCE": PATIENCE} | link | self.env
 
     def allowed_images(self) -> list[str]:
         """What `rerun` may start."""

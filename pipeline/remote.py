@@ -88,11 +88,14 @@ def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -
 
 
 def use_store(profile: Profile) -> None:
-    """Work on the profile's store from here; what the environment says about S3 stands above what pods are told."""
+    """Work on the profile's store from here; what the environment says about S3 stands above what pods are told.
+
+    How long they wait for what is away is theirs: a command's user waits for it.
+    """
     for name, value in profile.variables().items():
         if name == "SIDA_STORE":
             os.environ[name] = value
-        else:
+        elif name != "SIDA_PATIENCE":
             os.environ.setdefault(name, value)
 
 
@@ -111,10 +114,12 @@ def using_store(profile: Profile) -> Iterator[None]:
 @contextmanager
 def store_at_hand(profile: Profile) -> Iterator[ObjectStore]:
     """The profile's store for a look at its records, or for a word there, which may fail: nobody waits for one that is away."""
+    from sida.patience import impatient
     from sida.stores import open_store
 
     use_store(profile)
-    yield open_store(profile.store)
+    with impatient():
+        yield open_store(profile.store)
 
 
 def task_line(name: str, state: str, error: str = "") -> str:

@@ -8,7 +8,8 @@
     |   +-- StoreUnusable     the store cannot be written or reached as configured
     |   +-- LeaseHeld         somebody else is making this very result
     |   +-- Refused           a foreign file holds what is not accepted
-    +-- StoreError            the store failed, after retries
+    +-- StoreError            the store failed
+    |   +-- Unavailable       what is needed is away, and did not come back in time; exit status 75: the same again may succeed
     |   +-- NotFound          no such object
     |   +-- AlreadyExists     a conditional write lost
     |   +-- Corrupt           an object's bytes are not what their name or manifest says
@@ -17,6 +18,8 @@
 
 ``str(error)`` is one line: what was found, where, and what to do.
 """
+
+from __future__ import annotations
 
 
 class SidaError(Exception):
@@ -52,7 +55,21 @@ class Refused(UserError):
 
 
 class StoreError(SidaError):
-    """The store failed, after retries."""
+    """The store failed."""
+
+
+class Unavailable(StoreError):
+    """A store or server is away, which passes: no connection, no such name, no answer in time, 5xx, 429."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+    def __init__(self, message: str, what: str, reason: str) -> None:
+        """``what`` is away ("the store at http://..."), fit to be printed; ``reason`` in a few words."""
+        super().__init__(message)
+        self.what, self.reason = what, reason
+
+    def __reduce__(self) -> tuple[type[Unavailable], tuple[str, str, str]]:  # it may come from another process
+        return type(self), (str(self), self.what, self.reason)
 
 
 class NotFound(StoreError):

@@ -4,7 +4,8 @@
 the largest one is the holder. A holder renews its own object every third of its life; when it expires, is
 released, or its process is gone from this machine, the next writer creates ``number + 1``. Whatever the old
 holder believes, it finds the larger number at its next check and is fenced. Objects before the last two are
-pruned, numbers never reused.
+pruned, numbers never reused. While the store is away nobody can take over: when it is back, the key is still
+the holder's unless somebody was faster.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from sida import patience
 from sida.errors import AlreadyExists, Fenced, LeaseHeld, NotFound, SidaError
 from sida.launch.processes import Process, machine_id
 from sida.stores.base import ObjectStore
 
 CLOCK_SLACK_SECONDS = 5.0  # how far apart the clocks of two machines may be
 POLL_SECONDS = 1.0
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ class Holder:
             return now < self.expires and Process(self.pid, self.process_started).alive()
         return now < self.expires + CLOCK_SLACK_SECONDS
 
+    def silenced(self, seconds: float) -> bool:
+        """Whether it may have had no way to renew: the store was away until less than ``seconds`` ago."""
+        if self.released or patience.settled_for() >= seconds:
+            return False
+        return self.machine != machine_id() or Process(self.pid, self.process_started).alive()
+
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.created).strftime("%Y-%m-%d %H:%M:%S")
         run = f", {self.run}" if self.run else ""
@@ -76,21 +86,34 @@ class Lease:
     def __repr__(self) -> str:
         return f"Lease({self.key!r}, number={self.number})"
 
-    @property
-    def lost(self) -> bool:
-        """Whether the holder already knows that it is fenced; asks nobody, so it is cheap."""
-        return bool(self._fenced)
-
-    def check(self) -> None:
-        """Raise Fenced unless this is still the holder; asks the store. Call before each publish."""
-        if not self._fenced and _clock() >= self._valid_until:
-            self._renew()  # the machine slept, or the store was away: still ours if nobody took over
-            if not self._fenced and _clock() >= self._valid_until:
-                self._fenced = f"the lease of {self.key} could not be renewed within {self.ttl:g} s"
-        if not self._fenced:
-            self._look_for_successor()
+    def raise_if_lost(self) -> None:
+        """Raise Fenced when a successor has been seen; asks nobody, so it never waits. For a loop's every turn."""
         if self._fenced:
             raise Fenced(f"{self._fenced}: stopped without publishing; run again to continue from the last checkpoint")
+
+    def check(self) -> None:
+        """Raise Fenced unless this is still the holder; asks the store, and waits for one that is away.
+
+        Call before each publish, and again when that had to wait: ``guarded`` does.
+        """
+        if not self._fenced:
+            patience.as_one(self._ask)
+        self.raise_if_lost()
+
+    def guarded(self, write: Callable[[], Result]) -> Result:
+        """What ``write`` returns, done only while this is the holder, however long the store is away. Raises Fenced."""
+
+        def attempt() -> Result:
+            self.check()
+            return write()
+
+        return patience.as_one(attempt)
+
+    def _ask(self) -> None:
+        if _clock() < self._valid_until:
+            self._look_for_successor()
+        else:
+            self._renew()  # the machine slept, or the store was away: still ours if nobody took over
 
     def release(self) -> None:
         """Let the next writer start at once. Harmless when fenced, or called twice."""
@@ -100,7 +123,8 @@ class Lease:
         with self._writing:
             self._holder = replace(self._holder, released=True, nonce=secrets.token_hex(8))
             try:
-                self.store.put(_key(self.key, self.number), _encode(self._holder))
+                with patience.impatient():
+                    self.store.put(_key(self.key, self.number), _encode(self._holder))
             except SidaError:
                 pass  # it expires by itself; what the lease guarded is published already
 
@@ -113,29 +137,29 @@ class Lease:
     def _renew_for_ever(self) -> None:
         pause = self.ttl / 3
         while not self._stop.wait(pause) and not self._fenced:
-            # After a failure ask more often: every attempt may be the one that keeps the lease.
-            pause = self.ttl / 3 if self._renew() else self.ttl / 10
+            try:
+                with patience.impatient():
+                    self._renew()
+                pause = self.ttl / 3
+            except SidaError:
+                pause = self.ttl / 10  # ask more often: every attempt may be the one that keeps the lease
 
-    def _renew(self) -> bool:
-        """Extend our own object; False when the store failed. Sets ``_fenced`` when a successor is there."""
+    def _renew(self) -> None:
+        """Extend our own object. Sets ``_fenced`` when a successor is there; raises the store's errors."""
         asked = _clock()
         with self._writing:
             if self._stop.is_set():
-                return True
+                return
             renewed = replace(
                 self._holder,
                 expires=time.time() + self.ttl,
                 renewals=self._holder.renewals + 1,
                 nonce=secrets.token_hex(8),
             )
-            try:
-                self.store.put(_key(self.key, self.number), _encode(renewed))
-                self._look_for_successor()
-            except SidaError:
-                return False
+            self.store.put(_key(self.key, self.number), _encode(renewed))
+            self._look_for_successor()
             self._holder = renewed
             self._valid_until = asked + self.ttl
-        return True
 
     def _look_for_successor(self) -> None:
         newest = _newest(self.store, self.key)
@@ -155,7 +179,8 @@ def acquire(
     """Become the only writer of ``key``, waiting up to ``wait`` seconds while another one works.
 
     ``owner`` describes the run for those who find the key held; ``note`` hears whom we wait for. A holder
-    whose lease does not change for its whole life by our own clock is gone, whatever its clock says.
+    whose lease does not change for its whole life by our own clock is gone, whatever its clock says. One whose
+    lease expired while the store was away has a moment to renew it.
     Raises LeaseHeld, naming the holder and what to do, and the store's errors.
     """
     deadline = _clock() + wait
@@ -175,6 +200,9 @@ def acquire(
                     note(f"waiting for {holder} to finish {key}")
                 time.sleep(min(POLL_SECONDS, ttl / 10))
                 continue
+        elif holder is not None and holder.silenced(ttl / 2):
+            time.sleep(min(POLL_SECONDS, ttl / 10))
+            continue
         mine = _new_holder(ttl, owner)
         try:
             store.put_if_absent(_key(key, number + 1), _encode(mine))

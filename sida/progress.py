@@ -26,6 +26,9 @@ LOG = Path("-")
 LINE_SECONDS = 60.0  # between its lines on stderr
 RATE_SECONDS = 15.0  # the window that the rate is measured over
 
+_at_work = ""  # the step of this process
+_hear: Callable[[str], None] | None = None
+
 
 def emit(event: str, step: str, **fields: Any) -> None:
     """Append one event, or say it on stderr when nobody reads events."""
@@ -33,15 +36,12 @@ def emit(event: str, step: str, **fields: Any) -> None:
     line = _in_words(event, fields)
     if path is None:
         if line:
-            print(f"{step}: {line}", file=sys.stderr, flush=True)
+            print(f"{step}: {line}" if step else line, file=sys.stderr, flush=True)
         return
     if _hear is not None and line and event != "progress":
         _hear(f"{step}: {line}\n")
     record = {"event": event, "step": step, **fields}
     _append(path, json.dumps(record, default=str).encode() + b"\n")
-
-
-_hear: Callable[[str], None] | None = None
 
 
 @contextmanager
@@ -55,8 +55,20 @@ def heard_by(hear: Callable[[str], None]) -> Iterator[None]:
         _hear = before
 
 
+def work_on(step: str) -> None:
+    """From now on this process works on ``step``, for those who do not know what they are used for, as stores are."""
+    global _at_work
+    _at_work = step
+
+
+def at_work() -> str:
+    """The step that this process works on; empty outside of one."""
+    return _at_work
+
+
 def step_started(step: str) -> None:
     """A step begins."""
+    work_on(step)
     emit("step_started", step, time=time.time())
 
 
@@ -65,9 +77,9 @@ def step_finished(step: str, state: str, seconds: float, manifest: str) -> None:
     emit("step_finished", step, state=state, seconds=round(seconds, 3), manifest=manifest, time=time.time())
 
 
-def note(step: str, text: str) -> None:
-    """One line that the user should see."""
-    emit("note", step, text=_one_line(text))
+def note(step: str, text: str, **fields: str) -> None:
+    """One line that the user should see; ``fields`` are for programs that hear it."""
+    emit("note", step, text=_one_line(text), **fields)
 
 
 def log(step: str, path: Path) -> None:

@@ -23,7 +23,9 @@ VARIABLES = {
     "SIDA_WEBHOOK": "https address that is told of a score that got worse; a secret (a profile's webhook), never printed",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's execution.processes",
     "SIDA_NODES": "the machines that run together; set by `python -m pipeline run --nodes`",
-    "SIDA_TIMEOUT": "seconds that a process of a job waits for the others before it gives up (default 600)",
+    "SIDA_TIMEOUT": "seconds that a process of a job waits for the others, beside SIDA_PATIENCE, before it gives up (default 600)",
+    "SIDA_PATIENCE": "how long to wait for a store or server that is away: seconds, 90s, 15m, 2h (default 1m; with a profile 15m)",
+    "SIDA_RESTART": "how often a TrainJob's pods were started again, which they set: workers pause before they begin, 60 s at most",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
     "SIDA_MIRROR": "folder or s3://bucket/prefix with copies of files that recipes name by https, as HOST/PATH; looked at first",
@@ -51,6 +53,8 @@ class Settings:
     webhook: str = field(repr=False)
     workers: int | None
     timeout: float
+    patience: float
+    restart: int
     nodes: str
     cache: Path
     cache_bytes: int
@@ -89,6 +93,8 @@ def settings() -> Settings:
         webhook=os.environ.get("SIDA_WEBHOOK", "").strip(),
         workers=int(_number("SIDA_WORKERS", 0)) or None,
         timeout=_number("SIDA_TIMEOUT", 600),
+        patience=_duration("SIDA_PATIENCE", "1m"),
+        restart=int(_number("SIDA_RESTART", 0)),
         nodes=os.environ.get("SIDA_NODES", ""),
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
@@ -120,6 +126,15 @@ def _number(variable: str, default: float) -> float:
     if not 0 <= value < float("inf"):
         raise UserError(f"{variable}={text!r} is not a number of 0 or more: correct or unset it")
     return value
+
+
+def _duration(variable: str, default: str) -> float:
+    """In seconds."""
+    text = os.environ.get(variable) or default
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh]?)", text.strip())
+    if found is None:
+        raise UserError(f"{variable}={text!r} is not a duration: write seconds, or such as 90s, 15m, 2h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _choice(variable: str, known: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sida import progress, records
-from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, TimedOut, UserError
+from sida.errors import AlreadyExists, Corrupt, Fenced, NotFound, SidaError, TimedOut, UserError
 from sida.lease import Lease, acquire
 from sida.manifests import About, Manifest, digest_of, parse_manifest
 from sida.passed_on import Failure, first_failure
@@ -76,8 +76,7 @@ class Context:
 
     def put(self, source: bytes | Path, name: str) -> ObjectRef:
         """Store an object; refused when another writer has taken over the key."""
-        self.lease.check()
-        return put_object(self.store, source, name)
+        return self.lease.guarded(lambda: put_object(self.store, source, name))
 
 
 Produce = Callable[[Context], Any]
@@ -165,8 +164,7 @@ def _reuse_or_produce(
         etags = {ref.key: store.stat(ref.key).etag for ref in manifest.objects()}
         manifest = manifest.model_copy(update={"about": about.model_copy(update={"etags": etags})})
         manifest = manifest.model_copy(update={"checksum": manifest.expected_checksum()})
-        lease.check()
-        return _publish(store, folder, number, manifest)
+        return _publish(store, lease, folder, number, manifest)
 
 
 def manifest_key(manifest: Manifest) -> str:
@@ -195,17 +193,20 @@ def carried(manifest: Manifest, name: str) -> Manifest:
     raise UserError(f"{store.address_of(key)}, the {name} that {maker} used, is gone: submit the run again")
 
 
-def _publish(store: ObjectStore, folder: str, number: int, manifest: Manifest) -> Published:
+def _publish(store: ObjectStore, lease: Lease, folder: str, number: int, manifest: Manifest) -> Published:
     attempt_key = f"{folder}/{number}.json"
     try:
-        store.put_if_absent(attempt_key, manifest.to_json())
+        lease.guarded(lambda: store.put_if_absent(attempt_key, manifest.to_json()))
     except AlreadyExists:
         there = parse_manifest(store.read(attempt_key), store.address_of(attempt_key))
         if there.digest != manifest.digest:
             raise SidaError(
                 f"{store.address_of(attempt_key)}: another process published this attempt with another result; run again"
             ) from None
-    store.put(f"{folder}/latest", str(number).encode())
+    try:
+        lease.guarded(lambda: store.put(f"{folder}/latest", str(number).encode()))
+    except Fenced:
+        pass  # the attempt is there; which one counts is its successor's to say
     return Published(manifest, store.address_of(attempt_key), reused=False)
 
 
@@ -358,6 +359,7 @@ def _recorded(
 ) -> Published:
     described: Step = function.step  # type: ignore[attr-defined]
     name = component or described.name
+    progress.work_on(name)
     if "scheduled" in arguments:
         scheduled = arguments.pop("scheduled")
         arguments["repeat"] = repetition(arguments["repeat"], scheduled)

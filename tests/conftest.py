@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault(
+    "SIDA_PATIENCE", "0"
+)  # a test of what is wrong with a store need not wait; those of waiting set it
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")  # two spinning threads on two cores are many times slower than one
 

@@ -1,8 +1,8 @@
 """Run a recipe on this machine: from teacher and data to the score and a verdict.
 
 Steps whose inputs, settings and results are unchanged are reused. Stopped (Ctrl-C) or killed, the same command continues from the
-last checkpoint. Progress goes to stderr, the result to stdout. Exit status: 0 done, 2 something for you to mend, 1 another failure,
-130 stopped.
+last checkpoint. Progress goes to stderr, the result to stdout. Exit status: 0 done, 2 something for you to mend, 75 store or server
+stayed away, 1 another failure, 130 stopped.
 
 examples:
   python -m pipeline run digits                    the demo

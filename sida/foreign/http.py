@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import ssl
 import time
 import urllib.request
@@ -16,15 +15,15 @@ from urllib.parse import unquote, urljoin, urlsplit
 import certifi
 import urllib3
 
-from sida.errors import StoreError, UserError
+from sida.errors import StoreError, Unavailable, UserError
+from sida.patience import Wait, answered, hush_retries
 from sida.settings import environment
 from sida.stores.base import redact
 
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
 STALL_SECONDS, STALL_BYTES = 60.0, 60 << 10  # slower than this for so long is no answer
-ATTEMPTS = 5  # in a row, none of which brought a byte
-MOST_ATTEMPTS = 100
-BACKOFF_SECONDS = 1.0
+ATTEMPTS = 5  # in a row, none of which brought a byte, whatever the patience
+MOST_ATTEMPTS = 1000
 REDIRECTS = 5
 BLOCK_BYTES = 1 << 20
 
@@ -52,22 +51,23 @@ class _Broken(Exception):
 def download(address: str, part: Path, what: str, heard: Heard) -> None:
     """Bring ``address`` into the file ``part``, going on from what it holds if that is of the same version.
 
-    Raises UserError for what the user can mend (address, host, TLS), StoreError when the server keeps failing. Messages hold
-    neither userinfo nor query.
+    Waits for a server that is away. Raises UserError for what the user can mend (address, TLS), Unavailable when it stays away.
+    Messages hold neither userinfo nor query.
     """
-    shown, failures = redact(address), 0
+    shown, wait = redact(address), Wait(ATTEMPTS)
+    server = f"the server {Origin.of(address).host}"
     for _ in range(MOST_ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
             _attempt(address, part, what, heard)
+            answered(server)
             return
         except (_Broken, urllib3.exceptions.HTTPError, ssl.SSLError) as error:
             _raise_what_stays(error, what, shown)
-            grown = part.exists() and part.stat().st_size > before
-            failures = 1 if grown else failures + 1
-            if failures >= ATTEMPTS:
-                raise _gave_up(error, what, shown) from error
-        time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1) * (0.5 + random.random()))
+            if part.exists() and part.stat().st_size > before:
+                answered(server)
+                wait = Wait(ATTEMPTS)
+            wait.out(_away(error, what, shown, server))
     raise StoreError(f"{what} {shown}: broke off {MOST_ATTEMPTS} times: run again, it goes on from where it is")
 
 
@@ -138,6 +138,7 @@ def _open(address: str, offset: int, validator: str, what: str) -> Any:
 
 def _pool(url: str) -> Any:
     """Connections with verified TLS, through the proxy that the environment names."""
+    hush_retries()
     known, parts = environment(), urlsplit(url)
     options: dict[str, Any] = {
         "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
@@ -214,14 +215,19 @@ def _raise_what_stays(error: Exception, what: str, shown: str) -> None:
         raise UserError(f"{what} {shown}: is not an address: correct it in the recipe") from error
 
 
-def _gave_up(error: Exception, what: str, shown: str) -> Exception:
+def _away(error: Exception, what: str, shown: str, server: str) -> Unavailable:
     reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
     if isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError):
-        return UserError(
+        return Unavailable(
             f"{what} {shown}: cannot reach the server: check the address and this machine's network, "
-            f"or bring a copy and set SIDA_MIRROR (docs/benchmarks.md)"
+            f"or bring a copy and set SIDA_MIRROR (docs/benchmarks.md)",
+            server,
+            "no way to it",
         )
-    return StoreError(f"{what} {shown}: broke off {ATTEMPTS} times ({_line(reason)}): run again, it goes on from there")
+    said = _line(reason)
+    return Unavailable(
+        f"{what} {shown}: broke off again and again ({said}): run again, it goes on from there", server, said
+    )
 
 
 def _line(error: object) -> str:

@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 
-from sida import progress
+from sida import patience, progress
 from sida.errors import SidaError
 from sida.lease import last_expiry
 from sida.stores import ObjectStore
 
 LOOK_SECONDS = 30.0
+SETTLE_SECONDS = 60.0  # after an outage of the store
 
 
 def end_when_abandoned(store: ObjectStore, step: str, lease: str, seconds: float) -> None:
@@ -35,11 +36,14 @@ def _watch(store: ObjectStore, step: str, lease: str, seconds: float) -> None:
 
 def _look(store: ObjectStore, step: str, lease: str, seconds: float) -> bool:
     try:
-        expired = last_expiry(store, lease)
+        with patience.impatient():
+            expired = last_expiry(store, lease)
     except SidaError:
         return False  # the store is away, which says nothing about the launcher
     if expired is None or time.time() < expired + seconds:
         return False
+    if patience.settled_for() < min(seconds, SETTLE_SECONDS):
+        return False  # the launcher has had no way to renew its lease
     progress.note(step, f"no launching step for {seconds:.0f} s: ending; run the step again to continue")
     os.kill(os.getpid(), signal.SIGTERM)
     return True

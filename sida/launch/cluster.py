@@ -7,7 +7,6 @@ at most ``outage_seconds``; what it refuses is one line for the user.
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from sida.errors import SidaError, UserError
 from sida.launch.manifest import API_VERSION, GROUP, PLURAL, VERSION
+from sida.patience import hush_retries
 from sida.settings import environment
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
@@ -70,7 +70,7 @@ class Cluster:
     def __init__(self, namespace: str, *, outage_seconds: float = 60.0, clock: Clock | None = None) -> None:
         from kubernetes import client
 
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it reports every attempt
+        hush_retries()
         self.namespace, self.outage_seconds, self.clock = namespace, outage_seconds, clock or Clock()
         self.reach = Reach(self.clock)
         self.tick: Callable[[], None] = lambda: None  # called about once a second while we wait

@@ -55,7 +55,7 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
 def _here(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
     """In processes of this machine, or of this and other bare ones; False when they were asked to stop."""
     here = settings()
-    context.store.put(f"{folder}/spec.json", json.dumps(spec, indent=1).encode())
+    _put_spec(context, folder, spec)
     log.parent.mkdir(parents=True, exist_ok=True)
 
     def run_here(nodes: tuple[Nodes, str] | None = None) -> int:
@@ -66,7 +66,7 @@ def _here(context: Context, folder: str, spec: dict[str, Any], log: Path, execut
             threads=execution.threads,
             log_path=log,
             environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
-            on_tick=context.lease.check,
+            on_tick=context.lease.raise_if_lost,
             nodes=nodes,
         )
 
@@ -95,7 +95,7 @@ def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path,
     )
     # The launcher that comes after us puts its own lease here, and the running workers go on under it.
     spec["launch"] = {"job": name, "abandoned_seconds": target.abandoned_seconds}
-    context.store.put(f"{folder}/spec.json", json.dumps(spec, indent=1).encode())
+    _put_spec(context, folder, spec)
     if run:
         context.store.put(f"runs/{run}/jobs/{context.step.name}.json", json.dumps({"folder": folder}).encode())
     following = Following(
@@ -103,11 +103,16 @@ def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path,
         target=target,
         manifest=manifest,
         log_path=log,
-        on_tick=context.lease.check,
+        on_tick=context.lease.raise_if_lost,
         finished=lambda: _result(context, folder) is not None,
         keep_log=lambda: context.store.put(f"{folder}/log.txt", end_of_log(log)),
     )
     return run_trainjob(following)
+
+
+def _put_spec(context: Context, folder: str, spec: dict[str, Any]) -> None:
+    content = json.dumps(spec, indent=1).encode()
+    context.lease.guarded(lambda: context.store.put(f"{folder}/spec.json", content))
 
 
 def _result(context: Context, folder: str) -> dict[str, Any] | None:

@@ -19,8 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from sida.errors import SidaError, UserError
-from sida.launch.log import explain
+from sida.launch.log import explain, failure
 from sida.launch.parent import PARENTS
 from sida.launch.processes import LINUX, Process
 from sida.launch.signals import on_stop
@@ -64,7 +63,8 @@ def run_workers(
     together, and the job's id among them; ``processes`` are of this one.
 
     Returns 0 when all ended well, 128 + signal when they were asked to stop. Raises UserError when a worker
-    ended with status 2, SidaError when one failed otherwise, with its last line and the log's path.
+    ended with status 2, Unavailable when it waited in vain, SidaError when one failed otherwise, with its last
+    line and the log's path.
     """
     token = secrets.token_hex(12)
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,8 @@ def run_workers(
         return 128 + run.stopped_by
     if status == 0:
         return 0
-    cause, user = explain(log_path, begin, status)
-    raise (UserError if user else SidaError)(f"{module} failed: {cause} (log: {log_path})")
+    cause, code = explain(log_path, begin, status)
+    raise failure(f"{module} failed: {cause} (log: {log_path})", code)
 
 
 class _Run:

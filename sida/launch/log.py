@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 
+from sida.errors import SidaError, Unavailable, UserError
 from sida.masking import masked
 from sida.settings import environment
 
@@ -23,8 +24,15 @@ _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Corru
 _AFTERMATH = re.compile(r"gloo|nccl|connection (reset|closed|refused)|broken pipe|recvbytes|TCPStore", re.IGNORECASE)
 
 
-def explain(log_path: Path, begin: int, status: int) -> tuple[str, bool]:
-    """One line that says why, and whether a worker ended with status 2 (a user's mistake).
+def failure(message: str, status: int | None) -> SidaError:
+    """The error for workers of which the first ended with ``status``: a user's mistake, something away, or any other."""
+    if status == Unavailable.exit_code:
+        return Unavailable(message, "what the workers need", "it stayed away")
+    return UserError(message) if status == UserError.exit_code else SidaError(message)
+
+
+def explain(log_path: Path, begin: int, status: int) -> tuple[str, int | None]:
+    """One line that says why, and the exit status of the worker that failed first; None where the log does not say it.
 
     ``begin`` is where this run's part of the log starts, in bytes; ``status`` is torchrun's.
     """
@@ -36,11 +44,11 @@ def explain(log_path: Path, begin: int, status: int) -> tuple[str, bool]:
     code = int(found.group(1) or found.group(2)) if found else None
     line = _last_words(text)
     if status < 0:
-        return f"torchrun was killed by {_signal(-status)}", False
+        return f"torchrun was killed by {_signal(-status)}", None
     if code is not None and code < 0:
         hint = ": is the memory enough?" if -code == signal.SIGKILL else ""
-        return f"a worker was killed by {_signal(-code)}{hint}", False
-    return line or f"torchrun ended with status {status} and said nothing", code == 2
+        return f"a worker was killed by {_signal(-code)}{hint}", code
+    return line or f"torchrun ended with status {status} and said nothing", code
 
 
 def end_of_log(path: Path) -> bytes:

@@ -19,6 +19,7 @@ MANAGER = "sida.dev/launcher"
 SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
 RUN, STEP = "sida/run", "sida/step"  # labels
 QUEUE = "kueue.x-k8s.io/queue-name"
+RESTART = "jobset.sigs.k8s.io/restart-attempt"  # label of pods
 GRACE_SECONDS = 120  # to finish an iteration and write a checkpoint
 PART = {"app.kubernetes.io/part-of": "sida"}
 RBAC, ROLE = "rbac.authorization.k8s.io", "sida-launcher"
@@ -101,6 +102,7 @@ def _environment(target: Target, threads: int) -> list[dict[str, Any]]:
     plain = target.env | {"SIDA_IMAGE": target.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | places
     plain |= {name: str(threads) for name in THREADS}
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    env.append({"name": "SIDA_RESTART", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{RESTART}']"}}})
     for secret in target.secrets:
         for variable, key in secret.variables.items():
             env.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}})

@@ -21,8 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sida import progress
-from sida.errors import Fenced, NotFound, SidaError, StoreError, UserError
+from sida import patience, progress
+from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
 from sida.launch.local import run_workers
 from sida.lease import alive_holder, last_words
 from sida.settings import settings
@@ -105,7 +105,7 @@ def lead(store: ObjectStore, nodes: Nodes, step: str, job: str, run: Callable[[s
         store.put(nodes.key("job"), json.dumps({"id": name, "job": job}).encode())
         try:
             return run(name)
-        except (UserError, Fenced):
+        except (UserError, Fenced, Unavailable):
             raise
         except SidaError as error:
             now = _progress(store, job)
@@ -158,10 +158,15 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
     done = ""
 
     def still_led() -> None:
-        with suppress(StoreError):  # the store is away for a while: so it is for node 0
-            found = alive_holder(store, nodes.name)
-            if found is None or found[0] != nodes.lease:
-                raise _Over
+        try:
+            with patience.impatient():
+                found = alive_holder(store, nodes.name)
+        except StoreError:
+            return  # the store is away for a while: so it is for node 0
+        if found is None and patience.settled_for() < here.lease_seconds:
+            return  # node 0 has had no way to renew its lease
+        if found is None or found[0] != nodes.lease:
+            raise _Over
 
     try:
         while True:

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sida.launch.cluster import MAX_PAUSE, Cluster, lines, passing
-from sida.launch.manifest import NODE
+from sida.launch.manifest import NODE, RESTART
 
 INDEX = "batch.kubernetes.io/job-completion-index"
-RESTART = "jobset.sigs.k8s.io/restart-attempt"
 LOOK_SECONDS = 5.0  # between two looks for the pod
 
 

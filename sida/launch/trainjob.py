@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sida import progress
-from sida.errors import SidaError, TimedOut, UserError
+from sida import patience, progress
+from sida.errors import SidaError, TimedOut, Unavailable, UserError
 from sida.launch import manifest as manifests
 from sida.launch.cluster import Clock, Cluster, Refused, Unreachable, explain, passing
 from sida.launch.job_state import SUSPENDED_BY, condition, end_job, ended
 from sida.launch.log import explain as explain_log
+from sida.launch.log import failure
 from sida.launch.pod_logs import FirstNode, event_of, pods_of
 from sida.launch.pod_state import failed_pod, waiting_job
 from sida.launch.signals import on_stop
@@ -79,7 +80,7 @@ class _Run:
         cluster.tick = self._tick
 
     def run(self) -> bool:
-        with on_stop(self._asked_to_stop):
+        with on_stop(self._asked_to_stop), patience.ticking(self._tick):
             doing = "create TrainJobs"
             try:
                 job = self._create_or_adopt()
@@ -189,7 +190,10 @@ class _Run:
             finally:
                 stop.set()
                 node.finish(0)
-        self.what.keep_log()
+        try:
+            self.what.keep_log()
+        except Unavailable as error:
+            self._note(f"its log is not kept: {error}")
         if failed is not None:
             raise self._cause(failed, begin)
         if self.what.finished():  # its result and its log are in the store: nothing is lost with the object
@@ -327,7 +331,7 @@ class _Run:
                 print(text, file=sys.stderr, flush=True)
         elif event["event"] == "error":
             self.errors.append(event)
-        elif event["event"] in ("progress", "note"):
+        elif event["event"] == "progress" or (event["event"] == "note" and patience.told.is_news(event)):
             fields = {name: value for name, value in event.items() if name not in ("event", "step")}
             try:
                 progress.emit(event["event"], self.what.step, **fields)
@@ -360,12 +364,11 @@ class _Run:
         if killed := self._killed():
             return SidaError(f"{self.shown}: a worker was {killed} (log: {self.what.log_path})")
         if self.errors:
-            first = self.errors[0]
-            kind = UserError if first.get("exit_code") == 2 else SidaError
-            return kind(f"{self.what.step} failed: {first.get('message')} ({self.shown}, log: {self.what.log_path})")
-        cause, user = explain_log(self.what.log_path, begin, 1)
-        kind = UserError if user else SidaError
-        return kind(f"{self.shown} failed ({reason}: {said}): {cause} (log: {self.what.log_path})")
+            first = self.errors[-1]  # of a job that was started again, the last attempt's
+            text = f"{self.what.step} failed: {first.get('message')} ({self.shown}, log: {self.what.log_path})"
+            return failure(text, first.get("exit_code"))
+        cause, code = explain_log(self.what.log_path, begin, 1)
+        return failure(f"{self.shown} failed ({reason}: {said}): {cause} (log: {self.what.log_path})", code)
 
 
 class _Stopped(Exception):

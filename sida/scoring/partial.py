@@ -77,8 +77,7 @@ def discard(job: Job, work: list[Piece]) -> None:
 def _save(job: Job, piece: Piece, sums: Sums) -> None:
     from safetensors.torch import save_file
 
-    job.check()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.safetensors"
         save_file(sums.state(), path)
-        job.store.put(f"{job.folder}/{piece.name}", path)
+        job.publish(piece.name, path)

@@ -54,7 +54,8 @@ class ObjectStore(Protocol):
     """A flat space of keys. Writes are all or nothing: no reader ever sees half an object.
 
     All methods raise UserError for a malformed key, StoreUnusable when the store cannot be used as
-    configured, StoreError when it fails after retries, and NotFound where a key that must exist does not.
+    configured, Unavailable when it stays away (sida.patience), StoreError when it fails, and NotFound where a
+    key that must exist does not.
     """
 
     @property

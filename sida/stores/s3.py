@@ -1,41 +1,45 @@
 """An S3 bucket as object store: AWS, SeaweedFS (Kubeflow's own), Ceph and others, through minio's client.
 
 Credentials come from the environment, the AWS credentials file or a mounted web identity; the endpoint from
-settings. TLS unless the endpoint says http://. Requests are retried a bounded number of times, by urllib3
-while no answer has arrived and by ``_attempt`` when one broke off.
+settings. TLS unless the endpoint says http://. While the server is away requests are made again (``sida.patience``).
 """
 
 from __future__ import annotations
 
 import io
 import os
-import random
 import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 
-from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, UserError
+from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, Unavailable, UserError
+from sida.patience import keep_trying
 from sida.settings import settings
 from sida.stores.base import RESERVED, Source, Stat, check_key, redact
 from sida.stores.s3_client import connect
-from sida.stores.s3_errors import explain, is_transient
+from sida.stores.s3_errors import explain, name_of
 
 PART_BYTES = 16 << 20
 MAX_PARTS = 9000
 BLOCK_BYTES = 8 << 20
 READERS = 4
-ATTEMPTS = 4
-BACKOFF_SECONDS = 0.3
+FAILURES = (
+    MinioException,
+    urllib3.exceptions.HTTPError,
+    ParseError,
+    ValueError,
+)  # of a request; ValueError: no credentials
 
 Result = TypeVar("Result")
 
@@ -116,7 +120,7 @@ class S3Store:
                 while True:
                     while len(pending) < READERS and (start := next(starts, None)) is not None:
                         length = min(BLOCK_BYTES, size - start)
-                        pending.append(readers.submit(self.read, key, start, length))
+                        pending.append(readers.submit(copy_context().run, self.read, key, start, length))
                     if not pending:
                         return
                     yield pending.popleft().result()
@@ -187,24 +191,24 @@ class S3Store:
             pass
 
     def _create(self, key: str, content: bytes) -> Stat:
-        """One conditional PUT, read back. Retried by hand: after a lost answer "exists" may mean we won."""
-        name, unsure = check_key(key), False
-        for attempt in range(1, ATTEMPTS + 1):
+        """One conditional PUT, read back. Each is sent once: after a lost answer "exists" may mean we won."""
+        name, unsure = self._name(key), False
+
+        def create() -> None:
+            nonlocal unsure
+            # The public put_object would turn the header into metadata, and overwrite.
+            headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"}
             try:
-                # The public put_object would turn the header into metadata, and overwrite.
-                headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"}
-                self._one_shot._execute("PUT", self.bucket, self._name(name), body=content, headers=headers)
-            except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
-                if isinstance(error, S3Error) and error.response.status == 412:
-                    if unsure and self.read(key) == content:
-                        break
+                self._one_shot._execute("PUT", self.bucket, name, body=content, headers=headers)
+            except FAILURES as error:
+                if not isinstance(error, S3Error) or error.response.status != 412:
+                    explained = explain(error, self, key)
+                    unsure = unsure or isinstance(explained, Unavailable)
+                    raise explained from error
+                if not unsure or self.read(key) != content:
                     raise AlreadyExists(f"{self.address_of(key)} exists already") from error
-                if not is_transient(error) or attempt == ATTEMPTS:
-                    raise explain(error, self, key) from error
-                unsure = True
-                _pause(attempt)
-                continue
-            break
+
+        keep_trying(self._what, create)
         # Read it back, as some servers have answered several racing creators with success.
         if self.read(key) != content:
             raise AlreadyExists(f"{self.address_of(key)} exists already: another process wrote it at the same time")
@@ -239,15 +243,19 @@ class S3Store:
         return f"{self.prefix}/{key}" if self.prefix else key
 
     def _attempt(self, key: str, request: Callable[[], Result]) -> Result:
-        """Do a repeatable request, again after a passing failure. Raises this project's errors only."""
-        for attempt in range(1, ATTEMPTS + 1):
+        """Do a repeatable request, again while the server is away. Raises this project's errors only."""
+
+        def attempt() -> Result:
             try:
                 return request()
-            except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
-                if attempt == ATTEMPTS or not is_transient(error):
-                    raise explain(error, self, key) from error
-                _pause(attempt)
-        raise AssertionError("the last attempt returns or raises")
+            except FAILURES as error:
+                raise explain(error, self, key) from error
+
+        return keep_trying(self._what, attempt)
+
+    @property
+    def _what(self) -> str:
+        return name_of(self.endpoint)
 
     @property
     def _client(self) -> Minio:
@@ -263,8 +271,8 @@ class S3Store:
         if self._clients is None or self._clients[0] != os.getpid():
             self._clients = (
                 os.getpid(),
-                connect(self.endpoint, self.region, ATTEMPTS, BACKOFF_SECONDS, 2 * READERS),
-                connect(self.endpoint, self.region, 0, 0.0, 2 * READERS),
+                connect(self.endpoint, self.region, again=True, connections=2 * READERS),
+                connect(self.endpoint, self.region, again=False, connections=2 * READERS),
             )
         return self._clients
 
@@ -302,8 +310,3 @@ class _RangedFile(io.RawIOBase):
         buffer[: len(block)] = block
         self._at += len(block)
         return len(block)
-
-
-def _pause(attempt: int) -> None:
-    """Exponential, with jitter so that many workers do not return together."""
-    time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1) * (0.5 + random.random()))

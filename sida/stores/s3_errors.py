@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from email.utils import parsedate_to_datetime
 from typing import Protocol
+from xml.etree.ElementTree import ParseError
 
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import (
+    ConnectTimeoutError,
     HTTPError,
+    LocationValueError,
     MaxRetryError,
     NameResolutionError,
     NewConnectionError,
+    ReadTimeoutError,
     SSLError,
 )
 
-from sida.errors import NotFound, SidaError, StoreError, StoreUnusable, UserError
+from sida.errors import NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.stores.base import redact
+from sida.stores.s3_client import PassingAnswer
 
 SKEW_SECONDS = 300.0
-TRANSIENT_CODES = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"}
+PASSING_CODES = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"}
 CREDENTIAL_CODES = {
     "AccessDenied",
     "InvalidAccessKeyId",
@@ -42,35 +48,26 @@ class Described(Protocol):
     def address(self) -> str: ...
 
 
-def is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed in a moment. A refused connection has been retried already."""
-    if isinstance(error, S3Error):
-        status = error.response.status
-        if error.code == "NoSuchBucket":
-            return False
-        return error.code in TRANSIENT_CODES or status >= 500 or status in (408, 409, 429)
-    if isinstance(error, ServerError):
-        return error.status_code >= 500
-    if isinstance(error, MaxRetryError):
-        return not isinstance(error.reason, NewConnectionError | NameResolutionError | SSLError)
-    return isinstance(error, HTTPError) and not isinstance(error, SSLError)
-
-
 def explain(error: Exception, store: Described, key: str) -> SidaError:
-    """This project's error for one of minio's, urllib3's, or the credential providers' ValueError."""
+    """This project's error for one of minio's, urllib3's, or the credential providers' ValueError: Unavailable if it passes."""
     where = f"{store.address}/{key}" if key else store.address
     endpoint = redact(store.endpoint)
     if isinstance(error, S3Error):
         return _answered(error, store, where, endpoint)
-    if isinstance(error, MaxRetryError | HTTPError):
+    if isinstance(error, HTTPError):
         return _not_answered(error, where, endpoint)
-    if isinstance(error, ServerError | InvalidResponseError):
+    if isinstance(error, ServerError | InvalidResponseError | ParseError):
         return StoreError(f"{endpoint} does not answer like an S3 server for {where}: {_line(error)}")
     if "providers fail" in str(error):
         return StoreUnusable(
             f"no credentials for {store.address}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
     return UserError(f"{where}: {_line(error)}")
+
+
+def name_of(endpoint: str) -> str:
+    """What is away when the server at ``endpoint`` is."""
+    return f"the store at {redact(endpoint)}"
 
 
 def _answered(error: S3Error, store: Described, where: str, endpoint: str) -> SidaError:
@@ -84,6 +81,8 @@ def _answered(error: S3Error, store: Described, where: str, endpoint: str) -> Si
             f"this machine's clock is {_skew(error):.0f} s off that of {endpoint}, which refuses its "
             f"requests: set the clock (timedatectl set-ntp true)"
         )
+    if code in PASSING_CODES or status == 409:
+        return _unavailable(where, endpoint, f"answers {status} {code}")
     if code in ("PermanentRedirect", "TemporaryRedirect") or "region" in (error.message or "").lower():
         return StoreUnusable(f"bucket {store.bucket} is not in region {store.region}: set AWS_REGION to the bucket's")
     if code in CREDENTIAL_CODES or status in (401, 403):
@@ -97,15 +96,44 @@ def _answered(error: S3Error, store: Described, where: str, endpoint: str) -> Si
 
 
 def _not_answered(error: HTTPError, where: str, endpoint: str) -> SidaError:
-    reason = error.reason if isinstance(error, MaxRetryError) else error
-    if isinstance(reason, SSLError):
+    reason = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
+    if isinstance(reason, PassingAnswer):
+        return _unavailable(where, endpoint, f"answers {reason.status} {reason.said}".rstrip())
+    if isinstance(reason, SSLError) and not _cut_off(reason):
         return StoreUnusable(
             f"no TLS connection to {endpoint}: {_line(reason)}; set SSL_CERT_FILE to its authority, or write "
             f"SIDA_S3_ENDPOINT=http://... if the server has no TLS"
         )
-    if isinstance(reason, NewConnectionError | NameResolutionError):
-        return StoreUnusable(f"cannot reach {endpoint}: is the server running, and SIDA_S3_ENDPOINT right?")
-    return StoreError(f"{endpoint} broke off for {where}, after retries: {_line(reason)}")
+    if isinstance(reason, LocationValueError):
+        return UserError(f"SIDA_S3_ENDPOINT={endpoint} is not an address: write https://host[:port]")
+    if isinstance(reason, NameResolutionError):
+        return _unreachable(endpoint, "its name is not found")
+    if isinstance(reason, NewConnectionError | ConnectTimeoutError):
+        refused = "refused" in str(reason).lower()
+        return _unreachable(endpoint, "it refuses connections" if refused else "no way to it, or no answer")
+    if isinstance(reason, ReadTimeoutError):
+        return _unavailable(where, endpoint, "does not answer in time")
+    return _unavailable(where, endpoint, "breaks off")
+
+
+def _unreachable(endpoint: str, reason: str) -> Unavailable:
+    return Unavailable(
+        f"cannot reach {endpoint} ({reason}): is the server running, and SIDA_S3_ENDPOINT right?",
+        name_of(endpoint),
+        reason,
+    )
+
+
+def _unavailable(where: str, endpoint: str, reason: str) -> Unavailable:
+    return Unavailable(
+        f"{endpoint} {reason}, for {where}: run again when it is well", name_of(endpoint), f"it {reason}"
+    )
+
+
+def _cut_off(error: SSLError) -> bool:
+    """Whether the connection was lost in the middle of TLS's own talk, as when a server restarts."""
+    cause = error.args[0] if error.args else None
+    return isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 def _skew(error: S3Error) -> float:

@@ -6,11 +6,13 @@ import importlib.util
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sida import patience
 from sida.errors import SidaError
 from sida.stores.base import redact
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 PROJECTION = "sida.projection"  # the tag that is written last: the projection is whole
 ANSWER_SECONDS = 5.0
+WAIT_SECONDS = 15.0  # for a server that is away: tracking can be done at any time, so nothing waits for it long
 EXPERIMENT = {  # tags of ours
     "mlflow.experimentKind": "custom_model_development",  # the pages for training open, not those for language models
     "mlflow.note.content": (
@@ -49,15 +52,26 @@ def check(address: str) -> None:
 
 
 def _check_answers(address: str) -> None:
+    until, pause = time.monotonic() + min(WAIT_SECONDS, patience.limit()), 0.5
+    while said := _silence(address):
+        if time.monotonic() >= until:
+            raise TrackingOff(
+                f"MLflow at {redact(address)} does not answer ({said}): not written; `python -m pipeline track` does so later"
+            )
+        time.sleep(pause)
+        pause *= 2
+
+
+def _silence(address: str) -> str:
+    """Why it is taken to be away; empty when it answers, be it with a refusal, which will be told when it is written to."""
     import urllib3
 
     pool = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
     try:
-        pool.request("GET", f"{address.rstrip('/')}/health")
+        status = pool.request("GET", f"{address.rstrip('/')}/health").status
     except urllib3.exceptions.HTTPError as error:
-        raise TrackingOff(
-            f"MLflow at {redact(address)} does not answer: not written; `python -m pipeline track` does so later"
-        ) from error
+        return type(error).__name__
+    return f"status {status}" if status == 429 or status >= 500 else ""
 
 
 def up_to_date(address: str, identity: str, digest: str) -> bool:
@@ -81,6 +95,7 @@ def up_to_date(address: str, identity: str, digest: str) -> bool:
 def connected(address: str) -> Iterator[MlflowClient]:
     """A client. Whatever MLflow or the network raises inside becomes TrackingOff: the projection is completed another time."""
     check(address)
+    patience.hush_retries()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -10,17 +10,12 @@ taken over cannot replace what its successor wrote. Older ones are removed only 
 from __future__ import annotations
 
 import json
-import tempfile
-import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sida import progress
@@ -37,54 +32,12 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-class Writer:
-    """Writes one job's checkpoints in the background, one at a time; the first process has one.
+def write(job: Job, seen: int, state: str, path: Path, keep: int) -> None:
+    """Publish ``state`` (JSON) with the tensors in the file at ``path``; then remove all but the newest ``keep`` and the best.
 
-    ``save`` copies the tensors to the host and returns: only that (and waiting for the checkpoint before, should it still be on its
-    way) holds up the training. What a write raises is raised by the next ``save`` or by ``wait``.
+    May be repeated after any failure: what is there already is not written again.
     """
-
-    def __init__(self, job: Job, keep: int) -> None:
-        self._job, self._keep = job, keep
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
-        self._copies: dict[str, Tensor] = {}  # host memory, used again by each checkpoint
-        self.stalled = 0.0  # seconds that training has waited for checkpoints
-
-    def save(self, seen: int, checkpoint: Checkpoint) -> None:
-        """Publish a checkpoint, then remove all but the newest ``keep`` and the best (whose ``best_seen`` is its own place)."""
-        started = time.monotonic()
-        self.wait()
-        copies = {name: self._copy(name, tensor) for name, tensor in checkpoint.tensors.items()}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        content = json.dumps(checkpoint.state)  # now: the training goes on to change what it is made of
-        self._pending = self._thread.submit(_write, self._job, seen, content, copies, self._keep)
-        self.stalled += time.monotonic() - started
-
-    def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        mine = self._copies.get(name)
-        if mine is None or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
-            mine = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            self._copies[name] = mine
-        return mine.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
-
-    def wait(self) -> None:
-        """Until the last checkpoint is in the store and the old ones are gone; raises what went wrong."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """Let a write in progress end; for a run that fails, whose own error matters more."""
-        self._thread.shutdown(wait=True)
-
-
-def _write(job: Job, seen: int, state: str, tensors: Mapping[str, Tensor], keep: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"checkpoint-{seen}.safetensors"
-        save_file(dict(tensors), path)
-        ref = job.put(path, path.name)
+    ref = job.put(path, path.name)
     place = Place(seen, job.fence)
     content = {"object": [ref.name, ref.size, ref.sha256], "state": json.loads(state)}
     job.publish(place.name, json.dumps(content).encode())

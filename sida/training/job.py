@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sida.errors import Fenced
 from sida.lease import check_fence
 from sida.manifests import Manifest, parse_manifest
+from sida.patience import as_one
 from sida.recipe import Recipe
 from sida.recipe import parse as parse_recipe
 from sida.stores import ObjectStore
@@ -18,6 +20,8 @@ from sida.stores.base import ObjectRef, put_object
 if TYPE_CHECKING:
     from sida.training.processes import Processes
 
+
+Result = TypeVar("Result")
 
 HEIR_SECONDS = 60.0  # so long may a new launcher take from its lease to the spec
 
@@ -66,12 +70,19 @@ class Job:
             time.sleep(1.0)
         return False
 
-    def publish(self, name: str, content: bytes) -> None:
+    def guarded(self, write: Callable[[], Result]) -> Result:
+        """What ``write`` returns, done only while nobody has taken over, however long the store is away. Raises Fenced."""
+
+        def attempt() -> Result:
+            self.check()
+            return write()
+
+        return as_one(attempt)
+
+    def publish(self, name: str, content: bytes | Path) -> None:
         """Write ``name`` in the job's folder."""
-        self.check()
-        self.store.put(f"{self.folder}/{name}", content)
+        self.guarded(lambda: self.store.put(f"{self.folder}/{name}", content))
 
     def put(self, path: Path, name: str) -> ObjectRef:
         """Store a file under its digest."""
-        self.check()
-        return put_object(self.store, path, name)
+        return self.guarded(lambda: put_object(self.store, path, name))

@@ -25,6 +25,7 @@ from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import frechet_distance
 from sida.numerics.networks.precondition import Denoiser
+from sida.patience import ticking
 from sida.progress import Progress
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import decoded, generator_images
@@ -43,6 +44,7 @@ from sida.training.profile import PROFILED, profiled
 from sida.training.selection import largest_batch, sample_grid
 from sida.training.trouble import refuse_trouble, save_unless_non_finite
 from sida.training.watch import Trouble
+from sida.training.writer import Writer
 
 REPORT_EVERY = 8  # iterations between readings of the losses, which wait for the device
 SELECTION_SEED = 0  # selection uses seeds 0 .. selection_images - 1; reported ranges start far above
@@ -91,7 +93,7 @@ class Run:
         self.sampling_batch: int | None = None
         self.trouble_before = Trouble()
         self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator, once it was measured
-        self.writer = checkpoint.Writer(job, job.recipe.execution.checkpoints_kept)
+        self.writer = Writer(job, job.recipe.execution.checkpoints_kept)
         self._resume()
         self.seconds["start"] += time.monotonic()
 
@@ -222,13 +224,13 @@ class Run:
         self.selection_due = False
         if processes.first:
             title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
-            self.job.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
+            self.writer.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
         self.seconds["selection"] += time.monotonic() - started
 
 
 def distil(job: Job) -> dict[str, Any]:
     """Run the job to its end and return the generator's object and how it was chosen."""
-    with stop_on_sigterm() as stop:
+    with stop_on_sigterm() as stop, ticking(lambda: _wait_no_more(stop)):
         run = Run(job)
         try:
             _iterate(run, stop)
@@ -267,8 +269,8 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         if run.finished or stopping or run.checkpoint_due:
             save_unless_non_finite(run, losses)
         if stopping and not run.finished:
-            raise _stopped(run)
-    run.writer.wait()
+            raise _stopped(run, stop)
+    run.writer.wait(stop)
 
 
 def _profiled(run: Run, seen: int) -> dict[str, Tensor]:
@@ -281,12 +283,17 @@ def _select(run: Run, stop: Callable[[], bool]) -> None:
         run.select(stop)
     except Stopped:
         run.save()
-        raise _stopped(run) from None
+        raise _stopped(run, stop) from None
 
 
-def _stopped(run: Run) -> SidaError:
+def _wait_no_more(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise SidaError("stopped while the store was away: run again to continue from the last checkpoint")
+
+
+def _stopped(run: Run, stop: Callable[[], bool]) -> SidaError:
     """The checkpoint is in the store when this returns."""
-    run.writer.wait()
+    run.writer.wait(stop)
     return SidaError(f"stopped at {run.seen} images, after a checkpoint: run again to continue")
 
 

@@ -33,6 +33,7 @@ from sida.training.dropout import key_dropout
 from sida.training.gradients import GradientSum
 from sida.training.job import Job
 from sida.training.processes import Processes
+from sida.training.writer import Writer
 
 WARM_UP_IMAGES = 20_000
 REPORT_EVERY = 8
@@ -121,18 +122,20 @@ def teach(job: Job) -> dict[str, Any]:
         if job.processes.first:
             progress.note(job.step, f"continuing from the checkpoint at {run.seen:,} images")
     shown = Progress(job.step, train.images, "images") if job.processes.first else None
-    writer = checkpoint.Writer(job, keep=2)
-    iteration = 0
-    while run.seen < train.images:
-        before = run.seen
-        loss = run.iterate()
-        iteration += 1
-        if shown and iteration % REPORT_EVERY == 0:
-            shown.update(min(run.seen, train.images), loss=float(loss))
-        every = job.recipe.execution.checkpoint_every
-        if before // every != run.seen // every and job.processes.first:
-            writer.save(run.seen, Checkpoint({"seen": run.seen}, run.tensors()))
-    writer.wait()
+    writer = Writer(job, keep=2)
+    iteration, every = 0, job.recipe.execution.checkpoint_every
+    try:
+        while run.seen < train.images:
+            before = run.seen
+            loss = run.iterate()
+            iteration += 1
+            if shown and iteration % REPORT_EVERY == 0:
+                shown.update(min(run.seen, train.images), loss=float(loss))
+            if before // every != run.seen // every and job.processes.first:
+                writer.save(run.seen, Checkpoint({"seen": run.seen}, run.tensors()))
+        writer.wait()
+    finally:
+        writer.close()
     if not job.processes.first:
         return {}
     with tempfile.TemporaryDirectory() as folder:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from sida import progress
+from sida import patience, progress
 from sida.errors import SidaError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.parent import die_with_parent
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.training.job import Job
+
+RESTART_SECONDS, LONGEST_RESTART_SECONDS = 5.0, 60.0  # the pause after the first restart, doubling
 
 
 def _kinds() -> dict[str, Callable[[Job], dict[str, Any]]]:
@@ -37,25 +40,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True, help="key of the job's spec in the store (SIDA_STORE)")
     key = parser.parse_args(arguments).job
     die_with_parent()
-    store = open_store(settings().store)
+    step = key.removeprefix("jobs/").partition("/")[0]
+    progress.work_on(step)
+    if environment().get("LOCAL_RANK", "0") != "0":
+        patience.be_silent()
+    try:
+        _run(key)
+    except SidaError as error:
+        progress.error(step, str(error), error.exit_code)
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _run(key: str) -> None:
+    here = settings()
+    if here.restart:  # JobSet starts pods again at once: what ended them may need a moment
+        time.sleep(min(RESTART_SECONDS * 2 ** (here.restart - 1), LONGEST_RESTART_SECONDS))
+    store = open_store(here.store)
     spec = json.loads(store.read(key))
     if (launch := spec.get("launch")) and int(environment().get("RANK", "0")) == 0:
         end_when_abandoned(store, spec["step"], spec["lease"]["key"], launch["abandoned_seconds"])
 
     from sida.training.processes import joined
 
-    try:
-        with joined(timedelta(seconds=settings().timeout)) as processes:
-            job = Job(spec, store, processes)
-            result = _kinds()[spec["kind"]](job)
-            if processes.first:
-                job.publish("result.json", json.dumps(result, indent=1).encode())
-            processes.barrier()
-    except SidaError as error:
-        progress.error(spec["step"], str(error), error.exit_code)
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    with joined(timedelta(seconds=here.timeout + here.patience)) as processes:  # one of us may wait for the store
+        job = Job(spec, store, processes)
+        result = _kinds()[spec["kind"]](job)
+        if processes.first:
+            job.publish("result.json", json.dumps(result, indent=1).encode())
+        processes.barrier()
 
 
 if __name__ == "__main__":

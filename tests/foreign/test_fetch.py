@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sida.errors import Corrupt, StoreError, UserError
+from sida import patience
+from sida.errors import Corrupt, SidaError, Unavailable, UserError
 from sida.foreign import http
 from sida.foreign.fetch import digest_of_file, fetch_file, recorded_sha256
 from tests.foreign.web import Web, serve
@@ -27,7 +28,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store and cache of its own, no proxy, and faults that take tenths of seconds."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(http, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(http, "READ_SECONDS", 0.5)
     monkeypatch.setattr(http, "STALL_SECONDS", 0.3)
     monkeypatch.setenv("SIDA_EVENTS", str(place / "events"))
@@ -89,7 +90,7 @@ def test_what_a_killed_download_left_is_gone_on_from_in_the_next_run(web: Web, m
     monkeypatch.setattr(http, "ATTEMPTS", 1)
     monkeypatch.setattr(http, "MOST_ATTEMPTS", 1)
     web.plan = ["truncated"]
-    with pytest.raises(StoreError, match="goes on from"):
+    with pytest.raises(SidaError, match="goes on from"):
         fetch_file(web.address, "teacher", SHA256)
     assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
     assert 0 < int(web.asked[-1]["Range"].removeprefix("bytes=").rstrip("-")) < len(CONTENT)
@@ -115,7 +116,7 @@ def test_errors_of_the_server_that_pass_are_waited_for_and_others_are_named(web:
     web.plan = [500, 503, 429]
     assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
     for status, kind, said in (
-        (500, StoreError, r"broke off 5 times \(the server answers 500\)"),
+        (500, Unavailable, r"broke off again and again \(the server answers 500\)"),
         (404, UserError, "answers 404: correct the address"),
         (403, UserError, "it wants credentials"),
     ):
@@ -123,6 +124,18 @@ def test_errors_of_the_server_that_pass_are_waited_for_and_others_are_named(web:
         with pytest.raises(kind, match=said) as caught:
             fetch_file(web.address + f"?{status}", "teacher", "0" * 64)
         one_line(caught.value)
+
+
+def test_a_server_that_is_away_for_longer_is_waited_for_and_that_is_said_once(
+    web: Web, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDA_PATIENCE", "30s")
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.1)
+    web.plan = [503] * 15
+    assert fetch_file(web.address, "teacher", SHA256)[0].read_bytes() == CONTENT
+    said = notes(place)
+    assert said.count("the server 127.0.0.1 is away since") == 1 and "(the server answers 503)" in said
+    assert said.count("the server 127.0.0.1 is back after") == 1
 
 
 def test_a_flipped_bit_is_found_and_both_digests_are_named(web: Web) -> None:
@@ -189,7 +202,7 @@ def test_a_redirect_without_end_ends(web: Web) -> None:
     ],
 )
 def test_an_address_that_cannot_be_fetched_is_named(address: str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(SidaError, match=said) as caught:
         fetch_file(address, "teacher")
     one_line(caught.value)
 
@@ -209,7 +222,7 @@ def test_a_mirror_is_looked_at_before_the_network_and_by_the_address_s_own_diges
     copy.write_bytes(b"another")
     with pytest.raises(UserError, match=f"expects {SHA256}"):
         fetch_file(address, "teacher")
-    with pytest.raises(UserError, match=r"cannot reach the server.*SIDA_MIRROR"):
+    with pytest.raises(Unavailable, match=r"cannot reach the server.*SIDA_MIRROR"):
         fetch_file("https://no-such-host.invalid/other.pkl", "teacher")
 
 

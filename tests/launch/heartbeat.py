@@ -17,6 +17,9 @@ def main(mode: str, folder: Path) -> None:
     if mode == "mistake" and rank == "1":
         print("recipe digits has no teacher: add one", file=sys.stderr)
         sys.exit(2)
+    if mode == "away" and rank == "1":
+        print("cannot reach http://store: is the server running?", file=sys.stderr)
+        sys.exit(75)
     if mode == "report":
         (folder / f"environment-{rank}").write_text(
             "\n".join(os.environ[name] for name in ("OMP_NUM_THREADS", "MASTER_ADDR", "WORLD_SIZE", "EXTRA"))

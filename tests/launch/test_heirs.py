@@ -93,8 +93,8 @@ time.sleep(60)
 """
 
 
-def worker(seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WORKER, KEY, str(seconds)]
+def worker(seconds: float, script: str = WORKER) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, KEY, str(seconds)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -110,3 +110,15 @@ def test_a_job_without_a_launcher_ends_itself_and_one_with_a_living_one_does_not
         _, said = process.communicate(timeout=30)
         assert process.returncode == -signal.SIGTERM
         assert "no launching step for 1 s" in said
+
+
+def test_a_launcher_that_could_not_renew_while_the_store_was_away_has_a_moment_to_do_so(store: ObjectStore) -> None:
+    with acquire(store, KEY, ttl=0.5, wait=0.0, note=lambda text: None):
+        pass
+    time.sleep(2.0)
+    with worker(1.0) as process:  # abandoned for longer: it does not even begin
+        assert "working" not in process.communicate(timeout=30)[0]
+    back = "from sida import patience\npatience._last_end = time.monotonic()\nend_when_abandoned("
+    with worker(1.0, WORKER.replace("end_when_abandoned(", back, 1)) as process:
+        said, _ = process.communicate(timeout=30)
+        assert said == "working\n" and process.returncode == -signal.SIGTERM

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sida.errors import Fenced, SidaError, UserError
+from sida.errors import Fenced, SidaError, Unavailable, UserError
 from sida.launch.local import _marked, run_workers
 from sida.launch.processes import Process
 
@@ -126,6 +126,12 @@ def test_the_error_is_the_workers_own_last_line_with_the_path_of_the_log(tmp_pat
 def test_a_worker_that_ends_with_status_2_is_a_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="recipe digits has no teacher: add one"):
         run(tmp_path, "mistake")
+
+
+def test_a_worker_that_waited_in_vain_for_a_store_is_told_from_one_that_failed(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="cannot reach http://store") as caught:
+        run(tmp_path, "away")
+    assert caught.value.exit_code == 75
 
 
 def test_what_on_tick_raises_ends_the_workers_and_passes_on(tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from sida.errors import Fenced, SidaError, UserError
+from sida.errors import Fenced, SidaError, Unavailable, UserError
 from sida.launch.cluster import Clock
 from sida.launch.job_state import SUSPENDED_BY
 from sida.launch.manifest import RUN, SPEC, job_name, train_job, training_runtime
 from sida.launch.target import Target
 from sida.launch.trainjob import Following, run_trainjob
+from sida.patience import keep_trying
 from tests.launch.crds import errors
 from tests.launch.kube_server import NAMESPACE, Kube, serve
+from tests.stores.outage import hasten
 
 FOLDER = "jobs/distill/abc/1"
 IMAGE = "registry.test/sida-cuda@sha256:" + "2" * 64
@@ -48,6 +50,7 @@ class Launch:
         self.place = place
         self.outcome: bool | BaseException | None = None
         self.tick: Callable[[], None] = lambda: None
+        self.finished: Callable[[], bool] = lambda: self.done
         self.kept: list[str] = []
         self.speed = speed
         self.log = place / "logs" / "distill.log"
@@ -64,7 +67,7 @@ class Launch:
             manifest=self.manifest(run),
             log_path=self.log,
             on_tick=lambda: self.tick(),
-            finished=lambda: self.done,
+            finished=lambda: self.finished(),
             keep_log=lambda: self.kept.append(self.log.read_text()),
             stop=lambda: self.asked,
             clock=Clock(self.speed),
@@ -96,6 +99,8 @@ class Launch:
 @pytest.fixture
 def launch(place: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     monkeypatch.setenv("SIDA_EVENTS", str(place / "events"))
+    monkeypatch.setenv("SIDA_PATIENCE", "60")
+    hasten(monkeypatch)
     return Launch(place)
 
 
@@ -385,6 +390,70 @@ def test_a_worker_s_error_is_the_step_s_with_its_exit_status(launch: Launch, kub
     assert "recipe x: change micro_batch" in str(error)
     assert len(launch.kept) == 1
     assert created(kube)  # stays to be looked at; the next start replaces it
+
+
+def test_workers_that_waited_in_vain_for_a_store_are_told_from_those_that_failed(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    for restart in range(2):
+        pod = kube.pod(restart=restart)
+        status = 75 if restart else 1
+        kube.say(
+            pod, json.dumps({"event": "error", "step": "distill", "message": f"no {restart}", "exit_code": status})
+        )
+        kube.end_pod(pod, "Failed")
+    until(lambda: launch.log.exists() and "no 1" in launch.log.read_text())
+    kube.condition("Failed", "JobsFailed", "jobset failed")
+    error = launch.end()
+    assert isinstance(error, Unavailable) and "no 1" in str(error)  # of the last attempt
+
+
+def test_a_log_that_cannot_be_kept_hides_no_error(launch: Launch, kube: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(text: str) -> None:
+        raise Unavailable("cannot reach http://store", "the store at http://store", "gone")
+
+    monkeypatch.setattr(launch, "kept", type("Kept", (), {"append": staticmethod(away)}))
+    launch.start()
+    until(lambda: created(kube))
+    pod = kube.pod()
+    kube.say(pod, "RuntimeError: CUDA out of memory")
+    kube.end_pod(pod, "Failed")
+    kube.condition("Failed", "JobsFailed", "jobset failed")
+    assert "CUDA out of memory" in str(launch.end())
+    assert "its log is not kept: cannot reach http://store" in told(launch.place)
+
+
+def test_an_outage_that_many_workers_meet_is_passed_on_once(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    pod = kube.pod()
+    for state in ("away", "back", "away"):
+        for rank in range(3):
+            note = {
+                "event": "note",
+                "step": "distill",
+                "text": f"the store is {state}, says {rank}",
+                state: "the store",
+            }
+            kube.say(pod, json.dumps(note))
+    kube.end_pod(pod, "Succeeded")
+    launch.complete(kube)
+    assert launch.end() is True
+    assert [line for line in told(launch.place).splitlines() if "the store is" in line and "says 0" not in line] == []
+    assert told(launch.place).count("the store is away") == 2 and told(launch.place).count("the store is back") == 1
+
+
+def test_a_launching_step_that_waits_for_the_store_ends_when_it_is_asked_to(launch: Launch, kube: Kube) -> None:
+    def finished() -> bool:
+        raise Unavailable("cannot reach http://store", "the store at http://store", "gone")
+
+    launch.finished = lambda: keep_trying("the store at http://store", finished)
+    launch.start()
+    until(lambda: created(kube))
+    kube.record("trainjobs", "DELETED", kube.job())
+    until(lambda: "the store at http://store is away since" in told(launch.place))
+    launch.asked = True
+    assert launch.end() is False
 
 
 def test_a_failure_without_a_word_names_reason_and_log(launch: Launch, kube: Kube) -> None:

@@ -23,7 +23,7 @@ TINY = ROOT / "tests" / "recipes" / "tiny.yaml"
 def kubelet(kube: Kube, job: dict[str, Any], fail_first: set[str]) -> None:
     """Run what the manifest says in one pod, restarted once when it fails; its lines are the pod's log."""
     trainer, step = job["spec"]["trainer"], job["metadata"]["labels"]["sida/step"]
-    env = os.environ | {item["name"]: item["value"] for item in trainer["env"] if item["name"] not in ("HOME",)}
+    env = os.environ | {item["name"]: item["value"] for item in trainer["env"] if "value" in item}
     for name in ("SIDA_LAUNCHER", "SIDA_TRAINJOB", "SIDA_EVENTS", "KUBECONFIG"):
         env.pop(name, None)
     env |= {"SIDA_EVENTS": "-", "SIDA_RUNS": settings().runs.as_posix(), "SIDA_CACHE": settings().cache.as_posix()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import profile
+from pipeline import profile, remote
+from sida.settings import settings
 from tests.pipeline.command import Command
 
 DIGEST = "@sha256:" + "1" * 64
@@ -92,6 +93,20 @@ def test_what_a_step_leaves_out_it_takes_from_the_default(command: Command) -> N
     assert mine.needs("distill").retries == 2
     assert mine.needs("distill").timeout_seconds == 86400
     assert mine.needs("compare") == mine.default
+
+
+def test_steps_on_a_cluster_wait_for_a_quarter_of_an_hour_unless_the_profile_says_otherwise(command: Command) -> None:
+    assert profile.load(command.profile()).variables()["SIDA_PATIENCE"] == "15m"
+    longer = command.profile(("env: {", "env: {SIDA_PATIENCE: 1h, "), name="longer.yaml")
+    assert profile.load(longer).variables()["SIDA_PATIENCE"] == "1h"
+
+
+def test_a_command_on_this_machine_does_not_wait_as_long_as_the_pods(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIDA_PATIENCE", raising=False)
+    with remote.using_store(profile.load(command.profile())):
+        assert (settings().store, settings().patience) == ("s3://bucket/sida", 60.0)
 
 
 def test_a_detector_that_is_trusted_by_the_profile_is_trusted_in_every_pod(command: Command) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sida import patience
 from sida.errors import AlreadyExists, StoreError
 from sida.lease import acquire
 from sida.stores import fetch_object, open_store, put_object, s3_client
@@ -25,7 +26,7 @@ MIB = 1 << 20
 @pytest.fixture
 def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """The environment points at the proxy; waits are tenths of seconds."""
-    monkeypatch.setattr(s3_module, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(s3_client, "READ_SECONDS", 1.0)
     with spoiling(s3_endpoint) as spoiler:
         monkeypatch.setenv("SIDA_S3_ENDPOINT", spoiler.endpoint)

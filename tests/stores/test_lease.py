@@ -101,7 +101,8 @@ def test_the_holder_that_was_taken_over_is_fenced_and_so_are_its_workers(store: 
             for check in (old.check, lambda: check_fence(store, KEY, old.number)):
                 with pytest.raises(Fenced, match="the second"):
                     check()
-            assert old.lost
+            with pytest.raises(Fenced, match="the second"):
+                old.raise_if_lost()
             new.check()
             check_fence(store, KEY, new.number)
 
@@ -180,17 +181,32 @@ class Away(FolderStore):
         return super().put(key, source)
 
 
-def test_a_holder_that_cannot_renew_in_time_stops_and_one_that_can_again_goes_on(tmp_path: Path) -> None:
+def test_a_holder_that_could_not_renew_in_time_goes_on_when_nobody_took_over(tmp_path: Path) -> None:
+    store = Away(tmp_path)
+    held = acquire(store, KEY, ttl=0.4)
+    for _ in range(2):
+        store.away = True
+        time.sleep(0.6)
+        with pytest.raises(StoreError, match="the store is away"):
+            held.check()
+        held.raise_if_lost()
+        store.away = False
+        held.check()  # late, but still the newest
+    held.release()
+
+
+def test_a_holder_that_could_not_renew_in_time_is_fenced_by_the_one_who_took_over(tmp_path: Path) -> None:
     store = Away(tmp_path)
     held = acquire(store, KEY, ttl=0.4)
     store.away = True
     time.sleep(0.6)
-    store.away = False
-    held.check()  # late, but nobody took over
-    store.away = True
-    time.sleep(0.6)
-    with pytest.raises(Fenced, match="could not be renewed"):
-        held.check()
+    with acquire(open_store(str(tmp_path)), KEY, owner="the second"):
+        store.away = False
+        with pytest.raises(Fenced, match="the second"):
+            held.check()
+        with pytest.raises(Fenced):
+            held.guarded(lambda: store.put("published", b"1"))
+        assert not store.exists("published")
     held.release()
 
 

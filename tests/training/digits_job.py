@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
@@ -68,7 +67,8 @@ def bench(folder: Path) -> Bench:
     chosen = recipe(folder)
     data = prepare_data(recipe=chosen)
     teacher = fetch_teacher(recipe=chosen)
-    reference = reference_statistics(recipe=chosen, dataset=urlsplit(data.address).path)
+    (folder / "dataset.json").write_bytes(data.manifest.to_json())
+    reference = reference_statistics(recipe=chosen, dataset=str(folder / "dataset.json"))
     made = {"teacher": teacher, "start": teacher, "dataset": data, "reference": reference}
     inputs = {name: published.manifest.to_json().decode() for name, published in made.items()}
     return Bench(folder, open_store(settings().store), inputs)

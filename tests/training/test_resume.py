@@ -16,10 +16,11 @@ import torch
 from sida.errors import Fenced, SidaError, UserError
 from sida.stores.base import ObjectRef, fetch_object
 from sida.training import checkpoint, loop
-from sida.training.checkpoint import Checkpoint, Writer
+from sida.training.checkpoint import Checkpoint
 from sida.training.iteration import Distillation
 from sida.training.job import Job
 from sida.training.loop import distil
+from sida.training.writer import Writer
 from tests.training.digits_job import Bench, bench
 
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to the checkpoint's place in the store and the end

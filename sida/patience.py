@@ -1,0 +1,233 @@
+"""Waiting for what is away: a store that restarts, a name that is not found for a moment, a proxy that answers 502.
+
+Such errors (``Unavailable``) pass by themselves. The first seconds go by without a word. Then one line says what is away, since
+when and how long we wait for it (SIDA_PATIENCE), and another one when it is back: once a process, however many threads wait. When
+patience has ended, nothing waits for the same outage again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sida import progress
+from sida.errors import AlreadyExists, NotFound, Unavailable
+from sida.settings import settings
+
+QUICK_TRIES, QUICK_SECONDS = 4, 5.0  # so much is tried without a word, whatever the patience
+FIRST_PAUSE, LONGEST_PAUSE = 0.3, 20.0  # seconds between two tries: they double, and vary by half
+
+Result = TypeVar("Result")
+
+
+# --- trying again -------------------------------------------------------------------------------------------------
+
+
+def keep_trying(what: str, attempt: Callable[[], Result]) -> Result:
+    """What ``attempt`` returns, tried again while ``what`` (as errors name it) is away. Raises Unavailable in the end."""
+    wait = Wait()
+    while True:
+        try:
+            result = attempt()
+        except Unavailable as error:
+            wait.out(error)
+        except (NotFound, AlreadyExists):
+            answered(what)
+            raise
+        else:
+            answered(what)
+            return result
+
+
+def as_one(attempt: Callable[[], Result]) -> Result:
+    """Several requests of which each try makes all again: a lease is looked at anew before what it guards is written."""
+    wait = Wait(quick_tries=1)
+    while True:
+        try:
+            with impatient():
+                return attempt()
+        except Unavailable as error:
+            wait.out(error)
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """In this thread, while the block lasts, nothing waits longer than the first seconds."""
+    mark = _impatient.set(True)
+    try:
+        yield
+    finally:
+        _impatient.reset(mark)
+
+
+@contextmanager
+def ticking(tick: Callable[[], None]) -> Iterator[None]:
+    """In this thread, while the block lasts, a wait calls ``tick`` about once a second; what it raises ends the wait."""
+    mark = _tick.set(tick)
+    try:
+        yield
+    finally:
+        _tick.reset(mark)
+
+
+_impatient: ContextVar[bool] = ContextVar("impatient", default=False)
+_tick: ContextVar[Callable[[], None]] = ContextVar("tick", default=lambda: None)
+
+
+def limit() -> float:
+    """How many seconds this thread may wait for what is away."""
+    return 0.0 if _impatient.get() else settings().patience
+
+
+class Wait:
+    """The pauses between the tries of one thing."""
+
+    def __init__(self, quick_tries: int = QUICK_TRIES) -> None:
+        self._began, self._tries, self._quick_tries = time.monotonic(), 0, quick_tries
+
+    def out(self, error: Unavailable) -> None:
+        """Pause after a try that failed. Raises Unavailable when it was the last one."""
+        self._tries += 1
+        outage = _outage(error.what, self._began)
+        waited = time.monotonic() - self._began
+        most = 0.0 if outage.given_up else limit()
+        pause = min(FIRST_PAUSE * 2 ** min(self._tries - 1, 20), LONGEST_PAUSE) * (0.5 + random.random())
+        if self._tries >= self._quick_tries or waited >= QUICK_SECONDS:
+            if not most:
+                raise error
+            if waited >= most:
+                raise gave_up(error, waited) from error
+            say_away(error, f"waiting up to {in_words(most)} for it (SIDA_PATIENCE)")
+            pause = min(pause, self._began + most - time.monotonic())
+        _sleep(outage, pause)
+
+
+def gave_up(error: Unavailable, waited: float) -> Unavailable:
+    """The error that ends a wait of so many seconds; nothing waits for this outage any more."""
+    _outage(error.what, time.monotonic() - waited).given_up = True
+    return Unavailable(f"{error} (it stayed away for {in_words(waited)}, SIDA_PATIENCE)", error.what, error.reason)
+
+
+def _sleep(outage: _Outage, seconds: float) -> None:
+    """Until it is time for another try, or somebody else has got an answer."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        _tick.get()()
+        if outage.over.wait(min(left, 1.0)):
+            return
+
+
+# --- what is away -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Outage:
+    since: float  # on the monotonic clock
+    began: float = field(default_factory=time.time)
+    over: threading.Event = field(default_factory=threading.Event)
+    given_up: bool = False
+
+
+_lock = threading.Lock()
+_outages: dict[str, _Outage] = {}
+_last_end = -math.inf
+
+
+def _outage(what: str, since: float) -> _Outage:
+    with _lock:
+        if what not in _outages:
+            _outages[what] = _Outage(since, time.time() - (time.monotonic() - since))
+        return _outages[what]
+
+
+def answered(what: str) -> None:
+    """It is there, or there again."""
+    global _last_end
+    if not _outages:
+        return
+    with _lock:
+        outage = _outages.pop(what, None)
+        if outage is None:
+            return
+        _last_end = time.monotonic()
+    outage.over.set()
+    _say(f"{what} is back after {in_words(_last_end - outage.since)}", back=what)
+
+
+def settled_for() -> float:
+    """Seconds since the last outage that this process knows of; 0 in one.
+
+    Right after an outage nobody has renewed a lease for as long as it lasted: who is silent need not be gone.
+    """
+    return 0.0 if _outages else time.monotonic() - _last_end
+
+
+# --- what is said -------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """Which outages the reader knows of: of all who wait for one thing, the first speaks, and the first for whom it is back."""
+
+    def __init__(self) -> None:
+        self._away: set[str] = set()
+
+    def is_news(self, note: Mapping[str, Any]) -> bool:
+        """Whether a note of this or another process is to be passed on."""
+        if away := note.get("away"):
+            known = away in self._away
+            self._away.add(away)
+            return not known
+        if back := note.get("back"):
+            known = back in self._away
+            self._away.discard(back)
+            return known
+        return True
+
+
+told = Told()  # by this process, and by those whose words it passes on
+_speaks = True
+
+
+def be_silent() -> None:
+    """For one of many processes that meet the same outage: another one speaks for all."""
+    global _speaks
+    _speaks = False
+
+
+def say_away(error: Unavailable, what_we_do: str) -> None:
+    """Once an outage."""
+    began = time.localtime(_outage(error.what, time.monotonic()).began)
+    since = time.strftime("%H:%M:%S %Z", began).rstrip()
+    _say(f"{error.what} is away since {since} ({error.reason}): {what_we_do}", away=error.what)
+
+
+def _say(text: str, **fields: str) -> None:
+    with _lock:
+        news = told.is_news(fields)
+    if news and _speaks:
+        progress.note(progress.at_work(), text, **fields)
+
+
+def in_words(seconds: float) -> str:
+    """To the second up to two minutes, to the minute above.
+
+    >>> in_words(47), in_words(60), in_words(900), in_words(5400)
+    ('47 s', '1 min', '15 min', '1 h 30 min')
+    """
+    if seconds < 120 and round(seconds) != 60:
+        return f"{max(1, round(seconds))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join(filter(None, [f"{hours} h" if hours else "", f"{minutes} min" if minutes else ""]))
+
+
+def hush_retries() -> None:
+    """urllib3 warns of every attempt, in long lines; we say what is away ourselves, once."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,0 +1,185 @@
+"""Checkpoints and pictures of a run, written to the store in the background: no iteration waits for a store that is away.
+
+Meanwhile the newest checkpoint takes the place of the one before it. It lies in a file of this machine, so that the memory it was
+copied to is free for the next.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sida import patience
+from sida.errors import Unavailable
+from sida.training import checkpoint
+from sida.training.checkpoint import Checkpoint
+from sida.training.job import Job
+
+STOP_SECONDS = (
+    30.0  # so long a run that is asked to stop waits for a store that is away; then the checkpoint before counts
+)
+FIRST_PAUSE = 2.0  # seconds between two tries; doubles
+SMALL_FILES = 50  # that wait for the store; the oldest ones go first
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A checkpoint that is not in the store yet."""
+
+    seen: int
+    state: str
+    path: Path
+
+
+class Writer:
+    """Writes one job's checkpoints and small files; the first process has one.
+
+    ``save`` copies the tensors to the host and returns: only that (and waiting for the checkpoint before, should it still be on its
+    way to a store that answers) holds up the training. What goes wrong is raised by the next ``save`` or by ``wait``.
+    """
+
+    def __init__(self, job: Job, keep: int) -> None:
+        self._job, self._keep = job, keep
+        self._copies: dict[str, Tensor] = {}  # host memory, used again by each checkpoint
+        self.stalled = 0.0  # seconds that training has waited for checkpoints
+        self._changed = threading.Condition()  # guards all that follows
+        self._thread: threading.Thread | None = None
+        self._copied: _Taken | None = None  # its tensors are in the copies
+        self._filed: _Taken | None = None  # its tensors are in its file
+        self._small: dict[str, bytes] = {}
+        self._away: Unavailable | None = None
+        self._failure: Exception | None = None
+        self._closed = False
+
+    def save(self, seen: int, taken: Checkpoint) -> None:
+        """Publish a checkpoint, then remove all but the newest ``keep`` and the best (whose ``best_seen`` is its own place)."""
+        started = time.monotonic()
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or self._takes_another())
+            self._raise_failure()
+        copies = {name: self._copy(name, tensor) for name, tensor in taken.tensors.items()}
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        state = json.dumps(taken.state)  # now: the training goes on to change what it is made of
+        with self._changed:
+            self._copies = copies
+            self._copied = _Taken(seen, state, Path(f"checkpoint-{seen}.safetensors"))
+            self._wake()
+        self.stalled += time.monotonic() - started
+
+    def publish(self, name: str, content: bytes) -> None:
+        """Write a small file to the job's folder."""
+        with self._changed:
+            self._small[name] = content
+            while len(self._small) > SMALL_FILES:
+                del self._small[next(iter(self._small))]
+            self._wake()
+
+    def wait(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Until all is in the store and old checkpoints are gone; raises what went wrong.
+
+        For a store that is away as long as SIDA_PATIENCE says, or STOP_SECONDS once ``stop`` is true; then raises Unavailable.
+        """
+        began = time.monotonic()
+        with self._changed:
+            while not self._failure and (self._copied or self._filed or self._small):
+                if (away := self._away) is not None:
+                    limit = min(patience.limit(), STOP_SECONDS) if stop() else patience.limit()
+                    if (waited := time.monotonic() - began) >= limit:
+                        raise patience.gave_up(away, waited)
+                self._changed.wait(0.2)
+            self._raise_failure()
+
+    def close(self) -> None:
+        """Let a write in progress end; for a run that fails, whose own error matters more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _copy(self, name: str, tensor: Tensor) -> Tensor:
+        mine = self._copies.get(name)
+        if mine is None or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
+            mine = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return mine.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+
+    # -- with the lock held
+
+    def _takes_another(self) -> bool:
+        return self._copied is None and (self._filed is None or self._away is not None)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    # -- in the thread
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE
+        with tempfile.TemporaryDirectory() as folder:
+            while self._has_work():
+                try:
+                    self._to_file(Path(folder))
+                    with patience.impatient():
+                        self._to_store()
+                    pause = FIRST_PAUSE
+                except Unavailable as error:
+                    patience.say_away(error, "training goes on, its checkpoints wait")
+                    with self._changed:
+                        self._away = error
+                        self._changed.notify_all()
+                        self._changed.wait_for(lambda: self._closed or self._copied is not None, pause)
+                    pause = min(2 * pause, patience.LONGEST_PAUSE)
+                except Exception as error:  # whatever it is, the training is to hear of it
+                    with self._changed:
+                        self._failure = error
+                        self._changed.notify_all()
+                    return
+
+    def _has_work(self) -> bool:
+        """Waits for some; False when there will be none, or none that can be done in time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._copied or self._filed or self._small)
+            return not self._closed or (self._away is None and bool(self._copied or self._filed or self._small))
+
+    def _to_file(self, folder: Path) -> None:
+        with self._changed:
+            copied, before = self._copied, self._filed
+        if copied is None:
+            return
+        if before is not None:
+            (folder / before.path.name).unlink()
+        path = folder / copied.path
+        save_file(self._copies, path)
+        with self._changed:
+            self._copied, self._filed = None, _Taken(copied.seen, copied.state, path)
+            self._changed.notify_all()
+
+    def _to_store(self) -> None:
+        with self._changed:
+            small, filed = dict(self._small), self._filed
+        for name, content in small.items():
+            self._job.publish(name, content)
+        if filed is not None:
+            checkpoint.write(self._job, filed.seen, filed.state, filed.path, self._keep)
+            filed.path.unlink()
+        with self._changed:
+            self._away, self._filed = None, None
+            self._small = {name: content for name, content in self._small.items() if small.get(name) is not content}
+            self._changed.notify_all()
