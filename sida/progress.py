@@ -33,12 +33,11 @@ _hear: Callable[[str], None] | None = None
 def emit(event: str, step: str, **fields: Any) -> None:
     """Append one event, or say it on stderr when nobody reads events."""
     path = settings().events
-    line = _in_words(event, fields)
     if path is None:
-        if line:
+        if line := _in_words(event, fields):
             print(f"{step}: {line}" if step else line, file=sys.stderr, flush=True)
         return
-    if _hear is not None and line and event != "progress":
+    if _hear is not None and event != "progress" and (line := _in_words(event, fields)):
         _hear(f"{step}: {line}\n")
     record = {"event": event, "step": step, **fields}
     _append(path, json.dumps(record, default=str).encode() + b"\n")

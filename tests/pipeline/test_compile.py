@@ -63,6 +63,7 @@ def test_images_environment_and_secrets_of_every_task_are_the_profile_s(document
             "AWS_REGION": "eu-central-1",
             "SIDA_IMAGE": container["image"],
             "SIDA_LEASE_WAIT": "120",  # Argo starts another pod for a lost one at once
+            "SIDA_PATIENCE": "15m",
         }
         pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]
         keys = {pair["envVar"]: pair["secretKey"] for secret in pod["secretAsEnv"] for pair in secret["keyToEnv"]}

@@ -57,7 +57,7 @@ def test_a_job_tries_once_records_it_and_keeps_to_it(here: Path, monkeypatch: py
     from sida.scoring.score import score
 
     made = make_inputs(here, tiny())
-    arguments = {"generator": made.generator, "dataset": made.dataset, "reference": made.reference}
+    arguments = {"generator": made.generator, "reference": made.reference}
     recipe = tiny(execution={"sampling_batch": "auto"})
     first = score(recipe=recipe, **arguments).manifest
     path = next((here / "store" / "jobs" / "score").glob("*/1/batch.json"))
