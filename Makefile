@@ -28,11 +28,13 @@ demo: setup ## real images through the whole DAG, ending with a score; STORE=s3 
 ui: setup ## MLflow's pages on the runs of this machine
 	$(BIN)/python -m pipeline ui
 
-test: setup ## what matters, in minutes
-	$(BIN)/python -m pytest -m "not slow and not container and not cluster"
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+test: setup ## what matters, in minutes; JOBS processes at once
+	$(PYTEST) -m "not slow and not container and not cluster"
 
 test-all: setup ## everything but containers and clusters
-	$(BIN)/python -m pytest -m "not container and not cluster"
+	$(PYTEST) -m "not container and not cluster"
 
 KILLS ?= 100
 SEED ?= 0

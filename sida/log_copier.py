@@ -14,18 +14,22 @@ BLOCK = 1 << 16
 
 
 def main(out: int, err: int, path: str, limit: int) -> None:
-    """Until both pipes are at their end."""
+    """Until both pipes are at their end. What is kept are whole lines: others append to the file too."""
+    begun = {out: b"", err: b""}  # lines that are not ended yet
     with selectors.DefaultSelector() as waiting, open(path, "a+b", buffering=0) as kept:
         for source, target in ((out, 1), (err, 2)):
             waiting.register(source, selectors.EVENT_READ, target)
         while waiting.get_map():
             for ready, _ in waiting.select():
                 block = os.read(ready.fd, BLOCK)
-                if not block:
+                if block:
+                    _pass_on(ready.data, block)
+                else:
                     waiting.unregister(ready.fd)
-                    continue
-                _pass_on(ready.data, block)
-                kept.write(block)
+                text = begun[ready.fd] + block
+                end = text.rfind(b"\n") + 1 if block and len(text) < 2 * BLOCK else len(text)
+                begun[ready.fd] = text[end:]
+                kept.write(text[:end])
                 if kept.tell() > 2 * limit:
                     _shorten(kept, limit)
 

@@ -79,6 +79,12 @@ def test_where_events_are_read_the_copy_says_all_the_same_how_it_ended(place: Pa
     assert "toy: ran in" in copy_of()
 
 
+def test_a_note_waits_for_the_end_of_the_line_that_is_being_written(place: Path) -> None:
+    body = 'import sys, time; from sida import progress; sys.stdout.write("one "); sys.stdout.flush(); time.sleep(0.3)'
+    run_step(place, body + '; progress.note("toy", "two"); print("line")', SIDA_EVENTS=str(place / "events.jsonl"))
+    assert {"toy: two", "one line"} <= set(copy_of().splitlines())
+
+
 def test_only_the_last_mebibyte_is_kept(place: Path) -> None:
     run_step(place, 'for number in range(40): print(f"{number:02}" + "x" * (1 << 16))')
     copy = copy_of()

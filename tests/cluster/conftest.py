@@ -71,7 +71,7 @@ def cluster(images: installed.Images, tmp_path_factory: pytest.TempPathFactory) 
             forwarded(installed.NAMESPACE, "mlflow", 5000, free_port()) as mlflow,
         ):
             for address in (store, mlflow):
-                until(f"port-forward to {address}", lambda address=address: _answers(address), 60)  # type: ignore[misc]
+                until(f"port-forward to {address}", lambda address=address: answers(address), 60)  # type: ignore[misc]
             yield Cluster(
                 images,
                 installed.profile(folder, images),
@@ -120,7 +120,8 @@ def undisturbed(cluster: Cluster) -> Undisturbed:
     return Undisturbed(run, sha256, "steps/" + steps["distill"]["manifest"].rpartition("/steps/")[2].rpartition("/")[0])
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Whether something listens at ``http://HOST:PORT``."""
     host, _, port = address.removeprefix("http://").partition(":")
     with socket.socket() as probe:
         probe.settimeout(2)

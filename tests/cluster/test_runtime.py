@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import yaml
 
-from tests.cluster.conftest import Cluster
-from tests.cluster.kubectl import difference
+from tests.cluster import installed
+from tests.cluster.conftest import Cluster, answers, free_port
+from tests.cluster.kubectl import difference, forwarded, until
 
 
 def test_what_runtime_prints_is_what_is_installed(cluster: Cluster) -> None:
@@ -16,6 +21,26 @@ def test_what_runtime_prints_is_what_is_installed(cluster: Cluster) -> None:
 
 
 def test_doctor_finds_what_a_profile_needs(cluster: Cluster) -> None:
-    said = cluster.pipeline("doctor", "--profile", cluster.profile)
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert "sida-torch" in said.stdout
+    with reached_kubeflow() as kfp:
+        profile = installed.profile(cluster.folder, cluster.images, "doctor.yaml", kfp=kfp)
+        said = cluster.pipeline("doctor", "--profile", profile, "--json")
+    checks = {check["name"]: check for check in json.loads(said.stdout)["checks"]}
+    bad = {name for name, check in checks.items() if check["state"] == "bad"}
+    assert bad == (set() if kfp["host"] != NOBODY else {"kfp"}), said.stdout
+    assert said.returncode == (1 if bad else 0)
+    assert "sida-torch" in checks["trainer"]["found"]
+    assert {checks[name]["state"] for name in ("store", "mlflow", "kubernetes", "trainer", "secrets")} == {"ok"}
+
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@contextmanager
+def reached_kubeflow() -> Iterator[dict[str, str]]:
+    """Kubeflow Pipelines as a profile names it; where the cluster has none, an address that nobody answers at."""
+    if installed.pipelines() != "kubeflow":
+        yield {"host": NOBODY, "experiment": "sida-test"}
+        return
+    with forwarded("kubeflow", "ml-pipeline", 8888, free_port()) as host:
+        until("Kubeflow Pipelines", lambda: answers(host), 60)
+        yield {"host": host, "experiment": "sida-test"}
