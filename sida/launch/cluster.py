@@ -159,13 +159,18 @@ class Cluster:
 
     # -- lists and watches, not repeated: see sida.launch.watching
 
-    def jobs_or_events(self, kind: str, name: str, **more: Any) -> Any:
-        """List or watch the TrainJob called ``name``, or the events about it and the JobSet of the same name."""
+    def objects(self, kind: str, name: str, **more: Any) -> Any:
+        """List or watch the TrainJob called ``name``, the events about it and the JobSet of the same name, or pods by a label
+        selector in place of a name.
+        """
         timeout = (10.0, WATCH_SECONDS + 15.0) if more.get("watch") else CALL_TIMEOUT
         if kind == "events":
             selector = f"involvedObject.name={name}"
             call, given = self._core.list_namespaced_event, (self.namespace,)
             return self.once(call, *given, field_selector=selector, _request_timeout=timeout, **more)
+        if kind == "pods":
+            listing = self._core.list_namespaced_pod
+            return self.once(listing, self.namespace, label_selector=name, _request_timeout=timeout, **more)
         selector = f"metadata.name={name}"
         listing = self._objects.list_namespaced_custom_object
         return self.once(listing, *self._kind(), field_selector=selector, _request_timeout=timeout, **more)

@@ -229,8 +229,8 @@ def _makers(job: str) -> tuple[str, str]:
 def newest_pods(pods: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of the last restart of a JobSet, without those that are being deleted."""
     there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-    last = max((_attempt(pod) for pod in there), default=0)
-    return [pod for pod in there if _attempt(pod) == last]
+    last = max((attempt_of(pod) for pod in there), default=0)
+    return [pod for pod in there if attempt_of(pod) == last]
 
 
 def failed_pod(pods: Sequence[dict[str, Any]]) -> Failure | None:
@@ -244,7 +244,8 @@ def _names(pods: Sequence[dict[str, Any]]) -> set[str]:
     return {pod["metadata"]["name"] for pod in pods}
 
 
-def _attempt(pod: dict[str, Any]) -> int:
+def attempt_of(pod: dict[str, Any]) -> int:
+    """How often the JobSet had been started again when it made this pod."""
     text = str((pod["metadata"].get("labels") or {}).get(RESTART) or "0")
     return int(text) if text.isdigit() else 0
 

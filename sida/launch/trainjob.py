@@ -22,7 +22,7 @@ from sida.launch.job_state import SUSPENDED_BY, condition, end_job, ended
 from sida.launch.log import explain as explain_log
 from sida.launch.log import failure
 from sida.launch.pod_logs import FirstNode, event_of, pods_of
-from sida.launch.pod_state import failed_pod, waiting_job
+from sida.launch.pod_state import attempt_of, failure_of, waiting_job
 from sida.launch.signals import on_stop
 from sida.launch.target import Target
 from sida.launch.watching import LISTED, REFUSED, Seen, start_watch
@@ -75,6 +75,11 @@ class _Run:
         self.failures: list[tuple[float, str]] = []  # creation failures: when first seen, message
         self.errors: list[dict[str, Any]] = []  # that workers reported
         self.warnings: list[dict[str, Any]] = []
+        self._failed: set[str] = set()  # pods of which it was told why
+        self._attempt, self._killed = (
+            0,
+            "",
+        )  # the last start of the job, and whether one of it was killed for memory, in words
         self._looked = 0.0
         self._told = ""
         cluster.tick = self._tick
@@ -179,7 +184,12 @@ class _Run:
 
             node = FirstNode(self.name, self.cluster, line, self._note)
             try:
-                for kind, name in (("trainjobs", self.name), ("events", self.name), ("events", f"{self.name}-node-0")):
+                for kind, name in (
+                    ("trainjobs", self.name),
+                    ("events", self.name),
+                    ("events", f"{self.name}-node-0"),
+                    ("pods", pods_of(self.name)),
+                ):
                     start_watch(kind, name, self.cluster, seen, stop)
                 node.start()
                 failed = self._wait(job, seen)
@@ -241,13 +251,15 @@ class _Run:
     def _take(self, kind: str, what: str, seen: Any) -> dict[str, Any] | None:
         """One thing that a watch saw; the condition that ended the job, if it has ended."""
         if what == REFUSED:
+            if kind == "pods":
+                return None  # whoever may not look is told by what ends badly
             if kind == "events":
                 self._note(f"its events cannot be read ({seen}): why it is not created will not be known")
                 return None
             raise explain(seen, "watch TrainJobs", self.what.target.namespace)
-        if kind == "events":
-            for event in seen if what == LISTED else [seen]:
-                self._take_event(event)
+        if kind != "trainjobs":
+            for one in seen if what == LISTED else [seen]:
+                (self._take_event if kind == "events" else self._take_pod)(one)
             return None
         if what == LISTED:
             ours = [job for job in seen if job["metadata"]["uid"] == self.uid]
@@ -290,29 +302,39 @@ class _Run:
         if event.get("reason") == "TrainJobResourcesCreationFailed" and not self.status.get("jobsStatus"):
             self.failures.append((self.cluster.clock.now(), message))
 
+    def _take_pod(self, pod: dict[str, Any]) -> None:
+        """Why one failed is told at once: a restart of the job deletes it, and what it knew."""
+        if (attempt := attempt_of(pod)) > self._attempt:
+            self._attempt, self._killed = attempt, ""
+        failure, uid = failure_of(pod), pod["metadata"]["uid"]
+        if failure is None or attempt < self._attempt or uid in self._failed:
+            return
+        if failure.cause not in ("memory", "evicted"):
+            return
+        self._failed.add(uid)
+        words = failure_in_words(failure)
+        if failure.cause == "memory":
+            self._killed, words = words, f"a worker was {words}"
+        self._note(words)
+
     def _look(self) -> None:
         """Say why pods do not begin, or are not all there; whoever may not look is told by what ends badly."""
         if any(counts.get("ready") for counts in self.status.get("jobsStatus") or []):
             return
-        try:
-            pods = self.cluster.pods(pods_of(self.name), repeat=False)
-        except Exception as error:
-            if not isinstance(error, Refused) and passing(error) is None:
-                raise
+        if (pods := self._pods()) is None:
             return
         job = self.what.manifest | {"status": self.status}
         if (waiting := waiting_job(job, pods, self.warnings)) is not None and waiting.kind != "queue":
             self._note(waiting_in_words(waiting))
 
-    def _killed(self) -> str:
-        """Of a job that failed: whether one of its pods was killed for memory, in words; empty where that is not known."""
+    def _pods(self) -> list[dict[str, Any]] | None:
+        """Its pods; None where they cannot be seen now, or may not."""
         try:
-            failure = failed_pod(self.cluster.pods(pods_of(self.name), repeat=False))
+            return self.cluster.pods(pods_of(self.name), repeat=False)
         except Exception as error:
             if not isinstance(error, Refused) and passing(error) is None:
                 raise
-            return ""
-        return failure_in_words(failure) if failure is not None and failure.cause == "memory" else ""
+            return None
 
     def _judge_creation(self) -> None:
         """Creation failures never reach the status: a job that cannot be created would be waited for for ever."""
@@ -361,8 +383,10 @@ class _Run:
         if reason == "DeadlineExceeded":
             limit = self.what.target.deadline_seconds
             return TimedOut(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
-        if killed := self._killed():
-            return SidaError(f"{self.shown}: a worker was {killed} (log: {self.what.log_path})")
+        for pod in self._pods() or []:
+            self._take_pod(pod)
+        if self._killed:
+            return SidaError(f"{self.shown}: a worker was {self._killed} (log: {self.what.log_path})")
         if self.errors:
             first = self.errors[-1]  # of a job that was started again, the last attempt's
             text = f"{self.what.step} failed: {first.get('message')} ({self.shown}, log: {self.what.log_path})"

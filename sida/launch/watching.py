@@ -21,7 +21,7 @@ class Gone(Exception):
 def start_watch(
     kind: str, name: str, cluster: Cluster, out: queue.Queue[Seen], stop: threading.Event
 ) -> threading.Thread:
-    """Watch "trainjobs" or "events" of ``name`` until ``stop`` is set."""
+    """Watch "trainjobs" or "events" of ``name``, or "pods" that have its labels, until ``stop`` is set."""
     thread = threading.Thread(target=_watch, args=(kind, name, cluster, out, stop), name=f"watch {kind}", daemon=True)
     thread.start()
     return thread
@@ -32,7 +32,7 @@ def _watch(kind: str, name: str, cluster: Cluster, out: queue.Queue[Seen], stop:
     while not stop.is_set():
         try:
             if not version:
-                with cluster.jobs_or_events(kind, name) as response:
+                with cluster.objects(kind, name) as response:
                     listed = json.loads(response.data)
                 version = listed["metadata"]["resourceVersion"]
                 out.put((kind, LISTED, listed["items"]))
@@ -61,7 +61,7 @@ def _events(kind: str, name: str, cluster: Cluster, version: str) -> Any:
     """(what, object) of one watch, until the server ends it."""
     options = {"watch": True, "resource_version": version, "timeout_seconds": WATCH_SECONDS}
     try:
-        response = cluster.jobs_or_events(kind, name, allow_watch_bookmarks=True, **options)
+        response = cluster.objects(kind, name, allow_watch_bookmarks=True, **options)
     except Refused as error:
         if error.status == 410:
             raise Gone from error

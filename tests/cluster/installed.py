@@ -143,6 +143,9 @@ def profile(folder: Path, images: Images, name: str = "mine.yaml", **changes: An
     fields["images"]["cpu"] = images.cpu
     fields["secrets"][0]["name"] = STORE_SECRET
     fields["job_namespace"] = fields["trainjob"]["namespace"] = NAMESPACE
+    fields |= changes
+    if pipelines() != "kubeflow":
+        fields["kfp"] |= {"namespace": pipelines()}
     path = folder / name
-    path.write_text(yaml.safe_dump(fields | changes, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
     return str(path)

@@ -141,13 +141,18 @@ class Kube:
             self.logs[pod] += [(_now(), line) for line in lines]
             self.lock.notify_all()
 
-    def end_pod(self, pod: str, phase: str) -> None:
+    def end_pod(self, pod: str, phase: str, **terminated: Any) -> None:
         with self.lock:
             ended = copy.deepcopy(self.objects["pods"][pod])
             ended["status"]["phase"] = phase
-            ended["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": int(phase == "Failed")}}
+            state = {"exitCode": int(phase == "Failed"), **terminated}
+            ended["status"]["containerStatuses"][0]["state"] = {"terminated": state}
             self.closed_logs.add(pod)
             self.record("pods", "MODIFIED", ended)
+
+    def delete_pod(self, pod: str) -> None:
+        with self.lock:
+            self.record("pods", "DELETED", self.objects["pods"][pod])
 
     def go_away(self) -> None:
         with self.lock:

@@ -77,6 +77,25 @@ def test_a_worker_that_was_killed_for_memory_is_why_the_job_failed(launch: Launc
     assert "a worker was killed for memory (OOMKilled): the limit is 32Mi (oom-node-0-1" in str(error)
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_worker_that_is_killed_for_memory_is_told_before_a_restart_deletes_its_pod(
+    launch: Launch, kube: Kube, again: bool
+) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    until(lambda: any(request.endswith("/pods?watch") for request in kube.requests))
+    first = kube.pod()
+    kube.counts(active=1, ready=1)
+    kube.end_pod(first, "Failed", exitCode=137, reason="OOMKilled")
+    kube.delete_pod(first)
+    until(lambda: "a worker was killed for memory (OOMKilled)" in told(launch.place))
+    second = kube.pod(restart=1)
+    kube.end_pod(second, "Failed", **({"exitCode": 137, "reason": "OOMKilled"} if again else {}))
+    kube.delete_pod(second)
+    kube.condition("Failed", "ReachedMaxRestarts", "jobset failed due to reaching max number of restarts")
+    assert ("killed for memory" in str(launch.end())) == again
+
+
 def test_a_job_that_exceeded_its_deadline_timed_out(launch: Launch, kube: Kube) -> None:
     launch.start()
     until(lambda: created(kube))
