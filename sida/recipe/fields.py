@@ -37,6 +37,10 @@ class Network(Part):
     channel_mult_emb: Positive | None = None  # width of the embedding; None: as published (4; EDM2: the widest level)
     channels_per_head: Positive | None = None  # of EDM2's attention; None: 64
 
+    def of_generator(self) -> Network:
+        """A generator's network from its teacher's: the same, without EDM2's uncertainty head, which no generator has."""
+        return self.model_copy(update={"logvar_channels": None})
+
 
 class Sampler(Part):
     """The teacher's own sampler (Heun, EDM algorithm 2)."""

@@ -50,7 +50,7 @@ def distill(
         context.notes |= {f"seconds_{name}": seconds for name, seconds in result["seconds"].items()}
         context.notes |= {f"milliseconds_{kind}": spent for kind, spent in result["profile"].items()}
         return GeneratorResult(
-            network=recipe.teacher.network.model_dump(mode="json"),
+            network=recipe.teacher.network.of_generator().model_dump(mode="json"),
             weights=ObjectRef(*result["generator"]),
             sigma_init=recipe.method.sigma_init,
             method=recipe.method.title,

@@ -49,9 +49,14 @@ class Networks:
 
     @classmethod
     def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
-        """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A)."""
+        """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A).
+
+        As published theta has no uncertainty head (EDM2), whatever it starts from.
+        """
         start = generator or teacher
         networks = cls(teacher, copy.deepcopy(teacher), copy.deepcopy(start), copy.deepcopy(start))
+        for headless in (networks.theta, networks.theta_ema):
+            headless.drop_logvar()
         for frozen in (networks.phi, networks.theta_ema):
             frozen.eval().requires_grad_(False)
         return networks
