@@ -194,6 +194,15 @@ class Method(Part):
         """Whether the discriminator takes part (SiDA, SiD2A)."""
         return self.name != "sid"
 
+    @property
+    def loss_scale(self) -> int:
+        """What losses are multiplied by for the backward pass, and gradients divided by in float32 afterwards.
+
+        The published runs took each process's loss over its own share, on 4 processes, and averaged afterwards. float16 holds no
+        smaller gradients than theirs: it runs on the same loss, whatever the number of processes.
+        """
+        return 4 if self.precision == "float16" else 1
+
     @model_validator(mode="after")
     def _batch_holds_whole_groups(self) -> Method:
         if self.batch % self.loss_group:
