@@ -319,6 +319,7 @@ class Execution(Part):
     checkpoints_kept: Annotated[int, Field(ge=2)] = 2  # the newest; the best is kept besides
     non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
+    deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
     compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
 
     @property

@@ -63,15 +63,15 @@ def _as_it_was(block: nn.Module) -> AbstractContextManager[None]:
         later = [module.keep_mask for module, _ in masks]  # of another pass
         for module, mask in masks:
             module.keep_mask = mask
-        for module in forced:  # the weights are normalised already
-            module.force_normalization = False
+        for layer in forced:  # the weights are normalised already
+            layer.force_normalization = False
         try:
             yield
         finally:
             for (module, _), mask in zip(masks, later, strict=True):
                 module.keep_mask = mask
-            for module in forced:
-                module.force_normalization = True
+            for layer in forced:
+                layer.force_normalization = True
 
     return restored()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,20 @@ def test_distil_runs_to_its_end_with_selections_checkpoints_and_a_profile(
     again = distil(here.job(FEW, "stopped"))
     assert again["generator"] == result["generator"]  # resumed: the same bits
     assert again["curve"] == result["curve"]
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_every_operator_of_distil_and_of_scoring_has_a_deterministic_kernel(here: Bench, deterministic: None) -> None:
+    few = FEW.replace("images: 96", "images: 48")
+    assert distil(here.job(few, "deterministic"))["score"] > 0
+    extra = few.replace("ranges: 1", "ranges: 1, extra_metrics: [is, kid, precision_recall]")
+    assert len(_measured(here, extra, "teacher", "deterministic")["further"]) == 4
 
 
 def test_largest_batch_is_halved_until_it_fits(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
