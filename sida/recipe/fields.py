@@ -240,6 +240,9 @@ class Evaluation(Part):
     first_seed: Count = 1_000_000  # of the first reported range; the next ones follow it
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
+    precision: Literal["float32", "float16", "bfloat16"] | None = (
+        None  # of the networks that are scored, not of the detector; None: method.precision, as published
+    )
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
     stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
 
@@ -279,7 +282,9 @@ class Targets(Part):
     teacher_guided: float | None = None  # with classifier-free guidance
     teacher_autoguided: float | None = None
     sid: float | None = None
-    best: float | None = None  # of SiDA and SiD2A
+    sida: float | None = None  # None: not known for SiDA alone
+    sid2a: float | None = None  # None: not known for SiD2A alone
+    best: float | None = None  # of SiDA and SiD2A, where it is not known which of the two
 
 
 class Expected(Part):
@@ -359,6 +364,11 @@ class Recipe(Part):
                 f"method.loss_group {method.loss_group}"
             )
         return self
+
+    @property
+    def score_precision(self) -> str:
+        """What generator, teacher and guide compute in when they are scored: float32, float16 or bfloat16."""
+        return self.evaluation.precision or self.method.precision
 
     @property
     def title(self) -> str:

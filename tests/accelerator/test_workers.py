@@ -15,7 +15,7 @@ from sida.data.latents import decoder_of
 from sida.errors import SidaError
 from sida.export.generator import Generator
 from sida.export.sample import sample
-from sida.manifests import GeneratorResult, Manifest
+from sida.manifests import GeneratorResult, Manifest, ScoresResult
 from sida.numerics.networks.build import build_network
 from sida.recipe import Latents, Network
 from sida.report.samples import draw
@@ -130,6 +130,19 @@ def test_a_model_is_scored_with_every_further_metric_and_a_batch_that_is_tried_o
     changes = changes.replace("sampling_batch: 10", "sampling_batch: auto")
     result = _measured(here, changes, "teacher", "all")
     assert set(result["further"]) == {"is", "kid", "precision", "recall"}
+
+
+def test_a_row_is_scored_in_its_method_s_precision_or_in_the_one_asked_for(here: Bench) -> None:
+    half = FEW.replace("method: {", "method: {precision: float16, ")
+    asked = half.replace("evaluation: {", "evaluation: {precision: float32, ")
+    full, published, wanted = (
+        _measured(here, changes, "teacher", str(number))["values"] for number, changes in enumerate((FEW, half, asked))
+    )
+    assert wanted == full != published
+    assert abs(published[0] - full[0]) < 0.01 * full[0]
+    result = ScoresResult(rows=(), detector_sha256="0", reference_digest="0", licence="-")
+    assert "precision" not in result.model_dump()  # float32: the digest of before precisions were recorded
+    assert result.model_copy(update={"precision": "float16"}).model_dump()["precision"] == "float16"
 
 
 def test_reference_statistics_are_computed(here: Bench) -> None:
