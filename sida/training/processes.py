@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from sida import devices
+
 BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
 
 
@@ -105,15 +107,13 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
     A message that takes longer than ``timeout`` (a process or the network between two machines is gone) raises an error.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
+    device = devices.here(int(os.environ.get("LOCAL_RANK", 0)))
+    devices.claim(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     talk = None
     if world > 1:
-        distributed.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
-        talk = distributed.new_group(backend="gloo", timeout=timeout) if gpu else None
+        distributed.init_process_group(devices.BACKENDS[device.type], timeout=timeout)
+        talk = distributed.new_group(backend="gloo", timeout=timeout) if devices.apart(device) else None
     try:
         yield Processes(rank, world, device, talk)
     finally:

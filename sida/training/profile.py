@@ -10,6 +10,9 @@ from typing import TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sida import devices
+
+KERNELS = {"cuda": ProfilerActivity.CUDA}  # what a device's own work is recorded by; elsewhere the host's time counts
 PROFILED = 12  # the iteration of a process that is measured: caches are warm then
 
 # The first kind whose words are found in an operator's name.
@@ -33,17 +36,16 @@ def profiled(work: Callable[[], Result], device: torch.device) -> tuple[Result, 
 
     The kinds add up to the time that passed, which the profiler itself lengthens by a few per cent.
     """
-    on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    kernels = KERNELS.get(device.type)
+    activities = {ProfilerActivity.CPU} | ({kernels} if kernels else set())
     with profile(activities=activities) as made:
         started = time.perf_counter()
         result = work()
-        if on_gpu:
-            torch.cuda.synchronize(device)
+        devices.wait(device)
         total = 1000 * (time.perf_counter() - started)
     found: dict[str, float] = {}
     for event in made.key_averages():
-        spent = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000
+        spent = (event.self_device_time_total if kernels else event.self_cpu_time_total) / 1000
         if spent and "::" in event.key:
             kind = kind_of(event.key)
             found[kind] = found.get(kind, 0.0) + spent
