@@ -2,7 +2,8 @@
 
 Parameters are dealt to buckets in reverse order, as backward tends to finish them. A bucket is sent as soon as it and those before
 it are complete, so that all processes send the same ones in the same order. Under accumulation only the last round is armed:
-gradients travel once per optimiser step.
+gradients travel once per optimiser step. In the first step, where processes may compile or choose kernels and take unequally
+long, they meet before anything is sent.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class GradientSum:
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
         self._armed, self._next = False, 0
+        self._processes, self._met = processes, False
         self._missing: list[int] = []
         self._travelling: list[tuple[list[Tensor], Tensor, Any]] = []
         self.sent_early = 0  # buckets that were on their way before the last backward pass had ended
@@ -49,7 +51,7 @@ class GradientSum:
         self._missing = [len(bucket) for bucket in self._buckets]
 
     def _complete(self, parameter: Tensor) -> None:
-        if not self._armed:
+        if not self._armed or not self._met:
             return
         self._missing[self._bucket_of[parameter]] -= 1  # type: ignore[index]
         while self._next < len(self._buckets) and self._missing[self._next] == 0:
@@ -66,6 +68,9 @@ class GradientSum:
     def finish(self) -> list[Tensor]:
         """Call after the last backward pass: send what is left (parameters that took no part), wait; the gradients, summed."""
         if self._armed:
+            if not self._met:
+                self._processes.meet()
+                self._met = True
             while self._next < len(self._buckets):
                 self._send(self._next)
             for gradients, flat, work in self._travelling:

@@ -95,6 +95,7 @@ class Run:
         self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator, once it was measured
         self.writer = Writer(job, job.recipe.execution.checkpoints_kept)
         self._resume()
+        job.processes.meet()  # each has fetched and read what it needs
         self.seconds["start"] += time.monotonic()
 
     @property
@@ -167,8 +168,11 @@ class Run:
         """Publish a checkpoint (the first process; the others, which call it too, have the same state)."""
         trouble, history = self.trouble(), self.history.state()
         self.checkpoint_due = False
-        if not self.job.processes.first:
-            return
+        if self.job.processes.first:
+            self._write(trouble, history)
+        self.job.processes.meet()  # the checkpoint before may still be on its way
+
+    def _write(self, trouble: Trouble, history: dict[str, Any]) -> None:
         state = {
             "recipe": identity(self.job),
             "seen": self.seen,
@@ -225,6 +229,7 @@ class Run:
         if processes.first:
             title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
             self.writer.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
+        processes.meet()
         self.seconds["selection"] += time.monotonic() - started
 
 
@@ -271,6 +276,7 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         if stopping and not run.finished:
             raise _stopped(run, stop)
     run.writer.wait(stop)
+    processes.meet()
 
 
 def _profiled(run: Run, seen: int) -> dict[str, Tensor]:
