@@ -40,7 +40,7 @@ from sida.training.history import History
 from sida.training.identity import identity, refuse_other
 from sida.training.iteration import Distillation, Networks
 from sida.training.job import Job
-from sida.training.profile import PROFILED, profiled
+from sida.training.profile import PROFILED, IterationProfile
 from sida.training.selection import largest_batch, sample_grid
 from sida.training.trouble import refuse_trouble, save_unless_non_finite
 from sida.training.watch import Trouble
@@ -256,7 +256,8 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         _select(run, stop)
     while not run.finished:
         before, started = run.seen, time.monotonic()
-        losses = _profiled(run, before) if iteration == PROFILED and processes.first else run.distillation.run(before)
+        record = iteration == PROFILED and processes.first
+        losses = _recorded(run, before) if record else run.distillation.run(before)
         run.seen = before + method.batch
         run.history.add(run.seen, losses | run.distillation.health, last=run.seen >= method.images)
         run.seconds["iterations"] += time.monotonic() - started
@@ -279,8 +280,10 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
     processes.meet()
 
 
-def _profiled(run: Run, seen: int) -> dict[str, Tensor]:
-    losses, run.profile = profiled(lambda: run.distillation.run(seen), run.job.processes.device)
+def _recorded(run: Run, seen: int) -> dict[str, Tensor]:
+    record = IterationProfile(run.job.processes.device, run.distillation.rounds)
+    losses = run.distillation.run(seen, record)
+    run.profile = record.milliseconds
     return losses
 
 
