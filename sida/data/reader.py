@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from sida import devices
 from sida.data.order import ShuffledOrder
 from sida.data.shards import Shards, network_input, one_hot
 from sida.numerics.draws import Draws
@@ -30,19 +31,18 @@ class ShuffledData:
         self._ahead: OrderedDict[tuple[int, ...], Future[tuple[Tensor, Tensor]]] = OrderedDict()
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [N] positions in the order -> float32 [N, C, H, W] (images in [-1, 1], or latents drawn anew for every position)
-        and one-hot labels float32 [N, classes], on the device."""
-        positions = positions.cpu()
+        """int64 [N] positions in the order, on the host -> float32 [N, C, H, W] (images in [-1, 1], or latents drawn anew for every
+        position) and one-hot labels float32 [N, classes], on the device."""
         future = self._ahead.pop(tuple(positions.tolist()), None)
         indices = self.order(positions)
-        data, labels = future.result() if future else self.shards.read(indices)
+        data, labels = future.result() if future else self._read(indices)
         if self._stride is not None:
             self._read_ahead(positions + self._stride)
-        data, labels = (part.to(self.device, non_blocking=True) for part in (data, labels))
+        data, labels = (devices.sent(part, self.device) for part in (data, labels))
         eps = None
         if self.shards.dataset.record == "latents":
             shape = (self.shards.dataset.channels, *data.shape[2:])
-            eps = self._draws.normal("data/latent", positions.to(self.device), shape)
+            eps = self._draws.normal("data/latent", devices.sent(positions, self.device), shape)
         return network_input(data, self.shards.dataset, eps), one_hot(labels, self.shards.classes)
 
     def _read_ahead(self, positions: Tensor) -> None:
@@ -53,4 +53,4 @@ class ShuffledData:
 
     def _read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         data, labels = self.shards.read(indices)
-        return (data.pin_memory(), labels) if self.device.type == "cuda" else (data, labels)
+        return devices.to_send(data, self.device), devices.to_send(labels, self.device)

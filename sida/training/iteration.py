@@ -31,7 +31,7 @@ from sida.training.watch import Watch
 
 
 class TrainingData(Protocol):
-    """Where batches come from. ``positions``: int64 [N] places in the endless reading order."""
+    """Where batches come from. ``positions``: int64 [N] places in the endless reading order, on the host."""
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 [N, C, H, W] (in [-1, 1], or normalised latents), one-hot labels float32 [N, label_dim]."""
@@ -130,8 +130,7 @@ class Distillation:
         method, networks = self.method, self.networks
         psi = networks.psi.train().requires_grad_(True)
         theta = networks.theta.eval().requires_grad_(False)
-        for offsets in self._rounds(self.psi_gradients):
-            indices = seen + offsets
+        for offsets, indices in self._rounds(self.psi_gradients, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
                 y = self._generate(theta, "A/z", indices, x.shape[1:], c)
@@ -173,8 +172,7 @@ class Distillation:
         theta = networks.theta.train().requires_grad_(True)
         adversarial = method.adversarial and seen > method.adversarial_from
         steps = not method.adversarial or seen > method.generator_from
-        for offsets in self._rounds(self.theta_gradients if steps else None):
-            indices = seen + offsets
+        for offsets, indices in self._rounds(self.theta_gradients if steps else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
             key_dropout(theta, self.draws, "B", indices)
             y = self._generate(theta, "B/z", indices, x.shape[1:], c)
@@ -199,14 +197,18 @@ class Distillation:
         self.theta_optimiser.zero_grad(set_to_none=True)
         return reported
 
-    def _rounds(self, sum_of: GradientSum | None) -> Iterator[Tensor]:
-        """Offsets into the global batch, one micro-batch after the other; the last one's backward sends the gradients."""
+    def _rounds(self, sum_of: GradientSum | None, seen: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Offsets into the global batch (on the host) and image indices (on the device), one micro-batch after the other.
+
+        The last one's backward sends the gradients.
+        """
         for number in range(self.rounds):
             if sum_of is not None and number == self.rounds - 1:
                 sum_of.arm()
             first = self.first_offset + number * self.micro_batch
+            last = first + self.micro_batch
             with self._recorded_round(number):
-                yield torch.arange(first, first + self.micro_batch, device=self.processes.device)
+                yield torch.arange(first, last), torch.arange(seen + first, seen + last, device=self.processes.device)
 
     def _recorded_round(self, number: int) -> AbstractContextManager[None]:
         """The last one: it ends with the gradients on their way."""

@@ -218,7 +218,8 @@ class Run:
             processes=processes,
             report=vote,
         )
-        score = frechet_distance(*moments.mean_cov(), *self.real)
+        mean, covariance = (part.cpu() for part in moments.mean_cov())  # the reference is on the host
+        score = frechet_distance(mean, covariance, *self.real)
         self.since_best += 1
         if score < self.best_score:
             self.best_score, self.best_seen, self.since_best = score, self.seen, 0

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from sida import devices
 from sida.training.meeting import Meeting
 
 BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
@@ -116,19 +117,17 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
     or the network between two machines is gone), raises an error.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
+    device = devices.here(int(os.environ.get("LOCAL_RANK", 0)))
+    devices.claim(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     talk = meeting = None
     if world > 1:
         store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
         group = distributed.PrefixStore("group", store)
-        backend = "nccl" if gpu else "gloo"
+        backend = devices.BACKENDS[device.type]
         distributed.init_process_group(backend, store=group, rank=rank, world_size=world, timeout=timeout)
-        talk = distributed.new_group(backend="gloo", timeout=timeout) if gpu else None
+        talk = distributed.new_group(backend="gloo", timeout=timeout) if devices.apart(device) else None
         meeting = Meeting(distributed.PrefixStore("meeting", store), rank, world, timeout)
     try:
         yield Processes(rank, world, device, talk, meeting)

@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sida import devices
+
+KERNELS = {"cuda": ProfilerActivity.CUDA}  # what a device's own work is recorded by; elsewhere the host's time counts
 PROFILED = 12  # the iteration of a process that is measured: caches are warm then
 
 EXCHANGE = "exchange between processes"
@@ -56,18 +59,17 @@ class IterationProfile:
 
     @contextmanager
     def _recorded(self, times: int) -> Iterator[None]:
-        on_gpu = self._device.type == "cuda"
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        kernels = KERNELS.get(self._device.type)
+        activities = {ProfilerActivity.CPU} | ({kernels} if kernels else set())
         with profile(activities=activities) as made:
             started = time.perf_counter()
             yield
-            if on_gpu:
-                torch.cuda.synchronize(self._device)
+            devices.wait(self._device)
             total = 1000 * (time.perf_counter() - started)
         rest = total
         for event in made.key_averages():
             self.events += event.count
-            spent = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000
+            spent = (event.self_device_time_total if kernels else event.self_cpu_time_total) / 1000
             if spent and "::" in event.key:
                 kind = kind_of(event.key)
                 self._add(kind, spent * (1 if kind == EXCHANGE else times))  # gradients travel once

@@ -57,7 +57,7 @@ class TeacherRun:
         """One update on this process's share of the batch; returns its mean loss."""
         train, share = self.train, self.processes.share(self.train.batch)
         indices = self.seen + torch.arange(share.start, share.stop, device=self.processes.device)
-        x, c = self.data.batch(indices)
+        x, c = self.data.batch(self.seen + torch.arange(share.start, share.stop))
         sigma = fake_score_sigma(self.draws.normal("teach/n1", indices, ()), train.P_mean, train.P_std)
         noise = self.draws.normal("teach/eps", indices, x.shape[1:]) * sigma[:, None, None, None]
         key_dropout(self.network, self.draws, "teach", indices)

@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sida import patience
+from sida import devices, patience
 from sida.errors import Unavailable
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
@@ -67,8 +66,8 @@ class Writer:
             self._changed.wait_for(lambda: self._failure or self._takes_another())
             self._raise_failure()
         copies = {name: self._copy(name, tensor) for name, tensor in taken.tensors.items()}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        for device in {tensor.device for tensor in taken.tensors.values()}:
+            devices.wait(device)
         state = json.dumps(taken.state)  # now: the training goes on to change what it is made of
         with self._changed:
             self._copies = copies
@@ -110,8 +109,8 @@ class Writer:
     def _copy(self, name: str, tensor: Tensor) -> Tensor:
         mine = self._copies.get(name)
         if mine is None or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
-            mine = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return mine.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+            mine = devices.host_like(tensor)
+        return mine.copy_(tensor.detach(), non_blocking=True)
 
     # -- with the lock held
 

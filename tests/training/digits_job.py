@@ -38,6 +38,9 @@ def recipe(folder: Path, changes: str = "") -> Recipe:
     return recipes.load(str(path))
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass
 class Bench:
     """Store and inputs, from which jobs are made."""
@@ -45,7 +48,7 @@ class Bench:
     folder: Path
     store: ObjectStore
     inputs: dict[str, str]
-    number: int = 0
+    device: torch.device = CPU
 
     def job(self, changes: str = "", name: str = "job") -> Job:
         """A job that continues whatever another of this name has left, under a lease of its own."""
@@ -59,7 +62,7 @@ class Bench:
             "recipe": recipe(self.folder, changes).model_dump(mode="json"),
             "inputs": self.inputs,
         }
-        return Job(spec, self.store, Processes(0, 1, torch.device("cpu")))
+        return Job(spec, self.store, Processes(0, 1, self.device))
 
 
 def bench(folder: Path) -> Bench:

@@ -66,7 +66,9 @@ class Denoiser(nn.Module):
 def sigma_column(sigma: Tensor | float, x: Tensor) -> Tensor:
     """Sigma as [B or 1, 1, 1, 1] in the preconditioner's dtype (float32, float64 for a float64 image)."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
+    if not isinstance(sigma, Tensor):
+        return x.new_full((1, 1, 1, 1), sigma, dtype=dtype)
+    return sigma.to(dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
 
 
 def edm_coefficients(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> tuple[Tensor, Tensor, Tensor, Tensor]:
