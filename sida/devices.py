@@ -6,6 +6,7 @@ own and work on while the host goes on.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,16 @@ def claim(device: torch.device) -> None:
     """Make the device this process's own: what names none, lands there."""
     if apart(device):
         _module(device).set_device(device)
+
+
+def be_deterministic() -> None:
+    """From now on only kernels that give the same bits each time (on a CPU they all do). Call before the device is first used.
+
+    What torch has no such kernel for raises RuntimeError.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def wait(device: torch.device) -> None:

@@ -173,6 +173,9 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     half = recipe.method.precision != "float32"
     peak = 1e12 * (machines.gpu.half if half else machines.gpu.float32)
     peak32 = 1e12 * machines.gpu.float32
+    scored = (
+        peak32 if recipe.score_precision == "float32" else 1e12 * machines.gpu.half
+    )  # the detector stays in float32
     evaluation, latents = recipe.evaluation, recipe.dataset.latents
 
     def hours(flops: float, at: float = peak) -> float:
@@ -186,9 +189,9 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     return Work(
         distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops)),
         selecting=hours(selected * cost.forward_flops) + hours(selected * per_image, peak32),
-        scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, peak32)
+        scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, scored)
         + hours(by_teacher * per_image, peak32),
-        scoring=hours(made * (cost.forward_flops + per_image), peak32),
+        scoring=hours(made * cost.forward_flops, scored) + hours(made * per_image, peak32),
         encoding=hours(encoded * ENCODE_FLOPS, peak32),
     )
 

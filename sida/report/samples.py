@@ -67,6 +67,7 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
         c = one_hot(labels, data.classes)
         by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown].to(device), c[shown].to(device)).cpu()
         theta = load_network(fetch_object(store, made.weights), made.network).to(device).eval()
+        theta.working_dtype = getattr(torch, recipe.score_precision)
         make, batch = generator_images(theta, made.sigma_init), recipe.execution.batch_limit
         make = make if decode is None else decoded(make, decode)
         parts = [
@@ -124,7 +125,8 @@ def _teacher(
     teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
     scored: ScoresResult = inputs["teacher_scores"].result  # type: ignore[assignment]
     phi = load_network(fetch_object(store, teacher.weights), teacher.network).to(device).eval()
-    make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe.teacher, scored.guide, device))
+    phi.working_dtype = getattr(torch, recipe.score_precision)
+    make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe, scored.guide, device))
     return make if decode is None else decoded(make, decode)
 
 

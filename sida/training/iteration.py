@@ -51,9 +51,14 @@ class Networks:
 
     @classmethod
     def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
-        """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A)."""
+        """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A).
+
+        As published theta has no uncertainty head (EDM2), whatever it starts from.
+        """
         start = generator or teacher
         networks = cls(teacher, copy.deepcopy(teacher), copy.deepcopy(start), copy.deepcopy(start))
+        for headless in (networks.theta, networks.theta_ema):
+            headless.drop_logvar()
         for frozen in (networks.phi, networks.theta_ema):
             frozen.eval().requires_grad_(False)
         return networks
@@ -141,9 +146,10 @@ class Distillation:
                 x, x_labels = augment(x, draw_augment(self.draws, "A/augment x", indices), method.augment)
             sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
             noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
-            key_dropout(psi, self.draws, "A", indices)
+            key_dropout(psi, self.draws, "A/fake" if method.adversarial else "A", indices)
             if method.adversarial:
                 y_psi, l_fake = psi(y + noise, sigma, c, y_labels, want="both")
+                key_dropout(psi, self.draws, "A/real", indices)  # two passes, two masks, as published
                 l_real = psi(x + noise, sigma, c, x_labels, want="logits")
             else:
                 y_psi, l_fake, l_real = psi(y + noise, sigma, c, y_labels), None, None
@@ -156,7 +162,7 @@ class Distillation:
             if l_fake is not None and l_real is not None:
                 self.health["D_real"] = l_real.detach().sigmoid().mean()  # how sure that real images are real
                 self.health["D_fake"] = l_fake.detach().sigmoid().mean()  # how sure that generated ones are
-            (total / method.batch).backward()
+            (total / (method.batch / method.loss_scale)).backward()
             self.watch.note(seen, sigma, losses.keep, total)
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         norm = self._step(self.psi_optimiser, self.psi_gradients, method.fake_score_rate, seen, clip)
@@ -189,7 +195,7 @@ class Distillation:
             if losses.loss_adv is not None:
                 total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
                 reported["loss_adv"] = losses.loss_adv.detach().mean()
-            (total / method.batch).backward()
+            (total / (method.batch / method.loss_scale)).backward()
             self.watch.note(seen, sigma, losses.keep, total)
         if steps:
             norm = self._step(self.theta_optimiser, self.theta_gradients, method.generator_rate, seen)
@@ -228,6 +234,8 @@ class Distillation:
         """One step of Adam; returns the norm of the gradient that it took, over all parameters."""
         with self._recorded_once():
             gradients = sum_of.finish()
+            if self.method.loss_scale != 1:
+                torch._foreach_mul_(gradients, 1 / self.method.loss_scale)
             sanitise_gradients(gradients, clip)
             for group in optimiser.param_groups:
                 group["lr"] = rate * self._decay(seen)

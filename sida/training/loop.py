@@ -63,7 +63,6 @@ class Run:
         teacher: TeacherResult = job.manifest("teacher").result  # type: ignore[assignment]
         self.dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
         self.reference: ReferenceResult = job.manifest("reference").result  # type: ignore[assignment]
-        self.network = teacher.network
         device = job.processes.device
         weights = load_network(fetch_object(job.store, teacher.weights), teacher.network, self.method.dropout)
         self.networks = Networks.start(weights.to(device), self._start(teacher, device))
@@ -311,7 +310,8 @@ def _publish(run: Run, trouble: Trouble) -> dict[str, Any]:
     """Store the best generator and the curve."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.safetensors"
-        save_network(path, run.best, run.network, sigma_init=run.method.sigma_init)
+        network = run.job.recipe.teacher.network.of_generator().model_dump(mode="json")
+        save_network(path, run.best, network, sigma_init=run.method.sigma_init)
         generator = run.job.put(path, path.name)
         path = Path(folder) / "curve.json"
         path.write_text(json.dumps(run.history.points))

@@ -40,6 +40,24 @@ SIZED = {  # the size of what they return depends on values
 }
 TRANSFERS = {"aten::_to_copy", "aten::copy_"}
 INDEXED = {"aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
+# What CUDA has no deterministic kernel for, by torch's list (torch.use_deterministic_algorithms); floating-point tensors.
+UNORDERED = {
+    "aten::kthvalue",
+    "aten::median",
+    "aten::cumsum",
+    "aten::histc",
+    "aten::bincount",
+    "aten::put_",
+    "aten::grid_sampler_2d_backward",
+    "aten::reflection_pad1d_backward",
+    "aten::reflection_pad2d_backward",
+    "aten::replication_pad2d_backward",
+    "aten::upsample_bilinear2d_backward",
+    "aten::upsample_bicubic2d_backward",
+    "aten::_adaptive_avg_pool2d_backward",
+    "aten::_embedding_bag",
+    "aten::_cdist_backward",
+}
 WAITING = READS | SIZED | INDEXED | {"aten::repeat_interleave"}
 
 
@@ -180,6 +198,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         made = func(*args, **kwargs)
         return _pin(made) if pinning else made
     _check(name, args, leaves)
+    if name in UNORDERED and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(f"{name} does not have a deterministic implementation")
     if wanted:
         kwargs = kwargs | {"device": torch.device("cpu"), **({"pin_memory": False} if "pin_memory" in kwargs else {})}
     made = func(*(_raw(one) for one in args), **{key: _raw(one) for key, one in kwargs.items()})

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from sida.lease import acquire
+from sida.settings import settings
+from sida.stores import open_store
 from tests.accelerator.device import device, shapes, values
 from tests.conftest import ROOT
+from tests.training.digits_job import recipe
 
 
 def test_operators_give_the_cpu_s_numbers_and_stay_on_the_device() -> None:
@@ -67,3 +76,34 @@ def test_only_one_place_asks_which_machine_this_is() -> None:
     files = [path for folder in ("sida", "components", "pipeline") for path in (ROOT / folder).rglob("*.py")]
     asking = re.compile(r"torch\.cuda\b|\.is_cuda\b|torch\.accelerator\b")
     assert [str(path.relative_to(ROOT)) for path in files if asking.search(path.read_text())] == ["sida/devices.py"]
+
+
+DETERMINISTIC = """
+import json, os, sys, torch
+from sida.training import worker
+from sida.training.worker import _run
+kinds = {"score": lambda job: {}}
+worker._kinds = lambda: kinds
+kinds["score"] = lambda job: {"algorithms": torch.are_deterministic_algorithms_enabled(),
+    "cudnn": torch.backends.cudnn.deterministic, "benchmark": torch.backends.cudnn.benchmark,
+    "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG")}
+_run(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_execution_sets_every_switch_of_a_worker(place: Path, wanted: bool) -> None:
+    """In a process of its own: the switches are the process's."""
+    made = recipe(place, f"execution: {{deterministic: {str(wanted).lower()}}}")
+    store = open_store(settings().store)
+    lease = acquire(store, "steps/x", ttl=600)
+    spec = {"kind": "score", "folder": "jobs/x", "step": "score", "recipe": made.model_dump(mode="json"), "inputs": {}}
+    spec["lease"] = {"key": lease.key, "number": lease.number}
+    store.put("jobs/x/spec.json", json.dumps(spec).encode())
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    command = [sys.executable, "-c", DETERMINISTIC, "jobs/x/spec.json"]
+    subprocess.run(command, cwd=ROOT, check=True, env=environment | {"PYTHONPATH": str(ROOT)})
+    lease.release()
+    found = json.loads(store.read("jobs/x/result.json"))
+    cublas = ":4096:8" if wanted else None
+    assert found == {"algorithms": wanted, "cudnn": wanted, "benchmark": False, "cublas": cublas}

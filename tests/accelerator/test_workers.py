@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,18 +15,21 @@ from sida.data.latents import decoder_of
 from sida.errors import SidaError
 from sida.export.generator import Generator
 from sida.export.sample import sample
-from sida.manifests import GeneratorResult
-from sida.recipe import Latents
+from sida.manifests import GeneratorResult, Manifest, ScoresResult
+from sida.numerics.networks.build import build_network
+from sida.recipe import Latents, Network
 from sida.report.samples import draw
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import measure
 from sida.scoring.reference_job import reference
 from sida.stores import fetch_object
-from sida.teachers.files import load_network
+from sida.stores.base import ObjectRef
+from sida.teachers.files import load_network, save_network
 from sida.training import loop
 from sida.training.loop import Run, distil
 from sida.training.teach import teach
 from tests.accelerator.device import Waits, device
+from tests.accelerator.made import NETWORKS
 from tests.training.digits_job import Bench, bench
 
 FEW = """
@@ -68,6 +72,20 @@ def test_distil_runs_to_its_end_with_selections_checkpoints_and_a_profile(
     again = distil(here.job(FEW, "stopped"))
     assert again["generator"] == result["generator"]  # resumed: the same bits
     assert again["curve"] == result["curve"]
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_every_operator_of_distil_and_of_scoring_has_a_deterministic_kernel(here: Bench, deterministic: None) -> None:
+    few = FEW.replace("images: 96", "images: 48")
+    assert distil(here.job(few, "deterministic"))["score"] > 0
+    extra = few.replace("ranges: 1", "ranges: 1, extra_metrics: [is, kid, precision_recall]")
+    assert len(_measured(here, extra, "teacher", "deterministic")["further"]) == 4
 
 
 def test_largest_batch_is_halved_until_it_fits(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +132,19 @@ def test_a_model_is_scored_with_every_further_metric_and_a_batch_that_is_tried_o
     assert set(result["further"]) == {"is", "kid", "precision", "recall"}
 
 
+def test_a_row_is_scored_in_its_method_s_precision_or_in_the_one_asked_for(here: Bench) -> None:
+    half = FEW.replace("method: {", "method: {precision: float16, ")
+    asked = half.replace("evaluation: {", "evaluation: {precision: float32, ")
+    full, published, wanted = (
+        _measured(here, changes, "teacher", str(number))["values"] for number, changes in enumerate((FEW, half, asked))
+    )
+    assert wanted == full != published
+    assert abs(published[0] - full[0]) < 0.01 * full[0]
+    result = ScoresResult(rows=(), detector_sha256="0", reference_digest="0", licence="-")
+    assert "precision" not in result.model_dump()  # float32: the digest of before precisions were recorded
+    assert result.model_copy(update={"precision": "float16"}).model_dump()["precision"] == "float16"
+
+
 def test_reference_statistics_are_computed(here: Bench) -> None:
     made = json.loads(here.inputs["reference"])["result"]
     spec = {"detector": list(made["detector"].values()), "features": made["features"], "keep": True}
@@ -131,6 +162,48 @@ def _measured(here: Bench, changes: str, model: str, name: str, floor: bool = Fa
     if job.recipe.teacher.guide is not None:
         job.spec["guide"] = list(teacher["weights"].values())
     return measure(job)
+
+
+def test_an_edm2_generator_is_distilled_from_a_start_without_head_and_scored(
+    place: Path, accelerator: Waits, tmp_path: Path
+) -> None:
+    """As SiD2A's XS to XXL: the teacher has the uncertainty head, the released generator that theta starts from has none."""
+    network = Network(**{**NETWORKS["edm2 with head"], "attn_resolutions": (4,)}).model_dump(mode="json")
+    teacher, start = tmp_path / "teacher.safetensors", tmp_path / "start.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = build_network(network).state_dict()
+    save_network(teacher, state, network)
+    headless = {name: tensor for name, tensor in state.items() if not name.startswith("logvar_")}
+    save_network(start, headless, network | {"logvar_channels": None})
+    changes = f"""
+method: {{name: sid2a, images: 48, batch: 16, loss_group: 4, generator_from: 0, adversarial_from: 16, precision: float16,
+  augment: 0}}
+evaluation: {{selection_images: 20, selection_every: 48, images: 24, ranges: 1}}
+execution: {{checkpoint_every: 32, sampling_batch: 10, micro_batch: 8}}
+generator: {{address: {start}, licence: none}}
+teacher: {{address: {teacher}, sha256: null, network: {json.dumps(network)}, sampler: {{steps: 2, state: float32}}}}
+"""
+    made = bench(place, changes, start=True)
+    made.device = device()
+    job = made.job(changes, "edm2")
+    result = distil(job)
+    generator = GeneratorResult(
+        network=job.recipe.teacher.network.of_generator().model_dump(mode="json"),
+        weights=ObjectRef(*result["generator"]),
+        sigma_init=2.5,
+        method="SiD2A",
+        images_seen=48,
+        selection_score=None,
+        curve=None,
+        recipe_sha256="0" * 64,
+        licence="-",
+    )
+    manifest = Manifest(result=generator, about=job.manifest("start").about)
+    job = made.job(changes, "edm2 score")
+    job.spec |= {"inputs": {**made.inputs, "model": manifest.to_json().decode()}}
+    job.spec |= {"first_seeds": [1_000_000], "count": 24}
+    assert len(measure(job)["values"]) == 1
 
 
 def test_latents_are_encoded_and_decoded(

@@ -16,7 +16,7 @@ from sida.recipe import Recipe
 from sida.scoring.reference import reference_statistics
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
-from sida.teachers.fetch import fetch_teacher
+from sida.teachers.fetch import fetch_generator, fetch_teacher
 from sida.training.job import Job
 from sida.training.processes import Processes
 from tests.conftest import ROOT
@@ -65,13 +65,14 @@ class Bench:
         return Job(spec, self.store, Processes(0, 1, self.device))
 
 
-def bench(folder: Path) -> Bench:
+def bench(folder: Path, changes: str = "", start: bool = False) -> Bench:
     """Everything that a distillation needs, in the store that the settings name."""
-    chosen = recipe(folder)
+    chosen = recipe(folder, changes)
     data = prepare_data(recipe=chosen)
     teacher = fetch_teacher(recipe=chosen)
     (folder / "dataset.json").write_bytes(data.manifest.to_json())
     reference = reference_statistics(recipe=chosen, dataset=str(folder / "dataset.json"))
-    made = {"teacher": teacher, "start": teacher, "dataset": data, "reference": reference}
+    begin = fetch_generator(recipe=chosen) if start else teacher
+    made = {"teacher": teacher, "start": begin, "dataset": data, "reference": reference}
     inputs = {name: published.manifest.to_json().decode() for name, published in made.items()}
     return Bench(folder, open_store(settings().store), inputs)

@@ -62,6 +62,9 @@ class Denoiser(nn.Module):
         """EDM2's uncertainty u(sigma), [B, 1, 1, 1]; None for networks without that head."""
         return None
 
+    def drop_logvar(self) -> None:
+        """Remove that head, where there is one: a generator's does nothing."""
+
 
 def sigma_column(sigma: Tensor | float, x: Tensor) -> Tensor:
     """Sigma as [B or 1, 1, 1, 1] in the preconditioner's dtype (float32, float64 for a float64 image)."""
