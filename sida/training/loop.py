@@ -24,6 +24,7 @@ from sida.errors import SidaError, UserError
 from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import frechet_distance
+from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.patience import ticking
 from sida.progress import Progress
@@ -229,6 +230,7 @@ class Run:
         if processes.first:
             title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
             self.writer.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
+        release_folded(self.networks.theta_ema)
         processes.meet()
         self.seconds["selection"] += time.monotonic() - started
 
