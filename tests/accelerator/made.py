@@ -41,8 +41,8 @@ class Digits:
 
 
 def distillation(network: str, device: torch.device, micro_batch: int = 4, **changes: Any) -> Distillation:
-    """Fresh networks with seeded weights, none of them zero; batch 8 in two rounds, and warm-ups that end with the first."""
-    fields = {"batch": 8, "loss_group": 4, "generator_from": 0, "adversarial_from": 8, "dropout": 0.1}
+    """Fresh networks with seeded weights, none of them zero; batch 8 in two rounds, and warm-ups that have ended at 8 images."""
+    fields = {"batch": 8, "loss_group": 4, "generator_from": 0, "adversarial_from": 0, "dropout": 0.1}
     chosen = tiny.method(**(fields | changes))
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from sida.data.latents import decoder_of
+from sida.data.reader import ShuffledData
+from sida.data.shards import Shards
 from sida.errors import SidaError
 from sida.export.generator import Generator
 from sida.export.sample import sample
@@ -27,7 +29,7 @@ from sida.stores.base import ObjectRef
 from sida.teachers.files import load_network, save_network
 from sida.training import loop
 from sida.training.loop import Run, distil
-from sida.training.teach import teach
+from sida.training.teach import TeacherRun, fresh_network, teach
 from tests.accelerator.device import Waits, device
 from tests.accelerator.made import NETWORKS
 from tests.training.digits_job import Bench, bench
@@ -86,6 +88,27 @@ def test_every_operator_of_distil_and_of_scoring_has_a_deterministic_kernel(here
     assert distil(here.job(few, "deterministic"))["score"] > 0
     extra = few.replace("ranges: 1", "ranges: 1, extra_metrics: [is, kid, precision_recall]")
     assert len(_measured(here, extra, "teacher", "deterministic")["further"]) == 4
+
+
+def test_nothing_waits_for_the_device_between_two_reports_of_the_losses(here: Bench, accelerator: Waits) -> None:
+    """The reader's batches, the iteration and the curve's sums, as the loop runs them; a report reads once in eight iterations."""
+    run = Run(here.job(FEW, "waits"))
+    run.history.every = 1 << 40  # a window's end is a report too
+    run.distillation.run(0)
+    accelerator.clear()
+    for seen in (16, 32, 48):
+        run.history.add(seen + 16, run.distillation.run(seen) | run.distillation.health)
+    assert accelerator.count == 0, str(accelerator)
+    run.writer.close()
+    job = here.job(FEW, "teach waits")
+    train = job.recipe.teacher.train
+    assert train is not None
+    data = ShuffledData(Shards(here.store, run.dataset), 0, device(), stride=train.batch)
+    trained = TeacherRun(fresh_network(job, train), train, data, job.processes)
+    accelerator.clear()
+    trained.iterate()
+    trained.iterate()
+    assert accelerator.count == 0, str(accelerator)
 
 
 def test_largest_batch_is_halved_until_it_fits(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,12 +229,8 @@ teacher: {{address: {teacher}, sha256: null, network: {json.dumps(network)}, sam
     assert len(measure(job)["values"]) == 1
 
 
-def test_latents_are_encoded_and_decoded(
-    place: Path, workers_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latents_are_encoded_and_decoded(place: Path, workers_here: Any, tmp_path: Path, accelerator: Waits) -> None:
     pytest.importorskip("diffusers")
-    from sida.data.reader import ShuffledData
-    from sida.data.shards import Shards
     from sida.settings import settings
     from sida.stores import open_store
     from tests.data.making import class_folders, result, tiny_vae
@@ -221,7 +240,9 @@ def test_latents_are_encoded_and_decoded(
     found = result(class_folders(tmp_path / "images", 3, size=(80, 70)), classes=2, **fields(vae, 64))
     assert (found.record, found.count) == ("latents", 3)
     shards = Shards(open_store(settings().store), found)
+    accelerator.clear()
     x, c = ShuffledData(shards, 0, device(), stride=2).batch(torch.arange(2))
+    assert accelerator.count == 0, str(accelerator)
     assert x.device == c.device == device()
     latents = Latents(vae=str(vae), licence="-", image_resolution=64)
     assert decoder_of(latents, device())(x).shape == (2, 3, 64, 64)
