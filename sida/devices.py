@@ -72,9 +72,12 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return to_send(tensor, device).to(device, non_blocking=True)
 
 
-def host_like(tensor: Tensor) -> Tensor:
-    """Host memory, uninitialised, that the tensor can be copied to while the host goes on."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=apart(tensor.device))
+def host_bytes(count: int, device: torch.device) -> Tensor:
+    """uint8 [count] of the host's memory, uninitialised, that the device can copy to while the host goes on.
+
+    torch takes a power of two of bytes for it.
+    """
+    return torch.empty(count, dtype=torch.uint8, pin_memory=apart(device))
 
 
 def cards() -> list[Any]:

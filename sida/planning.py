@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 FLOAT32 = 4
-BUCKET_BYTES = 32 * 2**20  # of a gradient reduction (sida.training.processes), flattened
+BUCKET_BYTES = 32 * 2**20  # of gradients on their way (sida.training.processes); a larger parameter travels alone
 CONTEXT_BYTES = 2 * GIB  # allowance: CUDA's context and libraries' workspaces
 FRAGMENTATION = 0.10  # allowance, of the activations
 UTILISATION = 0.35  # of the peak that the convolutions of these networks reach; measure yours with benchmarks/gpu.py
@@ -156,7 +156,7 @@ def _micro_batches(recipe: Recipe, share: int) -> list[int]:
 
 def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, float]:
     network = cost.parameters * FLOAT32
-    activations = max(cost.A.saved_bytes(micro), cost.B.saved_bytes(micro))
+    activations = max(cost.A.held_bytes(micro), cost.B.held_bytes(micro))
     return {
         "weights (fake score, generator)": 2 * network,
         "teacher": network,
@@ -164,7 +164,7 @@ def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, fl
         "gradients (one network at a time)": network,
         "Adam (two moments each)": 4 * network,
         "activations at the micro-batch": activations,
-        "reduction between GPUs": BUCKET_BYTES if machines.world > 1 else 0,
+        "reduction between GPUs": max(BUCKET_BYTES, cost.largest * FLOAT32) if machines.world > 1 else 0,
         "allowance (context, fragments)": CONTEXT_BYTES + FRAGMENTATION * activations,
     }
 
@@ -240,5 +240,5 @@ def advice(plan: Plan) -> list[str]:
 
 
 def _activations(plan: Plan, micro: int) -> float:
-    saved = max(plan.cost.A.saved_bytes(micro), plan.cost.B.saved_bytes(micro))
+    saved = max(plan.cost.A.held_bytes(micro), plan.cost.B.held_bytes(micro))
     return saved * (1 + FRAGMENTATION)

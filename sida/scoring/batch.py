@@ -79,7 +79,7 @@ def job_batch(job: Job, make: MakeImages, detector: Detector, classes: int) -> i
             )
             rates = {size: round(1 / max(taken, 1e-9), 1) for size, taken in seconds.items()}
             job.publish("batch.json", json.dumps({"batch": batch, "images_per_second": rates}).encode())
-    processes.barrier()
+    processes.meet()
     return int(json.loads(job.store.read(key))["batch"])
 
 

@@ -20,7 +20,13 @@ from sida.steps import Context, Published, carried, step
 from sida.stores import open_store
 from sida.stores.base import ObjectRef
 
-SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/training/processes.py")
+SOURCES = (
+    "sida/scoring",
+    "sida/numerics",
+    "sida/data/shards.py",
+    "sida/training/processes.py",
+    "sida/training/meeting.py",
+)
 FEW = 10  # images per feature, below which the sample's size shows in the score
 
 

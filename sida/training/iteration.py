@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from sida.recipe import Method
 from sida.training.dropout import key_dropout
 from sida.training.gradients import GradientSum
 from sida.training.processes import Processes
+from sida.training.profile import IterationProfile
 from sida.training.watch import Watch
 
 
@@ -104,6 +106,7 @@ class Distillation:
         self.psi_gradients = GradientSum(networks.psi, processes)
         self.theta_gradients = GradientSum(networks.theta, processes)
         self.watch = Watch(processes.device)
+        self._record: IterationProfile | None = None
         # Of the last iteration: gradient norms, the discriminator's balance, skipped samples.
         self.health: dict[str, Tensor] = {}
 
@@ -112,12 +115,17 @@ class Distillation:
         """Samples that this process has skipped, int64 []."""
         return self.watch.counts[0]
 
-    def run(self, seen: int) -> dict[str, Tensor]:
-        """One iteration; returns the losses of this process's last round, as tensors (no synchronisation)."""
+    def run(self, seen: int, record: IterationProfile | None = None) -> dict[str, Tensor]:
+        """One iteration; returns the losses of this process's last round, as tensors (no synchronisation).
+
+        ``record`` is told where the time goes; that waits for the device.
+        """
+        self._record = record
         dropped = self.dropped.clone()
         losses = self.update_fake_score(seen) | self.update_generator(seen)
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
-        update_ema(self.networks.theta_ema, self.networks.theta, beta)
+        with self._recorded_once():
+            update_ema(self.networks.theta_ema, self.networks.theta, beta)
         self.health["dropped"] = self.dropped - dropped
         return losses
 
@@ -205,7 +213,15 @@ class Distillation:
                 sum_of.arm()
             first = self.first_offset + number * self.micro_batch
             last = first + self.micro_batch
-            yield torch.arange(first, last), torch.arange(seen + first, seen + last, device=self.processes.device)
+            with self._recorded_round(number):
+                yield torch.arange(first, last), torch.arange(seen + first, seen + last, device=self.processes.device)
+
+    def _recorded_round(self, number: int) -> AbstractContextManager[None]:
+        """The last one: it ends with the gradients on their way."""
+        return self._record.one_round() if self._record and number == self.rounds - 1 else nullcontext()
+
+    def _recorded_once(self) -> AbstractContextManager[None]:
+        return self._record.once() if self._record else nullcontext()
 
     def _generate(self, theta: Denoiser, purpose: str, indices: Tensor, shape: torch.Size, c: Tensor) -> Tensor:
         """G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
@@ -216,13 +232,14 @@ class Distillation:
         self, optimiser: torch.optim.Optimizer, sum_of: GradientSum, rate: float, seen: int, clip: float | None = None
     ) -> Tensor:
         """One step of Adam; returns the norm of the gradient that it took, over all parameters."""
-        gradients = sum_of.finish()
-        if self.method.loss_scale != 1:
-            torch._foreach_mul_(gradients, 1 / self.method.loss_scale)
-        sanitise_gradients(gradients, clip)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * self._decay(seen)
-        optimiser.step()
+        with self._recorded_once():
+            gradients = sum_of.finish()
+            if self.method.loss_scale != 1:
+                torch._foreach_mul_(gradients, 1 / self.method.loss_scale)
+            sanitise_gradients(gradients, clip)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * self._decay(seen)
+            optimiser.step()
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
 
     def _decay(self, seen: int) -> float:

@@ -20,6 +20,7 @@ def largest_batch(make: MakeImages, detector: nn.Module, classes: int, limit: in
     if devices.apart(processes.device):
         while batch > 1 and not _fits(make, detector, classes, batch, processes.device):
             batch //= 2
+        processes.meet()
     return int(-processes.maximum(torch.tensor([-batch], dtype=torch.float64))[0])
 
 

@@ -131,8 +131,10 @@ def teach(job: Job) -> dict[str, Any]:
             iteration += 1
             if shown and iteration % REPORT_EVERY == 0:
                 shown.update(min(run.seen, train.images), loss=float(loss))
-            if before // every != run.seen // every and job.processes.first:
-                writer.save(run.seen, Checkpoint({"seen": run.seen}, run.tensors()))
+            if before // every != run.seen // every:
+                if job.processes.first:
+                    writer.save(run.seen, Checkpoint({"seen": run.seen}, run.tensors()))
+                job.processes.meet()  # the checkpoint before may still be on its way
         writer.wait()
     finally:
         writer.close()

@@ -72,7 +72,7 @@ def _run(key: str) -> None:
         result = _kinds()[spec["kind"]](job)
         if processes.first:
             job.publish("result.json", json.dumps(result, indent=1).encode())
-        processes.barrier()
+        processes.meet()
 
 
 if __name__ == "__main__":

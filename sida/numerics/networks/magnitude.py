@@ -134,6 +134,13 @@ def set_forced_normalization(network: nn.Module, on: bool) -> None:
             module.force_normalization = on
 
 
+def release_folded(network: nn.Module) -> None:
+    """Give back the memory of weights that frozen layers keep as they use them; the next forward computes them anew."""
+    for module in network.modules():
+        if isinstance(module, MPConv):
+            module._folded = None
+
+
 class Block(nn.Module):
     """Residual block of the encoder ("enc") or decoder ("dec") with optional resampling and self-attention (figure 21).
 
