@@ -23,7 +23,7 @@ from torch import distributed, multiprocessing
 from sida import recipe
 from sida.training.execution import recompute_activations
 from sida.training.iteration import Distillation
-from sida.training.memory import activation_bytes, state_bytes
+from sida.training.memory import phase_bytes, state_bytes
 from sida.training.processes import Processes
 from tests.training.tiny import distillation, largest_difference, run
 
@@ -143,7 +143,7 @@ def memory() -> dict[str, Any]:
     plain, saving = _job(alone), _job(alone)
     for network in (saving.networks.phi, saving.networks.psi, saving.networks.theta):
         recompute_activations(network)
-    activations, recomputed = activation_bytes(plain, SEEN), activation_bytes(saving, SEEN)
+    activations, recomputed = phase_bytes(plain, SEEN, alone.device), phase_bytes(saving, SEEN, alone.device)
     mib = {name: round(size / 2**20, 1) for name, size in state_bytes(plain).items()}
     mib |= {f"activations_{phase}": round(size / 2**20, 1) for phase, size in activations.items()}
     return {"mib": mib, "recomputed_share": round(max(recomputed.values()) / max(activations.values()), 3)}

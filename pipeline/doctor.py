@@ -127,8 +127,9 @@ def _gpus() -> Check:
     import torch
 
     large = "recipes of 32x32 and larger in less than weeks"
-    if torch.cuda.is_available():
-        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    from sida import devices
+
+    if cards := devices.cards():
         return Check("gpus", "ok", ", ".join(f"{card.name} {card.total_memory / GIB:.0f} GiB" for card in cards))
     if torch.version.cuda:
         return Check("gpus", "bad", "this torch is built for CUDA and sees none", large, "check the driver: nvidia-smi")

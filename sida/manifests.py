@@ -11,7 +11,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 
 from sida.errors import Corrupt, UserError
 from sida.stores.base import ObjectRef
@@ -178,6 +186,13 @@ class ScoresResult(Part):
     sampling_bias: float | None = None  # what n samples of the reference itself would score, to first order
     further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
     guide: ObjectRef | None = None  # the network that a guided teacher was led away from
+    precision: str | None = None  # that model and guide computed in; None: float32
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Scores in float32 keep the digest that they had before precisions were recorded."""
+        fields: dict[str, Any] = serialise(self)
+        return fields if self.precision else {name: value for name, value in fields.items() if name != "precision"}
 
 
 class Regression(Part):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 FLOAT32 = 4
-BUCKET_BYTES = 32 * 2**20  # of a gradient reduction (sida.training.processes), flattened
+BUCKET_BYTES = 32 * 2**20  # of gradients on their way (sida.training.processes); a larger parameter travels alone
 CONTEXT_BYTES = 2 * GIB  # allowance: CUDA's context and libraries' workspaces
 FRAGMENTATION = 0.10  # allowance, of the activations
 UTILISATION = 0.35  # of the peak that the convolutions of these networks reach; measure yours with benchmarks/gpu.py
@@ -156,7 +156,7 @@ def _micro_batches(recipe: Recipe, share: int) -> list[int]:
 
 def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, float]:
     network = cost.parameters * FLOAT32
-    activations = max(cost.A.saved_bytes(micro), cost.B.saved_bytes(micro))
+    activations = max(cost.A.held_bytes(micro), cost.B.held_bytes(micro))
     return {
         "weights (fake score, generator)": 2 * network,
         "teacher": network,
@@ -164,7 +164,7 @@ def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, fl
         "gradients (one network at a time)": network,
         "Adam (two moments each)": 4 * network,
         "activations at the micro-batch": activations,
-        "reduction between GPUs": BUCKET_BYTES if machines.world > 1 else 0,
+        "reduction between GPUs": max(BUCKET_BYTES, cost.largest * FLOAT32) if machines.world > 1 else 0,
         "allowance (context, fragments)": CONTEXT_BYTES + FRAGMENTATION * activations,
     }
 
@@ -173,6 +173,9 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     half = recipe.method.precision != "float32"
     peak = 1e12 * (machines.gpu.half if half else machines.gpu.float32)
     peak32 = 1e12 * machines.gpu.float32
+    scored = (
+        peak32 if recipe.score_precision == "float32" else 1e12 * machines.gpu.half
+    )  # the detector stays in float32
     evaluation, latents = recipe.evaluation, recipe.dataset.latents
 
     def hours(flops: float, at: float = peak) -> float:
@@ -186,9 +189,9 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     return Work(
         distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops)),
         selecting=hours(selected * cost.forward_flops) + hours(selected * per_image, peak32),
-        scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, peak32)
+        scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, scored)
         + hours(by_teacher * per_image, peak32),
-        scoring=hours(made * (cost.forward_flops + per_image), peak32),
+        scoring=hours(made * cost.forward_flops, scored) + hours(made * per_image, peak32),
         encoding=hours(encoded * ENCODE_FLOPS, peak32),
     )
 
@@ -237,5 +240,5 @@ def advice(plan: Plan) -> list[str]:
 
 
 def _activations(plan: Plan, micro: int) -> float:
-    saved = max(plan.cost.A.saved_bytes(micro), plan.cost.B.saved_bytes(micro))
+    saved = max(plan.cost.A.held_bytes(micro), plan.cost.B.held_bytes(micro))
     return saved * (1 + FRAGMENTATION)

@@ -23,7 +23,7 @@ VARIABLES = {
     "SIDA_WEBHOOK": "https address that is told of a score that got worse; a secret (a profile's webhook), never printed",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's execution.processes",
     "SIDA_NODES": "the machines that run together; set by `python -m pipeline run --nodes`",
-    "SIDA_TIMEOUT": "seconds that a process of a job waits for the others, beside SIDA_PATIENCE, before it gives up (default 600)",
+    "SIDA_TIMEOUT": "seconds, beside SIDA_PATIENCE, after which a job's process without a sign of life is given up (default 600)",
     "SIDA_PATIENCE": "how long to wait for a store or server that is away: seconds, 90s, 15m, 2h (default 1m; with a profile 15m)",
     "SIDA_RESTART": "how often a TrainJob's pods were started again, which they set: workers pause before they begin, 60 s at most",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",

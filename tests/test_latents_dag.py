@@ -134,7 +134,7 @@ def test_a_512_run_is_scored_by_what_the_vae_makes_of_its_latents(
     latents = Latents(vae=str(tmp_path / "vae"), licence="-", image_resolution=512)
     from sida.data.latents import decoder_of
 
-    network = load_network(fetch_object(store, generator.weights), NETWORK).eval()
+    network = load_network(fetch_object(store, generator.weights), generator.network).eval()
     make = decoded(generator_images(network, 2.5), decoder_of(latents, torch.device("cpu")))
     detector = load_detector(fetch_object(store, reference.detector))
     for value, first_seed in zip(scores.rows[0].values, scores.rows[0].first_seeds, strict=True):

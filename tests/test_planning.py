@@ -14,7 +14,7 @@ from sida.training.cost import IterationCost, PhaseCost
 from tests.pipeline.test_verbs import pipeline
 
 COST = IterationCost(
-    10**9, 10**12, 3 * 10**11, PhaseCost(5 * 10**12, GIB // 4, 0), PhaseCost(7 * 10**12, GIB // 2, GIB)
+    10**9, 10**7, 10**12, 3 * 10**11, PhaseCost(5 * 10**12, GIB // 4, 0), PhaseCost(7 * 10**12, GIB // 2, GIB)
 )
 
 
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_told_what_would() -> None:
 
 
 def test_advice_keeps_the_numbers_first() -> None:
-    cost = IterationCost(10**8, 10**12, 10**11, PhaseCost(1, 0, 0), PhaseCost(1, GIB, 0))
+    cost = IterationCost(10**8, 10**6, 10**12, 10**11, PhaseCost(1, 0, 0), PhaseCost(1, GIB, 0))
     made = plan(recipe.load("cifar10-uncond"), cost, Machines(1, 1, GPUS["h100"]), 128)
     assert not made.fits
     assert planning.advice(made)[0] == "execution.micro_batch: 64 (the numbers stay the same)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +100,7 @@ def convert(
     put: Put,
     scratch: Path,
     *,
-    numbers: Sequence[int] | None = None,
+    numbers: Iterable[int] | None = None,
     encode: Encode | None = None,
     progress: Callable[[int], None] = lambda images: None,
     processes: int | None = None,

@@ -158,7 +158,7 @@ def decoder_of(latents: Latents, device: Any) -> Callable[[Tensor], Tensor]:
 
 
 def encode(job: Job) -> dict[str, Any]:
-    """One process of the encoding job: shards rank, rank + world, ...; those already published are passed over."""
+    """One process of the encoding job: shards as they are dealt; those already published are passed over."""
     import torch
 
     from sida.data.convert import convert
@@ -170,7 +170,6 @@ def encode(job: Job) -> dict[str, Any]:
     vae = load_vae(dataset.latents).to(processes.device)
     with scratch_folder() as folder, torch.inference_mode():
         conversion = conversion_of(dataset, folder, job.spec["work"], job.spec["shard_bytes"])
-        numbers = range(processes.rank, conversion.shards, processes.world)
         shown = Progress(job.step, len(conversion.source), "images")
         done = 0
 
@@ -180,9 +179,11 @@ def encode(job: Job) -> dict[str, Any]:
             if processes.first:
                 shown.update(min(done * processes.world, len(conversion.source)))
 
+        numbers = processes.deal(conversion.shards)
         found = convert(
             conversion, job.store, job.put, folder, numbers=numbers, encode=encoder_of(vae), progress=progress,
             processes=max(1, job.recipe.execution.threads),
         )  # fmt: skip
-    (found,) = processes.total(torch.tensor([found]))  # it also waits for all
+    processes.meet()
+    (found,) = processes.total(torch.tensor([found]))
     return {"found": found, "shards": conversion.shards}

@@ -2,55 +2,81 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
+from sida import devices
 from sida.data.order import ShuffledOrder
 from sida.data.shards import Shards, network_input, one_hot
 from sida.numerics.draws import Draws
 
 THREADS = 2
-AHEAD = 64  # batches read ahead at most; the oldest are dropped when a caller leaps
+AHEAD_BYTES = 2**30  # of records read ahead at most: two phases of every published run on one GPU
 
 
 class ShuffledData:
     """Batches by position, read ahead in threads.
 
     ``stride`` is by how much every position grows until the same share of work comes round again: the global batch. What is asked
-    for now is then asked for again at positions + stride, so that is what threads read meanwhile. ``None``: nothing is read ahead.
+    for now is then asked for again at positions + stride, so that is what threads read meanwhile: as many batches as there are in
+    between, up to ``ahead_bytes``. ``None``: nothing is read ahead.
     """
 
-    def __init__(self, shards: Shards, seed: int, device: torch.device, stride: int | None = None) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        seed: int,
+        device: torch.device,
+        stride: int | None = None,
+        ahead_bytes: int = AHEAD_BYTES,
+    ) -> None:
         self.shards, self.order, self.device = shards, ShuffledOrder(len(shards), seed), device
         self._draws, self._stride = Draws(seed), stride
+        self._room = ahead_bytes
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="read ahead")
-        self._ahead: OrderedDict[tuple[int, ...], Future[tuple[Tensor, Tensor]]] = OrderedDict()
+        self._ahead: dict[tuple[int, ...], Future[tuple[Tensor, Tensor]]] = {}
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [N] positions in the order -> float32 [N, C, H, W] (images in [-1, 1], or latents drawn anew for every position)
-        and one-hot labels float32 [N, classes], on the device."""
-        positions = positions.cpu()
-        future = self._ahead.pop(tuple(positions.tolist()), None)
+        """int64 [N] positions in the order, on the host -> float32 [N, C, H, W] (images in [-1, 1], or latents drawn anew for every
+        position) and one-hot labels float32 [N, classes], on the device."""
+        future = self._take(tuple(positions.tolist()))
         indices = self.order(positions)
-        data, labels = future.result() if future else self.shards.read(indices)
+        data, labels = future.result() if future else self._read(indices)
         if self._stride is not None:
             self._read_ahead(positions + self._stride)
-        data, labels = (part.to(self.device, non_blocking=True) for part in (data, labels))
+        data, labels = (devices.sent(part, self.device) for part in (data, labels))
         eps = None
         if self.shards.dataset.record == "latents":
             shape = (self.shards.dataset.channels, *data.shape[2:])
-            eps = self._draws.normal("data/latent", positions.to(self.device), shape)
+            eps = self._draws.normal("data/latent", devices.sent(positions, self.device), shape)
         return network_input(data, self.shards.dataset, eps), one_hot(labels, self.shards.classes)
 
+    def _take(self, positions: tuple[int, ...]) -> Future[tuple[Tensor, Tensor]] | None:
+        """What was read ahead for these positions; what lies behind them, or too far ahead, is for a caller who leapt: it goes."""
+        found = self._ahead.pop(positions, None)
+        if found is not None:
+            self._room += self._bytes(positions)
+        passed = [
+            key for key in self._ahead if not self._stride or not positions[0] < key[0] <= positions[0] + self._stride
+        ]
+        for key in passed:
+            self._ahead.pop(key).cancel()
+            self._room += self._bytes(key)
+        return found
+
     def _read_ahead(self, positions: Tensor) -> None:
-        indices = self.order(positions)  # here: the order's cache of epochs is not for threads
-        self._ahead[tuple(positions.tolist())] = self._threads.submit(self._read, indices)
-        while len(self._ahead) > AHEAD:
-            self._ahead.popitem(last=False)[1].cancel()
+        """Unless there is no room: what is there already is asked for before."""
+        key = tuple(positions.tolist())
+        if self._bytes(key) <= self._room:
+            self._room -= self._bytes(key)
+            indices = self.order(positions)  # here: the order's cache of epochs is not for threads
+            self._ahead[key] = self._threads.submit(self._read, indices)
+
+    def _bytes(self, positions: tuple[int, ...]) -> int:
+        return len(positions) * self.shards.record_bytes
 
     def _read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         data, labels = self.shards.read(indices)
-        return (data.pin_memory(), labels) if self.device.type == "cuda" else (data, labels)
+        return devices.to_send(data, self.device), devices.to_send(labels, self.device)

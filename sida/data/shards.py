@@ -37,6 +37,11 @@ class Shards:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record."""
+        return self._layout.itemsize
+
     def records(self, indices: list[int]) -> np.ndarray:
         """Records [N] of the layout in ``sida.data.layout``, in the order asked for."""
         found = np.empty(len(indices), self._layout)

@@ -51,14 +51,15 @@ def sample(
         raise UserError(
             f"this generator makes latents of {channels} channels, no pictures: `score` and `run` decode them with the recipe's VAE"
         )
-    c = one_hot(labels, generator.classes)
+    device = next((p.device for p in generator.denoiser.parameters()), torch.device("cpu"))
+    c = one_hot(labels, generator.classes).to(device)
     parts = []
     with torch.no_grad():
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
             some = torch.tensor(seeds[part], dtype=torch.int64)
-            z = noise(some, generator.shape)
-            parts.append(pixels_of(one_step(generator.denoiser, z, c[part], generator.sigma_init), int(some[0])))
+            z = noise(some, generator.shape).to(device)
+            parts.append(pixels_of(one_step(generator.denoiser, z, c[part], generator.sigma_init), int(some[0])).cpu())
     return torch.cat(parts)
 
 

@@ -21,7 +21,9 @@ _EXIT = re.compile(r"exitcode: (-?\d+)\)|exitcode\s*: (-?\d+) \(pid")
 _WARNING = re.compile(r"^\S*:\d+: \w*Warning: |^\[W\d+")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Corrupt|Fenced)|error)\b:? ?")
 # What the other ranks say once one of them has gone.
-_AFTERMATH = re.compile(r"gloo|nccl|connection (reset|closed|refused)|broken pipe|recvbytes|TCPStore", re.IGNORECASE)
+_AFTERMATH = re.compile(
+    r"gloo|nccl|connection (reset|closed|refused)|broken pipe|recvbytes|TCPStore|no sign of life", re.IGNORECASE
+)
 
 
 def failure(message: str, status: int | None) -> SidaError:

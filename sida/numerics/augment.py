@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, conv_transpose2d, grid_sample, pad
 
+from sida.numerics.constants import constant
 from sida.numerics.draws import DrawSource
 
 TRANSFORMS = ("xflip", "yflip", "scale", "rotate", "aniso", "translate")
@@ -140,7 +141,7 @@ def _inverse_map(draws: AugmentDraws, p: float, names: list[str], images: Tensor
         labels += [octaves * angle.cos(), octaves * angle.sin()]
     if "translate" in names:
         shift = gated(draws.translate_normal, draws.translate_gate[:, None])
-        size = torch.tensor([width, height], dtype=images.dtype, device=images.device)
+        size = constant((width, height), images)
         inverse = inverse @ _translation(-shift * size * TRANSLATE_STD)
         labels += list(shift.unbind(dim=1))
     return inverse, labels
@@ -178,7 +179,7 @@ def _resample(images: Tensor, inverse: Tensor) -> Tensor:
     images = pad(images, (width - 1, width - 1, height - 1, height - 1), mode="reflect")
     in_height, in_width = images.shape[2:]
     channels = images.shape[1]
-    taps = torch.tensor(_SYM6, dtype=images.dtype, device=images.device)
+    taps = constant(_SYM6, images)
     taps = taps / taps.sum()
     across, along = ((shape, taps.reshape(shape)) for shape in ((1, 1, 1, -1), (1, 1, -1, 1)))
     # Doubling: source pixel i becomes the fine pixels 2i and 2i + 1, the filter centred between them.
@@ -187,8 +188,8 @@ def _resample(images: Tensor, inverse: Tensor) -> Tensor:
         images = conv_transpose2d(images, kernel, stride=stride, padding=padding, groups=channels)
     # The fine output grid has the taps' reach beyond the image. Both grids share the centre, 0 in [-1, 1].
     out_height, out_width = height + _REACH, width + _REACH
-    to_pixels = torch.tensor([out_width / 2, out_height / 2, 1], dtype=images.dtype, device=images.device)
-    from_pixels = torch.tensor([2 / in_width, 2 / in_height], dtype=images.dtype, device=images.device)
+    to_pixels = constant((out_width / 2, out_height / 2, 1), images)
+    from_pixels = constant((2 / in_width, 2 / in_height), images)
     theta = from_pixels[:, None] * inverse[:, :2] * to_pixels
     grid = affine_grid(theta, [len(images), channels, 2 * out_height, 2 * out_width], align_corners=False)
     images = grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sida.numerics.constants import constant
+
 RAW_MEANS = (5.81, 3.25, 0.12, -2.15)
 RAW_STDS = (4.17, 4.62, 3.71, 3.28)
 FINAL_STD = 0.5
@@ -26,7 +28,7 @@ def draw_latent(
     """Stored encoder output [B, 8, h, w] (4 means, then 4 standard deviations) and unit normal eps [B, 4, h, w] -> normalised
     latents [B, 4, h, w]."""
     mean, std = mean_std.chunk(2, dim=1)
-    scale, bias = (value.to(mean).reshape(1, -1, 1, 1) for value in latent_scale_bias(raw_means, raw_stds))
+    scale, bias = _columns(raw_means, raw_stds, mean)
     return (mean + std * eps) * scale + bias
 
 
@@ -34,5 +36,10 @@ def decoder_input(
     latents: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
 ) -> Tensor:
     """Normalised latents [B, 4, h, w] -> what the VAE's decoder takes."""
-    scale, bias = (value.to(latents).reshape(1, -1, 1, 1) for value in latent_scale_bias(raw_means, raw_stds))
+    scale, bias = _columns(raw_means, raw_stds, latents)
     return (latents - bias) / scale
+
+
+def _columns(raw_means: Sequence[float], raw_stds: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
+    scale, bias = latent_scale_bias(raw_means, raw_stds)
+    return constant(scale.tolist(), like).reshape(1, -1, 1, 1), constant(bias.tolist(), like).reshape(1, -1, 1, 1)

@@ -37,7 +37,8 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _radii(points: Tensor, k: int, rows: int) -> Tensor:
-    return torch.cat([_distances(part, points).float().kthvalue(k + 1, dim=1).values for part in points.split(rows)])
+    nearest = (_distances(part, points).float().topk(k + 1, dim=1, largest=False).values for part in points.split(rows))
+    return torch.cat([part[:, -1] for part in nearest])  # kthvalue has no deterministic kernel on GPUs
 
 
 def _inside(probes: Tensor, points: Tensor, radii: Tensor, rows: int) -> float:

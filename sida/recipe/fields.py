@@ -37,6 +37,10 @@ class Network(Part):
     channel_mult_emb: Positive | None = None  # width of the embedding; None: as published (4; EDM2: the widest level)
     channels_per_head: Positive | None = None  # of EDM2's attention; None: 64
 
+    def of_generator(self) -> Network:
+        """A generator's network from its teacher's: the same, without EDM2's uncertainty head, which no generator has."""
+        return self.model_copy(update={"logvar_channels": None})
+
 
 class Sampler(Part):
     """The teacher's own sampler (Heun, EDM algorithm 2)."""
@@ -190,6 +194,15 @@ class Method(Part):
         """Whether the discriminator takes part (SiDA, SiD2A)."""
         return self.name != "sid"
 
+    @property
+    def loss_scale(self) -> int:
+        """What losses are multiplied by for the backward pass, and gradients divided by in float32 afterwards.
+
+        The published runs took each process's loss over its own share, on 4 processes, and averaged afterwards. float16 holds no
+        smaller gradients than theirs: it runs on the same loss, whatever the number of processes.
+        """
+        return 4 if self.precision == "float16" else 1
+
     @model_validator(mode="after")
     def _batch_holds_whole_groups(self) -> Method:
         if self.batch % self.loss_group:
@@ -227,6 +240,9 @@ class Evaluation(Part):
     first_seed: Count = 1_000_000  # of the first reported range; the next ones follow it
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
+    precision: Literal["float32", "float16", "bfloat16"] | None = (
+        None  # of the networks that are scored, not of the detector; None: method.precision, as published
+    )
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
     stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
 
@@ -266,7 +282,9 @@ class Targets(Part):
     teacher_guided: float | None = None  # with classifier-free guidance
     teacher_autoguided: float | None = None
     sid: float | None = None
-    best: float | None = None  # of SiDA and SiD2A
+    sida: float | None = None  # None: not known for SiDA alone
+    sid2a: float | None = None  # None: not known for SiD2A alone
+    best: float | None = None  # of SiDA and SiD2A, where it is not known which of the two
 
 
 class Expected(Part):
@@ -306,6 +324,7 @@ class Execution(Part):
     checkpoints_kept: Annotated[int, Field(ge=2)] = 2  # the newest; the best is kept besides
     non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
+    deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
     compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
 
     @property
@@ -345,6 +364,11 @@ class Recipe(Part):
                 f"method.loss_group {method.loss_group}"
             )
         return self
+
+    @property
+    def score_precision(self) -> str:
+        """What generator, teacher and guide compute in when they are scored: float32, float16 or bfloat16."""
+        return self.evaluation.precision or self.method.precision
 
     @property
     def title(self) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sida import devices
 from sida.data.latents import decoder_of
 from sida.data.shards import Shards, network_input, one_hot
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, ScoresResult, TeacherResult
@@ -53,7 +54,7 @@ class Drawn:
 def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Manifest]) -> Drawn:
     """Make the images and write the files. ``inputs``: manifests teacher, generator, dataset, reference."""
     torch.set_num_threads(recipe.execution.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.here()
     data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
     made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
     latents = recipe.dataset.latents
@@ -64,12 +65,13 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
     shown = slice(0, GRID_ROWS * GRID_COLUMNS)
     with torch.no_grad():
         c = one_hot(labels, data.classes)
-        by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown], c[shown].to(device)).cpu()
+        by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown].to(device), c[shown].to(device)).cpu()
         theta = load_network(fetch_object(store, made.weights), made.network).to(device).eval()
+        theta.working_dtype = getattr(torch, recipe.score_precision)
         make, batch = generator_images(theta, made.sigma_init), recipe.execution.batch_limit
         make = make if decode is None else decoded(make, decode)
         parts = [
-            pixels_of(make(some, labelled.to(device)), int(some[0])).cpu()
+            pixels_of(make(some.to(device), labelled.to(device)), int(some[0])).cpu()
             for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)
         ]
         by_generator = torch.cat(parts)
@@ -123,7 +125,8 @@ def _teacher(
     teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
     scored: ScoresResult = inputs["teacher_scores"].result  # type: ignore[assignment]
     phi = load_network(fetch_object(store, teacher.weights), teacher.network).to(device).eval()
-    make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe.teacher, scored.guide, device))
+    phi.working_dtype = getattr(torch, recipe.score_precision)
+    make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe, scored.guide, device))
     return make if decode is None else decoded(make, decode)
 
 

@@ -59,8 +59,7 @@ def fetch_released(
 
 def generator_network(recipe: Recipe) -> dict[str, Any]:
     """The teacher's architecture; EDM2's generator has no uncertainty head."""
-    network = recipe.teacher.network.model_dump(mode="json")
-    return network | ({"logvar_channels": None} if network["architecture"] == "edm2" else {})
+    return recipe.teacher.network.of_generator().model_dump(mode="json")
 
 
 def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
@@ -68,11 +67,12 @@ def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
 
     Nothing of a foreign file is executed. Raises UserError for a file of another form or network.
     """
-    if path.suffix == ".safetensors":
+    from sida.teachers.convert import convert, holds_another_head
+
+    if path.suffix == ".safetensors" and not holds_another_head(path, network):
         from sida.teachers.files import load_network
 
         load_network(path, network)
         return path
-    from sida.teachers.convert import convert
 
     return convert(path, folder, what=f"generator {path}", network=network).weights

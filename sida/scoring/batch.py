@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from sida import devices
 from sida.data.shards import one_hot
 from sida.errors import NotFound
 from sida.scoring.protocol import MakeImages, pixels_of
@@ -26,11 +28,16 @@ RUNS = 3
 
 
 def fastest_batch(
-    work: Callable[[int], None], limit: int, *, clock: Callable[[], float] = time.perf_counter
+    work: Callable[[int], None],
+    limit: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    release: Callable[[], None] = lambda: None,
 ) -> tuple[int, dict[int, float]]:
     """The batch, and seconds per image of each that was tried: doublings up to ``limit``, until memory ends or time is lost.
 
-    ``work(batch)`` makes so many images and waits for them. A batch that does not fit raises torch.OutOfMemoryError.
+    ``work(batch)`` makes so many images and waits for them. A batch that does not fit raises torch.OutOfMemoryError;
+    ``release`` then gives its memory back.
     """
     seconds: dict[int, float] = {}
     batch = min(SMALLEST, limit)
@@ -48,7 +55,7 @@ def fastest_batch(
                 break
             batch = min(2 * batch, limit)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+        release()
         if not seconds:
             return 1, {}
     best = min(seconds.values())
@@ -65,10 +72,14 @@ def job_batch(job: Job, make: MakeImages, detector: Detector, classes: int) -> i
         try:
             job.store.read(key)
         except NotFound:
-            batch, seconds = fastest_batch(_trial(make, detector, classes, processes.device), execution.batch_limit)
+            batch, seconds = fastest_batch(
+                _trial(make, detector, classes, processes.device),
+                execution.batch_limit,
+                release=partial(devices.release_memory, processes.device),
+            )
             rates = {size: round(1 / max(taken, 1e-9), 1) for size, taken in seconds.items()}
             job.publish("batch.json", json.dumps({"batch": batch, "images_per_second": rates}).encode())
-    processes.barrier()
+    processes.meet()
     return int(json.loads(job.store.read(key))["batch"])
 
 

@@ -59,9 +59,10 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     _refuse_other_sizes(paths, recipe)
     detector, digest = detector_file(recipe.evaluation.detector)
     import numpy as np
-    import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from sida import devices
+
+    device = devices.here()
     model = _model(detector, mode, device)
     given = recipe.evaluation.reference
     if mode == "legacy_tensorflow" and given is not None:

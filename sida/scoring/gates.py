@@ -93,10 +93,18 @@ def diagnosis(recipe: Recipe, scores: ScoresResult, reference: Manifest) -> str:
 
 
 def target_of(recipe: Recipe) -> float | None:
-    """The published score of what this recipe makes."""
+    """The published score of what this recipe makes; the best of SiDA and SiD2A where that of its method is not known."""
     if recipe.targets is None:
         return None
-    return recipe.targets.sid if recipe.method.name == "sid" else recipe.targets.best
+    own: float | None = getattr(recipe.targets, recipe.method.name)
+    return own if own is not None or recipe.method.name == "sid" else recipe.targets.best
+
+
+def target_words(recipe: Recipe) -> str:
+    """What the published score is of, where it is not known to be of the recipe's own method; else empty."""
+    if recipe.targets is None or recipe.method.name == "sid" or getattr(recipe.targets, recipe.method.name) is not None:
+        return ""
+    return f", the best of SiDA and SiD2A; none is known for {recipe.method.title} alone"
 
 
 def standing(score: Score, published: float) -> str:
@@ -121,7 +129,7 @@ def target_gate(recipe: Recipe, score: Score) -> str | None:
         spread = f"+- {score.interval:.3f} (95%) over {len(score.values)} ranges"
     return (
         f"{score.metric} {score.reported:.3f} ({spread}) is {words[standing(score, published)]} the published "
-        f"{published:g} ({recipe.targets.source})"
+        f"{published:g} ({recipe.targets.source}){target_words(recipe)}"
     )
 
 

@@ -78,6 +78,7 @@ def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
 def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[Path], sha256: str) -> ScoresResult:
     import torch
 
+    from sida import devices
     from sida.numerics.frechet import frechet_distance, sampling_bias
     from sida.progress import Progress
     from sida.scoring.detector import load_detector
@@ -88,7 +89,7 @@ def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[
     from sida.stores.base import fetch_object
 
     made: ReferenceResult = reference.result  # type: ignore[assignment]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = devices.here()
     detector = load_detector(fetch_object(context.store, made.detector)).to(device)
     extra, batch = recipe.evaluation.extra_metrics, recipe.execution.batch_limit
     latents = recipe.dataset.latents

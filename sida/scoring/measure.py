@@ -23,7 +23,7 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
 from sida.numerics.samplers import heun_edm, heun_edm2, one_step
 from sida.progress import Progress
-from sida.recipe import Sampler, Teacher
+from sida.recipe import Recipe, Sampler
 from sida.scoring.batch import job_batch
 from sida.scoring.detector import load_detector
 from sida.scoring.partial import Piece, discard, gather, merged, pieces
@@ -218,10 +218,11 @@ def _model(job: Job) -> tuple[MakeImages, int]:
     assert isinstance(manifest, TeacherResult | GeneratorResult)
     network = load_network(fetch_object(job.store, manifest.weights), manifest.network)
     network = network.to(job.processes.device).eval().requires_grad_(False)
+    network.working_dtype = getattr(torch, job.recipe.score_precision)
     classes = int(manifest.network.get("label_dim", 0))
     if isinstance(manifest, TeacherResult):
         stored = job.spec.get("guide")
-        guide = guide_of(job.store, job.recipe.teacher, ObjectRef(*stored) if stored else None, job.processes.device)
+        guide = guide_of(job.store, job.recipe, ObjectRef(*stored) if stored else None, job.processes.device)
         make = teacher_images(network, job.recipe.teacher.sampler, guide)
     else:
         make = generator_images(network, manifest.sigma_init)
@@ -229,11 +230,12 @@ def _model(job: Job) -> tuple[MakeImages, int]:
     return (make if latents is None else decoded(make, decoder_of(latents, job.processes.device))), classes
 
 
-def guide_of(store: ObjectStore, teacher: Teacher, stored: ObjectRef | None, device: torch.device) -> Denoiser | None:
+def guide_of(store: ObjectStore, recipe: Recipe, stored: ObjectRef | None, device: torch.device) -> Denoiser | None:
     """The network that the teacher is guided away from, as score_teacher stored it; None for a teacher without guidance."""
-    if stored is None or teacher.guide is None:
+    if stored is None or recipe.teacher.guide is None:
         return None
-    network = load_network(fetch_object(store, stored), teacher.guide.network.model_dump(mode="json"))
+    network = load_network(fetch_object(store, stored), recipe.teacher.guide.network.model_dump(mode="json"))
+    network.working_dtype = getattr(torch, recipe.score_precision)
     return network.to(device).eval().requires_grad_(False)
 
 

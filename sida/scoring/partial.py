@@ -45,15 +45,14 @@ def pieces(groups: int, count: int) -> list[Piece]:
 def gather(
     job: Job, work: list[Piece], sums_of: Callable[[Piece], Sums], report: Callable[[int], None] = lambda images: None
 ) -> None:
-    """Make the pieces that the job's folder lacks, shared among its processes. ``report`` hears of images that are done."""
+    """Make the pieces that the job's folder lacks, dealt to its processes as they become free. ``report`` hears of images done."""
     stored = set(job.store.list(f"{job.folder}/parts/"))
     missing = [piece for piece in work if f"{job.folder}/{piece.name}" not in stored]
-    job.processes.barrier()  # everybody has looked before anybody writes: all see the same list
-    mine = job.processes.share(len(missing))
+    job.processes.meet()  # everybody has looked before anybody writes: all see the same list
     report(sum(piece.stop - piece.start for piece in work) - sum(piece.stop - piece.start for piece in missing))
-    for number in mine:
+    for number in job.processes.deal(len(missing)):
         _save(job, missing[number], sums_of(missing[number]))
-    job.processes.barrier()
+    job.processes.meet()
 
 
 def merged(job: Job, work: list[Piece], empty: Callable[[], Sums]) -> Iterator[Sums]:

@@ -147,5 +147,6 @@ def range_moments(
             report=report,
         )
     moments = Moments.from_state([t.to(processes.device) for t in sums.moments.state()])
+    processes.meet()  # some have made a batch more
     processes.sum_(moments.state())
     return moments

@@ -20,7 +20,13 @@ from sida.steps import Context, Published, carried, step
 from sida.stores import open_store
 from sida.stores.base import ObjectRef
 
-SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/training/processes.py")
+SOURCES = (
+    "sida/scoring",
+    "sida/numerics",
+    "sida/data/shards.py",
+    "sida/training/processes.py",
+    "sida/training/meeting.py",
+)
 FEW = 10  # images per feature, below which the sample's size shows in the score
 
 
@@ -148,13 +154,20 @@ def _result(
         licence=licence,
         sampling_bias=measured["sampling_bias"],
         further=tuple(further),
+        precision=None if recipe.score_precision == "float32" else recipe.score_precision,
         **fields,
     )
 
 
 def _parameters(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
     evaluation = recipe.evaluation
-    return {"images": n, "first_seeds": seeds, "extra_metrics": list(evaluation.extra_metrics)}
+    precision = {} if recipe.score_precision == "float32" else {"precision": recipe.score_precision}
+    return {"images": n, "first_seeds": seeds, "extra_metrics": list(evaluation.extra_metrics), **precision}
+
+
+def _unknown(recipe: Recipe) -> set[str]:
+    """Targets of single methods that are not known; without them the key is what it was before there were any."""
+    return {name for name in ("sida", "sid2a") if getattr(recipe.targets, name) is None}
 
 
 def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
@@ -262,7 +275,7 @@ def score(
         )
         return _result(recipe, inputs, measured, first, made.licence, gate=target_gate(recipe, first))
 
-    target = recipe.targets.model_dump(mode="json") if recipe.targets else None
+    target = recipe.targets.model_dump(mode="json", exclude=_unknown(recipe)) if recipe.targets else None
     parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
     published: Published = context_of(
         parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat

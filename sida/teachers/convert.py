@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ def convert(
 ) -> Converted:
     """Write ``<name>.safetensors`` and ``<name>.json`` into ``folder``; nothing appears there unless the network loads.
 
-    ``network`` is a recipe's network section: what the file must hold, and needed where the file does not say itself.
+    ``network`` is a recipe's network section: what the file must hold, and needed where the file does not say itself. EDM2's
+    uncertainty head is left out where it has none: NVIDIA's files always hold one, generators do not need it.
     Raises Refused and UserError in one line.
     """
     what = what or str(path)
@@ -56,10 +57,13 @@ def convert(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
             made = Path(temporary) / weights.name
-            if found.format == "safetensors" and found.network is not None:
-                shutil.copyfile(path, made)  # it is one of ours
+            ours = found.format == "safetensors" and found.network is not None
+            if ours and not _heads(found.tensors, network):
+                shutil.copyfile(path, made)
             else:
-                save_network(made, tensors_of(found, path), network, **about)
+                tensors = tensors_of(found, path)
+                left_out = _heads(tensors, network)
+                save_network(made, {name: t for name, t in tensors.items() if name not in left_out}, network, **about)
             load_network(made, network)  # names and shapes fit; also says what does not
             told = {
                 "network": dict(network),
@@ -79,6 +83,18 @@ def convert(
     return Converted(weights, facts, dict(network), digest, len(found.tensors))
 
 
+def holds_another_head(path: Path, network: Mapping[str, Any]) -> bool:
+    """Whether a file, of any kind that is read, has EDM2's uncertainty head where this network has none."""
+    return bool(_heads(read_network(path, str(path)).tensors, network))
+
+
+def _heads(names: Iterable[str], network: Mapping[str, Any]) -> set[str]:
+    """Names of EDM2's uncertainty head, where this network has none."""
+    if network["architecture"] != "edm2" or network.get("logvar_channels"):
+        return set()
+    return {name for name in names if name.startswith("logvar_")}
+
+
 def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
     """The architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
     if found.problem:
@@ -90,6 +106,8 @@ def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) 
     wanted = _complete(expected, what)
     if found.network is not None:
         held = _complete(found.network, what)
+        if wanted["logvar_channels"] is None:
+            held["logvar_channels"] = None  # left out
         for name, value in held.items():
             if value != wanted[name]:
                 raise Refused(f"{what}: {name} of its network is {value}, the recipe's is {wanted[name]}: correct it")

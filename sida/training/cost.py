@@ -1,21 +1,19 @@
 """What an iteration costs, counted: the project's own iteration runs on torch's meta device, which computes shapes only.
 
-FLOPs come from torch's counter (2 per multiply-add); activations are the tensors that autograd saves for the backward pass, each
-storage once, the parameters themselves left out. Nothing is allocated, so that this takes seconds for any size.
+FLOPs come from torch's counter (2 per multiply-add); bytes are those of all tensors that a round holds at its peak, beyond
+networks, gradients and Adam's moments. Nothing is allocated, so that this takes seconds for any size.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from sida.numerics.networks.build import build_network
@@ -23,29 +21,32 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.recipe import Execution, Method, Network
 from sida.training.execution import recompute_activations
 from sida.training.iteration import Distillation, Networks
+from sida.training.memory import phase_bytes
 from sida.training.processes import Processes
 
 META = torch.device("meta")
+_BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward
 
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """One phase: FLOPs per image; bytes saved for the backward pass, per image and (cast weights) per round."""
+    """One phase: FLOPs per image; bytes held at its peak, per image and (cast weights) per round."""
 
     flops: int
     bytes_per_image: int
     bytes_per_round: int
 
-    def saved_bytes(self, micro_batch: int) -> int:
-        """What the graph of one round holds when its backward pass begins."""
+    def held_bytes(self, micro_batch: int) -> int:
+        """What one round holds at its peak: activations, weights as they are used, gradients on their way back."""
         return self.bytes_per_round + micro_batch * self.bytes_per_image
 
 
 @dataclass(frozen=True)
 class IterationCost:
-    """Parameters of one network, FLOPs of its forward on one image, and both phases beyond the warm-ups."""
+    """Parameters of one network and of its largest tensor, FLOPs of its forward on one image, both phases beyond the warm-ups."""
 
     parameters: int
+    largest: int
     forward_flops: int
     encoder_flops: int
     A: PhaseCost
@@ -97,23 +98,6 @@ class _Phases(Distillation):
         return torch.empty((), device=META)
 
 
-@dataclass
-class _Saved:
-    """Bytes that autograd keeps, each storage once."""
-
-    known: set[int]  # storages of parameters and buffers
-    bytes: int = 0
-    alive: list[Any] = field(default_factory=list)  # so that no address is used twice
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.known:
-            self.known.add(storage._cdata)
-            self.alive.append(storage)
-            self.bytes += storage.nbytes()
-        return tensor
-
-
 def _attention_backward(_: Any, query: Any, key: Any, value: Any, *rest: Any, **keywords: Any) -> int:
     """Twice the forward; that fused kernels compute the scores once more is theirs."""
     return 2 * sdpa_flop_count(query, key, value)
@@ -122,41 +106,42 @@ def _attention_backward(_: Any, query: Any, key: Any, value: Any, *rest: Any, **
 def iteration_cost(network: Network, method: Method, execution: Execution | None = None) -> IterationCost:
     """Count one iteration of ``method`` with networks like ``network``, beyond the warm-ups.
 
-    With ``execution.activation_checkpointing`` blocks keep their inputs only, and what they compute again counts as work.
+    Bytes are counted at ``execution``'s micro-batch (or one loss group) and at half of it. With activation checkpointing blocks
+    keep their inputs only, and what they compute again counts as work.
     """
     recompute = execution is not None and execution.activation_checkpointing
+    large = max(2, (execution and execution.micro_batch) or method.loss_group)
+    small = large // 2
     with META:
         teacher = build_network(network.model_dump(), method.dropout)
-    backward = torch.ops.aten._scaled_dot_product_efficient_attention_backward
-    counter = FlopCounterMode(display=False, custom_mapping={backward: _attention_backward})
     run = partial(_phases, teacher, network, method, recompute)
-    one, two = run(1, counter), run(2, nullcontext())
-    phases = [
-        PhaseCost(flops, bytes2 - bytes1, 2 * bytes1 - bytes2)
-        for (bytes1, flops), (bytes2, _) in zip(one, two, strict=True)
-    ]
-    parameters = sum(p.numel() for p in teacher.parameters())
-    return IterationCost(parameters, *forward_flops(teacher), *phases)
+    phases = []
+    for (_, flops), (less, _), (more, _) in zip(run(1, True), run(small, False), run(large, False), strict=True):
+        image = (more - less) // (large - small)
+        phases.append(PhaseCost(flops, image, more - large * image))
+    sizes = [p.numel() for p in teacher.parameters()]
+    return IterationCost(sum(sizes), max(sizes), *forward_flops(teacher), *phases)
 
 
 def _phases(
-    teacher: Denoiser, network: Network, method: Method, recompute: bool, batch: int, counter: Any
+    teacher: Denoiser, network: Network, method: Method, recompute: bool, batch: int, count: bool
 ) -> list[tuple[int, int]]:
-    """(saved bytes, FLOPs if there is a counter) of phases A and B on ``batch`` images in one round."""
+    """(bytes held, FLOPs if they are to be counted) of phases A and B on ``batch`` images in one round."""
     small = method.model_copy(update={"batch": batch, "loss_group": batch, "augment": 0.0})
     networks = Networks.start(copy.deepcopy(teacher))
     for part in (networks.phi, networks.psi, networks.theta) if recompute else ():
         recompute_activations(part)
     job = _Phases(networks, small, MetaDraws(), MetaData(network), Processes(0, 1, META))
-    weights = [t for part in networks for t in (*part.parameters(), *part.buffers())]
     seen = max(method.adversarial_from, method.generator_from) + 1
-    found = []
-    for phase in (job.update_fake_score, job.update_generator):
-        saved = _Saved({t.untyped_storage()._cdata for t in weights})
-        with META, counter, saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-            phase(seen)
-        found.append((saved.bytes, counter.get_total_flops() if isinstance(counter, FlopCounterMode) else 0))
-    return found
+    with META:
+        if not count:
+            return [(held, 0) for held in phase_bytes(job, seen, META).values()]
+        flops = []
+        for phase in (job.update_fake_score, job.update_generator):
+            with FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
+                phase(seen)
+            flops.append(counter.get_total_flops())
+        return [(0, total) for total in flops]
 
 
 @torch.no_grad()

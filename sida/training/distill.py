@@ -39,6 +39,7 @@ def distill(
         "selection_every": evaluation.selection_every,
         "stop_after": evaluation.stop_after,
     }
+    parameters |= _revisions(recipe)
 
     def produce(context: Context) -> GeneratorResult:
         spec = {
@@ -50,7 +51,7 @@ def distill(
         context.notes |= {f"seconds_{name}": seconds for name, seconds in result["seconds"].items()}
         context.notes |= {f"milliseconds_{kind}": spent for kind, spent in result["profile"].items()}
         return GeneratorResult(
-            network=recipe.teacher.network.model_dump(mode="json"),
+            network=recipe.teacher.network.of_generator().model_dump(mode="json"),
             weights=ObjectRef(*result["generator"]),
             sigma_init=recipe.method.sigma_init,
             method=recipe.method.title,
@@ -62,3 +63,14 @@ def distill(
         )
 
     return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
+
+
+def _revisions(recipe: Recipe) -> dict[str, Any]:
+    """What made equal methods give other numbers than an earlier code, where it does: part of the key, of these runs alone."""
+    method = recipe.method
+    found: dict[str, Any] = {}
+    if method.loss_scale != 1:
+        found["loss_scale"] = method.loss_scale  # 1 before
+    if method.dropout and method.adversarial:
+        found["masks_of_phase_a"] = 2  # the fake and the real pass shared one before
+    return found

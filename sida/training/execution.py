@@ -42,7 +42,7 @@ def recompute_activations(network: nn.Module) -> None:
 
 def _recomputing(block: nn.Module, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _normalised_already(block)
+        return nullcontext(), _as_it_was(block)
 
     @wraps(forward)
     def run(*arguments: Any) -> torch.Tensor:
@@ -53,16 +53,27 @@ def _recomputing(block: nn.Module, forward: Callable[..., torch.Tensor]) -> Call
     return run
 
 
-@contextmanager
-def _normalised_already(block: nn.Module) -> Iterator[None]:
+def _as_it_was(block: nn.Module) -> AbstractContextManager[None]:
+    """A context in which the block computes what it does now: called in the forward pass, entered in the backward pass."""
+    masks = [(module, module.keep_mask) for module in block.modules() if isinstance(module, Dropout)]
     forced = [module for module in block.modules() if isinstance(module, MPConv) and module.force_normalization]
-    for module in forced:
-        module.force_normalization = False
-    try:
-        yield
-    finally:
-        for module in forced:
-            module.force_normalization = True
+
+    @contextmanager
+    def restored() -> Iterator[None]:
+        later = [module.keep_mask for module, _ in masks]  # of another pass
+        for module, mask in masks:
+            module.keep_mask = mask
+        for layer in forced:  # the weights are normalised already
+            layer.force_normalization = False
+        try:
+            yield
+        finally:
+            for (module, _), mask in zip(masks, later, strict=True):
+                module.keep_mask = mask
+            for layer in forced:
+                layer.force_normalization = True
+
+    return restored()
 
 
 def compile_forward(network: nn.Module) -> None:

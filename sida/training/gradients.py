@@ -2,7 +2,8 @@
 
 Parameters are dealt to buckets in reverse order, as backward tends to finish them. A bucket is sent as soon as it and those before
 it are complete, so that all processes send the same ones in the same order. Under accumulation only the last round is armed:
-gradients travel once per optimiser step.
+gradients travel once per optimiser step. In the first step, where processes may compile or choose kernels and take unequally
+long, they meet before anything is sent.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ class GradientSum:
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
         self._armed, self._next = False, 0
+        self._processes, self._met = processes, False
         self._missing: list[int] = []
-        self._travelling: list[tuple[list[Tensor], Tensor, Any]] = []
+        self._travelling: list[Any] = []
         self.sent_early = 0  # buckets that were on their way before the last backward pass had ended
         if processes.world > 1:
             self._deal(reversed(self._parameters), bucket_elements)
@@ -49,7 +51,7 @@ class GradientSum:
         self._missing = [len(bucket) for bucket in self._buckets]
 
     def _complete(self, parameter: Tensor) -> None:
-        if not self._armed:
+        if not self._armed or not self._met:
             return
         self._missing[self._bucket_of[parameter]] -= 1  # type: ignore[index]
         while self._next < len(self._buckets) and self._missing[self._next] == 0:
@@ -58,20 +60,25 @@ class GradientSum:
 
     def _send(self, number: int) -> None:
         self._next = number + 1
-        gradients = [p.grad for p in self._buckets[number] if p.grad is not None]
-        if gradients:
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            self._travelling.append((gradients, flat, distributed.all_reduce(flat, async_op=True)))
+        taking_part = [p for p in self._buckets[number] if p.grad is not None]
+        if not taking_part:
+            return
+        flat = torch.cat([p.grad.reshape(-1) for p in taking_part if p.grad is not None])
+        # The bucket takes the gradients' place, so that they are in memory once.
+        for parameter, part in zip(taking_part, flat.split([p.numel() for p in taking_part]), strict=True):
+            parameter.grad = part.view_as(parameter)
+        self._travelling.append(distributed.all_reduce(flat, async_op=True))
 
     def finish(self) -> list[Tensor]:
         """Call after the last backward pass: send what is left (parameters that took no part), wait; the gradients, summed."""
         if self._armed:
+            if not self._met:
+                self._processes.meet()
+                self._met = True
             while self._next < len(self._buckets):
                 self._send(self._next)
-            for gradients, flat, work in self._travelling:
+            for work in self._travelling:
                 work.wait()
-                parts = flat.split([gradient.numel() for gradient in gradients])
-                torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
             self._travelling.clear()
             self._armed = False
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,11 +26,12 @@ from sida.recipe import Method
 from sida.training.dropout import key_dropout
 from sida.training.gradients import GradientSum
 from sida.training.processes import Processes
+from sida.training.profile import IterationProfile
 from sida.training.watch import Watch
 
 
 class TrainingData(Protocol):
-    """Where batches come from. ``positions``: int64 [N] places in the endless reading order."""
+    """Where batches come from. ``positions``: int64 [N] places in the endless reading order, on the host."""
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 [N, C, H, W] (in [-1, 1], or normalised latents), one-hot labels float32 [N, label_dim]."""
@@ -49,9 +51,14 @@ class Networks:
 
     @classmethod
     def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
-        """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A)."""
+        """psi and phi from the teacher; theta and theta_ema from it too, or from a finished SiD generator (SiD2A).
+
+        As published theta has no uncertainty head (EDM2), whatever it starts from.
+        """
         start = generator or teacher
         networks = cls(teacher, copy.deepcopy(teacher), copy.deepcopy(start), copy.deepcopy(start))
+        for headless in (networks.theta, networks.theta_ema):
+            headless.drop_logvar()
         for frozen in (networks.phi, networks.theta_ema):
             frozen.eval().requires_grad_(False)
         return networks
@@ -99,6 +106,7 @@ class Distillation:
         self.psi_gradients = GradientSum(networks.psi, processes)
         self.theta_gradients = GradientSum(networks.theta, processes)
         self.watch = Watch(processes.device)
+        self._record: IterationProfile | None = None
         # Of the last iteration: gradient norms, the discriminator's balance, skipped samples.
         self.health: dict[str, Tensor] = {}
 
@@ -107,12 +115,17 @@ class Distillation:
         """Samples that this process has skipped, int64 []."""
         return self.watch.counts[0]
 
-    def run(self, seen: int) -> dict[str, Tensor]:
-        """One iteration; returns the losses of this process's last round, as tensors (no synchronisation)."""
+    def run(self, seen: int, record: IterationProfile | None = None) -> dict[str, Tensor]:
+        """One iteration; returns the losses of this process's last round, as tensors (no synchronisation).
+
+        ``record`` is told where the time goes; that waits for the device.
+        """
+        self._record = record
         dropped = self.dropped.clone()
         losses = self.update_fake_score(seen) | self.update_generator(seen)
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
-        update_ema(self.networks.theta_ema, self.networks.theta, beta)
+        with self._recorded_once():
+            update_ema(self.networks.theta_ema, self.networks.theta, beta)
         self.health["dropped"] = self.dropped - dropped
         return losses
 
@@ -122,8 +135,7 @@ class Distillation:
         method, networks = self.method, self.networks
         psi = networks.psi.train().requires_grad_(True)
         theta = networks.theta.eval().requires_grad_(False)
-        for offsets in self._rounds(self.psi_gradients):
-            indices = seen + offsets
+        for offsets, indices in self._rounds(self.psi_gradients, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
                 y = self._generate(theta, "A/z", indices, x.shape[1:], c)
@@ -134,9 +146,10 @@ class Distillation:
                 x, x_labels = augment(x, draw_augment(self.draws, "A/augment x", indices), method.augment)
             sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
             noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
-            key_dropout(psi, self.draws, "A", indices)
+            key_dropout(psi, self.draws, "A/fake" if method.adversarial else "A", indices)
             if method.adversarial:
                 y_psi, l_fake = psi(y + noise, sigma, c, y_labels, want="both")
+                key_dropout(psi, self.draws, "A/real", indices)  # two passes, two masks, as published
                 l_real = psi(x + noise, sigma, c, x_labels, want="logits")
             else:
                 y_psi, l_fake, l_real = psi(y + noise, sigma, c, y_labels), None, None
@@ -149,7 +162,7 @@ class Distillation:
             if l_fake is not None and l_real is not None:
                 self.health["D_real"] = l_real.detach().sigmoid().mean()  # how sure that real images are real
                 self.health["D_fake"] = l_fake.detach().sigmoid().mean()  # how sure that generated ones are
-            (total / method.batch).backward()
+            (total / (method.batch / method.loss_scale)).backward()
             self.watch.note(seen, sigma, losses.keep, total)
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         norm = self._step(self.psi_optimiser, self.psi_gradients, method.fake_score_rate, seen, clip)
@@ -165,8 +178,7 @@ class Distillation:
         theta = networks.theta.train().requires_grad_(True)
         adversarial = method.adversarial and seen > method.adversarial_from
         steps = not method.adversarial or seen > method.generator_from
-        for offsets in self._rounds(self.theta_gradients if steps else None):
-            indices = seen + offsets
+        for offsets, indices in self._rounds(self.theta_gradients if steps else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
             key_dropout(theta, self.draws, "B", indices)
             y = self._generate(theta, "B/z", indices, x.shape[1:], c)
@@ -183,7 +195,7 @@ class Distillation:
             if losses.loss_adv is not None:
                 total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
                 reported["loss_adv"] = losses.loss_adv.detach().mean()
-            (total / method.batch).backward()
+            (total / (method.batch / method.loss_scale)).backward()
             self.watch.note(seen, sigma, losses.keep, total)
         if steps:
             norm = self._step(self.theta_optimiser, self.theta_gradients, method.generator_rate, seen)
@@ -191,13 +203,25 @@ class Distillation:
         self.theta_optimiser.zero_grad(set_to_none=True)
         return reported
 
-    def _rounds(self, sum_of: GradientSum | None) -> Iterator[Tensor]:
-        """Offsets into the global batch, one micro-batch after the other; the last one's backward sends the gradients."""
+    def _rounds(self, sum_of: GradientSum | None, seen: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Offsets into the global batch (on the host) and image indices (on the device), one micro-batch after the other.
+
+        The last one's backward sends the gradients.
+        """
         for number in range(self.rounds):
             if sum_of is not None and number == self.rounds - 1:
                 sum_of.arm()
             first = self.first_offset + number * self.micro_batch
-            yield torch.arange(first, first + self.micro_batch, device=self.processes.device)
+            last = first + self.micro_batch
+            with self._recorded_round(number):
+                yield torch.arange(first, last), torch.arange(seen + first, seen + last, device=self.processes.device)
+
+    def _recorded_round(self, number: int) -> AbstractContextManager[None]:
+        """The last one: it ends with the gradients on their way."""
+        return self._record.one_round() if self._record and number == self.rounds - 1 else nullcontext()
+
+    def _recorded_once(self) -> AbstractContextManager[None]:
+        return self._record.once() if self._record else nullcontext()
 
     def _generate(self, theta: Denoiser, purpose: str, indices: Tensor, shape: torch.Size, c: Tensor) -> Tensor:
         """G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
@@ -208,11 +232,14 @@ class Distillation:
         self, optimiser: torch.optim.Optimizer, sum_of: GradientSum, rate: float, seen: int, clip: float | None = None
     ) -> Tensor:
         """One step of Adam; returns the norm of the gradient that it took, over all parameters."""
-        gradients = sum_of.finish()
-        sanitise_gradients(gradients, clip)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * self._decay(seen)
-        optimiser.step()
+        with self._recorded_once():
+            gradients = sum_of.finish()
+            if self.method.loss_scale != 1:
+                torch._foreach_mul_(gradients, 1 / self.method.loss_scale)
+            sanitise_gradients(gradients, clip)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * self._decay(seen)
+            optimiser.step()
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
 
     def _decay(self, seen: int) -> float:

@@ -24,6 +24,7 @@ from sida.errors import SidaError, UserError
 from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import frechet_distance
+from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.patience import ticking
 from sida.progress import Progress
@@ -40,7 +41,7 @@ from sida.training.history import History
 from sida.training.identity import identity, refuse_other
 from sida.training.iteration import Distillation, Networks
 from sida.training.job import Job
-from sida.training.profile import PROFILED, profiled
+from sida.training.profile import PROFILED, IterationProfile
 from sida.training.selection import largest_batch, sample_grid
 from sida.training.trouble import refuse_trouble, save_unless_non_finite
 from sida.training.watch import Trouble
@@ -63,7 +64,6 @@ class Run:
         teacher: TeacherResult = job.manifest("teacher").result  # type: ignore[assignment]
         self.dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
         self.reference: ReferenceResult = job.manifest("reference").result  # type: ignore[assignment]
-        self.network = teacher.network
         device = job.processes.device
         weights = load_network(fetch_object(job.store, teacher.weights), teacher.network, self.method.dropout)
         self.networks = Networks.start(weights.to(device), self._start(teacher, device))
@@ -95,6 +95,7 @@ class Run:
         self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator, once it was measured
         self.writer = Writer(job, job.recipe.execution.checkpoints_kept)
         self._resume()
+        job.processes.meet()  # each has fetched and read what it needs
         self.seconds["start"] += time.monotonic()
 
     @property
@@ -167,8 +168,11 @@ class Run:
         """Publish a checkpoint (the first process; the others, which call it too, have the same state)."""
         trouble, history = self.trouble(), self.history.state()
         self.checkpoint_due = False
-        if not self.job.processes.first:
-            return
+        if self.job.processes.first:
+            self._write(trouble, history)
+        self.job.processes.meet()  # the checkpoint before may still be on its way
+
+    def _write(self, trouble: Trouble, history: dict[str, Any]) -> None:
         state = {
             "recipe": identity(self.job),
             "seen": self.seen,
@@ -214,7 +218,8 @@ class Run:
             processes=processes,
             report=vote,
         )
-        score = frechet_distance(*moments.mean_cov(), *self.real)
+        mean, covariance = (part.cpu() for part in moments.mean_cov())  # the reference is on the host
+        score = frechet_distance(mean, covariance, *self.real)
         self.since_best += 1
         if score < self.best_score:
             self.best_score, self.best_seen, self.since_best = score, self.seen, 0
@@ -225,6 +230,8 @@ class Run:
         if processes.first:
             title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
             self.writer.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
+        release_folded(self.networks.theta_ema)
+        processes.meet()
         self.seconds["selection"] += time.monotonic() - started
 
 
@@ -251,7 +258,8 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         _select(run, stop)
     while not run.finished:
         before, started = run.seen, time.monotonic()
-        losses = _profiled(run, before) if iteration == PROFILED and processes.first else run.distillation.run(before)
+        record = iteration == PROFILED and processes.first
+        losses = _recorded(run, before) if record else run.distillation.run(before)
         run.seen = before + method.batch
         run.history.add(run.seen, losses | run.distillation.health, last=run.seen >= method.images)
         run.seconds["iterations"] += time.monotonic() - started
@@ -271,10 +279,13 @@ def _iterate(run: Run, stop: Callable[[], bool]) -> None:
         if stopping and not run.finished:
             raise _stopped(run, stop)
     run.writer.wait(stop)
+    processes.meet()
 
 
-def _profiled(run: Run, seen: int) -> dict[str, Tensor]:
-    losses, run.profile = profiled(lambda: run.distillation.run(seen), run.job.processes.device)
+def _recorded(run: Run, seen: int) -> dict[str, Tensor]:
+    record = IterationProfile(run.job.processes.device, run.distillation.rounds)
+    losses = run.distillation.run(seen, record)
+    run.profile = record.milliseconds
     return losses
 
 
@@ -301,7 +312,8 @@ def _publish(run: Run, trouble: Trouble) -> dict[str, Any]:
     """Store the best generator and the curve."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.safetensors"
-        save_network(path, run.best, run.network, sigma_init=run.method.sigma_init)
+        network = run.job.recipe.teacher.network.of_generator().model_dump(mode="json")
+        save_network(path, run.best, network, sigma_init=run.method.sigma_init)
         generator = run.job.put(path, path.name)
         path = Path(folder) / "curve.json"
         path.write_text(json.dumps(run.history.points))

@@ -1,50 +1,79 @@
-"""Memory of one process's training, by part, as counted while it runs: bytes of tensors, each storage once."""
+"""Memory of a device, counted as operators take it and give it back: bytes of tensors, each storage once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sida.training.iteration import Distillation
 
 
-class SavedTensors:
-    """Counts what autograd keeps for the backward pass; ``bytes`` is the sum.
+class Held(TorchDispatchMode):
+    """While it is on, ``now`` and ``peak``: bytes of the device's tensors that operators made, and of those ``add`` was told.
 
-    Parameters and buffers are left out. Use ``counting`` around one phase of an iteration of a single round.
+    Workspaces inside an operator are not seen. Tensors need not hold numbers: the meta device and FakeTensorMode do.
     """
 
-    def __init__(self, job: Distillation) -> None:
-        self._known = {_storage(t) for network in job.networks for t in (*network.parameters(), *network.buffers())}
-        self._alive: list[Any] = []  # so that no address is used twice
-        self.bytes = 0
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._device = device.type
+        self._known: dict[int, Any] = {}
 
-    def counting(self) -> AbstractContextManager[Any]:
-        """A context in which saved tensors are counted."""
-        return saved_tensors_hooks(self._pack, lambda tensor: tensor)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.add(made if isinstance(made, list | tuple) else [made])
+        return made
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in self._known:
-            self._known.add(_storage(tensor))
-            self._alive.append(tensor.untyped_storage())
-            self.bytes += tensor.untyped_storage().nbytes()
-        return tensor
+    def add(self, values: Iterable[Any]) -> None:
+        """Count the tensors among them."""
+        for value in values:
+            if isinstance(value, Tensor) and value.device.type == self._device:
+                self._take(value.untyped_storage())
+
+    def _take(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known[key] = weakref.ref(storage, lambda _: self._give_back(key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _give_back(self, key: int, size: int) -> None:
+        del self._known[key]
+        self.now -= size
 
 
-def activation_bytes(job: Distillation, seen: int) -> dict[str, int]:
-    """Bytes saved for the backward pass in phases A and B of one iteration (which is run; a single round)."""
-    phases: dict[str, Callable[[int], Any]] = {"A": job.update_fake_score, "B": job.update_generator}
+def phase_bytes(job: Distillation, seen: int, device: torch.device) -> dict[str, int]:
+    """Most bytes that phases A and B hold in one of several rounds, beyond networks, their gradients and the optimisers' moments.
+
+    Each phase is run once, with the job's micro-batch.
+    """
+    networks = job.networks
+    phases = {"A": (job.update_fake_score, networks.psi), "B": (job.update_generator, networks.theta)}
     found = {}
-    for name, phase in phases.items():
-        saved = SavedTensors(job)
-        with saved.counting():
+    with Held(device) as held:
+        for name, (phase, trained) in phases.items():
+            accumulate(trained)
+            held.add(parameter.grad for parameter in trained.parameters())
+            for network in networks:
+                held.add((*network.parameters(), *network.buffers()))
+            held.peak = before = held.now
             phase(seen)
-        found[name] = saved.bytes
+            found[name] = held.peak - before
     return found
+
+
+def accumulate(network: nn.Module) -> None:
+    """Give the network gradients of zero, as if a round had passed."""
+    network.requires_grad_(True)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def state_bytes(job: Distillation) -> dict[str, int]:
@@ -58,8 +87,4 @@ def state_bytes(job: Distillation) -> dict[str, int]:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum({_storage(t): t.untyped_storage().nbytes() for t in tensors}.values())
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from sida import devices
+from sida.training.meeting import Meeting
+
 BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
 
 
@@ -24,6 +27,7 @@ class Processes:
     world: int
     device: torch.device
     talk: Any = None  # the group that small values on the host travel in; None: the one that tensors travel in
+    meeting: Meeting | None = None  # where we wait after unequal work; None: in a group, within its time limit
 
     @property
     def first(self) -> bool:
@@ -49,10 +53,16 @@ class Processes:
         if bucket:
             _sum_bucket(bucket)
 
-    def barrier(self) -> None:
-        """Wait until all processes are here."""
-        if self.world > 1:
-            distributed.barrier()
+    def meet(self) -> None:
+        """Wait until all processes are here, however long their work takes. Raises SidaError when one of them is gone."""
+        if self.meeting is not None:
+            self.meeting.meet()
+        elif self.world > 1:
+            distributed.barrier(self.talk)
+
+    def deal(self, count: int) -> Iterable[int]:
+        """Numbers 0 to ``count`` - 1, each to one process, whenever one is free for the next; ``meet`` when all are done."""
+        return self.share(count) if self.meeting is None else self.meeting.deal(count)
 
     def agree(self, flag: bool) -> bool:
         """Whether any process says yes. Cheap: it travels beside the device's work and does not wait for it."""
@@ -77,9 +87,10 @@ class Processes:
         return [float(value) for value in largest.tolist()]
 
     def from_first(self, value: Any) -> Any:
-        """What the first process says, said by all: a small JSON value, or None."""
+        """What the first process says, said by all: a small JSON value, or None. It may take long to find out."""
         if self.world == 1:
             return value
+        self.meet()
         content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
         size = torch.tensor([len(content)])
         distributed.broadcast(size, 0, group=self.talk)
@@ -102,20 +113,25 @@ def _split(flat: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
 def joined(timeout: timedelta) -> Iterator[Processes]:
     """Join the job that torchrun started (or be its only process): NCCL with a GPU, else gloo.
 
-    A message that takes longer than ``timeout`` (a process or the network between two machines is gone) raises an error.
+    A message that takes longer than ``timeout``, or a process that gives no sign of life for so long while others wait for it (it
+    or the network between two machines is gone), raises an error.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
+    device = devices.here(int(os.environ.get("LOCAL_RANK", 0)))
+    devices.claim(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    talk = None
+    talk = meeting = None
     if world > 1:
-        distributed.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
-        talk = distributed.new_group(backend="gloo", timeout=timeout) if gpu else None
+        store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+        group = distributed.PrefixStore("group", store)
+        backend = devices.BACKENDS[device.type]
+        distributed.init_process_group(backend, store=group, rank=rank, world_size=world, timeout=timeout)
+        talk = distributed.new_group(backend="gloo", timeout=timeout) if devices.apart(device) else None
+        meeting = Meeting(distributed.PrefixStore("meeting", store), rank, world, timeout)
     try:
-        yield Processes(rank, world, device, talk)
+        yield Processes(rank, world, device, talk, meeting)
     finally:
-        if world > 1:
+        if meeting is not None:
+            meeting.close()
             distributed.destroy_process_group()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sida import devices
+
+KERNELS = {"cuda": ProfilerActivity.CUDA}  # what a device's own work is recorded by; elsewhere the host's time counts
 PROFILED = 12  # the iteration of a process that is measured: caches are warm then
+
+EXCHANGE = "exchange between processes"
 
 # The first kind whose words are found in an operator's name.
 _KINDS = {
@@ -19,36 +24,60 @@ _KINDS = {
     "normalisation": "norm",
     "activations": "silu|sigmoid|softmax|softplus|log_sigmoid",
     "optimiser and EMA": "_fused_adam|_foreach|optimizer",
-    "exchange between processes": "gloo|nccl|c10d|all_?reduce",
+    EXCHANGE: "gloo|nccl|c10d|all_?reduce",
     "dropout masks and draws": r"bitwise|erfinv|erf\b|remainder|::(rand|normal|bernoulli)",
 }
 ELEMENTWISE = "sums, products and copies"
 REST = "Python and waiting"
 
-Result = TypeVar("Result")
 
+class IterationProfile:
+    """Milliseconds of an iteration by kind of operator; on CUDA those of its kernels.
 
-def profiled(work: Callable[[], Result], device: torch.device) -> tuple[Result, dict[str, float]]:
-    """What ``work`` returns, and the milliseconds of each kind of operator in it; on CUDA those of its kernels.
-
-    The kinds add up to the time that passed, which the profiler itself lengthens by a few per cent.
+    Of the rounds of each phase one is recorded and stands for all, so that time and memory for it do not grow with their number;
+    what happens once an iteration is recorded apart. The kinds add up to the time that passed, which the profiler itself lengthens
+    by a few per cent.
     """
-    on_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as made:
-        started = time.perf_counter()
-        result = work()
-        if on_gpu:
-            torch.cuda.synchronize(device)
-        total = 1000 * (time.perf_counter() - started)
-    found: dict[str, float] = {}
-    for event in made.key_averages():
-        spent = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000
-        if spent and "::" in event.key:
-            kind = kind_of(event.key)
-            found[kind] = found.get(kind, 0.0) + spent
-    found[REST] = max(0.0, total - sum(found.values()))
-    return result, {kind: round(spent, 3) for kind, spent in found.items()}
+
+    def __init__(self, device: torch.device, rounds: int) -> None:
+        self._device, self._rounds = device, rounds
+        self._spent: dict[str, float] = {}
+        self.events = 0  # that were recorded
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """By kind, of the whole iteration."""
+        return {kind: round(spent, 3) for kind, spent in self._spent.items()}
+
+    def one_round(self) -> AbstractContextManager[None]:
+        """A context for one of the rounds of a phase."""
+        return self._recorded(self._rounds)
+
+    def once(self) -> AbstractContextManager[None]:
+        """A context for what comes after the rounds."""
+        return self._recorded(1)
+
+    @contextmanager
+    def _recorded(self, times: int) -> Iterator[None]:
+        kernels = KERNELS.get(self._device.type)
+        activities = {ProfilerActivity.CPU} | ({kernels} if kernels else set())
+        with profile(activities=activities) as made:
+            started = time.perf_counter()
+            yield
+            devices.wait(self._device)
+            total = 1000 * (time.perf_counter() - started)
+        rest = total
+        for event in made.key_averages():
+            self.events += event.count
+            spent = (event.self_device_time_total if kernels else event.self_cpu_time_total) / 1000
+            if spent and "::" in event.key:
+                kind = kind_of(event.key)
+                self._add(kind, spent * (1 if kind == EXCHANGE else times))  # gradients travel once
+                rest -= spent
+        self._add(REST, max(0.0, rest) * times)
+
+    def _add(self, kind: str, spent: float) -> None:
+        self._spent[kind] = self._spent.get(kind, 0.0) + spent
 
 
 def kind_of(operator: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sida import devices
 from sida.data.shards import one_hot
 from sida.scoring.protocol import MakeImages, pixels_of
 from sida.training.processes import Processes
@@ -16,9 +17,10 @@ from sida.training.processes import Processes
 def largest_batch(make: MakeImages, detector: nn.Module, classes: int, limit: int, processes: Processes) -> int:
     """Images that generator and detector hold at once: ``limit``, halved as often as any process's GPU needs; the same for all."""
     batch = limit
-    if processes.device.type == "cuda":
+    if devices.apart(processes.device):
         while batch > 1 and not _fits(make, detector, classes, batch, processes.device):
             batch //= 2
+        processes.meet()
     return int(-processes.maximum(torch.tensor([-batch], dtype=torch.float64))[0])
 
 
@@ -29,7 +31,7 @@ def _fits(make: MakeImages, detector: nn.Module, classes: int, batch: int, devic
             images = make(seeds, one_hot(torch.zeros(batch, dtype=torch.int64), classes).to(device))
             detector(pixels_of(images, 0))
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+        devices.release_memory(device)
         return False
     return True
 

@@ -57,7 +57,7 @@ class TeacherRun:
         """One update on this process's share of the batch; returns its mean loss."""
         train, share = self.train, self.processes.share(self.train.batch)
         indices = self.seen + torch.arange(share.start, share.stop, device=self.processes.device)
-        x, c = self.data.batch(indices)
+        x, c = self.data.batch(self.seen + torch.arange(share.start, share.stop))
         sigma = fake_score_sigma(self.draws.normal("teach/n1", indices, ()), train.P_mean, train.P_std)
         noise = self.draws.normal("teach/eps", indices, x.shape[1:]) * sigma[:, None, None, None]
         key_dropout(self.network, self.draws, "teach", indices)
@@ -131,8 +131,10 @@ def teach(job: Job) -> dict[str, Any]:
             iteration += 1
             if shown and iteration % REPORT_EVERY == 0:
                 shown.update(min(run.seen, train.images), loss=float(loss))
-            if before // every != run.seen // every and job.processes.first:
-                writer.save(run.seen, Checkpoint({"seen": run.seen}, run.tensors()))
+            if before // every != run.seen // every:
+                if job.processes.first:
+                    writer.save(run.seen, Checkpoint({"seen": run.seen}, run.tensors()))
+                job.processes.meet()  # the checkpoint before may still be on its way
         writer.wait()
     finally:
         writer.close()

@@ -62,14 +62,17 @@ def _run(key: str) -> None:
     if (launch := spec.get("launch")) and int(environment().get("RANK", "0")) == 0:
         end_when_abandoned(store, spec["step"], spec["lease"]["key"], launch["abandoned_seconds"])
 
+    from sida import devices
     from sida.training.processes import joined
 
+    if spec["recipe"]["execution"].get("deterministic"):
+        devices.be_deterministic()
     with joined(timedelta(seconds=here.timeout + here.patience)) as processes:  # one of us may wait for the store
         job = Job(spec, store, processes)
         result = _kinds()[spec["kind"]](job)
         if processes.first:
             job.publish("result.json", json.dumps(result, indent=1).encode())
-        processes.barrier()
+        processes.meet()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from sida import patience
 from sida.errors import Unavailable
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
+from sida.training.host_copy import HostCopy
 from sida.training.job import Job
 
 STOP_SECONDS = (
@@ -49,7 +49,8 @@ class Writer:
 
     def __init__(self, job: Job, keep: int) -> None:
         self._job, self._keep = job, keep
-        self._copies: dict[str, Tensor] = {}  # host memory, used again by each checkpoint
+        self._host = HostCopy()
+        self._copies: dict[str, Tensor] = {}  # in its memory
         self.stalled = 0.0  # seconds that training has waited for checkpoints
         self._changed = threading.Condition()  # guards all that follows
         self._thread: threading.Thread | None = None
@@ -66,9 +67,8 @@ class Writer:
         with self._changed:
             self._changed.wait_for(lambda: self._failure or self._takes_another())
             self._raise_failure()
-        copies = {name: self._copy(name, tensor) for name, tensor in taken.tensors.items()}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        self._copies = {}  # views of memory that may be given back
+        copies = self._host.take(taken.tensors)
         state = json.dumps(taken.state)  # now: the training goes on to change what it is made of
         with self._changed:
             self._copies = copies
@@ -106,12 +106,6 @@ class Writer:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
-
-    def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        mine = self._copies.get(name)
-        if mine is None or mine.shape != tensor.shape or mine.dtype != tensor.dtype:
-            mine = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return mine.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
 
     # -- with the lock held
 

@@ -58,6 +58,45 @@ def test_what_is_read_ahead_is_what_is_asked_for_next(made: DatasetResult, monke
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize(("rounds", "micro"), [(64, 2), (256, 2), (256, 1)])
+def test_every_batch_of_every_round_is_read_once_and_ahead(
+    made: DatasetResult, monkeypatch: pytest.MonkeyPatch, rounds: int, micro: int
+) -> None:
+    shards, asked, reads = opened(made), 0, []
+    real = shards.read
+    monkeypatch.setattr(shards, "read", lambda indices: (reads.append(len(indices)), real(indices))[1])
+    batch = 4 * rounds * micro  # of four processes
+    data = ShuffledData(shards, 3, CPU, stride=batch)
+    for phase in range(8):  # two an iteration
+        for number in range(rounds):
+            data.batch(phase * batch + number * micro + torch.arange(micro))
+            asked += 1
+    for future in data._ahead.values():
+        future.result()
+    assert len(reads) == asked + rounds  # those of the first phase, which nobody foresaw, and the next one's
+    assert len(data._ahead) == rounds
+
+
+def test_reading_ahead_holds_no_more_bytes_than_it_may_and_what_it_holds_is_used(
+    made: DatasetResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, reads = opened(made), []
+    real = shards.read
+    monkeypatch.setattr(shards, "read", lambda indices: (reads.append(len(indices)), real(indices))[1])
+    data = ShuffledData(shards, 3, CPU, stride=32, ahead_bytes=5 * 2 * shards.record_bytes + 1)
+    expected, _ = ShuffledData(opened(made), 3, CPU).batch(torch.arange(128))
+    for phase in range(4):
+        for number in range(16):
+            positions = phase * 32 + 2 * number + torch.arange(2)
+            assert torch.equal(data.batch(positions)[0], expected[positions])
+            assert len(data._ahead) <= 5
+    for future in data._ahead.values():
+        future.result()
+    assert len(reads) == 16 + 3 * 11 + 4 * 5  # of 16 rounds 5 are read ahead
+    data.batch(torch.arange(1000, 1002))  # a leap
+    assert len(data._ahead) == 1
+
+
 class Remote:
     """A folder store that hides its files, and counts reads by range."""
 

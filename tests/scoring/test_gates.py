@@ -141,6 +141,24 @@ def test_the_target_gate_says_how_and_labels_the_published_protocol() -> None:
     assert target_gate(tiny(), row((2.0,))) is None
 
 
+def test_a_number_hangs_on_the_method_that_it_was_published_for() -> None:
+    from sida.recipe import parse
+
+    def said(method: str, **targets: float) -> str:
+        fields = tiny().model_dump(mode="json")
+        fields |= {"targets": {"metric": "fd_digits", "source": "a paper", **targets}}
+        fields["method"] |= {"name": method}
+        fields["generator"] = {"address": "x", "licence": "-"} if method == "sid2a" else None
+        return str(target_gate(parse(fields, "test"), row((2.0, 2.1, 1.9))))
+
+    numbers = {"sid": 2.5, "sida": 3.0, "best": 1.5}
+    assert "better than the published 2.5 (a paper)" in said("sid", **numbers)
+    assert said("sida", **numbers).endswith("better than the published 3 (a paper)")
+    best = "worse than the published 1.5 (a paper), the best of SiDA and SiD2A; none is known for SiD2A alone"
+    assert said("sid2a", **numbers).endswith(best)
+    assert said("sid", best=1.5) == "None"
+
+
 def test_the_comparison_with_the_teacher_names_sampler_evaluations_and_guidance() -> None:
     teacher = row((2.0, 2.1, 1.9), model="teacher", sampler="Heun, 3 steps", nfe=5)
     text = against_teacher(tiny(), row((1.0, 1.1, 0.9)), teacher)

@@ -109,10 +109,10 @@ def gathered(place: Path, world: int, killed_after: int | None = None) -> list[d
     store = open_store(settings().store)
 
     def attempt(sums_of: Callable[[int], Callable[[Piece], Sums]]) -> None:
-        listed = store.list(f"{folder}/parts/")  # every process looks before any writes, as behind the barrier
+        listed = store.list(f"{folder}/parts/")  # every process looks before any writes, as they meet before
         for rank in range(world):
             processes = Processes(rank, world, CPU)
-            object.__setattr__(processes, "barrier", lambda: None)
+            object.__setattr__(processes, "meet", lambda: None)
             one = LooseJob.__new__(LooseJob)
             one.store, one.processes, one.folder = store, processes, folder
             one.store = _Listed(store, listed)  # type: ignore[assignment]

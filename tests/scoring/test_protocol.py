@@ -36,6 +36,7 @@ def moments(batch: int, world: int = 1) -> list[torch.Tensor]:
     for rank in range(world):  # one rank after the other: each adds its share, nothing is exchanged
         processes = Processes(rank, 1 if world == 1 else world, torch.device("cpu"))
         object.__setattr__(processes, "sum_", lambda tensors: None)
+        object.__setattr__(processes, "meet", lambda: None)
         part = range_moments(
             lambda seeds, labels: sampling_noise(seeds, (1, 8, 8)).clamp(-1, 1),
             detector,

@@ -16,7 +16,7 @@ from sida.recipe import Recipe
 from sida.scoring.reference import reference_statistics
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
-from sida.teachers.fetch import fetch_teacher
+from sida.teachers.fetch import fetch_generator, fetch_teacher
 from sida.training.job import Job
 from sida.training.processes import Processes
 from tests.conftest import ROOT
@@ -38,6 +38,9 @@ def recipe(folder: Path, changes: str = "") -> Recipe:
     return recipes.load(str(path))
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass
 class Bench:
     """Store and inputs, from which jobs are made."""
@@ -45,7 +48,7 @@ class Bench:
     folder: Path
     store: ObjectStore
     inputs: dict[str, str]
-    number: int = 0
+    device: torch.device = CPU
 
     def job(self, changes: str = "", name: str = "job") -> Job:
         """A job that continues whatever another of this name has left, under a lease of its own."""
@@ -59,16 +62,17 @@ class Bench:
             "recipe": recipe(self.folder, changes).model_dump(mode="json"),
             "inputs": self.inputs,
         }
-        return Job(spec, self.store, Processes(0, 1, torch.device("cpu")))
+        return Job(spec, self.store, Processes(0, 1, self.device))
 
 
-def bench(folder: Path) -> Bench:
+def bench(folder: Path, changes: str = "", start: bool = False) -> Bench:
     """Everything that a distillation needs, in the store that the settings name."""
-    chosen = recipe(folder)
+    chosen = recipe(folder, changes)
     data = prepare_data(recipe=chosen)
     teacher = fetch_teacher(recipe=chosen)
     (folder / "dataset.json").write_bytes(data.manifest.to_json())
     reference = reference_statistics(recipe=chosen, dataset=str(folder / "dataset.json"))
-    made = {"teacher": teacher, "start": teacher, "dataset": data, "reference": reference}
+    begin = fetch_generator(recipe=chosen) if start else teacher
+    made = {"teacher": teacher, "start": begin, "dataset": data, "reference": reference}
     inputs = {name: published.manifest.to_json().decode() for name, published in made.items()}
     return Bench(folder, open_store(settings().store), inputs)

@@ -6,26 +6,39 @@ import time
 
 import torch
 
-from sida.training.profile import REST, kind_of, profiled
+from sida.training.profile import REST, IterationProfile, kind_of
+from tests.training.tiny import distillation, run
 
 
-def test_the_kinds_add_up_to_the_time_that_passed_and_the_result_is_unchanged() -> None:
+def test_the_kinds_add_up_to_the_time_that_passed() -> None:
     images, weights = torch.randn(4, 8, 32, 32), torch.randn(8, 8, 3, 3, requires_grad=True)
-
-    def work() -> torch.Tensor:
-        time.sleep(0.05)
-        loss = torch.nn.functional.silu(torch.nn.functional.conv2d(images, weights)).sum()
-        loss.backward()
-        return loss.detach()
-
-    expected = work()
+    record = IterationProfile(torch.device("cpu"), rounds=3)
     started = time.perf_counter()
-    result, found = profiled(work, torch.device("cpu"))
+    with record.one_round():
+        time.sleep(0.05)
+        torch.nn.functional.silu(torch.nn.functional.conv2d(images, weights)).sum().backward()
+    with record.once():
+        time.sleep(0.02)
     passed = 1000 * (time.perf_counter() - started)
-    assert torch.equal(result, expected)
+    found = record.milliseconds
     assert {"convolutions", "activations", REST} <= found.keys()
-    assert found[REST] >= 50  # it slept
-    assert all(spent >= 0 for spent in found.values()) and 50 <= sum(found.values()) <= passed
+    assert found[REST] >= 3 * 50 + 20  # it slept
+    assert all(spent >= 0 for spent in found.values()) and 3 * 50 + 20 <= sum(found.values()) <= 3 * passed
+
+
+def test_one_round_is_recorded_however_many_there_are_and_no_tensor_changes() -> None:
+    events, outcomes = [], []
+    for rounds in (2, 8):
+        job = distillation(micro_batch=32 // rounds)
+        record = IterationProfile(torch.device("cpu"), job.rounds)
+        job.run(640, record)
+        events.append(record.events)
+        outcomes.append(run(job, 1, 672))
+        plain = distillation(micro_batch=32 // rounds)
+        plain.run(640)
+        assert all(torch.equal(outcomes[-1][name], tensor) for name, tensor in run(plain, 1, 672).items())
+        assert {"convolutions", "optimiser and EMA"} <= record.milliseconds.keys()
+    assert 500 < events[1] < 1.1 * events[0]  # a smaller micro-batch may take other kernels
 
 
 def test_every_operator_has_a_kind() -> None:

@@ -107,6 +107,13 @@ def _reduction(rank: int, rendezvous: str, target: str) -> None:
     sent: list[int] = []
     real = distributed.all_reduce
     distributed.all_reduce = lambda tensor, **options: (sent.append(tensor.numel()), real(tensor, **options))[1]
+    summed.arm()
+    network(torch.ones(2, 4)).sum().backward()
+    assert not sent  # in the first step processes meet first: one of them may have compiled for long
+    summed.finish()
+    assert sent
+    sent.clear()
+    network.zero_grad(set_to_none=True)
     for number in range(3):  # accumulation: two rounds stay here, the third sends
         if number == 2:
             summed.arm()

@@ -162,6 +162,10 @@ class EDM2Precond(Denoiser):
             return image
         return image, skips[-1].mean(dim=1, keepdim=True).to(x.dtype)
 
+    def drop_logvar(self) -> None:
+        """Remove the head of u(sigma)."""
+        self.logvar_fourier = self.logvar_linear = None
+
     def logvar(self, sigma: Tensor) -> Tensor | None:
         """u(sigma) [B, 1, 1, 1]; None without the head."""
         if self.logvar_fourier is None or self.logvar_linear is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear, silu
 
+from sida.numerics.constants import constant
 from sida.numerics.networks.layers import Dropout, attend_split
 
 NORM_EPS = 1e-4
@@ -53,8 +54,12 @@ def resample(x: Tensor, mode: str = "keep", taps: Sequence[int] = (1, 1)) -> Ten
         return x
     if mode not in ("down", "up"):
         raise ValueError(f"resample: mode {mode!r} is not keep, down or up")
-    kernel = torch.tensor(taps, dtype=torch.float32, device=x.device)
-    kernel = (kernel.outer(kernel) / kernel.sum() ** 2).to(x.dtype).expand(x.shape[1], 1, -1, -1)
+    if len(set(taps)) == 1:  # the published box filter, in one kernel
+        kernel = x.new_full((1, 1, len(taps), len(taps)), len(taps) ** -2)
+    else:
+        outer = [one * other / sum(taps) ** 2 for one in taps for other in taps]
+        kernel = constant(outer, x).reshape(1, 1, len(taps), len(taps))
+    kernel = kernel.expand(x.shape[1], 1, -1, -1)
     padding = (len(taps) - 1) // 2
     if mode == "down":
         return conv2d(x, kernel, stride=2, padding=padding, groups=x.shape[1])
@@ -127,6 +132,13 @@ def set_forced_normalization(network: nn.Module, on: bool) -> None:
     for module in network.modules():
         if isinstance(module, MPConv):
             module.force_normalization = on
+
+
+def release_folded(network: nn.Module) -> None:
+    """Give back the memory of weights that frozen layers keep as they use them; the next forward computes them anew."""
+    for module in network.modules():
+        if isinstance(module, MPConv):
+            module._folded = None
 
 
 class Block(nn.Module):

@@ -62,11 +62,16 @@ class Denoiser(nn.Module):
         """EDM2's uncertainty u(sigma), [B, 1, 1, 1]; None for networks without that head."""
         return None
 
+    def drop_logvar(self) -> None:
+        """Remove that head, where there is one: a generator's does nothing."""
+
 
 def sigma_column(sigma: Tensor | float, x: Tensor) -> Tensor:
     """Sigma as [B or 1, 1, 1, 1] in the preconditioner's dtype (float32, float64 for a float64 image)."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
+    if not isinstance(sigma, Tensor):
+        return x.new_full((1, 1, 1, 1), sigma, dtype=dtype)
+    return sigma.to(dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
 
 
 def edm_coefficients(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> tuple[Tensor, Tensor, Tensor, Tensor]:

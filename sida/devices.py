@@ -1,0 +1,92 @@
+"""The device that this process computes on, and what depends on its kind. Nothing else asks torch which machine this is.
+
+A kind is a device type of torch: ``cpu``, ``cuda``, or one that tests register. Devices other than the CPU have memory of their
+own and work on while the host goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What tensors of each kind travel by between processes.
+BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
+
+
+def kind() -> str:
+    """The kind of device that this machine computes on: its GPUs, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def here(number: int = 0) -> torch.device:
+    """The device of this process; ``number``: which of the machine's GPUs."""
+    chosen = kind()
+    return torch.device(chosen) if chosen == "cpu" else torch.device(chosen, number)
+
+
+def apart(device: torch.device) -> bool:
+    """Whether the device has memory of its own, which is copied to and from, and works while the host goes on."""
+    return device.type != "cpu"
+
+
+def claim(device: torch.device) -> None:
+    """Make the device this process's own: what names none, lands there."""
+    if apart(device):
+        _module(device).set_device(device)
+
+
+def be_deterministic() -> None:
+    """From now on only kernels that give the same bits each time (on a CPU they all do). Call before the device is first used.
+
+    What torch has no such kernel for raises RuntimeError.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was told."""
+    if apart(device):
+        _module(device).synchronize(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give memory back that torch keeps for later, after something did not fit."""
+    if apart(device):
+        _module(device).empty_cache()
+
+
+def to_send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The host's tensor where the device can fetch it while the host goes on: in page-locked memory, for one that is apart."""
+    return tensor.pin_memory() if apart(device) else tensor
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The host's tensor on the device, without waiting for it."""
+    return to_send(tensor, device).to(device, non_blocking=True)
+
+
+def host_bytes(count: int, device: torch.device) -> Tensor:
+    """uint8 [count] of the host's memory, uninitialised, that the device can copy to while the host goes on.
+
+    torch takes a power of two of bytes for it.
+    """
+    return torch.empty(count, dtype=torch.uint8, pin_memory=apart(device))
+
+
+def cards() -> list[Any]:
+    """What torch says of each GPU of this machine (name, total_memory, ...); none on a CPU."""
+    if kind() == "cpu":
+        return []
+    module = torch.get_device_module(kind())
+    return [module.get_device_properties(number) for number in range(module.device_count())]
+
+
+def _module(device: torch.device) -> Any:
+    return torch.get_device_module(device)

@@ -1,0 +1,51 @@
+"""Jobs and steps on the accelerator that is not there, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sida import devices
+from sida.training.processes import Processes
+from tests.accelerator import device as fake
+from tests.accelerator.device import Waits
+
+MODULES = (
+    "sida.launch.job",
+    "sida.scoring.reference",
+    "sida.scoring.score",
+    "sida.training.distill",
+    "sida.training.teacher",
+)
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
+    """This machine has the device, whose tensors hold numbers; gives the count of waits for it."""
+    fake.device()
+    monkeypatch.setattr(devices, "kind", lambda: fake.NAME)
+    monkeypatch.setitem(devices.BACKENDS, fake.NAME, "gloo")
+    with fake.values() as waits:
+        yield waits
+
+
+@pytest.fixture
+def workers_here(accelerator: Waits, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Jobs of steps run in this process, on the device, in place of torchrun's."""
+    from sida.launch.job import job_folder
+    from sida.steps import Context
+    from sida.training.job import Job
+    from sida.training.worker import _kinds
+
+    def run_job(context: Context, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
+        lease = {"key": context.lease.key, "number": context.lease.number}
+        full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
+        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, devices.here())))
+        return json.loads(json.dumps(result))
+
+    for module in MODULES:
+        monkeypatch.setattr(f"{module}.run_job", run_job)
+    return run_job

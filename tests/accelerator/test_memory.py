@@ -1,0 +1,92 @@
+"""`plan`'s memory against the bytes that tensors of the accelerator hold, counted while networks of full size train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from scripts import benchmarks
+from sida import planning, recipe
+from sida.numerics.networks import layers
+from sida.numerics.networks.build import build_network
+from sida.planning import Machines, plan
+from sida.recipe import Network
+from sida.training.cost import iteration_cost
+from sida.training.iteration import Distillation, Networks
+from sida.training.memory import Held, accumulate
+from sida.training.processes import Processes
+from tests.accelerator.device import device, moved, shapes
+
+QUICK = ("cifar10-uncond", "imagenet-512-edm2-xs")
+ROWS = [row.name for row in benchmarks.rows() if benchmarks.kind(row) == row.name]
+
+
+class EmptyDraws:
+    def uniform(
+        self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        return torch.empty(len(indices), *shape, dtype=dtype, device=indices.device)
+
+    normal = uniform
+
+
+class EmptyData:
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        network, count = self.network, len(positions)
+        images = torch.empty(count, network.channels, network.resolution, network.resolution, device=device())
+        return images, torch.empty(count, network.label_dim, device=device())
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What CUDA takes; torch's choice for a device that it does not know writes the matrix of scores."""
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
+
+
+def most_held(loaded: recipe.Recipe, micro: int) -> int:
+    """Bytes at the peak of both phases, in a round after the first, with Adam's moments and the best generator there."""
+    network, method = loaded.teacher.network, loaded.method
+    with shapes():
+        networks = Networks.start(moved(build_network(network.model_dump(), method.dropout)))  # type: ignore[arg-type]
+        one = method.model_copy(update={"batch": micro})
+        job = Distillation(networks, one, EmptyDraws(), EmptyData(network), Processes(0, 1, device()), micro)
+        with Held(device()) as held:
+            for part in networks:
+                held.add((*part.parameters(), *part.buffers()))
+            best = [tensor.clone() for tensor in networks.theta_ema.state_dict().values()]
+            for trained, optimiser in (
+                (networks.psi, job.psi_optimiser),
+                (networks.theta, job.theta_optimiser),
+            ):
+                accumulate(trained)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            seen = max(method.adversarial_from, method.generator_from) + 1
+            for trained, phase in (
+                (networks.psi, job.update_fake_score),
+                (networks.theta, job.update_generator),
+            ):
+                accumulate(trained)
+                phase(seen)
+            assert best
+            return held.peak
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ROWS]
+)
+def test_plan_counts_what_the_device_holds_within_10_percent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "scaled_dot_product_attention", fused)
+    loaded = recipe.load(name)
+    micro = loaded.execution.micro_batch or loaded.method.batch
+    held = most_held(loaded, micro)
+    cost = iteration_cost(loaded.teacher.network, loaded.method, loaded.execution)
+    planned = plan(loaded, cost, Machines(1, 1, planning.GPUS["h100"]), micro)
+    allowance = planned.memory["allowance (context, fragments)"]
+    assert planned.memory_bytes - allowance == pytest.approx(held, rel=0.1)
+    print(f"{name}: {held / 2**30:.2f} GiB held, {(planned.memory_bytes - allowance) / 2**30:.2f} planned")
