@@ -18,11 +18,12 @@ from tests.cluster.test_training import ended, told
 
 TOLD_SECONDS = 30
 NOTHING = "localhost:5001/nothing@sha256:" + "0" * 64
-QUOTA = {
+GPU = "nvidia.com/gpu"
+NO_GPUS = {  # of what the launching step's own pod does not ask for
     "apiVersion": "v1",
     "kind": "ResourceQuota",
-    "metadata": {"name": "no-more-pods", "namespace": NAMESPACE},
-    "spec": {"hard": {"pods": "0"}},
+    "metadata": {"name": "no-gpus", "namespace": NAMESPACE},
+    "spec": {"hard": {f"requests.{GPU}": "0"}},
 }
 
 
@@ -100,16 +101,12 @@ def test_what_a_trainjob_waits_for_is_told(
 
 
 def test_a_quota_that_lets_no_pod_in_is_told(cluster: Cluster, undisturbed: Undisturbed) -> None:
-    with launched(cluster, undisturbed.run) as job:
-        until("the launching pod", lambda: "created" in told(job) or None)
-        # The launching step's own pod is there: the quota counts those that come after it.
-        pods = len(get("pods", "", namespace=NAMESPACE))
-        kubectl("-n", NAMESPACE, "delete", "pods", "-l", "app.kubernetes.io/component=trainer", "--wait=false")
-        apply([QUOTA | {"spec": {"hard": {"pods": str(max(pods - 2, 1))}}}])
-        try:
-            line_of(job, ("quota",))
-        finally:
-            kubectl("-n", NAMESPACE, "delete", "resourcequota", "no-more-pods")
+    apply([NO_GPUS])
+    try:
+        with launched(cluster, undisturbed.run, accelerator=GPU) as job:
+            line_of(job, ("quota", GPU))
+    finally:
+        kubectl("-n", NAMESPACE, "delete", "resourcequota", "no-gpus")
 
 
 def test_a_node_that_is_killed_for_memory_is_told_with_its_limit(cluster: Cluster, undisturbed: Undisturbed) -> None:
