@@ -170,12 +170,11 @@ def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, fl
 
 
 def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
-    half = recipe.method.precision != "float32"
-    peak = 1e12 * (machines.gpu.half if half else machines.gpu.float32)
-    peak32 = 1e12 * machines.gpu.float32
-    scored = (
-        peak32 if recipe.score_precision == "float32" else 1e12 * machines.gpu.half
-    )  # the detector stays in float32
+    def peak_of(precision: str) -> float:
+        return 1e12 * (machines.gpu.float32 if precision == "float32" else machines.gpu.half)
+
+    peak, scored = peak_of(recipe.method.precision), peak_of(recipe.score_precision)
+    peak32 = peak_of("float32")  # of the detector, and of the VAE
     evaluation, latents = recipe.evaluation, recipe.dataset.latents
 
     def hours(flops: float, at: float = peak) -> float:

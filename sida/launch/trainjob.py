@@ -36,6 +36,7 @@ DELETION_PATIENCE = 600.0
 LOOK_SECONDS = 10.0  # between two looks at pods that do not begin
 LOG_PATIENCE = 30.0  # to read the rest of the log
 RESULT_SECONDS = 60.0  # between looks into the store while the API server is away
+_TOLD_AT_ONCE = ("memory", "evicted")  # of other causes the log tells
 SUBMIT_AGAIN = "checkpoints are kept: run the step again to continue"
 
 
@@ -76,10 +77,8 @@ class _Run:
         self.errors: list[dict[str, Any]] = []  # that workers reported
         self.warnings: list[dict[str, Any]] = []
         self._failed: set[str] = set()  # pods of which it was told why
-        self._attempt, self._killed = (
-            0,
-            "",
-        )  # the last start of the job, and whether one of it was killed for memory, in words
+        self._attempt = 0  # the job's last start
+        self._killed = ""  # that one of its pods was killed for memory, in words
         self._looked = 0.0
         self._told = ""
         cluster.tick = self._tick
@@ -257,9 +256,10 @@ class _Run:
                 self._note(f"its events cannot be read ({seen}): why it is not created will not be known")
                 return None
             raise explain(seen, "watch TrainJobs", self.what.target.namespace)
-        if kind != "trainjobs":
+        take = {"events": self._take_event, "pods": self._take_pod}.get(kind)
+        if take is not None:
             for one in seen if what == LISTED else [seen]:
-                (self._take_event if kind == "events" else self._take_pod)(one)
+                take(one)
             return None
         if what == LISTED:
             ours = [job for job in seen if job["metadata"]["uid"] == self.uid]
@@ -307,9 +307,7 @@ class _Run:
         if (attempt := attempt_of(pod)) > self._attempt:
             self._attempt, self._killed = attempt, ""
         failure, uid = failure_of(pod), pod["metadata"]["uid"]
-        if failure is None or attempt < self._attempt or uid in self._failed:
-            return
-        if failure.cause not in ("memory", "evicted"):
+        if attempt < self._attempt or uid in self._failed or failure is None or failure.cause not in _TOLD_AT_ONCE:
             return
         self._failed.add(uid)
         words = failure_in_words(failure)

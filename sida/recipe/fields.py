@@ -241,7 +241,7 @@ class Evaluation(Part):
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
     precision: Literal["float32", "float16", "bfloat16"] | None = (
-        None  # of the networks that are scored, not of the detector; None: method.precision, as published
+        None  # of scored networks, not the detector; None: method.precision
     )
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
     stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never

@@ -23,11 +23,10 @@ from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceRe
 from sida.recipe import Recipe
 from sida.report.grid import GRID_COLUMNS, GRID_ROWS, Panel, draw_nearest, draw_panel, draw_panels
 from sida.scoring.detector import load_detector
-from sida.scoring.measure import decoded, generator_images, guide_of, teacher_images
+from sida.scoring.measure import decoded, generator_images, guide_of, network_to_score, teacher_images
 from sida.scoring.protocol import MakeImages, pixels_of
 from sida.scoring.score import first_seeds
 from sida.stores.base import fetch_object
-from sida.teachers.files import load_network
 
 if TYPE_CHECKING:
     from sida.stores import ObjectStore
@@ -66,8 +65,7 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
     with torch.no_grad():
         c = one_hot(labels, data.classes)
         by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown].to(device), c[shown].to(device)).cpu()
-        theta = load_network(fetch_object(store, made.weights), made.network).to(device).eval()
-        theta.working_dtype = getattr(torch, recipe.score_precision)
+        theta = network_to_score(store, recipe, made.weights, made.network, device)
         make, batch = generator_images(theta, made.sigma_init), recipe.execution.batch_limit
         make = make if decode is None else decoded(make, decode)
         parts = [
@@ -124,8 +122,7 @@ def _teacher(
     """The teacher under its sampler, with the guide that it was scored with."""
     teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
     scored: ScoresResult = inputs["teacher_scores"].result  # type: ignore[assignment]
-    phi = load_network(fetch_object(store, teacher.weights), teacher.network).to(device).eval()
-    phi.working_dtype = getattr(torch, recipe.score_precision)
+    phi = network_to_score(store, recipe, teacher.weights, teacher.network, device)
     make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe, scored.guide, device))
     return make if decode is None else decoded(make, decode)
 

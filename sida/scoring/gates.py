@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult
-from sida.recipe import Recipe
+from sida.recipe import Method, Recipe, Targets
 from sida.scoring.interval import difference_half_width
 from sida.scoring.torchscript_facts import INCEPTION_SHA256
 
@@ -96,15 +96,19 @@ def target_of(recipe: Recipe) -> float | None:
     """The published score of what this recipe makes; the best of SiDA and SiD2A where that of its method is not known."""
     if recipe.targets is None:
         return None
-    own: float | None = getattr(recipe.targets, recipe.method.name)
-    return own if own is not None or recipe.method.name == "sid" else recipe.targets.best
+    return getattr(recipe.targets, "best" if _is_of_the_best(recipe.targets, recipe.method) else recipe.method.name)
 
 
 def target_words(recipe: Recipe) -> str:
     """What the published score is of, where it is not known to be of the recipe's own method; else empty."""
-    if recipe.targets is None or recipe.method.name == "sid" or getattr(recipe.targets, recipe.method.name) is not None:
+    if recipe.targets is None or not _is_of_the_best(recipe.targets, recipe.method):
         return ""
     return f", the best of SiDA and SiD2A; none is known for {recipe.method.title} alone"
+
+
+def _is_of_the_best(targets: Targets, method: Method) -> bool:
+    """Whether the published score is that of SiDA or SiD2A, whichever was better: none is known for the method alone."""
+    return method.name != "sid" and getattr(targets, method.name) is None
 
 
 def standing(score: Score, published: float) -> str:

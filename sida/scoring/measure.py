@@ -216,9 +216,7 @@ def _model(job: Job) -> tuple[MakeImages, int]:
     """How to make images, and how many classes the network knows (0: unconditional)."""
     manifest = job.manifest("model").result
     assert isinstance(manifest, TeacherResult | GeneratorResult)
-    network = load_network(fetch_object(job.store, manifest.weights), manifest.network)
-    network = network.to(job.processes.device).eval().requires_grad_(False)
-    network.working_dtype = getattr(torch, job.recipe.score_precision)
+    network = network_to_score(job.store, job.recipe, manifest.weights, manifest.network, job.processes.device)
     classes = int(manifest.network.get("label_dim", 0))
     if isinstance(manifest, TeacherResult):
         stored = job.spec.get("guide")
@@ -234,9 +232,16 @@ def guide_of(store: ObjectStore, recipe: Recipe, stored: ObjectRef | None, devic
     """The network that the teacher is guided away from, as score_teacher stored it; None for a teacher without guidance."""
     if stored is None or recipe.teacher.guide is None:
         return None
-    network = load_network(fetch_object(store, stored), recipe.teacher.guide.network.model_dump(mode="json"))
-    network.working_dtype = getattr(torch, recipe.score_precision)
-    return network.to(device).eval().requires_grad_(False)
+    return network_to_score(store, recipe, stored, recipe.teacher.guide.network.model_dump(mode="json"), device)
+
+
+def network_to_score(
+    store: ObjectStore, recipe: Recipe, weights: ObjectRef, network: dict[str, Any], device: torch.device
+) -> Denoiser:
+    """The stored network on the device, frozen, in the precision that scores are measured in."""
+    model = load_network(fetch_object(store, weights), network)
+    model.working_dtype = getattr(torch, recipe.score_precision)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:

@@ -114,34 +114,42 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
     small = large // 2
     with META:
         teacher = build_network(network.model_dump(), method.dropout)
-    run = partial(_phases, teacher, network, method, recompute)
+    job = partial(_job, teacher, network, method, recompute)
     phases = []
-    for (_, flops), (less, _), (more, _) in zip(run(1, True), run(small, False), run(large, False), strict=True):
+    for flops, less, more in zip(_flops(job(1)), _held(job(small)), _held(job(large)), strict=True):
         image = (more - less) // (large - small)
         phases.append(PhaseCost(flops, image, more - large * image))
     sizes = [p.numel() for p in teacher.parameters()]
     return IterationCost(sum(sizes), max(sizes), *forward_flops(teacher), *phases)
 
 
-def _phases(
-    teacher: Denoiser, network: Network, method: Method, recompute: bool, batch: int, count: bool
-) -> list[tuple[int, int]]:
-    """(bytes held, FLOPs if they are to be counted) of phases A and B on ``batch`` images in one round."""
+def _job(teacher: Denoiser, network: Network, method: Method, recompute: bool, batch: int) -> _Phases:
+    """Phases A and B on ``batch`` images in one round."""
     small = method.model_copy(update={"batch": batch, "loss_group": batch, "augment": 0.0})
     networks = Networks.start(copy.deepcopy(teacher))
     for part in (networks.phi, networks.psi, networks.theta) if recompute else ():
         recompute_activations(part)
-    job = _Phases(networks, small, MetaDraws(), MetaData(network), Processes(0, 1, META))
-    seen = max(method.adversarial_from, method.generator_from) + 1
+    return _Phases(networks, small, MetaDraws(), MetaData(network), Processes(0, 1, META))
+
+
+def _held(job: _Phases) -> list[int]:
+    """Bytes that each phase holds at its peak."""
     with META:
-        if not count:
-            return [(held, 0) for held in phase_bytes(job, seen, META).values()]
-        flops = []
-        for phase in (job.update_fake_score, job.update_generator):
-            with FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
-                phase(seen)
-            flops.append(counter.get_total_flops())
-        return [(0, total) for total in flops]
+        return list(phase_bytes(job, _beyond_warm_ups(job.method), META).values())
+
+
+def _flops(job: _Phases) -> list[int]:
+    """FLOPs of each phase."""
+    found = []
+    for phase in (job.update_fake_score, job.update_generator):
+        with META, FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
+            phase(_beyond_warm_ups(job.method))
+        found.append(counter.get_total_flops())
+    return found
+
+
+def _beyond_warm_ups(method: Method) -> int:
+    return max(method.adversarial_from, method.generator_from) + 1
 
 
 @torch.no_grad()

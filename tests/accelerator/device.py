@@ -273,7 +273,9 @@ def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str:
     return ""
 
 
-class _Values(TorchDispatchMode):
+class _Counting(TorchDispatchMode):
+    """Notes where operators wait for the device, and runs them."""
+
     def __init__(self, waits: Waits) -> None:
         super().__init__()
         self.waits = waits
@@ -282,37 +284,45 @@ class _Values(TorchDispatchMode):
         kwargs = kwargs or {}
         if reason := _waits(func, args, kwargs):
             self.waits.note(reason)
+        return self.run(func, args, kwargs)
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class _Values(_Counting):
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _run(func, args, kwargs)
+
+
+@contextmanager
+def _counted() -> Iterator[Waits]:
+    device()
+    waits, lifted = Waits(), torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    _counting.append(waits)
+    try:
+        yield waits
+    finally:
+        _counting.remove(waits)
+        torch._C._set_only_lift_cpu_tensors(lifted)
 
 
 @contextmanager
 def values() -> Iterator[Waits]:
     """Tensors of the device hold numbers: everything runs, slower than on the CPU. Gives the count of waits."""
-    device()
-    waits = Waits()
-    pin_memory, lifted = Tensor.pin_memory, torch._C._only_lift_cpu_tensors()
+    pin_memory = Tensor.pin_memory
     Tensor.pin_memory = lambda self, *_: _pin(self.clone())  # type: ignore[method-assign]  # also in threads without the mode
-    torch._C._set_only_lift_cpu_tensors(True)
-    _counting.append(waits)
     try:
-        with _Values(waits):
+        with _counted() as waits, _Values(waits):
             yield waits
     finally:
-        _counting.remove(waits)
-        torch._C._set_only_lift_cpu_tensors(lifted)
         Tensor.pin_memory = pin_memory  # type: ignore[method-assign]
         _pinned.clear()
 
 
-class _Shapes(TorchDispatchMode):
-    def __init__(self, waits: Waits) -> None:
-        super().__init__()
-        self.waits = waits
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if reason := _waits(func, args, kwargs):
-            self.waits.note(reason)
+class _Shapes(_Counting):
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func._schema.name in TRANSFERS:
             for tensor in (t for t in args if getattr(t, "constant", None) is not None):
                 tensor.constant = None  # torch would compute with it, on the device
@@ -324,18 +334,9 @@ def shapes() -> Iterator[Waits]:
     """Tensors hold no numbers, on the device and on the CPU: networks of full size run in no memory. Gives the count of waits."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    device()
-    waits = Waits()
-    lifted = torch._C._only_lift_cpu_tensors()
-    torch._C._set_only_lift_cpu_tensors(True)
-    _counting.append(waits)
-    try:
-        with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), _Shapes(waits):
-            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # by torch's own deepcopy
-            yield waits
-    finally:
-        _counting.remove(waits)
-        torch._C._set_only_lift_cpu_tensors(lifted)
+    with _counted() as waits, warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), _Shapes(waits):
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # by torch's own deepcopy
+        yield waits
 
 
 def moved(network: torch.nn.Module) -> torch.nn.Module:

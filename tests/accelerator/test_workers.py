@@ -42,6 +42,21 @@ teacher: {train: {images: 64, batch: 16, decay_from: 32}, sampler: {steps: 2}}
 """
 
 
+def generator_of(network: dict[str, Any], weights: ObjectRef) -> GeneratorResult:
+    """What `distill` would say of such weights."""
+    return GeneratorResult(
+        network=network,
+        weights=weights,
+        sigma_init=2.5,
+        method="SiDA",
+        images_seen=48,
+        selection_score=None,
+        curve=None,
+        recipe_sha256="0" * 64,
+        licence="-",
+    )
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Store and inputs, made once by the CPU."""
@@ -211,17 +226,8 @@ teacher: {{address: {teacher}, sha256: null, network: {json.dumps(network)}, sam
     made.device = device()
     job = made.job(changes, "edm2")
     result = distil(job)
-    generator = GeneratorResult(
-        network=job.recipe.teacher.network.of_generator().model_dump(mode="json"),
-        weights=ObjectRef(*result["generator"]),
-        sigma_init=2.5,
-        method="SiD2A",
-        images_seen=48,
-        selection_score=None,
-        curve=None,
-        recipe_sha256="0" * 64,
-        licence="-",
-    )
+    network = job.recipe.teacher.network.of_generator().model_dump(mode="json")
+    generator = generator_of(network, ObjectRef(*result["generator"]))
     manifest = Manifest(result=generator, about=job.manifest("start").about)
     job = made.job(changes, "edm2 score")
     job.spec |= {"inputs": {**made.inputs, "model": manifest.to_json().decode()}}
@@ -252,17 +258,7 @@ def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench, tmp_path: 
     job = here.job(FEW, "draw")
     manifests = {name: job.manifest(name) for name in here.inputs}
     teacher: Any = manifests["teacher"].result
-    generator = GeneratorResult(
-        network=teacher.network,
-        weights=teacher.weights,
-        sigma_init=2.5,
-        method="SiDA",
-        images_seen=0,
-        selection_score=None,
-        curve=None,
-        recipe_sha256="0" * 64,
-        licence="-",
-    )
+    generator = generator_of(teacher.network, teacher.weights)
     inputs: Any = {**manifests, "generator": SimpleNamespace(result=generator)}
     inputs["teacher_scores"] = SimpleNamespace(result=SimpleNamespace(guide=None))
     drawn = draw(tmp_path, here.store, job.recipe, inputs)
