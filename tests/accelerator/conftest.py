@@ -12,6 +12,7 @@ from sida import devices
 from sida.training.processes import Processes
 from tests.accelerator import device as fake
 from tests.accelerator.device import Waits
+from tests.training.digits_job import bench
 
 MODULES = (
     "sida.launch.job",
@@ -20,6 +21,17 @@ MODULES = (
     "sida.training.distill",
     "sida.training.teacher",
 )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Store and inputs, made once by the CPU."""
+    folder = tmp_path_factory.mktemp("accelerator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
+        patch.setenv("SIDA_RUNS", str(folder / "runs"))
+        patch.setenv("SIDA_CACHE", str(folder / "cache"))
+        yield bench(folder)
 
 
 @pytest.fixture

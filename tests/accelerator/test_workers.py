@@ -57,17 +57,6 @@ def generator_of(network: dict[str, Any], weights: ObjectRef) -> GeneratorResult
     )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Store and inputs, made once by the CPU."""
-    folder = tmp_path_factory.mktemp("accelerator")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
-        patch.setenv("SIDA_RUNS", str(folder / "runs"))
-        patch.setenv("SIDA_CACHE", str(folder / "cache"))
-        yield bench(folder)
-
-
 @pytest.fixture
 def here(made: Bench, accelerator: Waits) -> Bench:
     """The same inputs, for jobs on the device."""
