@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sida.launch.manifest import GRACE_SECONDS
 from tests.cluster.conftest import Cluster, Undisturbed
 from tests.cluster.installed import NAMESPACE
 from tests.cluster.kubectl import apply, create, get, kubectl, until
@@ -40,9 +41,12 @@ def launched(cluster: Cluster, run: str, **changes: Any) -> Iterator[str]:
     finally:
         kubectl("-n", NAMESPACE, "delete", "job", name)  # SIGTERM: the launching step takes its TrainJob along
         try:
-            until("the TrainJob's end", lambda: not get("trainjobs", "", namespace=NAMESPACE) or None, 60)
-        except AssertionError:  # on a busy machine it was killed before it could: the next test is to begin with none
-            kubectl("-n", NAMESPACE, "delete", "trainjobs", "--all")
+            until(
+                "the TrainJob's end", lambda: not get("trainjobs", "", namespace=NAMESPACE) or None, GRACE_SECONDS + 30
+            )
+        except AssertionError:
+            kubectl("-n", NAMESPACE, "delete", "trainjobs", "--all")  # the next test is to begin with none
+            raise
 
 
 @contextmanager
