@@ -78,6 +78,9 @@ class MetaDraws:
 
     normal = uniform
 
+    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
+        return torch.empty(len(indices), *shape, dtype=torch.bool, device=META)
+
 
 @dataclass(frozen=True)
 class MetaData:
