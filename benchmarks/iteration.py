@@ -92,6 +92,9 @@ class TorchDraws:
     ) -> Tensor:
         return torch.rand(len(indices), *shape, dtype=dtype, device=indices.device)
 
+    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
+        return self.uniform(purpose, indices, shape) >= p
+
 
 def distillation(network: dict[str, Any], draws: Any) -> Distillation:
     """SiDA beyond its warm-ups, fresh networks without silent layers."""

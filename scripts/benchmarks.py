@@ -57,7 +57,7 @@ def counted(loaded: Recipe) -> IterationCost:
     cost = IterationCost(**told, **phases)
     if loaded.method.adversarial:
         return cost
-    return replace(cost, A=replace(cost.A, flops=cost.A.flops - 3 * cost.encoder_flops))
+    return replace(cost, A=replace(cost.A, flops=cost.A.flops - 3 * cost.encoder_flops, masks=cost.B.masks))
 
 
 def count() -> None:

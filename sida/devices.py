@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
 # What tensors of each kind travel by between processes.
@@ -78,6 +80,20 @@ def host_bytes(count: int, device: torch.device) -> Tensor:
     torch takes a power of two of bytes for it.
     """
     return torch.empty(count, dtype=torch.uint8, pin_memory=apart(device))
+
+
+def elementwise(source: str, outputs: int, numbers: Sequence[str]) -> Callable[..., Any]:
+    """A kernel of the GPU for each element of its tensors, which broadcast; torch compiles it when it is first called.
+
+    ``source``: C++ templates of the elements' type, of which the last is the kernel; several outputs are its last arguments, by
+    reference. ``numbers`` are arguments after the tensors, given by name.
+    """
+    from torch.cuda import jiterator
+
+    given = dict.fromkeys(numbers, 0)
+    if outputs == 1:
+        return jiterator._create_jit_fn(source, **given)
+    return jiterator._create_multi_output_jit_fn(source, outputs, **given)
 
 
 def cards() -> list[Any]:

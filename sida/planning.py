@@ -22,6 +22,9 @@ UTILISATION = 0.35  # of the peak that the convolutions of these networks reach;
 # (diffusers 0.30's AutoencoderKL in the ft-mse configuration).
 DETECTOR_FLOPS = {"inception": 11.5e9, "digits": 1e6, "random": 1e7}
 DECODE_FLOPS, ENCODE_FLOPS = 2.51e12, 1.12e12
+# An element of a dropout mask: some 25 instructions on integers (an eighth of the 190 to 196 in the kernel's machine code for sm_80
+# to sm_100), in the time of each of which the data sheet's peak has four floating-point operations.
+MASK_FLOPS = 100
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,8 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     selected = (recipe.method.images // evaluation.selection_every) * evaluation.selection_images
     encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
     return Work(
-        distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops)),
+        distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops))
+        + hours(recipe.method.images * (cost.A.masks + cost.B.masks) * MASK_FLOPS, peak32),
         selecting=hours(selected * cost.forward_flops) + hours(selected * per_image, peak32),
         scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, scored)
         + hours(by_teacher * per_image, peak32),

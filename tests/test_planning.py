@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from sida.training.cost import IterationCost, PhaseCost
 from tests.pipeline.test_verbs import pipeline
 
 COST = IterationCost(
-    10**9, 10**7, 10**12, 3 * 10**11, PhaseCost(5 * 10**12, GIB // 4, 0), PhaseCost(7 * 10**12, GIB // 2, GIB)
+    10**9, 10**7, 10**12, 3 * 10**11, PhaseCost(5 * 10**12, GIB // 4, 0, 0), PhaseCost(7 * 10**12, GIB // 2, GIB, 0)
 )
 
 
@@ -47,6 +48,16 @@ def test_hours_are_flops_over_a_stated_share_of_the_peak() -> None:
     assert 0 < made.work.selecting_share < 0.05
 
 
+def test_masks_take_time_in_float32_s_units_and_no_other() -> None:
+    masked = replace(COST, A=replace(COST.A, masks=10**7), B=replace(COST.B, masks=2 * 10**7))
+    for name in ("cifar10-uncond", "ffhq-64"):  # float32, float16
+        loaded, machines = recipe.load(name), Machines(1, 4, GPUS["h100"])
+        without, made = (plan(loaded, cost, machines).work for cost in (COST, masked))
+        expected = loaded.method.images * 3e7 * planning.MASK_FLOPS / (67e12 * planning.UTILISATION) / 3600
+        assert made.distilling - without.distilling == pytest.approx(expected)
+        assert replace(made, distilling=0) == replace(without, distilling=0)
+
+
 def test_what_does_not_fit_is_told_what_would() -> None:
     made = of(gpu="v100")
     assert not made.fits
@@ -58,7 +69,7 @@ def test_what_does_not_fit_is_told_what_would() -> None:
 
 
 def test_advice_keeps_the_numbers_first() -> None:
-    cost = IterationCost(10**8, 10**6, 10**12, 10**11, PhaseCost(1, 0, 0), PhaseCost(1, GIB, 0))
+    cost = IterationCost(10**8, 10**6, 10**12, 10**11, PhaseCost(1, 0, 0, 0), PhaseCost(1, GIB, 0, 0))
     made = plan(recipe.load("cifar10-uncond"), cost, Machines(1, 1, GPUS["h100"]), 128)
     assert not made.fits
     assert planning.advice(made)[0] == "execution.micro_batch: 64 (the numbers stay the same)"

@@ -79,6 +79,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
             phase: round(part.flops / cost.forward_flops, 3) for phase, part in (("A", cost.A), ("B", cost.B))
         },
         "gflop_per_image": {"A": cost.A.flops / 1e9, "B": cost.B.flops / 1e9},
+        "mask_elements_per_image": {"A": cost.A.masks, "B": cost.B.masks},
         "memory": plan.memory,
         "memory_bytes": plan.memory_bytes,
         "gpu_bytes": plan.machines.gpu.memory_gib * 2**30,
@@ -97,6 +98,8 @@ def _as_text(plan: Plan) -> str:
 
     cost, work, method, gpu = plan.cost, plan.work, plan.recipe.method, plan.machines.gpu
     a, b = cost.A.flops / cost.forward_flops, cost.B.flops / cost.forward_flops
+    masked = (cost.A.masks + cost.B.masks) / 1e6
+    masks = f"; dropout masks of {masked:,.3g} M elements" if masked else ""
     lines = [
         f"{plan.recipe.name}: {cost.parameters / 1e6:,.2f} M parameters, {cost.forward_gmac:,.1f} GMAC a forward "
         f"(encoder {cost.encoder_share:.1%}), {method.precision}",
@@ -104,7 +107,7 @@ def _as_text(plan: Plan) -> str:
         f"{plan.micro_batch} (loss groups of {method.loss_group})",
         "",
         f"per image: phase A {a:.2f} forwards ({cost.A.flops / 1e9:,.0f} GFLOP), "
-        f"phase B {b:.2f} ({cost.B.flops / 1e9:,.0f} GFLOP), together {cost.forwards:.2f}",
+        f"phase B {b:.2f} ({cost.B.flops / 1e9:,.0f} GFLOP), together {cost.forwards:.2f}{masks}",
         "",
         "memory per GPU",
         *(_line(name, f"{value / GIB:8.1f} GiB") for name, value in plan.memory.items() if value),

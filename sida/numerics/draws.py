@@ -1,8 +1,8 @@
 """Random numbers as a function of (seed, purpose, index): the same on any number of processes, resumable anywhere.
 
-The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) on torch integers, so a
-draw is the same on every device. The counter holds the image index and the position inside the draw, the key comes from seed and
-purpose. All draws of training and scoring come through :class:`Draws`; golden tests hand in recorded draws with the same methods.
+The generator is Philox (``sida.numerics.philox``), so a draw is the same on every device. The counter holds the image index and the
+position inside the draw, the key comes from seed and purpose. All draws of training and scoring come through :class:`Draws`; golden
+tests hand in recorded draws with the same methods.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
+import numpy
 import torch
 from torch import Tensor
 
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
+from sida.numerics.philox import MASKS, philox_masks, philox_words
 
 
 class DrawSource(Protocol):
@@ -28,22 +27,7 @@ class DrawSource(Protocol):
 
     def uniform(self, purpose: str, indices: Tensor, shape: Sequence[int], dtype: torch.dtype = ...) -> Tensor: ...
 
-
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Ten Philox rounds on four int64 tensors that hold 32-bit words; returns four such words."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        # int64 products wrap, yet both 32-bit halves are exact; the shift is arithmetic, hence the mask.
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((product1 >> 32) & _MASK) ^ c1 ^ k0,
-            product1 & _MASK,
-            ((product0 >> 32) & _MASK) ^ c3 ^ k1,
-            product0 & _MASK,
-        )
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return [c0, c1, c2, c3]
+    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor: ...
 
 
 class Draws:
@@ -60,14 +44,16 @@ class Draws:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._counted = lru_cache(maxsize=64)(lambda count, device: torch.arange(count, device=device))
+
+    def _key(self, purpose: str) -> tuple[int, int]:
+        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
     def words(self, purpose: str, indices: Tensor, count: int) -> Tensor:
         """[N] -> [N, count] int64, each holding 32 uniform random bits."""
-        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
-        key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"))
-        blocks = torch.arange((count + 3) // 4, device=indices.device)
-        low, high, block = torch.broadcast_tensors(indices[:, None] & _MASK, indices[:, None] >> 32, blocks)
-        four = philox((low, high, block, torch.zeros_like(block)), key)
+        blocks = self._counted((count + 3) // 4, indices.device)
+        four = philox_words(indices, blocks, *self._key(purpose))
         return torch.stack(four, dim=-1).flatten(1)[:, :count]
 
     def uniform(
@@ -76,6 +62,18 @@ class Draws:
         """Uniform in [0, 1) with 24 bits, so that float32 never rounds up to 1."""
         words = self.words(purpose, indices, math.prod(shape))
         return ((words >> 8).to(torch.float64) * 2.0**-24).to(dtype).reshape(-1, *shape)
+
+    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
+        """bool [N, *shape], False with probability ``p``: ``uniform(...) >= p`` to the bit, in one kernel of a GPU."""
+        count = math.prod(shape)
+        groups = self._counted((count + MASKS - 1) // MASKS, indices.device)
+        masks = philox_masks(indices, groups, *self._key(purpose), self.least_kept(p)).view(torch.bool)
+        return masks[:, :count].reshape(-1, *shape)
+
+    @staticmethod
+    def least_kept(p: float) -> int:
+        """The least 24-bit integer whose uniform draw is at least ``p``, as torch compares float32 with a number: in float32."""
+        return math.ceil(float(numpy.float32(p)) * 2**24)
 
     def normal(
         self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32

@@ -30,11 +30,12 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """One phase: FLOPs per image; bytes held at its peak, per image and (cast weights) per round."""
+    """One phase: FLOPs and dropout masks' elements per image; bytes held at its peak, per image and (cast weights) per round."""
 
     flops: int
     bytes_per_image: int
     bytes_per_round: int
+    masks: int
 
     def held_bytes(self, micro_batch: int) -> int:
         """What one round holds at its peak: activations, weights as they are used, gradients on their way back."""
@@ -69,7 +70,10 @@ class IterationCost:
 
 
 class MetaDraws:
-    """Draws of the right shape and no content."""
+    """Draws of the right shape and no content; ``masks`` counts the elements of masks."""
+
+    def __init__(self) -> None:
+        self.masks = 0
 
     def uniform(
         self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
@@ -77,6 +81,11 @@ class MetaDraws:
         return torch.empty(len(indices), *shape, dtype=dtype, device=META)
 
     normal = uniform
+
+    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
+        made = torch.empty(len(indices), *shape, dtype=torch.bool, device=META)
+        self.masks += made.numel()
+        return made
 
 
 @dataclass(frozen=True)
@@ -116,9 +125,9 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
         teacher = build_network(network.model_dump(), method.dropout)
     job = partial(_job, teacher, network, method, recompute)
     phases = []
-    for flops, less, more in zip(_flops(job(1)), _held(job(small)), _held(job(large)), strict=True):
+    for (flops, masks), less, more in zip(_work(job(1)), _held(job(small)), _held(job(large)), strict=True):
         image = (more - less) // (large - small)
-        phases.append(PhaseCost(flops, image, more - large * image))
+        phases.append(PhaseCost(flops, image, more - large * image, masks))
     sizes = [p.numel() for p in teacher.parameters()]
     return IterationCost(sum(sizes), max(sizes), *forward_flops(teacher), *phases)
 
@@ -138,13 +147,15 @@ def _held(job: _Phases) -> list[int]:
         return list(phase_bytes(job, _beyond_warm_ups(job.method), META).values())
 
 
-def _flops(job: _Phases) -> list[int]:
-    """FLOPs of each phase."""
-    found = []
+def _work(job: _Phases) -> list[tuple[int, int]]:
+    """FLOPs of each phase, and elements of dropout masks."""
+    draws, found = MetaDraws(), []
+    job.draws = draws
     for phase in (job.update_fake_score, job.update_generator):
         with META, FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
             phase(_beyond_warm_ups(job.method))
-        found.append(counter.get_total_flops())
+        found.append((counter.get_total_flops(), draws.masks))
+        draws.masks = 0
     return found
 
 

@@ -23,4 +23,4 @@ def key_dropout(network: Denoiser, draws: DrawSource, phase: str, indices: Tenso
 
 
 def _keep(draws: DrawSource, purpose: str, indices: Tensor, p: float, shape: torch.Size) -> Tensor:
-    return draws.uniform(purpose, indices, shape[1:]) >= p
+    return draws.keep(purpose, indices, shape[1:], p)

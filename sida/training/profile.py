@@ -25,7 +25,7 @@ _KINDS = {
     "activations": "silu|sigmoid|softmax|softplus|log_sigmoid",
     "optimiser and EMA": "_fused_adam|_foreach|optimizer",
     EXCHANGE: "gloo|nccl|c10d|all_?reduce",
-    "dropout masks and draws": r"bitwise|erfinv|erf\b|remainder|::(rand|normal|bernoulli)",
+    "dropout masks and draws": r"philox|bitwise|erfinv|erf\b|remainder|::(rand|normal|bernoulli)",
 }
 ELEMENTWISE = "sums, products and copies"
 REST = "Python and waiting"

@@ -32,6 +32,9 @@ class EmptyDraws:
 
     normal = uniform
 
+    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
+        return torch.empty(len(indices), *shape, dtype=torch.bool, device=indices.device)
+
 
 class EmptyData:
     def __init__(self, network: Network) -> None:

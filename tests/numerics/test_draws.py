@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sida.numerics.draws import Draws, philox
+from sida import devices
+from sida.numerics.draws import Draws
+from sida.numerics.philox import philox
+
+FAR = torch.tensor([0, 3, 2**33 + 5])  # images, also such as need the counter's second word
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,45 @@ def test_a_draw_depends_on_seed_purpose_and_index_alone() -> None:
     assert not torch.equal(draws.normal("eps", indices, (2, 5)), whole)
     assert not torch.equal(Draws(4).normal("z", indices, (2, 5)), whole)
     assert torch.equal(draws.normal("z", indices, (2, 5), dtype=torch.float64).float(), whole)
+
+
+def test_words_and_masks_are_those_that_runs_were_made_with() -> None:
+    """Written down from the code of 2026-11-28: a change of seed, purpose, index or order would be another run."""
+    words = [
+        [3738220889, 531503612, 1153114833, 1267813187, 1907943565, 3997145277],
+        [1748695508, 3913260867, 3300996532, 1789839357, 603102197, 2088492361],
+        [1621009996, 1787400070, 454210674, 2666386303, 1565906543, 1410567099],
+    ]
+    masks = ["101111111110111110110", "111111110111111111111", "110111011111100111111"]
+    draws = Draws(7)
+    assert draws.words("A/dropout/x", FAR, 6).tolist() == words
+    kept = draws.keep("A/dropout/x", FAR, (3, 7), 0.13)
+    assert ["".join("01"[keep] for keep in image) for image in kept.flatten(1).tolist()] == masks
+
+
+# 1, 7 and 189 masks do not fill a kernel's eight bytes, nor Philox's four words; 2 x 72,000 are computed in several parts on a CPU.
+@pytest.mark.parametrize("shape", [(), (7,), (3, 7, 9), (8,), (2, 250, 288)])
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.13, 0.25, 0.7, 0.9, 1e-9, 1 - 1e-9])
+def test_masks_are_uniform_draws_that_reach_p_to_the_bit(shape: tuple[int, ...], p: float) -> None:
+    draws, indices = Draws(3), FAR
+    kept = draws.keep("mask", indices, shape, p)
+    assert kept.dtype == torch.bool
+    assert torch.equal(kept, draws.uniform("mask", indices, shape) >= p)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.13, 0.7, 0.9])  # in float64, 0.13, 0.7 and 0.9 fall between other draws
+def test_masks_round_p_as_torch_does_when_it_compares_float32(p: float) -> None:
+    every = torch.arange(2**24, dtype=torch.int32).float() * 2.0**-24  # all that uniform can give
+    least = int((every < p).sum())
+    assert Draws.least_kept(p) == least
+
+
+@pytest.mark.skipif(devices.kind() == "cpu", reason="there is no GPU")
+def test_a_gpu_draws_the_same_bits() -> None:
+    draws, there = Draws(3), FAR.to(devices.here())
+    for shape in ((), (3, 7, 9), (64, 64, 64)):
+        assert torch.equal(draws.keep("mask", there, shape, 0.13).cpu(), draws.keep("mask", FAR, shape, 0.13))
+        assert torch.equal(draws.uniform("u", there, shape).cpu(), draws.uniform("u", FAR, shape))
 
 
 def test_large_indices_are_all_different() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from sida import recipe
 from sida.numerics.networks.build import build_network
+from sida.numerics.networks.layers import Dropout
 from sida.recipe import Network
 from sida.training.cost import IterationCost, forward_flops, iteration_cost
 from tests.training.tiny import NETWORK, method
@@ -64,6 +65,20 @@ def test_sid_does_without_the_real_images() -> None:
     assert sid.A.flops / sid.forward_flops == pytest.approx(4, abs=0.1)
     assert sida.A.flops - sid.A.flops == pytest.approx(3 * sida.encoder_flops, rel=0.05)
     assert sid.A.bytes_per_image < sida.A.bytes_per_image
+
+
+def test_masks_are_one_element_for_each_activation_that_dropout_sees() -> None:
+    network = Network(**NETWORK)  # type: ignore[arg-type]
+    seen: list[int] = []
+    whole = build_network(NETWORK, dropout=0.1).train()
+    for module in whole.modules():
+        if isinstance(module, Dropout):
+            module.register_forward_hook(lambda _, given, __: seen.append(given[0].numel()))
+    whole(torch.zeros(1, 1, 8, 8), torch.ones(1), torch.zeros(1, 10))
+    sid, sida, without = (iteration_cost(network, m) for m in (method(name="sid"), method(), method(dropout=0.0)))
+    assert sid.A.masks == sid.B.masks == sida.B.masks == sum(seen)
+    assert sid.A.masks < sida.A.masks < 2 * sid.A.masks  # the real images' pass ends with the encoder
+    assert without.A.masks == without.B.masks == 0
 
 
 def test_half_precision_halves_most_activations() -> None:

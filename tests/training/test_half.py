@@ -84,15 +84,14 @@ def test_the_scale_is_a_power_of_two_and_changes_no_bit_of_float32(monkeypatch: 
 @pytest.mark.parametrize("make", [distillation, edm2])
 def test_the_fake_and_the_real_pass_see_different_masks(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, list[torch.Tensor]] = {}
-    keep = Draws.uniform
+    keep = Draws.keep
 
-    def uniform(self: Draws, purpose: str, *arguments: Any, **more: Any) -> torch.Tensor:
+    def kept(self: Draws, purpose: str, *arguments: Any, **more: Any) -> torch.Tensor:
         drawn = keep(self, purpose, *arguments, **more)
-        if "/dropout/" in purpose:
-            asked.setdefault(purpose, []).append(drawn)
+        asked.setdefault(purpose, []).append(drawn)
         return drawn
 
-    monkeypatch.setattr(Draws, "uniform", uniform)
+    monkeypatch.setattr(Draws, "keep", kept)
     job = make()
     job.update_fake_score(0)
     layers = [name.removeprefix("A/fake/") for name in asked if name.startswith("A/fake/")]

@@ -51,4 +51,5 @@ def test_every_operator_has_a_kind() -> None:
     assert kind_of("aten::native_group_norm_backward") == "normalisation"
     assert kind_of("aten::_fused_adam_") == "optimiser and EMA"
     assert kind_of("gloo:all_reduce") == "exchange between processes"
+    assert kind_of("sida::philox_masks") == "dropout masks and draws"
     assert kind_of("aten::copy_") == "sums, products and copies"
