@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.iteration import TorchDraws, plain
-from sida import planning, recipe
+from sida import devices, planning, recipe
 from sida.errors import SidaError, UserError
 from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
@@ -34,8 +34,7 @@ from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
 from sida.training.processes import Processes
 
-MODES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-TF32_OF_HALF = 0.5  # dense TF32 peak over the half-precision peak, on the GPUs that have it
+MODES = ("float32", "tf32", "bfloat16", "float16")
 WARM_UP = 3
 WAYS = ("plain", "eager", "compiled")
 
@@ -91,14 +90,13 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, w
     micro = args.micro_batch or loaded.execution.micro_batch or loaded.method.loss_group
     row = Row(loaded.name, mode, way, micro)
     settings = {
-        "precision": MODES[mode],
+        "precision": mode,
         "batch": micro,
         "loss_group": min(micro, loaded.method.loss_group),
         "generator_from": 0,
         "adversarial_from": 0,
     }
     method = loaded.method.model_copy(update=settings)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode == "tf32"
     networks = Networks.start(copy.deepcopy(teacher).to(device))
     execution = loaded.execution.model_copy(update={"compile": way == "compiled"})
     apply_execution(networks, execution)
@@ -120,8 +118,7 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, w
     row.images_per_second = micro * args.iterations / spent
     gpu = planning.GPUS.get(args.gpu)
     if gpu is not None:
-        peak = {"float32": gpu.float32, "tf32": gpu.half * TF32_OF_HALF}.get(mode, gpu.half) * 1e12
-        row.share_of_peak = row.images_per_second * (cost.A.flops + cost.B.flops) / peak
+        row.share_of_peak = row.images_per_second * (cost.A.flops + cost.B.flops) / gpu.peak(mode)
     if device.type == "cuda":
         row.memory_gib = torch.cuda.max_memory_allocated() / planning.GIB
         planned = planning.plan(
@@ -141,7 +138,7 @@ def main() -> int:
     parser.add_argument("--gpu", default="", help="name in sida.planning.GPUS, for the share of the peak")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--micro-batch", type=int, help="default: the recipe's")
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--teacher", type=Path, help="safetensors of ours for the networks, in place of fresh weights")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -150,6 +147,8 @@ def main() -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print("error: no GPU here: run it where one is, or try the script with --device cpu", file=sys.stderr)
         return 2
+    if args.device == "cuda":
+        devices.claim()  # as the authors' runs: float32 without TF32, cuDNN's fastest kernels
     rows = []
     try:
         for name in args.recipes:

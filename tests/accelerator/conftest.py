@@ -11,7 +11,8 @@ import pytest
 from sida import devices
 from sida.training.processes import Processes
 from tests.accelerator import device as fake
-from tests.accelerator.device import Waits
+from tests.accelerator.device import Waits, device
+from tests.training.digits_job import Bench, bench
 
 MODULES = (
     "sida.launch.job",
@@ -32,6 +33,23 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
         yield waits
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Store and inputs, made once by the CPU."""
+    folder = tmp_path_factory.mktemp("accelerator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
+        patch.setenv("SIDA_RUNS", str(folder / "runs"))
+        patch.setenv("SIDA_CACHE", str(folder / "cache"))
+        yield bench(folder)
+
+
+@pytest.fixture
+def here(made: Bench, accelerator: Waits) -> Bench:
+    """The same inputs, for jobs on the device."""
+    return Bench(made.folder, made.store, made.inputs, device())
+
+
 @pytest.fixture
 def workers_here(accelerator: Waits, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Jobs of steps run in this process, on the device, in place of torchrun's."""
@@ -43,7 +61,7 @@ def workers_here(accelerator: Waits, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def run_job(context: Context, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
         lease = {"key": context.lease.key, "number": context.lease.number}
         full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
-        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, devices.here())))
+        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, devices.claim())))
         return json.loads(json.dumps(result))
 
     for module in MODULES:

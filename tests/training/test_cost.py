@@ -71,3 +71,4 @@ def test_half_precision_halves_most_activations() -> None:
     single, half = (iteration_cost(network, method(precision=p)) for p in ("float32", "bfloat16"))
     assert 0.45 < half.B.bytes_per_image / single.B.bytes_per_image < 0.75
     assert half.B.flops == single.B.flops
+    assert iteration_cost(network, method(precision="tf32")) == single
