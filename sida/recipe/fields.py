@@ -289,6 +289,7 @@ class Targets(Part):
     sida: float | None = None  # None: not known for SiDA alone
     sid2a: float | None = None  # None: not known for SiD2A alone
     best: float | None = None  # of SiDA and SiD2A, where it is not known which of the two
+    precision: Precision | None = None  # that they were distilled and scored in; None: not known
 
 
 class Expected(Part):
@@ -373,6 +374,12 @@ class Recipe(Part):
     def score_precision(self) -> str:
         """What generator, teacher and guide compute in when they are scored: float32, tf32, float16 or bfloat16."""
         return self.evaluation.precision or self.method.precision
+
+    @property
+    def in_another_precision(self) -> bool:
+        """Whether it is distilled or scored in another precision than the published numbers were."""
+        published = self.targets.precision if self.targets else None
+        return published is not None and {self.method.precision, self.score_precision} != {published}
 
     @property
     def title(self) -> str:
