@@ -1,10 +1,11 @@
 """Speed and curves on a GPU, one command: `python -m benchmarks.gpu cifar10-uncond imagenet-512-edm2-xs --output gpu.json`.
 
-For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, each three ways: plain (the
-baseline of benchmarks.iteration), eager, and with torch.compile: images/s, against plain's, share of the GPU's peak in that
-precision, the peak of memory against what `plan` says; then the losses of the same iterations side by side (not plain's: it draws
-other noise). A table and, with --output, JSON. Weights are fresh (seeded) unless --teacher names a safetensors file of ours, data
-are unit normal images: the curves compare precisions, not methods. --device cpu tries the script where no GPU is.
+For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, each four ways: plain (the
+baseline of benchmarks.iteration), eager, with the channels last in memory, and with torch.compile: images/s, against plain's,
+share of the GPU's peak in that precision, the peak of memory against what `plan` says; then the losses of the same iterations side
+by side (not plain's: it draws other noise). A table and, with --output, JSON. Weights are fresh (seeded) unless --teacher names a
+safetensors file of ours, data are unit normal images: the curves compare precisions, not methods. --device cpu tries the script
+where no GPU is.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sida.training.processes import Processes
 
 MODES = ("float32", "tf32", "bfloat16", "float16")
 WARM_UP = 3
-WAYS = ("plain", "eager", "compiled")
+WAYS = ("plain", "eager", "channels-last", "compiled")
 
 
 @dataclass
@@ -98,7 +99,9 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, w
     }
     method = loaded.method.model_copy(update=settings)
     networks = Networks.start(copy.deepcopy(teacher).to(device))
-    execution = loaded.execution.model_copy(update={"compile": way == "compiled"})
+    execution = loaded.execution.model_copy(
+        update={"compile": way == "compiled", "channels_last": way == "channels-last"}
+    )
     apply_execution(networks, execution)
     seen = method.ema_half_life
     spent = 0.0
@@ -158,7 +161,7 @@ def main() -> int:
             teacher = fresh(loaded, args.teacher)
             cost = iteration_cost(loaded.teacher.network, loaded.method)  # the work that the method needs
             for mode in args.modes:
-                for way in WAYS[:2] if args.no_compile else WAYS:
+                for way in WAYS[:3] if args.no_compile else WAYS:
                     try:
                         row = measure(loaded, teacher, cost, mode, way, args)
                     except torch.OutOfMemoryError as error:  # news, not the end
@@ -179,7 +182,7 @@ def main() -> int:
 
 
 def _line(row: Row) -> str:
-    name = f"{row.recipe:<24}{row.mode:<10}{row.way:<10}"
+    name = f"{row.recipe:<24}{row.mode:<10}{row.way:<14}"
     if row.failed:
         return f"{name}{row.failed}"
     ratio = " " * 14 if row.times_plain is None else f"{row.times_plain:>6.2f} x plain"
@@ -194,7 +197,7 @@ def _curves(rows: list[Row]) -> None:
     if not rows:
         return
     for loss in rows[0].losses[0]:
-        print(f"\n{loss:<12}" + "".join(f"{row.mode + ' ' + row.way[0]:>14}" for row in rows))
+        print(f"\n{loss:<12}" + "".join(f"{row.mode + ' ' + row.way[:2]:>14}" for row in rows))
         for number in range(len(rows[0].losses)):
             print(f"{number:<12}" + "".join(f"{row.losses[number].get(loss, float('nan')):>14.5g}" for row in rows))
 

@@ -330,6 +330,7 @@ class Execution(Part):
     non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
+    channels_last: bool = False  # layout of the convolutions' tensors in memory; rounded otherwise, as with compile
     compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
 
     @property
