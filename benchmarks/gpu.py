@@ -1,10 +1,11 @@
 """Speed and curves on a GPU, one command: `python -m benchmarks.gpu cifar10-uncond imagenet-512-edm2-xs --output gpu.json`.
 
-For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, each three ways: plain (the
-baseline of benchmarks.iteration), eager, and with torch.compile: images/s, against plain's, share of the GPU's peak in that
-precision, the peak of memory against what `plan` says; then the losses of the same iterations side by side (not plain's: it draws
-other noise). A table and, with --output, JSON. Weights are fresh (seeded) unless --teacher names a safetensors file of ours, data
-are unit normal images: the curves compare precisions, not methods. --device cpu tries the script where no GPU is.
+For each recipe: its own network, micro-batch and iteration, in float32, TF32, bfloat16 and float16, each four ways: plain (the
+baseline of benchmarks.iteration), eager, with the channels last in memory, and with torch.compile: images/s, against plain's,
+share of the GPU's peak in that precision, the peak of memory against what `plan` says; then the losses of the same iterations side
+by side (not plain's: it draws other noise). A table and, with --output, JSON. Weights are fresh (seeded) unless --teacher names a
+safetensors file of ours, data are unit normal images: the curves compare precisions, not methods. --device cpu tries the script
+where no GPU is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.iteration import TorchDraws, plain
-from sida import planning, recipe
+from sida import devices, planning, recipe
 from sida.errors import SidaError, UserError
 from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
@@ -34,10 +35,9 @@ from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
 from sida.training.processes import Processes
 
-MODES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-TF32_OF_HALF = 0.5  # dense TF32 peak over the half-precision peak, on the GPUs that have it
+MODES = ("float32", "tf32", "bfloat16", "float16")
 WARM_UP = 3
-WAYS = ("plain", "eager", "compiled")
+WAYS = ("plain", "eager", "channels-last", "compiled")
 
 
 @dataclass
@@ -91,16 +91,17 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, w
     micro = args.micro_batch or loaded.execution.micro_batch or loaded.method.loss_group
     row = Row(loaded.name, mode, way, micro)
     settings = {
-        "precision": MODES[mode],
+        "precision": mode,
         "batch": micro,
         "loss_group": min(micro, loaded.method.loss_group),
         "generator_from": 0,
         "adversarial_from": 0,
     }
     method = loaded.method.model_copy(update=settings)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode == "tf32"
     networks = Networks.start(copy.deepcopy(teacher).to(device))
-    execution = loaded.execution.model_copy(update={"compile": way == "compiled"})
+    execution = loaded.execution.model_copy(
+        update={"compile": way == "compiled", "channels_last": way == "channels-last"}
+    )
     apply_execution(networks, execution)
     seen = method.ema_half_life
     spent = 0.0
@@ -120,8 +121,7 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, w
     row.images_per_second = micro * args.iterations / spent
     gpu = planning.GPUS.get(args.gpu)
     if gpu is not None:
-        peak = {"float32": gpu.float32, "tf32": gpu.half * TF32_OF_HALF}.get(mode, gpu.half) * 1e12
-        row.share_of_peak = row.images_per_second * (cost.A.flops + cost.B.flops) / peak
+        row.share_of_peak = row.images_per_second * (cost.A.flops + cost.B.flops) / gpu.peak(mode)
     if device.type == "cuda":
         row.memory_gib = torch.cuda.max_memory_allocated() / planning.GIB
         planned = planning.plan(
@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument("--gpu", default="", help="name in sida.planning.GPUS, for the share of the peak")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--micro-batch", type=int, help="default: the recipe's")
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--teacher", type=Path, help="safetensors of ours for the networks, in place of fresh weights")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -150,6 +150,8 @@ def main() -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print("error: no GPU here: run it where one is, or try the script with --device cpu", file=sys.stderr)
         return 2
+    if args.device == "cuda":
+        devices.claim()  # as the authors' runs: float32 without TF32, cuDNN's fastest kernels
     rows = []
     try:
         for name in args.recipes:
@@ -159,7 +161,7 @@ def main() -> int:
             teacher = fresh(loaded, args.teacher)
             cost = iteration_cost(loaded.teacher.network, loaded.method)  # the work that the method needs
             for mode in args.modes:
-                for way in WAYS[:2] if args.no_compile else WAYS:
+                for way in WAYS[:3] if args.no_compile else WAYS:
                     try:
                         row = measure(loaded, teacher, cost, mode, way, args)
                     except torch.OutOfMemoryError as error:  # news, not the end
@@ -180,7 +182,7 @@ def main() -> int:
 
 
 def _line(row: Row) -> str:
-    name = f"{row.recipe:<24}{row.mode:<10}{row.way:<10}"
+    name = f"{row.recipe:<24}{row.mode:<10}{row.way:<14}"
     if row.failed:
         return f"{name}{row.failed}"
     ratio = " " * 14 if row.times_plain is None else f"{row.times_plain:>6.2f} x plain"
@@ -195,7 +197,7 @@ def _curves(rows: list[Row]) -> None:
     if not rows:
         return
     for loss in rows[0].losses[0]:
-        print(f"\n{loss:<12}" + "".join(f"{row.mode + ' ' + row.way[0]:>14}" for row in rows))
+        print(f"\n{loss:<12}" + "".join(f"{row.mode + ' ' + row.way[:2]:>14}" for row in rows))
         for number in range(len(rows[0].losses)):
             print(f"{number:<12}" + "".join(f"{row.losses[number].get(loss, float('nan')):>14.5g}" for row in rows))
 

@@ -27,8 +27,12 @@ BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 @cache
 def published() -> tuple[Recipe, ...]:
-    """Every recipe of the paper's table: small images before large, small networks before large, the row's own name first."""
-    found = [loaded for loaded in map(recipe.load, recipe.names()) if loaded.targets is not None]
+    """Every recipe of the paper's table: small images before large, small networks before large, the row's own name first.
+
+    Without those of another precision, which no publication has.
+    """
+    loaded = [recipe.load(name) for name in recipe.names()]
+    found = [one for one in loaded if one.targets is not None and not one.in_another_precision]
     width = {loaded.name: loaded.teacher.network.model_channels for loaded in found}
     return tuple(
         sorted(found, key=lambda one: (one.dataset.latents is not None, one.dataset.resolution, width[one.name]))
@@ -108,6 +112,20 @@ def cost() -> list[str]:
     return table((*heads, "SiDA on 8: days", "memory per GPU", "store", "GPUs at most"), lines)
 
 
+def tf32() -> list[str]:
+    """GPU hours of the variants in TF32, which take as many operations."""
+    lines = []
+    for row in rows():
+        hours = []
+        for one in variants(row).values():
+            if (name := f"{one.name}-tf32") in recipe.names():
+                made = planning.plan(recipe.load(name), counted(one), MACHINE, planning.check_division(one, MACHINE))
+                hours.append(f"{made.work.total:,.0f}")
+        if hours:
+            lines.append((f"`{row.name}-tf32`", *hours))
+    return table(("recipe", *(f"{method}: GPU hours" for method in variants(rows()[0]))), lines)
+
+
 def downloads() -> list[str]:
     """The files of every row, as links, and their licences."""
 
@@ -135,7 +153,7 @@ def differences() -> list[str]:
     return table(("recipe", "what differs, and what to know"), lines)
 
 
-TABLES = {"scores": scores, "cost": cost, "downloads": downloads, "differences": differences}
+TABLES = {"scores": scores, "cost": cost, "tf32": tf32, "downloads": downloads, "differences": differences}
 
 
 def page() -> str:

@@ -7,6 +7,8 @@ own and work on while the host goes on.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +27,21 @@ def kind() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def here(number: int = 0) -> torch.device:
-    """The device of this process; ``number``: which of the machine's GPUs."""
+def claim(number: int = 0) -> torch.device:
+    """The device of this process, made its own: what names none, lands there. ``number``: which of the machine's GPUs.
+
+    From now on a GPU computes float32 in float32 (``products``), sums half precision in float32, and its convolutions take the
+    kernels that it finds to be the fastest, unless ``be_deterministic`` was called before.
+    """
     chosen = kind()
-    return torch.device(chosen) if chosen == "cpu" else torch.device(chosen, number)
+    if chosen == "cpu":
+        return torch.device(chosen)
+    device, matmul = torch.device(chosen, number), torch.backends.cuda.matmul
+    _module(device).set_device(device)
+    _allow_tf32(False, False)
+    matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+    return device
 
 
 def apart(device: torch.device) -> bool:
@@ -36,14 +49,27 @@ def apart(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def claim(device: torch.device) -> None:
-    """Make the device this process's own: what names none, lands there."""
-    if apart(device):
-        _module(device).set_device(device)
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """A context for matrix products and convolutions of float32, and their backward passes.
+
+    In it a GPU rounds their factors to TF32 (10 bits of 23) for ``tf32``, and for no other precision. A CPU never does.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    _allow_tf32(precision == "tf32", precision == "tf32")
+    try:
+        yield
+    finally:
+        _allow_tf32(*before)
+
+
+def _allow_tf32(matmul: bool, convolutions: bool) -> None:
+    """By the switches that every torch from 2.6 has; with its newer ``fp32_precision`` set, torch.compile stumbles on these."""
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
 
 
 def be_deterministic() -> None:
-    """From now on only kernels that give the same bits each time (on a CPU they all do). Call before the device is first used.
+    """From now on only kernels that give the same bits each time (on a CPU they all do). Call before ``claim``.
 
     What torch has no such kernel for raises RuntimeError.
     """

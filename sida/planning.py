@@ -34,22 +34,27 @@ class Gpu:
     title: str
     memory_gib: float
     float32: float
+    tf32: float  # float32's, where tensor cores know no TF32
     half: float  # float16 and bfloat16, accumulated in float32
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s of matrix products and convolutions in a recipe's ``precision``."""
+        return 1e12 * {"float32": self.float32, "tf32": self.tf32}.get(precision, self.half)
 
 
 GPUS = {
-    "b200": Gpu("NVIDIA B200", 180, 75, 2250),
-    "h200": Gpu("NVIDIA H200 SXM", 141, 67, 989),
-    "h100": Gpu("NVIDIA H100 SXM", 80, 67, 989),
-    "h100-pcie": Gpu("NVIDIA H100 PCIe", 80, 51, 756),
-    "a100": Gpu("NVIDIA A100 80 GB", 80, 19.5, 312),
-    "a100-40": Gpu("NVIDIA A100 40 GB", 40, 19.5, 312),
-    "l40s": Gpu("NVIDIA L40S", 48, 91.6, 362),
-    "a10": Gpu("NVIDIA A10", 24, 31.2, 125),
-    "l4": Gpu("NVIDIA L4", 24, 30.3, 121),
-    "v100": Gpu("NVIDIA V100 SXM2 32 GB", 32, 15.7, 125),
-    "t4": Gpu("NVIDIA T4", 16, 8.1, 65),
-    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", 24, 82.6, 165),
+    "b200": Gpu("NVIDIA B200", 180, 75, 1125, 2250),
+    "h200": Gpu("NVIDIA H200 SXM", 141, 67, 494.5, 989),
+    "h100": Gpu("NVIDIA H100 SXM", 80, 67, 494.5, 989),
+    "h100-pcie": Gpu("NVIDIA H100 PCIe", 80, 51, 378, 756),
+    "a100": Gpu("NVIDIA A100 80 GB", 80, 19.5, 156, 312),
+    "a100-40": Gpu("NVIDIA A100 40 GB", 40, 19.5, 156, 312),
+    "l40s": Gpu("NVIDIA L40S", 48, 91.6, 183, 362),
+    "a10": Gpu("NVIDIA A10", 24, 31.2, 62.5, 125),
+    "l4": Gpu("NVIDIA L4", 24, 30.3, 60, 121),
+    "v100": Gpu("NVIDIA V100 SXM2 32 GB", 32, 15.7, 15.7, 125),
+    "t4": Gpu("NVIDIA T4", 16, 8.1, 8.1, 65),
+    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", 24, 82.6, 82.6, 165),
 }
 
 
@@ -173,11 +178,9 @@ def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, fl
 
 
 def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
-    def peak_of(precision: str) -> float:
-        return 1e12 * (machines.gpu.float32 if precision == "float32" else machines.gpu.half)
-
-    peak, scored = peak_of(recipe.method.precision), peak_of(recipe.score_precision)
-    peak32 = peak_of("float32")  # of the detector, and of the VAE
+    gpu = machines.gpu
+    peak, scored = gpu.peak(recipe.method.precision), gpu.peak(recipe.score_precision)
+    peak32 = gpu.peak("float32")  # of the detector, and of the VAE
     evaluation, latents = recipe.evaluation, recipe.dataset.latents
 
     def hours(flops: float, at: float = peak) -> float:
@@ -228,7 +231,7 @@ def advice(plan: Plan) -> list[str]:
     larger = [key for key, other in GPUS.items() if other.memory_gib * GIB >= plan.memory_bytes]
     if larger:
         found.append(f"--gpu {min(larger, key=lambda key: GPUS[key].memory_gib)}")
-    if method.precision == "float32":
+    if not method.half:
         found.append("method.precision: bfloat16 halves most activations (the numbers change)")
     groups = [
         g for g in range(method.loss_group - 1, 0, -1) if method.loss_group % g == 0 and _activations(plan, g) <= room

@@ -11,6 +11,7 @@ import pytest
 from sida import planning, recipe
 from sida.errors import UserError
 from sida.planning import GIB, GPUS, Machines, plan
+from sida.recipe import Recipe
 from sida.training.cost import IterationCost, PhaseCost
 from tests.pipeline.test_verbs import pipeline
 
@@ -56,6 +57,22 @@ def test_masks_take_time_in_float32_s_units_and_no_other() -> None:
         expected = loaded.method.images * 3e7 * planning.MASK_FLOPS / (67e12 * planning.UTILISATION) / 3600
         assert made.distilling - without.distilling == pytest.approx(expected)
         assert replace(made, distilling=0) == replace(without, distilling=0)
+
+
+def test_tf32_has_a_peak_of_its_own_for_the_networks_and_none_for_the_detector() -> None:
+    plain = recipe.load("cifar10-uncond")
+    rounded = plain.model_copy(update={"method": plain.method.model_copy(update={"precision": "tf32"})})
+
+    def work(chosen: Recipe, gpu: str) -> planning.Work:
+        return plan(chosen, COST, Machines(1, 4, GPUS[gpu])).work
+
+    for gpu, gain in (("a100", 156 / 19.5), ("h100", 494.5 / 67), ("v100", 1)):
+        assert work(plain, gpu).distilling / work(rounded, gpu).distilling == pytest.approx(gain)
+    detector = 3 * 50_000 * planning.DETECTOR_FLOPS["inception"] / (67e12 * planning.UTILISATION) / 3600
+    networks = 3 * 50_000 * 1e12 / (494.5e12 * planning.UTILISATION) / 3600
+    assert work(rounded, "h100").scoring == pytest.approx(networks + detector)
+    for gpu in GPUS.values():
+        assert gpu.float32 <= gpu.tf32 < gpu.half
 
 
 def test_what_does_not_fit_is_told_what_would() -> None:

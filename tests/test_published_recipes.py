@@ -10,6 +10,7 @@ import yaml
 
 from sida import recipe
 from sida.recipe import Recipe
+from sida.scoring.score import unsaid
 
 FACTS = Path(__file__).parent / "golden" / "facts"
 PUBLISHED = yaml.safe_load((FACTS / "recipes.yaml").read_text())
@@ -87,6 +88,8 @@ def test_every_number_of_a_published_run_is_the_recipe_s(run: str) -> None:
     facts, name = RUNS[run], recipe_of(run)
     loaded = recipe.load(name)
     assert not set(facts) - set(NUMBERS) - set(ELSEWHERE)
+    assert loaded.targets is not None and not loaded.in_another_precision
+    assert loaded.targets.precision == ("float16" if facts["fp16"] else "float32")
     expected = {field: facts[field] for field in NUMBERS if field in facts} | REPAIRED.get(name, {})
     assert {field: NUMBERS[field](loaded) for field in expected} == expected
     assert ("is" in loaded.evaluation.extra_metrics) == ("is50k" in facts["metrics"])
@@ -115,6 +118,26 @@ def test_the_variants_of_another_alpha_change_nothing_else() -> None:
     assert script.method == recipe.load("ffhq-64-sid").method.model_copy(update={"alpha": 1.0})
 
 
+def test_every_float32_recipe_has_a_variant_in_tf32_that_changes_nothing_else() -> None:
+    loaded = {name: recipe.load(name) for name in recipe.names()}
+    published = {name: one for name, one in loaded.items() if one.targets and one.method.precision == "float32"}
+    variants = {name: one for name, one in loaded.items() if one.method.precision == "tf32"}
+    assert len(published) == 8 and set(variants) == {f"{name}-tf32" for name in published}
+    for name, one in published.items():
+        other = variants[f"{name}-tf32"]
+        assert other.in_another_precision and other.released is None and "TF32" in other.description
+        same = {"name": other.name, "description": other.description, "released": None, "method": other.method}
+        assert other == one.model_copy(update=same)
+        assert other.method == one.method.model_copy(update={"precision": "tf32"})
+
+
+def test_a_precision_is_part_of_a_score_s_key_only_where_its_verdict_speaks_of_it() -> None:
+    for name in map(recipe_of, RUNS):
+        assert "precision" in unsaid(recipe.load(name))
+    for name in ("cifar10-uncond-tf32", "cifar10-cond-sid-tf32"):
+        assert "precision" not in unsaid(recipe.load(name))
+
+
 def released(benchmark: str, method: str, alpha: float) -> Recipe:
     name = recipe_of(f"{benchmark}/{method}")
     return recipe.load(f"{name}-alpha12" if method == "sid2a" and alpha == 1.2 else name)
@@ -141,7 +164,11 @@ def test_every_released_generator_stands_in_its_run_s_recipe(file: dict[str, Any
     assert loaded.method.alpha == file.get("alpha_in_file", file["alpha"])
 
 
-TABLE = {name: loaded for name in recipe.names() if "-sid" not in name if (loaded := recipe.load(name)).benchmark}
+TABLE = {
+    name: loaded
+    for name in recipe.names()
+    if "-sid" not in name and (loaded := recipe.load(name)).benchmark and not loaded.in_another_precision
+}
 
 
 @pytest.mark.parametrize("benchmark", PUBLISHED["benchmarks"])

@@ -12,6 +12,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -181,7 +182,7 @@ class Method(Part):
     forced_normalization: bool = False  # EDM2: weights renormalised in training; SiD does so whatever this says
     dropout: Rate = 0.0
     augment: Annotated[float, Field(ge=0, le=1)] = 0.0
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: Count = 0
 
     @property
@@ -193,6 +194,11 @@ class Method(Part):
     def adversarial(self) -> bool:
         """Whether the discriminator takes part (SiDA, SiD2A)."""
         return self.name != "sid"
+
+    @property
+    def half(self) -> bool:
+        """Whether the networks' inner tensors are of 16 bits."""
+        return self.precision in ("float16", "bfloat16")
 
     @property
     def loss_scale(self) -> int:
@@ -240,9 +246,7 @@ class Evaluation(Part):
     first_seed: Count = 1_000_000  # of the first reported range; the next ones follow it
     selection_images: Annotated[int, Field(ge=2)]
     selection_every: Positive  # in images seen
-    precision: Literal["float32", "float16", "bfloat16"] | None = (
-        None  # of scored networks, not the detector; None: method.precision
-    )
+    precision: Precision | None = None  # of scored networks, not the detector; None: method.precision
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
     stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
 
@@ -285,6 +289,7 @@ class Targets(Part):
     sida: float | None = None  # None: not known for SiDA alone
     sid2a: float | None = None  # None: not known for SiD2A alone
     best: float | None = None  # of SiDA and SiD2A, where it is not known which of the two
+    precision: Precision | None = None  # that they were distilled and scored in; None: not known
 
 
 class Expected(Part):
@@ -325,6 +330,7 @@ class Execution(Part):
     non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
+    channels_last: bool = False  # layout of the convolutions' tensors in memory; rounded otherwise, as with compile
     compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
 
     @property
@@ -367,8 +373,14 @@ class Recipe(Part):
 
     @property
     def score_precision(self) -> str:
-        """What generator, teacher and guide compute in when they are scored: float32, float16 or bfloat16."""
+        """What generator, teacher and guide compute in when they are scored: float32, tf32, float16 or bfloat16."""
         return self.evaluation.precision or self.method.precision
+
+    @property
+    def in_another_precision(self) -> bool:
+        """Whether it is distilled or scored in another precision than the published numbers were."""
+        published = self.targets.precision if self.targets else None
+        return published is not None and {self.method.precision, self.score_precision} != {published}
 
     @property
     def title(self) -> str:

@@ -53,7 +53,7 @@ class Drawn:
 def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Manifest]) -> Drawn:
     """Make the images and write the files. ``inputs``: manifests teacher, generator, dataset, reference."""
     torch.set_num_threads(recipe.execution.threads)
-    device = devices.here()
+    device = devices.claim()
     data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
     made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
     latents = recipe.dataset.latents

@@ -62,7 +62,7 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
 
     from sida import devices
 
-    device = devices.here()
+    device = devices.claim()
     model = _model(detector, mode, device)
     given = recipe.evaluation.reference
     if mode == "legacy_tensorflow" and given is not None:

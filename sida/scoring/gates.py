@@ -100,10 +100,19 @@ def target_of(recipe: Recipe) -> float | None:
 
 
 def target_words(recipe: Recipe) -> str:
-    """What the published score is of, where it is not known to be of the recipe's own method; else empty."""
-    if recipe.targets is None or not _is_of_the_best(recipe.targets, recipe.method):
-        return ""
-    return f", the best of SiDA and SiD2A; none is known for {recipe.method.title} alone"
+    """What the published score is of, where that is not known to be the recipe's own method in its precision; else empty."""
+    found = ""
+    if recipe.targets is not None and _is_of_the_best(recipe.targets, recipe.method):
+        found += f", the best of SiDA and SiD2A; none is known for {recipe.method.title} alone"
+    if recipe.targets is not None and recipe.in_another_precision:
+        found += f"; published in {recipe.targets.precision}, this was {precision_words(recipe)}"
+    return found
+
+
+def precision_words(recipe: Recipe) -> str:
+    """``distilled and scored in tf32``, or both precisions where they differ."""
+    distilled, scored = recipe.method.precision, recipe.score_precision
+    return f"distilled {'and' if distilled == scored else f'in {distilled} and'} scored in {scored}"
 
 
 def _is_of_the_best(targets: Targets, method: Method) -> bool:

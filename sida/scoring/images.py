@@ -89,7 +89,7 @@ def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[
     from sida.stores.base import fetch_object
 
     made: ReferenceResult = reference.result  # type: ignore[assignment]
-    device = devices.here()
+    device = devices.claim()
     detector = load_detector(fetch_object(context.store, made.detector)).to(device)
     extra, batch = recipe.evaluation.extra_metrics, recipe.execution.batch_limit
     latents = recipe.dataset.latents

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sida import devices
 from sida.data.latents import decoder_of
 from sida.errors import UserError
 from sida.manifests import DatasetResult, GeneratorResult, ReferenceResult, TeacherResult
@@ -52,17 +53,18 @@ def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None =
         heun = partial(heun_edm2, guide=_of_width(guide, teacher), guidance=sampler.guidance)
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
-        return heun(
-            teacher,
-            sampling_noise(seeds, shape),
-            labels,
-            steps=sampler.steps,
-            S_churn=sampler.s_churn,
-            S_min=sampler.s_min,
-            S_max=math.inf if sampler.s_max is None else sampler.s_max,
-            S_noise=sampler.s_noise,
-            noise=churn_noise(seeds, shape) if sampler.s_churn else None,
-        )
+        with devices.products(teacher.precision):
+            return heun(
+                teacher,
+                sampling_noise(seeds, shape),
+                labels,
+                steps=sampler.steps,
+                S_churn=sampler.s_churn,
+                S_min=sampler.s_min,
+                S_max=math.inf if sampler.s_max is None else sampler.s_max,
+                S_noise=sampler.s_noise,
+                noise=churn_noise(seeds, shape) if sampler.s_churn else None,
+            )
 
     return make
 
@@ -82,7 +84,12 @@ def _of_width(guide: Denoiser, teacher: Denoiser) -> Callable[..., Tensor]:
 def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
     """The one-step generator."""
     shape = (generator.img_channels, generator.img_resolution, generator.img_resolution)
-    return lambda seeds, labels: one_step(generator, sampling_noise(seeds, shape), labels, sigma_init)
+
+    def make(seeds: Tensor, labels: Tensor) -> Tensor:
+        with devices.products(generator.precision):
+            return one_step(generator, sampling_noise(seeds, shape), labels, sigma_init)
+
+    return make
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -240,7 +247,7 @@ def network_to_score(
 ) -> Denoiser:
     """The stored network on the device, frozen, in the precision that scores are measured in."""
     model = load_network(fetch_object(store, weights), network)
-    model.working_dtype = getattr(torch, recipe.score_precision)
+    model.compute_in(recipe.score_precision)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -165,9 +165,10 @@ def _parameters(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
     return {"images": n, "first_seeds": seeds, "extra_metrics": list(evaluation.extra_metrics), **precision}
 
 
-def _unknown(recipe: Recipe) -> set[str]:
-    """Targets of single methods that are not known; without them the key is what it was before there were any."""
-    return {name for name in ("sida", "sid2a") if getattr(recipe.targets, name) is None}
+def unsaid(recipe: Recipe) -> set[str]:
+    """Fields of the targets of which the verdict says nothing; without them the key is what it was before there were any."""
+    unknown = {name for name in ("sida", "sid2a") if getattr(recipe.targets, name) is None}
+    return unknown if recipe.in_another_precision else unknown | {"precision"}
 
 
 def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
@@ -275,7 +276,7 @@ def score(
         )
         return _result(recipe, inputs, measured, first, made.licence, gate=target_gate(recipe, first))
 
-    target = recipe.targets.model_dump(mode="json", exclude=_unknown(recipe)) if recipe.targets else None
+    target = recipe.targets.model_dump(mode="json", exclude=unsaid(recipe)) if recipe.targets else None
     parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
     published: Published = context_of(
         parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat

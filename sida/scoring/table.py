@@ -20,7 +20,7 @@ from sida.manifests import (
 from sida.passed_on import Failure, failure_in
 from sida.recipe import Recipe
 from sida.recipe import names as recipe_names
-from sida.scoring.gates import standing, target_of
+from sida.scoring.gates import precision_words, standing, target_of
 from sida.scoring.verify import recipe_of
 from sida.settings import settings
 from sida.steps import Context, Published, recipe_at, step
@@ -70,7 +70,10 @@ def _failure(found: Failure, recipe: Recipe) -> PublishedFailure:
 
 
 def _generator(recipe: Recipe) -> str:
-    return f"{recipe.method.name} (alpha {recipe.method.alpha:g})"
+    words = f"alpha {recipe.method.alpha:g}"
+    if recipe.in_another_precision:
+        words += f", {precision_words(recipe)}"
+    return f"{recipe.method.name} ({words})"
 
 
 def paper_rows(

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from sida.numerics.networks.build import build_network
 from sida.numerics.networks.precondition import Denoiser
 from sida.recipe import Execution, Method, Network
-from sida.training.execution import recompute_activations
+from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
 from sida.training.memory import phase_bytes
 from sida.training.processes import Processes
@@ -116,14 +116,13 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
     """Count one iteration of ``method`` with networks like ``network``, beyond the warm-ups.
 
     Bytes are counted at ``execution``'s micro-batch (or one loss group) and at half of it. With activation checkpointing blocks
-    keep their inputs only, and what they compute again counts as work.
+    keep their inputs only, and what they compute again counts as work; channels-last weights of float32 are copies.
     """
-    recompute = execution is not None and execution.activation_checkpointing
     large = max(2, (execution and execution.micro_batch) or method.loss_group)
     small = large // 2
     with META:
         teacher = build_network(network.model_dump(), method.dropout)
-    job = partial(_job, teacher, network, method, recompute)
+    job = partial(_job, teacher, network, method, execution)
     phases = []
     for (flops, masks), less, more in zip(_work(job(1)), _held(job(small)), _held(job(large)), strict=True):
         image = (more - less) // (large - small)
@@ -132,12 +131,12 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
     return IterationCost(sum(sizes), max(sizes), *forward_flops(teacher), *phases)
 
 
-def _job(teacher: Denoiser, network: Network, method: Method, recompute: bool, batch: int) -> _Phases:
+def _job(teacher: Denoiser, network: Network, method: Method, execution: Execution | None, batch: int) -> _Phases:
     """Phases A and B on ``batch`` images in one round."""
     small = method.model_copy(update={"batch": batch, "loss_group": batch, "augment": 0.0})
     networks = Networks.start(copy.deepcopy(teacher))
-    for part in (networks.phi, networks.psi, networks.theta) if recompute else ():
-        recompute_activations(part)
+    if execution is not None:
+        apply_execution(networks, execution.model_copy(update={"compile": False}))
     return _Phases(networks, small, MetaDraws(), MetaData(network), Processes(0, 1, META))
 
 

@@ -1,4 +1,4 @@
-"""How the networks are run, where that changes no result: recomputed activations, compiled forwards."""
+"""How the networks are run, where that changes no result: layout, recomputed activations, compiled forwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sida.numerics.networks.layers import Dropout, UNetBlock
+from sida.numerics.networks.layers import Conv2d, Dropout, UNetBlock
 from sida.numerics.networks.magnitude import Block, MPConv
 
 if TYPE_CHECKING:
@@ -24,10 +24,22 @@ if TYPE_CHECKING:
 def apply_execution(networks: Networks, execution: Execution) -> None:
     """Set the recipe's options on the networks that take part in a backward pass."""
     for network in (networks.phi, networks.psi, networks.theta):
+        if execution.channels_last:
+            convolve_channels_last(network)
         if execution.activation_checkpointing:
             recompute_activations(network)
         if execution.compile:
             compile_forward(network)
+
+
+def convolve_channels_last(network: nn.Module) -> None:
+    """Give convolutions their weights with the channels last in memory: what comes out of them lies so too, as cuDNN likes it.
+
+    Parameters, gradients, Adam's moments and files lie as before.
+    """
+    for module in network.modules():
+        if isinstance(module, Conv2d | MPConv) and module.weight is not None and module.weight.ndim == 4:
+            module.weight_format = torch.channels_last
 
 
 def recompute_activations(network: nn.Module) -> None:

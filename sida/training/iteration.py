@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sida import devices
 from sida.numerics.augment import augment, draw_augment
 from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
@@ -86,13 +87,13 @@ class Distillation:
             )
         self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
         for network in networks:
-            network.working_dtype = getattr(torch, method.precision)  # on float32 master weights
+            network.compute_in(method.precision)  # on float32 master weights
         # EDM2's forced weight normalisation as the published runs did it (no effect on the other networks).
         set_forced_normalization(networks.theta, method.forced_normalization or not method.adversarial)
         set_forced_normalization(networks.psi, not method.adversarial)
         self.rounds = share // self.micro_batch
         self.first_offset = processes.rank * share
-        eps = 1e-8 if method.precision == "float32" else 1e-6
+        eps = 1e-6 if method.half else 1e-8
         self.psi_optimiser = torch.optim.Adam(
             networks.psi.parameters(), lr=method.fake_score_rate, betas=(0.0, 0.999), eps=eps, fused=True
         )
@@ -122,7 +123,8 @@ class Distillation:
         """
         self._record = record
         dropped = self.dropped.clone()
-        losses = self.update_fake_score(seen) | self.update_generator(seen)
+        with devices.products(self.method.precision):
+            losses = self.update_fake_score(seen) | self.update_generator(seen)
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
         with self._recorded_once():
             update_ema(self.networks.theta_ema, self.networks.theta, beta)
@@ -141,9 +143,9 @@ class Distillation:
                 y = self._generate(theta, "A/z", indices, x.shape[1:], c)
             x_labels = y_labels = None
             if method.augment:
-                y, y_labels = augment(y, draw_augment(self.draws, "A/augment y", indices), method.augment)
+                y, y_labels = self._augmented("A/augment y", indices, y)
             if method.augment and method.adversarial:  # SiD looks at no real image
-                x, x_labels = augment(x, draw_augment(self.draws, "A/augment x", indices), method.augment)
+                x, x_labels = self._augmented("A/augment x", indices, x)
             sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
             noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
             key_dropout(psi, self.draws, "A/fake" if method.adversarial else "A", indices)
@@ -227,6 +229,10 @@ class Distillation:
         """G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
         z = self.draws.normal(purpose, indices, shape)
         return theta(self.method.sigma_init * z, self.method.sigma_init, c)
+
+    def _augmented(self, purpose: str, indices: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        with devices.products("float32"):  # where a pixel comes from takes more digits than TF32 has
+            return augment(images, draw_augment(self.draws, purpose, indices), self.method.augment)
 
     def _step(
         self, optimiser: torch.optim.Optimizer, sum_of: GradientSum, rate: float, seen: int, clip: float | None = None

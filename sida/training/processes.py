@@ -117,9 +117,7 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
     or the network between two machines is gone), raises an error.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    device = devices.here(int(os.environ.get("LOCAL_RANK", 0)))
-    devices.claim(device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    device = devices.claim(int(os.environ.get("LOCAL_RANK", 0)))
     talk = meeting = None
     if world > 1:
         store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))

@@ -11,8 +11,8 @@ import pytest
 from sida import devices
 from sida.training.processes import Processes
 from tests.accelerator import device as fake
-from tests.accelerator.device import Waits
-from tests.training.digits_job import bench
+from tests.accelerator.device import Waits, device
+from tests.training.digits_job import Bench, bench
 
 MODULES = (
     "sida.launch.job",
@@ -21,6 +21,9 @@ MODULES = (
     "sida.training.distill",
     "sida.training.teacher",
 )
+
+# When tests are collected: the first backward pass of a process counts the kinds of devices, and knows of no later one.
+device()
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +40,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     """This machine has the device, whose tensors hold numbers; gives the count of waits for it."""
-    fake.device()
     monkeypatch.setattr(devices, "kind", lambda: fake.NAME)
     monkeypatch.setitem(devices.BACKENDS, fake.NAME, "gloo")
     with fake.values() as waits:
         yield waits
+
+
+@pytest.fixture
+def here(made: Bench, accelerator: Waits) -> Bench:
+    """The same inputs, for jobs on the device."""
+    return Bench(made.folder, made.store, made.inputs, device())
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def workers_here(accelerator: Waits, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def run_job(context: Context, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
         lease = {"key": context.lease.key, "number": context.lease.number}
         full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
-        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, devices.here())))
+        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, devices.claim())))
         return json.loads(json.dumps(result))
 
     for module in MODULES:

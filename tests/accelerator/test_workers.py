@@ -20,7 +20,7 @@ from sida.export.sample import sample
 from sida.manifests import GeneratorResult, Manifest, ScoresResult
 from sida.numerics.networks.build import build_network
 from sida.recipe import Latents, Network
-from sida.report.samples import draw
+from sida.report.samples import Drawn, draw
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import measure
 from sida.scoring.reference_job import reference
@@ -57,12 +57,6 @@ def generator_of(network: dict[str, Any], weights: ObjectRef) -> GeneratorResult
     )
 
 
-@pytest.fixture
-def here(made: Bench, accelerator: Waits) -> Bench:
-    """The same inputs, for jobs on the device."""
-    return Bench(made.folder, made.store, made.inputs, device())
-
-
 def test_distil_runs_to_its_end_with_selections_checkpoints_and_a_profile(
     here: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +85,7 @@ def test_every_operator_of_distil_and_of_scoring_has_a_deterministic_kernel(here
     few = FEW.replace("images: 96", "images: 48")
     assert distil(here.job(few, "deterministic"))["score"] > 0
     extra = few.replace("ranges: 1", "ranges: 1, extra_metrics: [is, kid, precision_recall]")
-    assert len(_measured(here, extra, "teacher", "deterministic")["further"]) == 4
+    assert len(measured(here, extra, "teacher", "deterministic")["further"]) == 4
 
 
 def test_nothing_waits_for_the_device_between_two_reports_of_the_losses(here: Bench, accelerator: Waits) -> None:
@@ -148,14 +142,14 @@ def test_a_teacher_is_scored_with_each_sampler(here: Bench, sampler: str) -> Non
     if "guidance" in sampler:
         network = json.dumps(json.loads(here.inputs["teacher"])["result"]["network"])
         changes = changes.replace("teacher: {", f"teacher: {{guide: {{address: none, network: {network}}}, ")
-    result = _measured(here, changes, "teacher", sampler, floor=True)
+    result = measured(here, changes, "teacher", sampler, floor=True)
     assert len(result["values"]) == 1 and len(result["floor"]) == 1
 
 
 def test_a_model_is_scored_with_every_further_metric_and_a_batch_that_is_tried_out(here: Bench) -> None:
     changes = FEW.replace("images: 24", "images: 24, extra_metrics: [is, kid, precision_recall]")
     changes = changes.replace("sampling_batch: 10", "sampling_batch: auto")
-    result = _measured(here, changes, "teacher", "all")
+    result = measured(here, changes, "teacher", "all")
     assert set(result["further"]) == {"is", "kid", "precision", "recall"}
 
 
@@ -163,7 +157,7 @@ def test_a_row_is_scored_in_its_method_s_precision_or_in_the_one_asked_for(here:
     half = FEW.replace("method: {", "method: {precision: float16, ")
     asked = half.replace("evaluation: {", "evaluation: {precision: float32, ")
     full, published, wanted = (
-        _measured(here, changes, "teacher", str(number))["values"] for number, changes in enumerate((FEW, half, asked))
+        measured(here, changes, "teacher", str(number))["values"] for number, changes in enumerate((FEW, half, asked))
     )
     assert wanted == full != published
     assert abs(published[0] - full[0]) < 0.01 * full[0]
@@ -172,15 +166,20 @@ def test_a_row_is_scored_in_its_method_s_precision_or_in_the_one_asked_for(here:
     assert result.model_copy(update={"precision": "float16"}).model_dump()["precision"] == "float16"
 
 
-def test_reference_statistics_are_computed(here: Bench) -> None:
+def referenced(here: Bench) -> dict[str, Any]:
+    """What a job of reference statistics publishes."""
     made = json.loads(here.inputs["reference"])["result"]
-    spec = {"detector": list(made["detector"].values()), "features": made["features"], "keep": True}
     job = here.job(FEW, "reference")
-    job.spec |= spec
-    assert set(reference(job)) == {"moments", "real_features"}
+    job.spec |= {"detector": list(made["detector"].values()), "features": made["features"], "keep": True}
+    return reference(job)
 
 
-def _measured(here: Bench, changes: str, model: str, name: str, floor: bool = False) -> dict[str, Any]:
+def test_reference_statistics_are_computed(here: Bench) -> None:
+    assert set(referenced(here)) == {"moments", "real_features"}
+
+
+def measured(here: Bench, changes: str, model: str, name: str, floor: bool = False) -> dict[str, Any]:
+    """What a scoring job publishes."""
     job = here.job(changes, f"score-{abs(hash(name))}")
     inputs = {**here.inputs, "model": here.inputs[model]}
     teacher = json.loads(here.inputs["teacher"])["result"]
@@ -243,14 +242,20 @@ def test_latents_are_encoded_and_decoded(place: Path, workers_here: Any, tmp_pat
     assert decoder_of(latents, device())(x).shape == (2, 3, 64, 64)
 
 
-def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench, tmp_path: Path) -> None:
-    job = here.job(FEW, "draw")
+def drawn_by(here: Bench, changes: str, folder: Path) -> Drawn:
+    """The comparison's pictures, with the teacher's weights for a generator."""
+    job = here.job(changes, "draw")
     manifests = {name: job.manifest(name) for name in here.inputs}
     teacher: Any = manifests["teacher"].result
     generator = generator_of(teacher.network, teacher.weights)
     inputs: Any = {**manifests, "generator": SimpleNamespace(result=generator)}
     inputs["teacher_scores"] = SimpleNamespace(result=SimpleNamespace(guide=None))
-    drawn = draw(tmp_path, here.store, job.recipe, inputs)
+    return draw(folder, here.store, job.recipe, inputs)
+
+
+def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench, tmp_path: Path) -> None:
+    drawn = drawn_by(here, FEW, tmp_path)
+    teacher: Any = here.job(FEW, "draw").manifest("teacher").result
     assert drawn.sheet.exists() and drawn.nearest is not None and drawn.nearest.exists()
     network = load_network(fetch_object(here.store, teacher.weights), teacher.network).to(device()).eval()
     made = sample(Generator(network, teacher.network, 2.5, "-", {}), [0, 1], torch.tensor([3, 4]))

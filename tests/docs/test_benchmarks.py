@@ -19,6 +19,7 @@ def test_the_tables_are_what_recipes_and_plan_say() -> None:
 def test_every_row_of_the_paper_is_in_every_table_but_that_of_differences() -> None:
     names = {loaded.name for loaded in benchmarks.rows()}
     assert len(names) == 11
+    assert len(benchmarks.tf32()) == 2 + 2 + 1
     for made in (benchmarks.scores, benchmarks.cost, benchmarks.downloads):
         assert {line.split("`")[1] for line in made()[2:-1]} == names
 

@@ -159,6 +159,27 @@ def test_a_number_hangs_on_the_method_that_it_was_published_for() -> None:
     assert said("sid", best=1.5) == "None"
 
 
+def test_a_verdict_says_where_the_precision_is_not_the_published_one() -> None:
+    from sida.recipe import parse
+
+    def said(distilled: str, scored: str | None, published: str | None) -> str:
+        fields = tiny().model_dump(mode="json")
+        fields |= {"targets": {"metric": "fd_digits", "source": "a paper", "sida": 3.0, "precision": published}}
+        fields["method"] |= {"precision": distilled}
+        fields["evaluation"] |= {"precision": scored}
+        return str(target_gate(parse(fields, "test"), row((2.0, 2.1, 1.9))))
+
+    same = "better than the published 3 (a paper)"
+    assert said("float32", None, "float32").endswith(same) and said("tf32", None, None).endswith(same)
+    assert said("tf32", None, "float32").endswith(
+        f"{same}; published in float32, this was distilled and scored in tf32"
+    )
+    assert said("tf32", "float32", "float32").endswith("this was distilled in tf32 and scored in float32")
+    assert said("float16", "float32", "float16").endswith(
+        "in float16, this was distilled in float16 and scored in float32"
+    )
+
+
 def test_the_comparison_with_the_teacher_names_sampler_evaluations_and_guidance() -> None:
     teacher = row((2.0, 2.1, 1.9), model="teacher", sampler="Heun, 3 steps", nfe=5)
     text = against_teacher(tiny(), row((1.0, 1.1, 0.9)), teacher)

@@ -8,7 +8,7 @@ import torch
 from sida import recipe
 from sida.numerics.networks.build import build_network
 from sida.numerics.networks.layers import Dropout
-from sida.recipe import Network
+from sida.recipe import Execution, Network
 from sida.training.cost import IterationCost, forward_flops, iteration_cost
 from tests.training.tiny import NETWORK, method
 
@@ -86,3 +86,15 @@ def test_half_precision_halves_most_activations() -> None:
     single, half = (iteration_cost(network, method(precision=p)) for p in ("float32", "bfloat16"))
     assert 0.45 < half.B.bytes_per_image / single.B.bytes_per_image < 0.75
     assert half.B.flops == single.B.flops
+    assert iteration_cost(network, method(precision="tf32")) == single
+
+
+def test_weights_with_the_channels_last_are_copies_in_float32_alone() -> None:
+    network = Network(**NETWORK)  # type: ignore[arg-type]
+    for precision, copies in (("float32", True), ("bfloat16", False)):
+        plain, turned = (
+            iteration_cost(network, method(precision=precision), Execution(checkpoint_every=1, channels_last=last))
+            for last in (False, True)
+        )
+        assert (turned.B.bytes_per_round > plain.B.bytes_per_round) is copies
+        assert turned.B.bytes_per_image == pytest.approx(plain.B.bytes_per_image, rel=0.01)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sida.training.execution import compile_forward, recompute_activations
+from sida.training.execution import compile_forward, convolve_channels_last, recompute_activations
+from sida.training.iteration import Distillation
 from tests.training.tiny import distillation, edm2, largest_difference, run
 
 
@@ -34,6 +38,36 @@ def test_recomputed_activations_change_no_bit_under_forced_normalisation() -> No
         recompute_activations(network)
     first, second = run(plain, 5), run(saving, 5)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("make", "rounding"), [(distillation, 1e-9), (edm2, 1e-5)])  # float64, float32
+def test_channels_last_changes_layouts_of_convolutions_alone(make: Callable[[], Distillation], rounding: float) -> None:
+    plain, turned = make(), make()
+    for network in (turned.networks.phi, turned.networks.psi, turned.networks.theta):
+        convolve_channels_last(network)
+    with Layouts() as seen:
+        found = run(turned, 2, seen=96)
+    assert seen.count and seen.others == set()
+    assert largest_difference(run(plain, 2, seen=96), found) < rounding
+    states = [s["exp_avg"] for o in (turned.psi_optimiser, turned.theta_optimiser) for s in o.state.values()]
+    assert states and all(tensor.is_contiguous() for tensor in [*states, *found.values()])
+
+
+class Layouts(TorchDispatchMode):
+    """Counts convolutions that mix channels; ``others``: shapes of weights and of what comes out with the channels not last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.others = 0, set[tuple[int, ...]]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default and args[1].ndim == 4 and args[8] == 1 and not args[6]:
+            self.count += 1
+            for tensor in (args[1], made):
+                if not tensor.is_contiguous(memory_format=torch.channels_last):
+                    self.others.add(tuple(tensor.shape))
+        return made
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ class Conv2d(nn.Module):
     """
 
     resample_filter: Tensor | None
+    weight_format: torch.memory_format = torch.preserve_format  # of the weight as it is used
 
     def __init__(
         self,
@@ -94,7 +95,8 @@ class Conv2d(nn.Module):
         return conv2d(x, taps, stride=2, padding=padding, groups=x.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = cast(self.weight, x), cast(self.bias, x)
+        weight = None if self.weight is None else self.weight.to(x.dtype, memory_format=self.weight_format)
+        bias = cast(self.bias, x)
         weight_pad = self.kernel // 2
         filter_pad = (len(self.resample_taps) - 1) // 2
         if self.fused_resample and self.up and weight is not None:

@@ -89,6 +89,8 @@ class MPConv(nn.Module):
     Computes in the input's dtype; the weight is normalised in its own.
     """
 
+    weight_format: torch.memory_format = torch.preserve_format  # of the weight as it is used
+
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int] = ()) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
@@ -98,7 +100,8 @@ class MPConv(nn.Module):
     def _fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
         """The weight as it is used: normalised, scaled, cast."""
         weight = normalize(self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)))
-        return (weight * (gain / math.sqrt(self.weight[0].numel()))).to(dtype)
+        weight = weight * (gain / math.sqrt(self.weight[0].numel()))
+        return weight.to(dtype, memory_format=self.weight_format)
 
     def _frozen_fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
         """The same, computed once for as long as weight and gain do not change: in frozen networks, or while theta samples."""

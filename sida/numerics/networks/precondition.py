@@ -25,7 +25,16 @@ class Denoiser(nn.Module):
     img_channels: int
     img_resolution: int
     sigma_data: float = SIGMA_DATA
+    precision: str = "float32"
     working_dtype: torch.dtype = torch.float32
+
+    def compute_in(self, precision: str) -> None:
+        """Set what inner tensors are (weights stay as they are): float32, float16 or bfloat16; tf32 is float32 too.
+
+        That a GPU may then round its products is for the caller to allow, around forward and backward pass.
+        """
+        self.precision = precision
+        self.working_dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
 
     @overload
     def forward(
