@@ -331,7 +331,9 @@ class Execution(Part):
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
     channels_last: bool = False  # layout of the convolutions' tensors in memory; rounded otherwise, as with compile
-    compile: bool = False  # torch.compile; sums are rounded in another order, as on another kind of machine
+    compile: bool = (
+        False  # torch.compile of each block; sums are rounded in another order, as on another kind of machine
+    )
 
     @property
     def batch_limit(self) -> int:

@@ -1,4 +1,4 @@
-"""How the networks are run, where that changes no result: layout, recomputed activations, compiled forwards."""
+"""How the networks are run, where that changes no result: layout, recomputed activations, compiled blocks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def apply_execution(networks: Networks, execution: Execution) -> None:
     for network in (networks.phi, networks.psi, networks.theta):
         if execution.channels_last:
             convolve_channels_last(network)
+        if execution.compile:
+            compile_blocks(network)
         if execution.activation_checkpointing:
             recompute_activations(network)
-        if execution.compile:
-            compile_forward(network)
 
 
 def convolve_channels_last(network: nn.Module) -> None:
@@ -88,11 +88,15 @@ def _as_it_was(block: nn.Module) -> AbstractContextManager[None]:
     return restored()
 
 
-def compile_forward(network: nn.Module) -> None:
-    """torch.compile for one network; dropout stays outside, because its masks change hands in every iteration."""
+def compile_blocks(network: nn.Module) -> None:
+    """torch.compile for each residual block of a network: those of one shape share what is compiled.
+
+    Dropout stays outside, because its masks change hands in every iteration. Call before ``recompute_activations``.
+    """
     # All blocks share one forward, compiled anew for each shape of block; at dynamo's own limit of 8 the rest would run eagerly.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
     for module in network.modules():
         if isinstance(module, Dropout):
             module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
-    network.compile(dynamic=False)
+        elif isinstance(module, UNetBlock | Block):
+            module.forward = torch.compile(module.forward, dynamic=False)  # type: ignore[method-assign]

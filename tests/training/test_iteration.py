@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sida.training.execution import compile_forward, convolve_channels_last, recompute_activations
+from sida import recipe
+from sida.training.execution import apply_execution, convolve_channels_last, recompute_activations
 from sida.training.iteration import Distillation
 from tests.training.tiny import distillation, edm2, largest_difference, run
 
@@ -72,13 +73,17 @@ class Layouts(TorchDispatchMode):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own insides
-def test_compiled_networks_give_the_same_numbers_but_for_rounding() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("make", "rounding"), [(distillation, 1e-9), (edm2, 1e-5)])  # float64, float32
+def test_compiled_blocks_give_the_same_numbers_but_for_rounding(
+    make: Callable[[], Distillation], rounding: float, recompute: bool
+) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler here")
-    plain, compiled = distillation(), distillation()
-    for network in (compiled.networks.phi, compiled.networks.psi, compiled.networks.theta):
-        compile_forward(network)
-    assert largest_difference(run(plain, 2, seen=96), run(compiled, 2, seen=96)) < 1e-9
+    plain, compiled = make(), make()
+    changes = {"compile": True, "activation_checkpointing": recompute}
+    apply_execution(compiled.networks, recipe.load("digits").execution.model_copy(update=changes))
+    assert largest_difference(run(plain, 2, seen=96), run(compiled, 2, seen=96)) < rounding
 
 
 def test_theta_waits_for_its_warm_up_and_the_ema_follows_all_the_same() -> None:
