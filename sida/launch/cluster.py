@@ -104,8 +104,11 @@ class Cluster:
         self._unless_gone(self._objects.patch_namespaced_custom_object, *self._kind(), name, changes)
 
     def delete(self, name: str, uid: str) -> None:
-        """Delete the TrainJob of this uid with its pods; another one of the same name stays."""
-        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        """Delete the TrainJob of this uid; another one of the same name stays. Its pods end a while after it.
+
+        Never in the foreground: Trainer (2.3) makes a JobSet anew as long as its TrainJob is there, so that both go on for minutes.
+        """
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         self._unless_gone(self._objects.delete_namespaced_custom_object, *self._kind(), name, body=body)
 
     def _unless_gone(self, call: Callable[..., Any], *given: Any, **named: Any) -> None:

@@ -69,7 +69,9 @@ class FirstNode(threading.Thread):
     def _next(self) -> dict[str, Any] | None:
         """The first pod of index 0 whose log we have not read to its end."""
         found = [pod for pod in self._cluster.pods(pods_of(self._job), repeat=False) if first_node(pod)]
-        found = [pod for pod in found if pod["metadata"]["uid"] not in self._done and (_has_log(pod) or not _over(pod))]
+        found = [
+            pod for pod in found if pod["metadata"]["uid"] not in self._done and (_has_log(pod) or not is_over(pod))
+        ]
         return min(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
 
     def _read(self, pod: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ class FirstNode(threading.Thread):
                 self._note(f"started again (restart {pod['metadata'].get('labels', {}).get(RESTART, '?')}), pod {name}")
             self._at = Position(uid)
         self._said = ""
-        over = _over(pod)
+        over = is_over(pod)
         response = self._cluster.log(name, NODE, follow=True, since_seconds=self._at.since_seconds(), timestamps=True)
         self._at.begin()
         for raw in lines(response):
@@ -149,7 +151,8 @@ def first_node(pod: dict[str, Any]) -> bool:
     return text == "0"
 
 
-def _over(pod: dict[str, Any]) -> bool:
+def is_over(pod: dict[str, Any]) -> bool:
+    """Whether its containers have ended for good."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sida.launch.cluster import Clock, Cluster, Refused, Unreachable, explain, p
 from sida.launch.job_state import SUSPENDED_BY, condition, end_job, ended
 from sida.launch.log import explain as explain_log
 from sida.launch.log import failure
-from sida.launch.pod_logs import FirstNode, event_of, pods_of
+from sida.launch.pod_logs import FirstNode, event_of, is_over, pods_of
 from sida.launch.pod_state import attempt_of, failure_of, waiting_job
 from sida.launch.signals import on_stop
 from sida.launch.target import Target
@@ -113,29 +114,31 @@ class _Run:
 
     def _create_or_adopt(self) -> dict[str, Any]:
         while True:
+            if (there := self.cluster.get(self.name)) is not None:
+                if (job := self._adopted(there)) is not None:
+                    return job
+                continue
+            self._wait_until_gone("the pods of the old one have ended", self._old_pods)
             try:
                 made = self.cluster.create(self.what.manifest)
             except Refused as error:
-                if error.status != 409:
+                if error.status != 409:  # another launching step was faster: that job is there now
                     raise
             else:
                 self._note("created")
                 return made
-            there = self.cluster.get(self.name)
-            if there is not None and (job := self._adopted(there)) is not None:
-                return job
 
     def _adopted(self, there: dict[str, Any]) -> dict[str, Any] | None:
         """The job that is there, if it is to be followed; None when its name is free, or soon will be."""
         metadata = there["metadata"]
         if metadata.get("deletionTimestamp"):
-            self._wait_until_gone(metadata["uid"])
+            self._wait_until_gone("the old one is deleted", partial(self._still_there, metadata["uid"]))
             return None
         end = ended(there)
         if end is not None and not (end[0] == "Complete" and self.what.finished()):
             self._note(f"an earlier attempt ended ({end[0]}): making it anew")
             self.cluster.delete(self.name, metadata["uid"])
-            self._wait_until_gone(metadata["uid"])
+            self._wait_until_gone("the old one is deleted", partial(self._still_there, metadata["uid"]))
             return None
         theirs = (metadata.get("annotations") or {}).get(manifests.SPEC)
         wanted = self.what.manifest["metadata"]["annotations"][manifests.SPEC]
@@ -156,13 +159,22 @@ class _Run:
         self._note("adopted: it was there already")
         return there
 
-    def _wait_until_gone(self, uid: str) -> None:
-        self._note("waiting until the old one is deleted")
+    def _still_there(self, uid: str) -> list[str]:
+        there = self.cluster.get(self.name)
+        return [self.shown] if there is not None and there["metadata"]["uid"] == uid else []
+
+    def _old_pods(self) -> list[str]:
+        """Pods of a job of this name that have not ended: a new one's would find them under its own nodes' names."""
+        return [f"pod {pod['metadata']['name']}" for pod in self._pods() or [] if not is_over(pod)]
+
+    def _wait_until_gone(self, what: str, left: Callable[[], list[str]]) -> None:
         began, never = self.cluster.clock.now(), threading.Event()
-        while (there := self.cluster.get(self.name)) is not None and there["metadata"]["uid"] == uid:
+        while names := left():
+            self._note(f"waiting until {what}")
             if self.cluster.clock.now() - began > DELETION_PATIENCE:
                 raise SidaError(
-                    f"{self.shown} is being deleted since {DELETION_PATIENCE:.0f} s: look at its finalizers, then run again"
+                    f"{names[0]} is being deleted since {DELETION_PATIENCE:.0f} s: look at its finalizers and at its node, "
+                    f"then run again"
                 )
             self._tick()
             self.cluster.clock.wait(never, TICK_SECONDS)

@@ -66,7 +66,7 @@ class Kube:
         self.hidden: set[str] = set()  # paths of these that this user may not read
         self.lose_answers = 0  # so many next answers to writes are lost
         self.watch_seconds = 60.0  # watches end so soon
-        self.delete_seconds = 0.0
+        self.delete_seconds = 0.0  # so long pods take to end
         self.requests: list[str] = []
         self.on_create: Callable[[dict[str, Any]], None] = lambda job: None
         self._numbers = itertools.count(1)
@@ -241,15 +241,19 @@ class Kube:
         wanted = ((body or {}).get("preconditions") or {}).get("uid")
         if wanted not in (None, job["metadata"]["uid"]):
             raise Answer(409, "Conflict", "the UID in the precondition does not match")
-        if not self.delete_seconds:
-            self.record("trainjobs", "DELETED", job)
-            return {"kind": "Status", "status": "Success"}
-        job["metadata"]["deletionTimestamp"] = _now()
-        self.record("trainjobs", "MODIFIED", job)
-        timer = threading.Timer(self.delete_seconds, self.record, ("trainjobs", "DELETED", job))
-        timer.daemon = True
-        timer.start()
-        return job
+        if (body or {}).get(
+            "propagationPolicy"
+        ) == "Foreground":  # Trainer 2.3 was seen to keep it from ending for minutes
+            job["metadata"]["deletionTimestamp"] = _now()
+            self.record("trainjobs", "MODIFIED", job)
+            return job
+        self.record("trainjobs", "DELETED", job)
+        for pod in list(self.objects["pods"].values()):
+            if pod["metadata"]["labels"]["jobset.sigs.k8s.io/jobset-name"] == name:
+                timer = threading.Timer(self.delete_seconds, self.record, ("pods", "DELETED", pod))
+                timer.daemon = True
+                timer.start()
+        return {"kind": "Status", "status": "Success"}
 
     def _list(self, kind: str, query: dict[str, str], namespace: str = NAMESPACE) -> dict[str, Any]:
         here = [one for one in self.objects[kind].values() if one["metadata"].get("namespace", NAMESPACE) == namespace]

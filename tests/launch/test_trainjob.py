@@ -237,14 +237,43 @@ def test_another_specification_under_the_same_name_is_refused_with_the_field(lau
     assert launch.end() is True
 
 
-def test_a_failed_job_is_deleted_waited_for_and_made_anew(launch: Launch, kube: Kube) -> None:
+def test_a_failed_job_is_deleted_its_pods_waited_for_and_it_is_made_anew(launch: Launch, kube: Kube) -> None:
     kube.answer("POST", f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs", {}, launch.manifest())
     uid = kube.job()["metadata"]["uid"]
+    kube.pod()  # ends after the job, as its grace allows
+    kube.end_pod(kube.pod(index=1), "Failed")
     kube.condition("Failed", "JobsFailed")
     kube.delete_seconds = 0.3
+    running: list[str] = []
+    kube.on_create = lambda job: running.extend(p["status"]["phase"] for p in kube.objects["pods"].values())
     launch.start()
     until(lambda: created(kube) and kube.job()["metadata"]["uid"] != uid)
-    kube.delete_seconds = 0.0
+    assert "Running" not in running
+    assert "waiting until the pods of the old one have ended" in told(launch.place)
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+def test_a_pod_of_an_old_job_that_never_ends_is_named(launch: Launch, kube: Kube) -> None:
+    kube.answer("POST", f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs", {}, launch.manifest())
+    pod = kube.pod()
+    kube.condition("Failed", "JobsFailed")
+    kube.delete_seconds = 3600
+    launch.speed = 1000
+    assert f"pod {pod} is being deleted since 600 s: look at its finalizers and at its node" in str(
+        launch.start().end()
+    )
+
+
+def test_a_job_that_somebody_is_deleting_is_waited_for(launch: Launch, kube: Kube) -> None:
+    path = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
+    old = kube.answer("POST", path, {}, launch.manifest())
+    name = old["metadata"]["name"]
+    kube.answer("DELETE", f"{path}/{name}", {}, {"propagationPolicy": "Foreground"})
+    launch.start()
+    until(lambda: "waiting until the old one is deleted" in told(launch.place))
+    kube.record("trainjobs", "DELETED", kube.job())
+    until(lambda: created(kube) and kube.job()["metadata"]["uid"] != old["metadata"]["uid"])
     launch.complete(kube)
     assert launch.end() is True
 
