@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from sida.numerics.frechet import frechet_distance
 from tests.golden import FAMILIES
 from tests.golden.__main__ import all_cases, main, run_case
 from tests.golden.compare import Case, Checks, Folder
@@ -56,6 +58,54 @@ def test_the_checker_refuses_a_changed_number(folder: Path, capsys: pytest.Captu
     output = capsys.readouterr().out
     assert output.count("FAIL") == 2  # the distance itself, and the one computed from features
     assert "FAIL  metrics/frechet/regular_40d" in output
+
+
+@pytest.fixture
+def trajectory(tmp_path: Path) -> Path:
+    """A short training alone."""
+    for name in ("traj_edm_sid.safetensors", "traj_edm_sid.json"):
+        shutil.copy(DATA / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("weights", "step", "agree"),
+    [
+        (1, 4e-4, True),  # Adam's step the other way round: another CPU's rounding
+        (5, 4e-4, False),
+        (216, 8e-7, False),  # 0.4% of a step
+    ],
+)
+def test_the_checker_compares_what_training_moved(trajectory: Path, weights: int, step: float, agree: bool) -> None:
+    tensors = load_file(trajectory / "traj_edm_sid.safetensors")
+    changed = max((t for name, t in tensors.items() if "it0/after/psi/" in name), key=Tensor.numel).view(-1)
+    assert len(changed) == 216
+    changed[:weights] += step
+    save_file(tensors, trajectory / "traj_edm_sid.safetensors")
+    assert main([str(trajectory)]) == (0 if agree else 1)
+
+
+def test_the_checker_takes_a_half_life_that_is_not_whole(trajectory: Path) -> None:
+    meta = json.loads((trajectory / "traj_edm_sid.json").read_text())
+    meta["ema_halflife_images"] += 1e-12
+    (trajectory / "traj_edm_sid.json").write_text(json.dumps(meta))
+    assert main([str(trajectory)]) == 0
+
+
+def test_the_checker_takes_features_of_another_width_than_other_cases(folder: Path) -> None:
+    tensors = load_file(folder / "metrics.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("stats/")}
+    scores = json.loads((folder / "metrics.json").read_text())
+    for number, side in enumerate("xy", 1):
+        narrow = tensors[f"fd/features/{side}"][:, :24].contiguous()
+        kept |= {f"fd/features/{side}": narrow, f"fd/narrow/mu{number}": narrow.double().mean(0)}
+        kept[f"fd/narrow/sigma{number}"] = narrow.double().T.cov(correction=0)
+    scores["frechet"]["narrow"] = frechet_distance(
+        *(kept[f"fd/narrow/{n}"] for n in ("mu1", "sigma1", "mu2", "sigma2"))
+    )
+    save_file(kept, folder / "metrics.safetensors")
+    (folder / "metrics.json").write_text(json.dumps(scores))
+    assert main([str(folder)]) == 0
 
 
 def test_the_checker_refuses_a_tensor_that_it_did_not_look_at(folder: Path, capsys: pytest.CaptureFixture) -> None:
