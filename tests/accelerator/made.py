@@ -1,7 +1,8 @@
-"""Distillations of narrow networks on any device."""
+"""Distillations of narrow networks on any device, and draws and data for those of full size, which hold no numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from sida.data.digits import load_digits_images
 from sida.data.order import ShuffledOrder
 from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
+from sida.recipe import Network
 from sida.training.iteration import Distillation, Networks
 from sida.training.processes import Processes
+from tests.accelerator.device import device as accelerator
 from tests.training import tiny
 
 _SMALL = {"resolution": 8, "channels": 1, "label_dim": 10, "channel_mult": (1, 2), "num_blocks": 1}
@@ -51,3 +54,34 @@ def distillation(network: str, device: torch.device, micro_batch: int = 4, **cha
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     networks = Networks.start(teacher.to(device))
     return Distillation(networks, chosen, Draws(0), Digits(device), Processes(0, 1, device), micro_batch)
+
+
+class EmptyDraws:
+    """Draws of the right shape and no content."""
+
+    def uniform(
+        self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        return torch.empty(len(indices), *shape, dtype=dtype, device=indices.device)
+
+    normal = uniform
+
+    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
+        return torch.empty(len(indices), *shape, dtype=torch.bool, device=indices.device)
+
+
+class EmptyData:
+    """Batches of the right shape and no content."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        network, count = self.network, len(positions)
+        images = torch.empty(count, network.channels, network.resolution, network.resolution, device=accelerator())
+        return images, torch.empty(count, network.label_dim, device=accelerator())
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What CUDA takes; torch's choice for a device that it does not know writes the matrix of scores."""
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]

@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sida import recipe
-from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
 from sida.numerics.networks.layers import Dropout
 from sida.training.dropout import key_dropout
 from tests.accelerator.device import device, moved, shapes
-
-
-class Traffic(TorchDispatchMode):
-    """Kernels that are launched while it is on, and the bytes of all tensors that they read and write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: list[str] = []
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if not func.is_view and func.namespace != "prim":
-            self.kernels.append(func._schema.name)
-            tensors = [t for t in (*args, *(made if isinstance(made, tuple) else (made,))) if isinstance(t, Tensor)]
-            assert all(t.device == device() for t in tensors)
-            self.bytes += sum(t.numel() * t.element_size() for t in tensors)
-        return made
-
-
-class CountedDraws(Draws):
-    """Draws that say what their masks cost."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.masks: list[tuple[int, Traffic]] = []
-
-    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
-        with Traffic() as traffic:
-            made = super().keep(purpose, indices, shape, p)
-        self.masks.append((made.numel(), traffic))
-        return made
+from tests.accelerator.traffic import CountedDraws
 
 
 @pytest.mark.parametrize("name", ["cifar10-uncond", "ffhq-64", "imagenet-64", "imagenet-512-edm2-m"])

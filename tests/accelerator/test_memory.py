@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
-import torch
-from torch import Tensor
 
 from scripts import benchmarks
 from sida import planning, recipe
 from sida.numerics.networks import layers
 from sida.numerics.networks.build import build_network
 from sida.planning import Machines, plan
-from sida.recipe import Network
 from sida.training.cost import iteration_cost
 from sida.training.iteration import Distillation, Networks
 from sida.training.memory import Held, accumulate
 from sida.training.processes import Processes
 from tests.accelerator.device import device, moved, shapes
+from tests.accelerator.made import EmptyData, EmptyDraws, fused
 
 QUICK = ("cifar10-uncond", "imagenet-512-edm2-xs")
 ROWS = [row.name for row in benchmarks.rows() if benchmarks.kind(row) == row.name]
-
-
-class EmptyDraws:
-    def uniform(
-        self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        return torch.empty(len(indices), *shape, dtype=dtype, device=indices.device)
-
-    normal = uniform
-
-    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
-        return torch.empty(len(indices), *shape, dtype=torch.bool, device=indices.device)
-
-
-class EmptyData:
-    def __init__(self, network: Network) -> None:
-        self.network = network
-
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        network, count = self.network, len(positions)
-        images = torch.empty(count, network.channels, network.resolution, network.resolution, device=device())
-        return images, torch.empty(count, network.label_dim, device=device())
-
-
-def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What CUDA takes; torch's choice for a device that it does not know writes the matrix of scores."""
-    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
 
 
 def most_held(loaded: recipe.Recipe, micro: int) -> int:
