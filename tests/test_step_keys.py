@@ -1,0 +1,148 @@
+"""What decides each step's key, frozen for every shipped recipe: a key that moves makes everybody's results anew.
+
+After a change that is meant to move keys (say so in the changelog) run ``python -m tests.test_step_keys``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from sida import recipe
+from sida.data.prepare import prepare_data
+from sida.recipe import Recipe
+from sida.report.compare import compare
+from sida.scoring.reference import reference_statistics
+from sida.scoring.score import score, score_teacher
+from sida.steps import key_of
+from sida.teachers.fetch import fetch_generator, fetch_teacher
+from sida.training.distill import distill
+from sida.training.teacher import teach
+
+RECORD = Path(__file__).with_name("step_keys.json")
+
+
+class Manifest(SimpleNamespace):
+    """An input of which a key needs the digest, and a step some names."""
+
+    def __init__(self, name: str, recipe: Recipe) -> None:
+        evaluation = recipe.evaluation
+        result = SimpleNamespace(
+            metric=evaluation.metric,
+            features=evaluation.detector.features,
+            detector_sha256=evaluation.detector.sha256,
+            weights=None,
+            method=recipe.method.title,
+            rows=(),
+        )
+        super().__init__(digest=hashlib.sha256(name.encode()).hexdigest(), result=result, rows=())
+
+
+class Known(Exception):
+    """The key of a step that was about to run."""
+
+
+@contextmanager
+def foreign(recipe: Recipe) -> Iterator[None]:
+    """Files and manifests by name: what is in them is known by its digest."""
+
+    def digest(address: Any, what: str, sha256: str | None, **_: Any) -> str:
+        return sha256 or hashlib.sha256(f"{what} {address}".encode()).hexdigest()
+
+    def file(address: Any, what: str, sha256: str | None, **named: Any) -> tuple[Path, str]:
+        return Path(what), digest(address, what, sha256)
+
+    def read(address: str, kind: str) -> Manifest:
+        return Manifest(address, recipe)
+
+    def carried(manifest: Manifest, name: str) -> Manifest:
+        return Manifest(name, recipe)
+
+    def detector(wanted: Any) -> tuple[Path, str]:
+        return Path("detector"), digest(wanted.address, "detector", wanted.sha256)
+
+    stand_ins: dict[str, Callable[..., Any]] = {
+        "sida.data.identity.identify": lambda dataset: {"address": str(dataset.address)},
+        "sida.teachers.fetch.digest_of_file": digest,
+        "sida.foreign.fetch.fetch_file": file,
+        "sida.scoring.reference.fetch_file": file,
+        "sida.scoring.reference.detector_file": detector,
+        "sida.scoring.reference.read_manifest": read,
+        "sida.scoring.score.read_manifest": read,
+        "sida.scoring.score.carried": carried,
+        "sida.scoring.score.check_reference": lambda recipe, manifest: None,
+        "sida.training.distill.read_manifest": read,
+        "sida.training.distill.carried": carried,
+        "sida.training.teacher.read_manifest": read,
+        "sida.report.compare.read": read,
+        "sida.report.compare.carried": carried,
+        "sida.report.compare.previous": lambda *_: None,
+    }
+    with ExitStack() as stack:
+        for name, stand_in in stand_ins.items():
+            stack.enter_context(patch(name, stand_in))
+        yield
+
+
+def key(function: Any, recipe: Recipe, **inputs: str) -> str:
+    """The step's key for this recipe and inputs of these names."""
+
+    def context_of(*, parameters: Any, inputs: Any, repeat: str = "", **_: Any) -> Any:
+        raise Known(key_of(function.step, parameters, inputs, repeat))
+
+    try:
+        function.__wrapped__(context_of, recipe=recipe, **inputs)
+    except Known as known:
+        return str(known)
+    raise AssertionError(f"{function.step.name} has no key")
+
+
+def keys(loaded: Recipe) -> dict[str, str]:
+    """Of every step that a run of the recipe may take."""
+    with foreign(loaded):
+        found = {
+            "prepare_data": key(prepare_data, loaded),
+            "reference_statistics": key(reference_statistics, loaded, dataset="dataset"),
+            "score_teacher": key(score_teacher, loaded, teacher="teacher", reference="reference"),
+            "distill": key(distill, loaded, teacher_scores="scores"),
+            "score": key(score, loaded, generator="generator", reference="reference"),
+            "compare": key(compare, loaded, teacher_scores="teacher_scores", scores="scores"),
+        }
+        if loaded.teacher.address is not None:
+            found["fetch_teacher"] = key(fetch_teacher, loaded)
+        if loaded.generator is not None:
+            found["fetch_generator"] = key(fetch_generator, loaded)
+        if loaded.teacher.train is not None:
+            found["teach"] = key(teach, loaded, dataset="dataset")
+    return found
+
+
+def current() -> dict[str, dict[str, str]]:
+    return {name: {step: made[:16] for step, made in keys(recipe.load(name)).items()} for name in recipe.names()}
+
+
+def test_no_key_of_a_shipped_recipe_has_moved() -> None:
+    recorded, now = json.loads(RECORD.read_text()), current()
+    moved = {
+        name: [step for step, made in steps.items() if now.get(name, {}).get(step) != made]
+        for name, steps in recorded.items()
+    }
+    assert not {name: steps for name, steps in moved.items() if steps}
+    assert set(now) == set(recorded), "a new recipe: run `python -m tests.test_step_keys`"
+
+
+def test_a_key_moves_with_what_decides_the_result() -> None:
+    loaded = recipe.load("digits")
+    method = loaded.method.model_copy(update={"alpha": 1.1})
+    changed = keys(loaded.model_copy(update={"method": method}))
+    assert {step for step, made in keys(loaded).items() if changed[step] != made} == {"distill"}
+
+
+if __name__ == "__main__":
+    RECORD.write_text(json.dumps(current(), indent=1) + "\n")
