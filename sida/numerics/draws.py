@@ -17,7 +17,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from sida.numerics.philox import MASKS, philox_masks, philox_words
+from sida.numerics.philox import MASKS, philox_masks, words
 
 
 class DrawSource(Protocol):
@@ -53,7 +53,7 @@ class Draws:
     def words(self, purpose: str, indices: Tensor, count: int) -> Tensor:
         """[N] -> [N, count] int64, each holding 32 uniform random bits."""
         blocks = self._counted((count + 3) // 4, indices.device)
-        four = philox_words(indices, blocks, *self._key(purpose))
+        four = words(indices, blocks, self._key(purpose))
         return torch.stack(four, dim=-1).flatten(1)[:, :count]
 
     def uniform(

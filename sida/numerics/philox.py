@@ -40,6 +40,13 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
+def words(indices: Tensor, blocks: Tensor, key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """The four words of each block: int64 [N] and [B] -> four times int64 [N, B]."""
+    if torch.compiler.is_compiling():  # an exported program has torch's operators alone
+        return _block(indices, blocks, key)
+    return philox_words(indices, blocks, *key)
+
+
 def _block(indices: Tensor, blocks: Tensor, key: tuple[int, int]) -> tuple[Tensor, ...]:
     return philox((indices[:, None] & _MASK, indices[:, None] >> 32, blocks, torch.zeros_like(blocks)), key)
 
@@ -50,7 +57,7 @@ def _block(indices: Tensor, blocks: Tensor, key: tuple[int, int]) -> tuple[Tenso
     schema="(Tensor indices, Tensor blocks, int key0, int key1) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def philox_words(indices: Tensor, blocks: Tensor, key0: int, key1: int) -> tuple[Tensor, ...]:
-    """The four words of each block: int64 [N] and [B] -> four times int64 [N, B]."""
+    """``words`` as one operator."""
     return _block(indices, blocks, (key0, key1))
 
 
@@ -75,12 +82,12 @@ def philox_masks(indices: Tensor, groups: Tensor, key0: int, key1: int, least: i
 
 @philox_words.register_fake
 def _words_shape(indices: Tensor, blocks: Tensor, key0: int, key1: int) -> tuple[Tensor, ...]:
-    return tuple(blocks.new_empty(len(indices), len(blocks)) for _ in range(4))
+    return tuple(blocks.new_empty(indices.shape[0], blocks.shape[0]) for _ in range(4))
 
 
 @philox_masks.register_fake
 def _masks_shape(indices: Tensor, groups: Tensor, key0: int, key1: int, least: int) -> Tensor:
-    return groups.new_empty(len(indices), len(groups))
+    return groups.new_empty(indices.shape[0], groups.shape[0])
 
 
 SOURCE = """
