@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.kubectl import Object, apply, kubectl
+from sida.launch.pod_state import waiting_of
+from sida.launch.words import waiting_in_words
+from tests.cluster.kubectl import Object, apply, get, kubectl
 from tests.conftest import ROOT
 
 OVERLAYS = ROOT / "manifests" / "overlays"
@@ -109,11 +111,18 @@ def install(images: Images) -> tuple[str, str]:
     apply([secret(STORE_SECRET, pipelines(), keys)])
     apply(items)
     for what in ("statefulset/seaweedfs", "deployment/mlflow"):
-        kubectl(
-            *("-n", NAMESPACE, "rollout", "status", what, f"--timeout={ROLL_OUT_SECONDS}s"),
-            seconds=ROLL_OUT_SECONDS + 30,
-        )
+        _rolled_out(what)
     return keys
+
+
+def _rolled_out(what: str) -> None:
+    """Wait for it; the test fails with what its pods wait for."""
+    command = ("-n", NAMESPACE, "rollout", "status", what, f"--timeout={ROLL_OUT_SECONDS}s")
+    try:
+        kubectl(*command, seconds=ROLL_OUT_SECONDS + 30)
+    except AssertionError as error:
+        waits = [found for pod in get("pods", namespace=NAMESPACE) if (found := waiting_of(pod)) is not None]
+        raise AssertionError(f"{error}: {'; '.join(map(waiting_in_words, waits))}") from None
 
 
 def remove() -> None:
