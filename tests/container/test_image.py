@@ -168,10 +168,10 @@ def test_a_step_started_as_kfp_starts_it_writes_its_artifact(image: Image, store
     assert written["metadata"]["address"].startswith(store["SIDA_STORE"])
 
 
-def test_a_store_that_is_not_there_is_named_in_the_last_line_with_status_2(image: Image, store: dict[str, str]) -> None:
-    nowhere = store | {"SIDA_S3_ENDPOINT": "http://127.0.0.1:9"}
+def test_a_store_that_stays_away_is_named_in_the_last_line_with_status_75(image: Image, store: dict[str, str]) -> None:
+    nowhere = store | {"SIDA_S3_ENDPOINT": "http://127.0.0.1:9", "SIDA_PATIENCE": "2"}
     done = image.run("python", "-m", "components", "prepare_data", "--recipe", "digits", env=nowhere)
-    assert done.returncode == 2
+    assert done.returncode == 75
     assert "error: cannot reach http://127.0.0.1:9" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
