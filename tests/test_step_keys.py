@@ -28,20 +28,9 @@ from sida.training.teacher import teach
 RECORD = Path(__file__).with_name("step_keys.json")
 
 
-class Manifest(SimpleNamespace):
-    """An input of which a key needs the digest, and a step some names."""
-
-    def __init__(self, name: str, recipe: Recipe) -> None:
-        evaluation = recipe.evaluation
-        result = SimpleNamespace(
-            metric=evaluation.metric,
-            features=evaluation.detector.features,
-            detector_sha256=evaluation.detector.sha256,
-            weights=None,
-            method=recipe.method.title,
-            rows=(),
-        )
-        super().__init__(digest=hashlib.sha256(name.encode()).hexdigest(), result=result, rows=())
+def manifest(name: str) -> SimpleNamespace:
+    """An input, of which a key needs the digest alone."""
+    return SimpleNamespace(digest=hashlib.sha256(name.encode()).hexdigest(), result=None, rows=())
 
 
 class Known(Exception):
@@ -49,7 +38,7 @@ class Known(Exception):
 
 
 @contextmanager
-def foreign(recipe: Recipe) -> Iterator[None]:
+def foreign() -> Iterator[None]:
     """Files and manifests by name: what is in them is known by its digest."""
 
     def digest(address: Any, what: str, sha256: str | None, **_: Any) -> str:
@@ -58,11 +47,11 @@ def foreign(recipe: Recipe) -> Iterator[None]:
     def file(address: Any, what: str, sha256: str | None, **named: Any) -> tuple[Path, str]:
         return Path(what), digest(address, what, sha256)
 
-    def read(address: str, kind: str) -> Manifest:
-        return Manifest(address, recipe)
+    def read(address: str, kind: str) -> SimpleNamespace:
+        return manifest(address)
 
-    def carried(manifest: Manifest, name: str) -> Manifest:
-        return Manifest(name, recipe)
+    def carried(maker: SimpleNamespace, name: str) -> SimpleNamespace:
+        return manifest(name)
 
     def detector(wanted: Any) -> tuple[Path, str]:
         return Path("detector"), digest(wanted.address, "detector", wanted.sha256)
@@ -105,7 +94,7 @@ def key(function: Any, recipe: Recipe, **inputs: str) -> str:
 
 def keys(loaded: Recipe) -> dict[str, str]:
     """Of every step that a run of the recipe may take."""
-    with foreign(loaded):
+    with foreign():
         found = {
             "prepare_data": key(prepare_data, loaded),
             "reference_statistics": key(reference_statistics, loaded, dataset="dataset"),

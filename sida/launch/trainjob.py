@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +131,13 @@ class _Run:
         """The job that is there, if it is to be followed; None when its name is free, or soon will be."""
         metadata = there["metadata"]
         if metadata.get("deletionTimestamp"):
-            self._wait_until_gone("the old one is deleted", partial(self._still_there, metadata["uid"]))
+            self._wait_until_deleted(metadata["uid"])
             return None
         end = ended(there)
         if end is not None and not (end[0] == "Complete" and self.what.finished()):
             self._note(f"an earlier attempt ended ({end[0]}): making it anew")
             self.cluster.delete(self.name, metadata["uid"])
-            self._wait_until_gone("the old one is deleted", partial(self._still_there, metadata["uid"]))
+            self._wait_until_deleted(metadata["uid"])
             return None
         theirs = (metadata.get("annotations") or {}).get(manifests.SPEC)
         wanted = self.what.manifest["metadata"]["annotations"][manifests.SPEC]
@@ -159,9 +158,12 @@ class _Run:
         self._note("adopted: it was there already")
         return there
 
-    def _still_there(self, uid: str) -> list[str]:
-        there = self.cluster.get(self.name)
-        return [self.shown] if there is not None and there["metadata"]["uid"] == uid else []
+    def _wait_until_deleted(self, uid: str) -> None:
+        def left() -> list[str]:
+            there = self.cluster.get(self.name)
+            return [self.shown] if there is not None and there["metadata"]["uid"] == uid else []
+
+        self._wait_until_gone("the old one is deleted", left)
 
     def _old_pods(self) -> list[str]:
         """Pods of a job of this name that have not ended: a new one's would find them under its own nodes' names."""
