@@ -69,8 +69,8 @@ class IterationCost:
         return (self.A.flops + self.B.flops) / self.forward_flops
 
 
-class MetaDraws:
-    """Draws of the right shape and no content; ``masks`` counts the elements of masks."""
+class EmptyDraws:
+    """Draws of the right shape and no content, where the indices are; ``masks`` counts the elements of masks."""
 
     def __init__(self) -> None:
         self.masks = 0
@@ -78,12 +78,12 @@ class MetaDraws:
     def uniform(
         self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        return torch.empty(len(indices), *shape, dtype=dtype, device=META)
+        return torch.empty(len(indices), *shape, dtype=dtype, device=indices.device)
 
     normal = uniform
 
     def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
-        made = torch.empty(len(indices), *shape, dtype=torch.bool, device=META)
+        made = torch.empty(len(indices), *shape, dtype=torch.bool, device=indices.device)
         self.masks += made.numel()
         return made
 
@@ -137,7 +137,7 @@ def _job(teacher: Denoiser, network: Network, method: Method, execution: Executi
     networks = Networks.start(copy.deepcopy(teacher))
     if execution is not None:
         apply_execution(networks, execution.model_copy(update={"compile": False}))
-    return _Phases(networks, small, MetaDraws(), MetaData(network), Processes(0, 1, META))
+    return _Phases(networks, small, EmptyDraws(), MetaData(network), Processes(0, 1, META))
 
 
 def _held(job: _Phases) -> list[int]:
@@ -148,7 +148,7 @@ def _held(job: _Phases) -> list[int]:
 
 def _work(job: _Phases) -> list[tuple[int, int]]:
     """FLOPs of each phase, and elements of dropout masks."""
-    draws, found = MetaDraws(), []
+    draws, found = EmptyDraws(), []
     job.draws = draws
     for phase in (job.update_fake_score, job.update_generator):
         with META, FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:

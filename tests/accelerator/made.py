@@ -1,8 +1,7 @@
-"""Distillations of narrow networks on any device, and draws and data for those of full size, which hold no numbers."""
+"""Distillations of narrow networks on any device, and data for those of full size, which hold no numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,20 +53,6 @@ def distillation(network: str, device: torch.device, micro_batch: int = 4, **cha
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     networks = Networks.start(teacher.to(device))
     return Distillation(networks, chosen, Draws(0), Digits(device), Processes(0, 1, device), micro_batch)
-
-
-class EmptyDraws:
-    """Draws of the right shape and no content."""
-
-    def uniform(
-        self, purpose: str, indices: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        return torch.empty(len(indices), *shape, dtype=dtype, device=indices.device)
-
-    normal = uniform
-
-    def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
-        return torch.empty(len(indices), *shape, dtype=torch.bool, device=indices.device)
 
 
 class EmptyData:

@@ -9,12 +9,12 @@ from sida import planning, recipe
 from sida.numerics.networks import layers
 from sida.numerics.networks.build import build_network
 from sida.planning import Machines, plan
-from sida.training.cost import iteration_cost
+from sida.training.cost import EmptyDraws, iteration_cost
 from sida.training.iteration import Distillation, Networks
 from sida.training.memory import Held, accumulate
 from sida.training.processes import Processes
 from tests.accelerator.device import device, moved, shapes
-from tests.accelerator.made import EmptyData, EmptyDraws, fused
+from tests.accelerator.made import EmptyData, fused
 
 QUICK = ("cifar10-uncond", "imagenet-512-edm2-xs")
 ROWS = [row.name for row in benchmarks.rows() if benchmarks.kind(row) == row.name]
