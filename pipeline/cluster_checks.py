@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.checks import Check
-from pipeline.dag import STEPS
 from pipeline.profile import has_digest
+from sida.registry import STEPS
 
 if TYPE_CHECKING:
     from pipeline.profile import Profile

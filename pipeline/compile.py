@@ -19,8 +19,9 @@ import yaml
 
 from pipeline import launching
 from pipeline.amounts import amounts
-from pipeline.dag import Plan, build
+from pipeline.dag import build
 from pipeline.guard import refuse_secrets_in
+from pipeline.plan import Plan
 from pipeline.profile import READS, Profile, StepNeeds, check_image
 from sida import recipe as recipes
 from sida.errors import UserError

@@ -9,9 +9,9 @@ from string import Template
 import shtab
 
 from pipeline.__main__ import parser
-from pipeline.dag import STEPS
 from pipeline.profile import PROFILES
 from sida.recipe import RECIPES
+from sida.registry import STEPS
 
 # What stands for an argument in the help -> how its values are found when the key is pressed.
 VALUES = {"RECIPE": "_sida_recipes_or_file", "PROFILE": "_sida_profiles_or_file", "RUN": "_sida_runs"}

@@ -20,7 +20,8 @@ def main(folder: Path, components: str) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     from kfp import local
 
-    from pipeline.dag import Plan, build
+    from pipeline.dag import build
+    from pipeline.plan import Plan
 
     plan = Plan.from_json((folder / "plan.json").read_text())
     local.init(

@@ -23,10 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.dag import Plan
 from pipeline.display import Display
 from pipeline.following import POLL_SECONDS, Following
 from pipeline.kfp_host import STOP_FILE
+from pipeline.plan import Plan
 from sida.launch.parent import PARENTS
 from sida.launch.processes import LINUX, Process
 from sida.scratch import hold, let_go, remove_abandoned

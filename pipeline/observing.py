@@ -28,7 +28,7 @@ REST_SECONDS = 60.0  # after the store could not be read, before it is tried aga
 def names() -> dict[str, str]:
     """A task's name as KFP has it -> the step that a reader of the recipe knows."""
     from pipeline.compile import EXIT_TASK
-    from pipeline.dag import STEPS
+    from sida.registry import STEPS
 
     return {step.replace("_", "-"): step for step in (*STEPS, EXIT_TASK)}
 

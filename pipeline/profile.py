@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.dag import STEPS
 from pipeline.guard import refuse_secret
 from sida.errors import UserError
 from sida.recipe import Loader
+from sida.registry import STEPS
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
 READS = {  # fields of a recipe that may name files, and the step that reads them; no run reads `released`

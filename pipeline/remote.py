@@ -77,7 +77,7 @@ def _warn_of_tags(profile: Profile, steps: list[str]) -> None:
 def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -> str:
     """The pipeline's parameter ``recipe``; a user's own recipe is put into the profile's store."""
     from pipeline.compile import recipe_parameter
-    from sida.steps import recipe_key
+    from sida.steps.recipes import recipe_key
     from sida.stores import open_store
 
     parameter, content = recipe_parameter(args.recipe, recipe, profile)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from components.interface import parameters_of
 from pipeline import launching
 from pipeline.amounts import amounts
 from pipeline.compile import OnCluster
@@ -18,6 +19,7 @@ from pipeline.profile import Profile, check_image, has_digest
 from sida.errors import NotFound, UserError
 from sida.recipe import Recipe
 from sida.records import StepCall, digest_of_input
+from sida.registry import STEPS
 from sida.stores import read_address
 
 KEPT_SECONDS = 7 * 86400  # a finished Job is kept so long
@@ -28,10 +30,9 @@ NEVER = "0 0 31 2 *"  # CronJobs need a schedule; theirs are suspended, and ther
 
 def arguments(call: StepCall, *, force: bool) -> list[str]:
     """The step's flags as ``--flag=value``. Raises UserError for a record that does not fit the step as it is now."""
-    import importlib
-
-    component = getattr(importlib.import_module(f"components.{call.step}"), call.step)
-    known = component.component_spec.inputs or {}
+    if call.step not in STEPS:
+        raise UserError(f"run {call.run}: this version has no step {call.step!r}: submit again")
+    known = {parameter.name: parameter for parameter in parameters_of(STEPS[call.step])}
     values = [("recipe", call.recipe), ("run_id", call.run)]
     values += [(name.partition(".")[0], read.address) for name, read in sorted(call.inputs.items())]  # scores.00, ...
     values += [(name, text) for name, text in call.parameters.items() if name != "attempt"]
@@ -43,8 +44,8 @@ def arguments(call: StepCall, *, force: bool) -> list[str]:
             raise UserError(
                 f"run {call.run}, {call.step}: the record's {name!r} is no input of this version's step: submit again"
             )
-    for name, flag in known.items():
-        if not flag.optional and name not in given:
+    for name, parameter in known.items():
+        if not parameter.optional and name not in given:
             raise UserError(
                 f"run {call.run}, {call.step}: the record has no {name!r}, which this version needs: submit again"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sida.manifests import Manifest, RunResult, parse_manifest
+from sida.manifests import Manifest, ReportResult, RunResult, of_kind, parse_manifest
 from sida.report.compare import table
 from sida.report.regression import in_words
 from sida.report.report import page_bytes
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Run:
     """A finished run: its manifest, where that lies, and the addresses of what it made."""
 
-    manifest: Manifest
+    manifest: Manifest[RunResult]
     address: str
     generator: str
     grid: str
@@ -29,7 +29,7 @@ class Run:
 
     def as_text(self, outcome: Outcome) -> str:
         """Table, verdict, addresses."""
-        result = _run_result(self.manifest)
+        result = self.manifest.result
         reused = [event["step"] for event in outcome.steps if event["state"] == "reused"]
         lines = ["", *aligned(table(self.manifest)), "", result.verdict, ""]
         if result.regression is not None:
@@ -41,7 +41,7 @@ class Run:
 
     def as_json(self, recipe: str, outcome: Outcome) -> dict[str, Any]:
         """What ``run --json`` prints; names and meanings stay as they are."""
-        result = _run_result(self.manifest)
+        result = self.manifest.result
         return {
             "recipe": recipe,
             "seconds": outcome.seconds,
@@ -70,18 +70,13 @@ class Run:
 def read(outcome: Outcome) -> Run:
     """The run that ``compare`` described; leaves ``report.html`` in the run's folder."""
     address = outcome.manifest("compare")
-    manifest = parse_manifest(read_address(address), address)
-    result, store = _run_result(manifest), open_store(manifest.about.store)
+    manifest = of_kind(parse_manifest(read_address(address), address), RunResult, address)
+    result, store = manifest.result, open_store(manifest.about.store)
     generator, grid = store.address_of(result.generator.key), store.address_of(result.grid.key)
     report = outcome.folder / "report.html"
     page = parse_manifest(read_address(outcome.manifest("report")), "report")
-    report.write_bytes(page_bytes(store, page))
+    report.write_bytes(page_bytes(store, of_kind(page, ReportResult, "report")))
     return Run(manifest, address, generator, grid, _file_address(report))
-
-
-def _run_result(manifest: Manifest) -> RunResult:
-    assert isinstance(manifest.result, RunResult)
-    return manifest.result
 
 
 def _file_address(path: Path) -> str:

@@ -56,10 +56,10 @@ def _seconds(text: str) -> float:
 def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recipe, Outcome]:
     """Check everything that can be checked, then run. Raises SidaError before anything is written."""
     from pipeline import local
-    from pipeline.dag import Plan
     from pipeline.display import open_display
+    from pipeline.plan import Plan
     from sida import recipe
-    from sida.steps import recipe_address
+    from sida.steps.recipes import recipe_address
     from sida.stores import open_store
 
     loaded = recipe.load(args.recipe)

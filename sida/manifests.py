@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     model_serializer,
 )
+from typing_extensions import TypeVar
 
 from sida.errors import Corrupt, UserError
 from sida.stores.base import ObjectRef
@@ -311,11 +312,15 @@ Result = Annotated[
 ]
 
 
-class Manifest(Part):
+R = TypeVar("R", bound=Part)
+R_co = TypeVar("R_co", bound=Part, covariant=True, default=Result)
+
+
+class Manifest(Part, Generic[R_co]):
     """Result and about, under a schema version."""
 
     schema_version: int = SCHEMA_VERSION
-    result: Result
+    result: R_co
     about: About
     checksum: str = ""  # of all above, so that a damaged file is noticed by whoever reads it
 
@@ -388,12 +393,23 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     return manifest
 
 
-def read_manifest(path: str | Path, kind: str) -> Manifest:
-    """The manifest in a local file, checked to be of the kind a step expects."""
+def read_manifest(path: str | Path, kind: type[R]) -> Manifest[R]:
+    """The manifest in a local file. Raises UserError when it is not of the kind a step expects."""
     try:
         manifest = parse_manifest(Path(path).read_bytes(), str(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such manifest") from error
-    if manifest.result.kind != kind:
-        raise UserError(f"{path}: is a {manifest.result.kind} manifest, this input takes a {kind} manifest")
-    return manifest
+    return of_kind(manifest, kind, str(path))
+
+
+def of_kind(manifest: Manifest[Part], kind: type[R], where: str) -> Manifest[R]:
+    """The manifest itself, known to hold such a result. Raises UserError for another one."""
+    if not isinstance(manifest.result, kind):
+        found = kind_of(type(manifest.result))
+        raise UserError(f"{where}: is a {found} manifest, this input takes a {kind_of(kind)} manifest")
+    return cast(Manifest[R], manifest)
+
+
+def kind_of(result: type[Part]) -> str:
+    """The word for a type of result: teacher, generator, dataset, ..."""
+    return str(result.model_fields["kind"].default)

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
-from sida import patience, progress, recipe, records, steps
+from sida import patience, progress, recipe, records
 from sida.errors import Fenced, Unavailable, UserError
 from sida.lease import acquire
 from sida.manifests import TeacherResult
+from sida.recipe import Recipe
 from sida.settings import settings
+from sida.steps import StepRun, step
+from sida.steps.execute import execute
 from sida.stores import ObjectStore, open_store
 from tests.conftest import ROOT
 from tests.stores.outage import Way, hasten, way_to
@@ -30,15 +33,13 @@ BACK = r"the store at \S+ is back after \d+ s"
 during: list[Callable[[], object]] = []
 
 
-@steps.step("toy_outage", version=1, sources=("sida/errors.py",))
-def toy(context_of: Any, *, recipe: Any) -> Any:
-    def produce(context: steps.Context) -> TeacherResult:
-        ref = context.put(b"weights", "toy.safetensors")
-        for act in during:
-            act()
-        return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
-
-    return context_of(parameters={}, inputs={}, produce=produce)
+@step(version=1, sources=("sida/errors.py",))
+def toy(run: StepRun, recipe: Recipe) -> TeacherResult:
+    run.claim({})
+    ref = run.put(b"weights", "toy.safetensors")
+    for act in during:
+        act()
+    return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
 
 
 @pytest.fixture
@@ -73,11 +74,11 @@ def test_a_step_publishes_when_the_store_is_back(
     way: Way, place: Path, direct: ObjectStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     during.append(lambda: way.shut_for(2.5))
-    made = steps.execute(toy, Output(place), run_id="run-1", recipe=RECIPE)
-    assert records.calls(direct, "run-1")["toy_outage"].state == "ran"
+    made = execute(toy, Output(place), run_id="run-1", recipe=RECIPE)
+    assert records.calls(direct, "run-1")["toy"].state == "ran"
     said = capsys.readouterr().err.splitlines()
-    assert sum(bool(re.fullmatch(f"toy_outage: {AWAY}", line)) for line in said) == 1
-    assert sum(bool(re.fullmatch(f"toy_outage: {BACK}", line)) for line in said) == 1
+    assert sum(bool(re.fullmatch(f"toy: {AWAY}", line)) for line in said) == 1
+    assert sum(bool(re.fullmatch(f"toy: {BACK}", line)) for line in said) == 1
     during.clear()
     assert toy(recipe=RECIPE).address == made.address
 
@@ -90,7 +91,7 @@ def test_a_step_that_was_taken_over_while_the_store_was_away_publishes_nothing(
 
     def taken_over() -> None:
         way.shut()
-        (key,) = {key.rpartition("/")[0] for key in direct.list("leases/steps/toy_outage/")}
+        (key,) = {key.rpartition("/")[0] for key in direct.list("leases/steps/toy/")}
         with monkeypatch.context() as patch:
             patch.setattr(patience, "settled_for", lambda: float("inf"))
             patch.setattr("sida.lease.CLOCK_SLACK_SECONDS", 0.1)
@@ -100,7 +101,7 @@ def test_a_step_that_was_taken_over_while_the_store_was_away_publishes_nothing(
     during.append(taken_over)
     with pytest.raises(Fenced):
         toy(recipe=RECIPE)
-    assert not direct.list("steps/toy_outage/")
+    assert not direct.list("steps/toy/")
     taken[0].release()
 
 
@@ -110,7 +111,7 @@ def test_a_step_that_waited_in_vain_ends_with_a_status_of_its_own_and_its_own_er
     monkeypatch.setenv("SIDA_PATIENCE", "1")
     during.append(way.shut)
     with pytest.raises(SystemExit) as caught:
-        steps.execute(toy, Output(place), run_id="run-1", recipe=RECIPE)
+        execute(toy, Output(place), run_id="run-1", recipe=RECIPE)
     assert caught.value.code == 75
     assert isinstance(caught.value.__cause__, Unavailable)
     said = capsys.readouterr().err

@@ -7,35 +7,32 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sida import lease as leases
 from sida.manifests import TeacherResult
+from sida.recipe import Recipe
 from sida.settings import settings
-from sida.steps import STEPS, Context, Published, step
+from sida.steps import StepRun, step
 from sida.stores import open_store
 from tests.racing import racers
 
 FOLDER_OF_MARKS = "SIDA_TEST_MARKS"
 
 
-@step("raced", version=1, sources=("sida/errors.py",))
-def raced(context_of: Any, *, recipe: str, attempt: str = "") -> Published:
-    """Leaves a mark whenever it is really made."""
-
-    def produce(context: Context) -> TeacherResult:
-        marks = Path(os.environ[FOLDER_OF_MARKS])
-        (marks / f"{os.getpid()}").touch()
-        weights = context.put(b"weights", "w.safetensors")
-        if (marks / "die").exists():
-            (marks / "die").unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.2)
-        return TeacherResult(network={}, weights=weights, source_sha256="0" * 64, licence="none")
-
-    return context_of(parameters={}, inputs={}, produce=produce, attempt=attempt)
+@step(version=1, sources=("sida/errors.py",))
+def raced(run: StepRun, recipe: Recipe) -> TeacherResult:
+    """Leave a mark whenever it is really made."""
+    run.claim({})
+    marks = Path(os.environ[FOLDER_OF_MARKS])
+    (marks / f"{os.getpid()}").touch()
+    weights = run.put(b"weights", "w.safetensors")
+    if (marks / "die").exists():
+        (marks / "die").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return TeacherResult(network={}, weights=weights, source_sha256="0" * 64, licence="none")
 
 
 def _run(attempt: str = "") -> tuple[str, str]:
@@ -61,8 +58,7 @@ def marks(request: pytest.FixtureRequest, place: Path, monkeypatch: pytest.Monke
     folder = place / "marks"
     folder.mkdir()
     monkeypatch.setenv(FOLDER_OF_MARKS, str(folder))
-    yield folder  # type: ignore[misc]
-    STEPS.pop("raced", None)
+    return folder
 
 
 def test_of_32_processes_one_makes_the_result_and_all_see_it(marks: Path) -> None:

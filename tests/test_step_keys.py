@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from sida import recipe
 from sida.data.prepare import prepare_data
+from sida.manifests import Manifest, Part
 from sida.recipe import Recipe
 from sida.report.compare import compare
 from sida.scoring.reference import reference_statistics
 from sida.scoring.score import score, score_teacher
-from sida.steps import key_of
+from sida.steps import Step, StepRun
+from sida.steps.attempts import key_of
 from sida.teachers.fetch import fetch_generator, fetch_teacher
 from sida.training.distill import distill
 from sida.training.teacher import teach
@@ -28,9 +29,20 @@ from sida.training.teacher import teach
 RECORD = Path(__file__).with_name("step_keys.json")
 
 
-def manifest(name: str) -> SimpleNamespace:
+def manifest(name: str, kind: type[Part] = Part) -> Manifest[Any]:
     """An input, of which a key needs the digest alone."""
-    return SimpleNamespace(digest=hashlib.sha256(name.encode()).hexdigest(), result=None, rows=())
+    result = kind.model_construct(rows=())
+    return Named.model_construct(result=result, digest_of_name=hashlib.sha256(name.encode()).hexdigest())
+
+
+class Named(Manifest[Any]):
+    """A manifest whose digest is that of a name."""
+
+    digest_of_name: str
+
+    @property
+    def digest(self) -> str:
+        return self.digest_of_name
 
 
 class Known(Exception):
@@ -47,11 +59,8 @@ def foreign() -> Iterator[None]:
     def file(address: Any, what: str, sha256: str | None, **named: Any) -> tuple[Path, str]:
         return Path(what), digest(address, what, sha256)
 
-    def read(address: str, kind: str) -> SimpleNamespace:
-        return manifest(address)
-
-    def carried(maker: SimpleNamespace, name: str) -> SimpleNamespace:
-        return manifest(name)
+    def carried(maker: Manifest[Any], name: str, kind: type[Part]) -> Manifest[Any]:
+        return manifest(name, kind)
 
     def detector(wanted: Any) -> tuple[Path, str]:
         return Path("detector"), digest(wanted.address, "detector", wanted.sha256)
@@ -62,14 +71,9 @@ def foreign() -> Iterator[None]:
         "sida.foreign.fetch.fetch_file": file,
         "sida.scoring.reference.fetch_file": file,
         "sida.scoring.reference.detector_file": detector,
-        "sida.scoring.reference.read_manifest": read,
-        "sida.scoring.score.read_manifest": read,
         "sida.scoring.score.carried": carried,
         "sida.scoring.score.check_reference": lambda recipe, manifest: None,
-        "sida.training.distill.read_manifest": read,
         "sida.training.distill.carried": carried,
-        "sida.training.teacher.read_manifest": read,
-        "sida.report.compare.read": read,
         "sida.report.compare.carried": carried,
         "sida.report.compare.previous": lambda *_: None,
     }
@@ -79,17 +83,20 @@ def foreign() -> Iterator[None]:
         yield
 
 
-def key(function: Any, recipe: Recipe, **inputs: str) -> str:
+def key(step: Step[Any], recipe: Recipe, **inputs: str) -> str:
     """The step's key for this recipe and inputs of these names."""
 
-    def context_of(*, parameters: Any, inputs: Any, repeat: str = "", **_: Any) -> Any:
-        raise Known(key_of(function.step, parameters, inputs, repeat))
+    class Looking(StepRun):
+        def claim(self, parameters: Mapping[str, Any], **inputs: Manifest[Any]) -> None:
+            raise Known(key_of(step.name, step.version, parameters, inputs, self.repeat))
 
-    try:
-        function.__wrapped__(context_of, recipe=recipe, **inputs)
-    except Known as known:
-        return str(known)
-    raise AssertionError(f"{function.step.name} has no key")
+    taken = {name: manifest(given, step.inputs[name].kind) for name, given in inputs.items()}
+    with Looking(step, recipe, None) as run:
+        try:
+            step.function(run, recipe, **taken)
+        except Known as known:
+            return str(known)
+    raise AssertionError(f"{step.name} has no key")
 
 
 def keys(loaded: Recipe) -> dict[str, str]:

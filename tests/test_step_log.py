@@ -23,12 +23,17 @@ STEP = """
 import os, subprocess, sys
 from types import SimpleNamespace
 from sida.errors import UserError
-from sida.steps import Published, execute, step
+from sida.manifests import TeacherResult
+from sida.recipe import Recipe
+from sida.steps import StepOutcome, StepRun, step
+from sida.steps.execute import execute
+from sida.steps.step import Reused
 
-@step("toy", version=1, sources=("errors.py",))
-def toy(context_of, *, recipe):
+@step(version=1, sources=("errors.py",))
+def toy(run: StepRun, recipe: Recipe) -> TeacherResult:
 {body}
-    return Published(SimpleNamespace(digest="d" * 64, to_json=lambda: b"{{}}"), "file:///nowhere/1.json", False)
+    made = SimpleNamespace(digest="d" * 64, to_json=lambda: b"{{}}")
+    raise Reused(StepOutcome(made, "file:///nowhere/1.json", False))
 
 execute(toy, SimpleNamespace(path="{place}/out", metadata={{}}), recipe="digits", run_id="{run}")
 print("after", flush=True)

@@ -6,34 +6,17 @@ decorator first if equal inputs now give another result.
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
-from sida.steps import STEPS
+from sida.registry import EVERY_STEP
 
 RECORD = Path(__file__).with_name("step_versions.json")
-MODULES = (
-    "sida.data.prepare",
-    "sida.report.compare",
-    "sida.report.report",
-    "sida.scoring.adopt",
-    "sida.scoring.images",
-    "sida.scoring.labels",
-    "sida.scoring.reference",
-    "sida.scoring.score",
-    "sida.scoring.table",
-    "sida.teachers.fetch",
-    "sida.training.distill",
-    "sida.training.teacher",
-)
 
 
 def current() -> dict[str, dict[str, str | int]]:
-    for module in MODULES:
-        importlib.import_module(module)
-    real = {name: step for name, step in sorted(STEPS.items()) if step.sources[0] != "sida/errors.py"}
-    return {name: {"version": step.version, "code": step.code()} for name, step in real.items()}
+    own = {name: step for name, step in sorted(EVERY_STEP.items()) if step.choose is None}
+    return {name: {"version": step.version, "code": step.code()} for name, step in own.items()}
 
 
 def test_a_change_of_a_step_s_code_comes_with_a_decision_on_its_version() -> None:

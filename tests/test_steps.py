@@ -5,30 +5,33 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from kfp import dsl
 
-from sida import recipe, steps
+from sida import recipe
 from sida.errors import Corrupt, LeaseHeld, UserError
 from sida.lease import acquire
-from sida.manifests import TeacherResult, parse_manifest, read_manifest
+from sida.manifests import DatasetResult, Manifest, TeacherResult, parse_manifest, read_manifest
+from sida.recipe import Recipe
 from sida.settings import settings
+from sida.steps import From, StepOutcome, StepRun, carried, step
+from sida.steps.attempts import manifest_key
+from sida.steps.execute import execute, execute_one_of_many
+from sida.steps.recipes import recipe_address, recipe_at
 from sida.stores import open_store
 
 RECIPE = recipe.load("digits")
 calls: list[int] = []
 
 
-@steps.step("toy", version=1, sources=("sida/errors.py",))
-def toy(context_of: Any, *, recipe: Any, weights: bytes = b"weights", repeat: str = "", attempt: str = "") -> Any:
-    def produce(context: steps.Context) -> TeacherResult:
-        calls.append(context.attempt)
-        ref = context.put(weights, "toy.safetensors")
-        return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
-
-    return context_of(parameters={"size": len(weights)}, inputs={}, produce=produce, attempt=attempt, repeat=repeat)
+@step(version=1, sources=("sida/errors.py",), measures=True)
+def toy(run: StepRun, recipe: Recipe, weights: bytes = b"weights") -> TeacherResult:
+    run.claim({"size": len(weights)})
+    calls.append(run.attempt)
+    ref = run.put(weights, "toy.safetensors")
+    return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def _fresh(place: Path) -> None:
     calls.clear()
 
 
-def run(**arguments: Any) -> steps.Published:
+def run(**arguments: Any) -> StepOutcome[TeacherResult]:
     return toy(recipe=RECIPE, **arguments)
 
 
@@ -83,13 +86,11 @@ def test_an_attempt_killed_before_publishing_is_not_seen() -> None:
     class Killed(BaseException):
         pass
 
-    @steps.step("dies", version=1, sources=("sida/errors.py",))
-    def dies(context_of: Any, *, recipe: Any) -> Any:
-        def produce(context: steps.Context) -> TeacherResult:
-            context.put(b"half", "half.safetensors")
-            raise Killed
-
-        return context_of(parameters={}, inputs={}, produce=produce)
+    @step(version=1, sources=("sida/errors.py",))
+    def dies(run: StepRun, recipe: Recipe) -> TeacherResult:
+        run.claim({})
+        run.put(b"half", "half.safetensors")
+        raise Killed
 
     with pytest.raises(Killed):
         dies(recipe=RECIPE)
@@ -106,8 +107,8 @@ def test_a_key_that_somebody_holds_is_refused_with_the_holder(monkeypatch: pytes
 
 def test_execute_writes_the_manifest_and_its_address(tmp_path: Path) -> None:
     output = SimpleNamespace(path=str(tmp_path / "out" / "teacher"), metadata={})
-    published = steps.execute(toy, output, recipe=RECIPE)
-    assert read_manifest(output.path, "teacher") == published.manifest
+    published = execute(toy, output, recipe=RECIPE)
+    assert read_manifest(output.path, TeacherResult) == published.manifest
     assert output.metadata == {"address": published.address, "digest": published.manifest.digest}
     assert all(isinstance(value, str) for value in output.metadata.values())
 
@@ -118,7 +119,7 @@ def test_metrics_hold_numbers_alone_and_their_manifest_says_where_it_is(
     from components.__main__ import _tell
 
     output = dsl.Metrics(name="scores", uri=str(tmp_path / "scores"), metadata={})
-    published = steps.execute(toy, output, recipe=RECIPE)
+    published = execute(toy, output, recipe=RECIPE)
     output.log_metric("generator_fid", 2.5)
     assert output.metadata == {"generator_fid": 2.5}  # each entry is a row of Kubeflow's table
     _tell({"scores": output, "standing": dsl.Metrics(name="standing", uri=str(tmp_path / "standing"), metadata={})})
@@ -128,7 +129,7 @@ def test_metrics_hold_numbers_alone_and_their_manifest_says_where_it_is(
 def test_execute_turns_a_mistake_into_one_line_and_status_2(tmp_path: Path, capsys: Any) -> None:
     output = SimpleNamespace(path=str(tmp_path / "teacher"), metadata={})
     with pytest.raises(SystemExit) as caught:
-        steps.execute(toy, output, recipe="digist")
+        execute(toy, output, recipe="digist")
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("toy: error: no recipe 'digist'")
     assert not Path(output.path).exists()
@@ -138,7 +139,7 @@ def test_two_firings_of_a_schedule_are_two_measurements_and_reuse_is_none() -> N
     output = SimpleNamespace(path=str(settings().runs / "toy"), metadata={})
 
     def fired(repeat: str, at: str) -> str:
-        return steps.execute(toy, output, recipe=RECIPE, repeat=repeat, scheduled=at).address
+        return execute(toy, output, recipe=RECIPE, repeat=repeat, scheduled=at).address
 
     monday, tuesday = fired("scheduled", "2026-11-02T03:00:00Z"), fired("scheduled", "2026-11-03T03:00:00Z")
     assert monday != tuesday
@@ -150,43 +151,41 @@ def test_two_firings_of_a_schedule_are_two_measurements_and_reuse_is_none() -> N
 def test_a_time_that_kubeflow_left_as_a_placeholder_is_no_measurement(capsys: Any) -> None:
     output = SimpleNamespace(path=str(settings().runs / "toy"), metadata={})
     with pytest.raises(SystemExit) as caught:
-        steps.execute(toy, output, recipe=RECIPE, repeat="scheduled", scheduled="{{$.pipeline_job_schedule_time_utc}}")
+        execute(toy, output, recipe=RECIPE, repeat="scheduled", scheduled="{{$.pipeline_job_schedule_time_utc}}")
     assert caught.value.code == 1
     assert "2.17 or newer" in capsys.readouterr().err
 
 
-@steps.step("uses_toy", version=1, sources=("sida/errors.py",))
-def uses_toy(context_of: Any, *, recipe: Any, made: Any) -> Any:
-    def produce(context: steps.Context) -> TeacherResult:
-        ref = context.put(b"further", "further.safetensors")
-        return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
-
-    return context_of(parameters={}, inputs={"teacher": made}, produce=produce)
+@step(version=1, sources=("sida/errors.py",))
+def uses_toy(run: StepRun, recipe: Recipe, made: Annotated[Manifest[TeacherResult], From("toy")]) -> TeacherResult:
+    run.claim({}, teacher=made)
+    ref = run.put(b"further", "further.safetensors")
+    return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
 
 
 def test_a_manifest_brings_what_it_was_made_from() -> None:
     first = run().manifest
     further = uses_toy(recipe=RECIPE, made=first).manifest
-    assert steps.carried(further, "teacher") == first
+    assert carried(further, "teacher", TeacherResult) == first
     with pytest.raises(UserError, match="does not say where its dataset lies: run uses_toy again"):
-        steps.carried(further, "dataset")
+        carried(further, "dataset", DatasetResult)
 
 
 def test_what_a_manifest_was_made_from_is_the_same_result_or_nothing() -> None:
     first, store = run().manifest, open_store(settings().store)
     further = uses_toy(recipe=RECIPE, made=first).manifest
     again = run(attempt="new").manifest  # the same result as an attempt of its own
-    store.delete(steps.manifest_key(first))
-    assert steps.carried(further, "teacher") == again
+    store.delete(manifest_key(first))
+    assert carried(further, "teacher", TeacherResult) == again
     other = run(weights=b"others").manifest
-    store.put(steps.manifest_key(again), other.to_json())
+    store.put(manifest_key(again), other.to_json())
     with pytest.raises(UserError, match="the teacher that uses_toy used, is gone: submit the run again"):
-        steps.carried(further, "teacher")
+        carried(further, "teacher", TeacherResult)
 
 
 def test_a_recipe_travels_by_address_and_digest() -> None:
-    address = steps.recipe_address(RECIPE)
-    assert steps.recipe_at(address) == RECIPE
+    address = recipe_address(RECIPE)
+    assert recipe_at(address) == RECIPE
     with pytest.raises(UserError, match="attempt"):
         run(attempt="sometimes")
 
@@ -212,9 +211,9 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_bytes(run().manifest.to_json())
     with pytest.raises(UserError, match="is a teacher manifest, this input takes a dataset manifest"):
-        read_manifest(path, "dataset")
+        read_manifest(path, DatasetResult)
     with pytest.raises(UserError, match="no such manifest"):
-        read_manifest(tmp_path / "absent.json", "dataset")
+        read_manifest(tmp_path / "absent.json", DatasetResult)
 
 
 def test_a_digest_covers_the_result_and_nothing_else() -> None:
@@ -236,13 +235,13 @@ def test_one_of_many_passes_its_failure_on_and_keeps_a_record_of_its_own(
 
     monkeypatch.setenv("SIDA_RUN", "run-1")
     recipes = {name: RECIPE.model_copy(update={"name": name}) for name in ("good", "bad")}
-    address = {name: steps.recipe_address(loaded) for name, loaded in recipes.items()}
+    address = {name: recipe_address(loaded) for name, loaded in recipes.items()}
     outputs = {name: SimpleNamespace(path=str(place / name), metadata={}) for name in ("good", "bad", "after")}
 
     def go(name: str, recipe: str, **arguments: Any) -> Any:
-        return steps.execute_one_of_many(toy, outputs[name], one_of_many=True, recipe=address[recipe], **arguments)
+        return execute_one_of_many(toy, outputs[name], recipe=address[recipe], **arguments)
 
-    assert go("good", "good").manifest == read_manifest(outputs["good"].path, "teacher")
+    assert go("good", "good").manifest == read_manifest(outputs["good"].path, TeacherResult)
     assert go("bad", "bad", attempt="third") is None  # refused by the step: a user's mistake
     failure = failure_in(outputs["bad"].path)
     assert failure is not None and (failure.item, failure.step, failure.exit_code) == ("bad", "toy", 2)
@@ -254,7 +253,7 @@ def test_one_of_many_passes_its_failure_on_and_keeps_a_record_of_its_own(
     assert {name: call.state for name, call in made.items()} == {"toy.good": "ran", "toy.bad": "failed"}
     assert records.call_of(store, "run-1", "toy.bad").parameters["one_of_many"] == "true"
     with pytest.raises(SystemExit) as ended:  # alone it ends with the status that the error names
-        steps.execute_one_of_many(toy, outputs["bad"], one_of_many=False, recipe=address["bad"], attempt="third")
+        execute(toy, outputs["bad"], recipe=address["bad"], attempt="third")
     assert ended.value.code == 2
 
 
@@ -262,7 +261,7 @@ def test_an_unexpected_error_of_one_of_many_is_passed_on_too(place: Path) -> Non
     from sida.passed_on import failure_in
 
     output = SimpleNamespace(path=str(place / "out"), metadata={})
-    address = steps.recipe_address(RECIPE)
-    assert steps.execute_one_of_many(toy, output, one_of_many=True, recipe=address, weights=7) is None
+    address = recipe_address(RECIPE)
+    assert execute_one_of_many(toy, output, recipe=address, weights=7) is None
     failure = failure_in(output.path)
     assert failure is not None and failure.exit_code == 1 and failure.message.startswith("TypeError: ")

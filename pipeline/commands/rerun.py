@@ -90,7 +90,7 @@ def _here(call: StepCall, force: bool) -> int:
 def _there(args: argparse.Namespace, call: StepCall, where: Profile) -> int:
     from pipeline import rerun
     from pipeline.compile import compiled_pipeline
-    from sida.steps import recipe_at
+    from sida.steps.recipes import recipe_at
 
     image = rerun.image_for(call, where, args.profile, current=args.current_image)
     recipe = recipe_at(call.recipe)
@@ -109,7 +109,7 @@ def _there(args: argparse.Namespace, call: StepCall, where: Profile) -> int:
 
 def _cron_jobs(args: argparse.Namespace) -> int:
     from pipeline import profile, rerun
-    from pipeline.dag import Plan
+    from pipeline.plan import Plan
     from sida import recipe
     from sida.errors import UserError
 

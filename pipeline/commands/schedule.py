@@ -88,8 +88,8 @@ def _list(args: argparse.Namespace, where: Profile, client: Client) -> int:
 def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
     from pipeline import launching, output, remote
     from pipeline.client import Client, Schedule
-    from pipeline.dag import Plan
-    from sida.steps import SCHEDULED
+    from pipeline.plan import Plan
+    from sida.steps.execute import SCHEDULED
 
     recipe, made = remote.compile_for(args, where)
     launching.check_cluster(where, Plan.of(recipe, "").tasks())

@@ -39,15 +39,14 @@ def main(args: argparse.Namespace) -> int:
     """Run the DAG, then print its table."""
     from pipeline import local, output, result, running
     from pipeline.commands.score import use_trust
-    from pipeline.dag import Plan
     from pipeline.display import open_display
-    from pipeline.published import NAME
+    from pipeline.plan import SCORE_PUBLISHED, Plan
     from sida import recipe as recipes
     from sida.errors import UserError
     from sida.manifests import PublishedResult, parse_manifest
     from sida.scoring.table import lines, released_recipes, verdict
     from sida.settings import settings
-    from sida.steps import recipe_address
+    from sida.steps.recipes import recipe_address
     from sida.stores import open_store, read_address
 
     chosen = [recipes.load(name) for name in released_recipes(args.recipes)]
@@ -58,7 +57,9 @@ def main(args: argparse.Namespace) -> int:
     if args.store:
         os.environ["SIDA_STORE"] = open_store(args.store).address
     addresses = tuple(recipe_address(recipe) for recipe in chosen)
-    plan = Plan(NAME.replace("_", "-"), addresses[0], "published_table", published=addresses, repeat=args.repeat)
+    plan = Plan(
+        SCORE_PUBLISHED.replace("_", "-"), addresses[0], "published_table", published=addresses, repeat=args.repeat
+    )
     display = open_display(quiet=args.quiet, verbose=args.verbose)
     try:
         outcome = local.run(plan, display)

@@ -52,9 +52,9 @@ def main(args: argparse.Namespace) -> int:
 
     from pipeline import launching, output, profile, remote
     from pipeline.client import Client
-    from pipeline.dag import Plan
     from pipeline.guard import refuse_secret
-    from sida.steps import REUSE
+    from pipeline.plan import Plan
+    from sida.steps.execute import REUSE
 
     where = profile.load(args.profile)
     refuse_secret("--repeat", "", args.repeat, "give another text")

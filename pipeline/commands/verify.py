@@ -18,8 +18,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sida.scoring.recompute import Recomputed
-    from sida.scoring.verify import Chain
+    from sida.recompute import Recomputed
+    from sida.verify import Chain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
 
     from pipeline import output
     from pipeline.commands.score import use_trust
-    from sida.scoring import verify as chains
+    from sida import verify as chains
 
     use_trust(args)
     address = args.score if "://" in args.score else str(Path(args.score).absolute())
@@ -88,7 +88,7 @@ def _know_all_steps() -> None:
 def _recompute(args: argparse.Namespace, chain: Chain) -> list[Recomputed]:
     from pipeline.display import open_display
     from pipeline.following import drawn
-    from sida.scoring.recompute import recompute
+    from sida.recompute import recompute
 
     os.environ["SIDA_STORE"] = chain.store.address
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):

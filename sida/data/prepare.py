@@ -14,7 +14,7 @@ from sida.errors import SidaError, UserError
 from sida.manifests import DatasetResult, Excluded, LatentsInfo, Shard, digest_of
 from sida.recipe import Dataset, Recipe
 from sida.scratch import scratch_folder
-from sida.steps import Context, Published, step
+from sida.steps import StepRun, step
 
 if TYPE_CHECKING:
     from sida.data.convert import Conversion, Made
@@ -22,55 +22,55 @@ if TYPE_CHECKING:
 NAMED = 3  # bad images named in a message; the listing names all
 
 
-@step("prepare_data", version=2, sources=("sida/data",))
-def prepare_data(context_of: Any, *, recipe: Recipe, attempt: str = "") -> Published:
-    """Read the recipe's data source and publish it as shards."""
+@step(version=2, sources=("sida/data",))
+def prepare_data(run: StepRun, recipe: Recipe) -> DatasetResult:
+    """Turn the recipe's images into verified shards.
+
+    Returns:
+        The training set as shards, by address and digest.
+    """
     from sida.data.identity import identify
 
     dataset = recipe.dataset
     identity = identify(dataset)
-
-    def produce(context: Context) -> DatasetResult:
-        with scratch_folder() as folder:
-            return _prepare(context, recipe, identity, folder, anew=attempt == "new")
-
-    parameters = dataset.model_dump(mode="json", exclude={"address"}) | {"identity": identity}
-    return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)
+    run.claim(dataset.model_dump(mode="json", exclude={"address"}) | {"identity": identity})
+    with scratch_folder() as folder:
+        return _prepare(run, identity, folder)
 
 
-def _prepare(context: Context, recipe: Recipe, identity: dict[str, str], folder: Path, *, anew: bool) -> DatasetResult:
+def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetResult:
     from sida.data.convert import convert, finished
     from sida.data.layout import SHARD_BYTES
     from sida.launch.job import run_job
     from sida.progress import Progress
 
-    dataset = recipe.dataset
+    recipe, dataset = run.recipe, run.recipe.dataset
     parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
-    work = f"data/{digest_of([parts, identity, SHARD_BYTES, decoder_name(), context.step.code()])}"
-    if anew:
-        work += f"/attempt-{context.attempt}"
+    work = f"data/{digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])}"
+    if run.anew:
+        work += f"/attempt-{run.attempt}"
     started = time.monotonic()
     conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
     total = len(conversion.source)
     if conversion.image_layout is not None:
         spec = {"recipe": recipe.model_dump(mode="json"), "work": work, "shard_bytes": SHARD_BYTES}
-        found = run_job(context, "encode", spec, recipe.execution)["found"]
+        found = run_job(run, "encode", spec, recipe.execution)["found"]
     else:
-        shown, done = Progress(context.step.name, total, "images"), 0
+        shown, done = Progress(run.step.name, total, "images"), 0
 
         def advance(images: int) -> None:
             nonlocal done
             done += images
             shown.update(done)
 
-        found = convert(conversion, context.store, context.put, folder, progress=advance)
+        found = convert(conversion, run.store, run.put, folder, progress=advance)
     if found:
-        progress.note(context.step.name, f"{found} of {conversion.shards} shards were there already")
-    made = [finished(context.store, conversion, number) for number in range(conversion.shards)]
+        run.note(f"{found} of {conversion.shards} shards were there already")
+    made = [finished(run.store, conversion, number) for number in range(conversion.shards)]
     if None in made:
         raise SidaError(f"{conversion.source.where}: shard {made.index(None)} is not in the store: run again")
-    context.notes["images_per_second"] = round(total / max(time.monotonic() - started, 1e-9), 1)
-    return _assemble(context, dataset, identity, conversion, [one for one in made if one is not None], folder)
+    run.notes["images_per_second"] = round(total / max(time.monotonic() - started, 1e-9), 1)
+    return _assemble(run, dataset, identity, conversion, [one for one in made if one is not None], folder)
 
 
 def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -> Conversion:
@@ -117,7 +117,7 @@ def decoder_name() -> str:
 
 
 def _assemble(
-    context: Context, dataset: Dataset, identity: dict[str, str], conversion: Conversion, made: list[Made], folder: Path
+    run: StepRun, dataset: Dataset, identity: dict[str, str], conversion: Conversion, made: list[Made], folder: Path
 ) -> DatasetResult:
     """Apply the policies for bad images, and describe the whole."""
     import numpy as np
@@ -128,7 +128,7 @@ def _assemble(
     from sida.data.picture import draw_picture
     from sida.data.shards import Shards
 
-    source, store = conversion.source, context.store
+    source, store = conversion.source, run.store
     digests = np.concatenate(
         [np.frombuffer(store.read(one.digests.key), np.uint8).reshape(-1, DIGEST_BYTES) for one in made]
     )
@@ -140,15 +140,15 @@ def _assemble(
     listing = None
     if unreadable or doubles:
         same = [[name_of(source, index), name_of(source, first)] for index, first in doubles]
-        listing = context.put(
+        listing = run.put(
             json.dumps({"unreadable": unreadable, "duplicates": same}, indent=1).encode(), "bad-images.json"
         )
-        _judge(context, dataset, source.where, len(source), unreadable, same, store.address_of(listing.key))
+        _judge(run, dataset, source.where, len(source), unreadable, same, store.address_of(listing.key))
     shards: Sequence[Shard] = [one.shard for one in made if one.shard.count]
     if doubles and dataset.duplicates == "skip":
         dropped = np.zeros(len(digests), bool)
         dropped[[index for index, _ in doubles]] = True
-        shards = without(conversion, made, readable, dropped, store, context.put, folder)
+        shards = without(conversion, made, readable, dropped, store, run.put, folder)
         readable &= ~dropped
     count = int(readable.sum())
     if count == 0:
@@ -156,10 +156,7 @@ def _assemble(
     labels = None if source.labels is None or not dataset.classes else source.labels[readable]
     histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
     if 0 in histogram:
-        progress.note(
-            context.step.name,
-            f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}",
-        )
+        run.note(f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}")
     content = identity.get("sha256") or hashlib.sha256("".join(one.content for one in made).encode()).hexdigest()
     if dataset.sha256 and "sha256" not in identity and "listing" in identity and dataset.sha256 != content:
         raise UserError(f"{source.where}: sha256 over its files is {content}, the recipe expects {dataset.sha256}")
@@ -190,11 +187,11 @@ def _assemble(
         return result
     path = folder / "dataset.png"
     draw_picture(path, Shards(store, result), result)
-    return result.model_copy(update={"picture": context.put(path, path.name)})
+    return result.model_copy(update={"picture": run.put(path, path.name)})
 
 
 def _judge(
-    context: Context, dataset: Dataset, where: str, total: int, unreadable: list[Any], same: list[Any], listed: str
+    run: StepRun, dataset: Dataset, where: str, total: int, unreadable: list[Any], same: list[Any], listed: str
 ) -> None:
     """Say what is wrong; raise UserError where the policy is to fail."""
     said, remedies = [], []
@@ -211,7 +208,7 @@ def _judge(
     text = f"{where}: {' and '.join(said)}: listed in {listed}"
     if remedies:
         raise UserError(f"{text}; mend the source, or {' and '.join(remedies)} (finished shards are kept)")
-    progress.note(context.step.name, text)
+    run.note(text)
 
 
 def _record(conversion: Conversion) -> Any:

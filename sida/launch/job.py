@@ -22,15 +22,15 @@ from sida.settings import settings
 
 if TYPE_CHECKING:
     from sida.recipe import Execution
-    from sida.steps import Context
+    from sida.steps import StepRun
 
 
-def job_folder(context: Context) -> str:
+def job_folder(context: StepRun) -> str:
     """Where the job of this attempt keeps its spec, checkpoints and result."""
     return f"jobs/{context.step.name}/{context.key}/{context.attempt}"
 
 
-def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Execution) -> dict[str, Any]:
+def run_job(context: StepRun, kind: str, spec: Mapping[str, Any], execution: Execution) -> dict[str, Any]:
     """Run the workers to the end and return what they published; a job that had finished before is adopted.
 
     Raises SidaError with the worker's last line and the log's path when they fail, or when they were asked to stop.
@@ -52,7 +52,7 @@ def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Exe
     return result
 
 
-def _here(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
+def _here(context: StepRun, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
     """In processes of this machine, or of this and other bare ones; False when they were asked to stop."""
     here = settings()
     _put_spec(context, folder, spec)
@@ -76,7 +76,7 @@ def _here(context: Context, folder: str, spec: dict[str, Any], log: Path, execut
     return lead(context.store, machines, step, job, lambda attempt: run_here((machines, attempt))) == 0
 
 
-def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
+def _in_trainjob(context: StepRun, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
     """In a TrainJob; False when we were asked to stop."""
     from sida.launch.manifest import job_name, train_job
     from sida.launch.target import parse_target
@@ -110,12 +110,12 @@ def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path,
     return run_trainjob(following)
 
 
-def _put_spec(context: Context, folder: str, spec: dict[str, Any]) -> None:
+def _put_spec(context: StepRun, folder: str, spec: dict[str, Any]) -> None:
     content = json.dumps(spec, indent=1).encode()
     context.lease.guarded(lambda: context.store.put(f"{folder}/spec.json", content))
 
 
-def _result(context: Context, folder: str) -> dict[str, Any] | None:
+def _result(context: StepRun, folder: str) -> dict[str, Any] | None:
     try:
         return json.loads(context.store.read(f"{folder}/result.json"))
     except NotFound:

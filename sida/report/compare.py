@@ -4,83 +4,91 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from sida.manifests import DatasetResult, GeneratorResult, Manifest, Panel, RunResult, Score, digest_of
-from sida.manifests import read_manifest as read
+from sida.manifests import (
+    DatasetResult,
+    GeneratorResult,
+    Manifest,
+    Panel,
+    ReferenceResult,
+    RunResult,
+    Score,
+    ScoresResult,
+    TeacherResult,
+    digest_of,
+)
 from sida.recipe import Recipe
 from sida.report.regression import in_words, judge
 from sida.scoring.gates import against_teacher, target_gate
 from sida.scoring.series import previous
-from sida.settings import settings
-from sida.steps import Context, Published, carried, step
-from sida.stores import open_store
+from sida.steps import From, StepRun, carried, step
 
 
-@step("compare", version=3, sources=("sida/report", "sida/scoring", "sida/numerics"))
+@step(version=3, sources=("sida/report", "sida/scoring", "sida/numerics"))
 def compare(
-    context_of: Any,
-    *,
+    run: StepRun,
     recipe: Recipe,
-    teacher_scores: str,
-    scores: str,
-    attempt: str = "",
-) -> Published:
-    """Put the scores side by side and draw samples from the same seeds and labels."""
-    of_teacher, of_generator = read(teacher_scores, "scores"), read(scores, "scores")
-    inputs = {
-        "teacher": carried(of_teacher, "model"),
-        "generator": carried(of_generator, "model"),
-        "dataset": carried(of_generator, "dataset"),
-        "reference": carried(of_generator, "reference"),
-        "teacher_scores": of_teacher,
-        "scores": of_generator,
-    }
-    made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
-    rows = [*inputs["teacher_scores"].rows, *inputs["scores"].rows]
-    rows.sort(key=lambda score: ("teacher", "generator", "real").index(score.model))
+    teacher_scores: Annotated[Manifest[ScoresResult], From("score_teacher")],
+    scores: Annotated[Manifest[ScoresResult], From("score")],
+) -> RunResult:
+    """Compare the generator with its teacher and with real images: table, verdict, sample grids, nearest training images.
 
-    store = open_store(settings().store)
-    last = previous(store, recipe, inputs["scores"])
-    if last is not None:  # part of the key: the same score after another one may be a regression
-        inputs["previous"] = last
+    Args:
+        teacher_scores: The teacher's score and the floor; it names the teacher.
+        scores: The generator's score; it names the generator, the data and the reference.
 
-    def produce(context: Context) -> RunResult:
-        for name in ("teacher_scores", "scores"):
-            rate = inputs[name].about.notes.get("images_per_second")
-            if rate is not None:
-                context.notes[f"{name}_images_per_second"] = rate
-        from sida.report.samples import draw  # torch
-
-        with tempfile.TemporaryDirectory() as folder:
-            drawn = draw(Path(folder), context.store, recipe, inputs)
-            grid, evidence = (context.put(p, p.name) for p in (drawn.sheet, drawn.evidence))
-            nearest = context.put(drawn.nearest, drawn.nearest.name) if drawn.nearest is not None else None
-            panels = tuple(
-                Panel(model=name, title=title, image=context.put(path, path.name))  # type: ignore[arg-type]
-                for name, (title, path) in drawn.panels.items()
-            )
-        data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
-        kind = "class-conditional" if data.classes else "unconditional"
-        return RunResult(
-            recipe=recipe.name,
-            recipe_sha256=digest_of(recipe.model_dump(mode="json")),
-            title=f"{recipe.name} {data.resolution}x{data.resolution}, {kind}",
-            rows=tuple(rows),
-            verdict=verdict(recipe, rows),
-            generator=made.weights,
-            grid=grid,
-            panels=panels,
-            nearest=nearest,
-            evidence=evidence,
-            licence=made.licence,
-            regression=judge(inputs["scores"].rows, last) if last is not None else None,
-        )
-
+    Returns:
+        The run's manifest, which names everything.
+    """
+    generator = carried(scores, "model", GeneratorResult)
+    dataset = carried(scores, "dataset", DatasetResult)
+    last = previous(run.store, recipe, scores)
     parameters = {"gate": recipe.gate.model_dump(mode="json"), "recipe": recipe.name}
     if recipe.expected is not None:
         parameters["expected"] = recipe.expected.model_dump(mode="json")
-    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
+    run.claim(
+        parameters,
+        teacher=carried(teacher_scores, "model", TeacherResult),
+        generator=generator,
+        dataset=dataset,
+        reference=carried(scores, "reference", ReferenceResult),
+        teacher_scores=teacher_scores,
+        scores=scores,
+        **({} if last is None else {"previous": last}),  # the same score after another one may be a regression
+    )
+    for name in ("teacher_scores", "scores"):
+        rate = run.inputs[name].about.notes.get("images_per_second")
+        if rate is not None:
+            run.notes[f"{name}_images_per_second"] = rate
+    rows = [*teacher_scores.rows, *scores.rows]
+    rows.sort(key=lambda score: ("teacher", "generator", "real").index(score.model))
+
+    from sida.report.samples import draw  # torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = draw(Path(folder), run.store, recipe, run.inputs)
+        grid, evidence = (run.put(p, p.name) for p in (drawn.sheet, drawn.evidence))
+        nearest = run.put(drawn.nearest, drawn.nearest.name) if drawn.nearest is not None else None
+        panels = tuple(
+            Panel(model=name, title=title, image=run.put(path, path.name))
+            for name, (title, path) in drawn.panels.items()
+        )
+    kind = "class-conditional" if dataset.result.classes else "unconditional"
+    return RunResult(
+        recipe=recipe.name,
+        recipe_sha256=digest_of(recipe.model_dump(mode="json")),
+        title=f"{recipe.name} {dataset.result.resolution}x{dataset.result.resolution}, {kind}",
+        rows=tuple(rows),
+        verdict=verdict(recipe, rows),
+        generator=generator.result.weights,
+        grid=grid,
+        panels=panels,
+        nearest=nearest,
+        evidence=evidence,
+        licence=generator.result.licence,
+        regression=judge(scores.rows, last) if last is not None else None,
+    )
 
 
 def verdict(recipe: Recipe, rows: list[Score]) -> str:
@@ -112,9 +120,9 @@ def _as_expected(recipe: Recipe, teacher: Score, generator: Score) -> str:
     return f" Not what the recipe records: {', '.join(wrong)}." if wrong else " Both as the recipe records."
 
 
-def table(manifest: Manifest) -> list[tuple[str, str, str, str]]:
+def table(manifest: Manifest[RunResult]) -> list[tuple[str, str, str, str]]:
     """Rows of (model, NFE, score, images/s), the heading first."""
-    result: RunResult = manifest.result  # type: ignore[assignment]
+    result = manifest.result
     notes = manifest.about.notes
     rates = {
         "teacher": notes.get("teacher_scores_images_per_second"),
@@ -136,9 +144,9 @@ def table(manifest: Manifest) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-def standing_of(manifest: Manifest) -> dict[str, float]:
+def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
     """Numbers for the KFP page: the generator's score, the ratio to its teacher's, and how it stands to the last one."""
-    result: RunResult = manifest.result  # type: ignore[assignment]
+    result = manifest.result
     score = {row.model: row for row in result.rows}
     numbers = {f"generator_{score['generator'].metric}": score["generator"].mean}
     numbers["generator_over_teacher"] = score["generator"].mean / score["teacher"].mean
@@ -147,9 +155,9 @@ def standing_of(manifest: Manifest) -> dict[str, float]:
     return numbers
 
 
-def markdown(manifest: Manifest, mlflow: str = "") -> str:
+def markdown(manifest: Manifest[RunResult], mlflow: str = "") -> str:
     """The table and the verdict for the KFP page, with a link to MLflow if there is one."""
-    result: RunResult = manifest.result  # type: ignore[assignment]
+    result = manifest.result
     heading, *rows = table(manifest)
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]

@@ -19,7 +19,7 @@ from sida.records import StepCall
 from sida.report.published import NEWEST
 from sida.report.regression import half_width
 from sida.scoring.gates import versus
-from sida.steps import recipe_at
+from sida.steps.recipes import recipe_at
 from sida.stores.base import ObjectStore
 
 MEANING = {  # how they differ, for who sees two of them side by side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, RunResult, Score, TeacherResult
@@ -35,10 +35,10 @@ _SECTIONS = (
 )
 
 
-def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, curve: Curve) -> str:
+def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectStore, curve: Curve) -> str:
     """HTML for the manifests run, teacher, generator, dataset, reference, teacher_scores and scores of one run."""
-    run: RunResult = inputs["run"].result  # type: ignore[assignment]
-    data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
+    run: RunResult = inputs["run"].result
+    data: DatasetResult = inputs["dataset"].result
     evidence = json.loads(store.read(run.evidence.key))
     shares = [100 * share for share in evidence["coverage"]]
     timing = _timing(inputs)
@@ -214,11 +214,11 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _in_order(inputs: dict[str, Manifest]) -> list[Manifest]:
+def _in_order(inputs: Mapping[str, Manifest[Any]]) -> list[Manifest]:
     return sorted(inputs.values(), key=lambda manifest: manifest.about.created)
 
 
-def _timing(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
+def _timing(inputs: Mapping[str, Manifest[Any]]) -> list[dict[str, Any]]:
     """Each step, and what is known about the parts of distill."""
     rows = []
     for manifest in _in_order(inputs):
@@ -246,11 +246,11 @@ def _iteration(generator: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(recipe: Recipe, inputs: dict[str, Manifest]) -> list[tuple[str, str]]:
-    teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
-    made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
-    reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
-    run: RunResult = inputs["run"].result  # type: ignore[assignment]
+def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[str, str]]:
+    teacher: TeacherResult = inputs["teacher"].result
+    made: GeneratorResult = inputs["generator"].result
+    reference: ReferenceResult = inputs["reference"].result
+    run: RunResult = inputs["run"].result
     about, evaluation = inputs["generator"].about, recipe.evaluation
     ends = [f"{row.first_seeds[0]:,} to {row.first_seeds[-1] + row.n - 1:,}" for row in run.rows[:1]]
     facts = [

@@ -3,50 +3,60 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from sida.manifests import GeneratorResult, Manifest, ReportResult
-from sida.manifests import read_manifest as read
+from sida.manifests import (
+    DatasetResult,
+    GeneratorResult,
+    Manifest,
+    Part,
+    ReferenceResult,
+    ReportResult,
+    RunResult,
+    ScoresResult,
+    TeacherResult,
+)
 from sida.recipe import Recipe
-from sida.steps import Context, Published, carried, step
+from sida.steps import From, StepRun, carried, step
+from sida.stores import ObjectStore
 
-SHOWN = ("teacher", "generator", "dataset", "reference", "teacher_scores", "scores")
+SHOWN: dict[str, type[Part]] = {
+    "teacher": TeacherResult,
+    "generator": GeneratorResult,
+    "dataset": DatasetResult,
+    "reference": ReferenceResult,
+    "teacher_scores": ScoresResult,
+    "scores": ScoresResult,
+}
 
 
-@step("report", version=2, sources=("sida/report",))
-def report(
-    context_of: Any,
-    *,
-    recipe: Recipe,
-    run: str,
-    attempt: str = "",
-) -> Published:
-    """Write the page about a run."""
-    compared = read(run, "run")
-    inputs = {"run": compared} | {name: carried(compared, name) for name in SHOWN}
+@step(version=2, sources=("sida/report",))
+def report(this: StepRun, recipe: Recipe, run: Annotated[Manifest[RunResult], From("compare")]) -> ReportResult:
+    """Write the page about a run: verdict, curves, samples, timing, provenance, how to reproduce it.
 
-    def produce(context: Context) -> ReportResult:
-        from sida.report.page import page_of  # matplotlib, jinja2
+    Args:
+        run: The run's manifest: table, verdict, pictures; it names everything that the page shows.
 
-        page = page_of(recipe, inputs, context.store, curve_of(context.store, inputs["generator"]))
-        return ReportResult(run=inputs["run"].digest, page=context.put(page.encode(), "report.html"))
-
+    Returns:
+        The page's manifest.
+    """
+    inputs: dict[str, Manifest[Any]] = {"run": run} | {name: carried(run, name, kind) for name, kind in SHOWN.items()}
     # The attempts count: the page shows how long each of them took.
     attempts = {name: f"{manifest.about.key}/{manifest.about.attempt}" for name, manifest in inputs.items()}
-    parameters = {"recipe": recipe.model_dump(mode="json"), "attempts": attempts}
-    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
+    this.claim({"recipe": recipe.model_dump(mode="json"), "attempts": attempts}, **inputs)
+
+    from sida.report.page import page_of  # matplotlib, jinja2
+
+    page = page_of(recipe, inputs, this.store, curve_of(this.store, inputs["generator"]))
+    return ReportResult(run=run.digest, page=this.put(page.encode(), "report.html"))
 
 
-def curve_of(store: Any, generator: Manifest) -> list[dict[str, float]]:
-    """The points of a distillation."""
-    result = generator.result
-    assert isinstance(result, GeneratorResult)
-    if result.curve is None:  # it was made elsewhere
-        return []
-    return json.loads(store.read(result.curve.key))
+def curve_of(store: ObjectStore, generator: Manifest[GeneratorResult]) -> list[dict[str, float]]:
+    """The points of a distillation; none of a generator that was made elsewhere."""
+    curve = generator.result.curve
+    return [] if curve is None else json.loads(store.read(curve.key))
 
 
-def page_bytes(store: Any, manifest: Manifest) -> bytes:
+def page_bytes(store: ObjectStore, manifest: Manifest[ReportResult]) -> bytes:
     """The page of a report's manifest."""
-    assert isinstance(manifest.result, ReportResult)
-    return bytes(store.read(manifest.result.page.key))
+    return store.read(manifest.result.page.key)

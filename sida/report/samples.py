@@ -8,10 +8,10 @@ the nearest training image of its samples has that class too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ DECODED_SAMPLES, DECODED_TRAINING = 100, 500  # of latents: decoding one takes a
 SHOWN = 12  # samples drawn with their neighbours
 NEIGHBOURS = 3
 
+Model = Literal["real", "teacher", "generator"]
 Decode = Callable[[Tensor], Tensor]  # normalised latents [B, 4, h, w] -> uint8 [B, 3, H, W]
 
 
@@ -45,17 +46,17 @@ class Drawn:
     """Files in a folder: a sheet of all panels, each panel alone, samples with their neighbours, numbers about them."""
 
     sheet: Path
-    panels: dict[str, tuple[str, Path]]  # real, teacher, generator -> title, file
+    panels: dict[Model, tuple[str, Path]]  # real, teacher, generator -> title, file
     nearest: Path | None  # None: the data set is labels alone
     evidence: Path
 
 
-def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Manifest]) -> Drawn:
+def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> Drawn:
     """Make the images and write the files. ``inputs``: manifests teacher, generator, dataset, reference."""
     torch.set_num_threads(recipe.execution.threads)
     device = devices.claim()
-    data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
-    made: GeneratorResult = inputs["generator"].result  # type: ignore[assignment]
+    data: DatasetResult = inputs["dataset"].result
+    made: GeneratorResult = inputs["generator"].result
     latents = recipe.dataset.latents
     decode = None if latents is None else decoder_of(latents, device)
     most = SAMPLES if decode is None else DECODED_SAMPLES
@@ -73,7 +74,7 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
             for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)
         ]
         by_generator = torch.cat(parts)
-    panels = {
+    panels: dict[Model, Panel] = {
         "teacher": Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
         "generator": Panel(f"generator ({made.method}), 1 evaluation", by_generator[shown]),
     }
@@ -82,8 +83,8 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: dict[str, Man
     if data.record != "labels":
         images, real_labels = _training_images(Shards(store, data), device, decode)
         real = Panel("real images", images[_one_of_each(real_labels, labels[shown], bool(data.classes))])
-        panels = {"real": real} | panels
-        reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
+        panels = {"real": real, **panels}
+        reference: ReferenceResult = inputs["reference"].result
         near, distances, real_distance = _neighbours(store, reference, by_generator, images, device)
         nearest = folder / "nearest.png"
         draw_nearest(nearest, by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBOURS)])
@@ -117,11 +118,11 @@ def _labels(classes: int, count: int) -> Tensor:
 
 
 def _teacher(
-    store: ObjectStore, recipe: Recipe, inputs: dict[str, Manifest], device: torch.device, decode: Decode | None
+    store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]], device: torch.device, decode: Decode | None
 ) -> MakeImages:
     """The teacher under its sampler, with the guide that it was scored with."""
-    teacher: TeacherResult = inputs["teacher"].result  # type: ignore[assignment]
-    scored: ScoresResult = inputs["teacher_scores"].result  # type: ignore[assignment]
+    teacher: TeacherResult = inputs["teacher"].result
+    scored: ScoresResult = inputs["teacher_scores"].result
     phi = network_to_score(store, recipe, teacher.weights, teacher.network, device)
     make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe, scored.guide, device))
     return make if decode is None else decoded(make, decode)

@@ -10,14 +10,18 @@ from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.manifests import GeneratorResult, digest_of
 from sida.recipe import Recipe
-from sida.steps import Context, Published, step
+from sida.steps import StepRun, step
 
 
-@step("fetch_released", version=1, sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"))
-def fetch_released(
-    context_of: Any, *, recipe: Recipe, address: str = "", method: str = "", attempt: str = ""
-) -> Published:
-    """Fetch a finished generator, by default the one that the authors released for this recipe, and convert it safely."""
+@step(version=1, sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"), per_recipe=True)
+def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str = "") -> GeneratorResult:
+    """Fetch the one-step generator that the authors released for a recipe, and convert it without running anything in it.
+
+    With ``address`` it is another finished generator, and ``method`` its title.
+
+    Returns:
+        The generator as safetensors, by address and digest.
+    """
     released = recipe.released
     if not address and released is None:
         raise UserError(f"recipe {recipe.name}: no generator was released for it: name a file")
@@ -31,22 +35,6 @@ def fetch_released(
     network = generator_network(recipe)
     seen = 0 if address or released is None else released.kimg * 1000
 
-    def produce(context: Context) -> GeneratorResult:
-        with tempfile.TemporaryDirectory() as folder:
-            weights = as_safetensors(path, network, Path(folder))
-            return GeneratorResult(
-                network=network,
-                weights=context.put(weights, weights.name),
-                sigma_init=recipe.method.sigma_init,
-                method=method or recipe.method.title,
-                images_seen=seen,
-                selection_score=None,
-                curve=None,
-                recipe_sha256=digest_of(network),
-                licence=recipe.teacher.licence,
-                source_sha256=digest,
-            )
-
     parameters = {
         "sha256": digest,
         "network": network,
@@ -54,7 +42,21 @@ def fetch_released(
         "method": method or recipe.method.name,
         "images_seen": seen,
     }
-    return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)
+    run.claim(parameters)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = as_safetensors(path, network, Path(folder))
+        return GeneratorResult(
+            network=network,
+            weights=run.put(weights, weights.name),
+            sigma_init=recipe.method.sigma_init,
+            method=method or recipe.method.title,
+            images_seen=seen,
+            selection_score=None,
+            curve=None,
+            recipe_sha256=digest_of(network),
+            licence=recipe.teacher.licence,
+            source_sha256=digest,
+        )
 
 
 def generator_network(recipe: Recipe) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sida import progress
 from sida.errors import NotFound, UserError
-from sida.manifests import DatasetResult, digest_of, read_manifest
+from sida.manifests import digest_of
 from sida.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -143,14 +143,12 @@ def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: An
     from sida.data.prepare import prepare_data
     from sida.data.shards import Shards
     from sida.numerics.frechet import Moments
-    from sida.scoring.file import runner
     from sida.scoring.published import Statistics
     from sida.settings import settings
     from sida.stores import open_store
 
-    with tempfile.TemporaryDirectory() as folder:
-        data = read_manifest(runner(Path(folder), recipe)(prepare_data), "dataset")
-    dataset: DatasetResult = data.result  # type: ignore[assignment]
+    data = prepare_data(recipe=recipe).manifest
+    dataset = data.result
     if dataset.record != "pixels":
         raise UserError(
             f"recipe {recipe.name}: its data set holds {dataset.record}, no images to make {mode} statistics from: use "

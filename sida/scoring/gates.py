@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult
+from sida.manifests import ReferenceResult, Score, ScoresResult
 from sida.recipe import Method, Recipe, Targets
 from sida.scoring.interval import difference_half_width
 from sida.scoring.torchscript_facts import INCEPTION_SHA256
@@ -23,14 +23,13 @@ class TeacherGate:
     text: str
 
 
-def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> TeacherGate:
+def teacher_gate(recipe: Recipe, scores: ScoresResult, reference: ReferenceResult) -> TeacherGate:
     """The teacher's score lies within the recipe's tolerance of the published one, at the number of images that was used.
 
     ``gate.teacher_at_most`` is for ``evaluation.images``; with fewer the limit grows by what the smaller sample adds.
     """
-    result: ScoresResult = scores.result  # type: ignore[assignment]
-    score = result.rows[0]
-    added = _added_by_fewer(score.n, recipe.evaluation.images, _due(result))
+    score = scores.rows[0]
+    added = _added_by_fewer(score.n, recipe.evaluation.images, _due(scores))
     limit = recipe.gate.teacher_at_most + added
     published = recipe.targets.teacher if recipe.targets else None
     lowest = None
@@ -47,7 +46,7 @@ def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> Teach
     if published is not None:
         found += f", published is {published:g}"
     remedy = "; or set gate.on_failure: warn" if recipe.gate.on_failure == "stop" else ""
-    return TeacherGate(False, f"teacher gate: {found}; {diagnosis(recipe, result, reference)}{remedy}")
+    return TeacherGate(False, f"teacher gate: {found}; {diagnosis(recipe, scores, reference)}{remedy}")
 
 
 def _due(scores: ScoresResult) -> float | None:
@@ -61,14 +60,13 @@ def _added_by_fewer(count: int, full: int, bias: float | None) -> float:
     return 0.0 if bias is None or count >= full else bias * (1 - count / full)
 
 
-def diagnosis(recipe: Recipe, scores: ScoresResult, reference: Manifest) -> str:
+def diagnosis(recipe: Recipe, scores: ScoresResult, reference: ReferenceResult) -> str:
     """The first of detector, reference, preprocessing that is not as it must be; each is cheaper to check than the next."""
     detector = recipe.evaluation.detector
     if detector.sha256 is not None and scores.detector_sha256 != detector.sha256:
         return f"the detector is not the recipe's (sha256 {scores.detector_sha256[:12]}, not {detector.sha256[:12]})"
     if detector.kind == "inception" and scores.detector_sha256 != INCEPTION_SHA256:
         return f"the detector is not the published Inception (sha256 {scores.detector_sha256[:12]}): take that one"
-    made: ReferenceResult = reference.result  # type: ignore[assignment]
     real = next((row for row in scores.rows if row.model == "real"), None)
     if real is not None:
         expected = scores.sampling_bias or 0.0
@@ -84,7 +82,7 @@ def diagnosis(recipe: Recipe, scores: ScoresResult, reference: Manifest) -> str:
             f"{right} the model's side, preprocessing: the sampler's settings, labels, the scale of its output, "
             f"and teacher.network"
         )
-    source = "published" if made.origin == "published" else "our own"
+    source = "published" if reference.origin == "published" else "our own"
     pin = "" if recipe.evaluation.reference is None or recipe.evaluation.reference.sha256 else ", its sha256 not pinned"
     return (
         f"the detector is right; the reference ({source}{pin}) could not be checked without real images: check it, "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from sida.errors import UserError
-from sida.manifests import Manifest, ReferenceResult, ScoresResult, read_manifest
+from sida.manifests import Manifest, ReferenceResult, ScoresResult
 from sida.recipe import Recipe
 from sida.scoring.score import SOURCES, check_reference, further_name, row
-from sida.steps import Context, Published, step
+from sida.steps import From, StepRun, step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,26 +18,31 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
-@step("score_images", version=1, sources=SOURCES)
+@step(version=1, sources=SOURCES, measures=True)
 def score_images(
-    context_of: Any, *, recipe: Recipe, folder: str, reference: str, attempt: str = "", repeat: str = ""
-) -> Published:
-    """Score the images of a folder, the first evaluation.images of them by name."""
-    inputs = {"reference": read_manifest(reference, "reference")}
-    check_reference(recipe, inputs["reference"])
+    run: StepRun,
+    recipe: Recipe,
+    folder: str,
+    reference: Annotated[Manifest[ReferenceResult], From("reference_statistics")],
+) -> ScoresResult:
+    """Score the images of a folder, the first evaluation.images of them by name.
+
+    Args:
+        reference: Feature moments of the training set.
+
+    Returns:
+        The folder's score.
+    """
+    check_reference(recipe, reference.result)
     count = recipe.evaluation.images
     paths = find_images(Path(folder), count)
     digest = hashlib.sha256()
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     sha256 = digest.hexdigest()
-
-    def produce(context: Context) -> ScoresResult:
-        return _measure(context, recipe, inputs["reference"], paths, sha256)
-
-    extra = [name for name in recipe.evaluation.extra_metrics]
-    parameters = {"images": sha256, "count": count, "extra_metrics": extra}
-    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat)
+    parameters = {"images": sha256, "count": count, "extra_metrics": list(recipe.evaluation.extra_metrics)}
+    run.claim(parameters, reference=reference)
+    return _measure(run, reference, paths, sha256)
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
@@ -75,7 +80,7 @@ def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
     return torch.from_numpy(images)
 
 
-def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[Path], sha256: str) -> ScoresResult:
+def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Path], sha256: str) -> ScoresResult:
     import torch
 
     from sida import devices
@@ -88,22 +93,22 @@ def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[
     from sida.scoring.sums import Sums
     from sida.stores.base import fetch_object
 
-    made: ReferenceResult = reference.result  # type: ignore[assignment]
+    recipe, made = run.recipe, reference.result
     device = devices.claim()
-    detector = load_detector(fetch_object(context.store, made.detector)).to(device)
+    detector = load_detector(fetch_object(run.store, made.detector)).to(device)
     extra, batch = recipe.evaluation.extra_metrics, recipe.execution.batch_limit
     latents = recipe.dataset.latents
     channels = 3 if latents else recipe.dataset.channels
     resolution = latents.image_resolution if latents else recipe.dataset.resolution
     sums = Sums(made.features, len(paths), extra)
-    progress = Progress(context.step.name, len(paths), "images")
+    progress = Progress(run.step.name, len(paths), "images")
     with torch.no_grad():
         for start in range(0, len(paths), batch):
             part = read_images(paths[start : start + batch], channels, resolution)
             sums.add(detector, part.to(device), start)
             progress.update(start + len(part))
     refuse_constant(sums.moments, "the folder")
-    real = load_statistics(context.store, made)
+    real = load_statistics(run.store, made)
     mean, covariance = (tensor.cpu() for tensor in sums.moments.mean_cov())
     value = frechet_distance(mean, covariance, *real)
     about: dict[str, Any] = {
@@ -115,7 +120,7 @@ def _measure(context: Context, recipe: Recipe, reference: Manifest, paths: list[
         "sampler": "files",
         "checkpoint_sha256": sha256,
     }
-    further = further_metrics(sums, context.store, device, made, extra)
+    further = further_metrics(sums, run.store, device, made, extra)
     return ScoresResult(
         rows=(row(recipe, [value], **about),),
         detector_sha256=made.detector_sha256,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from sida.data.prepare import prepare_data
 from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.manifests import DatasetResult
 from sida.recipe import Recipe
-from sida.steps import Context, Published, step
+from sida.steps import Step, StepRun, step
 
 # The training set's labels as EDM2's dataset tool lists them (facts: the authors' copy); the same images at every resolution.
 IMAGENET_LABELS = "https://huggingface.co/UT-Austin-PML/SiDA/resolve/main/EDM2_distillation/dataset.json"
@@ -22,9 +22,13 @@ def needs_images(recipe: Recipe) -> bool:
     return recipe.evaluation.reference is None or bool(set(recipe.evaluation.extra_metrics) - {"is"})
 
 
-@step("label_distribution", version=1, sources=("sida/scoring/labels.py",))
-def label_distribution(context_of: Any, *, recipe: Recipe, attempt: str = "") -> Published:
-    """Find the training set's class frequencies without fetching its images."""
+@step(version=1, sources=("sida/scoring/labels.py",), per_recipe=True)
+def label_distribution(run: StepRun, recipe: Recipe) -> DatasetResult:
+    """Find the training set's class frequencies without fetching its images.
+
+    Returns:
+        Class frequencies, and no shards.
+    """
     dataset = recipe.dataset
     source = None
     if dataset.classes and dataset.source != "cifar10":
@@ -40,26 +44,38 @@ def label_distribution(context_of: Any, *, recipe: Recipe, attempt: str = "") ->
             address, "labels", dataset.sha256 if address == dataset.address else None, step="label_distribution"
         )
 
-    def produce(context: Context) -> DatasetResult:
-        histogram: tuple[int, ...] = ()
-        if dataset.classes:
-            histogram = CIFAR10 if source is None else read_histogram(source[0], dataset.classes)
-        if source is not None:
-            context.notes["labels_sha256"] = context.put(source[0], "dataset.json").sha256
-        return DatasetResult(
-            source=dataset.source,
-            transform="labels only",
-            licence=dataset.licence,
-            count=sum(histogram) or dataset.images or 0,
-            channels=dataset.channels,
-            resolution=dataset.resolution,
-            classes=dataset.classes,
-            histogram=histogram,
-            shards=(),
-        )
+    run.claim({"dataset": dataset.model_dump(mode="json"), "labels": source and source[1]})
+    histogram: tuple[int, ...] = ()
+    if dataset.classes:
+        histogram = CIFAR10 if source is None else read_histogram(source[0], dataset.classes)
+    if source is not None:
+        run.notes["labels_sha256"] = run.put(source[0], "dataset.json").sha256
+    return DatasetResult(
+        source=dataset.source,
+        transform="labels only",
+        licence=dataset.licence,
+        count=sum(histogram) or dataset.images or 0,
+        channels=dataset.channels,
+        resolution=dataset.resolution,
+        classes=dataset.classes,
+        histogram=histogram,
+        shards=(),
+    )
 
-    parameters = {"dataset": dataset.model_dump(mode="json"), "labels": source and source[1]}
-    return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)
+
+def data_step(recipe: Recipe) -> Step[DatasetResult]:
+    """The step that finds what scoring needs of the training set: its images, or its label distribution alone."""
+    return prepare_data if needs_images(recipe) else label_distribution
+
+
+@step(version=1, sources=(), per_recipe=True, choose=data_step)
+def score_data(run: StepRun, recipe: Recipe) -> DatasetResult:
+    """Find the label distribution, or the images where statistics have to be computed from them.
+
+    Returns:
+        Class frequencies, and shards where images are needed.
+    """
+    return data_step(recipe).function(run, recipe)
 
 
 def read_histogram(path: Path, classes: int) -> tuple[int, ...]:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from sida import progress
 from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.launch.job import run_job
-from sida.manifests import DatasetResult, Manifest, ReferenceResult, read_manifest
+from sida.manifests import DatasetResult, Manifest, ReferenceResult
 from sida.recipe import Recipe, ReferenceFile
 from sida.scoring.detector_file import detector_file
-from sida.steps import Context, Published, step
+from sida.steps import From, StepRun, step
 from sida.stores.base import ObjectRef
 
 if TYPE_CHECKING:
@@ -29,18 +28,26 @@ COMPARED_IMAGES = 100_000  # larger training sets are not passed through the det
 KEPT_BYTES = 2**30  # of real features beside our own statistics, where no metric asks for them
 
 
-@step("reference_statistics", version=3, sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"))
-def reference_statistics(context_of: Any, *, recipe: Recipe, dataset: str, attempt: str = "") -> Published:
-    """Statistics of the training set's features: published ones, checked against our own where the images are there."""
-    data = read_manifest(dataset, "dataset")
+@step(version=3, sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"), launches=True, per_recipe=True)
+def reference_statistics(
+    run: StepRun,
+    recipe: Recipe,
+    dataset: Annotated[Manifest[DatasetResult], From("prepare_data", "score_data")],
+) -> ReferenceResult:
+    """Compute what the training set looks like to the detector; scores are distances to it.
+
+    Published statistics are taken where the recipe names them, and checked against our own where the images are there.
+
+    Args:
+        dataset: The training set as shards.
+
+    Returns:
+        Feature moments of the whole set, in float64.
+    """
     evaluation = recipe.evaluation
     path, digest = detector_file(evaluation.detector)
     published = _fetched(evaluation.reference, "reference")
     images = _fetched(evaluation.precision_recall_reference, "reference images")
-
-    def produce(context: Context) -> ReferenceResult:
-        return _produce(context, recipe, data, (path, digest), published, images)
-
     parameters = {
         "metric": evaluation.metric,
         "detector": digest,
@@ -49,37 +56,36 @@ def reference_statistics(context_of: Any, *, recipe: Recipe, dataset: str, attem
         "images": images and images[1],
         "kept": bool(set(evaluation.extra_metrics) - {"is"}),
     }
-    return context_of(parameters=parameters, inputs={"dataset": data}, produce=produce, attempt=attempt)
+    run.claim(parameters, dataset=dataset)
+    return _compute(run, dataset, (path, digest), published, images)
 
 
-def _produce(
-    context: Context,
-    recipe: Recipe,
-    data: Manifest,
+def _compute(
+    run: StepRun,
+    data: Manifest[DatasetResult],
     detector: tuple[Path, str],
     published: tuple[Path, str] | None,
     images: tuple[Path, str] | None,
 ) -> ReferenceResult:
-    evaluation = recipe.evaluation
+    recipe, evaluation = run.recipe, run.recipe.evaluation
     features = evaluation.detector.features
-    result: DatasetResult = data.result  # type: ignore[assignment]
-    stored = context.put(detector[0], detector[0].name)
+    result = data.result
+    stored = run.put(detector[0], detector[0].name)
     fields: dict[str, Any] = {}
     if published is not None:
         from sida.scoring.published import read_statistics
 
         statistics = read_statistics(published[0], evaluation.metric, features)
         fields |= {"origin": "published", "source_sha256": published[1], "count": statistics.count or 0}
-        fields["source"] = context.put(published[0], published[0].name)
+        fields["source"] = run.put(published[0], published[0].name)
         fields["moments"] = _put(
-            context, {"mean": statistics.mean, "covariance": statistics.covariance}, "published.safetensors"
+            run, {"mean": statistics.mean, "covariance": statistics.covariance}, "published.safetensors"
         )
     extra = bool(set(evaluation.extra_metrics) - {"is"})
     pictures = bool(result.shards) and result.record != "labels"
     latents = result.record == "latents"
     if latents and pictures and published is None:
-        progress.note(
-            context.step.name,
+        run.note(
             "these statistics are of what the VAE gives back, not of the images: published ones (evaluation.reference) are of "
             "the images, and scores differ",
         )
@@ -93,16 +99,16 @@ def _produce(
             "keep": extra or result.count * features * 4 <= KEPT_BYTES,
         }
         if images is not None and "precision_recall" in evaluation.extra_metrics:
-            put = context.put(images[0], images[0].name)
+            put = run.put(images[0], images[0].name)
             spec["images"] = [put.name, put.size, put.sha256]
-        made = run_job(context, "reference", spec, recipe.execution)
+        made = run_job(run, "reference", spec, recipe.execution)
         ours = ObjectRef(*made["moments"])
         for name in ("real_features", "precision_recall_features"):
             fields[name] = ObjectRef(*made[name]) if made.get(name) else None
         if published is None:
             fields |= {"moments": ours, "count": result.count}
         else:
-            fields |= {"computed": ours, "difference": _difference(context, fields["moments"], ours)}
+            fields |= {"computed": ours, "difference": _difference(run, fields["moments"], ours)}
     elif published is None:
         raise UserError(
             f"recipe {recipe.name}: the data set holds no images to compute statistics from: name published ones in "
@@ -124,22 +130,22 @@ def _fetched(given: ReferenceFile | None, what: str) -> tuple[Path, str] | None:
     return fetch_file(given.address, what, given.sha256, step="reference_statistics")
 
 
-def _difference(context: Context, published: ObjectRef, ours: ObjectRef) -> float:
+def _difference(run: StepRun, published: ObjectRef, ours: ObjectRef) -> float:
     from sida.numerics.frechet import frechet_distance
 
-    distance = frechet_distance(*_statistics(context.store, published), *_statistics(context.store, ours))
-    progress.note(context.step.name, f"published and our own statistics differ by a Frechet distance of {distance:.4f}")
+    distance = frechet_distance(*_statistics(run.store, published), *_statistics(run.store, ours))
+    run.note(f"published and our own statistics differ by a Frechet distance of {distance:.4f}")
     return distance
 
 
-def _put(context: Context, tensors: dict[str, Any], name: str) -> ObjectRef:
+def _put(run: StepRun, tensors: dict[str, Any], name: str) -> ObjectRef:
     import torch
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         save_file({key: torch.as_tensor(value).contiguous() for key, value in tensors.items()}, path)
-        return context.put(path, name)
+        return run.put(path, name)
 
 
 def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:

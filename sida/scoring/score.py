@@ -5,19 +5,24 @@ from __future__ import annotations
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sida import progress
 from sida.errors import UserError
 from sida.launch.job import run_job
-from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, read_manifest
+from sida.manifests import (
+    DatasetResult,
+    GeneratorResult,
+    Manifest,
+    ReferenceResult,
+    Score,
+    ScoresResult,
+    TeacherResult,
+)
 from sida.recipe import Recipe
 from sida.scoring.gates import target_gate, teacher_gate
 from sida.scoring.interval import half_width
 from sida.scoring.series import remember
-from sida.settings import settings
-from sida.steps import Context, Published, carried, step
-from sida.stores import open_store
+from sida.steps import From, StepRun, carried, step
 from sida.stores.base import ObjectRef
 
 SOURCES = (
@@ -56,9 +61,8 @@ def further_name(recipe: Recipe, metric: str) -> str:
     return metric + own.removeprefix("fd") if own.startswith("fd_") else metric
 
 
-def check_reference(recipe: Recipe, reference: Manifest) -> None:
+def check_reference(recipe: Recipe, made: ReferenceResult) -> None:
     """Refuse a reference that was made with another detector, or for another metric."""
-    made: ReferenceResult = reference.result  # type: ignore[assignment]
     detector = recipe.evaluation.detector
     if detector.sha256 is not None and made.detector_sha256 != detector.sha256:
         raise UserError(
@@ -72,26 +76,21 @@ def check_reference(recipe: Recipe, reference: Manifest) -> None:
         )
 
 
-def _inputs(recipe: Recipe, model: Manifest, reference: str) -> dict[str, Manifest]:
-    """What a score rests on; the data, whose labels are drawn from, are those that the reference was computed of."""
-    against = read_manifest(reference, "reference")
-    check_reference(recipe, against)
-    return {"model": model, "dataset": carried(against, "dataset"), "reference": against}
+def _claim(
+    run: StepRun,
+    parameters: dict[str, Any],
+    model: Manifest[TeacherResult] | Manifest[GeneratorResult],
+    reference: Manifest[ReferenceResult],
+) -> None:
+    """Claim what a score rests on; the data, whose labels are drawn from, are those that the reference was computed of."""
+    run.claim(parameters, model=model, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
 
 
-def _measured(
-    recipe: Recipe,
-    context: Context,
-    inputs: dict[str, Manifest],
-    seeds: list[int],
-    n: int,
-    *,
-    floor: bool,
-    guide: ObjectRef | None = None,
-) -> dict[str, Any]:
+def _measured(run: StepRun, seeds: list[int], n: int, *, floor: bool, guide: ObjectRef | None = None) -> dict[str, Any]:
+    recipe = run.recipe
     spec = {
         "recipe": recipe.model_dump(mode="json"),
-        "inputs": {name: manifest.to_json().decode() for name, manifest in inputs.items()},
+        "inputs": {name: manifest.to_json().decode() for name, manifest in run.inputs.items()},
         "first_seeds": seeds,
         "count": n,
         "extra_metrics": list(recipe.evaluation.extra_metrics),
@@ -99,13 +98,12 @@ def _measured(
     }
     if guide is not None:
         spec["guide"] = [guide.name, guide.size, guide.sha256]
-    result = run_job(context, "score", spec, recipe.execution)
-    context.notes["images_per_second"] = round(result["images_per_second"], 1)
-    context.notes["sampling_batch"] = result["batch"]
+    result = run_job(run, "score", spec, recipe.execution)
+    run.notes["images_per_second"] = round(result["images_per_second"], 1)
+    run.notes["sampling_batch"] = result["batch"]
     features = recipe.evaluation.detector.features
     if n < FEW * features:
-        progress.note(
-            context.step.name,
+        run.note(
             f"{n:,} images are few for {features:,} features, and scores fall with their number: {_size_effect(result)}; "
             f"compare it only with scores of as many images",
         )
@@ -122,7 +120,12 @@ def _size_effect(measured: dict[str, Any]) -> str:
 
 
 def _result(
-    recipe: Recipe, inputs: dict[str, Manifest], measured: dict[str, Any], first: Score, licence: str, **fields: Any
+    recipe: Recipe,
+    reference: Manifest[ReferenceResult],
+    measured: dict[str, Any],
+    first: Score,
+    licence: str,
+    **fields: Any,
 ) -> ScoresResult:
     """The model's row, the real images' where they were measured, and further metrics of the same images."""
     seeds, n = list(first.first_seeds), first.n
@@ -146,11 +149,10 @@ def _result(
         row(recipe, values, n=n, seeds=seeds, metric=further_name(recipe, name), **same)
         for name, values in measured["further"].items()
     ]
-    reference: ReferenceResult = inputs["reference"].result  # type: ignore[assignment]
     return ScoresResult(
         rows=tuple(rows),
-        detector_sha256=reference.detector_sha256,
-        reference_digest=inputs["reference"].digest,
+        detector_sha256=reference.result.detector_sha256,
+        reference_digest=reference.digest,
         licence=licence,
         sampling_bias=measured["sampling_bias"],
         further=tuple(further),
@@ -184,105 +186,103 @@ def _guide_key(guide: tuple[Path, str] | None) -> dict[str, str]:
     return {} if guide is None else {"guide": guide[1]}
 
 
-def _stored_guide(context: Context, recipe: Recipe, path: Path) -> ObjectRef:
+def _stored_guide(run: StepRun, path: Path) -> ObjectRef:
     """The guide's weights as safetensors, converted without running anything in the file."""
     from sida.scoring.adopt import as_safetensors
 
-    assert recipe.teacher.guide is not None
+    guide = run.recipe.teacher.guide
+    assert guide is not None
     with tempfile.TemporaryDirectory() as folder:
-        weights = as_safetensors(path, recipe.teacher.guide.network.model_dump(mode="json"), Path(folder))
-        return context.put(weights, "guide.safetensors")
+        weights = as_safetensors(path, guide.network.model_dump(mode="json"), Path(folder))
+        return run.put(weights, "guide.safetensors")
 
 
-@step("score_teacher", version=2, sources=SOURCES)
+def _refuse_weak_teacher(run: StepRun, scores: Manifest[ScoresResult]) -> None:
+    gate = teacher_gate(run.recipe, scores.result, run.inputs["reference"].result)
+    if not gate.passed:
+        if run.recipe.gate.on_failure == "stop":
+            raise UserError(gate.text)
+        run.note(gate.text)
+
+
+@step(version=2, sources=SOURCES, launches=True, measures=True, after=_refuse_weak_teacher)
 def score_teacher(
-    context_of: Any,
-    *,
+    run: StepRun,
     recipe: Recipe,
-    teacher: str,
-    reference: str,
-    attempt: str = "",
-    repeat: str = "",
-) -> Published:
-    """Score the teacher with its own sampler, and stop the run if it is not as good as was published."""
-    inputs = _inputs(recipe, read_manifest(teacher, "teacher"), reference)
+    teacher: Annotated[Manifest[TeacherResult], From("fetch_teacher", "teach")],
+    reference: Annotated[Manifest[ReferenceResult], From("reference_statistics")],
+) -> ScoresResult:
+    """Score the teacher under its own sampler; a gate before anything is distilled.
+
+    Args:
+        teacher: The teacher.
+        reference: Feature moments of the training set; it names the data, whose labels are drawn from.
+
+    Returns:
+        The teacher's score and the floor that real images reach.
+    """
+    check_reference(recipe, reference.result)
     sampler = recipe.teacher.sampler
     seeds = first_seeds(recipe, recipe.evaluation.teacher_ranges)
     n = recipe.gate.teacher_images or recipe.evaluation.images
-    made: Any = inputs["model"].result
-
     guide = _guide_file(recipe)
-
-    def produce(context: Context) -> ScoresResult:
-        stored = guide and _stored_guide(context, recipe, guide[0])
-        measured = _measured(recipe, context, inputs, seeds, n, floor=True, guide=stored)
-        guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
-        first = row(
-            recipe,
-            measured["values"],
-            n=n,
-            seeds=seeds,
-            model="teacher",
-            label=f"teacher, Heun {sampler.steps} steps{guided}",
-            nfe=sampler.nfe,
-            sampler=f"Heun, {sampler.steps} steps{guided}",
-            checkpoint_sha256=made.weights.sha256,
-        )
-        return _result(recipe, inputs, measured, first, made.licence, guide=stored)
-
-    published = context_of(
-        parameters=_parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json"), **_guide_key(guide)},
-        inputs=inputs,
-        produce=produce,
-        attempt=attempt,
-        repeat=repeat,
+    parameters = _parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json"), **_guide_key(guide)}
+    _claim(run, parameters, teacher, reference)
+    stored = guide and _stored_guide(run, guide[0])
+    measured = _measured(run, seeds, n, floor=True, guide=stored)
+    guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
+    first = row(
+        recipe,
+        measured["values"],
+        n=n,
+        seeds=seeds,
+        model="teacher",
+        label=f"teacher, Heun {sampler.steps} steps{guided}",
+        nfe=sampler.nfe,
+        sampler=f"Heun, {sampler.steps} steps{guided}",
+        checkpoint_sha256=teacher.result.weights.sha256,
     )
-    gate = teacher_gate(recipe, published.manifest, inputs["reference"])
-    if not gate.passed:
-        if recipe.gate.on_failure == "stop":
-            raise UserError(gate.text)
-        progress.note("score_teacher", gate.text)
-    return published
+    return _result(recipe, reference, measured, first, teacher.result.licence, guide=stored)
 
 
-@step("score", version=2, sources=SOURCES)
+def _remember(run: StepRun, scores: Manifest[ScoresResult]) -> None:
+    remember(run.store, run.recipe, scores)
+    if scores.result.gate:
+        run.note(scores.result.gate)
+
+
+@step(version=2, sources=SOURCES, launches=True, measures=True, per_recipe=True, after=_remember)
 def score(
-    context_of: Any,
-    *,
+    run: StepRun,
     recipe: Recipe,
-    generator: str,
-    reference: str,
-    attempt: str = "",
-    repeat: str = "",
-) -> Published:
-    """Score the one-step generator on held-out seed ranges, and say how it stands to the published number."""
-    inputs = _inputs(recipe, read_manifest(generator, "generator"), reference)
-    made: Any = inputs["model"].result
+    generator: Annotated[Manifest[GeneratorResult], From("distill", "fetch_released")],
+    reference: Annotated[Manifest[ReferenceResult], From("reference_statistics")],
+) -> ScoresResult:
+    """Score the one-step generator on held-out seed ranges.
+
+    Args:
+        generator: The one-step generator.
+        reference: Feature moments of the training set; it names the data, whose labels are drawn from.
+
+    Returns:
+        The generator's score: every range, mean and spread.
+    """
+    check_reference(recipe, reference.result)
+    made = generator.result
     seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
-
-    def produce(context: Context) -> ScoresResult:
-        measured = _measured(recipe, context, inputs, seeds, n, floor=False)
-        first = row(
-            recipe,
-            measured["values"],
-            n=n,
-            seeds=seeds,
-            model="generator",
-            label=f"generator, {made.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
-            nfe=1,
-            sampler="one step",
-            checkpoint_sha256=made.weights.sha256,
-            protocol=protocol,
-        )
-        return _result(recipe, inputs, measured, first, made.licence, gate=target_gate(recipe, first))
-
     target = recipe.targets.model_dump(mode="json", exclude=unsaid(recipe)) if recipe.targets else None
-    parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
-    published: Published = context_of(
-        parameters=parameters, inputs=inputs, produce=produce, attempt=attempt, repeat=repeat
+    _claim(run, _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}, generator, reference)
+    measured = _measured(run, seeds, n, floor=False)
+    first = row(
+        recipe,
+        measured["values"],
+        n=n,
+        seeds=seeds,
+        model="generator",
+        label=f"generator, {made.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
+        nfe=1,
+        sampler="one step",
+        checkpoint_sha256=made.weights.sha256,
+        protocol=protocol,
     )
-    remember(open_store(settings().store), recipe, published.manifest)
-    result: ScoresResult = published.manifest.result  # type: ignore[assignment]
-    if result.gate:
-        progress.note("score", result.gate)
-    return published
+    return _result(recipe, reference, measured, first, made.licence, gate=target_gate(recipe, first))

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from sida.errors import AlreadyExists, NotFound
-from sida.manifests import Manifest, ScoresResult, digest_of, parse_manifest
+from sida.manifests import Manifest, ScoresResult, digest_of, of_kind, parse_manifest
 from sida.recipe import Recipe
 from sida.stores import ObjectStore
 
@@ -25,7 +25,7 @@ def series_of(recipe: Recipe, step: str) -> str:
     return f"series/{step}/{digest_of(recipe.model_dump(mode='json', exclude=_LEFT_OUT))}"
 
 
-def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest) -> None:
+def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> None:
     """Add a published score to its series; harmless when it is there."""
     about = manifest.about
     entry = {"manifest": f"steps/{about.step}/{about.key}/{about.attempt}.json", "key": about.key}
@@ -35,7 +35,7 @@ def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest) -> None:
         pass
 
 
-def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest) -> Manifest | None:
+def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> Manifest[ScoresResult] | None:
     """The last score before this one: of another key (another ``repeat``, or another generator), comparable with it.
 
     Comparable are scores by the same detector against the same reference, of as many images. None when there is none.
@@ -46,25 +46,23 @@ def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest) -> Manifest
             entry = json.loads(store.read(name))
             if entry["key"] == manifest.about.key:
                 continue
-            found = parse_manifest(store.read(entry["manifest"]), store.address_of(entry["manifest"]))
+            address = store.address_of(entry["manifest"])
+            found = of_kind(parse_manifest(store.read(entry["manifest"]), address), ScoresResult, address)
         except NotFound:
             continue  # somebody tidied up
-        if _comparable(found, manifest):
+        if _comparable(found.result, manifest.result):
             return found
     return None
 
 
-def _entry(recipe: Recipe, manifest: Manifest) -> str:
+def _entry(recipe: Recipe, manifest: Manifest[ScoresResult]) -> str:
     """Keys sort by time, then by digest, so that two scores of one second have an order."""
     about = manifest.about
     time = re.sub("[^0-9T]", "", about.created.partition("+")[0])
     return f"{series_of(recipe, about.step)}/{time}-{about.key[:16]}-{about.attempt:04d}.json"
 
 
-def _comparable(a: Manifest, b: Manifest) -> bool:
-    one, other = a.result, b.result
-    if not isinstance(one, ScoresResult) or not isinstance(other, ScoresResult):
-        return False
+def _comparable(one: ScoresResult, other: ScoresResult) -> bool:
     measured = [
         (r.detector_sha256, r.reference_digest, [(s.model, s.metric, s.n) for s in r.rows]) for r in (one, other)
     ]

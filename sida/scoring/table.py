@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from sida import progress
 from sida.errors import UserError
@@ -15,47 +15,50 @@ from sida.manifests import (
     PublishedResult,
     PublishedRow,
     ScoresResult,
-    read_manifest,
 )
-from sida.passed_on import Failure, failure_in
+from sida.passed_on import Failure
 from sida.recipe import Recipe
 from sida.recipe import names as recipe_names
 from sida.scoring.gates import precision_words, standing, target_of
-from sida.scoring.verify import recipe_of
-from sida.settings import settings
-from sida.steps import Context, Published, recipe_at, step
+from sida.steps import From, StepRun, step
+from sida.steps.recipes import recipe_at, recipe_of
 from sida.stores import open_store
 
 HEADING = ("benchmark", "generator", "metric", "published", "ours", "95% interval", "verdict", "cost")
 LINES = {"sid": "SiD", "best": "best of SiDA, SiD2A"}  # of a benchmark: the paper gives one number for each
 
 
-@step("published_table", version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py"))
-def published_table(context_of: Any, *, recipe: Recipe, scores: Sequence[str], attempt: str = "") -> Published:
-    """Put the published number of every released generator beside ours; generators that failed are named."""
-    failures = [found for path in scores if (found := failure_in(path))]
-    good = [path for path in scores if not failure_in(path)]
-    inputs = {f"scores_{number:02d}": read_manifest(path, "scores") for number, path in enumerate(good)}
+@step(version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py"), output="table")
+def published_table(
+    run: StepRun, recipe: Recipe, scores: Annotated[list[Manifest[ScoresResult] | Failure], From("score")]
+) -> PublishedResult:
+    """Compare the released generators' scores with the published ones: ours, interval, verdict, cost.
+
+    A generator that could not be scored is named in the table, and ends this step with a status of its own.
+
+    Args:
+        scores: The generators' scores.
+
+    Returns:
+        The table's manifest.
+    """
     if not scores:
         raise UserError("there is no score to put into the table: name recipes with a released generator")
-    here = settings().store
-    failed = [_failure(found, recipe_at(found.recipe, open_store(here))) for found in failures]
-    named = [(f.recipe, recipe_at(found.recipe, open_store(here))) for f, found in zip(failed, failures, strict=True)]
-
-    def produce(context: Context) -> PublishedResult:
-        rows, recipes = [], dict(named)
-        for manifest in inputs.values():
-            scored = recipe_of(open_store(manifest.about.store), manifest)
-            recipes[scored.name] = scored
-            rows.append(_row(manifest, scored))
-        return PublishedResult(rows=tuple(rows), paper=tuple(paper_rows(rows, failed, recipes)), failed=tuple(failed))
-
+    good = [score for score in scores if isinstance(score, Manifest)]
+    failures = [(score, recipe_at(score.recipe, run.store)) for score in scores if isinstance(score, Failure)]
+    failed = [_failure(failure, its_recipe) for failure, its_recipe in failures]
     parameters = {
-        "rows": len(inputs),
+        "rows": len(good),
         "failed": [row.model_dump(mode="json") for row in failed],
         "paper": [row.model_dump(mode="json") for row in paper_rows([], [], {})],
     }
-    return context_of(parameters=parameters, inputs=inputs, produce=produce, attempt=attempt)
+    run.claim(parameters, **{f"scores_{number:02d}": manifest for number, manifest in enumerate(good)})
+    rows, recipes = [], {its_recipe.name: its_recipe for _, its_recipe in failures}
+    for manifest in good:
+        scored = recipe_of(open_store(manifest.about.store), manifest)
+        recipes[scored.name] = scored
+        rows.append(_row(manifest, scored))
+    return PublishedResult(rows=tuple(rows), paper=tuple(paper_rows(rows, failed, recipes)), failed=tuple(failed))
 
 
 def _failure(found: Failure, recipe: Recipe) -> PublishedFailure:
@@ -119,9 +122,8 @@ def _paper_row(
     )
 
 
-def _row(manifest: Manifest, recipe: Recipe) -> PublishedRow:
-    result: ScoresResult = manifest.result  # type: ignore[assignment]
-    score, published = result.rows[0], target_of(recipe)
+def _row(manifest: Manifest[ScoresResult], recipe: Recipe) -> PublishedRow:
+    score, published = manifest.result.rows[0], target_of(recipe)
     rate = float(manifest.about.notes.get("images_per_second", math.nan))
     return PublishedRow(
         benchmark=recipe.benchmark or recipe.name,
@@ -191,9 +193,9 @@ def verdict(result: PublishedResult) -> str:
     return "\n".join(text)
 
 
-def refuse_failures(manifest: Manifest) -> None:
+def refuse_failures(manifest: Manifest[PublishedResult]) -> None:
     """End the step with a line and a status when a generator could not be scored. The table has been published."""
-    result: PublishedResult = manifest.result  # type: ignore[assignment]
+    result = manifest.result
     if not result.failed:
         return
     first, total = result.failed[0], len(result.failed) + len(result.rows)
@@ -204,9 +206,9 @@ def refuse_failures(manifest: Manifest) -> None:
     raise SystemExit(status)
 
 
-def markdown(manifest: Manifest) -> str:
+def markdown(manifest: Manifest[PublishedResult]) -> str:
     """The table for KFP's page."""
-    result: PublishedResult = manifest.result  # type: ignore[assignment]
+    result = manifest.result
     heading, *rows = lines(result)
     text = [
         "| " + " | ".join(heading) + " |",
@@ -233,14 +235,3 @@ def released_recipes(wanted: Sequence[str] = ()) -> list[str]:
         elif wanted or (recipe.dataset.latents is None and recipe.method.name in ("sid", "sid2a")):
             chosen.append(name)
     return chosen
-
-
-def data_step(recipe: Recipe) -> Any:
-    """What scoring needs of the training set: its images where statistics come from them, else its label distribution."""
-    from sida.scoring.labels import label_distribution, needs_images
-
-    if needs_images(recipe):
-        from sida.data.prepare import prepare_data
-
-        return prepare_data
-    return label_distribution

@@ -2,58 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sida.errors import UserError
 from sida.foreign.fetch import digest_of_file, fetch_file
 from sida.manifests import TeacherResult
 from sida.recipe import Generator, Network, Recipe, Teacher
 from sida.scratch import scratch_folder
-from sida.steps import Context, Published, step
+from sida.steps import StepRun, step
 from sida.stores.base import redact
 
 SOURCES = ("sida/teachers", "sida/foreign")
 
 
-@step("fetch_teacher", version=1, sources=SOURCES)
-def fetch_teacher(context_of: Any, *, recipe: Recipe, attempt: str = "") -> Published:
-    """Fetch the recipe's teacher, check its digest and its tensors, and publish it."""
-    return _fetch(context_of, recipe, recipe.teacher, recipe.teacher.network, "teacher", attempt)
+@step(version=1, sources=SOURCES)
+def fetch_teacher(run: StepRun, recipe: Recipe) -> TeacherResult:
+    """Fetch the pretrained diffusion teacher and verify it.
+
+    Returns:
+        The teacher as safetensors, by address and digest.
+    """
+    return _fetch(run, recipe.teacher, recipe.teacher.network, "teacher")
 
 
-@step("fetch_generator", version=1, sources=SOURCES)
-def fetch_generator(context_of: Any, *, recipe: Recipe, attempt: str = "") -> Published:
-    """Fetch the finished SiD generator that SiD2A starts from; its network is the teacher's, without an uncertainty head."""
+@step(version=1, sources=SOURCES, output="generator")
+def fetch_generator(run: StepRun, recipe: Recipe) -> TeacherResult:
+    """Fetch the finished SiD generator that SiD2A starts from, and verify it.
+
+    Its network is the teacher's, without an uncertainty head.
+
+    Returns:
+        The generator as safetensors, by address and digest.
+    """
     if recipe.generator is None:
         raise UserError(f"recipe {recipe.name}: it has no generator section, so there is no generator to fetch")
-    return _fetch(context_of, recipe, recipe.generator, recipe.teacher.network.of_generator(), "generator", attempt)
+    return _fetch(run, recipe.generator, recipe.teacher.network.of_generator(), "generator")
 
 
-def _fetch(
-    context_of: Any, recipe: Recipe, section: Teacher | Generator, wanted: Network, what: str, attempt: str
-) -> Published:
+def _fetch(run: StepRun, section: Teacher | Generator, architecture: Network, what: str) -> TeacherResult:
     address = section.address
     if address is None:
-        raise UserError(f"recipe {recipe.name}: {what}.address is missing, so there is nothing to fetch: use `teach`")
-    name = f"fetch_{what}"
-    digest = digest_of_file(address, what, section.sha256, step=name)
-    network = wanted.model_dump(mode="json")
+        raise UserError(
+            f"recipe {run.recipe.name}: {what}.address is missing, so there is nothing to fetch: use `teach`"
+        )
+    digest = digest_of_file(address, what, section.sha256, step=run.step.name)
+    network = architecture.model_dump(mode="json")
+    run.claim({"sha256": digest, "network": network, "licence": section.licence})
 
-    def produce(context: Context) -> TeacherResult:
-        from sida.teachers.convert import convert
+    from sida.teachers.convert import convert  # torch
 
-        path, _ = fetch_file(address, what, digest, step=name)
-        with scratch_folder() as folder:
-            made = convert(
-                path,
-                folder,
-                what=f"{what} {path.name}",
-                network=network,
-                origin=redact(address),
-                licence=section.licence,
-            )
-            weights = context.put(made.weights, made.weights.name)
-        return TeacherResult(network=network, weights=weights, source_sha256=digest, licence=section.licence)
-
-    parameters = {"sha256": digest, "network": network, "licence": section.licence}
-    return context_of(parameters=parameters, inputs={}, produce=produce, attempt=attempt)
+    path, _ = fetch_file(address, what, digest, step=run.step.name)
+    with scratch_folder() as folder:
+        converted = convert(
+            path, folder, what=f"{what} {path.name}", network=network, origin=redact(address), licence=section.licence
+        )
+        weights = run.put(converted.weights, converted.weights.name)
+    return TeacherResult(network=network, weights=weights, source_sha256=digest, licence=section.licence)

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from sida.records import RUN_ID
 from sida.report.comparison import benchmark_of
 from sida.settings import settings
-from sida.steps import recipe_at
+from sida.steps.recipes import recipe_at
 from sida.stores.base import redact
 from sida.tracking.server import ANSWER_SECONDS, EXPERIMENT
 

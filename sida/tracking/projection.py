@@ -22,7 +22,7 @@ from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
 from sida.report.comparison import benchmark_of, flat, identity_of
-from sida.steps import recipe_at, recipe_key
+from sida.steps.recipes import recipe_at, recipe_key
 from sida.stores.base import ObjectStore
 
 STATUS = {SUCCEEDED: "FINISHED", FAILED: "FAILED", CANCELLED: "KILLED", TIMED_OUT: "FAILED"}  # MLflow's words

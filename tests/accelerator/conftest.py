@@ -56,11 +56,11 @@ def here(made: Bench, accelerator: Waits) -> Bench:
 def workers_here(accelerator: Waits, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Jobs of steps run in this process, on the device, in place of torchrun's."""
     from sida.launch.job import job_folder
-    from sida.steps import Context
+    from sida.steps import StepRun
     from sida.training.job import Job
     from sida.training.worker import _kinds
 
-    def run_job(context: Context, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
+    def run_job(context: StepRun, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
         lease = {"key": context.lease.key, "number": context.lease.number}
         full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
         result = _kinds()[kind](Job(full, context.store, Processes(0, 1, devices.claim())))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sida.registry import STEPS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -28,9 +30,8 @@ def components(*arguments: str, runs: Path | None = None) -> subprocess.Complete
 
 def test_without_arguments_it_lists_every_step_with_what_it_does() -> None:
     listed = components().stdout
-    files = {path.stem for path in (ROOT / "components").glob("*.py") if not path.stem.startswith("_")}
     rows = dict(line.strip().split(maxsplit=1) for line in listed.splitlines() if line.startswith("  "))
-    assert set(rows) == files
+    assert set(rows) == set(STEPS)
     assert all(text.endswith(".") for text in rows.values())
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.__main__ import step_names
 from scripts.image import labels
+from sida.registry import STEPS
 from tests.conftest import ROOT
 from tests.container.oci import Image
 
@@ -97,7 +97,7 @@ def test_what_kfp_needs_is_there(image: Image) -> None:
     assert "--executor_input" in output(image.run("sh", "-c", "python3 -m kfp.dsl.executor_main --help"))
 
 
-@pytest.mark.parametrize("step", step_names())
+@pytest.mark.parametrize("step", sorted(STEPS))
 def test_every_step_explains_itself(image: Image, step: str) -> None:
     assert f"python -m components {step}" in output(image.run("python", "-m", "components", step, "--help"))
 

@@ -13,7 +13,7 @@ from sida import recipe
 from sida.data.prepare import prepare_data
 from sida.manifests import DatasetResult
 from sida.recipe import Dataset
-from sida.steps import Published
+from sida.steps import StepOutcome
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "data"
 
@@ -46,7 +46,7 @@ def section(path: Path | str, source: str = "folder", **fields: Any) -> Dataset:
     return Dataset.model_validate({**defaults, "source": source, "address": str(path), **fields})
 
 
-def prepare(path: Path | str, source: str = "folder", attempt: str = "", **fields: Any) -> Published:
+def prepare(path: Path | str, source: str = "folder", attempt: str = "", **fields: Any) -> StepOutcome[DatasetResult]:
     """The step on such a section."""
     digits, dataset = recipe.load("digits"), section(path, source, **fields)
     size = {"resolution": dataset.resolution, "channels": dataset.channels, "label_dim": 0}

@@ -10,7 +10,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from pipeline import launching
 from pipeline.amounts import amounts
-from pipeline.dag import Plan
+from pipeline.plan import Plan
 from pipeline.profile import Profile, load
 from sida import recipe
 from sida.launch.manifest import train_job

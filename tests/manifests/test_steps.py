@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline import rerun
-from pipeline.dag import Plan
+from pipeline.plan import Plan
 from pipeline.profile import Profile, load
 from sida import recipe
 from tests.manifests.render import MANIFESTS, named, of_kind, overlay, title

@@ -4,8 +4,8 @@ import json
 import sys
 
 from pipeline import local, running
-from pipeline.dag import Plan
 from pipeline.display import open_display
+from pipeline.plan import Plan
 
 options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
 what, *force = [argument for argument in sys.argv[1:] if argument not in options]

@@ -15,7 +15,7 @@ import yaml
 from pipeline.compile import Compiled, OnCluster, compiled, plan_for
 from pipeline.profile import load
 from sida import recipe
-from sida.steps import recipe_key
+from sida.steps.recipes import recipe_key
 from tests.pipeline.command import PROFILE, Command
 from tests.pipeline.kfp_server import check_pipeline
 

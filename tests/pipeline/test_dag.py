@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.dag import Plan, build
+from components.component import component_of
+from components.interface import description_of, outputs_of, parameters_of
+from pipeline.dag import build
+from pipeline.plan import Plan
 from sida import recipe as recipes
 from sida.errors import UserError
+from sida.registry import STEPS
 
 
 def plan(**values: object) -> Plan:
@@ -43,6 +47,22 @@ def test_the_graph_is_the_readme_s_and_sid2a_s_generator_comes_beside_it() -> No
         ("compare", "report"),
     }
     assert plan(fetch_generator=True).tasks()["distill"]["start"] == "fetch_generator.generator"
+
+
+def test_every_input_is_the_result_of_the_steps_that_it_names() -> None:
+    for step in STEPS.values():
+        for taken in step.inputs.values():
+            assert {STEPS[maker].result for maker in taken.makers} == {taken.kind}, (step.name, taken.name)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_component_says_what_it_takes_and_makes(name: str) -> None:
+    described = [*parameters_of(STEPS[name]), *outputs_of(STEPS[name])]
+    assert description_of(STEPS[name]).endswith(".")
+    assert all(part.text.endswith(".") for part in described), described
+    spec = component_of(name).component_spec
+    assert {*spec.inputs, *spec.outputs} == {part.name for part in described}
+    assert all(flag.description for flag in spec.inputs.values())
 
 
 def test_every_step_comes_after_the_steps_it_needs() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from components.component import component_of
 from pipeline import rerun
 from pipeline.profile import load
 from sida import recipe, records
 from sida.errors import UserError
 from sida.launch.processes import machine_id
-from sida.manifests import read_manifest
+from sida.manifests import DatasetResult, read_manifest
+from sida.registry import STEPS
 from sida.settings import settings
-from sida.steps import execute
+from sida.steps.execute import execute
 from sida.stores import open_store
 from tests.conftest import ROOT
 from tests.pipeline.command import Command
@@ -93,15 +94,15 @@ def test_inputs_are_recorded_by_address_and_digest(place: Path) -> None:
         RUN, "distill", 1, {"recipe": "digits", "start": path, "teacher_scores": path, "attempt": "new"}
     )
     assert call is not None
-    digest = read_manifest(path, "dataset").digest
+    digest = read_manifest(path, DatasetResult).digest
     assert call.inputs == {name: records.Input(address=address, digest=digest) for name in ("start", "teacher_scores")}
     assert call.parameters == {"attempt": "new"}
     assert records.calls(open_store(settings().store), RUN)["distill"].state == "started"  # if it is killed now
 
 
 def test_a_list_of_results_is_recorded_one_by_one_and_a_failure_among_them_is_kept_with_the_run(place: Path) -> None:
-    from components.__main__ import _parser
-    from components.published_table import published_table
+
+    from components.__main__ import parser_of
     from sida import passed_on
 
     address = run_step(place)
@@ -111,7 +112,7 @@ def test_a_list_of_results_is_recorded_one_by_one_and_a_failure_among_them_is_ke
     call = records.begin(RUN, "published_table", 2, given)
     assert call is not None
     rerun.check_inputs(call)
-    parsed = _parser("published_table", published_table).parse_args(rerun.arguments(call, force=False))
+    parsed = parser_of(STEPS["published_table"]).parse_args(rerun.arguments(call, force=False))
     assert parsed.scores[0] == address
     kept = Path(parsed.scores[1].removeprefix("file://"))
     assert passed_on.failure_in(kept) == failure
@@ -152,9 +153,8 @@ def test_the_exit_handler_records_the_end_of_the_run(place: Path) -> None:
 
 
 def test_every_component_passes_on_the_run_it_belongs_to() -> None:
-    for path in (Path(__file__).resolve().parents[2] / "components").glob("[a-z]*.py"):
-        component = getattr(importlib.import_module(f"components.{path.stem}"), path.stem)
-        assert "run_id" in component.component_spec.inputs, path
+    for step in STEPS:
+        assert "run_id" in component_of(step).component_spec.inputs, step
 
 
 # -- the Job
@@ -184,10 +184,10 @@ def test_a_job_runs_the_step_s_own_command_with_the_recorded_values(command: Com
 
 
 def test_the_flags_are_those_that_the_step_takes() -> None:
-    from components.__main__ import _parser
-    from components.score import score
 
-    parsed = _parser("score", score).parse_args(rerun.arguments(call_of_score(), force=False))
+    from components.__main__ import parser_of
+
+    parsed = parser_of(STEPS["score"]).parse_args(rerun.arguments(call_of_score(), force=False))
     assert (parsed.repeat, parsed.run_id) == ("-rf monday", RUN)
 
 

@@ -70,7 +70,7 @@ def test_a_submitted_recipe_finds_the_shipped_teacher_in_the_image_and_what_it_c
     done = pod(image, "fetch_teacher", parameter, store)
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("SIDA_STORE", store)
-    from sida.steps import recipe_at
+    from sida.steps.recipes import recipe_at
 
     assert recipe_at(parameter) == recipe.load(mine)  # and here they are those of this checkout
 

@@ -43,8 +43,8 @@ def inputs(place: Path) -> Inputs:
 def make_inputs(place: Path, recipe: Recipe) -> Inputs:
     from sida.data.prepare import prepare_data
     from sida.scoring.adopt import fetch_released
-    from sida.scoring.file import runner
     from sida.scoring.reference import reference_statistics
+    from tests.scoring.files import runner
 
     folder = place / "inputs"
     folder.mkdir(exist_ok=True)
@@ -66,12 +66,12 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import torch
 
     from sida.launch.job import job_folder
-    from sida.steps import Context
+    from sida.steps import StepRun
     from sida.training.job import Job
     from sida.training.processes import Processes
     from sida.training.worker import _kinds
 
-    def run_job(context: Context, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
+    def run_job(context: StepRun, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
         lease = {"key": context.lease.key, "number": context.lease.number}
         full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
         result = _kinds()[kind](Job(full, context.store, Processes(0, 1, torch.device("cpu"))))

@@ -11,13 +11,13 @@ from sida.data.prepare import prepare_data
 from sida.errors import UserError
 from sida.manifests import Score
 from sida.recipe import Recipe
-from sida.scoring.file import runner
 from sida.scoring.gates import against_teacher, standing, target_gate
 from sida.scoring.interval import difference_half_width, half_width, t_quantile
 from sida.scoring.reference import reference_statistics
 from sida.scoring.score import score_teacher
 from sida.teachers.fetch import fetch_teacher
 from tests.scoring.conftest import ASSET, tiny
+from tests.scoring.files import runner
 
 # The digits' teacher with 6 steps scores about 4 on 400 images.
 PUBLISHED = {"metric": "fd_digits", "source": "a paper", "teacher": 2.0, "best": 1.0}

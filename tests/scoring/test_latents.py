@@ -10,11 +10,10 @@ import torch
 
 from sida.data.latents import decode_images, decoder_of, load_vae
 from sida.errors import UserError
-from sida.manifests import ScoresResult, read_manifest
+from sida.manifests import DatasetResult, ReferenceResult, ScoresResult, read_manifest
 from sida.numerics.draws import Draws
 from sida.numerics.samplers import heun_edm2, one_step
 from sida.recipe import Latents, Recipe, Sampler
-from sida.scoring.file import runner
 from sida.scoring.measure import decoded, generator_images, teacher_images
 from sida.scoring.protocol import pixels_of, sampling_noise
 from sida.settings import settings
@@ -26,6 +25,7 @@ from tests.data.making import class_folders
 from tests.data.test_latents import fields
 from tests.data.test_latents import vae as vae
 from tests.scoring.conftest import tiny
+from tests.scoring.files import runner
 from tests.scoring.stand_in import FEATURES, write_stand_in
 
 pytest.importorskip("diffusers")
@@ -113,13 +113,13 @@ def test_statistics_of_latents_are_of_what_the_vae_gives_back_and_a_generator_is
     reference = run(reference_statistics, dataset=dataset)
     assert "what the VAE gives back" in capfd.readouterr().err
     store = open_store(settings().store)
-    made = read_manifest(dataset, "dataset").result
+    made = read_manifest(dataset, DatasetResult).result
     assert made.record == "latents"  # type: ignore[union-attr]
     latents, _ = Shards(store, made).batch(torch.arange(12))  # type: ignore[arg-type]
     assert recipe.dataset.latents is not None
     images = decoder_of(recipe.dataset.latents, CPU)(latents)
     detector = load_detector(Path(recipe.evaluation.detector.address.removeprefix("file://")))
-    mean, covariance = load_statistics(store, read_manifest(reference, "reference").result)  # type: ignore[arg-type]
+    mean, covariance = load_statistics(store, read_manifest(reference, ReferenceResult).result)
     features = detector(images).double()
     torch.testing.assert_close(mean, features.mean(0), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(covariance, torch.cov(features.T), rtol=1e-6, atol=1e-12)

@@ -9,9 +9,9 @@ import pytest
 
 from sida.errors import Corrupt, UserError
 from sida.recipe import Recipe
-from sida.scoring.recompute import recompute
-from sida.scoring.verify import verify
-from sida.steps import Published
+from sida.recompute import recompute
+from sida.steps import StepOutcome
+from sida.verify import verify
 from tests.scoring.conftest import tiny
 
 METHOD = {"images": 256, "generator_from": 0, "adversarial_from": 0, "decay_from": 128}
@@ -40,14 +40,14 @@ def address(here: Path, shelf: Path) -> str:
     return f"file://{here}/store/{(shelf / 'key').read_text()}"
 
 
-def whole_chain(folder: Path) -> Published:
+def whole_chain(folder: Path) -> StepOutcome:
     """The score of a generator distilled here."""
     from sida.data.prepare import prepare_data
-    from sida.scoring.file import runner
     from sida.scoring.reference import reference_statistics
     from sida.scoring.score import score, score_teacher
     from sida.teachers.fetch import fetch_teacher
     from sida.training.distill import distill
+    from tests.scoring.files import runner
 
     recipe = small()
     run = runner(folder, recipe)

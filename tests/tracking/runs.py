@@ -25,7 +25,7 @@ from sida.manifests import (
 )
 from sida.recipe import Recipe
 from sida.records import StepCall
-from sida.steps import recipe_address
+from sida.steps.recipes import recipe_address
 from sida.stores.base import ObjectRef, ObjectStore, put_object
 
 CURVE = [

@@ -44,7 +44,7 @@ def test_the_link_is_known_before_the_run_and_finds_it_afterwards(
     name = f"a-{uuid.uuid4().hex[:8]}"  # a benchmark of its own: no experiment yet
     made = Made(store, recipe(name=name, benchmark=name), (1.0, 1.01, 0.99))
     made.write(f"run-{name}", upto="score")
-    from sida.steps import recipe_address
+    from sida.steps.recipes import recipe_address
 
     link = mlflow_link(recipe_address(made.recipe), f"run-{name}")
     made.write(f"run-{name}")

@@ -13,7 +13,7 @@ from sida import records
 from sida.ending import end_run
 from sida.launch.processes import Process, machine_id
 from sida.settings import settings
-from sida.steps import execute
+from sida.steps.execute import execute
 from sida.stores import ObjectStore
 from sida.tracking.reconcile import track
 from tests.tracking.runs import Made, recipe

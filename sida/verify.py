@@ -12,9 +12,8 @@ from pathlib import PurePosixPath
 
 from sida.errors import Corrupt, NotFound, SidaError, UserError
 from sida.manifests import Manifest, ReferenceResult, ScoresResult, parse_manifest
-from sida.provenance import code_digest
-from sida.recipe import Recipe
-from sida.steps import recipe_at
+from sida.registry import EVERY_STEP
+from sida.steps.recipes import recipe_of
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef, redact, verify_object
 
@@ -129,10 +128,8 @@ def _checked(store: ObjectStore, what: str, ref: ObjectRef, hashing: bool) -> Li
 
 def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:
     """Code is no object of the store: another version is said, and no fault."""
-    from sida.steps import STEPS
-
-    described = STEPS.get(manifest.about.step)
-    if described is not None and code_digest(described.sources) != manifest.about.code:
+    step = EVERY_STEP.get(manifest.about.step)
+    if step is not None and step.code() != manifest.about.code:
         commit = manifest.about.machine.get("commit", "an unknown commit")
         chain.remarks.append(
             f"{name}: made by another version of its code ({commit[:19]}); --recompute shows whether it matters"
@@ -181,11 +178,3 @@ def _seeds(chain: Chain, result: ScoresResult, manifest: Manifest) -> Iterator[s
             if any(first < end and start < first + row.n for start, end in taken):
                 yield f"{row.label}: seeds {first} to {first + row.n - 1} were used before"
             taken.append((first, first + row.n))
-
-
-def recipe_of(store: ObjectStore, manifest: Manifest) -> Recipe:
-    """The recipe that a step was called with. Raises Corrupt, NotFound, UserError."""
-    ref = manifest.about.recipe
-    if ref is None:
-        raise UserError(f"{manifest.about.step}: an older version made it and recorded no recipe: run it again")
-    return recipe_at(f"{ref.key}#sha256={ref.sha256}", store)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from sida.errors import UserError
 from sida.manifests import Score
-from sida.scoring.verify import Chain, recipe_of
+from sida.scoring.score import score, score_teacher
+from sida.steps.recipes import recipe_of
+from sida.verify import Chain
 
 TOLERANCE = 1e-3  # of the value: float32 kernels of another machine; the same machine gives the same bits
 
@@ -35,21 +36,13 @@ class Recomputed:
 
 def recompute(chain: Chain) -> list[Recomputed]:
     """Run the score's step anew, under a key of its own, on the objects below it. Raises UserError for other manifests."""
-    from sida.scoring.score import score, score_teacher
-
     steps = {"score": (score, "generator"), "score_teacher": (score_teacher, "teacher")}
     about = chain.root.about
     if about.step not in steps:
         raise UserError(f"{about.step}: only score and score_teacher can be computed again from the store")
     function, model = steps[about.step]
     recipe = recipe_of(chain.store, chain.root)
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = {}
-        for name in ("model", "reference"):
-            path = Path(folder) / f"{name}.json"
-            path.write_bytes(chain.manifests[name].to_json())
-            inputs[model if name == "model" else name] = str(path)
-        again = function(recipe=recipe, repeat=f"verify {time.time():.6f}", **inputs)
-    rows = (*chain.root.rows, *chain.root.result.further)  # type: ignore[union-attr]
-    new = (*again.manifest.rows, *again.manifest.result.further)
-    return [Recomputed(one, other) for one, other in zip(rows, new, strict=True)]
+    inputs: dict[str, Any] = {model: chain.manifests["model"], "reference": chain.manifests["reference"]}
+    again = function(recipe=recipe, repeat=f"verify {time.time():.6f}", **inputs)
+    pairs = zip(chain.root.measured, again.manifest.measured, strict=True)
+    return [Recomputed(published, anew) for published, anew in pairs]

@@ -1,0 +1,105 @@
+"""What a step takes and gives as a component: the manifests of its signature, and what every component has beside them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from components.views import VIEWS
+from sida.manifests import (
+    DatasetResult,
+    GeneratorResult,
+    Part,
+    PublishedResult,
+    ReferenceResult,
+    ReportResult,
+    RunResult,
+    ScoresResult,
+    TeacherResult,
+)
+from sida.steps import Step
+
+# Kubeflow's types of artifacts.
+ARTIFACTS: dict[type[Part], str] = {
+    TeacherResult: "Model",
+    GeneratorResult: "Model",
+    DatasetResult: "Dataset",
+    ReferenceResult: "Artifact",
+    ScoresResult: "Metrics",
+    RunResult: "Artifact",
+    PublishedResult: "Artifact",
+    ReportResult: "Artifact",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a component; a manifest has no default."""
+
+    name: str
+    kind: Literal["text", "truth", "manifest", "manifests"]
+    text: str  # what it is, for --help and Kubeflow's pages
+    optional: bool = True
+    artifact: str = ""  # Kubeflow's type, of a manifest
+
+    @property
+    def default(self) -> str | bool | None:
+        """Of an optional parameter."""
+        return "" if self.kind == "text" else False if self.kind == "truth" else None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A result of a component: the step's manifest, or a view of it."""
+
+    name: str
+    artifact: str
+    text: str
+
+
+def parameters_of(step: Step[Any]) -> list[Parameter]:
+    """The parameters of a step's component, in order."""
+    described = _sections(step)[1]
+    parameters = [
+        Parameter("recipe", "text", "Name of a recipe, or address of a resolved one in the store.", optional=False)
+    ]
+    for taken in step.inputs.values():
+        kind: Literal["manifest", "manifests"] = "manifests" if taken.many else "manifest"
+        text = described[taken.name]
+        parameters.append(Parameter(taken.name, kind, text, taken.optional, ARTIFACTS[taken.kind]))
+    parameters.append(Parameter("attempt", "text", '"new" makes the result again; empty reuses what is there.'))
+    if step.measures:
+        parameters += [
+            Parameter(
+                "repeat",
+                "text",
+                'Any text; another text is another score. Empty or "reuse": what is there; "scheduled": the time below.',
+            ),
+            Parameter("scheduled", "text", "The time for which Kubeflow planned the run."),
+        ]
+    parameters.append(Parameter("run_id", "text", "The run that this call is recorded under; empty: SIDA_RUN."))
+    if step.per_recipe:
+        text = "A failure is passed on in place of the result, so that the run goes on with other recipes."
+        parameters.append(Parameter("one_of_many", "truth", text))
+    return parameters
+
+
+def outputs_of(step: Step[Any]) -> list[Output]:
+    """The results of a step's component: its manifest first."""
+    views = VIEWS[step.name].outputs if step.name in VIEWS else ()
+    manifest = Output(step.output_name, ARTIFACTS[step.result], _sections(step)[2])
+    return [manifest, *(Output(name, artifact, text) for name, artifact, text in views)]
+
+
+def description_of(step: Step[Any]) -> str:
+    """What the step does: its docstring without the sections on arguments and result."""
+    return _sections(step)[0]
+
+
+def _sections(step: Step[Any]) -> tuple[str, dict[str, str], str]:
+    """(description, argument -> text, result) of a docstring in Google's style."""
+    text, _, rest = (inspect.getdoc(step.function) or "").partition("\n\nReturns:\n")
+    text, _, arguments = text.partition("\n\nArgs:\n")
+    pairs = (line.strip().partition(": ") for line in arguments.splitlines() if line.strip())
+    return text, {name: words for name, _, words in pairs}, " ".join(rest.split())

@@ -1,0 +1,66 @@
+"""What Kubeflow's pages show of a result, beside the manifest itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sida.manifests import Manifest, PublishedResult, ReportResult, RunResult, ScoresResult
+from sida.report.compare import markdown as run_markdown
+from sida.report.compare import standing_of
+from sida.report.report import page_bytes
+from sida.scoring.table import markdown as table_markdown
+from sida.scoring.table import refuse_failures
+from sida.stores import open_store
+from sida.tracking.links import mlflow_link
+
+
+@dataclass(frozen=True)
+class Views:
+    """Further outputs of a component, and what fills them from the manifest and the component's arguments."""
+
+    show: Callable[[Manifest[Any], dict[str, Any]], None]
+    outputs: tuple[tuple[str, str, str], ...] = ()  # name, Kubeflow's type, what it is
+
+
+def _scores(manifest: Manifest[ScoresResult], given: dict[str, Any]) -> None:
+    for row in manifest.measured:
+        given["scores"].log_metric(f"{row.model}_{row.metric}", row.mean)
+
+
+def _run(manifest: Manifest[RunResult], given: dict[str, Any]) -> None:
+    for name, number in standing_of(manifest).items():
+        given["standing"].log_metric(name, number)
+    if link := mlflow_link(given["recipe"], given["run_id"]):
+        given["run"].metadata["mlflow"] = link
+    Path(given["summary"].path).write_text(run_markdown(manifest, link), encoding="utf-8")
+
+
+def _table(manifest: Manifest[PublishedResult], given: dict[str, Any]) -> None:
+    Path(given["summary"].path).write_text(table_markdown(manifest), encoding="utf-8")
+    refuse_failures(manifest)
+
+
+def _page(manifest: Manifest[ReportResult], given: dict[str, Any]) -> None:
+    Path(given["page"].path).write_bytes(page_bytes(open_store(manifest.about.store), manifest))
+
+
+VIEWS: dict[str, Views] = {
+    "score_teacher": Views(_scores),
+    "score": Views(_scores),
+    "compare": Views(
+        _run,
+        (
+            ("summary", "Markdown", "The table and the verdict to read."),
+            (
+                "standing",
+                "Metrics",
+                "The score now, the last one of this recipe, and whether it regressed (1) or not (0).",
+            ),
+        ),
+    ),
+    "published_table": Views(_table, (("summary", "Markdown", "The table to read."),)),
+    "report": Views(_page, (("page", "HTML", "The page, one HTML file that needs nothing else."),)),
+}

@@ -1,0 +1,24 @@
+"""Steps: keyed, immutable attempts, reuse, one writer at a time.
+
+A step is a function under :func:`step`; its signature says all there is to say of its inputs and its result:
+
+    @step(version=1, sources=("sida/training",))
+    def distill(
+        run: StepRun, recipe: Recipe, teacher_scores: Annotated[Manifest[ScoresResult], From("score_teacher")]
+    ) -> GeneratorResult:
+        run.claim(parameters, **inputs)  # ends here where the result is published already
+        ...
+
+Its key is the sha256 of its name, version, the parameters that matter to it, the digests of its inputs and, where it measures,
+``repeat``. Its results live under
+
+    steps/<name>/<key>/<attempt>.json     an attempt's manifest, created once, never changed
+    steps/<name>/<key>/latest             the number of the attempt that counts
+
+so that a second run, a KFP retry and a kubectl rerun are all safe and cheap. ``attempt="new"`` makes a new attempt.
+"""
+
+from sida.steps.attempts import StepOutcome, carried
+from sida.steps.step import From, Step, StepInput, StepRun, step
+
+__all__ = ["From", "Step", "StepInput", "StepOutcome", "StepRun", "carried", "step"]

@@ -1,0 +1,126 @@
+"""Attempts in the store: find the one that counts, publish a new one, follow a manifest to what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from sida import progress
+from sida.errors import AlreadyExists, Fenced, NotFound, SidaError, UserError
+from sida.lease import Lease
+from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+
+R = TypeVar("R", bound=Part)
+R_co = TypeVar("R_co", bound=Part, covariant=True)
+
+
+@dataclass(frozen=True)
+class StepOutcome(Generic[R_co]):
+    """A step's result: the manifest, its address, and whether it was there already."""
+
+    manifest: Manifest[R_co]
+    address: str
+    reused: bool
+
+
+def key_of(
+    step: str, version: int, parameters: Mapping[str, Any], inputs: Mapping[str, Manifest[Part]], repeat: str
+) -> str:
+    """A step's key: 64 hex digits."""
+    digests = {name: manifest.digest for name, manifest in inputs.items()}
+    return digest_of([step, version, dict(parameters), digests, repeat])
+
+
+def folder_of(step: str, key: str) -> str:
+    """Where the attempts of a key lie in the store."""
+    return f"steps/{step}/{key}"
+
+
+def manifest_key(manifest: Manifest[Part]) -> str:
+    """Where a published manifest lies in its store."""
+    return f"{folder_of(manifest.about.step, manifest.about.key)}/{manifest.about.attempt}.json"
+
+
+def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:
+    """Return the manifest that ``manifest`` was made from, under the name that its step gave it.
+
+    So what is known need not be handed on twice. Raises UserError when the manifest does not say, when what it names is gone,
+    or is another result or of another kind.
+    """
+    store, maker = open_store(settings().store), manifest.about.step
+    key = manifest.about.input_keys.get(name, "")
+    if not key:
+        raise UserError(f"{manifest_key(manifest)} does not say where its {name} lies: run {maker} again")
+    folder = key.rpartition("/")[0]
+    latest = f"{folder}/{_latest(store, folder)}.json"  # the same result, where the attempt itself was collected
+    for place in dict.fromkeys((key, latest)):
+        try:
+            source = parse_manifest(store.read(place), store.address_of(place))
+        except NotFound:
+            continue
+        if source.digest == manifest.about.inputs.get(name):
+            return of_kind(source, kind, store.address_of(place))
+    raise UserError(f"{store.address_of(key)}, the {name} that {maker} used, is gone: submit the run again")
+
+
+def publish(store: ObjectStore, lease: Lease, folder: str, number: int, manifest: Manifest[R]) -> StepOutcome[R]:
+    """Publish an attempt under the lease and make it the one that counts."""
+    attempt_key = f"{folder}/{number}.json"
+    try:
+        lease.guarded(lambda: store.put_if_absent(attempt_key, manifest.to_json()))
+    except AlreadyExists:
+        there = parse_manifest(store.read(attempt_key), store.address_of(attempt_key))
+        if there.digest != manifest.digest:
+            raise SidaError(
+                f"{store.address_of(attempt_key)}: another process published this attempt with another result; run again"
+            ) from None
+    try:
+        lease.guarded(lambda: store.put(f"{folder}/latest", str(number).encode()))
+    except Fenced:
+        pass  # the attempt is there; which one counts is its successor's to say
+    return StepOutcome(manifest, store.address_of(attempt_key), reused=False)
+
+
+def next_number(store: ObjectStore, folder: str) -> int:
+    """The number of an attempt that is still to be made."""
+    return max(_attempts(store, folder), default=0) + 1
+
+
+def _attempts(store: ObjectStore, folder: str) -> list[int]:
+    names = (key.rsplit("/", 1)[-1] for key in store.list(f"{folder}/"))
+    return [int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit() and "." in name]
+
+
+def _latest(store: ObjectStore, folder: str) -> int | None:
+    """The attempt that counts; the newest one when a killed writer did not get to moving the pointer."""
+    try:
+        return int(store.read(f"{folder}/latest"))
+    except (NotFound, ValueError):
+        return max(_attempts(store, folder), default=None)
+
+
+def find(store: ObjectStore, step: str, folder: str, code: Callable[[], str]) -> StepOutcome[Any] | None:
+    """Return the published result, if all its objects are still there as published."""
+    number = _latest(store, folder)
+    if number is None:
+        return None
+    address = store.address_of(f"{folder}/{number}.json")
+    try:
+        manifest = parse_manifest(store.read(f"{folder}/{number}.json"), address)
+    except NotFound:
+        return None
+    for ref in manifest.objects():
+        try:
+            stat = store.stat(ref.key)
+        except NotFound:
+            progress.note(step, f"{ref.name} is gone from the store: making it again")
+            return None
+        if (stat.size, stat.etag) != (ref.size, manifest.about.etags.get(ref.key)):
+            progress.note(step, f"{ref.name} changed in the store since {address}: making it again")
+            return None
+    if manifest.about.code != code():
+        progress.note(step, "reused a result of another version of this step's code (--force makes it anew)")
+    return StepOutcome(cast(Manifest[Any], manifest), address, reused=True)

@@ -1,0 +1,130 @@
+"""One step for a component: recorded under its run, its log kept, its manifest written where the pipeline wants it."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sida import progress, records
+from sida.errors import SidaError, TimedOut
+from sida.manifests import Part
+from sida.passed_on import Failure, first_failure
+from sida.passed_on import write as write_failure
+from sida.settings import settings
+from sida.step_log import kept as kept_log
+from sida.steps.attempts import StepOutcome
+from sida.steps.recipes import recipe_at
+from sida.steps.step import Step
+
+R = TypeVar("R", bound=Part)
+
+# What the pipeline's parameter ``repeat`` may say beside any text of one's own.
+REUSE = "reuse"  # scores that are there are taken
+SCHEDULED = "scheduled"  # measured anew, under the time for which the run was planned
+
+
+def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R]:
+    """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
+
+    Metrics get no such metadata: Kubeflow's pages show what is there as numbers, and the manifest says the same.
+
+    The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it;
+    what it wrote to stdout and stderr is kept beside that (``sida.step_log``). A SidaError becomes one line for the user and the
+    exit status that it names.
+    """
+    try:
+        with kept_log(run_id or settings().run, step.name):
+            outcome = _recorded(step, run_id, arguments, {})
+    except (SidaError, OSError) as error:
+        message, exit_code = _in_a_line(error)
+        progress.error(step.name, message, exit_code)
+        raise SystemExit(exit_code) from error
+    return _delivered(outcome, output)
+
+
+def execute_one_of_many(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R] | None:
+    """As ``execute``, but a failure is passed on in place of the result, and the run goes on without it.
+
+    The call is recorded under the step's and the recipe's names, so that those of other recipes stay beside it.
+    """
+    failure = first_failure(arguments.values())
+    if failure is None:
+        item = arguments["recipe"]
+        try:
+            item = recipe_at(arguments["recipe"]).name
+            more = {"one_of_many": "true"}
+            with kept_log(run_id or settings().run, f"{step.name}.{item}"):
+                return _delivered(_recorded(step, run_id, arguments, more, item), output)
+        except Exception as error:  # whatever it is, it is this item's: the end of the run says it
+            if not isinstance(error, SidaError):
+                traceback.print_exc()
+            message, exit_code = _in_a_line(error, strict=False)
+            failure = Failure(
+                item=item, recipe=arguments["recipe"], step=step.name, message=message, exit_code=exit_code
+            )
+        progress.note(step.name, f"{item} failed, the others go on: {failure.message}")
+    write_failure(failure, output.path)
+    return None
+
+
+def _recorded(
+    step: Step[R], run_id: str, arguments: dict[str, Any], more: dict[str, str], item: str = ""
+) -> StepOutcome[R]:
+    progress.work_on(step.name)
+    if "scheduled" in arguments:
+        scheduled = arguments.pop("scheduled")
+        arguments["repeat"] = repetition(arguments["repeat"], scheduled)
+    name = step.name
+    if step.choose is not None:
+        step = step.choose(recipe_at(arguments["recipe"]))
+    call = records.begin(run_id or settings().run, name, step.version, arguments | more, item)
+    try:
+        outcome = step(**arguments)
+    except Exception as error:
+        message, _ = _in_a_line(error, strict=False)
+        try:
+            records.failed(call, message, timed_out=isinstance(error, TimedOut))
+        except (SidaError, OSError) as lost:  # the store may be what failed: its own error is told
+            progress.note(step.name, f"its failure is not recorded: {lost}")
+        raise
+    records.finished(call, outcome.address, outcome.manifest.digest, outcome.reused)
+    return outcome
+
+
+def repetition(repeat: str, scheduled: str) -> str:
+    """The text that tells one measurement from another; ``scheduled`` is the time for which Kubeflow planned the run.
+
+    Raises SidaError for a time that Kubeflow left as a placeholder: all firings of a schedule would be one measurement.
+    """
+    if repeat == REUSE:
+        return ""
+    if repeat != SCHEDULED or not scheduled:
+        return repeat
+    if "{{" in scheduled:
+        raise SidaError(
+            f"Kubeflow did not fill in the time of this run ({scheduled}), so that a schedule would measure only once: "
+            f"Kubeflow Pipelines 2.17 or newer is needed, or submit with --repeat TEXT"
+        )
+    return scheduled
+
+
+def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
+    """(message, exit status). ``strict``: raise again what is no user's mistake."""
+    if isinstance(error, SidaError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno in (28, 122):  # disk full, quota
+        place = error.filename or "temporary files"
+        return f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR", 2
+    if strict:
+        raise error
+    return f"{type(error).__name__}: {' '.join(str(error).split())}", 1
+
+
+def _delivered(outcome: StepOutcome[R], output: Any) -> StepOutcome[R]:
+    path = Path(output.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(outcome.manifest.to_json())
+    if getattr(output, "schema_title", "") != "system.Metrics":
+        output.metadata.update(address=outcome.address, digest=outcome.manifest.digest)
+    return outcome

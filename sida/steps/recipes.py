@@ -1,0 +1,55 @@
+"""Recipes travel as objects of the store, by digest: ``digits#sha256=DIGEST``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from sida.errors import Corrupt, UserError
+from sida.manifests import Manifest, Part
+from sida.recipe import Recipe, travelling
+from sida.recipe import load as load_recipe
+from sida.recipe import parse as parse_recipe
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
+from sida.stores.base import ObjectRef, object_key, put_object
+
+
+def recipe_address(recipe: Recipe) -> str:
+    """Store the resolved recipe; returns how it is named from now on, ``digits#sha256=DIGEST``."""
+    return f"{recipe.name}#sha256={put_recipe(open_store(settings().store), recipe).sha256}"
+
+
+def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
+    """Store the resolved recipe."""
+    return put_object(store, travelling(recipe), "recipe.json")
+
+
+def recipe_key(text: str) -> str:
+    """Key of the object that holds the recipe named ``NAME#sha256=DIGEST``; empty for a recipe by name or file.
+
+    Older records have the key itself in place of the name. Raises UserError for what is no digest.
+    """
+    name, mark, digest = text.partition("#sha256=")
+    if not mark:
+        return ""
+    return name if name.startswith("objects/") else object_key(digest, "recipe.json")
+
+
+def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
+    """The recipe that was stored as ``NAME#sha256=DIGEST``, that of a name, or of a file's path."""
+    key, digest = recipe_key(text), text.rpartition("#sha256=")[2]
+    if not key:
+        return load_recipe(text)
+    content = (store or open_store(settings().store)).read(key)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise Corrupt(f"recipe {key}: its sha256 is not {digest}: submit the run again")
+    return parse_recipe(json.loads(content), key)
+
+
+def recipe_of(store: ObjectStore, manifest: Manifest[Part]) -> Recipe:
+    """The recipe that a step was called with. Raises Corrupt, NotFound, UserError."""
+    ref = manifest.about.recipe
+    if ref is None:
+        raise UserError(f"{manifest.about.step}: an older version made it and recorded no recipe: run it again")
+    return recipe_at(f"{ref.key}#sha256={ref.sha256}", store)

@@ -1,0 +1,266 @@
+"""What a step is, and one run of it."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from sida import progress
+from sida.errors import UserError
+from sida.lease import Lease, acquire
+from sida.manifests import About, Manifest, Part, kind_of, of_kind, read_manifest
+from sida.passed_on import failure_in
+from sida.provenance import code_digest, machine
+from sida.recipe import Recipe
+from sida.settings import settings
+from sida.steps.attempts import StepOutcome, find, folder_of, key_of, manifest_key, next_number, publish
+from sida.steps.recipes import put_recipe, recipe_at
+from sida.stores import ObjectStore, open_store
+from sida.stores.base import ObjectRef, put_object
+
+R = TypeVar("R", bound=Part)
+
+
+class From:
+    """Names the steps that an input may come from, in its annotation; of those in a run the first one counts."""
+
+    def __init__(self, *steps: str) -> None:
+        self.steps = steps
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """A manifest that a step takes."""
+
+    name: str
+    kind: type[Part]  # of its result
+    makers: tuple[str, ...]  # steps whose result it may be
+    many: bool = False  # a list of them
+    optional: bool = False
+
+
+class Reused(Exception):
+    """Ends a step whose result is published already."""
+
+    def __init__(self, outcome: StepOutcome[Any]) -> None:
+        super().__init__(outcome.address)
+        self.outcome = outcome
+
+
+class StepRun:
+    """One run of a step: its recipe and store at once; key, attempt, inputs and lease from :meth:`claim` on."""
+
+    key: str
+    attempt: int
+    lease: Lease
+    inputs: dict[str, Manifest[Any]]
+
+    def __init__(
+        self, step: Step[Any], recipe: Recipe, store: ObjectStore, *, anew: bool = False, repeat: str = ""
+    ) -> None:
+        self.step, self.recipe, self.store, self.anew, self.repeat = step, recipe, store, anew, repeat
+        self.notes: dict[str, str | float] = {}
+        self._parameters: dict[str, Any] = {}
+        self._held = ExitStack()
+
+    def __enter__(self) -> StepRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
+
+    def claim(self, parameters: Mapping[str, Any], **inputs: Manifest[Any]) -> None:
+        """Become the one process that makes the result of these parameters and inputs, which decide the step's key.
+
+        Where the result is published already, or another process publishes it while this one waits for the lease, the step
+        ends here with that result: nothing after the call is run.
+        """
+        self._parameters, self.inputs = dict(parameters), inputs
+        self.key = key_of(self.step.name, self.step.version, parameters, inputs, self.repeat)
+        self._reuse()
+        here = settings()
+        lease = acquire(
+            self.store, self.folder, ttl=here.lease_seconds, wait=here.lease_wait, note=lambda text: self.note(text)
+        )
+        self.lease = self._held.enter_context(lease)
+        self._reuse()
+        self.attempt = next_number(self.store, self.folder)
+        self._started, self._code = (
+            time.time(),
+            self.step.code(),
+        )  # the code that runs now, whatever is edited meanwhile
+
+    @property
+    def folder(self) -> str:
+        """Where the attempts of this key lie in the store."""
+        return folder_of(self.step.name, self.key)
+
+    def note(self, text: str) -> None:
+        """Tell the user something about this step in a line."""
+        progress.note(self.step.name, text)
+
+    def put(self, source: bytes | Path, name: str) -> ObjectRef:
+        """Store an object; refused when another writer has taken over the key."""
+        return self.lease.guarded(lambda: put_object(self.store, source, name))
+
+    def _reuse(self) -> None:
+        if not self.anew and (outcome := find(self.store, self.step.name, self.folder, self.step.code)):
+            raise Reused(outcome)
+
+    def publish(self, result: R) -> StepOutcome[R]:
+        """Publish the result as an attempt of the claimed key."""
+        about = About(
+            step=self.step.name,
+            key=self.key,
+            attempt=self.attempt,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.time() - self._started, 3),
+            store=self.store.address,
+            etags={},
+            code=self._code,
+            inputs={name: manifest.digest for name, manifest in self.inputs.items()},
+            parameters=self._parameters,
+            machine=machine(),
+            notes=self.notes,
+            input_keys={name: manifest_key(manifest) for name, manifest in self.inputs.items()},
+            recipe=put_recipe(self.store, self.recipe),
+        )
+        manifest = Manifest(result=result, about=about)
+        etags = {ref.key: self.store.stat(ref.key).etag for ref in manifest.objects()}
+        manifest = manifest.model_copy(update={"about": about.model_copy(update={"etags": etags})})
+        manifest = manifest.model_copy(update={"checksum": manifest.expected_checksum()})
+        return publish(self.store, self.lease, self.folder, self.attempt, manifest)
+
+
+@dataclass(frozen=True)
+class Step(Generic[R]):
+    """A step's function with what a run must know of it. Called, it runs or reuses; see :func:`step` for the fields."""
+
+    function: Callable[..., R]
+    version: int
+    sources: tuple[str, ...]
+    output: str = ""
+    launches: bool = False
+    measures: bool = False
+    per_recipe: bool = False
+    choose: Callable[[Recipe], Step[Any]] | None = None
+    after: Callable[[StepRun, Manifest[Any]], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    @property
+    def output_name(self) -> str:
+        """Name of the result: the manifest's kind, unless the step has another."""
+        return self.output or kind_of(self.result)
+
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        return get_type_hints(self.function, include_extras=True)
+
+    @cached_property
+    def result(self) -> type[R]:
+        """Type of what the step makes."""
+        kind: type[R] = self._types["return"]
+        return kind
+
+    @cached_property
+    def inputs(self) -> dict[str, StepInput]:
+        """The manifests that the step takes, by parameter's name and in order."""
+        parameters = inspect.signature(self.function).parameters
+        inputs: dict[str, StepInput] = {}
+        for name, hint in self._types.items():
+            if get_origin(hint) is Annotated:
+                annotation, source = get_args(hint)
+                optional = parameters[name].default is not inspect.Parameter.empty
+                many = get_origin(annotation) is list
+                inputs[name] = StepInput(name, _result_in(annotation), source.steps, many, optional)
+        return inputs
+
+    def code(self) -> str:
+        """Digest of the step's own code."""
+        return code_digest(self.sources)
+
+    def __call__(
+        self, *, recipe: Recipe | str, attempt: str = "", repeat: str = "", **arguments: Any
+    ) -> StepOutcome[R]:
+        """Run the step or reuse its result.
+
+        ``recipe`` may be an address or a name; inputs are manifests or paths of theirs. ``attempt`` "new" makes a new attempt,
+        another text for ``repeat`` another measurement. Raises UserError for anything that a user can mend.
+        """
+        started = time.time()
+        progress.step_started(self.name)
+        loaded = recipe_at(recipe) if isinstance(recipe, str) else recipe
+        if attempt not in ("", "new"):
+            raise UserError(f"attempt {attempt!r}: give 'new' for a new attempt, or nothing to reuse")
+        opened = {name: _opened(taken, arguments.get(name)) for name, taken in self.inputs.items()}
+        with StepRun(self, loaded, open_store(settings().store), anew=attempt == "new", repeat=repeat) as run:
+            try:
+                outcome = run.publish(self.function(run, loaded, **arguments | opened))
+            except Reused as reused:
+                outcome = reused.outcome
+        if self.after is not None:
+            self.after(run, outcome.manifest)
+        progress.step_finished(self.name, "reused" if outcome.reused else "ran", time.time() - started, outcome.address)
+        return outcome
+
+
+def _result_in(annotation: Any) -> type[Part]:
+    """The result's type in ``Manifest[TeacherResult]``, wherever it stands in an annotation."""
+    if hasattr(annotation, "__pydantic_generic_metadata__"):
+        (result,) = annotation.__pydantic_generic_metadata__["args"]
+        kind: type[Part] = result
+        return kind
+    return next(filter(None, map(_result_in, get_args(annotation))))
+
+
+def _opened(taken: StepInput, given: Any) -> Any:
+    """The manifests of an input; of a list, a failure that was passed on stays one."""
+    if taken.many:
+        return [failure_in(one) or _manifest(taken, one) for one in given]
+    return None if taken.optional and not given else _manifest(taken, given)
+
+
+def _manifest(taken: StepInput, given: str | Path | Manifest[Part]) -> Manifest[Part]:
+    if isinstance(given, Manifest):
+        return of_kind(given, taken.kind, taken.name)
+    return read_manifest(given, taken.kind)
+
+
+class _MakesStep(Protocol):
+    def __call__(self, function: Callable[..., R]) -> Step[R]: ...
+
+
+def step(
+    *,
+    version: int,
+    sources: tuple[str, ...],
+    output: str = "",
+    launches: bool = False,
+    measures: bool = False,
+    per_recipe: bool = False,
+    choose: Callable[[Recipe], Step[Any]] | None = None,
+    after: Callable[[StepRun, Manifest[Any]], None] | None = None,
+) -> _MakesStep:
+    """Make a step of a function.
+
+    version: a new one means that equal inputs give another result. sources: files and folders whose code decides the result.
+    output: the result's name, where it is not the manifest's kind. launches: its heavy part runs in processes of their own, one
+    for each accelerator. measures: it takes ``repeat``. per_recipe: a run may take it once for each of many recipes. choose:
+    the step that does it for a recipe. after: called when the result is there, whoever made it.
+    """
+
+    def make(function: Callable[..., R]) -> Step[R]:
+        return Step(function, version, sources, output, launches, measures, per_recipe, choose, after)
+
+    return make
