@@ -23,10 +23,10 @@ from sida.launch.log import explain as explain_log
 from sida.launch.log import failure
 from sida.launch.pod_logs import FirstNode, event_of, is_over, pods_of
 from sida.launch.pod_state import attempt_of, failure_of, waiting_job
-from sida.launch.signals import on_stop
 from sida.launch.target import Target
 from sida.launch.watching import LISTED, REFUSED, Seen, start_watch
 from sida.launch.words import failure_in_words, waiting_in_words
+from sida.process.signals import on_stop
 from sida.progress import duration
 from sida.settings import settings
 

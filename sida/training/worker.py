@@ -16,7 +16,7 @@ from typing import Any
 from sida import patience, progress
 from sida.errors import SidaError
 from sida.launch.abandoned import end_when_abandoned
-from sida.launch.parent import die_with_parent
+from sida.process.parent import die_with_parent
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.training.job import Job

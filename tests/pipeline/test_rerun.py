@@ -16,8 +16,8 @@ from pipeline import rerun
 from pipeline.profile import load
 from sida import recipe, records
 from sida.errors import UserError
-from sida.launch.processes import machine_id
 from sida.manifests import read_manifest
+from sida.process.identity import machine_id
 from sida.settings import settings
 from sida.steps import execute
 from sida.stores import open_store
