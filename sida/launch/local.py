@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from sida.launch.log import explain, failure
+from sida.launch.worker_error import WorkerError
 from sida.process.identity import LINUX, Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
@@ -56,13 +57,14 @@ def run_workers(
     stop: Callable[[], bool] | None = None,
     grace_seconds: float = GRACE_SECONDS,
     nodes: tuple[Nodes, str] | None = None,
+    error: Callable[[], WorkerError | None] = lambda: None,
 ) -> int:
     """Run ``python -m module arguments`` in ``processes`` processes under torchrun and wait for them.
 
     Output is appended to ``log_path``. ``on_tick`` runs about once a second; what it raises kills the workers
     and passes on. SIGTERM and SIGINT (when called in the main thread), or ``stop`` answering true, ask the
     workers to end (SIGTERM); a second signal, or ``grace_seconds``, kills them. ``nodes``: the machines that run this
-    together, and the job's id among them; ``processes`` are of this one.
+    together, and the job's id among them; ``processes`` are of this one. ``error`` reads what a worker published.
 
     Returns 0 when all ended well, 128 + signal when they were asked to stop. Raises UserError when a worker
     ended with status 2, Unavailable when it waited in vain, SidaError when one failed otherwise, with its last
@@ -83,7 +85,7 @@ def run_workers(
         return 128 + run.stopped_by
     if status == 0:
         return 0
-    cause, code = explain(log_path, begin, status)
+    cause, code = explain(log_path, begin, status, error())
     raise failure(f"{module} failed: {cause} (log: {log_path})", code)
 
 

@@ -69,10 +69,14 @@ def _run(key: str) -> None:
         devices.be_deterministic()
     with joined(timedelta(seconds=here.timeout + here.patience)) as processes:  # one of us may wait for the store
         job = Job(spec, store, processes)
-        result = _kinds()[spec["kind"]](job)
-        if processes.first:
-            job.publish("result.json", json.dumps(result, indent=1).encode())
-        processes.meet()
+        try:
+            result = _kinds()[spec["kind"]](job)
+            if processes.first:
+                job.publish("result.json", json.dumps(result, indent=1).encode())
+            processes.meet()
+        except Exception as error:
+            job.fail(error, here.restart)  # before the others notice that we are gone
+            raise
 
 
 if __name__ == "__main__":
