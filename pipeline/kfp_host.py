@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sida.launch.parent import die_with_parent
+from sida.process.parent import die_with_parent
 
 STOP_FILE = "stopping"  # beside the events; once it is there no further step begins
 

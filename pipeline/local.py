@@ -27,8 +27,9 @@ from pipeline.display import Display
 from pipeline.following import POLL_SECONDS, Following
 from pipeline.kfp_host import STOP_FILE
 from pipeline.plan import Plan
-from sida.launch.parent import PARENTS
-from sida.launch.processes import LINUX, Process
+from sida.process.identity import Process
+from sida.process.marked import kill_marked
+from sida.process.parent import PARENTS
 from sida.scratch import hold, let_go, remove_abandoned
 from sida.settings import environment as inherited
 from sida.settings import settings
@@ -163,11 +164,7 @@ class _Run:
         """Leave no process and no temporary file; also when we ourselves fail."""
         self._send(signal.SIGKILL)
         self.child.wait()
-        while survivors := _started_with(self.events):
-            for process in survivors:
-                if process.alive():
-                    os.kill(process.pid, signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
+        kill_marked("SIDA_EVENTS", str(self.events))  # workers in sessions of their own, whose starter was killed
         let_go(self.folder / "tmp", self._held)
 
     def explain(self) -> None:
@@ -198,22 +195,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _started_with(events: Path) -> list[Process]:
-    """Processes that report to this run: workers in sessions of their own, whose starter was killed."""
-    if not LINUX:
-        return []  # there each worker sees by itself that its starter is gone
-    mark = f"SIDA_EVENTS={events}".encode()
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it has just ended, or belongs to somebody else
-        if mark in variables and (process := Process.of(int(name))).alive():
-            found.append(process)
-    return found
 
 
 def _last_exception(log: Path) -> str:

@@ -8,7 +8,7 @@ It does not begin once the user has asked the run to stop.
 import signal
 
 from pipeline.kfp_host import STOP_FILE
-from sida.launch.parent import die_with_parent
+from sida.process.parent import die_with_parent
 from sida.settings import settings
 
 

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from sida.errors import AlreadyExists, NotFound, SidaError, UserError
-from sida.launch.processes import Process, machine_id
 from sida.manifests import Regression, RunResult, parse_manifest
+from sida.process.identity import Process, machine_id
 from sida.records import RUN_ID, Part, RunEnd, StepCall, calls, check_run_id, end_of, now, to_json
 from sida.settings import settings
 from sida.stores import open_store, read_address

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from sida import patience
 from sida.errors import AlreadyExists, Fenced, LeaseHeld, NotFound, SidaError
-from sida.launch.processes import Process, machine_id
+from sida.process.identity import Process, machine_id
 from sida.stores.base import ObjectStore
 
 CLOCK_SLACK_SECONDS = 5.0  # how far apart the clocks of two machines may be

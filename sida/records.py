@@ -24,10 +24,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sida.errors import NotFound, UserError
-from sida.launch.parent import PARENTS
-from sida.launch.processes import machine_id
 from sida.manifests import Manifest, parse_manifest
 from sida.passed_on import is_failure
+from sida.process.identity import machine_id
+from sida.process.parent import PARENTS
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore

@@ -130,6 +130,6 @@ def cores() -> int:
 
 
 def _start() -> None:
-    from sida.launch.parent import die_with_parent
+    from sida.process.parent import die_with_parent
 
     die_with_parent()

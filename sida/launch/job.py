@@ -1,9 +1,9 @@
 """A job: work for the processes of torchrun, described by an object in the store.
 
 The launching step writes ``jobs/<step>/<key>/<attempt>/spec.json``, starts the workers and reads ``result.json`` beside it, which
-rank 0 publishes last. SIDA_LAUNCHER decides where they run: in processes of this machine, or in a TrainJob. The workers are the
-same: they need the store and the spec's key, nothing else. The log of a TrainJob that has ended, its last MiB, lies beside it as
-``log.txt``.
+rank 0 publishes last, or ``error.json``, by whichever failed first. SIDA_LAUNCHER decides where they run: in processes of this
+machine, or in a TrainJob. The workers are the same: they need the store and the spec's key, nothing else. The log of a TrainJob
+that has ended, its last MiB, lies beside it as ``log.txt``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
 from sida.launch.log import end_of_log
 from sida.launch.nodes import Nodes, lead
+from sida.launch.worker_error import NAME as ERROR
+from sida.launch.worker_error import read_error
 from sida.settings import settings
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def _here(context: StepRun, folder: str, spec: dict[str, Any], log: Path, execut
     log.parent.mkdir(parents=True, exist_ok=True)
 
     def run_here(nodes: tuple[Nodes, str] | None = None) -> int:
+        context.store.delete(f"{folder}/{ERROR}")  # of an earlier start
         return run_workers(
             "sida.training.worker",
             ["--job", f"{folder}/spec.json"],
@@ -68,6 +71,7 @@ def _here(context: StepRun, folder: str, spec: dict[str, Any], log: Path, execut
             environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
             on_tick=context.lease.raise_if_lost,
             nodes=nodes,
+            error=lambda: read_error(context.store, folder),
         )
 
     if (machines := Nodes.parse(here.nodes)) is None:
@@ -96,6 +100,7 @@ def _in_trainjob(context: StepRun, folder: str, spec: dict[str, Any], log: Path,
     # The launcher that comes after us puts its own lease here, and the running workers go on under it.
     spec["launch"] = {"job": name, "abandoned_seconds": target.abandoned_seconds}
     _put_spec(context, folder, spec)
+    context.store.delete(f"{folder}/{ERROR}")
     if run:
         context.store.put(f"runs/{run}/jobs/{context.step.name}.json", json.dumps({"folder": folder}).encode())
     following = Following(
@@ -105,6 +110,7 @@ def _in_trainjob(context: StepRun, folder: str, spec: dict[str, Any], log: Path,
         log_path=log,
         on_tick=context.lease.raise_if_lost,
         finished=lambda: _result(context, folder) is not None,
+        error=lambda: read_error(context.store, folder),
         keep_log=lambda: context.store.put(f"{folder}/log.txt", end_of_log(log)),
     )
     return run_trainjob(following)

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from sida.launch.log import explain, failure
-from sida.launch.parent import PARENTS
-from sida.launch.processes import LINUX, Process
-from sida.launch.signals import on_stop
+from sida.launch.worker_error import WorkerError
+from sida.process.identity import LINUX, Process
+from sida.process.marked import kill_marked
+from sida.process.parent import PARENTS
+from sida.process.signals import on_stop
 from sida.settings import environment as inherited
 from sida.settings import settings
 
@@ -40,6 +42,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 MARK = "SIDA_LAUNCH"
+SHIM = Path(__file__).parents[1] / "process" / "shim.py"
 
 
 def run_workers(
@@ -54,13 +57,14 @@ def run_workers(
     stop: Callable[[], bool] | None = None,
     grace_seconds: float = GRACE_SECONDS,
     nodes: tuple[Nodes, str] | None = None,
+    error: Callable[[], WorkerError | None] = lambda: None,
 ) -> int:
     """Run ``python -m module arguments`` in ``processes`` processes under torchrun and wait for them.
 
     Output is appended to ``log_path``. ``on_tick`` runs about once a second; what it raises kills the workers
     and passes on. SIGTERM and SIGINT (when called in the main thread), or ``stop`` answering true, ask the
     workers to end (SIGTERM); a second signal, or ``grace_seconds``, kills them. ``nodes``: the machines that run this
-    together, and the job's id among them; ``processes`` are of this one.
+    together, and the job's id among them; ``processes`` are of this one. ``error`` reads what a worker published.
 
     Returns 0 when all ended well, 128 + signal when they were asked to stop. Raises UserError when a worker
     ended with status 2, Unavailable when it waited in vain, SidaError when one failed otherwise, with its last
@@ -81,7 +85,7 @@ def run_workers(
         return 128 + run.stopped_by
     if status == 0:
         return 0
-    cause, code = explain(log_path, begin, status)
+    cause, code = explain(log_path, begin, status, error())
     raise failure(f"{module} failed: {cause} (log: {log_path})", code)
 
 
@@ -121,13 +125,7 @@ class _Run:
         if self.torchrun.poll() is None:
             os.killpg(self.torchrun.pid, signal.SIGKILL)
             self.torchrun.wait()
-        if not LINUX:
-            return  # the workers see by themselves that torchrun is gone
-        while survivors := _marked(self.token):
-            for process in survivors:
-                if process.alive():
-                    os.kill(process.pid, signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
+        kill_marked(MARK, self.token)
 
 
 def _start(
@@ -140,7 +138,7 @@ def _start(
     token: str,
     nodes: tuple[Nodes, str] | None,
 ) -> subprocess.Popen[bytes]:
-    shim = [sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")), str(os.getpid())]
+    shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
     # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
     here = ("--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={token}")
     meeting = nodes[0].torchrun(nodes[1], settings().timeout) if nodes else [*here, "--local-addr=127.0.0.1"]
@@ -167,19 +165,3 @@ def _start(
         env=variables,
         start_new_session=True,
     )
-
-
-def _marked(token: str) -> list[Process]:
-    """Processes of this user whose environment holds our mark."""
-    mark = f"{MARK}={token}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it has just ended, or belongs to somebody else
-        if mark in variables and (process := Process.of(int(name))).alive():
-            found.append(process)
-    return found

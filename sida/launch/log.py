@@ -1,4 +1,4 @@
-"""Why workers failed, from their log: a worker's own words, not torchrun's account of them."""
+"""What workers and torchrun leave in a log: the end that is kept, and why they failed where no worker could publish it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ import signal
 from pathlib import Path
 
 from sida.errors import SidaError, Unavailable, UserError
+from sida.launch.worker_error import LONGEST, WorkerError
 from sida.masking import masked
 from sida.settings import environment
 
 KEPT_BYTES = 1 << 20  # of a log that is kept in the store
 TAIL_BYTES = 256 * 1024
-LINE_CHARACTERS = 400
-_LOGGED = re.compile(r"^[WEIF]\d{4} \d\d:\d\d:\d\d")
-_TORCHRUN = re.compile(
-    r"Sending process \d+ closing signal|failed \(exitcode: |Received .* death signal|ChildFailedError"
-)
-_EXIT = re.compile(r"exitcode: (-?\d+)\)|exitcode\s*: (-?\d+) \(pid")
-_WARNING = re.compile(r"^\S*:\d+: \w*Warning: |^\[W\d+")
-_EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Corrupt|Fenced)|error)\b:? ?")
-# What the other ranks say once one of them has gone.
-_AFTERMATH = re.compile(
-    r"gloo|nccl|connection (reset|closed|refused)|broken pipe|recvbytes|TCPStore|no sign of life", re.IGNORECASE
-)
+_FAILED = re.compile(
+    r"^.*failed \(exitcode: (-?\d+)\)", re.MULTILINE
+)  # torchrun's account of the worker that failed first
+_TORCHRUN = re.compile(r"[WEIF]\d{4} \d\d:\d\d:\d\d")
 
 
 def failure(message: str, status: int | None) -> SidaError:
@@ -33,24 +26,26 @@ def failure(message: str, status: int | None) -> SidaError:
     return UserError(message) if status == UserError.exit_code else SidaError(message)
 
 
-def explain(log_path: Path, begin: int, status: int) -> tuple[str, int | None]:
-    """One line that says why, and the exit status of the worker that failed first; None where the log does not say it.
+def explain(log_path: Path, begin: int, status: int, error: WorkerError | None) -> tuple[str, int | None]:
+    """Return one line that says why, and the exit status of the worker that failed first; None where nothing says it.
 
-    ``begin`` is where this run's part of the log starts, in bytes; ``status`` is torchrun's.
+    ``begin`` is where this run's part of the log starts, in bytes; ``status`` is torchrun's, ``error`` what a worker published.
     """
     with log_path.open("rb") as log:
         size = log.seek(0, 2)
         log.seek(max(begin, size - TAIL_BYTES))
         text = log.read().decode(errors="replace")
-    found = _EXIT.search(text)
-    code = int(found.group(1) or found.group(2)) if found else None
-    line = _last_words(text)
+    account = [*_FAILED.finditer(text)][-1:]
+    code = int(account[0][1]) if account else None
     if status < 0:
         return f"torchrun was killed by {_signal(-status)}", None
     if code is not None and code < 0:
         hint = ": is the memory enough?" if -code == signal.SIGKILL else ""
         return f"a worker was killed by {_signal(-code)}{hint}", code
-    return line or f"torchrun ended with status {status} and said nothing", code
+    if error is not None:
+        return error.message, error.exit_code
+    words = _last_words(text[: account[0].start()] if account else text)
+    return words or f"torchrun ended with status {status} and said nothing", code
 
 
 def end_of_log(path: Path) -> bytes:
@@ -65,25 +60,10 @@ def end_of_log(path: Path) -> bytes:
 
 
 def _last_words(text: str) -> str:
-    """The line of the worker that failed first, as far as a log of all workers tells."""
-    lines: list[str] = []
-    for raw in text.splitlines():
-        line = raw.split("\r")[-1].rstrip()
-        if _TORCHRUN.search(line):
-            break  # the rest is torchrun's account of it
-        if _LOGGED.match(line):
-            continue
-        if line.strip() and not line.startswith(("  ", "***", "====", "----")) and not _WARNING.search(line):
-            lines.append(line)
-    exceptions = [line for line in lines if _EXCEPTION.match(line)]
-    for candidates in (
-        [line for line in exceptions if not _AFTERMATH.search(line)][-1:],
-        lines[-1:],
-        exceptions,
-    ):
-        if candidates:
-            return candidates[0][:LINE_CHARACTERS]
-    return ""
+    """Return the last line that is neither torchrun's nor an event."""
+    lines = (raw.split("\r")[-1].rstrip() for raw in text.splitlines())
+    words = [line for line in lines if line and not line.startswith((" ", '{"event"')) and not _TORCHRUN.match(line)]
+    return words[-1][:LONGEST] if words else ""
 
 
 def _signal(number: int) -> str:

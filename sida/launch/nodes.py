@@ -24,6 +24,7 @@ from pathlib import Path
 from sida import patience, progress
 from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
 from sida.launch.local import run_workers
+from sida.launch.worker_error import read_error
 from sida.lease import alive_holder, last_words
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -217,6 +218,7 @@ def _join(
             environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
             on_tick=still_led,
             nodes=(nodes, job["id"]),
+            error=lambda: read_error(store, job["job"].rpartition("/")[0]),
         )
     except UserError:
         raise

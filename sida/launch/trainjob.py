@@ -23,10 +23,11 @@ from sida.launch.log import explain as explain_log
 from sida.launch.log import failure
 from sida.launch.pod_logs import FirstNode, event_of, is_over, pods_of
 from sida.launch.pod_state import attempt_of, failure_of, waiting_job
-from sida.launch.signals import on_stop
 from sida.launch.target import Target
 from sida.launch.watching import LISTED, REFUSED, Seen, start_watch
 from sida.launch.words import failure_in_words, waiting_in_words
+from sida.launch.worker_error import WorkerError
+from sida.process.signals import on_stop
 from sida.progress import duration
 from sida.settings import settings
 
@@ -50,6 +51,7 @@ class Following:
     log_path: Path
     on_tick: Callable[[], None]
     finished: Callable[[], bool]  # whether the result is in the store
+    error: Callable[[], WorkerError | None] = lambda: None  # what a worker published of its failure
     keep_log: Callable[[], object] = lambda: None  # when it has ended
     stop: Callable[[], bool] = lambda: False
     clock: Clock = field(default_factory=Clock)
@@ -74,7 +76,6 @@ class _Run:
         self.uid = ""
         self.status: dict[str, Any] = {}
         self.failures: list[tuple[float, str]] = []  # creation failures: when first seen, message
-        self.errors: list[dict[str, Any]] = []  # that workers reported
         self.warnings: list[dict[str, Any]] = []
         self._failed: set[str] = set()  # pods of which it was told why
         self._attempt = 0  # the job's last start
@@ -363,8 +364,6 @@ class _Run:
         if event is None:
             if settings().events is None:
                 print(text, file=sys.stderr, flush=True)
-        elif event["event"] == "error":
-            self.errors.append(event)
         elif event["event"] == "progress" or (event["event"] == "note" and patience.told.is_news(event)):
             fields = {name: value for name, value in event.items() if name not in ("event", "step")}
             try:
@@ -399,11 +398,11 @@ class _Run:
             self._take_pod(pod)
         if self._killed:
             return SidaError(f"{self.shown}: a worker was {self._killed} (log: {self.what.log_path})")
-        if self.errors:
-            first = self.errors[-1]  # of a job that was started again, the last attempt's
-            text = f"{self.what.step} failed: {first.get('message')} ({self.shown}, log: {self.what.log_path})"
-            return failure(text, first.get("exit_code"))
-        cause, code = explain_log(self.what.log_path, begin, 1)
+        error = self.what.error()
+        if error is not None and error.restart >= self._attempt:
+            text = f"{self.what.step} failed: {error.message} ({self.shown}, log: {self.what.log_path})"
+            return failure(text, error.exit_code)
+        cause, code = explain_log(self.what.log_path, begin, 1, None)
         return failure(f"{self.shown} failed ({reason}: {said}): {cause} (log: {self.what.log_path})", code)
 
 

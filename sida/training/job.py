@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sida.errors import Fenced
+from sida.errors import Fenced, SidaError
+from sida.launch.worker_error import NAME, WorkerError, read_error
 from sida.lease import check_fence
 from sida.manifests import Manifest, parse_manifest
-from sida.patience import as_one
+from sida.patience import as_one, impatient
 from sida.recipe import Recipe
 from sida.recipe import parse as parse_recipe
 from sida.stores import ObjectStore
@@ -82,6 +84,15 @@ class Job:
     def publish(self, name: str, content: bytes | Path) -> None:
         """Write ``name`` in the job's folder."""
         self.guarded(lambda: self.store.put(f"{self.folder}/{name}", content))
+
+    def fail(self, error: Exception, restart: int) -> None:
+        """Publish why this start of the job fails, as far as no other process has; where that fails too, the log tells."""
+        if isinstance(error, Fenced):
+            return
+        with impatient(), suppress(SidaError):
+            before = read_error(self.store, self.folder)
+            if before is None or before.restart < restart:
+                self.publish(NAME, WorkerError.of(error, restart).model_dump_json(indent=1).encode())
 
     def put(self, path: Path, name: str) -> ObjectRef:
         """Store a file under its digest."""

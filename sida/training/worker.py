@@ -16,7 +16,7 @@ from typing import Any
 from sida import patience, progress
 from sida.errors import SidaError
 from sida.launch.abandoned import end_when_abandoned
-from sida.launch.parent import die_with_parent
+from sida.process.parent import die_with_parent
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.training.job import Job
@@ -69,10 +69,14 @@ def _run(key: str) -> None:
         devices.be_deterministic()
     with joined(timedelta(seconds=here.timeout + here.patience)) as processes:  # one of us may wait for the store
         job = Job(spec, store, processes)
-        result = _kinds()[spec["kind"]](job)
-        if processes.first:
-            job.publish("result.json", json.dumps(result, indent=1).encode())
-        processes.meet()
+        try:
+            result = _kinds()[spec["kind"]](job)
+            if processes.first:
+                job.publish("result.json", json.dumps(result, indent=1).encode())
+            processes.meet()
+        except Exception as error:
+            job.fail(error, here.restart)  # before the others notice that we are gone
+            raise
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from sida.launch.parent import die_with_parent
+from sida.process.parent import die_with_parent
 
 
 def main(mode: str, folder: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from sida import recipe
-from sida.errors import Fenced
+from sida.errors import Fenced, UserError
+from sida.launch.worker_error import WorkerError, read_error
 from sida.lease import acquire
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -122,3 +123,28 @@ def test_a_launcher_that_could_not_renew_while_the_store_was_away_has_a_moment_t
     with worker(1.0, WORKER.replace("end_when_abandoned(", back, 1)) as process:
         said, _ = process.communicate(timeout=30)
         assert said == "working\n" and process.returncode == -signal.SIGTERM
+
+
+# -- why workers failed
+
+
+def test_the_error_of_the_worker_that_failed_first_is_published_and_a_later_start_s_replaces_it(
+    store: ObjectStore,
+) -> None:
+    job = jobs.Job(put(store, spec(take(store), None)), store, None)  # type: ignore[arg-type]
+    assert read_error(store, FOLDER) is None
+    job.fail(UserError("recipe x: change\nmicro_batch"), 0)
+    job.fail(RuntimeError("Connection closed by peer"), 0)  # another process noticed that the first was gone
+    first = read_error(store, FOLDER)
+    assert first is not None
+    assert (first.kind, first.message, first.exit_code) == ("UserError", "recipe x: change micro_batch", 2)
+    job.fail(ValueError("no"), 1)
+    assert read_error(store, FOLDER) == WorkerError(kind="ValueError", message="ValueError: no", exit_code=1, restart=1)
+
+
+def test_a_process_that_was_fenced_publishes_no_error(store: ObjectStore) -> None:
+    job = jobs.Job(put(store, spec(take(store), None)), store, None)  # type: ignore[arg-type]
+    take(store)
+    job.fail(ValueError("no"), 0)
+    job.fail(Fenced("another writer took over"), 0)
+    assert read_error(store, FOLDER) is None

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from sida.errors import Fenced, SidaError, Unavailable, UserError
-from sida.launch.local import _marked, run_workers
-from sida.launch.processes import Process
+from sida.launch.local import MARK, run_workers
+from sida.process.identity import Process
+from sida.process.marked import marked
 
 MODULE = "tests.launch.heartbeat"
 LAUNCH = """
@@ -65,7 +66,7 @@ class Launched:
 
     def assert_all_gone(self) -> str:
         """What the launcher said on stderr."""
-        until(lambda: not _marked(self.mark), seconds=8.0)
+        until(lambda: not marked(MARK, self.mark), seconds=8.0)
         said = self.launcher.communicate(timeout=8.0)[1].decode()
         size = beats(self.folder)
         time.sleep(0.5)
@@ -103,7 +104,7 @@ def test_a_worker_that_starts_after_its_launcher_died_ends_at_once() -> None:
     parents = str(Process.of(gone.pid))
     gone.wait()
     worker = subprocess.run(
-        [sys.executable, "-c", "from sida.launch.parent import die_with_parent as d; d(); print('works on')"],
+        [sys.executable, "-c", "from sida.process.parent import die_with_parent as d; d(); print('works on')"],
         env={**os.environ, "SIDA_PARENTS": parents},
         capture_output=True,
     )

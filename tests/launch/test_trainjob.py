@@ -17,6 +17,7 @@ from sida.launch.job_state import SUSPENDED_BY
 from sida.launch.manifest import RUN, SPEC, job_name, train_job, training_runtime
 from sida.launch.target import Target
 from sida.launch.trainjob import Following, run_trainjob
+from sida.launch.worker_error import WorkerError
 from sida.patience import keep_trying
 from tests.launch.crds import errors
 from tests.launch.kube_server import NAMESPACE, Kube, serve
@@ -52,6 +53,7 @@ class Launch:
         self.tick: Callable[[], None] = lambda: None
         self.finished: Callable[[], bool] = lambda: self.done
         self.kept: list[str] = []
+        self.error: WorkerError | None = None
         self.speed = speed
         self.log = place / "logs" / "distill.log"
 
@@ -68,6 +70,7 @@ class Launch:
             log_path=self.log,
             on_tick=lambda: self.tick(),
             finished=lambda: self.finished(),
+            error=lambda: self.error,
             keep_log=lambda: self.kept.append(self.log.read_text()),
             stop=lambda: self.asked,
             clock=Clock(self.speed),
@@ -411,7 +414,8 @@ def test_a_worker_s_error_is_the_step_s_with_its_exit_status(launch: Launch, kub
     launch.start()
     until(lambda: created(kube))
     pod = kube.pod()
-    kube.say(pod, '{"event": "error", "step": "distill", "message": "recipe x: change micro_batch", "exit_code": 2}')
+    kube.say(pod, "RuntimeError: [gloo] Connection closed by peer")
+    launch.error = WorkerError.of(UserError("recipe x: change micro_batch"), 0)
     kube.end_pod(pod, "Failed")
     kube.condition("Failed", "JobsFailed", "jobset failed")
     error = launch.end()
@@ -424,14 +428,16 @@ def test_a_worker_s_error_is_the_step_s_with_its_exit_status(launch: Launch, kub
 def test_workers_that_waited_in_vain_for_a_store_are_told_from_those_that_failed(launch: Launch, kube: Kube) -> None:
     launch.start()
     until(lambda: created(kube))
-    for restart in range(2):
+    launch.error = WorkerError.of(SidaError("of the first attempt"), 0)
+    for restart, status in enumerate((1, 75)):  # in the end the store was away, and no error could be published
         pod = kube.pod(restart=restart)
-        status = 75 if restart else 1
+        kube.say(pod, '{"event": "error", "step": "distill", "message": "no"}', f"no {restart}")
         kube.say(
-            pod, json.dumps({"event": "error", "step": "distill", "message": f"no {restart}", "exit_code": status})
+            pod, f"E1129 06:00:00.000000 7 torch/api.py:9] failed (exitcode: {status}) local_rank: 0 (pid: 8) of x"
         )
+        kube.say(pod, "Traceback (most recent call last):", "torch.distributed.elastic...ChildFailedError: ")
         kube.end_pod(pod, "Failed")
-    until(lambda: launch.log.exists() and "no 1" in launch.log.read_text())
+    until(lambda: launch.log.exists() and "exitcode: 75" in launch.log.read_text())
     kube.condition("Failed", "JobsFailed", "jobset failed")
     error = launch.end()
     assert isinstance(error, Unavailable) and "no 1" in str(error)  # of the last attempt

@@ -16,8 +16,8 @@ from pipeline import rerun
 from pipeline.profile import load
 from sida import recipe, records
 from sida.errors import UserError
-from sida.launch.processes import machine_id
 from sida.manifests import DatasetResult, read_manifest
+from sida.process.identity import machine_id
 from sida.registry import STEPS
 from sida.settings import settings
 from sida.steps.execute import execute

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sida import ending, records
-from sida.launch.processes import Process, machine_id
+from sida.process.identity import Process, machine_id
 from sida.settings import settings
 from sida.step_log import log_key
 from sida.stores import ObjectStore, open_store

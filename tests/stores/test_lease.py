@@ -15,8 +15,8 @@ import pytest
 
 from sida import lease as leases
 from sida.errors import Fenced, LeaseHeld, StoreError
-from sida.launch.processes import Process, machine_id
 from sida.lease import acquire, check_fence, is_alive
+from sida.process.identity import Process, machine_id
 from sida.stores import ObjectStore, open_store
 from sida.stores.folder import FolderStore
 from tests.racing import racers

@@ -11,7 +11,7 @@ import pytest
 
 from sida import records
 from sida.ending import end_run
-from sida.launch.processes import Process, machine_id
+from sida.process.identity import Process, machine_id
 from sida.settings import settings
 from sida.steps.execute import execute
 from sida.stores import ObjectStore

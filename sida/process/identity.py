@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
+
 LINUX = sys.platform.startswith("linux")
-HIDDEN = "hidden"  # it runs, but /proc does not show it (another user's, under hidepid)
+HIDDEN = "hidden"  # it runs, but may not be looked at (another user's, under hidepid)
+_ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,25 @@ def machine_id() -> str:
     return f"{name}/{boot}/{os.readlink('/proc/self/ns/pid')}"
 
 
+def _start_time(pid: int) -> str | None:
+    """Return the start in clock ticks, on Linux since boot; None for a process that has ended."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() in _ENDED:
+            return None
+        booted = psutil.boot_time() if LINUX else 0.0
+        ticks = round((process.create_time() - booted) * os.sysconf("SC_CLK_TCK"))
+    except psutil.AccessDenied:
+        return HIDDEN
+    except psutil.NoSuchProcess:
+        return HIDDEN if _signalable(pid) else None
+    except ValueError:
+        return None  # below zero
+    if LINUX and psutil.boot_time() != booted:
+        return _start_time(pid)  # somebody has just set the clock
+    return str(ticks)
+
+
 def _signalable(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -61,16 +82,3 @@ def _signalable(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     return True
-
-
-def _start_time(pid: int) -> str | None:
-    """Clock ticks since boot on Linux, a date elsewhere; None for a process that has ended."""
-    if LINUX:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return HIDDEN if _signalable(pid) else None
-        return None if fields[0] in "ZX" else fields[19]
-    listed = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
-    state, _, started = listed.stdout.strip().partition(" ")
-    return None if not started or state.startswith("Z") else "_".join(started.split())

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 
-from sida.launch.processes import LINUX, Process
+from sida.process.identity import LINUX, Process
 from sida.settings import environment
 
 PARENTS = "SIDA_PARENTS"  # launcher and, on Linux, torchrun as pid@start: set by local.py and shim.py
