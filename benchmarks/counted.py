@@ -21,7 +21,7 @@ from sida.numerics.networks import layers
 from sida.numerics.networks.build import build_network
 from sida.recipe import Network, Recipe
 from sida.training.iteration import Distillation, Networks
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 from tests.accelerator.device import device, shapes
 from tests.accelerator.device import moved as on_device
 from tests.accelerator.made import EmptyData, fused

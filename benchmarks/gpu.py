@@ -33,7 +33,7 @@ from sida.recipe import Recipe
 from sida.training.cost import IterationCost, iteration_cost
 from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 MODES = ("float32", "tf32", "bfloat16", "float16")
 WARM_UP = 3

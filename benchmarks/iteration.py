@@ -29,7 +29,7 @@ from sida.numerics.networks.magnitude import MPConv
 from sida.recipe import Method
 from sida.training import iteration
 from sida.training.iteration import Distillation, Networks
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 BATCH = 16
 NETWORKS: dict[str, dict[str, Any]] = {

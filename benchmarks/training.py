@@ -24,7 +24,7 @@ from sida import recipe
 from sida.training.execution import recompute_activations
 from sida.training.iteration import Distillation
 from sida.training.memory import phase_bytes, state_bytes
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 from tests.training.tiny import distillation, largest_difference, run
 
 CIFAR_SHAPED = {
@@ -91,11 +91,11 @@ def loop_shares(images: int) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"SIDA_STORE": f"file://{folder}/store", "SIDA_CACHE": f"{folder}/cache"}
-        from sida.training.loop import distil
+        from sida.training.loop import distill
 
         made = bench(Path(folder))
         started = time.perf_counter()
-        parts = distil(made.job(changes))["seconds"]
+        parts = distill(made.job(changes)).seconds
         total = time.perf_counter() - started - parts["start"]
     return {
         "seconds": round(total, 1),

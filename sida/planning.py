@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 FLOAT32 = 4
-BUCKET_BYTES = 32 * 2**20  # of gradients on their way (sida.training.processes); a larger parameter travels alone
+BUCKET_BYTES = 32 * 2**20  # of gradients on their way (sida.worker.ranks); a larger parameter travels alone
 CONTEXT_BYTES = 2 * GIB  # allowance: CUDA's context and libraries' workspaces
 FRAGMENTATION = 0.10  # allowance, of the activations
 UTILISATION = 0.35  # of the peak that the convolutions of these networks reach; measure yours with benchmarks/gpu.py

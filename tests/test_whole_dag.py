@@ -107,7 +107,7 @@ def _training_processes() -> list[int]:
             environment, line = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if store.encode() in environment and (b"sida.training.worker" in line or b"pipeline" in line):
+        if store.encode() in environment and (b"sida.worker" in line or b"pipeline" in line):
             found.append(int(entry.name))
     return found
 
@@ -133,7 +133,7 @@ def _wait(condition: Callable[[], object], seconds: float = 90) -> None:
 VICTIMS: dict[str, Callable[[subprocess.Popen[bytes]], int]] = {
     "parent": lambda parent: parent.pid,
     "torchrun": lambda _: _pid(lambda line: b"torch.distributed.run" in line),
-    "worker": lambda _: _pid(lambda line: b"torch.distributed.run" not in line and b"sida.training.worker" in line),
+    "worker": lambda _: _pid(lambda line: b"torch.distributed.run" not in line and b"sida.worker" in line),
 }
 
 

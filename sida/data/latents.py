@@ -19,14 +19,12 @@ import numpy as np
 from sida.data.entries import Unreadable
 from sida.errors import UserError
 from sida.recipe import Latents
-from sida.scratch import scratch_folder
 from sida.stores.base import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sida.manifests import LatentsInfo
-    from sida.training.job import Job
 
 
 @dataclass(frozen=True)
@@ -155,35 +153,3 @@ def decoder_of(latents: Latents, device: Any) -> Callable[[Tensor], Tensor]:
 
     vae = load_vae(latents).to(device)
     return lambda given: decode_images(vae, given.to(torch.float32), latents.raw_mean, latents.raw_std).clone()
-
-
-def encode(job: Job) -> dict[str, Any]:
-    """One process of the encoding job: shards as they are dealt; those already published are passed over."""
-    import torch
-
-    from sida.data.convert import convert
-    from sida.data.prepare import conversion_of
-    from sida.progress import Progress
-
-    dataset, processes = job.recipe.dataset, job.processes
-    assert dataset.latents is not None
-    vae = load_vae(dataset.latents).to(processes.device)
-    with scratch_folder() as folder, torch.inference_mode():
-        conversion = conversion_of(dataset, folder, job.spec["work"], job.spec["shard_bytes"])
-        shown = Progress(job.step, len(conversion.source), "images")
-        done = 0
-
-        def progress(images: int) -> None:
-            nonlocal done
-            done += images
-            if processes.first:
-                shown.update(min(done * processes.world, len(conversion.source)))
-
-        numbers = processes.deal(conversion.shards)
-        found = convert(
-            conversion, job.store, job.put, folder, numbers=numbers, encode=encoder_of(vae), progress=progress,
-            processes=max(1, job.recipe.execution.threads),
-        )  # fmt: skip
-    processes.meet()
-    (found,) = processes.total(torch.tensor([found]))
-    return {"found": found, "shards": conversion.shards}

@@ -42,9 +42,10 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
     from sida.data.convert import convert, finished
     from sida.data.layout import SHARD_BYTES
     from sida.launch.job import run_job
+    from sida.launch.spec import EncodeSpec
     from sida.progress import Progress
 
-    recipe, dataset = run.recipe, run.recipe.dataset
+    dataset = run.recipe.dataset
     parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
     work = f"data/{digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])}"
     if run.anew:
@@ -53,8 +54,7 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
     conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
     total = len(conversion.source)
     if conversion.image_layout is not None:
-        spec = {"recipe": recipe.model_dump(mode="json"), "work": work, "shard_bytes": SHARD_BYTES}
-        found = run_job(run, "encode", spec, recipe.execution)["found"]
+        found = run_job(run, EncodeSpec(work=work, shard_bytes=SHARD_BYTES)).reused
     else:
         shown, done = Progress(run.step.name, total, "images"), 0
 

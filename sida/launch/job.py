@@ -9,120 +9,126 @@ that has ended, its last MiB, lies beside it as ``log.txt``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
 from sida import progress, records
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
 from sida.launch.log import end_of_log
 from sida.launch.nodes import Nodes, lead
+from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_outcome
 from sida.launch.worker_error import NAME as ERROR
 from sida.launch.worker_error import read_error
 from sida.settings import settings
+from sida.steps import StepRun
+from sida.steps.recipes import put_recipe
 
-if TYPE_CHECKING:
-    from sida.recipe import Execution
-    from sida.steps import StepRun
+RESULT = "result.json"
 
 
-def job_folder(context: StepRun) -> str:
+def job_folder(run: StepRun) -> str:
     """Where the job of this attempt keeps its spec, checkpoints and result."""
-    return f"jobs/{context.step.name}/{context.key}/{context.attempt}"
+    return f"jobs/{run.step.name}/{run.key}/{run.attempt}"
 
 
-def run_job(context: StepRun, kind: str, spec: Mapping[str, Any], execution: Execution) -> dict[str, Any]:
+def run_job(run: StepRun, spec: Spec[O]) -> O:
     """Run the workers to the end and return what they published; a job that had finished before is adopted.
 
     Raises SidaError with the worker's last line and the log's path when they fail, or when they were asked to stop.
     """
-    folder = job_folder(context)
-    if (finished := _result(context, folder)) is not None:
+    folder, kind = job_folder(run), run.step.name
+    if (finished := _outcome(run, folder, spec)) is not None:
         return finished
     here = settings()
-    lease = {"key": context.lease.key, "number": context.lease.number}
-    full = {"kind": kind, "folder": folder, "step": context.step.name, "lease": lease, **spec}
-    log = here.runs / "logs" / f"{context.step.name}-{context.key[:12]}-{context.attempt}.log"
-    progress.log(context.step.name, log)
+    job = JobFile(
+        step=run.step.name,
+        folder=folder,
+        lease=LeaseRef(key=run.lease.key, number=run.lease.number),
+        recipe=put_recipe(run.store, run.recipe),
+        spec=cast(AnySpec, spec),
+    )
+    log = here.runs / "logs" / f"{run.step.name}-{run.key[:12]}-{run.attempt}.log"
+    progress.log(run.step.name, log)
     launch = _in_trainjob if here.launcher == "trainjob" else _here
-    if not launch(context, folder, full, log, execution):
+    if not launch(run, job, log):
         raise SidaError(f"{kind}: stopped on request; run again to continue from the last checkpoint")
-    result = _result(context, folder)
-    if result is None:
+    outcome = _outcome(run, folder, spec)
+    if outcome is None:
         raise SidaError(f"{kind}: the workers ended without a result: see {log}")
-    return result
+    return outcome
 
 
-def _here(context: StepRun, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
+def _here(run: StepRun, job: JobFile, log: Path) -> bool:
     """In processes of this machine, or of this and other bare ones; False when they were asked to stop."""
-    here = settings()
-    _put_spec(context, folder, spec)
+    here, folder, execution = settings(), job.folder, run.recipe.execution
+    _put_job(run, job)
     log.parent.mkdir(parents=True, exist_ok=True)
 
     def run_here(nodes: tuple[Nodes, str] | None = None) -> int:
-        context.store.delete(f"{folder}/{ERROR}")  # of an earlier start
+        run.store.delete(f"{folder}/{ERROR}")  # of an earlier start
         return run_workers(
-            "sida.training.worker",
+            "sida.worker",
             ["--job", f"{folder}/spec.json"],
             processes=here.workers or execution.processes,
             threads=execution.threads,
             log_path=log,
             environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
-            on_tick=context.lease.raise_if_lost,
+            on_tick=run.lease.raise_if_lost,
             nodes=nodes,
-            error=lambda: read_error(context.store, folder),
+            error=lambda: read_error(run.store, folder),
         )
 
     if (machines := Nodes.parse(here.nodes)) is None:
         return run_here() == 0
-    step, job = context.step.name, f"{folder}/spec.json"
-    return lead(context.store, machines, step, job, lambda attempt: run_here((machines, attempt))) == 0
+    return (
+        lead(run.store, machines, job.step, f"{folder}/spec.json", lambda attempt: run_here((machines, attempt))) == 0
+    )
 
 
-def _in_trainjob(context: StepRun, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
+def _in_trainjob(run: StepRun, job: JobFile, log: Path) -> bool:
     """In a TrainJob; False when we were asked to stop."""
     from sida.launch.manifest import job_name, train_job
     from sida.launch.target import parse_target
     from sida.launch.trainjob import Following, run_trainjob
 
-    target, run = parse_target(settings().trainjob), records.current_run()
-    name = job_name(context.step.name, folder, context.store.address)
+    target, run_id, folder = parse_target(settings().trainjob), records.current_run(), job.folder
+    name = job_name(job.step, folder, run.store.address)
     manifest = train_job(
         target,
         name=name,
-        step=context.step.name,
-        run=run,
+        step=job.step,
+        run=run_id,
         folder=folder,
-        processes=execution.processes,
-        threads=execution.threads,
+        processes=run.recipe.execution.processes,
+        threads=run.recipe.execution.threads,
     )
     # The launcher that comes after us puts its own lease here, and the running workers go on under it.
-    spec["launch"] = {"job": name, "abandoned_seconds": target.abandoned_seconds}
-    _put_spec(context, folder, spec)
-    context.store.delete(f"{folder}/{ERROR}")
-    if run:
-        context.store.put(f"runs/{run}/jobs/{context.step.name}.json", json.dumps({"folder": folder}).encode())
+    launch = Launch(job=name, abandoned_seconds=target.abandoned_seconds)
+    _put_job(run, job.model_copy(update={"launch": launch}))
+    run.store.delete(f"{folder}/{ERROR}")
+    if run_id:
+        run.store.put(f"runs/{run_id}/jobs/{job.step}.json", json.dumps({"folder": folder}).encode())
     following = Following(
-        step=context.step.name,
+        step=job.step,
         target=target,
         manifest=manifest,
         log_path=log,
-        on_tick=context.lease.raise_if_lost,
-        finished=lambda: _result(context, folder) is not None,
-        error=lambda: read_error(context.store, folder),
-        keep_log=lambda: context.store.put(f"{folder}/log.txt", end_of_log(log)),
+        on_tick=run.lease.raise_if_lost,
+        finished=lambda: run.store.exists(f"{folder}/{RESULT}"),
+        error=lambda: read_error(run.store, folder),
+        keep_log=lambda: run.store.put(f"{folder}/log.txt", end_of_log(log)),
     )
     return run_trainjob(following)
 
 
-def _put_spec(context: StepRun, folder: str, spec: dict[str, Any]) -> None:
-    content = json.dumps(spec, indent=1).encode()
-    context.lease.guarded(lambda: context.store.put(f"{folder}/spec.json", content))
+def _put_job(run: StepRun, job: JobFile) -> None:
+    run.lease.guarded(lambda: run.store.put(f"{job.folder}/spec.json", job.to_json()))
 
 
-def _result(context: StepRun, folder: str) -> dict[str, Any] | None:
+def _outcome(run: StepRun, folder: str, spec: Spec[O]) -> O | None:
+    key = f"{folder}/{RESULT}"
     try:
-        return json.loads(context.store.read(f"{folder}/result.json"))
+        return parse_outcome(spec, run.store.read(key), run.store.address_of(key))
     except NotFound:
         return None

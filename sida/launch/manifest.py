@@ -36,7 +36,7 @@ def job_name(step: str, folder: str, store: str) -> str:
 def train_job(
     target: Target, *, name: str, step: str, run: str, folder: str, processes: int, threads: int
 ) -> dict[str, Any]:
-    """The TrainJob that runs ``sida.training.worker`` on the job in ``folder``.
+    """The TrainJob that runs ``sida.worker`` on the job in ``folder``.
 
     ``processes`` is the number over all nodes. Raises UserError when they cannot be shared out evenly.
     """
@@ -52,7 +52,7 @@ def train_job(
             "image": target.image,
             "numNodes": target.nodes,
             "numProcPerNode": per_node,
-            "command": ["torchrun", "-m", "sida.training.worker"],
+            "command": ["torchrun", "-m", "sida.worker"],
             "args": ["--job", f"{folder}/spec.json"],
             "env": _environment(target, threads),
             "resourcesPerNode": {"requests": requests} | ({"limits": limits} if limits else {}),

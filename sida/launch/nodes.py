@@ -210,7 +210,7 @@ def _join(
     here = settings()
     try:
         status = run_workers(
-            "sida.training.worker",
+            "sida.worker",
             ["--job", job["job"]],
             processes=processes,
             threads=threads,

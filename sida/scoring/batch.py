@@ -20,7 +20,7 @@ from sida.scoring.protocol import MakeImages, pixels_of
 
 if TYPE_CHECKING:
     from sida.scoring.detector import Detector
-    from sida.training.job import Job
+    from sida.worker.job import Job
 
 SMALLEST = 8
 NEAR = 1.05  # times the best time per image: the smallest batch so near is taken, it needs the least memory

@@ -17,7 +17,8 @@ from torch import Tensor
 from sida import devices
 from sida.data.latents import decoder_of
 from sida.errors import UserError
-from sida.manifests import DatasetResult, GeneratorResult, ReferenceResult, TeacherResult
+from sida.launch.spec import ScoreOutcome, ScoreSpec
+from sida.manifests import DatasetResult, GeneratorResult, Part, ReferenceResult, TeacherResult
 from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
 from sida.numerics.networks.precondition import Denoiser
@@ -34,7 +35,7 @@ from sida.scoring.sums import Sums
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef, fetch_object
 from sida.teachers.files import load_network
-from sida.training.job import Job
+from sida.worker.job import Job
 
 
 def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None = None) -> MakeImages:
@@ -92,10 +93,10 @@ def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
     return make
 
 
-def measure(job: Job) -> dict[str, Any]:
-    """Score the job's model over its seed ranges: ``values`` in order, ``further`` metrics by name, the real images' ``floor``."""
-    reference: ReferenceResult = job.manifest("reference").result  # type: ignore[assignment]
-    dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
+def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
+    """Score the job's model over its seed ranges; the first process returns the scores."""
+    reference = job.manifest(job.spec.reference, ReferenceResult).result
+    dataset = job.manifest(job.spec.dataset, DatasetResult).result
     make, classes = _model(job)
     if len(dataset.histogram) != classes:
         raise UserError(
@@ -103,8 +104,8 @@ def measure(job: Job) -> dict[str, Any]:
             f"belong together"
         )
     detector = load_detector(fetch_object(job.store, reference.detector)).to(job.processes.device)
-    ranges, count = job.spec["first_seeds"], job.spec["count"]
-    extra = tuple(job.spec.get("extra_metrics", ()))
+    ranges, count = job.spec.first_seeds, job.spec.count
+    extra = job.spec.extra_metrics
     batch = job_batch(job, make, detector, classes)
     labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
     work = pieces(len(ranges), count)
@@ -126,20 +127,27 @@ def measure(job: Job) -> dict[str, Any]:
         )
 
     gather(job, work, sums_of, report.found)
-    result: dict[str, Any] = {"values": [], "further": {}, "images_per_second": report.rate(), "batch": batch}
     if not job.processes.first:
-        return result
-    real = load_statistics(job.store, reference)
-    result["sampling_bias"] = sampling_bias(real[1], count)
+        return None
+    rate, real = report.rate(), load_statistics(job.store, reference)
+    values: list[float] = []
+    further: dict[str, list[float]] = {}
     for sums in merged(job, work, empty):
         refuse_constant(sums.moments, "the model")
-        result["values"].append(frechet_distance(*sums.moments.mean_cov(), *real))
+        values.append(frechet_distance(*sums.moments.mean_cov(), *real))
         for name, value in further_metrics(sums, job.store, job.processes.device, reference, extra).items():
-            result["further"].setdefault(name, []).append(value)
-    if job.spec.get("floor") and reference.real_features is not None:
-        result["floor"] = _floor(job, reference, dataset, real)
+            further.setdefault(name, []).append(value)
+    with_floor = job.spec.floor and reference.real_features is not None
+    outcome = ScoreOutcome(
+        values=tuple(values),
+        further={name: tuple(numbers) for name, numbers in further.items()},
+        floor=tuple(_floor(job, reference, dataset, real)) if with_floor else (),
+        sampling_bias=sampling_bias(real[1], count),
+        images_per_second=rate,
+        batch=batch,
+    )
     discard(job, work)
-    return result
+    return outcome
 
 
 class _Report:
@@ -186,7 +194,9 @@ def further_metrics(
     return found
 
 
-def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]) -> list[float]:
+def _floor(
+    job: Job[ScoreSpec], reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]
+) -> list[float]:
     """Scores of real images drawn anew: what a perfect generator would get at this n."""
     from sida.data.shards import Shards
 
@@ -196,8 +206,8 @@ def _floor(job: Job, reference: ReferenceResult, dataset: DatasetResult, real: t
         return []  # a sample of the training set does not know its members' labels
     labels = shards.labels() if dataset.classes else torch.zeros(len(shards), dtype=torch.int64)  # stored as -1
     values = []
-    for first_seed in job.spec["first_seeds"]:
-        wanted = range_labels(dataset.histogram, job.spec["count"], first_seed)
+    for first_seed in job.spec.first_seeds:
+        wanted = range_labels(dataset.histogram, job.spec.count, first_seed)
         moments = Moments(reference.features)
         for part in real_resamples(features, labels, wanted, first_seed).split(4096):
             moments.add(part)
@@ -219,18 +229,17 @@ def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor]) -> MakeImages:
     return images
 
 
-def _model(job: Job) -> tuple[MakeImages, int]:
+def _model(job: Job[ScoreSpec]) -> tuple[MakeImages, int]:
     """How to make images, and how many classes the network knows (0: unconditional)."""
-    manifest = job.manifest("model").result
-    assert isinstance(manifest, TeacherResult | GeneratorResult)
-    network = network_to_score(job.store, job.recipe, manifest.weights, manifest.network, job.processes.device)
-    classes = int(manifest.network.get("label_dim", 0))
-    if isinstance(manifest, TeacherResult):
-        stored = job.spec.get("guide")
-        guide = guide_of(job.store, job.recipe, ObjectRef(*stored) if stored else None, job.processes.device)
+    model = job.manifest(job.spec.model, Part).result
+    assert isinstance(model, TeacherResult | GeneratorResult)
+    network = network_to_score(job.store, job.recipe, model.weights, model.network, job.processes.device)
+    classes = int(model.network.get("label_dim", 0))
+    if isinstance(model, TeacherResult):
+        guide = guide_of(job.store, job.recipe, job.spec.guide, job.processes.device)
         make = teacher_images(network, job.recipe.teacher.sampler, guide)
     else:
-        make = generator_images(network, manifest.sigma_init)
+        make = generator_images(network, model.sigma_init)
     latents = job.recipe.dataset.latents
     return (make if latents is None else decoded(make, decoder_of(latents, job.processes.device))), classes
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sida.scoring.sums import Sums
 
 if TYPE_CHECKING:
-    from sida.training.job import Job
+    from sida.worker.job import Job
 
 PART_IMAGES = 2_000  # at 2048 features a part's moments are 32 MiB
 PARTS = 8  # at least so many in a small range, so that it too is shared and goes on where it stopped

@@ -19,7 +19,7 @@ from sida.numerics.quantise import to_uint8
 from sida.scoring.detector import Detector
 from sida.scoring.partial import Piece
 from sida.scoring.sums import Sums
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 SAMPLING_SEED = 0  # the seed of all sampling draws; an image's own seed is its index
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.launch.job import run_job
+from sida.launch.spec import ManifestRef, ReferenceSpec
 from sida.manifests import DatasetResult, Manifest, ReferenceResult
 from sida.recipe import Recipe, ReferenceFile
 from sida.scoring.detector_file import detector_file
@@ -91,20 +92,18 @@ def _compute(
         )
     # A decoder's pictures are not the images that published statistics are of: there is nothing to compare.
     if pictures and (published is None or extra or (result.count <= COMPARED_IMAGES and not latents)):
-        spec = {
-            "recipe": recipe.model_dump(mode="json"),
-            "inputs": {"dataset": data.to_json().decode()},
-            "detector": [stored.name, stored.size, stored.sha256],
-            "features": features,
-            "keep": extra or result.count * features * 4 <= KEPT_BYTES,
-        }
-        if images is not None and "precision_recall" in evaluation.extra_metrics:
-            put = run.put(images[0], images[0].name)
-            spec["images"] = [put.name, put.size, put.sha256]
-        made = run_job(run, "reference", spec, recipe.execution)
-        ours = ObjectRef(*made["moments"])
-        for name in ("real_features", "precision_recall_features"):
-            fields[name] = ObjectRef(*made[name]) if made.get(name) else None
+        compared = images if "precision_recall" in evaluation.extra_metrics else None
+        spec = ReferenceSpec(
+            dataset=ManifestRef.of(data),
+            detector=stored,
+            features=features,
+            keep=extra or result.count * features * 4 <= KEPT_BYTES,
+            images=None if compared is None else run.put(compared[0], compared[0].name),
+        )
+        outcome = run_job(run, spec)
+        ours = outcome.moments
+        fields["real_features"] = outcome.real_features
+        fields["precision_recall_features"] = outcome.precision_recall_features
         if published is None:
             fields |= {"moments": ours, "count": result.count}
         else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sida.data.latents import decoder_of
 from sida.data.shards import Shards, network_input
+from sida.launch.spec import ReferenceOutcome, ReferenceSpec
 from sida.manifests import DatasetResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import Moments
@@ -22,21 +22,21 @@ from sida.scoring.published import read_images
 from sida.scoring.reference import state_of
 from sida.scoring.sums import KEEP_FEATURES, MOMENTS, Sums
 from sida.stores.base import ObjectRef, fetch_object
-from sida.training.job import Job
+from sida.worker.job import Job
 
 REAL_IMAGES = 200_000  # at most so many real images take part in KID, precision and recall, as in the published metrics
 
 
-def reference(job: Job) -> dict[str, Any]:
-    """Objects: ``moments``, and ``real_features`` and ``precision_recall_features`` where they are asked for."""
-    dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
+def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
+    """Compute the moments, and the features themselves where they are asked for; the first process returns them."""
+    dataset = job.manifest(job.spec.dataset, DatasetResult).result
     shards = Shards(job.store, dataset)
-    detector = load_detector(fetch_object(job.store, ObjectRef(*job.spec["detector"]))).to(job.processes.device)
-    features, batch = job.spec["features"], job.recipe.execution.batch_limit
-    kept = _kept(len(shards)) if job.spec["keep"] else None
+    detector = load_detector(fetch_object(job.store, job.spec.detector)).to(job.processes.device)
+    features, batch = job.spec.features, job.recipe.execution.batch_limit
+    kept = _kept(len(shards)) if job.spec.keep else None
     latents = job.recipe.dataset.latents
     decode = decoder_of(latents, job.processes.device) if latents and dataset.record == "latents" else None
-    empty = partial(Sums, features, len(shards), (KEEP_FEATURES,) if job.spec["keep"] else ())
+    empty = partial(Sums, features, len(shards), (KEEP_FEATURES,) if job.spec.keep else ())
     progress = Progress(job.step, len(shards), "images") if job.processes.first else None
     done = 0
 
@@ -63,20 +63,27 @@ def reference(job: Job) -> dict[str, Any]:
     work = pieces(1, len(shards))
     gather(job, work, sums_of, report)
     if not job.processes.first:
-        return {}
+        return None
     moments, real = _merge(job, work, features)
-    found: dict[str, Any] = {"moments": _put(job, state_of(moments), "reference.safetensors")}
-    if real:
-        found["real_features"] = _put(job, {"features": torch.cat(real)}, "real-features.safetensors")
-    if "images" in job.spec:
-        given = read_images(fetch_object(job.store, ObjectRef(*job.spec["images"])), dataset.resolution)
-        seen = _features(detector, torch.from_numpy(given), batch, job.processes.device)
-        found["precision_recall_features"] = _put(job, {"features": seen}, "reference-images.safetensors")
+    outcome = ReferenceOutcome(
+        moments=_put(job, state_of(moments), "reference.safetensors"),
+        real_features=_put(job, {"features": torch.cat(real)}, "real-features.safetensors") if real else None,
+        precision_recall_features=None
+        if job.spec.images is None
+        else _published(job, job.spec.images, dataset, detector),
+    )
     discard(job, work)
-    return found
+    return outcome
 
 
-def _merge(job: Job, work: list[Piece], features: int) -> tuple[Moments, list[Tensor]]:
+def _published(job: Job[ReferenceSpec], images: ObjectRef, dataset: DatasetResult, detector: Detector) -> ObjectRef:
+    """Features of published reference images."""
+    pixels = torch.from_numpy(read_images(fetch_object(job.store, images), dataset.resolution))
+    features = _features(detector, pixels, job.recipe.execution.batch_limit, job.processes.device)
+    return _put(job, {"features": features}, "reference-images.safetensors")
+
+
+def _merge(job: Job[ReferenceSpec], work: list[Piece], features: int) -> tuple[Moments, list[Tensor]]:
     """In the order of the pieces: the same bits on any number of processes."""
     from safetensors.torch import load
 
@@ -102,11 +109,10 @@ def _features(detector: Detector, images: Tensor, batch: int, device: torch.devi
         return torch.cat([detector(part.to(device)).to("cpu", torch.float32) for part in images.split(batch)])
 
 
-def _put(job: Job, tensors: dict[str, Tensor], name: str) -> list[Any]:
+def _put(job: Job[ReferenceSpec], tensors: dict[str, Tensor], name: str) -> ObjectRef:
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-        ref = job.put(path, name)
-    return [ref.name, ref.size, ref.sha256]
+        return job.put(path, name)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from sida.errors import UserError
 from sida.launch.job import run_job
+from sida.launch.spec import ManifestRef, ScoreOutcome, ScoreSpec
 from sida.manifests import (
     DatasetResult,
     GeneratorResult,
@@ -29,8 +31,8 @@ SOURCES = (
     "sida/scoring",
     "sida/numerics",
     "sida/data/shards.py",
-    "sida/training/processes.py",
-    "sida/training/meeting.py",
+    "sida/worker/ranks.py",
+    "sida/worker/meeting.py",
 )
 FEW = 10  # images per feature, below which the sample's size shows in the score
 
@@ -41,7 +43,7 @@ def first_seeds(recipe: Recipe, ranges: int | None = None) -> list[int]:
     return [evaluation.first_seed + i * evaluation.images for i in range(ranges or evaluation.ranges)]
 
 
-def row(recipe: Recipe, values: list[float], *, n: int, seeds: list[int], metric: str = "", **fields: Any) -> Score:
+def row(recipe: Recipe, values: Sequence[float], *, n: int, seeds: list[int], metric: str = "", **fields: Any) -> Score:
     """One row of the table from the values of its seed ranges."""
     return Score(
         metric=metric or recipe.evaluation.metric,
@@ -86,43 +88,43 @@ def _claim(
     run.claim(parameters, model=model, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
 
 
-def _measured(run: StepRun, seeds: list[int], n: int, *, floor: bool, guide: ObjectRef | None = None) -> dict[str, Any]:
+def _measured(run: StepRun, seeds: list[int], n: int, *, floor: bool, guide: ObjectRef | None = None) -> ScoreOutcome:
     recipe = run.recipe
-    spec = {
-        "recipe": recipe.model_dump(mode="json"),
-        "inputs": {name: manifest.to_json().decode() for name, manifest in run.inputs.items()},
-        "first_seeds": seeds,
-        "count": n,
-        "extra_metrics": list(recipe.evaluation.extra_metrics),
-        "floor": floor,
-    }
-    if guide is not None:
-        spec["guide"] = [guide.name, guide.size, guide.sha256]
-    result = run_job(run, "score", spec, recipe.execution)
-    run.notes["images_per_second"] = round(result["images_per_second"], 1)
-    run.notes["sampling_batch"] = result["batch"]
+    spec = ScoreSpec(
+        model=ManifestRef.of(run.inputs["model"]),
+        dataset=ManifestRef.of(run.inputs["dataset"]),
+        reference=ManifestRef.of(run.inputs["reference"]),
+        first_seeds=tuple(seeds),
+        count=n,
+        extra_metrics=tuple(recipe.evaluation.extra_metrics),
+        floor=floor,
+        guide=guide,
+    )
+    outcome = run_job(run, spec)
+    run.notes["images_per_second"] = round(outcome.images_per_second, 1)
+    run.notes["sampling_batch"] = outcome.batch
     features = recipe.evaluation.detector.features
     if n < FEW * features:
         run.note(
-            f"{n:,} images are few for {features:,} features, and scores fall with their number: {_size_effect(result)}; "
+            f"{n:,} images are few for {features:,} features, and scores fall with their number: {_size_effect(outcome)}; "
             f"compare it only with scores of as many images",
         )
-    return result
+    return outcome
 
 
-def _size_effect(measured: dict[str, Any]) -> str:
+def _size_effect(measured: ScoreOutcome) -> str:
     """What the sample's size does to the score: measured on real images where they are there, else the theory and its terms."""
-    bias = f"{measured['sampling_bias']:.3g}"
+    bias = f"{measured.sampling_bias:.3g}"
     theory = f"a perfect model would score {bias} were the features Gaussian and the labels drawn at random"
-    if floor := measured.get("floor"):
-        return f"as many real images score {statistics.fmean(floor):.3g} ({theory})"
+    if measured.floor:
+        return f"as many real images score {statistics.fmean(measured.floor):.3g} ({theory})"
     return f"{theory} (exact class shares, as here, make it less)"
 
 
 def _result(
     recipe: Recipe,
     reference: Manifest[ReferenceResult],
-    measured: dict[str, Any],
+    measured: ScoreOutcome,
     first: Score,
     licence: str,
     **fields: Any,
@@ -130,11 +132,11 @@ def _result(
     """The model's row, the real images' where they were measured, and further metrics of the same images."""
     seeds, n = list(first.first_seeds), first.n
     rows = [first]
-    if floor := measured.get("floor"):
+    if measured.floor:
         rows.append(
             row(
                 recipe,
-                floor,
+                measured.floor,
                 n=n,
                 seeds=seeds,
                 model="real",
@@ -147,14 +149,14 @@ def _result(
     same = {name: getattr(first, name) for name in ("model", "label", "nfe", "sampler", "checkpoint_sha256")}
     further = [
         row(recipe, values, n=n, seeds=seeds, metric=further_name(recipe, name), **same)
-        for name, values in measured["further"].items()
+        for name, values in measured.further.items()
     ]
     return ScoresResult(
         rows=tuple(rows),
         detector_sha256=reference.result.detector_sha256,
         reference_digest=reference.digest,
         licence=licence,
-        sampling_bias=measured["sampling_bias"],
+        sampling_bias=measured.sampling_bias,
         further=tuple(further),
         precision=None if recipe.score_precision == "float32" else recipe.score_precision,
         **fields,
@@ -233,7 +235,7 @@ def score_teacher(
     guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
     first = row(
         recipe,
-        measured["values"],
+        measured.values,
         n=n,
         seeds=seeds,
         model="teacher",
@@ -275,7 +277,7 @@ def score(
     measured = _measured(run, seeds, n, floor=False)
     first = row(
         recipe,
-        measured["values"],
+        measured.values,
         n=n,
         seeds=seeds,
         model="generator",

@@ -21,7 +21,7 @@ from torch import Tensor
 from sida import progress
 from sida.errors import Corrupt, NotFound
 from sida.stores.base import ObjectRef, fetch_object, verify_object
-from sida.training.job import Job
+from sida.worker.job import Job
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sida.recipe import Execution, Method, Network
 from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
 from sida.training.memory import phase_bytes
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 META = torch.device("meta")
 _BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward

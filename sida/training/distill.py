@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from sida.launch.job import run_job
+from sida.launch.spec import DistillSpec, ManifestRef
 from sida.manifests import (
     DatasetResult,
     GeneratorResult,
@@ -16,7 +17,6 @@ from sida.manifests import (
 )
 from sida.recipe import Recipe
 from sida.steps import From, StepRun, carried, step
-from sida.stores.base import ObjectRef
 
 
 @step(version=2, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"), launches=True)
@@ -44,29 +44,27 @@ def distill(
         "stop_after": evaluation.stop_after,
     }
     parameters |= _revisions(recipe)
-    run.claim(
-        parameters,
-        teacher=teacher,
-        start=start or teacher,
-        dataset=carried(teacher_scores, "dataset", DatasetResult),
-        reference=carried(teacher_scores, "reference", ReferenceResult),
+    dataset = carried(teacher_scores, "dataset", DatasetResult)
+    reference = carried(teacher_scores, "reference", ReferenceResult)
+    run.claim(parameters, teacher=teacher, start=start or teacher, dataset=dataset, reference=reference)
+    spec = DistillSpec(
+        teacher=ManifestRef.of(teacher),
+        start=ManifestRef.of(start or teacher),
+        dataset=ManifestRef.of(dataset),
+        reference=ManifestRef.of(reference),
     )
-    spec = {
-        "recipe": recipe.model_dump(mode="json"),
-        "inputs": {name: manifest.to_json().decode() for name, manifest in run.inputs.items()},
-    }
-    result = run_job(run, "distill", spec, recipe.execution)
-    run.notes["dropped_samples"] = result["dropped"]
-    run.notes |= {f"seconds_{name}": seconds for name, seconds in result["seconds"].items()}
-    run.notes |= {f"milliseconds_{kind}": spent for kind, spent in result["profile"].items()}
+    outcome = run_job(run, spec)
+    run.notes["dropped_samples"] = outcome.dropped
+    run.notes |= {f"seconds_{name}": seconds for name, seconds in outcome.seconds.items()}
+    run.notes |= {f"milliseconds_{kind}": spent for kind, spent in outcome.profile.items()}
     return GeneratorResult(
         network=recipe.teacher.network.of_generator().model_dump(mode="json"),
-        weights=ObjectRef(*result["generator"]),
+        weights=outcome.generator,
         sigma_init=recipe.method.sigma_init,
         method=recipe.method.title,
-        images_seen=result["images_seen"],
-        selection_score=result["score"],
-        curve=ObjectRef(*result["curve"]),
+        images_seen=outcome.images_seen,
+        selection_score=outcome.score,
+        curve=outcome.curve,
         recipe_sha256=digest_of(parameters),
         licence=recipe.teacher.licence,
     )

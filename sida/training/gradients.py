@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from sida.training.processes import BUCKET_ELEMENTS, Processes
+from sida.worker.ranks import BUCKET_ELEMENTS, Processes
 
 
 class GradientSum:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 POINTS = 200  # windows of a whole run
 SUMMED = ("dropped",)  # counts; everything else is averaged

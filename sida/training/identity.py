@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from sida.errors import UserError
 from sida.recipe import Evaluation, Method
-from sida.training.job import Job
+from sida.worker.job import Job
 
 ABSENT = object()
 
@@ -21,7 +21,7 @@ def identity(job: Job) -> dict[str, Any]:
         found[f"evaluation.{name}"] = getattr(evaluation, name)
     for name, value in job.recipe.teacher.network.model_dump(mode="json").items():
         found[f"teacher.network.{name}"] = value
-    return found | {f"inputs.{name}": job.manifest(name).digest for name in sorted(job.spec["inputs"])}
+    return found | {f"inputs.{name}": ref.digest for name, ref in sorted(job.spec.inputs.items())}
 
 
 def refuse_other(saved: dict[str, Any], job: Job, seen: int) -> None:

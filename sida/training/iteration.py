@@ -26,9 +26,9 @@ from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
 from sida.training.dropout import key_dropout
 from sida.training.gradients import GradientSum
-from sida.training.processes import Processes
 from sida.training.profile import IterationProfile
 from sida.training.watch import Watch
+from sida.worker.ranks import Processes
 
 
 class TrainingData(Protocol):

@@ -21,6 +21,7 @@ from sida.data.latents import decoder_of
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
+from sida.launch.spec import DistillOutcome, DistillSpec
 from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import frechet_distance
@@ -40,12 +41,12 @@ from sida.training.execution import apply_execution
 from sida.training.history import History
 from sida.training.identity import identity, refuse_other
 from sida.training.iteration import Distillation, Networks
-from sida.training.job import Job
 from sida.training.profile import PROFILED, IterationProfile
 from sida.training.selection import largest_batch, sample_grid
 from sida.training.trouble import refuse_trouble, save_unless_non_finite
 from sida.training.watch import Trouble
 from sida.training.writer import Writer
+from sida.worker.job import Job
 
 REPORT_EVERY = 8  # iterations between readings of the losses, which wait for the device
 SELECTION_SEED = 0  # selection uses seeds 0 .. selection_images - 1; reported ranges start far above
@@ -58,12 +59,12 @@ class Stopped(Exception):
 class Run:
     """State of one distillation job in one process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job[DistillSpec]) -> None:
         self.seconds = {"start": -time.monotonic(), "iterations": 0.0, "selection": 0.0, "checkpoints": 0.0}
         self.job, self.method, self.evaluation = job, job.recipe.method, job.recipe.evaluation
-        teacher: TeacherResult = job.manifest("teacher").result  # type: ignore[assignment]
-        self.dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
-        self.reference: ReferenceResult = job.manifest("reference").result  # type: ignore[assignment]
+        teacher = job.manifest(job.spec.teacher, TeacherResult).result
+        self.dataset = job.manifest(job.spec.dataset, DatasetResult).result
+        self.reference = job.manifest(job.spec.reference, ReferenceResult).result
         device = job.processes.device
         weights = load_network(fetch_object(job.store, teacher.weights), teacher.network, self.method.dropout)
         self.networks = Networks.start(weights.to(device), self._start(teacher, device))
@@ -110,7 +111,7 @@ class Run:
 
     def _start(self, teacher: TeacherResult, device: torch.device) -> Denoiser | None:
         """The finished generator that SiD2A starts theta from; None: the teacher."""
-        start: TeacherResult = self.job.manifest("start").result  # type: ignore[assignment]
+        start = self.job.manifest(self.job.spec.start, TeacherResult).result
         if start.weights == teacher.weights:
             return None
         path = fetch_object(self.job.store, start.weights)
@@ -235,14 +236,14 @@ class Run:
         self.seconds["selection"] += time.monotonic() - started
 
 
-def distil(job: Job) -> dict[str, Any]:
-    """Run the job to its end and return the generator's object and how it was chosen."""
+def distill(job: Job[DistillSpec]) -> DistillOutcome | None:
+    """Run the job to its end; the first process returns the generator's object and how it was chosen."""
     with stop_on_sigterm() as stop, ticking(lambda: _wait_no_more(stop)):
         run = Run(job)
         try:
             _iterate(run, stop)
             trouble = run.trouble()
-            return _publish(run, trouble) if job.processes.first else {}
+            return _publish(run, trouble) if job.processes.first else None
         finally:
             run.writer.close()
 
@@ -308,7 +309,7 @@ def _stopped(run: Run, stop: Callable[[], bool]) -> SidaError:
     return SidaError(f"stopped at {run.seen} images, after a checkpoint: run again to continue")
 
 
-def _publish(run: Run, trouble: Trouble) -> dict[str, Any]:
+def _publish(run: Run, trouble: Trouble) -> DistillOutcome:
     """Store the best generator and the curve."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.safetensors"
@@ -318,15 +319,15 @@ def _publish(run: Run, trouble: Trouble) -> dict[str, Any]:
         path = Path(folder) / "curve.json"
         path.write_text(json.dumps(run.history.points))
         curve = run.job.put(path, path.name)
-    return {
-        "generator": [generator.name, generator.size, generator.sha256],
-        "curve": [curve.name, curve.size, curve.sha256],
-        "images_seen": run.best_seen,
-        "score": run.best_score,
-        "dropped": trouble.skipped,
-        "seconds": {name: round(seconds, 2) for name, seconds in run.seconds.items()},
-        "profile": run.profile,
-    }
+    return DistillOutcome(
+        generator=generator,
+        curve=curve,
+        images_seen=run.best_seen,
+        score=run.best_score,
+        dropped=trouble.skipped,
+        seconds={name: round(seconds, 2) for name, seconds in run.seconds.items()},
+        profile=run.profile,
+    )
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from sida import devices
 from sida.data.shards import one_hot
 from sida.scoring.protocol import MakeImages, pixels_of
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 
 def largest_batch(make: MakeImages, detector: nn.Module, classes: int, limit: int, processes: Processes) -> int:

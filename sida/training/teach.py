@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from sida import progress
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError
+from sida.launch.spec import TeachOutcome, TeachSpec
 from sida.manifests import DatasetResult
 from sida.numerics.draws import Draws
 from sida.numerics.ema import ema_beta, update_ema
@@ -31,9 +31,9 @@ from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
 from sida.training.dropout import key_dropout
 from sida.training.gradients import GradientSum
-from sida.training.job import Job
-from sida.training.processes import Processes
 from sida.training.writer import Writer
+from sida.worker.job import Job
+from sida.worker.ranks import Processes
 
 WARM_UP_IMAGES = 20_000
 REPORT_EVERY = 8
@@ -102,19 +102,19 @@ class TeacherRun:
         self.seen = saved.state["seen"]
 
 
-def fresh_network(job: Job, train: TeacherTraining) -> Denoiser:
+def fresh_network(job: Job[TeachSpec], train: TeacherTraining) -> Denoiser:
     """The recipe's network with seeded random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(train.seed)
         return build_network(job.recipe.teacher.network.model_dump(), train.dropout)
 
 
-def teach(job: Job) -> dict[str, Any]:
-    """Train the recipe's teacher to the end and publish its EMA."""
+def teach(job: Job[TeachSpec]) -> TeachOutcome | None:
+    """Train the recipe's teacher to the end and publish its EMA; the first process returns it."""
     train = job.recipe.teacher.train
     if train is None:
         raise SidaError(f"recipe {job.recipe.name}: teacher.train is missing")
-    dataset: DatasetResult = job.manifest("dataset").result  # type: ignore[assignment]
+    dataset = job.manifest(job.spec.dataset, DatasetResult).result
     data = ShuffledData(Shards(job.store, dataset), train.seed, job.processes.device, stride=train.batch)
     run = TeacherRun(fresh_network(job, train), train, data, job.processes)
     if saved := checkpoint.newest(job):
@@ -139,11 +139,11 @@ def teach(job: Job) -> dict[str, Any]:
     finally:
         writer.close()
     if not job.processes.first:
-        return {}
+        return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{job.recipe.name}-teacher.safetensors"
         save_network(
             path, run.ema.state_dict(), job.recipe.teacher.network.model_dump(mode="json", exclude_defaults=True)
         )
         ref = job.put(path, path.name)
-    return {"teacher": [ref.name, ref.size, ref.sha256], "images_seen": run.seen}
+    return TeachOutcome(teacher=ref, images_seen=run.seen)

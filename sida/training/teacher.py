@@ -6,10 +6,10 @@ from typing import Annotated
 
 from sida.errors import UserError
 from sida.launch.job import run_job
+from sida.launch.spec import ManifestRef, TeachSpec
 from sida.manifests import DatasetResult, Manifest, TeacherResult
 from sida.recipe import Recipe
 from sida.steps import From, StepRun, step
-from sida.stores.base import ObjectRef
 
 
 @step(version=1, sources=("sida/training", "sida/numerics", "sida/data"), launches=True)
@@ -30,10 +30,5 @@ def teach(
     network = teacher.network.model_dump(mode="json")
     parameters = {"network": network, "train": teacher.train.model_dump(mode="json"), "licence": teacher.licence}
     run.claim(parameters, dataset=dataset)
-    spec = {
-        "recipe": recipe.model_dump(mode="json"),
-        "inputs": {name: manifest.to_json().decode() for name, manifest in run.inputs.items()},
-    }
-    result = run_job(run, "teach", spec, recipe.execution)
-    weights = ObjectRef(*result["teacher"])
+    weights = run_job(run, TeachSpec(dataset=ManifestRef.of(dataset))).teacher
     return TeacherResult(network=network, weights=weights, source_sha256=weights.sha256, licence=teacher.licence)

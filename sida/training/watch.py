@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sida.errors import Unavailable
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
 from sida.training.host_copy import HostCopy
-from sida.training.job import Job
+from sida.worker.job import Job
 
 STOP_SECONDS = (
     30.0  # so long a run that is asked to stop waits for a store that is away; then the checkpoint before counts

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from sida import devices
-from sida.training.processes import Processes
+from sida.launch.spec import Spec
+from sida.steps import StepRun
+from sida.worker.ranks import Processes
 from tests.accelerator import device as fake
 from tests.accelerator.device import Waits, device
+from tests.jobs import run_here
 from tests.training.digits_job import Bench, bench
 
 MODULES = (
@@ -55,16 +57,9 @@ def here(made: Bench, accelerator: Waits) -> Bench:
 @pytest.fixture
 def workers_here(accelerator: Waits, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Jobs of steps run in this process, on the device, in place of torchrun's."""
-    from sida.launch.job import job_folder
-    from sida.steps import StepRun
-    from sida.training.job import Job
-    from sida.training.worker import _kinds
 
-    def run_job(context: StepRun, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
-        lease = {"key": context.lease.key, "number": context.lease.number}
-        full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
-        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, devices.claim())))
-        return json.loads(json.dumps(result))
+    def run_job(run: StepRun, spec: Spec[Any]) -> Any:
+        return run_here(run, spec, Processes(0, 1, devices.claim()))
 
     for module in MODULES:
         monkeypatch.setattr(f"{module}.run_job", run_job)

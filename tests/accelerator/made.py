@@ -14,7 +14,7 @@ from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
 from sida.recipe import Network
 from sida.training.iteration import Distillation, Networks
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 from tests.accelerator.device import device as accelerator
 from tests.training import tiny
 

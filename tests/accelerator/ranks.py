@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 from tests.accelerator.device import device
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from sida.launch.spec import EncodeSpec, LeaseRef
 from sida.lease import acquire
 from sida.settings import settings
 from sida.stores import open_store
 from tests.accelerator.device import device, shapes, values
 from tests.conftest import ROOT
+from tests.jobs import job_file
 from tests.training.digits_job import recipe
 
 
@@ -79,15 +81,18 @@ def test_only_one_place_asks_which_machine_this_is() -> None:
 
 
 DETERMINISTIC = """
-import json, os, sys, torch
-from sida.training import worker
-from sida.training.worker import _run
-kinds = {"score": lambda job: {}}
-worker._kinds = lambda: kinds
-kinds["score"] = lambda job: {"algorithms": torch.are_deterministic_algorithms_enabled(),
-    "cudnn": torch.backends.cudnn.deterministic, "benchmark": torch.backends.cudnn.benchmark,
-    "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG")}
-_run(sys.argv[1])
+import os, sys, torch
+from sida.manifests import Part
+from sida.worker import main
+class Switches(Part):
+    algorithms: bool
+    cudnn: bool
+    benchmark: bool
+    cublas: str | None
+main.work = lambda job: Switches(algorithms=torch.are_deterministic_algorithms_enabled(),
+    cudnn=torch.backends.cudnn.deterministic, benchmark=torch.backends.cudnn.benchmark,
+    cublas=os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+main._run(sys.argv[1])
 """
 
 
@@ -97,9 +102,9 @@ def test_deterministic_execution_sets_every_switch_of_a_worker(place: Path, want
     made = recipe(place, f"execution: {{deterministic: {str(wanted).lower()}}}")
     store = open_store(settings().store)
     lease = acquire(store, "steps/x", ttl=600)
-    spec = {"kind": "score", "folder": "jobs/x", "step": "score", "recipe": made.model_dump(mode="json"), "inputs": {}}
-    spec["lease"] = {"key": lease.key, "number": lease.number}
-    store.put("jobs/x/spec.json", json.dumps(spec).encode())
+    held = LeaseRef(key=lease.key, number=lease.number)
+    file = job_file(store, made, EncodeSpec(work="x", shard_bytes=1), "jobs/x", held)
+    store.put("jobs/x/spec.json", file.to_json())
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     command = [sys.executable, "-c", DETERMINISTIC, "jobs/x/spec.json"]
     subprocess.run(command, cwd=ROOT, check=True, env=environment | {"PYTHONPATH": str(ROOT)})

@@ -12,7 +12,7 @@ from sida.planning import Machines, plan
 from sida.training.cost import EmptyDraws, iteration_cost
 from sida.training.iteration import Distillation, Networks
 from sida.training.memory import Held, accumulate
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 from tests.accelerator.device import device, moved, shapes
 from tests.accelerator.made import EmptyData, fused
 

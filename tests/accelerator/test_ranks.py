@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sida.errors import SidaError
+from sida.launch.spec import Spec, TeachSpec
 from sida.scoring.measure import measure
 from sida.scoring.reference_job import reference
-from sida.training.job import Job
-from sida.training.loop import Run, _iterate, distil
+from sida.training.loop import Run, _iterate, distill
 from sida.training.teach import teach
+from sida.worker.job import Job
 from tests.accelerator.device import NAME, Waits
 from tests.accelerator.ranks import Message, process_of
+from tests.accelerator.test_workers import reference_spec, score_spec
 from tests.training.digits_job import Bench
 
 CHANGES = """
@@ -28,14 +29,16 @@ RANKS = {8: (0, 1, 7), 256: (0, 255)}
 GRADIENTS = 188_945  # of the tiny network
 
 
-def messages(made: Bench, name: str, world: int, work: Callable[[Job], Any], **spec: Any) -> list[Message]:
+def messages(
+    made: Bench, name: str, world: int, work: Callable[[Job[Any]], Any], spec: Spec[Any] | None = None
+) -> list[Message]:
     """What every process of a job takes part in: those that are tried agree on it, and on what belongs on the device."""
     changes = CHANGES.format(batch=4 * world, images=8 * world)
     said, expected = None, None
     for rank in RANKS[world]:
         with process_of(rank, world, said) as (processes, notes):
-            job = made.job(changes, name)
-            work(Job(job.spec | spec, job.store, processes))
+            job = made.job(changes, name, spec)
+            work(Job(job.file, job.recipe, job.store, processes))
         said, expected = said or notes.said, expected or notes.messages
         assert notes.messages == expected, f"rank {rank} of {world}"
     assert expected
@@ -49,7 +52,7 @@ def sums(found: list[Message], group: str = "tensors") -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("world", RANKS)
 def test_processes_of_a_distillation_agree(made: Bench, accelerator: Waits, world: int) -> None:
-    found = messages(made, f"distill-{world}", world, distil)
+    found = messages(made, f"distill-{world}", world, distill)
     gradients = [message for message in sums(found) if message[0] == "float32"]
     assert gradients == [("float32", GRADIENTS)] * 3  # psi; psi and theta, each once an iteration
     first = next(n for n, m in enumerate(found) if m.elements == GRADIENTS)
@@ -58,29 +61,26 @@ def test_processes_of_a_distillation_agree(made: Bench, accelerator: Waits, worl
 
 
 def test_processes_that_continue_a_distillation_agree(made: Bench, accelerator: Waits) -> None:
-    def stop(job: Job) -> None:
+    def stop(job: Job[Any]) -> None:
         run = Run(job)
         with pytest.raises(SidaError, match="stopped at 32 images"):
             _iterate(run, lambda: run.seen == 32)
         run.writer.close()
 
     messages(made, "continued", 8, stop)
-    found = messages(made, "continued", 8, distil)
+    found = messages(made, "continued", 8, distill)
     assert sums(found).count(("float32", GRADIENTS)) == 2
 
 
 @pytest.mark.parametrize("world", RANKS)
 def test_processes_of_a_teacher_s_training_agree(made: Bench, accelerator: Waits, world: int) -> None:
-    found = messages(made, f"teach-{world}", world, teach)
+    found = messages(made, f"teach-{world}", world, teach, TeachSpec(dataset=made.ref("dataset")))
     assert sums(found).count(("float32", GRADIENTS)) == 2
 
 
 @pytest.mark.parametrize("world", RANKS)
 def test_processes_of_a_score_and_of_a_reference_agree(made: Bench, accelerator: Waits, world: int) -> None:
-    inputs = {**made.inputs, "model": made.inputs["teacher"]}
-    spec = {"inputs": inputs, "first_seeds": [1_000_000], "count": 2 * world, "extra_metrics": ["kid"], "floor": True}
-    found = messages(made, f"score-{world}", world, measure, **spec)
+    spec = score_spec(made, made.ref("teacher"), count=2 * world, extra_metrics=("kid",), floor=True)
+    found = messages(made, f"score-{world}", world, measure, spec)
     assert not sums(found)  # parts are merged from the store, in their order
-    result = json.loads(made.inputs["reference"])["result"]
-    spec = {"detector": list(result["detector"].values()), "features": result["features"], "keep": True}
-    assert not sums(messages(made, f"reference-{world}", world, reference, **spec))
+    assert not sums(messages(made, f"reference-{world}", world, reference, reference_spec(made)))

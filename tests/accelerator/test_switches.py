@@ -14,9 +14,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sida import devices
+from sida.launch.spec import TeachSpec
 from sida.scoring.images import score_images
 from sida.training import iteration
-from sida.training.loop import distil
+from sida.training.loop import distill
 from sida.training.teach import teach
 from tests.accelerator.device import Waits, device
 from tests.accelerator.made import distillation
@@ -134,7 +135,7 @@ def test_augmentation_is_exact_in_tf32_too(accelerator: Waits, monkeypatch: pyte
 def test_distil_rounds_in_its_networks_and_never_in_the_detector(here: Bench) -> None:
     devices.claim()
     with watched() as seen:
-        distil(here.job(TF32, "tf32"))
+        distill(here.job(TF32, "tf32"))
     assert (seen["UNetBlock"], seen["DigitsDetector"]) == ({ROUNDED}, {EXACT})
 
 
@@ -150,7 +151,7 @@ def test_a_model_scored_in_tf32_is_seen_by_an_exact_detector(here: Bench) -> Non
 def test_teachers_train_and_references_are_computed_exactly(here: Bench) -> None:
     devices.claim()
     with watched() as seen:
-        teach(here.job(TF32, "teach exactly"))
+        teach(here.job(TF32, "teach exactly", TeachSpec(dataset=here.ref("dataset"))))
         referenced(here)
     assert (seen["UNetBlock"], seen["DigitsDetector"]) == ({EXACT}, {EXACT})
 
@@ -165,8 +166,6 @@ def test_steps_that_use_the_device_without_workers_have_an_exact_detector_too(he
     folder.mkdir()
     for number in range(24):
         Image.new("L", (8, 8), number).save(folder / f"{number:02d}.png")
-    reference = tmp_path / "reference.json"
-    reference.write_text(here.inputs["reference"])
     with watched() as seen:
-        score_images(recipe=recipe(here.folder, FEW), folder=str(folder), reference=str(reference))
+        score_images(recipe=recipe(here.folder, FEW), folder=str(folder), reference=here.inputs["reference"])
     assert seen["DigitsDetector"] == {EXACT}

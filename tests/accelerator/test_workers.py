@@ -17,6 +17,7 @@ from sida.data.shards import Shards
 from sida.errors import SidaError
 from sida.export.generator import Generator
 from sida.export.sample import sample
+from sida.launch.spec import ManifestRef, ReferenceOutcome, ReferenceSpec, ScoreOutcome, ScoreSpec, TeachSpec
 from sida.manifests import GeneratorResult, Manifest, ScoresResult
 from sida.numerics.networks.build import build_network
 from sida.recipe import Latents, Network
@@ -28,11 +29,12 @@ from sida.stores import fetch_object
 from sida.stores.base import ObjectRef
 from sida.teachers.files import load_network, save_network
 from sida.training import loop
-from sida.training.loop import Run, distil
+from sida.training.loop import Run, distill
 from sida.training.teach import TeacherRun, fresh_network, teach
 from tests.accelerator.device import Waits, device
 from tests.accelerator.made import NETWORKS
-from tests.training.digits_job import Bench, bench
+from tests.jobs import stored
+from tests.training.digits_job import Bench, bench, recipe
 
 FEW = """
 method: {images: 96, batch: 16, loss_group: 4, generator_from: 16, adversarial_from: 32}
@@ -61,17 +63,17 @@ def test_distil_runs_to_its_end_with_selections_checkpoints_and_a_profile(
     here: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "PROFILED", 2)
-    result = distil(here.job(FEW, "whole"))
-    assert result["images_seen"] in (48, 96) and result["score"] > 0
-    assert result["profile"]
+    result = distill(here.job(FEW, "whole"))
+    assert result.images_seen in (48, 96) and result.score > 0
+    assert result.profile
     stopped = here.job(FEW, "stopped")
     run = Run(stopped)
     with pytest.raises(SidaError, match="stopped at 48 images"):
         loop._iterate(run, lambda: run.seen == 48)
     run.writer.close()
-    again = distil(here.job(FEW, "stopped"))
-    assert again["generator"] == result["generator"]  # resumed: the same bits
-    assert again["curve"] == result["curve"]
+    again = distill(here.job(FEW, "stopped"))
+    assert again.generator == result.generator  # resumed: the same bits
+    assert again.curve == result.curve
 
 
 @pytest.fixture
@@ -83,9 +85,9 @@ def deterministic() -> Iterator[None]:
 
 def test_every_operator_of_distil_and_of_scoring_has_a_deterministic_kernel(here: Bench, deterministic: None) -> None:
     few = FEW.replace("images: 96", "images: 48")
-    assert distil(here.job(few, "deterministic"))["score"] > 0
+    assert distill(here.job(few, "deterministic")).score > 0
     extra = few.replace("ranges: 1", "ranges: 1, extra_metrics: [is, kid, precision_recall]")
-    assert len(measured(here, extra, "teacher", "deterministic")["further"]) == 4
+    assert len(measured(here, extra, "teacher", "deterministic").further) == 4
 
 
 def test_nothing_waits_for_the_device_between_two_reports_of_the_losses(here: Bench, accelerator: Waits) -> None:
@@ -123,9 +125,10 @@ def test_largest_batch_is_halved_until_it_fits(here: Bench, monkeypatch: pytest.
 
 
 def test_teach_trains_and_goes_on_from_a_checkpoint(here: Bench) -> None:
-    whole = teach(here.job(FEW, "teach"))
-    assert whole["images_seen"] == 64
-    assert teach(here.job(FEW, "teach")) == whole  # from its last checkpoint
+    spec = TeachSpec(dataset=here.ref("dataset"))
+    whole = teach(here.job(FEW, "teach", spec))
+    assert whole is not None and whole.images_seen == 64
+    assert teach(here.job(FEW, "teach", spec)) == whole  # from its last checkpoint
 
 
 @pytest.mark.parametrize(
@@ -140,24 +143,24 @@ def test_teach_trains_and_goes_on_from_a_checkpoint(here: Bench) -> None:
 def test_a_teacher_is_scored_with_each_sampler(here: Bench, sampler: str) -> None:
     changes = FEW.replace("sampler: {steps: 2}", f"sampler: {sampler}")
     if "guidance" in sampler:
-        network = json.dumps(json.loads(here.inputs["teacher"])["result"]["network"])
+        network = json.dumps(here.inputs["teacher"].result.network)
         changes = changes.replace("teacher: {", f"teacher: {{guide: {{address: none, network: {network}}}, ")
     result = measured(here, changes, "teacher", sampler, floor=True)
-    assert len(result["values"]) == 1 and len(result["floor"]) == 1
+    assert len(result.values) == 1 and len(result.floor) == 1
 
 
 def test_a_model_is_scored_with_every_further_metric_and_a_batch_that_is_tried_out(here: Bench) -> None:
     changes = FEW.replace("images: 24", "images: 24, extra_metrics: [is, kid, precision_recall]")
     changes = changes.replace("sampling_batch: 10", "sampling_batch: auto")
     result = measured(here, changes, "teacher", "all")
-    assert set(result["further"]) == {"is", "kid", "precision", "recall"}
+    assert set(result.further) == {"is", "kid", "precision", "recall"}
 
 
 def test_a_row_is_scored_in_its_method_s_precision_or_in_the_one_asked_for(here: Bench) -> None:
     half = FEW.replace("method: {", "method: {precision: float16, ")
     asked = half.replace("evaluation: {", "evaluation: {precision: float32, ")
     full, published, wanted = (
-        measured(here, changes, "teacher", str(number))["values"] for number, changes in enumerate((FEW, half, asked))
+        measured(here, changes, "teacher", str(number)).values for number, changes in enumerate((FEW, half, asked))
     )
     assert wanted == full != published
     assert abs(published[0] - full[0]) < 0.01 * full[0]
@@ -166,28 +169,39 @@ def test_a_row_is_scored_in_its_method_s_precision_or_in_the_one_asked_for(here:
     assert result.model_copy(update={"precision": "float16"}).model_dump()["precision"] == "float16"
 
 
-def referenced(here: Bench) -> dict[str, Any]:
+def reference_spec(here: Bench) -> ReferenceSpec:
+    """Statistics of the digits."""
+    made = here.inputs["reference"].result
+    return ReferenceSpec(dataset=here.ref("dataset"), detector=made.detector, features=made.features, keep=True)
+
+
+def referenced(here: Bench) -> ReferenceOutcome:
     """What a job of reference statistics publishes."""
-    made = json.loads(here.inputs["reference"])["result"]
-    job = here.job(FEW, "reference")
-    job.spec |= {"detector": list(made["detector"].values()), "features": made["features"], "keep": True}
-    return reference(job)
+    outcome = reference(here.job(FEW, "reference", reference_spec(here)))
+    assert outcome is not None
+    return outcome
 
 
 def test_reference_statistics_are_computed(here: Bench) -> None:
-    assert set(referenced(here)) == {"moments", "real_features"}
+    outcome = referenced(here)
+    assert outcome.real_features is not None and outcome.precision_recall_features is None
 
 
-def measured(here: Bench, changes: str, model: str, name: str, floor: bool = False) -> dict[str, Any]:
+def score_spec(here: Bench, model: ManifestRef, **fields: Any) -> ScoreSpec:
+    """A score of 24 images, unless told otherwise."""
+    inputs = {"model": model, "dataset": here.ref("dataset"), "reference": here.ref("reference")}
+    return ScoreSpec(**{"first_seeds": (1_000_000,), "count": 24, **inputs, **fields})
+
+
+def measured(here: Bench, changes: str, model: str, name: str, floor: bool = False) -> ScoreOutcome:
     """What a scoring job publishes."""
-    job = here.job(changes, f"score-{abs(hash(name))}")
-    inputs = {**here.inputs, "model": here.inputs[model]}
-    teacher = json.loads(here.inputs["teacher"])["result"]
-    job.spec |= {"inputs": inputs, "first_seeds": [1_000_000], "count": 24, "floor": floor}
-    job.spec["extra_metrics"] = list(job.recipe.evaluation.extra_metrics)
-    if job.recipe.teacher.guide is not None:
-        job.spec["guide"] = list(teacher["weights"].values())
-    return measure(job)
+    chosen = recipe(here.folder, changes)
+    guide = here.inputs["teacher"].result.weights if chosen.teacher.guide is not None else None
+    extra = tuple(chosen.evaluation.extra_metrics)
+    spec = score_spec(here, here.ref(model), extra_metrics=extra, floor=floor, guide=guide)
+    outcome = measure(here.job(changes, f"score-{abs(hash(name))}", spec))
+    assert outcome is not None
+    return outcome
 
 
 def test_an_edm2_generator_is_distilled_from_a_start_without_head_and_scored(
@@ -213,14 +227,12 @@ teacher: {{address: {teacher}, sha256: null, network: {json.dumps(network)}, sam
     made = bench(place, changes, start=True)
     made.device = device()
     job = made.job(changes, "edm2")
-    result = distil(job)
+    result = distill(job)
+    assert result is not None
     network = job.recipe.teacher.network.of_generator().model_dump(mode="json")
-    generator = generator_of(network, ObjectRef(*result["generator"]))
-    manifest = Manifest(result=generator, about=job.manifest("start").about)
-    job = made.job(changes, "edm2 score")
-    job.spec |= {"inputs": {**made.inputs, "model": manifest.to_json().decode()}}
-    job.spec |= {"first_seeds": [1_000_000], "count": 24}
-    assert len(measure(job)["values"]) == 1
+    manifest = Manifest(result=generator_of(network, result.generator), about=made.inputs["start"].about)
+    outcome = measure(made.job(changes, "edm2 score", score_spec(made, stored(made.store, manifest))))
+    assert outcome is not None and len(outcome.values) == 1
 
 
 def test_latents_are_encoded_and_decoded(place: Path, workers_here: Any, tmp_path: Path, accelerator: Waits) -> None:
@@ -245,17 +257,16 @@ def test_latents_are_encoded_and_decoded(place: Path, workers_here: Any, tmp_pat
 def drawn_by(here: Bench, changes: str, folder: Path) -> Drawn:
     """The comparison's pictures, with the teacher's weights for a generator."""
     job = here.job(changes, "draw")
-    manifests = {name: job.manifest(name) for name in here.inputs}
-    teacher: Any = manifests["teacher"].result
+    teacher = here.inputs["teacher"].result
     generator = generator_of(teacher.network, teacher.weights)
-    inputs: Any = {**manifests, "generator": SimpleNamespace(result=generator)}
+    inputs: Any = {**here.inputs, "generator": SimpleNamespace(result=generator)}
     inputs["teacher_scores"] = SimpleNamespace(result=SimpleNamespace(guide=None))
     return draw(folder, here.store, job.recipe, inputs)
 
 
 def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench, tmp_path: Path) -> None:
     drawn = drawn_by(here, FEW, tmp_path)
-    teacher: Any = here.job(FEW, "draw").manifest("teacher").result
+    teacher = here.inputs["teacher"].result
     assert drawn.sheet.exists() and drawn.nearest is not None and drawn.nearest.exists()
     network = load_network(fetch_object(here.store, teacher.weights), teacher.network).to(device()).eval()
     made = sample(Generator(network, teacher.network, 2.5, "-", {}), [0, 1], torch.tensor([3, 4]))

@@ -99,7 +99,7 @@ def workers() -> list[int]:
             line, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue  # it has ended
-        ours = settings().store.encode() in environment and b"sida.training.worker" in line
+        ours = settings().store.encode() in environment and b"sida.worker" in line
         if ours and b"torch.distributed.run" not in line and b"multiprocessing" not in line:
             found.append(int(entry.name))
     return found

@@ -14,7 +14,7 @@ from sida.numerics.latents import draw_latent
 from sida.numerics.networks.precondition import Denoiser
 from sida.recipe import Method
 from sida.training.iteration import Distillation, Networks
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 from tests.golden.build import build
 from tests.golden.compare import Case, Checks, Folder, Golden
 

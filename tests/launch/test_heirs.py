@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,12 +13,14 @@ import pytest
 
 from sida import recipe
 from sida.errors import Fenced, UserError
+from sida.launch.spec import EncodeSpec, JobFile, Launch
 from sida.launch.worker_error import WorkerError, read_error
 from sida.lease import acquire
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
-from sida.training import job as jobs
+from sida.worker.job import Job
 from tests.conftest import ROOT
+from tests.jobs import job_file, led
 
 FOLDER, KEY = "jobs/distill/abc/1", "steps/distill/abc"
 
@@ -29,46 +30,42 @@ def store(place: Path) -> ObjectStore:
     return open_store(settings().store)
 
 
-def take(store: ObjectStore) -> int:
-    """Hold the key for a moment; the fencing number."""
-    with acquire(store, KEY, ttl=30.0, wait=0.0, note=lambda text: None) as lease:
-        return int(lease.number)
+def file(store: ObjectStore, launch: Launch | None) -> JobFile:
+    """A job's file as its next launcher leaves it."""
+    written = job_file(
+        store, recipe.load("digits"), EncodeSpec(work="w", shard_bytes=1), FOLDER, led(store, KEY), launch
+    )
+    store.put(f"{FOLDER}/spec.json", written.to_json())
+    return written
 
 
-def spec(number: int, launch: dict[str, Any] | None) -> dict[str, Any]:
-    fields = {"folder": FOLDER, "step": "distill", "lease": {"key": KEY, "number": number}}
-    recipe_fields = recipe.load("digits").model_dump(mode="json")
-    return fields | {"recipe": recipe_fields} | ({"launch": launch} if launch else {})
+def worker_job(store: ObjectStore, launch: Launch | None) -> Job[Any]:
+    return Job(file(store, launch), recipe.load("digits"), store, None)  # type: ignore[arg-type]
 
 
-def put(store: ObjectStore, content: dict[str, Any]) -> dict[str, Any]:
-    store.put(f"{FOLDER}/spec.json", json.dumps(content).encode())
-    return content
-
-
-LAUNCH = {"job": "sida-distill-1", "abandoned_seconds": 60}
+LAUNCH = Launch(job="sida-distill-1", abandoned_seconds=60)
 
 
 def test_workers_go_on_under_the_lease_of_the_next_launcher_of_their_trainjob(store: ObjectStore) -> None:
-    job = jobs.Job(put(store, spec(take(store), LAUNCH)), store, None)  # type: ignore[arg-type]
+    job = worker_job(store, LAUNCH)
     job.check()
-    put(store, spec(take(store), LAUNCH))
+    file(store, LAUNCH)
     job.check()
     job.publish("result.json", b"{}")
     assert store.read(f"{FOLDER}/result.json") == b"{}"
 
 
-@pytest.mark.parametrize("launch", [None, LAUNCH | {"job": "sida-distill-2"}])
-def test_any_other_writer_fences_them(store: ObjectStore, launch: dict[str, Any] | None) -> None:
-    job = jobs.Job(put(store, spec(take(store), LAUNCH)), store, None)  # type: ignore[arg-type]
-    put(store, spec(take(store), launch))
+@pytest.mark.parametrize("launch", [None, Launch(job="sida-distill-2", abandoned_seconds=60)])
+def test_any_other_writer_fences_them(store: ObjectStore, launch: Launch | None) -> None:
+    job = worker_job(store, LAUNCH)
+    file(store, launch)
     with pytest.raises(Fenced):
         job.check()
 
 
 def test_workers_of_this_machine_have_no_heirs(store: ObjectStore) -> None:
-    job = jobs.Job(put(store, spec(take(store), None)), store, None)  # type: ignore[arg-type]
-    put(store, spec(take(store), None))
+    job = worker_job(store, None)
+    file(store, None)
     with pytest.raises(Fenced):
         job.check()
 
@@ -76,9 +73,9 @@ def test_workers_of_this_machine_have_no_heirs(store: ObjectStore) -> None:
 def test_a_launcher_that_has_the_lease_but_does_not_say_so_is_waited_for_and_then_obeyed(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HEIR_SECONDS", 0.1)
-    job = jobs.Job(put(store, spec(take(store), LAUNCH)), store, None)  # type: ignore[arg-type]
-    take(store)
+    monkeypatch.setattr("sida.worker.job.HEIR_SECONDS", 0.1)
+    job = worker_job(store, LAUNCH)
+    led(store, KEY)
     with pytest.raises(Fenced):
         job.check()
 
@@ -131,7 +128,7 @@ def test_a_launcher_that_could_not_renew_while_the_store_was_away_has_a_moment_t
 def test_the_error_of_the_worker_that_failed_first_is_published_and_a_later_start_s_replaces_it(
     store: ObjectStore,
 ) -> None:
-    job = jobs.Job(put(store, spec(take(store), None)), store, None)  # type: ignore[arg-type]
+    job = worker_job(store, None)
     assert read_error(store, FOLDER) is None
     job.fail(UserError("recipe x: change\nmicro_batch"), 0)
     job.fail(RuntimeError("Connection closed by peer"), 0)  # another process noticed that the first was gone
@@ -143,8 +140,8 @@ def test_the_error_of_the_worker_that_failed_first_is_published_and_a_later_star
 
 
 def test_a_process_that_was_fenced_publishes_no_error(store: ObjectStore) -> None:
-    job = jobs.Job(put(store, spec(take(store), None)), store, None)  # type: ignore[arg-type]
-    take(store)
+    job = worker_job(store, None)
+    led(store, KEY)
     job.fail(ValueError("no"), 0)
     job.fail(Fenced("another writer took over"), 0)
     assert read_error(store, FOLDER) is None

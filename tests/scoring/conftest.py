@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sida.launch.spec import Spec
 from sida.manifests import Manifest
 from sida.recipe import Recipe, load, parse
+from sida.steps import StepRun
 from tests.conftest import ROOT
+from tests.jobs import run_here
 
 TINY = ROOT / "tests" / "recipes" / "tiny.yaml"
 ASSET = ROOT / "recipes" / "assets" / "digits-teacher.safetensors"
@@ -65,17 +67,10 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Jobs run in this process, in place of torchrun's: the same worker functions, seconds less."""
     import torch
 
-    from sida.launch.job import job_folder
-    from sida.steps import StepRun
-    from sida.training.job import Job
-    from sida.training.processes import Processes
-    from sida.training.worker import _kinds
+    from sida.worker.ranks import Processes
 
-    def run_job(context: StepRun, kind: str, spec: dict[str, Any], execution: Any) -> dict[str, Any]:
-        lease = {"key": context.lease.key, "number": context.lease.number}
-        full = {"folder": job_folder(context), "step": context.step.name, "lease": lease, **spec}
-        result = _kinds()[kind](Job(full, context.store, Processes(0, 1, torch.device("cpu"))))
-        return json.loads(json.dumps(result))
+    def run_job(run: StepRun, spec: Spec[Any]) -> Any:
+        return run_here(run, spec, Processes(0, 1, torch.device("cpu")))
 
     for module in ("sida.scoring.reference", "sida.scoring.score", "sida.training.distill"):
         monkeypatch.setattr(f"{module}.run_job", run_job)

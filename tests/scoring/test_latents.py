@@ -19,8 +19,8 @@ from sida.scoring.protocol import pixels_of, sampling_noise
 from sida.settings import settings
 from sida.stores.base import sha256_of
 from sida.teachers.files import save_network
-from sida.training.processes import Processes
 from sida.training.selection import largest_batch, sample_grid
+from sida.worker.ranks import Processes
 from tests.data.making import class_folders
 from tests.data.test_latents import fields
 from tests.data.test_latents import vae as vae

@@ -13,6 +13,7 @@ from safetensors.torch import load, load_file, save_file
 
 from sida.data.prepare import prepare_data
 from sida.errors import UserError
+from sida.launch.spec import LeaseRef, ReferenceSpec, ScoreSpec, Spec
 from sida.manifests import Manifest
 from sida.numerics.frechet import frechet_distance
 from sida.recipe import Recipe
@@ -23,8 +24,9 @@ from sida.scoring.reference_job import reference
 from sida.scoring.sums import Sums
 from sida.settings import settings
 from sida.stores import open_store
-from sida.training.job import Job
-from sida.training.processes import Processes
+from sida.worker.job import Job
+from sida.worker.ranks import Processes
+from tests.jobs import job_file, stored
 from tests.scoring.conftest import ASSET, tiny
 
 CPU = torch.device("cpu")
@@ -37,11 +39,15 @@ class LooseJob(Job):
         """Nobody else is here."""
 
 
-def job(recipe: Recipe, folder: str, manifests: dict[str, Manifest], processes: Processes, **spec: Any) -> Job:
-    texts = {name: manifest.to_json().decode() for name, manifest in manifests.items()}
-    full = {"recipe": recipe.model_dump(mode="json"), "inputs": texts, "folder": folder, "step": "test", **spec}
-    full["lease"] = {"key": folder, "number": 1}
-    return LooseJob(full, open_store(settings().store), processes)
+def job(recipe: Recipe, folder: str, spec: Spec[Any], processes: Processes) -> Job[Any]:
+    store = open_store(settings().store)
+    return LooseJob(job_file(store, recipe, spec, folder, LeaseRef(key=folder, number=1)), recipe, store, processes)
+
+
+def score_spec(manifests: dict[str, Manifest], **fields: Any) -> ScoreSpec:
+    store = open_store(settings().store)
+    inputs = {name: stored(store, manifest) for name, manifest in manifests.items()}
+    return ScoreSpec(**{"first_seeds": (1000, 1100), "count": 100, **inputs, **fields})
 
 
 @pytest.fixture
@@ -52,31 +58,33 @@ def manifests(place: Path) -> dict[str, Manifest]:
 
 def make_manifests(recipe: Recipe, asset: Path = ASSET) -> dict[str, Manifest]:
     from sida.manifests import ReferenceResult
-    from sida.stores.base import ObjectRef, put_object
+    from sida.stores.base import put_object
 
     data = prepare_data(recipe=recipe).manifest
     generator = fetch_released(recipe=recipe, address=asset.as_uri()).manifest
     store = open_store(settings().store)
     path = Path(recipe.evaluation.detector.address.removeprefix("file://"))
     detector = put_object(store, path)
-    spec = {"detector": [detector.name, detector.size, detector.sha256], "features": 64, "keep": True}
-    made = reference(job(recipe, "jobs/reference", {"dataset": data}, Processes(0, 1, CPU), **spec))
+    spec = ReferenceSpec(dataset=stored(store, data), detector=detector, features=64, keep=True)
+    made = reference(job(recipe, "jobs/reference", spec, Processes(0, 1, CPU)))
+    assert made is not None
     result = ReferenceResult(
         metric="fd_digits",
         detector_sha256=detector.sha256,
         detector=detector,
         features=64,
         count=1797,
-        moments=ObjectRef(*made["moments"]),
+        moments=made.moments,
         dataset_digest=data.digest,
-        real_features=ObjectRef(*made["real_features"]),
+        real_features=made.real_features,
     )
     return {"model": generator, "dataset": data, "reference": Manifest(result=result, about=data.about)}
 
 
 def scored(recipe: Recipe, manifests: dict[str, Manifest], folder: str = "jobs/score", **spec: Any) -> dict[str, Any]:
-    spec = {"first_seeds": [1000, 1100], "count": 100} | spec
-    return measure(job(recipe, folder, manifests, Processes(0, 1, CPU), **spec))
+    outcome = measure(job(recipe, folder, score_spec(manifests, **spec), Processes(0, 1, CPU)))
+    assert outcome is not None
+    return outcome.model_dump()
 
 
 def without_rate(result: dict[str, Any]) -> dict[str, Any]:
@@ -219,15 +227,16 @@ def test_a_score_killed_in_the_middle_goes_on_and_ends_with_the_same_bits(manife
             if saved > 5:
                 raise Killed
 
-    spec = {"first_seeds": [1000, 1100], "count": 100, "extra_metrics": ["is", "kid"]}
-    first = job(tiny(), "jobs/killed", manifests, Processes(0, 1, CPU), **spec)
+    spec = score_spec(manifests, extra_metrics=("is", "kid"))
+    first = job(tiny(), "jobs/killed", spec, Processes(0, 1, CPU))
     with pytest.raises(Killed):
-        measure(Dying(first.spec, first.store, first.processes))
+        measure(Dying(first.file, first.recipe, first.store, first.processes))
     left = store.list("jobs/killed/parts/")
     assert len(left) == 5
     assert "features" in load(store.read(left[0]))
     again = measure(first)
-    assert without_rate(again) == without_rate(whole)
+    assert again is not None
+    assert without_rate(again.model_dump()) == without_rate(whole)
 
 
 def test_another_batch_size_changes_a_score_by_rounding_alone(manifests: dict[str, Manifest]) -> None:

@@ -8,7 +8,7 @@ from sida.numerics.frechet import frechet_distance
 from sida.scoring.detector import DigitsDetector
 from sida.scoring.measure import real_resamples
 from sida.scoring.protocol import range_labels, range_moments, sampling_noise
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 HISTOGRAM = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 

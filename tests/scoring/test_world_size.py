@@ -52,12 +52,7 @@ def worker_at_work(folder: Path, parts: int) -> int:
                     here = str(folder.parent).encode() in Path(f"/proc/{name}/environ").read_bytes()
                 except OSError:
                     continue
-                if (
-                    here
-                    and b"sida.training.worker" in line
-                    and b"--job" in line
-                    and b"torch.distributed.run" not in line
-                ):
+                if here and b"sida.worker" in line and b"--job" in line and b"torch.distributed.run" not in line:
                     return int(name)
         time.sleep(0.02)
     raise AssertionError("no worker wrote a part")

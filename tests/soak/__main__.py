@@ -191,7 +191,7 @@ class Trial:
         if victim == "launcher":
             return launcher.pid
         torchrun = {pid for pid, line in self._processes().items() if b"torch.distributed.run" in line}
-        workers = {pid for pid, line in self._processes().items() if b"sida.training.worker" in line} - torchrun
+        workers = {pid for pid, line in self._processes().items() if b"sida.worker" in line} - torchrun
         chosen = sorted(torchrun if victim == "torchrun" else workers)
         return self.dice.choice(chosen) if chosen else None
 

@@ -11,15 +11,17 @@ import torch
 
 from sida import recipe as recipes
 from sida.data.prepare import prepare_data
-from sida.lease import acquire
+from sida.launch.spec import DistillSpec, ManifestRef, Spec
+from sida.manifests import Manifest
 from sida.recipe import Recipe
 from sida.scoring.reference import reference_statistics
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from sida.teachers.fetch import fetch_generator, fetch_teacher
-from sida.training.job import Job
-from sida.training.processes import Processes
+from sida.worker.job import Job
+from sida.worker.ranks import Processes
 from tests.conftest import ROOT
+from tests.jobs import job_file, led
 
 TEXT = """extends: tiny
 name: few
@@ -47,22 +49,19 @@ class Bench:
 
     folder: Path
     store: ObjectStore
-    inputs: dict[str, str]
+    inputs: dict[str, Manifest[Any]]
     device: torch.device = CPU
 
-    def job(self, changes: str = "", name: str = "job") -> Job:
-        """A job that continues whatever another of this name has left, under a lease of its own."""
-        lease = acquire(self.store, f"steps/{name}", ttl=600)
-        lease.release()
-        spec: dict[str, Any] = {
-            "kind": "distill",
-            "folder": f"jobs/distill/{name}/1",
-            "step": "distill",
-            "lease": {"key": lease.key, "number": lease.number},
-            "recipe": recipe(self.folder, changes).model_dump(mode="json"),
-            "inputs": self.inputs,
-        }
-        return Job(spec, self.store, Processes(0, 1, self.device))
+    def ref(self, name: str) -> ManifestRef:
+        """An input, as jobs name it."""
+        return ManifestRef.of(self.inputs[name])
+
+    def job(self, changes: str = "", name: str = "job", spec: Spec[Any] | None = None) -> Job[Any]:
+        """A job that continues whatever another of this name has left, under a lease of its own; a distillation by default."""
+        spec = spec or DistillSpec(**{input: self.ref(input) for input in ("teacher", "start", "dataset", "reference")})
+        chosen = recipe(self.folder, changes)
+        file = job_file(self.store, chosen, spec, f"jobs/distill/{name}/1", led(self.store, f"steps/{name}"))
+        return Job(file, chosen, self.store, Processes(0, 1, self.device))
 
 
 def bench(folder: Path, changes: str = "", start: bool = False) -> Bench:
@@ -70,9 +69,8 @@ def bench(folder: Path, changes: str = "", start: bool = False) -> Bench:
     chosen = recipe(folder, changes)
     data = prepare_data(recipe=chosen)
     teacher = fetch_teacher(recipe=chosen)
-    (folder / "dataset.json").write_bytes(data.manifest.to_json())
-    reference = reference_statistics(recipe=chosen, dataset=str(folder / "dataset.json"))
+    reference = reference_statistics(recipe=chosen, dataset=data.manifest)
     begin = fetch_generator(recipe=chosen) if start else teacher
     made = {"teacher": teacher, "start": begin, "dataset": data, "reference": reference}
-    inputs = {name: published.manifest.to_json().decode() for name, published in made.items()}
+    inputs = {name: outcome.manifest for name, outcome in made.items()}
     return Bench(folder, open_store(settings().store), inputs)

@@ -13,7 +13,7 @@ from sida.recipe import Method
 from sida.training import iteration
 from sida.training.distill import _revisions
 from sida.training.iteration import Distillation, Networks
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 from tests.training.tiny import distillation, edm2, largest_difference, method, run
 
 # 8x8 logits of 128 channels, as the published networks' are of more: a share of 1 / (64 x 128) for each element.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sida.training.history import POINTS, History
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 ONE = Processes(0, 1, torch.device("cpu"))
 BATCH, IMAGES = 4, 4_000  # windows of 20 images: 5 iterations

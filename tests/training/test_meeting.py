@@ -20,7 +20,7 @@ from sida.scoring.partial import Piece, gather, merged, pieces
 from sida.scoring.sums import Sums
 from sida.stores import open_store
 from sida.training.gradients import GradientSum
-from sida.training.processes import Processes, joined
+from sida.worker.ranks import Processes, joined
 
 LIMIT = timedelta(seconds=3)
 LONG = 2 * LIMIT.total_seconds()

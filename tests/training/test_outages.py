@@ -19,14 +19,15 @@ import torch
 
 from sida import progress
 from sida.errors import Fenced, SidaError, Unavailable
+from sida.launch.spec import parse_outcome
 from sida.lease import acquire
 from sida.stores import ObjectStore, open_store
 from sida.training import writer
 from sida.training.checkpoint import Checkpoint, newest
 from sida.training.iteration import Distillation
-from sida.training.job import Job
-from sida.training.loop import distil
+from sida.training.loop import distill
 from sida.training.writer import Writer
+from sida.worker.job import Job
 from tests.conftest import ROOT
 from tests.stores.outage import Way, hasten, way_to
 from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY
@@ -58,7 +59,7 @@ def made(way: Way, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def undisturbed(made: Bench) -> dict[str, Any]:
-    return distil(made.job(name="undisturbed"))
+    return distill(made.job(name="undisturbed"))
 
 
 @pytest.fixture
@@ -118,8 +119,8 @@ def test_training_goes_on_while_the_store_is_away_and_ends_with_the_same_bits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     at(monkeypatch, {64: way.shut, 224: way.open})  # five iterations, with checkpoints, a selection and its picture
-    result = distil(made.job(name="during"))
-    assert (result["generator"], result["curve"]) == (undisturbed["generator"], undisturbed["curve"])
+    result = distill(made.job(name="during"))
+    assert (result.generator, result.curve) == (undisturbed.generator, undisturbed.curve)
     said = re.fullmatch(LINES, told(capsys))
     assert said is not None and said[2] == "training goes on, its checkpoints wait"
     assert places(made.store, "during")[-1] == 256
@@ -135,8 +136,8 @@ def test_the_end_of_a_training_waits_for_the_store(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     at(monkeypatch, {224: lambda: way.shut_for(4.0)})
-    result = distil(made.job(name="end"))
-    assert (result["generator"], result["curve"]) == (undisturbed["generator"], undisturbed["curve"])
+    result = distill(made.job(name="end"))
+    assert (result.generator, result.curve) == (undisturbed.generator, undisturbed.curve)
     assert re.fullmatch(LINES, told(capsys))
 
 
@@ -151,7 +152,7 @@ def test_the_start_of_a_training_waits_for_the_store(
     monkeypatch.setenv("SIDA_CACHE", str(tmp_path))  # everything is to be fetched anew
     job = made.job(name="start")
     way.shut_for(2.0)
-    assert distil(job)["generator"] == undisturbed["generator"]
+    assert distill(job).generator == undisturbed.generator
     said = re.fullmatch(LINES, told(capsys))
     assert said is not None and said[2] == "waiting up to 1 min for it (SIDA_PATIENCE)"
 
@@ -172,7 +173,7 @@ def test_a_training_that_was_taken_over_while_the_store_was_away_publishes_nothi
 
     at(monkeypatch, {96: shut, 192: take_over})
     with pytest.raises(Fenced):
-        distil(job)
+        distill(job)
     assert max(places(direct, "taken")) == 96
 
 
@@ -188,14 +189,14 @@ def test_when_patience_ends_the_run_says_so_and_the_next_one_goes_on(
     at(monkeypatch, {128: shut, 224: lambda: seen.append(224)})
     monkeypatch.setenv("SIDA_PATIENCE", "1")
     with pytest.raises(Unavailable, match=r"cannot reach .* \(it stayed away for \d+ s, SIDA_PATIENCE\)"):
-        distil(made.job(name="lost"))
+        distill(made.job(name="lost"))
     assert seen == [224]  # it trained to the end first
     monkeypatch.undo()
     way.open()
     job = made.job(name="lost")
     found = newest(job)
     assert found is not None and found.state["seen"] == 128
-    assert distil(job)["generator"] == undisturbed["generator"]
+    assert distill(job).generator == undisturbed.generator
 
 
 def test_a_training_that_is_asked_to_stop_while_the_store_is_away_does_not_wait_long(
@@ -210,11 +211,11 @@ def test_a_training_that_is_asked_to_stop_while_the_store_is_away_does_not_wait_
 
     at(monkeypatch, {64: way.shut, 160: stop})
     with pytest.raises(Unavailable):
-        distil(made.job(name="asked"))
+        distill(made.job(name="asked"))
     assert time.monotonic() - asked[0] < 20
     monkeypatch.undo()
     way.open()
-    assert distil(made.job(name="asked"))["generator"] == undisturbed["generator"]
+    assert distill(made.job(name="asked")).generator == undisturbed.generator
 
 
 def test_of_checkpoints_that_wait_only_the_newest_is_written(made: Bench, way: Way, direct: ObjectStore) -> None:
@@ -257,8 +258,8 @@ def test_a_failure_that_does_not_pass_ends_the_training_although_the_store_was_a
 
 
 def worker(name: str, job: Job, seconds: str) -> subprocess.Popen[str]:
-    job.store.put(f"{job.folder}/spec.json", json.dumps(job.spec).encode())
-    command = [sys.executable, "-m", "sida.training.worker", "--job", f"{job.folder}/spec.json"]
+    job.store.put(f"{job.folder}/spec.json", job.file.to_json())
+    command = [sys.executable, "-m", "sida.worker", "--job", f"{job.folder}/spec.json"]
     environment = os.environ | {"SIDA_PATIENCE": seconds, "SIDA_EVENTS": "-"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -276,8 +277,8 @@ def test_a_worker_that_starts_while_the_store_is_away_waits_for_it(
         rest = process.stderr.read()
     assert process.returncode == 0, rest
     assert rest.count("is back after") == 1 and "urllib3" not in rest and "Retrying" not in rest
-    result = json.loads(made.store.read(f"{job.folder}/result.json"))
-    assert result["generator"] == undisturbed["generator"]
+    result = parse_outcome(job.spec, made.store.read(f"{job.folder}/result.json"), "result.json")
+    assert result.generator == undisturbed.generator
 
 
 def test_a_worker_that_waited_in_vain_ends_with_a_status_of_its_own_and_one_line(made: Bench, way: Way) -> None:

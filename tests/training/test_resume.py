@@ -18,9 +18,10 @@ from sida.stores.base import ObjectRef, fetch_object
 from sida.training import checkpoint, loop
 from sida.training.checkpoint import Checkpoint
 from sida.training.iteration import Distillation
-from sida.training.job import Job
-from sida.training.loop import distil
+from sida.training.loop import distill
 from sida.training.writer import Writer
+from sida.worker.job import Job
+from tests.jobs import stored
 from tests.training.digits_job import Bench, bench
 
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to the checkpoint's place in the store and the end
@@ -40,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 @pytest.fixture(scope="module")
 def undisturbed(made: Bench) -> dict[str, Any]:
-    return distil(made.job(name="undisturbed"))
+    return distill(made.job(name="undisturbed"))
 
 
 def _places(job: Job) -> list[int]:
@@ -88,7 +89,7 @@ def _stopped(job: Job, monkeypatch: pytest.MonkeyPatch, **when: int) -> None:
     with monkeypatch.context() as patch:
         stop = _StopAt(patch, **when)
         with pytest.raises(SidaError, match=r"stopped at .* after a checkpoint"):
-            distil(job)
+            distill(job)
         assert stop.sent > 0 and time.monotonic() - stop.sent < STOPS_WITHIN
 
 
@@ -100,9 +101,9 @@ def test_sigterm_ends_with_a_checkpoint_from_which_the_run_ends_with_the_same_bi
     job = made.job("execution: {checkpoint_every: 1_000}", name)
     _stopped(job, monkeypatch, images=images)
     assert max(_places(job)) == images + 32
-    result = distil(made.job(name=name))
-    assert result["generator"] == undisturbed["generator"]
-    assert result["curve"] == undisturbed["curve"]
+    result = distill(made.job(name=name))
+    assert result.generator == undisturbed.generator
+    assert result.curve == undisturbed.curve
 
 
 def test_sigterm_in_the_middle_of_a_selection_scores_again_when_it_continues(
@@ -111,13 +112,13 @@ def test_sigterm_in_the_middle_of_a_selection_scores_again_when_it_continues(
     job = made.job("execution: {checkpoint_every: 1_000}", "in-selection")
     _stopped(job, monkeypatch, batch=1)
     assert _places(job) == [64]
-    result = distil(made.job(name="in-selection"))
-    assert (result["generator"], result["curve"]) == (undisturbed["generator"], undisturbed["curve"])
+    result = distill(made.job(name="in-selection"))
+    assert (result.generator, result.curve) == (undisturbed.generator, undisturbed.curve)
 
 
 def test_the_newest_two_and_the_best_are_kept_and_no_other_tensors(made: Bench, undisturbed: dict[str, Any]) -> None:
     job = made.job("method: {images: 512}", "kept")
-    distil(job)
+    distill(job)
     states = [json.loads(job.store.read(key)) for key in _keys(job)]
     best = states[-1]["state"]["best_seen"]
     assert set(_places(job)) == {480, 512} | {best}
@@ -147,11 +148,11 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
         path.unlink()
     else:
         job.store.put(newest, b"{")
-    result = distil(made.job(name=name))
+    result = distill(made.job(name=name))
     said = capsys.readouterr().err
     assert newest.rsplit("/", 1)[1] in said and "using the one before it" in said
     assert "continuing from the checkpoint at 160 images" in said
-    assert result["generator"] == undisturbed["generator"]
+    assert result.generator == undisturbed.generator
 
 
 def test_old_checkpoints_stay_when_the_new_one_cannot_be_read_back(
@@ -217,26 +218,25 @@ def test_a_changed_recipe_refuses_to_continue_and_names_the_field(
     if not _keys(made.job(name="changed")):
         _stopped(made.job(name="changed"), monkeypatch, images=128)
     with pytest.raises(UserError, match=field):
-        distil(made.job(changes, "changed"))
+        distill(made.job(changes, "changed"))
 
 
 def test_changed_inputs_refuse_to_continue(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     _stopped(made.job(name="inputs"), monkeypatch, images=0)
-    job = made.job(name="inputs")
-    other = json.loads(job.spec["inputs"]["teacher"])
-    other["result"]["licence"] = "another"
-    del other["checksum"]
-    job.spec["inputs"] = job.spec["inputs"] | {"teacher": json.dumps(other)}
+    teacher = made.inputs["teacher"]
+    other = teacher.model_copy(update={"result": teacher.result.model_copy(update={"licence": "another"})})
+    spec = made.job(name="inputs").spec.model_copy(update={"teacher": stored(made.store, other)})
+    job = made.job(name="inputs", spec=spec)
     with pytest.raises(UserError, match=r"inputs\.teacher"):
-        distil(job)
+        distill(job)
 
 
 def test_what_changes_no_number_may_change(
     made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _stopped(made.job(name="execution"), monkeypatch, images=128)
-    result = distil(made.job("execution: {activation_checkpointing: true, checkpoints_kept: 5}", "execution"))
-    assert result["generator"] == undisturbed["generator"]
+    result = distill(made.job("execution: {activation_checkpointing: true, checkpoints_kept: 5}", "execution"))
+    assert result.generator == undisturbed.generator
 
 
 # --- trouble, patience, pictures ----------------------------------------------------------------------------------
@@ -257,8 +257,8 @@ def _poisoned(monkeypatch: pytest.MonkeyPatch, value: float, images: int = 3) ->
 
 def test_skipped_samples_are_counted(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     _poisoned(monkeypatch, float("nan"))
-    result = distil(made.job(name="skipped"))
-    assert result["dropped"] == 3 * (256 - 96) // 32  # in phase A; phase B reads labels only
+    result = distill(made.job(name="skipped"))
+    assert result.dropped == 3 * (256 - 96) // 32  # in phase A; phase B reads labels only
 
 
 def test_beyond_the_limit_the_run_ends_with_iteration_sigma_range_and_a_dump(
@@ -268,7 +268,7 @@ def test_beyond_the_limit_the_run_ends_with_iteration_sigma_range_and_a_dump(
     _poisoned(monkeypatch, float("nan"))
     job = made.job("execution: {non_finite_limit: 5}", "limit")
     with pytest.raises(SidaError) as caught:
-        distil(job)
+        distill(job)
     message = str(caught.value)
     assert "more than execution.non_finite_limit 5: 6 samples skipped" in message
     assert "stopped at iteration 5 (160 images)" in message and "sigma" in message
@@ -292,7 +292,7 @@ def test_no_checkpoint_replaces_a_good_one_while_a_loss_is_not_finite(
     monkeypatch.setattr(Distillation, "run", infinite)
     job = made.job(name="infinite")
     with pytest.raises(SidaError, match="a loss of the last iteration is not finite"):
-        distil(job)
+        distill(job)
     assert max(_places(job)) == 96
 
 
@@ -300,12 +300,12 @@ def test_a_run_whose_score_no_longer_improves_ends_early(made: Bench, monkeypatc
     scores = iter([3.0, 1.0, 2.0, 1.5, 0.1])
     monkeypatch.setattr(loop, "frechet_distance", lambda *_: next(scores))
     job = made.job("method: {images: 512}\nevaluation: {stop_after: 2}", "patience")
-    result = distil(job)
-    assert (result["images_seen"], result["score"]) == (128, 1.0)
+    result = distill(job)
+    assert (result.images_seen, result.score) == (128, 1.0)
     assert max(_places(job)) == 256
-    assert distil(made.job("method: {images: 512}\nevaluation: {stop_after: 2}", "patience")) == result | {
-        "seconds": pytest.approx(result["seconds"], abs=60)
-    }
+    again = distill(made.job("method: {images: 512}\nevaluation: {stop_after: 2}", "patience"))
+    assert again == result.model_copy(update={"seconds": again.seconds})
+    assert again.seconds == pytest.approx(result.seconds, abs=60)
 
 
 def test_each_selection_leaves_a_grid_of_samples(made: Bench, undisturbed: dict[str, Any]) -> None:

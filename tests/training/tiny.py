@@ -10,7 +10,7 @@ from sida.numerics.draws import Draws, DrawSource
 from sida.numerics.networks.build import build_network
 from sida.recipe import Method
 from sida.training.iteration import Distillation, Networks
-from sida.training.processes import Processes
+from sida.worker.ranks import Processes
 
 NETWORK = {
     "architecture": "ddpmpp",

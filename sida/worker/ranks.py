@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from sida import devices
-from sida.training.meeting import Meeting
+from sida.worker.meeting import Meeting
 
 BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
 

@@ -2,70 +2,73 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from sida.errors import Fenced, SidaError
+from sida.launch.spec import JobFile, ManifestRef, Spec, parse_job
 from sida.launch.worker_error import NAME, WorkerError, read_error
 from sida.lease import check_fence
-from sida.manifests import Manifest, parse_manifest
+from sida.manifests import Manifest, Part, of_kind, parse_manifest
 from sida.patience import as_one, impatient
 from sida.recipe import Recipe
-from sida.recipe import parse as parse_recipe
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef, put_object
 
 if TYPE_CHECKING:
-    from sida.training.processes import Processes
+    from sida.worker.ranks import Processes
 
 
 Result = TypeVar("Result")
+R = TypeVar("R", bound=Part)
+S = TypeVar("S", bound=Spec[Any], covariant=True)
 
 HEIR_SECONDS = 60.0  # so long may a new launcher take from its lease to the spec
 
 
-class Job:
+class Job(Generic[S]):
     """Spec, store and processes; everything is published under the launcher's fencing number."""
 
-    def __init__(self, spec: dict[str, Any], store: ObjectStore, processes: Processes) -> None:
-        self.spec, self.store, self.processes = spec, store, processes
-        self.folder: str = spec["folder"]
-        self.lease: dict[str, Any] = spec["lease"]
-        self.step: str = spec["step"]
-        self.recipe: Recipe = parse_recipe(spec["recipe"], f"job {self.folder}")
+    def __init__(self, file: JobFile, recipe: Recipe, store: ObjectStore, processes: Processes) -> None:
+        self.recipe, self.store, self.processes = recipe, store, processes
+        self.spec: S = cast(S, file.spec)
+        self.file, self.folder, self.step, self.lease = file, file.folder, file.step, file.lease
 
-    def manifest(self, name: str) -> Manifest:
-        """An input's manifest, as the launcher put it into the spec."""
-        return parse_manifest(self.spec["inputs"][name].encode(), name)
+    def manifest(self, ref: ManifestRef, kind: type[R]) -> Manifest[R]:
+        """Read an input's manifest. Raises SidaError when it is not the one that the launcher named."""
+        where = self.store.address_of(ref.key)
+        manifest = of_kind(parse_manifest(self.store.read(ref.key), where), kind, where)
+        if manifest.digest != ref.digest:
+            raise SidaError(f"{where}: is not the result that this job was started with: run again")
+        return manifest
 
     @property
     def fence(self) -> int:
         """The fencing number under which this job writes now."""
-        return int(self.lease["number"])
+        return self.lease.number
 
     def check(self) -> None:
         """Raises Fenced when another writer has taken over; a later launcher of this same TrainJob is its heir, and no other."""
         try:
-            check_fence(self.store, self.lease["key"], self.lease["number"])
+            check_fence(self.store, self.lease.key, self.lease.number)
         except Fenced:
             if not self._inherited():
                 raise
-            check_fence(self.store, self.lease["key"], self.lease["number"])
+            check_fence(self.store, self.lease.key, self.lease.number)
 
     def _inherited(self) -> bool:
         """Whether a new launcher of this job has left its lease in the spec; it needs a moment between the two."""
-        launch = self.spec.get("launch")
         until = time.monotonic() + HEIR_SECONDS
-        while launch is not None:
-            there = json.loads(self.store.read(f"{self.folder}/spec.json"))
-            if (there.get("launch") or {}).get("job") != launch["job"]:
+        while (launch := self.file.launch) is not None:
+            key = f"{self.folder}/spec.json"
+            there = parse_job(self.store.read(key), self.store.address_of(key))
+            if there.launch is None or there.launch.job != launch.job:
                 return False
-            if there["lease"]["number"] > self.lease["number"]:
-                self.lease = there["lease"]
+            if there.lease.number > self.lease.number:
+                self.lease = there.lease
                 return True
             if time.monotonic() > until:
                 return False

@@ -1,4 +1,4 @@
-"""What torchrun starts, here and on a cluster: ``torchrun -m sida.training.worker --job KEY``.
+"""What torchrun starts, here and on a cluster: ``torchrun -m sida.worker --job KEY``.
 
 KEY names a job's spec in the store (``sida.launch.job``). Rank 0 publishes the result under the launcher's lease.
 """
@@ -6,37 +6,47 @@ KEY names a job's spec in the store (``sida.launch.job``). Rank 0 publishes the 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from sida import patience, progress
 from sida.errors import SidaError
 from sida.launch.abandoned import end_when_abandoned
+from sida.launch.job import RESULT
+from sida.launch.spec import parse_job
+from sida.manifests import Part
 from sida.process.parent import die_with_parent
 from sida.settings import environment, settings
+from sida.steps.recipes import recipe_at
 from sida.stores import open_store
-from sida.training.job import Job
+from sida.worker.job import Job
 
 RESTART_SECONDS, LONGEST_RESTART_SECONDS = 5.0, 60.0  # the pause after the first restart, doubling
 
 
-def _kinds() -> dict[str, Callable[[Job], dict[str, Any]]]:
-    from sida.data.latents import encode
-    from sida.scoring.measure import measure
-    from sida.scoring.reference_job import reference
-    from sida.training.loop import distil
-    from sida.training.teach import teach
+# Kind of job -> the function that does one process's share of it, imported (with torch) when it is called.
+ENTRIES = {
+    "distill": "sida.training.loop:distill",
+    "encode": "sida.data.encode:encode",
+    "reference": "sida.scoring.reference_job:reference",
+    "score": "sida.scoring.measure:measure",
+    "teach": "sida.training.teach:teach",
+}
 
-    return {"distill": distil, "encode": encode, "reference": reference, "score": measure, "teach": teach}
+
+def work(job: Job[Any]) -> Part | None:
+    """Do one process's share of a job; the first process returns its outcome."""
+    module, _, function = ENTRIES[job.spec.kind].partition(":")
+    outcome: Part | None = getattr(importlib.import_module(module), function)(job)
+    return outcome
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one process of a job."""
-    parser = argparse.ArgumentParser(prog="python -m sida.training.worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sida.worker", description=__doc__)
     parser.add_argument("--job", required=True, help="key of the job's spec in the store (SIDA_STORE)")
     key = parser.parse_args(arguments).job
     die_with_parent()
@@ -58,26 +68,23 @@ def _run(key: str) -> None:
     if here.restart:  # JobSet starts pods again at once: what ended them may need a moment
         time.sleep(min(RESTART_SECONDS * 2 ** (here.restart - 1), LONGEST_RESTART_SECONDS))
     store = open_store(here.store)
-    spec = json.loads(store.read(key))
-    if (launch := spec.get("launch")) and int(environment().get("RANK", "0")) == 0:
-        end_when_abandoned(store, spec["step"], spec["lease"]["key"], launch["abandoned_seconds"])
+    file = parse_job(store.read(key), store.address_of(key))
+    if file.launch is not None and int(environment().get("RANK", "0")) == 0:
+        end_when_abandoned(store, file.step, file.lease.key, file.launch.abandoned_seconds)
 
     from sida import devices
-    from sida.training.processes import joined
+    from sida.worker.ranks import joined
 
-    if spec["recipe"]["execution"].get("deterministic"):
+    recipe = recipe_at(f"{file.recipe.key}#sha256={file.recipe.sha256}", store)
+    if recipe.execution.deterministic:
         devices.be_deterministic()
     with joined(timedelta(seconds=here.timeout + here.patience)) as processes:  # one of us may wait for the store
-        job = Job(spec, store, processes)
+        job: Job[Any] = Job(file, recipe, store, processes)
         try:
-            result = _kinds()[spec["kind"]](job)
-            if processes.first:
-                job.publish("result.json", json.dumps(result, indent=1).encode())
+            outcome = work(job)
+            if outcome is not None:
+                job.publish(RESULT, outcome.model_dump_json(indent=1).encode())
             processes.meet()
         except Exception as error:
             job.fail(error, here.restart)  # before the others notice that we are gone
             raise
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,199 @@
+"""What a launching step and its workers agree on: the job's file, and for each kind of job its task and its outcome.
+
+Inputs are manifests by key and digest, files objects by digest: nothing is copied into the job's file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sida.errors import SidaError
+from sida.manifests import Manifest, Part
+from sida.steps.attempts import manifest_key
+from sida.stores.base import ObjectRef
+
+O = TypeVar("O", bound=Part)  # noqa: E741
+O_co = TypeVar("O_co", bound=Part, covariant=True)
+
+
+class ManifestRef(Part):
+    """A manifest in the store."""
+
+    key: str
+    digest: str  # of its result
+
+    @classmethod
+    def of(cls, manifest: Manifest[Part]) -> ManifestRef:
+        """Name a published manifest."""
+        return cls(key=manifest_key(manifest), digest=manifest.digest)
+
+
+class Spec(Part, Generic[O_co]):
+    """What a job is to do; its workers publish an ``outcome``."""
+
+    outcome: ClassVar[type[Part]]
+
+    @property
+    def inputs(self) -> dict[str, ManifestRef]:
+        """The manifests that it rests on, by name."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, ManifestRef)}
+
+
+class DistillOutcome(Part):
+    """The best generator of a distillation."""
+
+    generator: ObjectRef
+    curve: ObjectRef
+    images_seen: int
+    score: float
+    dropped: int  # samples skipped because their losses were not finite
+    seconds: dict[str, float]
+    profile: dict[str, float]  # milliseconds of one iteration by kind of operator
+
+
+class DistillSpec(Spec[DistillOutcome]):
+    """Distil a teacher; theta starts from ``start``."""
+
+    outcome = DistillOutcome
+    kind: Literal["distill"] = "distill"
+    teacher: ManifestRef
+    start: ManifestRef
+    dataset: ManifestRef
+    reference: ManifestRef
+
+
+class TeachOutcome(Part):
+    """A trained teacher."""
+
+    teacher: ObjectRef
+    images_seen: int
+
+
+class TeachSpec(Spec[TeachOutcome]):
+    """Train a teacher."""
+
+    outcome = TeachOutcome
+    kind: Literal["teach"] = "teach"
+    dataset: ManifestRef
+
+
+class ScoreOutcome(Part):
+    """Scores of a model's seed ranges, in order."""
+
+    values: tuple[float, ...]
+    further: dict[str, tuple[float, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
+    floor: tuple[float, ...] = ()  # of as many real images; empty where they are not there
+    sampling_bias: float
+    images_per_second: float
+    batch: int
+
+
+class ScoreSpec(Spec[ScoreOutcome]):
+    """Score a model over seed ranges of ``count`` images."""
+
+    outcome = ScoreOutcome
+    kind: Literal["score"] = "score"
+    model: ManifestRef
+    dataset: ManifestRef
+    reference: ManifestRef
+    first_seeds: tuple[int, ...]
+    count: int
+    extra_metrics: tuple[str, ...] = ()
+    floor: bool = False  # score real images too
+    guide: ObjectRef | None = None  # the network that a guided teacher is led away from
+
+
+class ReferenceOutcome(Part):
+    """Statistics of the training set's features."""
+
+    moments: ObjectRef
+    real_features: ObjectRef | None = None
+    precision_recall_features: ObjectRef | None = None
+
+
+class ReferenceSpec(Spec[ReferenceOutcome]):
+    """Pass the training set through the detector."""
+
+    outcome = ReferenceOutcome
+    kind: Literal["reference"] = "reference"
+    dataset: ManifestRef
+    detector: ObjectRef
+    features: int
+    keep: bool  # the features themselves too
+    images: ObjectRef | None = None  # published reference images for precision and recall
+
+
+class EncodeOutcome(Part):
+    """The shards are in the store."""
+
+    reused: int  # shards that were there already
+
+
+class EncodeSpec(Spec[EncodeOutcome]):
+    """Encode images to latents, shard by shard, into the folder ``work``."""
+
+    outcome = EncodeOutcome
+    kind: Literal["encode"] = "encode"
+    work: str
+    shard_bytes: int
+
+
+class LeaseRef(Part):
+    """The lease that a job's workers write under."""
+
+    key: str
+    number: int
+
+
+class Launch(Part):
+    """The TrainJob that a job runs in, and how long its workers go on without a launcher."""
+
+    job: str
+    abandoned_seconds: float
+
+
+AnySpec = Annotated[DistillSpec | TeachSpec | ScoreSpec | ReferenceSpec | EncodeSpec, Field(discriminator="kind")]
+
+
+class JobFile(Part):
+    """``spec.json`` of a job's folder."""
+
+    schema_version: Literal[2] = 2
+    step: str
+    folder: str
+    lease: LeaseRef
+    recipe: ObjectRef
+    spec: AnySpec
+    launch: Launch | None = None
+
+    def to_json(self) -> bytes:
+        """The file's bytes."""
+        return self.model_dump_json(indent=1).encode()
+
+
+_JOB: TypeAdapter[JobFile] = TypeAdapter(JobFile)
+
+
+def parse_job(content: bytes, where: str) -> JobFile:
+    """Read a job's file. Raises SidaError for another version's."""
+    return _parsed(_JOB, content, where)
+
+
+def parse_outcome(spec: Spec[O], content: bytes, where: str) -> O:
+    """Read what a job's workers published. Raises SidaError for another version's."""
+    adapter: TypeAdapter[O] = TypeAdapter(cast(type[O], spec.outcome))
+    return _parsed(adapter, content, where)
+
+
+def _parsed(adapter: TypeAdapter[O], content: bytes, where: str) -> O:
+    try:
+        return adapter.validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise SidaError(
+            f"{where}: another version wrote it ({field}: {first['msg']}): make a new attempt with --force"
+        ) from None
