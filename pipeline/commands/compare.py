@@ -91,8 +91,9 @@ def _check_names(names: Sequence[str], with_runs: set[str]) -> None:
 
 def _table(rows: list[Benchmark]) -> list[str]:
     """Aligned columns, then who is ahead where there are several runs."""
-    from sida.report.comparison import ahead
-    from sida.report.regression import half_width
+    from sida.report.comparison import in_words
+    from sida.scoring.interval import half_width
+    from sida.scoring.words import score_text
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.4g}"
@@ -106,12 +107,11 @@ def _table(rows: list[Benchmark]) -> list[str]:
         if not row.entries:
             table.append((row.title, row.command, "-", "-", teacher, sid, best, newest))
         for entry in row.entries:
-            half = half_width(entry.generator)
-            score = f"{entry.generator.mean:.3f}" + ("" if half is None else f" +- {half:.3f}")
+            score = score_text(entry.generator.mean, half_width(entry.generator.values))
             table.append((row.title, entry.title, score, f"{entry.teacher.mean:.3f}", teacher, sid, best, newest))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table]
     for row in rows:
-        sentences = [ahead(row.entries[0], other) for other in row.entries[1:4]]
+        sentences = [": ".join(in_words(row.entries[0], other)) for other in row.entries[1:4]]
         lines += ["", *sentences] if sentences else []
     return lines

@@ -17,8 +17,9 @@ from sida.manifests import GeneratorResult, Manifest, RunResult, Score, digest_o
 from sida.recipe import Recipe
 from sida.records import StepCall
 from sida.report.published import NEWEST
-from sida.report.regression import half_width
-from sida.scoring.gates import versus
+from sida.scoring import words
+from sida.scoring.gates import Standing, versus
+from sida.scoring.interval import half_width
 from sida.steps import recipe_at
 from sida.stores.base import ObjectStore
 
@@ -177,17 +178,15 @@ def paper() -> list[Recipe]:
     )
 
 
-def ahead(better: Entry, other: Entry) -> str:
-    """Which of two runs is better, by how much, and whether that is more than chance."""
-    a, b = better.generator, other.generator
-    if (a.metric, a.n) != (b.metric, b.n):
-        return f"{better.title} and {other.title} cannot be compared: {a.metric} at n = {a.n:,} and {b.metric} at n = {b.n:,}."
-    standing, difference, half = versus(a, b)
-    words = {"ahead": "is ahead of", "level": "is level with", "behind": "is behind"}[standing]
-    return (
-        f"{better.title} {words} {other.title}: {a.metric} {a.mean:.3f} against {b.mean:.3f}, "
-        f"difference {difference:+.3f} ± {half:.3f} (95%)."
-    )
+def standing(entry: Entry, other: Entry) -> Standing | None:
+    """Return how one run stands to another; None where their scores cannot be compared."""
+    a, b = entry.generator, other.generator
+    return versus(a, b) if (a.metric, a.n) == (b.metric, b.n) else None
+
+
+def in_words(entry: Entry, other: Entry) -> tuple[str, str]:
+    """Return a headline, which of two runs is ahead, and the numbers behind it."""
+    return words.two_runs(entry.title, entry.generator, other.title, other.generator, standing(entry, other))
 
 
 def differences(a: Entry, b: Entry) -> list[tuple[str, str, str]]:
@@ -245,7 +244,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "run": entry.run,
         "metric": entry.generator.metric,
         "score": entry.generator.mean,
-        "interval95": half_width(entry.generator),
+        "interval95": half_width(entry.generator.values),
         "n": entry.generator.n,
         "kimg": entry.kimg,
         "device_hours": round(entry.device_hours, 4),

@@ -8,9 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from sida.errors import NotFound
-from sida.report.comparison import Entry, ahead
+from sida.report.comparison import Entry, standing
 from sida.report.page import series
-from sida.report.regression import half_width
+from sida.scoring import words
+from sida.scoring.interval import half_width
 from sida.stores import ObjectStore
 
 Values = list[tuple[float | None, str]]  # what decides which is best, what is shown
@@ -23,7 +24,8 @@ def side_by_side(entries: Sequence[Entry], store: ObjectStore) -> list[dict[str,
     """
     if len(entries) < 2:
         return []
-    better = "less" if all(" is ahead of " in ahead(entries[0], other) for other in entries[1:]) else ""
+    standings = [standing(entries[0], other) for other in entries[1:]]
+    better = "less" if all(s is not None and s.kind == "ahead" for s in standings) else ""
     evidence = [_evidence(entry, store) for entry in entries]
     coverage = [100 * fmean(found["coverage"]) if found.get("coverage") else None for found in evidence]
     rows: list[tuple[str, str, Values]] = [
@@ -55,8 +57,7 @@ def _shown(value: float | None, form: str) -> tuple[float | None, str]:
 
 
 def _score(entry: Entry) -> str:
-    half = half_width(entry.generator)
-    return f"{entry.generator.mean:.3f}" + ("" if half is None else f" \u00b1 {half:.3f}")
+    return words.score_text(entry.generator.mean, half_width(entry.generator.values), "±")
 
 
 def _evidence(entry: Entry, store: ObjectStore) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import secrets
 from typing import Any
 
 from sida.report.charts import Chart, intervals, svg
-from sida.report.comparison import MEANING, Benchmark, Entry, ahead, differences
+from sida.report.comparison import MEANING, Benchmark, Entry, differences, in_words, standing
 from sida.report.comparison_facts import side_by_side
 from sida.report.page import PICTURE_BYTES, series
-from sida.report.regression import half_width
 from sida.report.render import TEMPLATES, png, render
+from sida.scoring import words
+from sida.scoring.gates import versus
+from sida.scoring.interval import half_width
 from sida.stores import ObjectStore
 
 COLUMNS = (
@@ -80,8 +82,7 @@ def _lines(row: Benchmark) -> list[dict[str, Any]]:
 
 
 def _score(entry: Entry) -> str:
-    half = half_width(entry.generator)
-    return f"{entry.generator.mean:.3f}" + ("" if half is None else f" ± {half:.3f}")
+    return words.score_text(entry.generator.mean, half_width(entry.generator.values), "±")
 
 
 def _part(row: Benchmark, store: ObjectStore) -> dict[str, Any]:
@@ -97,9 +98,13 @@ def _part(row: Benchmark, store: ObjectStore) -> dict[str, Any]:
         all(y > 0 for p in lines.values() for _, y in p),
     )
     pictures = _pictures(row, store)
-    standings = [(e.title, e.generator.mean, half_width(e.generator) or 0.0) for e in row.entries[:GRIDS]]
+    standings = [(e.title, e.generator.mean, half_width(e.generator.values) or 0.0) for e in row.entries[:GRIDS]]
     standings.append(
-        (f"teacher of {best.recipe.name}, {best.teacher.nfe} NFE", best.teacher.mean, half_width(best.teacher) or 0.0)
+        (
+            f"teacher of {best.recipe.name}, {best.teacher.nfe} NFE",
+            best.teacher.mean,
+            half_width(best.teacher.values) or 0.0,
+        )
     )
     return {
         "title": row.title,
@@ -119,23 +124,20 @@ def _part(row: Benchmark, store: ObjectStore) -> dict[str, Any]:
 
 
 def _sentence(best: Entry, other: Entry) -> dict[str, str]:
-    words = ahead(best, other)
+    headline, numbers = in_words(best, other)
+    relation = standing(best, other)
     fields = [name for name, _, _ in differences(best, other)]
     named = ", ".join(fields[:6]) + (f" and {len(fields) - 6} more" if len(fields) > 6 else "")
-    css = "ahead" if " is ahead of " in words else "level"
-    first, _, rest = words.partition(": ")
+    css = "level" if relation is None else relation.kind
     why = f" They differ in {named}." if fields else " Their recipes do not differ in what decides a number."
     methods = [entry.recipe.method.name for entry in (best, other)]
     if methods[0] != methods[1]:
         why += f" {MEANING[methods[0]]}; {MEANING[methods[1]]}."
-    return {"css": css, "words": f"{first.removesuffix('.')}.", "why": rest + why}
+    return {"css": css, "words": f"{headline}.", "why": numbers + why}
 
 
 def _alone(entry: Entry) -> dict[str, str]:
-    css = (
-        "ahead" if "surpasses" in entry.result.verdict else "behind" if "is behind" in entry.result.verdict else "level"
-    )
-    return {"css": css, "words": entry.title, "why": entry.result.verdict}
+    return {"css": versus(entry.generator, entry.teacher).kind, "words": entry.title, "why": entry.result.verdict}
 
 
 def _pictures(row: Benchmark, store: ObjectStore) -> list[dict[str, str]]:

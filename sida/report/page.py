@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, RunResult, Score, TeacherResult
 from sida.recipe import Recipe, names
 from sida.report.charts import Chart, svg
 from sida.report.compare import table
-from sida.report.regression import in_words
 from sida.report.render import png, render
-from sida.scoring.gates import TO_ITS_TEACHER, versus
+from sida.scoring import words
+from sida.scoring.gates import versus
 
 if TYPE_CHECKING:
     from sida.stores import ObjectStore
@@ -36,11 +35,13 @@ _SECTIONS = (
 
 
 def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, curve: Curve) -> str:
-    """HTML for the manifests run, teacher, generator, dataset, reference, teacher_scores and scores of one run."""
+    """Return HTML for the manifests run, teacher, generator, dataset, reference, teacher_scores and scores of one run."""
     run: RunResult = inputs["run"].result  # type: ignore[assignment]
     data: DatasetResult = inputs["dataset"].result  # type: ignore[assignment]
     evidence = json.loads(store.read(run.evidence.key))
     shares = [100 * share for share in evidence["coverage"]]
+    score = {row.model: row for row in run.rows}
+    standing = versus(score["generator"], score["teacher"])
     timing = _timing(inputs)
     total = sum(row["seconds"] for row in timing if not row["part"])
     for row in timing:
@@ -51,10 +52,11 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
         recipe=recipe,
         sections=_SECTIONS,
         created=inputs["run"].about.created.replace("T", " ").replace("+00:00", " UTC"),
-        standing=standing(list(run.rows)),
+        standing=standing.kind,
+        headline=words.headline(standing),
         verdict=run.verdict.replace("+-", "\u00b1"),
-        regression=in_words(run.regression) if run.regression else "",
-        table=_short_heading(table(inputs["run"])),
+        regression=words.regression(run.regression) if run.regression else "",
+        table=table(inputs["run"], page=True),
         metric_note=_metric_note(run.rows[0]),
         seed_note=f"from {evidence['first_seed']:,}",
         panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
@@ -96,13 +98,6 @@ def page_of(recipe: Recipe, inputs: dict[str, Manifest], store: ObjectStore, cur
         commands=_commands(recipe, inputs["run"]),
         recipe_text=recipe.model_dump_json(indent=1),
     )
-
-
-def standing(rows: list[Score]) -> dict[str, str]:
-    """The verdict in three words, and how it is coloured."""
-    score = {row.model: row for row in rows}
-    found, _, _ = versus(score["generator"], score["teacher"])
-    return {"css": found, "words": f"The generator {TO_ITS_TEACHER[found]} its teacher."}
 
 
 def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, str]]:
@@ -166,12 +161,6 @@ def _left_out(data: DatasetResult) -> str:
     return "; ".join(f"{count:,} {what}" for count, what in parts if count)
 
 
-def _short_heading(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """What the heading says in brackets is in the caption."""
-    heading = ("model", *(cell.partition(" (")[0] for cell in rows[0][1:]))
-    return [heading, *(tuple(cell.replace(" +- ", "\u00a0\u00b1\u00a0") for cell in row) for row in rows[1:])]
-
-
 def _metric_note(row: Score) -> str:
     what = (
         "FID"
@@ -201,11 +190,11 @@ def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
     real, fake = series(curve, "D_real"), series(curve, "D_fake")
     if real and fake:
         gap = real[-1][1] - fake[-1][1]
-        words = (
+        balance = (
             "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
         )
         rows.append(
-            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {words}")
+            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {balance}")
         )
     return rows
 

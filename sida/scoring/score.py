@@ -12,9 +12,10 @@ from sida.errors import UserError
 from sida.launch.job import run_job
 from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, read_manifest
 from sida.recipe import Recipe
-from sida.scoring.gates import target_gate, teacher_gate
+from sida.scoring.gates import teacher_gate
 from sida.scoring.interval import half_width
 from sida.scoring.series import remember
+from sida.scoring.words import target_gate
 from sida.settings import settings
 from sida.steps import Context, Published, carried, step
 from sida.stores import open_store

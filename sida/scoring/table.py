@@ -20,7 +20,8 @@ from sida.manifests import (
 from sida.passed_on import Failure, failure_in
 from sida.recipe import Recipe
 from sida.recipe import names as recipe_names
-from sida.scoring.gates import precision_words, standing, target_of
+from sida.scoring import words
+from sida.scoring.gates import target_of, versus_published
 from sida.scoring.verify import recipe_of
 from sida.settings import settings
 from sida.steps import Context, Published, recipe_at, step
@@ -30,7 +31,7 @@ HEADING = ("benchmark", "generator", "metric", "published", "ours", "95% interva
 LINES = {"sid": "SiD", "best": "best of SiDA, SiD2A"}  # of a benchmark: the paper gives one number for each
 
 
-@step("published_table", version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py"))
+@step("published_table", version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py", "sida/scoring/words.py"))
 def published_table(context_of: Any, *, recipe: Recipe, scores: Sequence[str], attempt: str = "") -> Published:
     """Put the published number of every released generator beside ours; generators that failed are named."""
     failures = [found for path in scores if (found := failure_in(path))]
@@ -70,10 +71,8 @@ def _failure(found: Failure, recipe: Recipe) -> PublishedFailure:
 
 
 def _generator(recipe: Recipe) -> str:
-    words = f"alpha {recipe.method.alpha:g}"
-    if recipe.in_another_precision:
-        words += f", {precision_words(recipe)}"
-    return f"{recipe.method.name} ({words})"
+    precision = f", {words.precision(recipe)}" if recipe.in_another_precision else ""
+    return f"{recipe.method.name} (alpha {recipe.method.alpha:g}{precision})"
 
 
 def paper_rows(
@@ -135,7 +134,7 @@ def _row(manifest: Manifest, recipe: Recipe) -> PublishedRow:
         protocol=score.protocol,
         ranges=len(score.values),
         n=score.n,
-        verdict=standing(score, published) if published is not None else "nothing published",
+        verdict=versus_published(score, published) if published is not None else "nothing published",
         seconds=manifest.about.seconds,
         images_per_second=None if math.isnan(rate) else rate,
         checkpoint_sha256=score.checkpoint_sha256 or "",

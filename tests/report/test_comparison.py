@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sida import records
-from sida.report.comparison import ahead, as_csv, benchmarks, differences, entries, records_of
+from sida.report.comparison import as_csv, benchmarks, differences, entries, in_words, records_of
 from sida.report.comparison_page import page_of
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -53,10 +53,9 @@ def test_the_better_of_two_methods_is_told_with_its_interval_and_what_differs(st
     (row,) = [row for row in benchmarks(ours) if row.entries]
     best, other = row.entries
     assert (best.method, other.method) == ("SiDA", "SiD")
-    words = ahead(best, other)
-    assert words.startswith(
-        "digits (SiDA) is ahead of digits-sid (SiD): fd_digits 0.600 against 0.900, difference -0.300"
-    )
+    headline, numbers = in_words(best, other)
+    assert headline == "digits (SiDA) is ahead of digits-sid (SiD)"
+    assert numbers.startswith("fd_digits 0.600 against 0.900, difference -0.300")
     assert differences(best, other) == [("method.name", "sida", "sid")]
 
 
@@ -83,8 +82,8 @@ def test_level_runs_and_other_protocols_are_not_called_better(store: ObjectStore
     ours, _ = entries(store, records.runs(store))
     (row,) = [row for row in benchmarks(ours) if row.entries]
     assert [entry.run for entry in row.entries] == ["a", "b", "c"]  # what is comparable lies together
-    assert "is level with" in ahead(row.entries[0], row.entries[1])
-    assert "cannot be compared" in ahead(row.entries[0], row.entries[2])
+    assert "is level with" in in_words(row.entries[0], row.entries[1])[0]
+    assert "cannot be compared" in in_words(row.entries[0], row.entries[2])[0]
 
 
 def test_of_equal_runs_the_newest_counts_and_one_that_cannot_be_read_is_said(store: ObjectStore) -> None:
