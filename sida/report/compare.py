@@ -84,7 +84,7 @@ def compare(
 
 
 def table(manifest: Manifest, *, page: bool = False) -> list[tuple[str, str, str, str]]:
-    """Return rows of (model, NFE, score, images/s), the heading first. On a page, title and protocol stand beside the table."""
+    """Return (model, NFE, score, images/s), the heading first. A page shows title and protocol beside the table."""
     result: RunResult = manifest.result  # type: ignore[assignment]
     notes, first = manifest.about.notes, result.rows[0]
     rates = {
@@ -108,7 +108,7 @@ def table(manifest: Manifest, *, page: bool = False) -> list[tuple[str, str, str
 
 
 def standing_of(manifest: Manifest) -> dict[str, float]:
-    """Return numbers for the KFP page: the generator's score, its ratio to the teacher's, and the change since the last one."""
+    """Return numbers for the KFP page: the generator's score, its ratio to the teacher's, the change since the last."""
     result: RunResult = manifest.result  # type: ignore[assignment]
     score = {row.model: row for row in result.rows}
     numbers = {f"generator_{score['generator'].metric}": score["generator"].mean}

@@ -27,7 +27,7 @@ class TeacherGate:
 def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> TeacherGate:
     """Check the teacher's score against the recipe's tolerance of the published one.
 
-    ``gate.teacher_at_most`` holds for ``evaluation.images``; with fewer images the limit grows by the smaller sample's bias.
+    ``gate.teacher_at_most`` holds for ``evaluation.images``; with fewer, the limit grows by the smaller sample's bias.
     """
     result: ScoresResult = scores.result  # type: ignore[assignment]
     score = result.rows[0]
@@ -52,7 +52,7 @@ def teacher_gate(recipe: Recipe, scores: Manifest, reference: Manifest) -> Teach
 
 
 def _perfect_score(scores: ScoresResult) -> float | None:
-    """Return what a perfect model would score: as the real images did (exact class shares lower it), at most the theory."""
+    """Return a perfect model's score: that of real images (exact class shares lower it), at most the theory's."""
     real = [row.mean for row in scores.rows if row.model == "real"]
     return None if scores.sampling_bias is None else min([scores.sampling_bias, *real])
 
@@ -63,7 +63,7 @@ def _smaller_sample_bias(count: int, full: int, bias: float | None) -> float:
 
 
 def diagnosis(recipe: Recipe, scores: ScoresResult, reference: Manifest) -> str:
-    """Name the first of detector, reference and preprocessing that may be wrong; each is cheaper to check than the next."""
+    """Name the first of detector, reference and preprocessing that may be wrong; the cheapest check comes first."""
     detector = recipe.evaluation.detector
     if detector.sha256 is not None and scores.detector_sha256 != detector.sha256:
         return f"the detector is not the recipe's (sha256 {scores.detector_sha256[:12]}, not {detector.sha256[:12]})"
@@ -101,7 +101,7 @@ def target_of(recipe: Recipe) -> float | None:
 
 
 def is_best_of_two(recipe: Recipe) -> bool:
-    """Return whether the published score is the better one of SiDA and SiD2A: none is known for the recipe's method alone."""
+    """Return whether the published score is the better one of SiDA and SiD2A: none is known for the method alone."""
     method = recipe.method.name
     return recipe.targets is not None and method != "sid" and getattr(recipe.targets, method) is None
 

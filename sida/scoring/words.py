@@ -1,6 +1,6 @@
-"""Verdicts and comparisons in words. They are decided elsewhere, as values; every sentence about a score is written here.
+"""Verdicts and comparisons in words. ``gates`` and ``regression`` decide them as values; every sentence stands here.
 
-Beside the values and not with the pages, because the steps that score and the record of a run's end keep these sentences too.
+The module stands below the pages because scores and the records of runs keep some of these sentences.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ def verdict(recipe: Recipe, rows: Sequence[Score]) -> str:
     score = {row.model: row for row in rows}
     teacher, generator = score["teacher"], score["generator"]
     ratio, limit = generator.mean / teacher.mean, recipe.gate.generator_within
+    side = "within" if ratio <= limit else "outside"
     published = target_gate(recipe, generator)
     return (
-        f"The {against_teacher(recipe, generator, teacher)}, ratio {ratio:.2f}; {'within' if ratio <= limit else 'outside'} "
-        f"the recipe's limit of {limit:g} times the teacher.{'' if published is None else f' Published: {published}.'}"
-        f"{_as_expected(recipe, teacher, generator)}"
+        f"The {against_teacher(recipe, generator, teacher)}, ratio {ratio:.2f}; "
+        f"{side} the recipe's limit of {limit:g} times the teacher."
+        f"{'' if published is None else f' Published: {published}.'}{_as_expected(recipe, teacher, generator)}"
     )
 
 
@@ -98,7 +99,7 @@ def _as_expected(recipe: Recipe, teacher: Score, generator: Score) -> str:
 
 
 def two_runs(name: str, score: Score, other_name: str, other: Score, standing: Standing | None) -> tuple[str, str]:
-    """Return a headline, which of two runs is ahead, and the numbers behind it. Without a standing they cannot be compared."""
+    """Return which of two runs is ahead, and the numbers behind it. Without a standing they cannot be compared."""
     if standing is None:
         protocols = f"{score.metric} at n = {score.n:,} and {other.metric} at n = {other.n:,}."
         return f"{name} and {other_name} cannot be compared", protocols
@@ -119,4 +120,5 @@ def regression(change: Regression) -> str:
         return (
             f"REGRESSED: worse than the last score of this recipe by {change.worse_by:.3f}, more than {half}: {values}."
         )
-    return f"No regression: the last score of this recipe differs by {change.now - change.before:+.3f}, interval {half}: {values}."
+    moved = change.now - change.before
+    return f"No regression: the last score of this recipe differs by {moved:+.3f}, interval {half}: {values}."

@@ -185,7 +185,7 @@ def in_words(entry: Entry, other: Entry) -> tuple[str, str]:
 
 
 def differences(entry: Entry, other: Entry) -> list[tuple[str, str, str]]:
-    """Return (field, its value in one, in the other) for every differing field of the recipes that can decide a number."""
+    """Return (field, one value, other value) for every differing field of the recipes that can decide a number."""
     left, right = (flat(run.recipe.model_dump(mode="json")) for run in (entry, other))
     return [
         (name, left.get(name, "-"), right.get(name, "-"))

@@ -1,4 +1,4 @@
-"""The comparison as one web page that needs nothing else: table, curves over each other, samples with a slider, what differs."""
+"""The comparison as one self-contained web page: table, curves over each other, samples with a slider, differences."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _chart(benchmark: Benchmark) -> Chart:
 
 
 def _side_by_side(entries: Sequence[Entry], store: ObjectStore) -> list[dict[str, Any]]:
-    """Return rows of (name, cells with text and whether it is the best); none for a single run. ``entries``: the best first.
+    """Return rows of (name, cells with text and whether it is best); none for a single run. ``entries``: best first.
 
     A score is the best when the first entry's is ahead of all others by more than the interval.
     """
