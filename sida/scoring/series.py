@@ -55,7 +55,7 @@ def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest) -> Manifest
 
 
 def _entry(recipe: Recipe, manifest: Manifest) -> str:
-    """Return the score's key in the store. They sort by time, then by digest: scores of one second have an order too."""
+    """Return the score's key in the store. Keys sort by time, then by digest: scores of one second have an order."""
     about = manifest.about
     time = re.sub("[^0-9T]", "", about.created.partition("+")[0])
     return f"{series_of(recipe, about.step)}/{time}-{about.key[:16]}-{about.attempt:04d}.json"
