@@ -18,7 +18,7 @@ from sida.manifests import (
     read_manifest,
 )
 from sida.passed_on import Failure, failure_in
-from sida.recipe import Recipe
+from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
 from sida.scoring import words
 from sida.scoring.gates import target_of, versus_published
@@ -79,8 +79,6 @@ def paper_rows(
     rows: Sequence[PublishedRow], failed: Sequence[PublishedFailure], recipes: Mapping[str, Recipe]
 ) -> list[PaperRow]:
     """Return the rows of the paper's table and those of other ``recipes``, each with its best score here."""
-    from sida.recipe import load
-
     known = {name: load(name) for name in released_recipes()} | dict(recipes)
     groups: dict[tuple[str, str], list[Recipe]] = {}
     for recipe in known.values():
@@ -220,8 +218,6 @@ def released_recipes(wanted: Sequence[str] = ()) -> list[str]:
     A row of that table is a published number: SiD's, or the best of SiDA and SiD2A. The paper does not say which file
     the best one is, so every candidate is included. Raises UserError for a recipe without a released generator.
     """
-    from sida.recipe import load
-
     chosen = []
     for name in wanted or recipe_names():
         recipe = load(name)

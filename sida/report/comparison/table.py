@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sida.report.comparison.entries import Benchmark, Entry
@@ -13,127 +13,85 @@ from sida.scoring.interval import half_width
 from sida.scoring.words import score_text
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
-    """A run, or a row of the paper without one. Names and order of the fields are those of CSV and JSON, and stay."""
+    """A run, or a row of the paper without one."""
 
-    benchmark: str
-    recipe: str | None = None
-    method: str | None = None
-    run: str | None = None
-    metric: str
-    score: float | None = None
-    interval95: float | None = None  # half of it
-    n: int | None = None
-    kimg: float | None = None
-    device_hours: float | None = None
-    teacher: float | None = None
-    teacher_nfe: int | None = None
-    paper_teacher: float | None = None
-    paper_sid: float | None = None
-    paper_best: float | None = None
-    newest: float | None = None
-    newest_by: str | None = None
-    verdict: str | None = None
-    generator: str | None = None
-    manifest: str | None = None
-    command: str | None = None  # that fills it
-    ours: str  # what the tables call it; neither in CSV nor in JSON
+    ours: str  # title of the run, or the command that fills the row
+    values: dict[str, Any]  # by field of CSV and JSON
 
     def text(self, name: str, *, page: bool = False) -> str:
-        """Return a field as a cell of the tables. The page has room for the teacher's evaluations."""
-        value = getattr(self, name)
+        """Return a cell of the tables. The page has room for the teacher's evaluations."""
+        value = self.ours if name == "ours" else self.values[name]
         if value is None or isinstance(value, str):
             return value or "-"
         if name == "score":
-            return score_text(value, self.interval95, "±" if page else "+-")
+            return score_text(value, self.values["interval95"], "±" if page else "+-")
         if name == "teacher":
-            return f"{value:.3f}" + (f" ({self.teacher_nfe} NFE)" if page else "")
-        return f"{value:.4g}" + (f" ({self.newest_by})" if name == "newest" else "")
+            return f"{value:.3f}" + (f" ({self.values['teacher_nfe']} NFE)" if page else "")
+        return f"{value:.4g}" + (f" ({self.values['newest_by']})" if name == "newest" else "")
 
     def record(self) -> dict[str, Any]:
-        """Return the fields of CSV and JSON."""
-        hours = self.device_hours
-        values = asdict(self) | {"device_hours": None if hours is None else round(hours, 4)}
-        return {name: values[name] for name in FIELDS}
-
-
-FIELDS = tuple(field.name for field in fields(Row) if field.name != "ours")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A field of the rows that the tables show."""
-
-    name: str
-    heading: str  # on the page
-    short: str = ""  # heading in the terminal; empty: only the page shows it
-    number: bool = True
-
-
-COLUMNS = (
-    Column("benchmark", "benchmark", "benchmark", number=False),
-    Column("ours", "ours", "ours", number=False),
-    Column("score", "score", "score"),
-    Column("teacher", "teacher", "teacher"),
-    Column("paper_teacher", "paper: teacher", "paper: teacher"),
-    Column("paper_sid", "paper: SiD", "SiD"),
-    Column("paper_best", "paper: SiDA, SiD2A", "SiDA, SiD2A"),
-    Column("newest", "newest published", "newest"),
-    Column("kimg", "kimg"),
-    Column("device_hours", "device hours"),
-)
+        """Return the row for CSV and JSON."""
+        hours = self.values["device_hours"]
+        return self.values | {"device_hours": hours and round(hours, 4)}
 
 
 def rows_of(benchmarks: Iterable[Benchmark]) -> list[Row]:
     """Return a row for each run, and one for each benchmark without a run."""
-    rows: list[Row] = []
-    for benchmark in benchmarks:
-        published = benchmark.published
-        empty = Row(
-            benchmark=benchmark.title,
-            metric=benchmark.metric,
-            paper_teacher=published.get("teacher"),
-            paper_sid=published.get("SiD"),
-            paper_best=published.get("SiDA, SiD2A"),
-            newest=published.get("newest"),
-            newest_by=benchmark.newest or None,
-            command=benchmark.command,
-            ours=benchmark.command,
-        )
-        rows += [_filled(empty, entry) for entry in benchmark.entries] or [empty]
-    return rows
+    return [
+        Row(entry.title if entry else benchmark.command, _values(benchmark, entry))
+        for benchmark in benchmarks
+        for entry in tuple(benchmark.entries) or (None,)
+    ]
 
 
-def _filled(row: Row, entry: Entry) -> Row:
-    return replace(
-        row,
-        recipe=entry.recipe.name,
-        method=entry.method,
-        run=entry.run,
-        metric=entry.generator.metric,
-        score=entry.generator.mean,
-        interval95=half_width(entry.generator.values),
-        n=entry.generator.n,
-        kimg=entry.kimg,
-        device_hours=entry.device_hours,
-        teacher=entry.teacher.mean,
-        teacher_nfe=entry.teacher.nfe,
-        verdict=entry.result.verdict,
-        generator=entry.addresses["generator"],
-        manifest=entry.addresses["manifest"],
-        command=None,
-        ours=entry.title,
-    )
+def _values(benchmark: Benchmark, entry: Entry | None) -> dict[str, Any]:
+    """Return the fields of CSV and JSON; names, order and meanings stay."""
+    return {
+        "benchmark": benchmark.title,
+        "recipe": entry and entry.recipe.name,
+        "method": entry and entry.method,
+        "run": entry and entry.run,
+        "metric": entry.generator.metric if entry else benchmark.metric,
+        "score": entry and entry.generator.mean,
+        "interval95": entry and half_width(entry.generator.values),
+        "n": entry and entry.generator.n,
+        "kimg": entry and entry.kimg,
+        "device_hours": entry and entry.device_hours,
+        "teacher": entry and entry.teacher.mean,
+        "teacher_nfe": entry and entry.teacher.nfe,
+        "paper_teacher": benchmark.published.get("teacher"),
+        "paper_sid": benchmark.published.get("SiD"),
+        "paper_best": benchmark.published.get("SiDA, SiD2A"),
+        "newest": benchmark.published.get("newest"),
+        "newest_by": benchmark.newest or None,
+        "verdict": entry and entry.result.verdict,
+        "generator": entry and entry.addresses["generator"],
+        "manifest": entry and entry.addresses["manifest"],
+        "command": None if entry else benchmark.command,
+    }
+
+
+FIELDS = tuple(_values(Benchmark("", ""), None))
+COLUMNS = (  # of the tables: field, heading on the page and in the terminal, which has no room for the last two
+    ("benchmark", "benchmark", "benchmark"),
+    ("ours", "ours", "ours"),
+    ("score", "score", "score"),
+    ("teacher", "teacher", "teacher"),
+    ("paper_teacher", "paper: teacher", "paper: teacher"),
+    ("paper_sid", "paper: SiD", "SiD"),
+    ("paper_best", "paper: SiDA, SiD2A", "SiDA, SiD2A"),
+    ("newest", "newest published", "newest"),
+    ("kimg", "kimg", ""),
+    ("device_hours", "device hours", ""),
+)
 
 
 def as_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     """Return the terminal's table, its heading first."""
-    shown = [column for column in COLUMNS if column.short]
-    return [
-        tuple(column.short for column in shown),
-        *(tuple(row.text(column.name) for column in shown) for row in rows),
-    ]
+    names, headings = zip(*((name, heading) for name, _, heading in COLUMNS if heading), strict=True)
+    return [headings, *(tuple(row.text(name) for name in names) for row in rows)]
 
 
 def as_csv(rows: Iterable[Row]) -> str:
