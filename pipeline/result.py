@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sida.manifests import Manifest, ReportResult, RunResult, of_kind, parse_manifest
 from sida.report.compare import table
-from sida.report.regression import in_words
 from sida.report.report import page_bytes
+from sida.scoring import words
 from sida.stores import open_store, read_address
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Run:
         reused = [event["step"] for event in outcome.steps if event["state"] == "reused"]
         lines = ["", *aligned(table(self.manifest)), "", result.verdict, ""]
         if result.regression is not None:
-            lines += [in_words(result.regression), ""]
+            lines += [words.regression(result.regression), ""]
         lines += [f"generator  {self.generator}", f"samples    {self.grid}", f"report     {self.report}"]
         lines += [f"run        {self.address}", ""]
         ending = f"{len(reused)} of {len(outcome.steps)} steps reused"

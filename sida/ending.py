@@ -18,6 +18,7 @@ from sida.errors import AlreadyExists, NotFound, SidaError, UserError
 from sida.manifests import Regression, RunResult, parse_manifest
 from sida.process.identity import Process, machine_id
 from sida.records import RUN_ID, Part, RunEnd, StepCall, calls, check_run_id, end_of, now, to_json
+from sida.scoring import words
 from sida.settings import settings
 from sida.stores import open_store, read_address
 from sida.stores.base import ObjectStore
@@ -168,7 +169,6 @@ def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
 
 def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure: bool = True) -> RunEnd:
     """Record how a run ended, and whether its score regressed; then a webhook is told, if SIDA_WEBHOOK names one."""
-    from sida.report.regression import in_words
     from sida.webhook import tell
 
     here = settings()
@@ -179,7 +179,7 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure:
     end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, sure=sure, ended=now(), steps=states)
     found = _regression(made.get("compare"))
     if found is not None:
-        end = end.model_copy(update={"standing": in_words(found), "regressed": found.regressed})
+        end = end.model_copy(update={"standing": words.regression(found), "regressed": found.regressed})
     key = f"runs/{check_run_id(run)}/run.json"
     store.put(key, to_json(end))  # before the call, which may take its time, or the pod's end
     if end.regressed and here.webhook:

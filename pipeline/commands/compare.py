@@ -16,10 +16,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sida.report.comparison import Benchmark
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +39,11 @@ def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from pipeline import output
+    from pipeline.result import aligned
     from sida import records
     from sida.errors import UserError
-    from sida.report.comparison import as_csv, benchmarks, entries, records_of
+    from sida.report.comparison.entries import benchmarks, finished_runs, in_words
+    from sida.report.comparison.table import COLUMNS, as_cells, as_csv, rows_of
     from sida.settings import settings
     from sida.stores import open_store
 
@@ -56,62 +54,39 @@ def main(args: argparse.Namespace) -> int:
     for run in args.runs:
         if not records.calls(store, run):
             raise UserError(f"no run {run!r} in {store.address}: check the id and the store")
-    ours, left_out = entries(store, args.runs or records.runs(store), args.recipes)
+    ours, left_out = finished_runs(store, args.runs or records.runs(store), args.recipes)
     for line in left_out:
         print(line, file=sys.stderr)
     _check_names(args.recipes, {entry.recipe.name for entry in ours})
-    rows = benchmarks(ours, args.recipes)
-    found = records_of(rows)
+    shown = benchmarks(ours, args.recipes)
+    rows = rows_of(shown)
+    table = [row.record() for row in rows]
 
-    from sida.report.comparison_page import page_of  # matplotlib, jinja2
+    from sida.report.comparison.page import page_of  # matplotlib, jinja2
 
     folder = Path(args.output) if args.output else here.runs / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
-        ("comparison.html", page_of(rows, store)),
+        ("comparison.html", page_of(shown, store)),
         ("comparison.csv", as_csv(rows)),
-        ("comparison.json", json.dumps(found, indent=1) + "\n"),
+        ("comparison.json", json.dumps(table, indent=1) + "\n"),
     ):
         temporary = folder / f".{name}.{os.getpid()}"
         temporary.write_text(content, encoding="utf-8")
         temporary.replace(folder / name)
     page = (folder / "comparison.html").absolute().as_uri()
-    output.result(args, "\n".join([*_table(rows), "", f"page  {page}"]), benchmarks=found, page=page)
+    lines = aligned(as_cells(rows), left=len(COLUMNS))
+    for benchmark in shown:
+        sentences = [": ".join(in_words(*pair)) for pair in benchmark.pairs]
+        lines += ["", *sentences] if sentences else []
+    output.result(args, "\n".join([*lines, "", f"page  {page}"]), benchmarks=table, page=page)
     return 0
 
 
 def _check_names(names: Sequence[str], with_runs: set[str]) -> None:
-    """A name that is no recipe and has no run is a slip."""
+    """Refuse a name that is no recipe and has no run."""
     from sida import recipe
 
     for name in names:
         if name not in with_runs:
             recipe.find(name)  # raises with the nearest name
-
-
-def _table(rows: list[Benchmark]) -> list[str]:
-    """Aligned columns, then who is ahead where there are several runs."""
-    from sida.report.comparison import ahead
-    from sida.report.regression import half_width
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4g}"
-
-    table = [("benchmark", "ours", "score", "teacher", "paper: teacher", "SiD", "SiDA, SiD2A", "newest")]
-    for row in rows:
-        teacher, sid, best, newest = (
-            number(row.published.get(name)) for name in ("teacher", "SiD", "SiDA, SiD2A", "newest")
-        )
-        newest = f"{newest} ({row.newest})" if row.newest else newest
-        if not row.entries:
-            table.append((row.title, row.command, "-", "-", teacher, sid, best, newest))
-        for entry in row.entries:
-            half = half_width(entry.generator)
-            score = f"{entry.generator.mean:.3f}" + ("" if half is None else f" +- {half:.3f}")
-            table.append((row.title, entry.title, score, f"{entry.teacher.mean:.3f}", teacher, sid, best, newest))
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table]
-    for row in rows:
-        sentences = [ahead(row.entries[0], other) for other in row.entries[1:4]]
-        lines += ["", *sentences] if sentences else []
-    return lines

@@ -1,4 +1,4 @@
-"""Curves as inline SVG that follows the page's light or dark colours. matplotlib draws, no display is needed."""
+"""Curves as inline SVG that follows the page's light or dark colors. matplotlib draws, no display is needed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 Points = Sequence[tuple[float, float]]
 
-_INK = "#010203"  # stands for the page's own text colour, see _inline
-COLOURS = ("#d9480f", "#1c7ed6", "#2b8a3e", "#9c36b5", "#a67c00", "#0c8599")  # each readable on white and on near-black
+_INK = "#010203"  # stands for the page's own text color, see _inline
+COLORS = ("#d9480f", "#1c7ed6", "#2b8a3e", "#9c36b5", "#a67c00", "#0c8599")  # each readable on white and on near-black
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,24 @@ class Chart:
 
     @property
     def empty(self) -> bool:
-        """Nothing to draw."""
+        """True when there is nothing to draw."""
         return not any(self.lines.values())
 
 
 def svg(chart: Chart, width: float = 5.2, height: float = 3.0) -> str:
-    """One ``<svg>`` element; the same chart gives the same bytes."""
+    """Return one ``<svg>`` element; the same chart gives the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_settings(chart.title)):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
-        for (name, points), colour in zip(chart.lines.items(), COLOURS * len(chart.lines), strict=False):
+        for (name, points), color in zip(chart.lines.items(), COLORS * len(chart.lines), strict=False):
             if not points:
                 continue
             marker = "o" if len(points) < 40 else ""
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, label=name, color=colour, marker=marker, markersize=3.5, linewidth=1.6)
+            axes.plot(x, y, label=name, color=color, marker=marker, markersize=3.5, linewidth=1.6)
         for (name, level), style in zip(chart.levels.items(), ("--", ":", "-.") * len(chart.levels), strict=False):
             axes.axhline(level, label=f"{name}: {level:.3g}", color=_INK, linestyle=style, linewidth=1.2)
         if chart.logarithmic:
@@ -62,16 +62,16 @@ def svg(chart: Chart, width: float = 5.2, height: float = 3.0) -> str:
 
 
 def intervals(rows: Sequence[tuple[str, float, float]], unit: str, width: float = 7.6) -> str:
-    """One ``<svg>``: a dot and a bar for each (name, mean, half of its 95% interval), the first on top; further left is better."""
+    """Return one ``<svg>``: a dot and a bar for each (name, mean, half of its 95% interval), the first on top."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_settings("intervals " + " ".join(name for name, _, _ in rows))):
         figure = Figure(figsize=(width, 0.55 + 0.38 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
-        for place, ((_, mean, half), colour) in enumerate(zip(rows, COLOURS * len(rows), strict=False)):
-            colour = _INK if place == len(rows) - 1 else colour  # the teacher
-            axes.errorbar(mean, -place, xerr=half, fmt="o", color=colour, capsize=4, markersize=6, linewidth=2)
+        for place, ((_, mean, half), color) in enumerate(zip(rows, COLORS * len(rows), strict=False)):
+            color = _INK if place == len(rows) - 1 else color  # the teacher
+            axes.errorbar(mean, -place, xerr=half, fmt="o", color=color, capsize=4, markersize=6, linewidth=2)
         axes.set_yticks([-place for place in range(len(rows))], [f"{name}: {mean:.3f}" for name, mean, _ in rows])
         axes.set_ylim(0.6 - len(rows), 0.5)
         axes.set_xlim(left=0)
@@ -95,12 +95,12 @@ def _settings(salt: str) -> Any:
 
 
 def _plain_number(value: float, place: float) -> str:
-    """Ticks at 1, 2 and 5 times a power of ten, as numbers."""
+    """Return the label of a tick at 1, 2 or 5 times a power of ten; empty for others."""
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
 def _inline(text: str, title: str) -> str:
-    """The element alone, sized by the page, in the page's colour, its ids unlike those of other charts."""
+    """Return the element alone: sized and colored by the page, with ids that no other chart has."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'^(<svg[^>]*?) height="[^"]*"', r"\1", text)

@@ -1,4 +1,4 @@
-"""The step compare: the table, the verdict in words, sample grids, nearest training images, class coverage."""
+"""The step compare: the table, the verdict, sample grids, nearest training images, class coverage."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from sida.manifests import (
     Panel,
     ReferenceResult,
     RunResult,
-    Score,
     ScoresResult,
     TeacherResult,
     digest_of,
 )
 from sida.recipe import Recipe
-from sida.report.regression import in_words, judge
-from sida.scoring.gates import against_teacher, target_gate
+from sida.scoring import words
+from sida.scoring.regression import judge
 from sida.scoring.series import previous
 from sida.steps import From, StepRun, carried, step
 
@@ -80,7 +79,7 @@ def compare(
         recipe_sha256=digest_of(recipe.model_dump(mode="json")),
         title=f"{recipe.name} {dataset.result.resolution}x{dataset.result.resolution}, {kind}",
         rows=tuple(rows),
-        verdict=verdict(recipe, rows),
+        verdict=words.verdict(recipe, rows),
         generator=generator.result.weights,
         grid=grid,
         panels=panels,
@@ -91,53 +90,24 @@ def compare(
     )
 
 
-def verdict(recipe: Recipe, rows: list[Score]) -> str:
-    """Who is ahead, by how much, and whether the targets are met, in words."""
-    score = {row.model: row for row in rows}
-    teacher, generator = score["teacher"], score["generator"]
-    ratio = generator.mean / teacher.mean
-    met = "within" if ratio <= recipe.gate.generator_within else "outside"
-    comparison = against_teacher(recipe, generator, teacher)
-    published = target_gate(recipe, generator)
-    return (
-        f"{comparison[0].upper()}{comparison[1:]}, ratio {ratio:.2f}; {met} the recipe's limit of "
-        f"{recipe.gate.generator_within:g} times the teacher.{'' if published is None else f' Published: {published}.'}"
-        f"{_as_expected(recipe, teacher, generator)}"
-    )
-
-
-def _as_expected(recipe: Recipe, teacher: Score, generator: Score) -> str:
-    """Whether the numbers are those that the recipe was recorded with."""
-    if recipe.expected is None:
-        return ""
-    found = {"teacher": teacher.mean, "generator": generator.mean}
-    ranges: dict[str, tuple[float, float]] = {name: getattr(recipe.expected, name) for name in found}
-    wrong = [
-        f"{name} {found[name]:.3f} is outside of {low:g} to {high:g}"
-        for name, (low, high) in ranges.items()
-        if not low <= found[name] <= high
-    ]
-    return f" Not what the recipe records: {', '.join(wrong)}." if wrong else " Both as the recipe records."
-
-
-def table(manifest: Manifest[RunResult]) -> list[tuple[str, str, str, str]]:
-    """Rows of (model, NFE, score, images/s), the heading first."""
+def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[str, str, str, str]]:
+    """Return (model, NFE, score, images/s), the heading first. A page shows title and protocol beside the table."""
     result = manifest.result
-    notes = manifest.about.notes
+    notes, first = manifest.about.notes, result.rows[0]
     rates = {
         "teacher": notes.get("teacher_scores_images_per_second"),
         "generator": notes.get("scores_images_per_second"),
     }
-    ranges = len(result.rows[0].values)
-    heading = f"{result.rows[0].metric} (mean +- sd over {ranges} held-out seed ranges, n = {result.rows[0].n:,})"
-    lines = [(result.title, "NFE", heading, "images/s")]
+    protocol = f"{first.metric} (mean +- sd over {len(first.values)} held-out seed ranges, n = {first.n:,})"
+    title, score, sign = ("model", first.metric, "\u00a0\u00b1\u00a0") if page else (result.title, protocol, " +- ")
+    lines = [(title, "NFE", score, "images/s")]
     for row in result.rows:
         rate = rates.get(row.model)
         lines.append(
             (
                 row.label,
                 "-" if row.nfe is None else str(row.nfe),
-                f"{row.mean:.3f} +- {row.sd:.3f}",
+                f"{row.mean:.3f}{sign}{row.sd:.3f}",
                 "-" if rate is None else f"{float(rate):,.0f}",
             )
         )
@@ -145,24 +115,24 @@ def table(manifest: Manifest[RunResult]) -> list[tuple[str, str, str, str]]:
 
 
 def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
-    """Numbers for the KFP page: the generator's score, the ratio to its teacher's, and how it stands to the last one."""
+    """Return numbers for the KFP page: the generator's score, its ratio to the teacher's, the change since the last."""
     result = manifest.result
     score = {row.model: row for row in result.rows}
     numbers = {f"generator_{score['generator'].metric}": score["generator"].mean}
     numbers["generator_over_teacher"] = score["generator"].mean / score["teacher"].mean
-    if (found := result.regression) is not None:
-        numbers |= {"last": found.before, "worse_by": found.worse_by, "regressed": float(found.regressed)}
+    if (change := result.regression) is not None:
+        numbers |= {"last": change.before, "worse_by": change.worse_by, "regressed": float(change.regressed)}
     return numbers
 
 
 def markdown(manifest: Manifest[RunResult], mlflow: str = "") -> str:
-    """The table and the verdict for the KFP page, with a link to MLflow if there is one."""
+    """Return the table and the verdict for the KFP page, with a link to MLflow if there is one."""
     result = manifest.result
     heading, *rows = table(manifest)
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     if result.regression is not None:
-        lines += ["", in_words(result.regression)]
+        lines += ["", words.regression(result.regression)]
     lines += ["", result.verdict, "", f"Licence of the weights: {result.licence}"]
     if mlflow:
         lines += ["", f"[Curves, scores and models in MLflow](<{mlflow}>)"]

@@ -49,13 +49,13 @@ def draw_panel(path: Path, panel: Panel) -> None:
     _draw_rows(path, [images[row : row + GRID_COLUMNS] for row in range(0, len(images), GRID_COLUMNS)])
 
 
-def draw_nearest(path: Path, samples: Tensor, neighbours: list[Tensor]) -> None:
+def draw_nearest(path: Path, samples: Tensor, neighbors: list[Tensor]) -> None:
     """Write a PNG: samples in the first row, below each the training images nearest to it; uint8 [N, C, H, W] each."""
-    _draw_rows(path, [_as_uint8(row) for row in (samples, *neighbours)], gap_below_first=3 * _GAP)
+    _draw_rows(path, [_as_uint8(row) for row in (samples, *neighbors)], gap_below_first=3 * _GAP)
 
 
 def _draw_rows(path: Path, rows: list[np.ndarray], gap_below_first: int = _GAP) -> None:
-    """Cells without margin, transparent between them; the first row may stand apart."""
+    """Draw cells without margin, transparent between them; the first row may stand apart."""
     side = _side(rows[0])
     pitch = side + _GAP
     size = (len(rows[0]) * pitch - _GAP, len(rows) * pitch - 2 * _GAP + gap_below_first)
@@ -73,7 +73,7 @@ def _as_uint8(images: Tensor) -> np.ndarray:
 
 
 def _side(images: Tensor | np.ndarray) -> int:
-    """Of a cell: small images are enlarged to it, large ones made smaller."""
+    """Return the side of a cell, to which small images are enlarged and large ones reduced."""
     return min(max(images.shape[-1], _CELL), _LARGEST_CELL)
 
 

@@ -1,19 +1,19 @@
-"""A finished run as one web page that needs nothing else, under 5 MB. Every number comes from a manifest or an object it names."""
+"""A finished run as one self-contained web page under 5 MB. Its numbers come from manifests and their objects."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, RunResult, Score, TeacherResult
 from sida.recipe import Recipe, names
 from sida.report.charts import Chart, svg
 from sida.report.compare import table
-from sida.report.regression import in_words
 from sida.report.render import png, render
-from sida.scoring.gates import TO_ITS_TEACHER, versus
+from sida.scoring import words
+from sida.scoring.gates import versus
 
 if TYPE_CHECKING:
     from sida.stores import ObjectStore
@@ -36,11 +36,13 @@ _SECTIONS = (
 
 
 def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectStore, curve: Curve) -> str:
-    """HTML for the manifests run, teacher, generator, dataset, reference, teacher_scores and scores of one run."""
+    """Return HTML for one run's manifests: run, teacher, generator, dataset, reference, teacher_scores and scores."""
     run: RunResult = inputs["run"].result
     data: DatasetResult = inputs["dataset"].result
     evidence = json.loads(store.read(run.evidence.key))
     shares = [100 * share for share in evidence["coverage"]]
+    score = {row.model: row for row in run.rows}
+    standing = versus(score["generator"], score["teacher"])
     timing = _timing(inputs)
     total = sum(row["seconds"] for row in timing if not row["part"])
     for row in timing:
@@ -51,15 +53,16 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
         recipe=recipe,
         sections=_SECTIONS,
         created=inputs["run"].about.created.replace("T", " ").replace("+00:00", " UTC"),
-        standing=standing(list(run.rows)),
+        standing=standing.kind,
+        headline=words.headline(standing),
         verdict=run.verdict.replace("+-", "\u00b1"),
-        regression=in_words(run.regression) if run.regression else "",
-        table=_short_heading(table(inputs["run"])),
+        regression=words.regression(run.regression) if run.regression else "",
+        table=table(inputs["run"], page=True),
         metric_note=_metric_note(run.rows[0]),
         seed_note=f"from {evidence['first_seed']:,}",
         panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
         nearest=_picture(store, run.nearest) if run.nearest is not None else "",
-        neighbours=3,
+        neighbors=3,
         evidence=evidence,
         charts=[
             _shown(chart, note, 7.6 if number == 0 else 5.2)
@@ -98,15 +101,8 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
     )
 
 
-def standing(rows: list[Score]) -> dict[str, str]:
-    """The verdict in three words, and how it is coloured."""
-    score = {row.model: row for row in rows}
-    found, _, _ = versus(score["generator"], score["teacher"])
-    return {"css": found, "words": f"The generator {TO_ITS_TEACHER[found]} its teacher."}
-
-
 def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, str]]:
-    """The curves of a distillation with a note each; a chart may be empty."""
+    """Return the curves of a distillation with a note each; a chart may be empty."""
     metric = recipe.evaluation.metric
     means = {row.model: row.mean for row in run.rows}
     levels = {"teacher": means["teacher"]} | ({"floor (real images)": means["real"]} if "real" in means else {})
@@ -126,16 +122,16 @@ def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, st
         f"The curve is measured on selection seeds (n = {recipe.evaluation.selection_images:,}), which chose the checkpoint; "
         f"the lines on held-out seeds (n = {recipe.evaluation.images:,}). At smaller n a score is larger."
     )
-    made = [(first, note)]
-    for title, unit, lines in named:
-        found = {label: series(curve, key) for label, key in lines.items()}
-        log = unit == "norm" and all(y > 0 for points in found.values() for _, y in points)
-        made.append((Chart(title, unit, {k: v for k, v in found.items() if v}, logarithmic=log), ""))
-    return made
+    drawn = [(first, note)]
+    for title, unit, keys in named:
+        lines = {label: points for label, key in keys.items() if (points := series(curve, key))}
+        log = unit == "norm" and all(y > 0 for points in lines.values() for _, y in points)
+        drawn.append((Chart(title, unit, lines, logarithmic=log), ""))
+    return drawn
 
 
 def series(curve: Curve, name: str) -> list[tuple[float, float]]:
-    """(kimg, value) of one quantity."""
+    """Return (kimg, value) of one quantity."""
     return [(point["images"] / 1000, point[name]) for point in curve if name in point]
 
 
@@ -149,47 +145,41 @@ def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
 
 
 def _picture(store: ObjectStore, image: Any) -> str:
-    """The picture itself; nothing (an empty image) when it is too large to travel."""
+    """Return the picture as a data address; an empty image when it is too large to travel."""
     return png(store.read(image.key)) if image.size <= PICTURE_BYTES else "data:,"
 
 
 def _left_out(data: DatasetResult) -> str:
-    """What of the source is not as it was found, in words; empty when nothing is."""
-    found = data.excluded
+    """Return what was left out or changed of the source; empty for nothing."""
+    excluded = data.excluded
     parts = (
-        (found.unreadable, "unreadable images left out"),
-        (found.duplicates, "duplicates left out"),
-        (found.kept_duplicates, "duplicates kept, as published"),
-        (found.ignored_files, "other files passed over"),
-        (found.rotated, "images with an EXIF rotation, which is ignored as in the published sets"),
+        (excluded.unreadable, "unreadable images left out"),
+        (excluded.duplicates, "duplicates left out"),
+        (excluded.kept_duplicates, "duplicates kept, as published"),
+        (excluded.ignored_files, "other files passed over"),
+        (excluded.rotated, "images with an EXIF rotation, which is ignored as in the published sets"),
     )
-    return "; ".join(f"{count:,} {what}" for count, what in parts if count)
-
-
-def _short_heading(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """What the heading says in brackets is in the caption."""
-    heading = ("model", *(cell.partition(" (")[0] for cell in rows[0][1:]))
-    return [heading, *(tuple(cell.replace(" +- ", "\u00a0\u00b1\u00a0") for cell in row) for row in rows[1:])]
+    return "; ".join(f"{count:,} {kind}" for count, kind in parts if count)
 
 
 def _metric_note(row: Score) -> str:
-    what = (
+    metric = (
         "FID"
         if row.metric == "fid"
         else f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
     )
     return (
-        f"{what}. The lower the better; mean and standard deviation over {len(row.values)} held-out seed ranges of "
+        f"{metric}. The lower the better; mean and standard deviation over {len(row.values)} held-out seed ranges of "
         f"{row.n:,} images. NFE: network evaluations for an image."
     )
 
 
 def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
-    made: GeneratorResult = generator.result  # type: ignore[assignment]
+    result: GeneratorResult = generator.result  # type: ignore[assignment]
     dropped = sum(point.get("dropped", 0) for point in curve)
     rows = [
         ("images seen", f"{max((p['images'] for p in curve), default=0):,.0f}", "the whole distillation"),
-        ("chosen checkpoint", f"{made.images_seen:,}", f"images; selection score {made.selection_score:.4g}"),
+        ("chosen checkpoint", f"{result.images_seen:,}", f"images; selection score {result.selection_score:.4g}"),
         ("skipped samples", f"{dropped:,.0f}", "samples with a NaN, left out of the losses"),
     ]
     for key, name, meaning in (
@@ -201,11 +191,11 @@ def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
     real, fake = series(curve, "D_real"), series(curve, "D_fake")
     if real and fake:
         gap = real[-1][1] - fake[-1][1]
-        words = (
+        balance = (
             "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
         )
         rows.append(
-            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {words}")
+            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {balance}")
         )
     return rows
 
@@ -219,7 +209,7 @@ def _in_order(inputs: Mapping[str, Manifest[Any]]) -> list[Manifest]:
 
 
 def _timing(inputs: Mapping[str, Manifest[Any]]) -> list[dict[str, Any]]:
-    """Each step, and what is known about the parts of distill."""
+    """Return the seconds of each step and of its known parts."""
     rows = []
     for manifest in _in_order(inputs):
         about = manifest.about
@@ -233,30 +223,30 @@ def _timing(inputs: Mapping[str, Manifest[Any]]) -> list[dict[str, Any]]:
 
 
 def _iteration(generator: Manifest) -> list[dict[str, Any]]:
-    """The iteration that distill measured, by kind of operator."""
-    found = {
+    """Return the iteration that distill measured, by kind of operator."""
+    milliseconds = {
         name.removeprefix("milliseconds_"): float(value)
         for name, value in generator.about.notes.items()
         if name.startswith("milliseconds_")
     }
-    total = sum(found.values())
+    total = sum(milliseconds.values())
     return [
         {"kind": kind, "milliseconds": spent, "percent": 100 * spent / total}
-        for kind, spent in sorted(found.items(), key=lambda item: -item[1])
+        for kind, spent in sorted(milliseconds.items(), key=lambda item: -item[1])
     ]
 
 
 def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[str, str]]:
     teacher: TeacherResult = inputs["teacher"].result
-    made: GeneratorResult = inputs["generator"].result
+    result: GeneratorResult = inputs["generator"].result
     reference: ReferenceResult = inputs["reference"].result
     run: RunResult = inputs["run"].result
     about, evaluation = inputs["generator"].about, recipe.evaluation
     ends = [f"{row.first_seeds[0]:,} to {row.first_seeds[-1] + row.n - 1:,}" for row in run.rows[:1]]
     facts = [
         ("store", inputs["run"].about.store),
-        ("generator", made.weights.key),
-        ("generator, sha256", made.weights.sha256),
+        ("generator", result.weights.key),
+        ("generator, sha256", result.weights.sha256),
         ("teacher, sha256", teacher.weights.sha256),
         ("detector, sha256", reference.detector_sha256),
         ("recipe, sha256", run.recipe_sha256),
@@ -273,13 +263,13 @@ def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[st
 
 def _commands(recipe: Recipe, run: Manifest) -> str:
     commit = run.about.machine.get("commit", "COMMIT").removesuffix("-dirty")
-    known = (
+    name = (
         recipe.name if recipe.name in names() else "./recipe.yaml   # the resolved recipe below, saved under this name"
     )
     return "\n".join(
         [
             f"git checkout {shlex.quote(commit)}",
             "make setup",
-            f".venv/bin/python -m pipeline run {known}",
+            f".venv/bin/python -m pipeline run {name}",
         ]
     )

@@ -10,7 +10,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **values: Any) -> str:
-    """The page; ``style`` is there for every template."""
+    """Return the page. Every template gets ``style``."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -22,5 +22,5 @@ def render(template: str, **values: Any) -> str:
 
 
 def png(content: bytes) -> str:
-    """A picture as an address that holds it."""
+    """Return a PNG as a data address."""
     return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -1,8 +1,8 @@
-"""What the eye is shown and how far to trust it: sample grids, the nearest training images, which classes are there.
+"""Pictures of a run and the evidence beside them: sample grids, nearest training images, class coverage.
 
-All from the same seeds and labels: those of the first held-out range's beginning. Of latents the eye sees what the VAE makes of
-them, training images too. Nearness is Euclidean distance in the features that the score is made of; a class is covered as far as
-the nearest training image of its samples has that class too.
+All grids have the same seeds and labels, those at the start of the first held-out range. Latents are shown decoded,
+training images too. Nearness is Euclidean distance in the score's features. The coverage of a class is the share of its
+samples whose nearest training image has that class.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from sida.stores.base import fetch_object
 if TYPE_CHECKING:
     from sida.stores import ObjectStore
 
-SAMPLES = 1_000  # generated images whose neighbours are looked up
+SAMPLES = 1_000  # generated images whose neighbors are looked up
 TRAINING = 10_000  # training images looked at, evenly spread, where there are more
 DECODED_SAMPLES, DECODED_TRAINING = 100, 500  # of latents: decoding one takes as long as many networks
-SHOWN = 12  # samples drawn with their neighbours
-NEIGHBOURS = 3
+SHOWN = 12  # samples drawn with their neighbors
+NEIGHBORS = 3
 
 Model = Literal["real", "teacher", "generator"]
 Decode = Callable[[Tensor], Tensor]  # normalised latents [B, 4, h, w] -> uint8 [B, 3, H, W]
@@ -43,7 +43,7 @@ Decode = Callable[[Tensor], Tensor]  # normalised latents [B, 4, h, w] -> uint8 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Files in a folder: a sheet of all panels, each panel alone, samples with their neighbours, numbers about them."""
+    """Files in a folder: a sheet of all panels, each panel alone, samples with their neighbors, numbers about them."""
 
     sheet: Path
     panels: dict[Model, tuple[str, Path]]  # real, teacher, generator -> title, file
@@ -56,7 +56,7 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
     torch.set_num_threads(recipe.execution.threads)
     device = devices.claim()
     data: DatasetResult = inputs["dataset"].result
-    made: GeneratorResult = inputs["generator"].result
+    generator: GeneratorResult = inputs["generator"].result
     latents = recipe.dataset.latents
     decode = None if latents is None else decoder_of(latents, device)
     most = SAMPLES if decode is None else DECODED_SAMPLES
@@ -66,8 +66,8 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
     with torch.no_grad():
         c = one_hot(labels, data.classes)
         by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown].to(device), c[shown].to(device)).cpu()
-        theta = network_to_score(store, recipe, made.weights, made.network, device)
-        make, batch = generator_images(theta, made.sigma_init), recipe.execution.batch_limit
+        theta = network_to_score(store, recipe, generator.weights, generator.network, device)
+        make, batch = generator_images(theta, generator.sigma_init), recipe.execution.batch_limit
         make = make if decode is None else decoded(make, decode)
         parts = [
             pixels_of(make(some.to(device), labelled.to(device)), int(some[0])).cpu()
@@ -76,19 +76,19 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
         by_generator = torch.cat(parts)
     panels: dict[Model, Panel] = {
         "teacher": Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
-        "generator": Panel(f"generator ({made.method}), 1 evaluation", by_generator[shown]),
+        "generator": Panel(f"generator ({generator.method}), 1 evaluation", by_generator[shown]),
     }
-    found: dict[str, Any] = {"samples": len(labels), "first_seed": int(seeds[0]), "coverage": []}
+    evidence: dict[str, Any] = {"samples": len(labels), "first_seed": int(seeds[0]), "coverage": []}
     nearest = None
     if data.record != "labels":
         images, real_labels = _training_images(Shards(store, data), device, decode)
         real = Panel("real images", images[_one_of_each(real_labels, labels[shown], bool(data.classes))])
         panels = {"real": real, **panels}
         reference: ReferenceResult = inputs["reference"].result
-        near, distances, real_distance = _neighbours(store, reference, by_generator, images, device)
+        near, distances, real_distance = _neighbors(store, reference, by_generator, images, device)
         nearest = folder / "nearest.png"
-        draw_nearest(nearest, by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBOURS)])
-        found |= {
+        draw_nearest(nearest, by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBORS)])
+        evidence |= {
             "training_images": len(images),
             "training_images_in_all": data.count,
             "median_distance": float(distances[:, 0].median()),
@@ -104,12 +104,12 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
     draw_panels(drawn.sheet, list(panels.values()))
     for name, panel in panels.items():
         draw_panel(drawn.panels[name][1], panel)
-    drawn.evidence.write_text(json.dumps(found))
+    drawn.evidence.write_text(json.dumps(evidence))
     return drawn
 
 
 def _labels(classes: int, count: int) -> Tensor:
-    """int64 [count]: the classes in turn; the first rows show up to one class a column."""
+    """Return int64 [count]: the classes in turn; the first rows show up to one class a column."""
     if not classes:
         return torch.zeros(count, dtype=torch.int64)
     columns = torch.arange(GRID_ROWS * GRID_COLUMNS) % min(classes, GRID_COLUMNS)
@@ -120,7 +120,7 @@ def _labels(classes: int, count: int) -> Tensor:
 def _teacher(
     store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]], device: torch.device, decode: Decode | None
 ) -> MakeImages:
-    """The teacher under its sampler, with the guide that it was scored with."""
+    """Return the teacher under its sampler, with the guide that it was scored with."""
     teacher: TeacherResult = inputs["teacher"].result
     scored: ScoresResult = inputs["teacher_scores"].result
     phi = network_to_score(store, recipe, teacher.weights, teacher.network, device)
@@ -129,7 +129,7 @@ def _teacher(
 
 
 def _training_images(shards: Shards, device: torch.device, decode: Decode | None) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, C, H, W] and labels int64 [N], at most TRAINING, evenly spread over the set."""
+    """Return images uint8 [N, C, H, W] and labels int64 [N], at most TRAINING, evenly spread over the set."""
     step = max(1, -(-len(shards) // (TRAINING if decode is None else DECODED_TRAINING)))
     data, labels = shards.read(torch.arange(0, len(shards), step))
     if decode is None:
@@ -138,22 +138,22 @@ def _training_images(shards: Shards, device: torch.device, decode: Decode | None
     return torch.cat(parts), labels
 
 
-def _one_of_each(real: Tensor, wanted: Tensor, conditional: bool) -> Tensor:
-    """int64 [M]: places of real images with the labels wanted, another one in each row of the grid."""
+def _one_of_each(real: Tensor, labels: Tensor, conditional: bool) -> Tensor:
+    """Return int64 [M]: places of real images with these labels, another one in each row of the grid."""
     chosen = []
-    for position, label in enumerate(wanted.tolist()):
+    for position, label in enumerate(labels.tolist()):
         pool = torch.nonzero(real == label).flatten() if conditional else torch.arange(len(real))
         pool = pool if len(pool) else torch.arange(len(real))
         chosen.append(int(pool[(position // GRID_COLUMNS if conditional else position) % len(pool)]))
     return torch.tensor(chosen)
 
 
-def _neighbours(
+def _neighbors(
     store: ObjectStore, reference: ReferenceResult, samples: Tensor, images: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor, float]:
-    """int64 [N, NEIGHBOURS] places in ``images`` (uint8) nearest to each of ``samples`` (uint8), and their distances.
+    """Return the places (int64 [N, NEIGHBORS]) in ``images`` nearest to each of ``samples``, uint8, and distances.
 
-    Last the median distance of training images to the nearest other one: samples much nearer than that would be copies.
+    The last value is the median distance of a training image to the nearest other one; much nearer samples are copies.
     """
     detector: Any = load_detector(fetch_object(store, reference.detector)).to(device)
     with torch.no_grad():
@@ -161,19 +161,19 @@ def _neighbours(
             torch.cat([detector(part.to(device)).float().cpu() for part in pictures.split(500)])
             for pictures in (images, samples)
         )
-        found = [
-            torch.cdist(part, theirs).topk(min(NEIGHBOURS, len(theirs)), largest=False) for part in ours.split(500)
+        nearest = [
+            torch.cdist(part, theirs).topk(min(NEIGHBORS, len(theirs)), largest=False) for part in ours.split(500)
         ]
     among = torch.cdist(theirs[:SAMPLES], theirs).topk(min(2, len(theirs)), largest=False).values[:, -1]
     return (
-        torch.cat([part.indices for part in found]),
-        torch.cat([part.values for part in found]),
+        torch.cat([part.indices for part in nearest]),
+        torch.cat([part.values for part in nearest]),
         float(among.median()),
     )
 
 
 def _coverage(labels: Tensor, nearest: Tensor, classes: int) -> list[float]:
-    """For each class the share of its samples whose nearest training image is of that class; empty without labels."""
+    """Return each class's share of samples whose nearest training image is of that class; empty without labels."""
     return [
         float((nearest[labels == label] == label).float().mean()) if bool((labels == label).any()) else 0.0
         for label in range(classes)

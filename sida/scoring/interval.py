@@ -1,4 +1,4 @@
-"""How sure a mean over seed ranges is: Student's t at 95%, two-sided."""
+"""Confidence intervals of means over seed ranges: Student's t at 95%, two-sided."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = (12.706205, 4.302653, 3.182446, 2.776445)  # 97.5% quantiles at 1 to 4 degr
 
 
 def t_quantile(freedom: int) -> float:
-    """The 97.5% quantile of Student's t: exact to 6 digits up to 4 degrees of freedom, within 2e-3 beyond.
+    """Return the 97.5% quantile of Student's t: exact to 6 digits up to 4 degrees of freedom, within 2e-3 beyond.
 
     Cornish and Fisher's expansion in 1/freedom (Abramowitz and Stegun 26.7.5). Infinite without any freedom.
     """
@@ -28,7 +28,7 @@ def t_quantile(freedom: int) -> float:
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95% interval of the values' mean; None for fewer than two.
+    """Return half of the 95% interval of the values' mean; None for fewer than two values.
 
     >>> fids = [1.52, 1.55, 1.50]
     >>> f"{statistics.fmean(fids):.3f} +- {half_width(fids):.3f}"
@@ -40,7 +40,7 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def difference_half_width(a: Sequence[float], b: Sequence[float]) -> float:
-    """Half of the 95% interval of mean(a) - mean(b), the variances pooled; infinite when neither side shows its spread."""
+    """Return half of the 95% interval of mean(a) - mean(b), variances pooled; infinite when neither has a spread."""
     freedom = len(a) + len(b) - 2
     if freedom < 1:
         return math.inf

@@ -21,9 +21,10 @@ from sida.manifests import (
     TeacherResult,
 )
 from sida.recipe import Recipe
-from sida.scoring.gates import target_gate, teacher_gate
+from sida.scoring.gates import teacher_gate
 from sida.scoring.interval import half_width
 from sida.scoring.series import remember
+from sida.scoring.words import target_gate
 from sida.steps import From, StepRun, carried, step
 from sida.stores.base import ObjectRef
 

@@ -1,9 +1,9 @@
-"""The scores of one recipe over time, so that a new one can be held against the last.
+"""The scores of one recipe over time, so that a new one can be compared with the last.
 
     series/<step>/<digest of the recipe>/<time>-<key>-<attempt>.json
 
-is written for every published score. The recipe's digest leaves out how the work is laid out on machines and what is only said
-of it, so that the scores of a schedule, of a new generator and of another cluster with the same store stand in one series.
+is written for every published score. The digest ignores fields that change no score (machines, description, gates), so
+that the scores of a schedule, of a new generator and of another cluster with the same store form one series.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _LEFT_OUT: Any = {"execution": True, "description": True, "gate": True, "expecte
 
 
 def series_of(recipe: Recipe, step: str) -> str:
-    """The folder of the series."""
+    """Return the folder of the series."""
     return f"series/{step}/{digest_of(recipe.model_dump(mode='json', exclude=_LEFT_OUT))}"
 
 
 def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> None:
-    """Add a published score to its series; harmless when it is there."""
+    """Add a published score to its series, unless it is there already."""
     about = manifest.about
     entry = {"manifest": f"steps/{about.step}/{about.key}/{about.attempt}.json", "key": about.key}
     try:
@@ -36,9 +36,9 @@ def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult
 
 
 def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> Manifest[ScoresResult] | None:
-    """The last score before this one: of another key (another ``repeat``, or another generator), comparable with it.
+    """Return the last comparable score of another key (another ``repeat``, or another generator), or None.
 
-    Comparable are scores by the same detector against the same reference, of as many images. None when there is none.
+    Scores are comparable when detector, reference and number of images are the same.
     """
     folder, mine = series_of(recipe, manifest.about.step), _entry(recipe, manifest)
     for name in reversed([name for name in store.list(f"{folder}/") if name < mine]):
@@ -47,23 +47,21 @@ def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult
             if entry["key"] == manifest.about.key:
                 continue
             address = store.address_of(entry["manifest"])
-            found = of_kind(parse_manifest(store.read(entry["manifest"]), address), ScoresResult, address)
+            earlier = of_kind(parse_manifest(store.read(entry["manifest"]), address), ScoresResult, address)
         except NotFound:
-            continue  # somebody tidied up
-        if _comparable(found.result, manifest.result):
-            return found
+            continue  # it was deleted
+        if _protocol(earlier.result) == _protocol(manifest.result):
+            return earlier
     return None
 
 
 def _entry(recipe: Recipe, manifest: Manifest[ScoresResult]) -> str:
-    """Keys sort by time, then by digest, so that two scores of one second have an order."""
+    """Return the score's key in the store. Keys sort by time, then by digest: scores of one second have an order."""
     about = manifest.about
     time = re.sub("[^0-9T]", "", about.created.partition("+")[0])
     return f"{series_of(recipe, about.step)}/{time}-{about.key[:16]}-{about.attempt:04d}.json"
 
 
-def _comparable(one: ScoresResult, other: ScoresResult) -> bool:
-    measured = [
-        (r.detector_sha256, r.reference_digest, [(s.model, s.metric, s.n) for s in r.rows]) for r in (one, other)
-    ]
-    return measured[0] == measured[1]
+def _protocol(scores: ScoresResult) -> tuple[object, ...]:
+    """Return what scores must have in common to be comparable."""
+    return scores.detector_sha256, scores.reference_digest, [(row.model, row.metric, row.n) for row in scores.rows]

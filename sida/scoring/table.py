@@ -1,4 +1,4 @@
-"""The step published_table: the authors' generators as published and as they score here."""
+"""The step published_table: the published scores of the authors' generators beside ours."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from sida.manifests import (
     ScoresResult,
 )
 from sida.passed_on import Failure
-from sida.recipe import Recipe
+from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
-from sida.scoring.gates import precision_words, standing, target_of
+from sida.scoring import words
+from sida.scoring.gates import target_of, versus_published
 from sida.steps import From, StepRun, step
 from sida.steps.recipes import recipe_at, recipe_of
 from sida.stores import open_store
 
 HEADING = ("benchmark", "generator", "metric", "published", "ours", "95% interval", "verdict", "cost")
-LINES = {"sid": "SiD", "best": "best of SiDA, SiD2A"}  # of a benchmark: the paper gives one number for each
+LINES = {"sid": "SiD", "best": "best of SiDA, SiD2A"}  # the two numbers that the paper gives for each benchmark
 
 
-@step(version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py"), output="table")
+@step(version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py", "sida/scoring/words.py"), output="table")
 def published_table(
     run: StepRun, recipe: Recipe, scores: Annotated[list[Manifest[ScoresResult] | Failure], From("score")]
 ) -> PublishedResult:
@@ -61,30 +62,26 @@ def published_table(
     return PublishedResult(rows=tuple(rows), paper=tuple(paper_rows(rows, failed, recipes)), failed=tuple(failed))
 
 
-def _failure(found: Failure, recipe: Recipe) -> PublishedFailure:
+def _failure(failure: Failure, recipe: Recipe) -> PublishedFailure:
     return PublishedFailure(
         recipe=recipe.name,
         benchmark=recipe.benchmark or recipe.name,
         generator=_generator(recipe),
-        step=found.step,
-        message=found.message,
-        exit_code=found.exit_code,
+        step=failure.step,
+        message=failure.message,
+        exit_code=failure.exit_code,
     )
 
 
 def _generator(recipe: Recipe) -> str:
-    words = f"alpha {recipe.method.alpha:g}"
-    if recipe.in_another_precision:
-        words += f", {precision_words(recipe)}"
-    return f"{recipe.method.name} ({words})"
+    precision = f", {words.precision(recipe)}" if recipe.in_another_precision else ""
+    return f"{recipe.method.name} (alpha {recipe.method.alpha:g}{precision})"
 
 
 def paper_rows(
     rows: Sequence[PublishedRow], failed: Sequence[PublishedFailure], recipes: Mapping[str, Recipe]
 ) -> list[PaperRow]:
-    """The rows of the paper's table, and those of ``recipes`` beside it; each with the best of what was scored for it."""
-    from sida.recipe import load
-
+    """Return the rows of the paper's table and those of other ``recipes``, each with its best score here."""
     known = {name: load(name) for name in released_recipes()} | dict(recipes)
     groups: dict[tuple[str, str], list[Recipe]] = {}
     for recipe in known.values():
@@ -105,9 +102,8 @@ def _paper_row(
     targets, published = members[0].targets, target_of(members[0])
     assert targets is not None and published is not None
     best = min((row for row in rows if row.recipe in names), key=lambda row: row.ours, default=None)
-    verdict: Any = "failed" if any(row.recipe in names for row in failed) else "not scored"
-    if best:
-        verdict = best.verdict
+    unscored = "failed" if any(row.recipe in names for row in failed) else "not scored"
+    verdict: Any = best.verdict if best else unscored
     return PaperRow(
         benchmark=benchmark,
         line=line,
@@ -137,7 +133,7 @@ def _row(manifest: Manifest[ScoresResult], recipe: Recipe) -> PublishedRow:
         protocol=score.protocol,
         ranges=len(score.values),
         n=score.n,
-        verdict=standing(score, published) if published is not None else "nothing published",
+        verdict=versus_published(score, published) if published is not None else "nothing published",
         seconds=manifest.about.seconds,
         images_per_second=None if math.isnan(rate) else rate,
         checkpoint_sha256=score.checkpoint_sha256 or "",
@@ -145,11 +141,11 @@ def _row(manifest: Manifest[ScoresResult], recipe: Recipe) -> PublishedRow:
 
 
 def lines(result: PublishedResult) -> list[tuple[str, ...]]:
-    """The table as cells, its heading first: the paper's rows; where several files could be a row, each under it.
+    """Return the table as cells, heading first: the paper's rows, each followed by its files where there are several.
 
-    Cost: seconds and rate of the scoring; for a row that nothing stands for, the command that fills it.
+    The cost is the scoring's seconds and rate; for a row without a score, the command that fills it.
     """
-    found: list[tuple[str, ...]] = [HEADING]
+    cells: list[tuple[str, ...]] = [HEADING]
     rows, failed = {row.recipe: row for row in result.rows}, {row.recipe: row for row in result.failed}
     for paper in result.paper:
         files = [rows.get(name) or failed[name] for name in paper.recipes if name in rows or name in failed]
@@ -157,14 +153,14 @@ def lines(result: PublishedResult) -> list[tuple[str, ...]]:
         cost = _cost(best) if best else "python -m pipeline score-published " + " ".join(paper.recipes)
         line = f"{paper.line}: {best.generator}" if best and len(paper.recipes) > 1 else paper.line
         ours = _ours(best) if best else ("-", "-")
-        found.append((paper.benchmark, line, paper.metric, f"{paper.published:g}", *ours, paper.verdict, cost))
+        cells.append((paper.benchmark, line, paper.metric, f"{paper.published:g}", *ours, paper.verdict, cost))
         if len(files) > 1 or (failed and best and len(paper.recipes) > 1):
-            found += [_file(file) for file in files]
+            cells += [_file(file) for file in files]
     listed = {name for paper in result.paper for name in paper.recipes}
     for name, row in rows.items():
         if name not in listed:
-            found.append((row.benchmark, row.generator, row.metric, "-", *_ours(row), row.verdict, _cost(row)))
-    return found
+            cells.append((row.benchmark, row.generator, row.metric, "-", *_ours(row), row.verdict, _cost(row)))
+    return cells
 
 
 def _file(row: PublishedRow | PublishedFailure) -> tuple[str, ...]:
@@ -184,7 +180,7 @@ def _cost(row: PublishedRow) -> str:
 
 
 def verdict(result: PublishedResult) -> str:
-    """How many rows stand, in a line; the generators that failed, each in one."""
+    """Return a line that counts the rows by verdict, and a line for each generator that failed."""
     total = len(result.paper)
     filled = [row for row in result.paper if row.best]
     counts = {word: sum(row.verdict == word for row in filled) for word in ("better", "within", "worse")}
@@ -194,7 +190,7 @@ def verdict(result: PublishedResult) -> str:
 
 
 def refuse_failures(manifest: Manifest[PublishedResult]) -> None:
-    """End the step with a line and a status when a generator could not be scored. The table has been published."""
+    """Exit with an error when a generator could not be scored. The table is published by then."""
     result = manifest.result
     if not result.failed:
         return
@@ -207,7 +203,7 @@ def refuse_failures(manifest: Manifest[PublishedResult]) -> None:
 
 
 def markdown(manifest: Manifest[PublishedResult]) -> str:
-    """The table for KFP's page."""
+    """Return the table for KFP's page."""
     result = manifest.result
     heading, *rows = lines(result)
     text = [
@@ -219,13 +215,11 @@ def markdown(manifest: Manifest[PublishedResult]) -> str:
 
 
 def released_recipes(wanted: Sequence[str] = ()) -> list[str]:
-    """Recipes with a released generator: those named, else every row of the paper's EDM table.
+    """Return recipes with a released generator: those named, else those of the paper's EDM table.
 
-    A row is a published number: SiD's, and the best of SiDA and SiD2A. Which of several files the best one is, the paper does
-    not say, so that all that could be are there. Raises UserError for a recipe without a released generator.
+    A row of that table is a published number: SiD's, or the best of SiDA and SiD2A. The paper does not say which file
+    the best one is, so every candidate is included. Raises UserError for a recipe without a released generator.
     """
-    from sida.recipe import load
-
     chosen = []
     for name in wanted or recipe_names():
         recipe = load(name)

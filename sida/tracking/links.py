@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from sida.records import RUN_ID
-from sida.report.comparison import benchmark_of
+from sida.report.comparison.entries import benchmark_of
 from sida.settings import settings
 from sida.steps.recipes import recipe_at
 from sida.stores.base import redact

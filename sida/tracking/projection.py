@@ -21,7 +21,7 @@ from sida.errors import Corrupt, NotFound, UserError
 from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
-from sida.report.comparison import benchmark_of, flat, identity_of
+from sida.report.comparison.entries import benchmark_of, flat, identity_of
 from sida.steps.recipes import recipe_at, recipe_key
 from sida.stores.base import ObjectStore
 

@@ -120,8 +120,11 @@ def beats(model: Model, champion: dict[str, str]) -> tuple[bool, str]:
     if champion.get("sida.protocol") != model.protocol:
         return False, "measured with another detector or reference than the champion"
     theirs = Score.model_validate_json(champion["sida.score"])
-    standing, difference, half = versus(model.score, theirs)
-    return standing == "ahead", f"difference to the champion {difference:+.4g} +- {half:.4g} (95%)"
+    standing = versus(model.score, theirs)
+    return (
+        standing.kind == "ahead",
+        f"difference to the champion {standing.difference:+.4g} +- {standing.half:.4g} (95%)",
+    )
 
 
 def _champion(client: MlflowClient, name: str) -> Any:

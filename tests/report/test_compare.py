@@ -12,9 +12,9 @@ from PIL import Image
 from sida import recipe
 from sida.manifests import Score
 from sida.recipe import Expected
-from sida.report.compare import verdict
 from sida.report.grid import GRID_COLUMNS, Panel, draw_panels
 from sida.scoring.interval import difference_half_width
+from sida.scoring.words import verdict
 
 RECIPE = recipe.load("digits")
 

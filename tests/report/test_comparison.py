@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sida import records
-from sida.report.comparison import ahead, as_csv, benchmarks, differences, entries, records_of
-from sida.report.comparison_page import page_of
+from sida.report.comparison.entries import benchmarks, differences, finished_runs, in_words
+from sida.report.comparison.page import page_of
+from sida.report.comparison.table import as_csv, rows_of
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from tests.pipeline.command import Command
@@ -48,21 +49,20 @@ def test_the_rows_of_the_paper_are_there_without_a_run_and_name_the_command_that
 
 def test_the_better_of_two_methods_is_told_with_its_interval_and_what_differs(store: ObjectStore) -> None:
     write_two(store)
-    ours, left_out = entries(store, records.runs(store))
+    ours, left_out = finished_runs(store, records.runs(store))
     assert left_out == []
     (row,) = [row for row in benchmarks(ours) if row.entries]
     best, other = row.entries
     assert (best.method, other.method) == ("SiDA", "SiD")
-    words = ahead(best, other)
-    assert words.startswith(
-        "digits (SiDA) is ahead of digits-sid (SiD): fd_digits 0.600 against 0.900, difference -0.300"
-    )
+    headline, numbers = in_words(best, other)
+    assert headline == "digits (SiDA) is ahead of digits-sid (SiD)"
+    assert numbers.startswith("fd_digits 0.600 against 0.900, difference -0.300")
     assert differences(best, other) == [("method.name", "sida", "sid")]
 
 
 def test_the_page_says_who_is_ahead_what_differs_and_shows_the_quantities_side_by_side(store: ObjectStore) -> None:
     write_two(store)
-    page = page_of(benchmarks(entries(store, records.runs(store))[0]), store)
+    page = page_of(benchmarks(finished_runs(store, records.runs(store))[0]), store)
     said = " ".join(" ".join(Elements(page).text).split())
     assert "digits (SiDA) is ahead of digits-sid (SiD). fd_digits 0.600 against 0.900" in said
     assert "SiDA adds an adversarial loss, with real images; SiD learns from the teacher's scores alone." in said
@@ -70,8 +70,18 @@ def test_the_page_says_who_is_ahead_what_differs_and_shows_the_quantities_side_b
     assert "samples in their class's region 100.0% 100.0%" in said  # equal: none is the best
 
     Made(store, recipe(), (0.9, 0.91, 0.89), minute=2).write("run-level")  # now the two are level
-    page = page_of(benchmarks(entries(store, records.runs(store))[0]), store)
+    page = page_of(benchmarks(finished_runs(store, records.runs(store))[0]), store)
     assert "fd_digits, held out 0.900 ± 0.025 0.900 ± 0.050" in " ".join(" ".join(Elements(page).text).split())
+
+
+@pytest.mark.parametrize(("mean", "kind"), [(0.6, "ahead"), (1.0, "level"), (1.5, "behind")])
+def test_the_color_of_a_single_run_follows_its_numbers_and_not_its_words(
+    store: ObjectStore, mean: float, kind: str
+) -> None:
+    Made(store, recipe(), (mean, mean + 0.01, mean - 0.01)).write("run")
+    page = Elements(page_of(benchmarks(finished_runs(store, ["run"])[0]), store))
+    boxes = [str(a["class"]).split()[1] for _, a in page.tags if str(a.get("class", "")).startswith("verdict")]
+    assert boxes == [kind]
 
 
 def test_level_runs_and_other_protocols_are_not_called_better(store: ObjectStore) -> None:
@@ -80,11 +90,11 @@ def test_level_runs_and_other_protocols_are_not_called_better(store: ObjectStore
     few = Made(store, recipe(name="c"), (0.1, 0.11, 0.09))
     few.rows = tuple(row.model_copy(update={"n": 50}) for row in few.rows)  # type: ignore[assignment]
     few.write("c")
-    ours, _ = entries(store, records.runs(store))
+    ours, _ = finished_runs(store, records.runs(store))
     (row,) = [row for row in benchmarks(ours) if row.entries]
     assert [entry.run for entry in row.entries] == ["a", "b", "c"]  # what is comparable lies together
-    assert "is level with" in ahead(row.entries[0], row.entries[1])
-    assert "cannot be compared" in ahead(row.entries[0], row.entries[2])
+    assert "is level with" in in_words(row.entries[0], row.entries[1])[0]
+    assert "cannot be compared" in in_words(row.entries[0], row.entries[2])[0]
 
 
 def test_of_equal_runs_the_newest_counts_and_one_that_cannot_be_read_is_said(store: ObjectStore) -> None:
@@ -95,16 +105,16 @@ def test_of_equal_runs_the_newest_counts_and_one_that_cannot_be_read_is_said(sto
     key = records.manifest_key(records.calls(store, "run-broken")["distill"])
     store.delete(key)
     Made(store, recipe(name="half"), (1.0, 1.1, 0.9)).write("run-half", upto="distill")
-    ours, left_out = entries(store, records.runs(store))
+    ours, left_out = finished_runs(store, records.runs(store))
     assert sorted(entry.run for entry in ours) == ["run-again", "run-sid"]
     assert len(left_out) == 1 and "run-broken" in left_out[0]
 
 
 def test_csv_and_json_hold_one_record_for_each_run_and_each_empty_row(store: ObjectStore) -> None:
     write_two(store)
-    rows = benchmarks(entries(store, records.runs(store))[0])
+    rows = rows_of(benchmarks(finished_runs(store, records.runs(store))[0]))
     found = list(csv.DictReader(io.StringIO(as_csv(rows))))
-    assert len(found) == len(records_of(rows)) == 13
+    assert len(found) == len(rows) == 13
     assert found[0]["recipe"] == "digits" and float(found[0]["score"]) == pytest.approx(0.6)
     assert float(found[0]["interval95"]) == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)
     assert found[2]["score"] == "" and found[2]["command"].startswith("python -m pipeline run ")
@@ -136,14 +146,14 @@ def test_hostile_names_stay_text_on_the_page_and_in_the_csv(store: ObjectStore) 
     made = Made(store, recipe(description=HOSTILE, teacher={"licence": HOSTILE}), (0.6, 0.61, 0.59))
     made.write("a")
     Made(store, recipe(name="b", teacher={"licence": "=1+1"}), (0.9, 0.91, 0.89)).write("b")
-    rows = benchmarks(entries(store, records.runs(store))[0])
+    rows = benchmarks(finished_runs(store, records.runs(store))[0])
     rows[0].title = HOSTILE
     found = Elements(page_of(rows, store))
     assert len([tag for tag, _ in found.tags if tag == "script"]) == 1  # our own, by its nonce
     assert not [a for _, a in found.tags if any(name.startswith("on") for name in a)]
     assert all(a.get("src", "data:").startswith("data:") for tag, a in found.tags if tag == "img")  # type: ignore[union-attr]
     rows[0].title = "=HYPERLINK(1)"
-    assert "\n'=HYPERLINK" in as_csv(rows)
+    assert "\n'=HYPERLINK" in as_csv(rows_of(rows))
 
 
 @pytest.mark.slow
@@ -151,7 +161,7 @@ def test_hostile_names_stay_text_on_the_page_and_in_the_csv(store: ObjectStore) 
 def test_in_a_browser_the_table_sorts_the_slider_works_and_nothing_is_wrong(store: ObjectStore, tmp_path: Path) -> None:
     write_two(store)
     path = tmp_path / "comparison.html"
-    path.write_text(page_of(benchmarks(entries(store, records.runs(store))[0]), store))
+    path.write_text(page_of(benchmarks(finished_runs(store, records.runs(store))[0]), store))
     with browser() as chromium:
         for size in SIZES:
             with opened(chromium, path, size, "dark" if size == "phone" else "light") as shown:

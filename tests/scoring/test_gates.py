@@ -11,10 +11,11 @@ from sida.data.prepare import prepare_data
 from sida.errors import UserError
 from sida.manifests import Score
 from sida.recipe import Recipe
-from sida.scoring.gates import against_teacher, standing, target_gate
+from sida.scoring.gates import Standing, versus, versus_published
 from sida.scoring.interval import difference_half_width, half_width, t_quantile
 from sida.scoring.reference import reference_statistics
 from sida.scoring.score import score_teacher
+from sida.scoring.words import against_teacher, target_gate
 from sida.teachers.fetch import fetch_teacher
 from tests.scoring.conftest import ASSET, tiny
 from tests.scoring.files import runner
@@ -124,10 +125,10 @@ def row(values: tuple[float, ...], **fields: object) -> Score:
 
 def test_the_published_number_is_compared_with_the_interval() -> None:
     values = (1.00, 1.02, 0.98)  # +- 0.05
-    assert [standing(row(values), published) for published in (1.10, 1.04, 0.96, 0.90)] == [
+    assert [versus_published(row(values), published) for published in (1.10, 1.04, 0.96, 0.90)] == [
         "better", "within", "within", "worse"
     ]  # fmt: skip
-    assert standing(row((1.0,)), 1.01) == "within" and standing(row((1.0,)), 1.05) == "better"
+    assert versus_published(row((1.0,)), 1.01) == "within" and versus_published(row((1.0,)), 1.05) == "better"
 
 
 def test_the_target_gate_says_how_and_labels_the_published_protocol() -> None:
@@ -178,6 +179,13 @@ def test_a_verdict_says_where_the_precision_is_not_the_published_one() -> None:
     assert said("float16", "float32", "float16").endswith(
         "in float16, this was distilled in float16 and scored in float32"
     )
+
+
+def test_a_score_is_ahead_of_another_when_the_difference_is_larger_than_its_interval() -> None:
+    half = difference_half_width((1.0, 1.1, 0.9), (2.0, 2.1, 1.9))
+    assert versus(row((1.0, 1.1, 0.9)), row((2.0, 2.1, 1.9))) == Standing("ahead", pytest.approx(-1.0), half)
+    assert versus(row((2.0, 2.1, 1.9)), row((1.0, 1.1, 0.9))).kind == "behind"
+    assert versus(row((1.0,)), row((9.0,))) == Standing("level", -8.0, float("inf"))  # neither shows its spread
 
 
 def test_the_comparison_with_the_teacher_names_sampler_evaluations_and_guidance() -> None:

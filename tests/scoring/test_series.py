@@ -9,7 +9,9 @@ import pytest
 
 from sida import recipe as recipes
 from sida.manifests import About, Manifest, Score, ScoresResult
-from sida.report.regression import half_width, in_words, judge
+from sida.scoring import words
+from sida.scoring.interval import half_width
+from sida.scoring.regression import judge
 from sida.scoring.series import previous, remember
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -87,31 +89,29 @@ def test_a_recipe_that_differs_in_a_number_has_a_series_of_its_own_and_one_laid_
 
 
 @pytest.mark.parametrize(
-    ("values", "regressed", "words"),
+    ("values", "regressed", "said"),
     [
         ((2.0, 2.01, 1.99), True, "REGRESSED: worse than the last score of this recipe by 1.000"),
         ((1.005, 1.015, 0.995), False, "No regression"),
         ((0.5, 0.51, 0.49), False, "differs by -0.500"),
     ],
 )
-def test_a_regression_is_worse_by_more_than_the_interval(
-    values: tuple[float, ...], regressed: bool, words: str
-) -> None:
+def test_a_regression_is_worse_by_more_than_the_interval(values: tuple[float, ...], regressed: bool, said: str) -> None:
     last = scores("01", 1.0, 1.01, 0.99)
     found = judge(scores("08", *values).rows, last)
     assert found.regressed is regressed
-    assert words in in_words(found)
+    assert said in words.regression(found)
     assert found.previous == last.digest
     assert (found.before, found.now) == (pytest.approx(1.0), pytest.approx(fmean(values)))
     # Student's t with two degrees of freedom, sd 0.01 over three ranges
     assert found.before_half_width == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-6)
-    assert half_width(last.rows[0]) == found.before_half_width
+    assert half_width(last.rows[0].values) == found.before_half_width
 
 
 def test_a_single_seed_range_tells_nothing(store: ObjectStore) -> None:
     found = judge(scores("08", 9.0).rows, scores("01", 1.0))
     assert (found.regressed, found.half_width) == (False, None)
-    assert "cannot be told" in in_words(found)
+    assert "cannot be told" in words.regression(found)
 
 
 def test_where_more_is_better_less_is_worse() -> None:

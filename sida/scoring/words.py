@@ -1,0 +1,124 @@
+"""Verdicts and comparisons in words. ``gates`` and ``regression`` decide them as values; every sentence stands here.
+
+The module stands below the pages because scores and the records of runs keep some of these sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sida.manifests import Regression, Score
+from sida.recipe import Recipe
+from sida.scoring.gates import ONE_RANGE, Standing, is_best_of_two, target_of, versus, versus_published
+
+TO_ANOTHER = {"ahead": "is ahead of", "level": "is level with", "behind": "is behind"}
+TO_ITS_TEACHER = TO_ANOTHER | {"ahead": "surpasses"}
+TO_THE_PUBLISHED = {"better": "better than", "within": "within the interval of", "worse": "worse than"}
+
+
+def score_text(mean: float, half: float | None, sign: str = "+-") -> str:
+    """Return a score with half of its 95% interval, if that is known."""
+    return f"{mean:.3f}" if half is None else f"{mean:.3f} {sign} {half:.3f}"
+
+
+def verdict(recipe: Recipe, rows: Sequence[Score]) -> str:
+    """Return who is ahead, by how much, and whether the targets are met."""
+    score = {row.model: row for row in rows}
+    teacher, generator = score["teacher"], score["generator"]
+    ratio, limit = generator.mean / teacher.mean, recipe.gate.generator_within
+    side = "within" if ratio <= limit else "outside"
+    published = target_gate(recipe, generator)
+    return (
+        f"The {against_teacher(recipe, generator, teacher)}, ratio {ratio:.2f}; "
+        f"{side} the recipe's limit of {limit:g} times the teacher."
+        f"{'' if published is None else f' Published: {published}.'}{_as_expected(recipe, teacher, generator)}"
+    )
+
+
+def headline(standing: Standing) -> str:
+    """Return the generator's standing to its teacher, without numbers."""
+    return f"The generator {TO_ITS_TEACHER[standing.kind]} its teacher."
+
+
+def against_teacher(recipe: Recipe, generator: Score, teacher: Score) -> str:
+    """Return the generator's standing to its teacher: which sampler, how many evaluations, how guided."""
+    standing, guidance = versus(generator, teacher), recipe.teacher.sampler.guidance
+    guided = "without guidance" if guidance == 1 else f"guidance {guidance:g}"
+    return (
+        f"one-step generator {TO_ITS_TEACHER[standing.kind]} its teacher "
+        f"({teacher.sampler}, {teacher.nfe} evaluations, {guided}): "
+        f"{generator.metric} {generator.mean:.3f} against {teacher.mean:.3f}, {difference(standing)}"
+    )
+
+
+def difference(standing: Standing, sign: str = "+-") -> str:
+    """Return the difference with half of its interval."""
+    return f"difference {standing.difference:+.3f} {sign} {standing.half:.3f} (95%)"
+
+
+def target_gate(recipe: Recipe, score: Score) -> str | None:
+    """Return the generator's standing to its publication; None where nothing was published."""
+    published = target_of(recipe)
+    if published is None or recipe.targets is None or recipe.targets.metric != score.metric:
+        return None
+    if score.protocol == "best":
+        spread = f"the best of {len(score.values)} ranges, as publications report it; not a mean"
+    elif score.interval is None:
+        spread = f"one range, no interval: taken as equal within {ONE_RANGE:.0%}"
+    else:
+        spread = f"+- {score.interval:.3f} (95%) over {len(score.values)} ranges"
+    source = recipe.targets.source
+    remark = ""
+    if is_best_of_two(recipe):
+        remark += f", the best of SiDA and SiD2A; none is known for {recipe.method.title} alone"
+    if recipe.in_another_precision:
+        remark += f"; published in {recipe.targets.precision}, this was {precision(recipe)}"
+    relation = TO_THE_PUBLISHED[versus_published(score, published)]
+    return (
+        f"{score.metric} {score.reported:.3f} ({spread}) is {relation} the published {published:g} ({source}){remark}"
+    )
+
+
+def precision(recipe: Recipe) -> str:
+    """Return ``distilled and scored in tf32``, or both precisions where they differ."""
+    distilled, scored = recipe.method.precision, recipe.score_precision
+    return f"distilled {'and' if distilled == scored else f'in {distilled} and'} scored in {scored}"
+
+
+def _as_expected(recipe: Recipe, teacher: Score, generator: Score) -> str:
+    """Return whether the numbers are those that the recipe was recorded with."""
+    if recipe.expected is None:
+        return ""
+    ranges = ((teacher, recipe.expected.teacher), (generator, recipe.expected.generator))
+    wrong = [
+        f"{score.model} {score.mean:.3f} is outside of {low:g} to {high:g}"
+        for score, (low, high) in ranges
+        if not low <= score.mean <= high
+    ]
+    return f" Not what the recipe records: {', '.join(wrong)}." if wrong else " Both as the recipe records."
+
+
+def two_runs(name: str, score: Score, other_name: str, other: Score, standing: Standing | None) -> tuple[str, str]:
+    """Return which of two runs is ahead, and the numbers behind it. Without a standing they cannot be compared."""
+    if standing is None:
+        protocols = f"{score.metric} at n = {score.n:,} and {other.metric} at n = {other.n:,}."
+        return f"{name} and {other_name} cannot be compared", protocols
+    return (
+        f"{name} {TO_ANOTHER[standing.kind]} {other_name}",
+        f"{score.metric} {score.mean:.3f} against {other.mean:.3f}, {difference(standing, '±')}.",
+    )
+
+
+def regression(change: Regression) -> str:
+    """Return a sentence on a score against the last one of its recipe, for terminal, page, record and webhook."""
+    now, before = score_text(change.now, change.now_half_width), score_text(change.before, change.before_half_width)
+    values = f"{change.metric} {now} now, {before} the last time"
+    if change.half_width is None:
+        return f"Whether the score changed cannot be told from a single seed range: {values}."
+    half = f"{change.half_width:.3f} (95%)"
+    if change.regressed:
+        return (
+            f"REGRESSED: worse than the last score of this recipe by {change.worse_by:.3f}, more than {half}: {values}."
+        )
+    moved = change.now - change.before
+    return f"No regression: the last score of this recipe differs by {moved:+.3f}, interval {half}: {values}."
