@@ -6,12 +6,11 @@ licence that nobody has allowed here, and for one that cannot be told.
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
 
-from scripts.lock import LOCK, part, wanted
+from scripts.lock import LOCK, part, pinned, wanted
 from scripts.reference import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "licences.md"
@@ -54,7 +53,7 @@ READ = {"huey": "MIT", "skops": "MIT"}  # not a word in the metadata: read in th
 def packages() -> list[str]:
     """What a run may need, by name."""
     lock = part(LOCK.read_text(encoding="utf-8"), wanted("pipeline", "laptop", "latents"))
-    return sorted([*re.findall(r"(?m)^([A-Za-z0-9._-]+)==", lock), "torch"], key=str.lower)
+    return sorted([*pinned(lock), "torch"], key=str.lower)
 
 
 def licence_of(name: str) -> str:
