@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,14 @@ class Pin:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a section names something: the line after it, its indentation, and a line of the key that is empty."""
+class _Gap:
+    """A section that names something without its digest or revision, and the lines that this is to replace."""
 
     field: str
-    key: str  # what is to be written: "sha256" of an address, or "revision" of a VAE's repository
+    key: str  # "sha256" of an address, or "revision" of a VAE's repository
     address: str
-    after: int
-    indent: int
-    empty: int | None
+    lines: slice
+    indent: str
 
 
 def pin(path: Path, *, write: bool = True) -> list[Pin]:
@@ -46,55 +46,47 @@ def pin(path: Path, *, write: bool = True) -> list[Pin]:
     """
     recipes.load(_user_of(path) or str(path))  # a recipe with a mistake is not touched
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines(keepends=True)
-    places = _places(yaml.compose(text, Loader=yaml.SafeLoader), "", path)
-    pins = []
-    for place in places:
-        if place.key == "revision":
-            pins.append(Pin(place.field, place.address, newest_revision(place.address), place.key))
-            continue
-        given = recipes.located(place.address)
-        address = given if "://" in given else (path.parent / given).resolve().as_uri()
-        _, digest = fetch_file(address, place.field, step="pin")
-        pins.append(Pin(place.field, redact(address), digest))
-    if not pins or not write:
-        return pins
-    for place, found in sorted(zip(places, pins, strict=True), key=lambda pair: -pair[0].after):
-        line = f"{' ' * place.indent}{found.key}: {found.value!r}\n".replace("'", '"')
-        if place.empty is not None:
-            lines[place.empty] = line
-        else:
-            if not lines[place.after - 1].endswith("\n"):
-                lines[place.after - 1] += "\n"
-            lines.insert(place.after, line)
-    _replace(path, "".join(lines))
+    gaps = list(_gaps(yaml.compose(text, Loader=yaml.SafeLoader), "", path))
+    pins = [_pin(gap, path.parent) for gap in gaps]
+    if pins and write:
+        lines = text.splitlines(keepends=True)
+        for gap, new in sorted(zip(gaps, pins, strict=True), key=lambda pair: -pair[0].lines.start):
+            lines[gap.lines.start - 1] = lines[gap.lines.start - 1].rstrip("\n") + "\n"
+            lines[gap.lines] = [f'{gap.indent}{new.key}: "{new.value}"\n']
+        _replace(path, "".join(lines))
     return pins
+
+
+def _pin(gap: _Gap, folder: Path) -> Pin:
+    if gap.key == "revision":
+        return Pin(gap.field, gap.address, newest_revision(gap.address), gap.key)
+    given = recipes.located(gap.address)
+    address = given if "://" in given else (folder / given).resolve().as_uri()
+    return Pin(gap.field, redact(address), fetch_file(address, gap.field, step="pin")[1])
 
 
 def pinned_elsewhere(path: Path, pins: list[Pin]) -> list[str]:
     """A line for each field of the resolved recipe that a base recipe leaves without its sha256 or revision."""
     if path.parent.name == "bases":
         return []
-    lines, mine = origins(str(path)), {f"{found.field}.{found.key}" for found in pins}
-    said = []
-    for field, named in _unpinned(recipes.load(str(path)).model_dump(mode="json"), ""):
-        if field not in mine:
-            place = lines[f"{field.rpartition('.')[0]}.{named}"]
-            said.append(f"not pinned: {field}, whose {named} is set in {place}: pin that file too")
-    return said
+    sources, own = origins(str(path)), {f"{each.field}.{each.key}" for each in pins}
+    missing = _unpinned(recipes.load(str(path)).model_dump(mode="json"), "")
+    return [
+        f"not pinned: {field}, whose {name} is set in {sources[field.rpartition('.')[0] + '.' + name]}: pin that file too"
+        for field, name in missing
+        if field not in own
+    ]
 
 
-def _unpinned(section: dict[str, Any], field: str) -> list[tuple[str, str]]:
-    """(field that is missing, the one that it belongs to)"""
-    found = []
+def _unpinned(section: dict[str, Any], field: str) -> Iterator[tuple[str, str]]:
+    """Yield each field that is missing, with the name of the one beside it that needs it."""
     if section.get("address") and section.get("sha256", "") is None:
-        found.append((f"{field}.sha256", "address"))
+        yield f"{field}.sha256", "address"
     if section.get("vae") and section.get("revision") is None and _is_repository(section["vae"]):
-        found.append((f"{field}.revision", "vae"))
+        yield f"{field}.revision", "vae"
     for name, value in section.items():
         if isinstance(value, dict):
-            found += _unpinned(value, f"{field}.{name}".lstrip("."))
-    return found
+            yield from _unpinned(value, f"{field}.{name}".lstrip("."))
 
 
 def _user_of(path: Path) -> str:
@@ -102,31 +94,27 @@ def _user_of(path: Path) -> str:
     return next((name for name in recipes.names() if path in recipes.chain(name)), "")
 
 
-def _places(node: Any, field: str, path: Path) -> list[_Place]:
-    """Every mapping with an ``address`` and without a ``sha256``, or a ``vae`` without a ``revision``, in the file's order."""
+def _gaps(node: Any, field: str, path: Path) -> Iterator[_Gap]:
+    """Each mapping with an ``address`` and without a ``sha256``, or a ``vae`` without a ``revision``."""
     if not isinstance(node, yaml.MappingNode):
-        return []
-    found: list[_Place] = []
-    values = {key.value: (key, value) for key, value in node.value}
-    for named, wanted in (("address", "sha256"), ("vae", "revision")):
-        if named not in values or _is_null(values[named][1]):
+        return
+    entries = {key.value: (key, value) for key, value in node.value}
+    for name, wanted in (("address", "sha256"), ("vae", "revision")):
+        key, value = entries.get(name, (None, None))
+        if key is None or _is_null(value) or (name == "vae" and not _is_repository(value.value)):
             continue
-        key, value = values[named]
-        if named == "vae" and not _is_repository(value.value):
+        empty_key, empty = entries.get(wanted, (None, None))
+        if empty_key is not None and not _is_null(empty):
             continue
-        empty = None
-        if wanted in values and _is_null(values[wanted][1]):
-            empty = values[wanted][0].start_mark.line
-        if wanted not in values or empty is not None:
-            if node.flow_style:
-                raise RecipeError(
-                    f"{path}: {field} is written in braces: give {named} and {wanted} lines of their own, then pin again"
-                )
-            after = value.end_mark.line + 1
-            found.append(_Place(field, wanted, value.value, after, key.start_mark.column, empty))
-    for name, (_, value) in values.items():
-        found += _places(value, f"{field}.{name}".lstrip("."), path)
-    return found
+        if node.flow_style:
+            raise RecipeError(
+                f"{path}: {field} is written in braces: give {name} and {wanted} lines of their own, then pin again"
+            )
+        first = empty_key.start_mark.line if empty_key else value.end_mark.line + 1
+        lines = slice(first, first + 1 if empty_key else first)
+        yield _Gap(field, wanted, value.value, lines, " " * key.start_mark.column)
+    for name, (_, value) in entries.items():
+        yield from _gaps(value, f"{field}.{name}".lstrip("."), path)
 
 
 def _is_repository(vae: str) -> bool:

@@ -6,12 +6,11 @@ licence that nobody has allowed here, and for one that cannot be told.
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
 
-from scripts.lock import LOCK, part, wanted
+from scripts.lock import LOCK, part, pinned, wanted
 from scripts.reference import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "licences.md"
@@ -54,31 +53,29 @@ READ = {"huey": "MIT", "skops": "MIT"}  # not a word in the metadata: read in th
 def packages() -> list[str]:
     """What a run may need, by name."""
     lock = part(LOCK.read_text(encoding="utf-8"), wanted("pipeline", "laptop", "latents"))
-    return sorted([*re.findall(r"(?m)^([A-Za-z0-9._-]+)==", lock), "torch"], key=str.lower)
+    return sorted([*pinned(lock), "torch"], key=str.lower)
 
 
 def licence_of(name: str) -> str:
     """SPDX's expression: as the package gives it, else from its words and classifiers; empty when nothing tells."""
-    told = metadata.metadata(name)
-    if expression := told.get("License-Expression"):
+    package = metadata.metadata(name)
+    if expression := package.get("License-Expression"):
         return expression
-    said = (told.get("License") or "").strip()
-    classified = [
-        each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or [] if each.startswith("License ::")
-    ]
-    found = [SPOKEN.get(each, each) for each in (said, *classified)]
-    return next((each for each in found if is_allowed(each)), READ.get(name) or " ".join(said.split())[:60])
+    text = (package.get("License") or "").strip()
+    classifiers = [each for each in package.get_all("Classifier") or [] if each.startswith("License ::")]
+    words = [SPOKEN.get(each, each) for each in (text, *(each.rpartition(" :: ")[2] for each in classifiers))]
+    return next((each for each in words if is_allowed(each)), READ.get(name) or " ".join(text.split())[:60])
 
 
 def is_allowed(expression: str) -> bool:
-    """One of its choices asks for nothing that is not allowed. Brackets are nobody's yet: they are not."""
+    """Return whether an OR-branch uses allowed licences only; parentheses are not supported, and never allowed."""
     return any(all(each in ALLOWED for each in choice.split(" AND ")) for choice in expression.split(" OR "))
 
 
 def refused() -> dict[str, str]:
     """Package -> licence of those that are not allowed."""
-    found = {name: licence_of(name) for name in packages()}
-    return {name: licence for name, licence in found.items() if not is_allowed(licence)}
+    licences = {name: licence_of(name) for name in packages()}
+    return {name: licence for name, licence in licences.items() if not is_allowed(licence)}
 
 
 def page() -> str:

@@ -7,14 +7,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
-import urllib.request
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -24,19 +22,11 @@ LOCK = ROOT / "requirements.lock"
 IMAGES = ROOT / "images"
 IMAGE_LOCK = IMAGES / "cpu.lock"
 TORCH = "2.13.0"
-OTHERS = {  # lock -> requirements, and pins of requirements.lock that do not fit them
-    "cuda": ([f"torch=={TORCH}"], ()),
-    "mlflow": (["mlflow>=3.1,<3.18", "psycopg[binary]>=3.2", "boto3>=1.35"], ("python-dateutil", "urllib3")),
-    "sbom": (["cyclonedx-bom>=7", "debsbom[cdx]>=0.6"], ()),
+OTHERS = {
+    "cuda": [f"torch=={TORCH}"],
+    "mlflow": ["mlflow>=3.1,<3.18", "psycopg[binary]>=3.2", "boto3>=1.35"],
+    "sbom": ["cyclonedx-bom>=7", "debsbom[cdx]>=0.6"],
 }
-OPTIONS = [
-    "--generate-hashes",
-    "--strip-extras",
-    "--allow-unsafe",
-    "--no-emit-options",
-    "--no-header",
-    "--no-annotate",
-]
 BUILD = ["setuptools>=77", "wheel"]  # for the editable install without a network of its own
 
 
@@ -73,67 +63,42 @@ def part(lock: str, requirements: Iterable[str]) -> str:
             found.add(item)
             pending += named(metadata.requires(item[0]) or [], item[1])
     names = {name for name, _ in found}
-    return "".join(entry for entry in re.split(r"(?m)^(?=[A-Za-z0-9])", lock) if _name(entry) in names)
+    return "".join(entry for entry in re.split(r"(?m)^(?=[A-Za-z0-9])", lock) if entry.partition("==")[0] in names)
 
 
-def _name(entry: str) -> str:
-    return entry.partition("==")[0].strip().lower()
+def pinned(lock: str) -> list[str]:
+    """The names of the packages in a lock."""
+    return re.findall(r"(?m)^([A-Za-z0-9._-]+)==", lock)
 
 
-def compile_lock(requirements: Iterable[str], lock: Path, *more: str, plain_index: bool = False) -> int:
-    """pip-compile; the exit status. ``plain_index``: without the folders of wheels that pip's settings name, PyPI's files only."""
+def resolve(requirements: Iterable[str], lock: Path, *options: str) -> None:
+    """Write ``lock`` by uv, which reads none of pip's settings; the versions that it holds already stay where they fit."""
+    options = ("--generate-hashes", "--no-annotate", "--no-header", "--quiet", *options)
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--python", sys.executable, *options]
+    uv = subprocess.run([*command, "--output-file", lock, "-"], input="\n".join(requirements), text=True, check=False)
+    if uv.returncode:
+        sys.exit(uv.returncode)
+
+
+def resolve_other(name: str) -> None:
+    """Resolve one of OTHERS, with the project's versions where they fit; CUDA's without what the project's lock holds."""
+    left_out = [f"--no-emit-package={each}" for each in pinned(LOCK.read_text()) if name == "cuda"]
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "requirements.in"
-        source.write_text("\n".join(requirements))
-        command = [sys.executable, "-m", "piptools", "compile", "--quiet", *OPTIONS, *more, "--output-file", str(lock)]
-        variables = {name: value for name, value in os.environ.items() if name != "PIP_FIND_LINKS"}
-        variables["PIP_CONFIG_FILE"] = os.devnull
-        return subprocess.run([*command, str(source)], env=variables if plain_index else None, check=False).returncode
+        lock = Path(shutil.copy(LOCK, folder))
+        resolve(OTHERS[name], lock, *left_out)
+        shutil.copy(lock, IMAGES / f"{name}.lock")
 
 
-def compile_other(name: str) -> int:
-    """One of OTHERS, with the project's pins where both have a package."""
-    requirements, unfit = OTHERS[name]
-    pins = re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", LOCK.read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        constraints, made = Path(folder) / "constraints.txt", Path(folder) / "made.lock"
-        constraints.write_text("".join(f"{pin}=={version}\n" for pin, version in pins if pin not in unfit))
-        more = ("--constraint", str(constraints), "--pip-args", "--use-feature=fast-deps")
-        if status := compile_lock(requirements, made, *more, plain_index=name == "cuda"):
-            return status
-        text = made.read_text()
-    if name == "cuda":
-        ours = {pin.lower() for pin, _ in pins}
-        entries = [
-            entry for entry in re.split(r"(?m)^(?=[A-Za-z0-9])", text) if "==" in entry and _name(entry) not in ours
-        ]
-        text = "".join(torch_entry() if _name(entry) == "torch" else entry for entry in entries)
-    (IMAGES / f"{name}.lock").write_text(text)
-    return 0
-
-
-def torch_entry() -> str:
-    """torch with the hashes that PyPI has of its x86_64 wheels: pip-compile would take that of a wheel on this machine."""
-    asking = urllib.request.Request(
-        "https://pypi.org/simple/torch/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
-    )
-    with urllib.request.urlopen(asking, timeout=60) as answer:  # noqa: S310 (https)
-        files = json.load(answer)["files"]
-    wheel = re.compile(rf"torch-{re.escape(TORCH)}-cp31[123]-cp31[123]-manylinux\w*_x86_64\.whl")
-    hashes = sorted(file["hashes"]["sha256"] for file in files if wheel.fullmatch(file["filename"]))
-    return f"torch=={TORCH} \\\n" + " \\\n".join(f"    --hash=sha256:{digest}" for digest in hashes) + "\n"
-
-
-def main(names: list[str]) -> int:
-    """Run pip-compile over the project's requirements, take the image's part of the outcome, then do the others."""
+def main(names: list[str]) -> None:
+    """Resolve the project's requirements, take the image's part of the outcome, then resolve the others."""
     if not names:
-        if status := compile_lock([*wanted("pipeline", "laptop", "latents", "dev"), *BUILD], LOCK):
-            return status
+        resolve([*wanted("pipeline", "laptop", "latents", "dev"), *BUILD], LOCK)
         installing = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)]
         subprocess.run(installing, check=True)
         IMAGE_LOCK.write_text(part(LOCK.read_text(), wanted("pipeline")))
-    return max(compile_other(name) for name in names or OTHERS)
+    for name in names or OTHERS:
+        resolve_other(name)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

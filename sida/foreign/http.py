@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import ssl
 import time
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 import certifi
 import urllib3
+from urllib3.util import Url, parse_url
 
 from sida.errors import StoreError, Unavailable, UserError
 from sida.patience import Wait, answered, hush_retries
@@ -30,20 +30,6 @@ BLOCK_BYTES = 1 << 20
 Heard = Callable[[int, int], None]  # bytes so far, bytes in all (0: not told)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where credentials may go: the very scheme, host and port that the address names."""
-
-    scheme: str
-    host: str
-    port: int | None
-
-    @classmethod
-    def of(cls, url: str) -> Origin:
-        parts = urlsplit(url)
-        return cls(parts.scheme, (parts.hostname or "").lower(), parts.port)
-
-
 class _Broken(Exception):
     """This attempt failed in a way that another one may not."""
 
@@ -55,7 +41,7 @@ def download(address: str, part: Path, what: str, heard: Heard) -> None:
     Messages hold neither userinfo nor query.
     """
     shown, wait = redact(address), Wait(ATTEMPTS)
-    server = f"the server {Origin.of(address).host}"
+    server = f"the server {urlsplit(address).hostname}"
     for _ in range(MOST_ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -114,56 +100,49 @@ def _copy(response: Any, file: Any, done: int, total: int, heard: Heard) -> None
 
 def _open(address: str, offset: int, validator: str, what: str) -> Any:
     """The response, redirects followed: credentials go to the address's own origin and to no other."""
-    origin, url = Origin.of(address), _without_userinfo(address)
+    url = named = parse_url(address)
     headers = {"Accept-Encoding": "identity", "User-Agent": "sida"}
     if offset and validator:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     for _ in range(REDIRECTS + 1):
-        own = _authorization(address) if Origin.of(url) == origin else {}
-        pool = _pool(url)
-        response = pool.request(
-            "GET", url, headers={**headers, **own}, redirect=False, retries=False, preload_content=False
+        same_origin = (url.scheme, url.host, url.port) == (named.scheme, named.host, named.port)
+        own = _authorization(named) if same_origin else {}
+        url = url._replace(auth=None, fragment=None)
+        response = _pool(url).request(
+            "GET", url.url, headers=headers | own, redirect=False, retries=False, preload_content=False
         )
         location = response.headers.get("Location")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response
         response.close()
-        url = _without_userinfo(urljoin(url, location))
-        if urlsplit(url).scheme != origin.scheme and urlsplit(url).scheme != "https":
+        url = parse_url(urljoin(url.url, location))
+        if url.scheme not in ("https", named.scheme):
             raise UserError(
-                f"{what} {redact(address)}: redirects to {redact(url)}, which is not https: give another one"
+                f"{what} {redact(address)}: redirects to {redact(url.url)}, which is not https: give another one"
             )
     raise UserError(f"{what} {redact(address)}: redirects more than {REDIRECTS} times: give the file's own address")
 
 
-def _pool(url: str) -> Any:
+def _pool(url: Url) -> urllib3.PoolManager:
     """Connections with verified TLS, through the proxy that the environment names."""
     hush_retries()
-    known, parts = environment(), urlsplit(url)
     options: dict[str, Any] = {
         "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
         "cert_reqs": "CERT_REQUIRED",
-        "ca_certs": known.get("SSL_CERT_FILE") or certifi.where(),
+        "ca_certs": environment().get("SSL_CERT_FILE") or certifi.where(),
     }
-    name = f"{parts.scheme}_proxy"
-    proxy = known.get(name) or known.get(name.upper())
-    exempt = {"no": known.get("no_proxy") or known.get("NO_PROXY") or ""}
-    if proxy and not urllib.request.proxy_bypass_environment(parts.hostname or "", exempt):  # type: ignore[attr-defined]
+    proxies = getproxies_environment()
+    proxy = proxies.get(url.scheme or "")
+    if proxy and not proxy_bypass_environment((url.host or "").strip("[]"), proxies):
         return urllib3.ProxyManager(proxy, **options)
     return urllib3.PoolManager(**options)
 
 
-def _without_userinfo(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
-
-
-def _authorization(address: str) -> dict[str, str]:
-    parts = urlsplit(address)
-    if parts.username is None:
+def _authorization(url: Url) -> dict[str, str]:
+    if url.auth is None:
         return {}
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return dict(urllib3.make_headers(basic_auth=pair))
+    pair = url.auth if ":" in url.auth else f"{url.auth}:"
+    return dict(urllib3.make_headers(basic_auth=unquote(pair)))
 
 
 # -- resuming
@@ -206,27 +185,25 @@ def _answer(status: int, what: str, shown: str) -> Exception:
 
 def _raise_what_stays(error: Exception, what: str, shown: str) -> None:
     """Raise for what no further attempt mends."""
-    reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
-    if isinstance(reason, urllib3.exceptions.SSLError | ssl.SSLError):
+    if isinstance(error, urllib3.exceptions.SSLError | ssl.SSLError):
         raise UserError(
-            f"{what} {shown}: no TLS connection ({_line(reason)}): set SSL_CERT_FILE to its authority"
+            f"{what} {shown}: no TLS connection ({_line(error)}): set SSL_CERT_FILE to its authority"
         ) from error
-    if isinstance(reason, urllib3.exceptions.LocationParseError | urllib3.exceptions.URLSchemeUnknown):
+    if isinstance(error, urllib3.exceptions.LocationParseError | urllib3.exceptions.URLSchemeUnknown):
         raise UserError(f"{what} {shown}: is not an address: correct it in the recipe") from error
 
 
 def _away(error: Exception, what: str, shown: str, server: str) -> Unavailable:
-    reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
-    if isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.NameResolutionError):
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
         return Unavailable(
             f"{what} {shown}: cannot reach the server: check the address and this machine's network, "
             f"or bring a copy and set SIDA_MIRROR (docs/benchmarks.md)",
             server,
             "no way to it",
         )
-    said = _line(reason)
+    reason = _line(error)
     return Unavailable(
-        f"{what} {shown}: broke off again and again ({said}): run again, it goes on from there", server, said
+        f"{what} {shown}: broke off again and again ({reason}): run again, it goes on from there", server, reason
     )
 
 

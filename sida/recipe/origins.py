@@ -13,25 +13,25 @@ from sida.recipe.shipped import RECIPES
 
 def origins(name: str) -> dict[str, str]:
     """Dotted path of a field -> "file:line" of the last file that set it; fields left to their default are absent."""
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for path in reversed(chain(name)):
-        shown = path.relative_to(RECIPES) if path.is_relative_to(RECIPES) else path.name
+        file = path.relative_to(RECIPES) if path.is_relative_to(RECIPES) else path.name
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=Loader)
-        _note(node, "", str(shown), found)
-    found.pop("extends", None)
-    return found
+        _note(node, "", str(file), sources)
+    sources.pop("extends", None)
+    return sources
 
 
-def _note(node: Any, prefix: str, shown: str, found: dict[str, str]) -> None:
+def _note(node: Any, prefix: str, file: str, sources: dict[str, str]) -> None:
     for key, value in node.value:
         path = f"{prefix}{key.value}"
         if isinstance(value, yaml.MappingNode):
-            found.pop(path, None)
-            _note(value, f"{path}.", shown, found)
+            sources.pop(path, None)
+            _note(value, f"{path}.", file, sources)
             continue
-        for replaced in [known for known in found if known.startswith(f"{path}.")]:
-            del found[replaced]
-        found[path] = f"{shown}:{key.start_mark.line + 1}"
+        for replaced in [each for each in sources if each.startswith(f"{path}.")]:
+            del sources[replaced]
+        sources[path] = f"{file}:{key.start_mark.line + 1}"
 
 
 def annotated(recipe: Recipe, sources: dict[str, str]) -> str:

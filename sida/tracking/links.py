@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -52,10 +51,9 @@ def _ask(address: str, method: str, body: dict[str, Any] | None = None, **fields
     """The answer of MLflow's REST API, or None."""
     import urllib3
 
-    pool = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
-    url = f"{address.rstrip('/')}/api/2.0/mlflow/{method}"
+    verb, url = "POST" if body else "GET", f"{address.rstrip('/')}/api/2.0/mlflow/{method}"
     try:
-        answer = pool.request("POST", url, json=body) if body else pool.request("GET", url, fields=fields)
-        return json.loads(answer.data) if answer.status == 200 else None
+        answer = urllib3.request(verb, url, json=body, fields=fields, timeout=ANSWER_SECONDS, retries=False)
+        return answer.json() if answer.status == 200 else None
     except (urllib3.exceptions.HTTPError, ValueError):
         return None

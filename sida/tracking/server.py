@@ -66,9 +66,9 @@ def _silence(address: str) -> str:
     """Why it is taken to be away; empty when it answers, be it with a refusal, which will be told when it is written to."""
     import urllib3
 
-    pool = urllib3.PoolManager(timeout=ANSWER_SECONDS, retries=False)
+    url = f"{address.rstrip('/')}/health"
     try:
-        status = pool.request("GET", f"{address.rstrip('/')}/health").status
+        status = urllib3.request("GET", url, timeout=ANSWER_SECONDS, retries=False).status
     except urllib3.exceptions.HTTPError as error:
         return type(error).__name__
     return f"status {status}" if status == 429 or status >= 500 else ""

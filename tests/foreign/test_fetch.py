@@ -192,6 +192,26 @@ def test_a_redirect_without_end_ends(web: Web) -> None:
     assert len(web.asked) == 6
 
 
+@pytest.mark.parametrize("location", ["https://127.0.0.1:99999/", "https://me:secret@a b/"])
+def test_a_redirect_to_no_address_is_named(web: Web, location: str) -> None:
+    web.plan, web.redirect = [302], location
+    with pytest.raises(UserError, match="is not an address") as caught:
+        fetch_file(web.address, "teacher", SHA256)
+    one_line(caught.value)
+
+
+def test_a_download_goes_through_the_proxy_of_the_environment_but_for_exempt_hosts(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{web.port}")
+    monkeypatch.setenv("NO_PROXY", "fd00::/8,exempt.invalid")
+    assert fetch_file("http://me:secret@files.invalid/net.pkl", "teacher", SHA256)[1] == SHA256
+    assert web.asked[0]["path"] == "http://files.invalid/net.pkl"
+    with pytest.raises(Unavailable, match="cannot reach the server"):
+        fetch_file("http://www.exempt.invalid/net.pkl", "teacher", SHA256[::-1])
+    assert len(web.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [

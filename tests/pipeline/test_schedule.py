@@ -33,6 +33,8 @@ def test_five_fields_become_six_with_the_second_zero(text: str) -> None:
         ("0 3 * foo 1", ["'foo'", "month"]),
         ("*/0 3 * * 1", ["'*/0'"]),
         ("0 3 * * 1,", ["day of the week"]),
+        ("0 3 L * *", ["'L'", "day of the month"]),
+        ("0 3 * * 5#2", ["'5#2'", "day of the week"]),
         ("@weekly", ["1 field:"]),
     ],
 )
