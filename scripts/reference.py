@@ -1,6 +1,7 @@
 """docs/reference.md from the code: commands, fields, settings, errors. ``python -m scripts.reference`` writes it.
 
-A test compares the file with this, and fails for a command, field or setting that says nothing of itself.
+MkDocs writes it anew when it builds the pages. A test fails for a command, field or setting that the file lacks, or that says
+nothing of itself.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def error_tree() -> list[tuple[str, int, str]]:
     return [(kind.__name__, kind.exit_code, summary(kind)) for kind in kinds]
 
 
-def page() -> str:
+def text() -> str:
     """The whole file."""
     import yaml
 
@@ -144,5 +145,10 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [line(head), "|" + "---|" * len(head), *map(line, rows), ""] if rows else []
 
 
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Give MkDocs, which calls this for each page, the reference of the code as it is."""
+    return text() if page.file.src_uri == PAGE.name else markdown
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(text(), encoding="utf-8")
