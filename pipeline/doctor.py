@@ -24,7 +24,7 @@ PACKAGES = {
     "pydantic": "everything",
     "safetensors": "networks and checkpoints",
     "kfp": "run, compile, submit",
-    "minio": "a store on S3",
+    "botocore": "a store on S3",
     "matplotlib": "the report's curves",
     "jinja2": "the report's page",
     "PIL": "images from files, sample grids",

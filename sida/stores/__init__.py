@@ -47,10 +47,10 @@ def open_store(address: str) -> ObjectStore:
         try:
             from sida.stores.s3 import S3Store
         except ModuleNotFoundError as error:
-            if error.name != "minio":
+            if error.name != "botocore":
                 raise
             raise StoreUnusable(
-                f"{redact(address)} needs the package minio, which is not installed: pip install minio, "
+                f"{redact(address)} needs the package botocore, which is not installed: pip install botocore, "
                 f"or set SIDA_STORE to a folder (file:///...)"
             ) from error
         return S3Store.from_address(address)
