@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sida import progress, records
+from sida import layout, progress, records
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
 from sida.launch.log import end_of_log
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def job_folder(context: Context) -> str:
     """Where the job of this attempt keeps its spec, checkpoints and result."""
-    return f"jobs/{context.step.name}/{context.key}/{context.attempt}"
+    return layout.job_folder(context.step.name, context.key, context.attempt)
 
 
 def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Execution) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path,
     spec["launch"] = {"job": name, "abandoned_seconds": target.abandoned_seconds}
     _put_spec(context, folder, spec)
     if run:
-        context.store.put(f"runs/{run}/jobs/{context.step.name}.json", json.dumps({"folder": folder}).encode())
+        context.store.put(layout.run_job_key(run, context.step.name), json.dumps({"folder": folder}).encode())
     following = Following(
         step=context.step.name,
         target=target,

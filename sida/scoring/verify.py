@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from sida.errors import Corrupt, NotFound, SidaError, UserError
+from sida.layout import step_folder
 from sida.manifests import Manifest, ReferenceResult, ScoresResult, parse_manifest
 from sida.provenance import code_digest
 from sida.recipe import Recipe
@@ -145,7 +145,7 @@ def _check_score(chain: Chain) -> None:
         result = manifest.result
         if not isinstance(result, ScoresResult):
             continue
-        address = chain.store.address_of(str(PurePosixPath("steps") / manifest.about.step / manifest.about.key))
+        address = chain.store.address_of(step_folder(manifest.about.step, manifest.about.key))
         for problem in _contradictions(chain, path, result, manifest):
             chain.links.append(Link(f"{path or manifest.about.step}: what it says", address, problem))
 

@@ -20,6 +20,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from sida.errors import Corrupt, NotFound, StoreError, UserError
+from sida.layout import object_key
 from sida.settings import settings
 
 BLOCK_BYTES = 1 << 20
@@ -116,16 +117,6 @@ def redact(address: str) -> str:
         return f"{parts.scheme}://{host}{parts.path}"
     except ValueError:
         return f"{address.split('://')[0]}://..."
-
-
-def object_key(sha256: str, name: str = "") -> str:
-    """``objects/ab/ab...ef.pkl`` for content ``ab...ef`` of a file ``*.pkl``; UserError for a bad digest."""
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise UserError(f"{sha256!r} is not a sha256: expected 64 lower-case hex digits")
-    suffix = Path(name).suffix
-    if not re.fullmatch(r"\.[A-Za-z0-9_+-]{1,16}", suffix):
-        suffix = ""
-    return f"objects/{sha256[:2]}/{sha256}{suffix}"
 
 
 # -- content-addressed objects

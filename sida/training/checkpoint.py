@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sida import progress
 from sida.errors import Corrupt, NotFound
+from sida.layout import checkpoint_name
 from sida.stores.base import ObjectRef, fetch_object, verify_object
 from sida.training.job import Job
 
@@ -78,7 +79,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        return f"checkpoints/{self.seen:012d}-{self.fence:08d}.json"
+        return checkpoint_name(self.seen, self.fence)
 
     def key(self, job: Job) -> str:
         return f"{job.folder}/{self.name}"

@@ -21,6 +21,7 @@ from sida.data.latents import decoder_of
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
+from sida.layout import samples_name
 from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import frechet_distance
@@ -229,7 +230,7 @@ class Run:
         self.selection_due = False
         if processes.first:
             title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
-            self.writer.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
+            self.writer.publish(samples_name(self.seen), sample_grid(make, classes, title, processes.device))
         release_folded(self.networks.theta_ema)
         processes.meet()
         self.seconds["selection"] += time.monotonic() - started

@@ -17,6 +17,7 @@ from sida import patience, progress
 from sida.errors import SidaError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.parent import die_with_parent
+from sida.layout import step_of_job
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.training.job import Job
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True, help="key of the job's spec in the store (SIDA_STORE)")
     key = parser.parse_args(arguments).job
     die_with_parent()
-    step = key.removeprefix("jobs/").partition("/")[0]
+    step = step_of_job(key)
     progress.work_on(step)
     if environment().get("LOCAL_RANK", "0") != "0":
         patience.be_silent()

@@ -6,8 +6,8 @@ import json
 from statistics import fmean, stdev
 from typing import Any
 
+from sida import layout
 from sida import recipe as recipes
-from sida import records
 from sida.manifests import (
     About,
     DatasetResult,
@@ -202,7 +202,7 @@ class Made:
                 digest="" if ended else manifest.digest,
                 error=failed if ended else "",
             )
-            self.store.put(records.call_key(run, step), (call.model_dump_json() + "\n").encode())
+            self.store.put(layout.call_key(run, step), (call.model_dump_json() + "\n").encode())
             if step == upto:
                 break
         return run
