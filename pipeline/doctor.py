@@ -24,7 +24,7 @@ PACKAGES = {
     "pydantic": "everything",
     "safetensors": "networks and checkpoints",
     "kfp": "run, compile, submit",
-    "minio": "a store on S3",
+    "botocore": "a store on S3",
     "matplotlib": "the report's curves",
     "jinja2": "the report's page",
     "PIL": "images from files, sample grids",
@@ -155,10 +155,11 @@ def _packages() -> Check:
 def _store() -> Check:
     """Write, read and delete a small object."""
     from sida.errors import StoreUnusable
+    from sida.layout import doctor_key
     from sida.settings import settings
     from sida.stores import open_store
 
-    store, key, content = open_store(settings().store), f"doctor/{uuid.uuid4().hex}", b"doctor"
+    store, key, content = open_store(settings().store), doctor_key(uuid.uuid4().hex), b"doctor"
     store.put(key, content)
     try:
         if store.read(key) != content:

@@ -16,6 +16,7 @@ from sida.errors import SidaError
 from sida.launch.looker import Looker, Unseen
 from sida.launch.manifest import RUN, STEP, label
 from sida.launch.pod_logs import pods_of
+from sida.layout import check_run_id
 
 if TYPE_CHECKING:
     from pipeline.profile import Profile
@@ -128,7 +129,7 @@ class Observer:
     def _look_at_jobs(self, run: RunState, found: dict[str, Any]) -> None:
         if self._jobs is None or run.state == "SUCCEEDED":
             return
-        jobs = self._seen(self._jobs.trainjobs(f"{RUN}={label(records.check_run_id(self.run_id))}"))
+        jobs = self._seen(self._jobs.trainjobs(f"{RUN}={label(check_run_id(self.run_id))}"))
         found["jobs"] = {job["metadata"]["labels"][STEP]: job for job in jobs or []}
         found["job_pods"] = {}
         for step, job in found["jobs"].items():

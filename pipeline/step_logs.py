@@ -17,7 +17,7 @@ from sida.launch.manifest import NODE, RUN, STEP, label
 from sida.launch.pod_logs import first_node, pods_of
 from sida.launch.pod_state import waiting_of
 from sida.launch.words import waiting_in_words
-from sida.records import check_run_id
+from sida.layout import check_run_id, run_job_key
 from sida.step_log import read_log
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class StepLog:
 def kept_log(store: ObjectStore, run: str, step: str) -> str | None:
     """What the store holds of a step that has ended; None when there is nothing."""
     try:
-        folder = json.loads(store.read(f"runs/{check_run_id(run)}/jobs/{step.partition('.')[0]}.json"))["folder"]
+        folder = json.loads(store.read(run_job_key(run, step.partition(".")[0])))["folder"]
         if text := store.read(f"{folder}/log.txt").decode(errors="replace"):
             return text
     except NotFound:

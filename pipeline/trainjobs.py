@@ -28,7 +28,7 @@ def jobs_of(cluster: Cluster, run: str) -> dict[str, dict[str, Any]]:
     """Step -> TrainJob. Raises UserError when the cluster refuses to list them."""
     from sida.launch.cluster import Refused, explain
     from sida.launch.manifest import RUN, STEP, label
-    from sida.records import check_run_id
+    from sida.layout import check_run_id
 
     try:
         found = cluster.find(f"{RUN}={label(check_run_id(run))}")

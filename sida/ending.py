@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from sida import layout
 from sida.errors import AlreadyExists, NotFound, SidaError, UserError
 from sida.manifests import Regression, RunResult, parse_manifest
 from sida.process.identity import Process, machine_id
-from sida.records import RUN_ID, Part, RunEnd, StepCall, calls, check_run_id, end_of, now, to_json
+from sida.records import Part, RunEnd, StepCall, calls, end_of, now, to_json
 from sida.scoring import words
 from sida.settings import settings
 from sida.stores import open_store, read_address
@@ -33,7 +34,7 @@ class Cancel(Part):
     """That somebody asked for a run's end."""
 
     schema_version: Literal[1] = 1
-    run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
+    run: Annotated[str, Field(pattern=f"^{layout.RUN_ID}$")]
     asked: str  # UTC, ISO 8601: when it was asked for, or first seen
     how: str  # in a few words
 
@@ -53,7 +54,7 @@ def cancel(store: ObjectStore, run: str, how: str) -> bool:
         return False
     mark = Cancel(run=run, asked=now(), how=how)
     try:
-        store.put_if_absent(_cancel_key(run), to_json(mark))
+        store.put_if_absent(layout.cancel_key(run), to_json(mark))
     except AlreadyExists:
         return False
     return True
@@ -61,17 +62,13 @@ def cancel(store: ObjectStore, run: str, how: str) -> bool:
 
 def cancel_of(store: ObjectStore, run: str) -> Cancel | None:
     """Who asked for the run's end, if anybody did."""
-    key = _cancel_key(run)
+    key = layout.cancel_key(run)
     try:
         return Cancel.model_validate_json(store.read(key))
     except NotFound:
         return None
     except ValidationError as error:
         raise UserError(f"{store.address_of(key)} is not a record that this version reads: remove it") from error
-
-
-def _cancel_key(run: str) -> str:
-    return f"runs/{check_run_id(run)}/cancel.json"
 
 
 # -- judging
@@ -180,7 +177,7 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure:
     found = _regression(made.get("compare"))
     if found is not None:
         end = end.model_copy(update={"standing": words.regression(found), "regressed": found.regressed})
-    key = f"runs/{check_run_id(run)}/run.json"
+    key = layout.run_end_key(run)
     store.put(key, to_json(end))  # before the call, which may take its time, or the pod's end
     if end.regressed and here.webhook:
         news = {"event": "regression", "run": run, "recipe": recipe, "text": f"{recipe}, run {run}: {end.standing}"}

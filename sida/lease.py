@@ -13,7 +13,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import re
 import secrets
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import Any, TypeVar
 
 from sida import patience
 from sida.errors import AlreadyExists, Fenced, LeaseHeld, NotFound, SidaError
+from sida.layout import lease_at, lease_folder, lease_key
 from sida.process.identity import Process, machine_id
 from sida.stores.base import ObjectStore
 
@@ -124,7 +124,7 @@ class Lease:
             self._holder = replace(self._holder, released=True, nonce=secrets.token_hex(8))
             try:
                 with patience.impatient():
-                    self.store.put(_key(self.key, self.number), _encode(self._holder))
+                    self.store.put(lease_key(self.key, self.number), _encode(self._holder))
             except SidaError:
                 pass  # it expires by itself; what the lease guarded is published already
 
@@ -156,7 +156,7 @@ class Lease:
                 renewals=self._holder.renewals + 1,
                 nonce=secrets.token_hex(8),
             )
-            self.store.put(_key(self.key, self.number), _encode(renewed))
+            self.store.put(lease_key(self.key, self.number), _encode(renewed))
             self._look_for_successor()
             self._holder = renewed
             self._valid_until = asked + self.ttl
@@ -205,7 +205,7 @@ def acquire(
             continue
         mine = _new_holder(ttl, owner)
         try:
-            store.put_if_absent(_key(key, number + 1), _encode(mine))
+            store.put_if_absent(lease_key(key, number + 1), _encode(mine))
         except AlreadyExists:
             continue  # another one was faster: look at it
         if _newest(store, key) != number + 1:
@@ -255,14 +255,9 @@ def last_words(store: ObjectStore, key: str, number: int) -> bool:
 # -- objects
 
 
-def _key(key: str, number: int) -> str:
-    return f"leases/{key}/{number:08d}.json"
-
-
 def _numbers(store: ObjectStore, key: str) -> list[int]:
-    prefix = f"leases/{key}/"
-    names = (found.removeprefix(prefix) for found in store.list(prefix))
-    return sorted(int(name[:8]) for name in names if re.fullmatch(r"[0-9]{8}\.json", name))
+    leases = map(lease_at, store.list(lease_folder(key)))
+    return sorted(lease[1] for lease in leases if lease and lease[0] == key)
 
 
 def _newest(store: ObjectStore, key: str) -> int:
@@ -272,7 +267,7 @@ def _newest(store: ObjectStore, key: str) -> int:
 def _read(store: ObjectStore, key: str, number: int) -> Holder | None:
     """None for number 0, an object pruned meanwhile, and one that cannot be understood."""
     try:
-        return Holder(**json.loads(store.read(_key(key, number)))) if number else None
+        return Holder(**json.loads(store.read(lease_key(key, number)))) if number else None
     except (NotFound, ValueError, TypeError):
         return None
 
@@ -281,7 +276,7 @@ def _prune(store: ObjectStore, key: str, predecessor: int) -> None:
     """Remove what is older than our predecessor, whose last words explain how we came to hold the key."""
     for number in _numbers(store, key):
         if number < predecessor:
-            store.delete(_key(key, number))
+            store.delete(lease_key(key, number))
 
 
 def _encode(holder: Holder) -> bytes:

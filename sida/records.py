@@ -13,7 +13,6 @@ A record holds data only: no command and no environment. Who repeats a step buil
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sida import layout
 from sida.errors import NotFound, UserError
 from sida.manifests import Manifest, parse_manifest
 from sida.passed_on import is_failure
@@ -32,7 +32,6 @@ from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
-RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -53,7 +52,7 @@ class StepCall(Part):
     """One call of one step of one run."""
 
     schema_version: Literal[1] = 1
-    run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
+    run: Annotated[str, Field(pattern=f"^{layout.RUN_ID}$")]
     step: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
     version: int
     recipe: str  # a name, or NAME#sha256=... of one in the store
@@ -80,7 +79,7 @@ class RunEnd(Part):
     """How a run ended."""
 
     schema_version: Literal[1] = 1
-    run: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
+    run: Annotated[str, Field(pattern=f"^{layout.RUN_ID}$")]
     recipe: str
     state: str  # SUCCEEDED, FAILED, CANCELLED, TIMED OUT; records of earlier versions hold Kubeflow's own words
     code: int = 0
@@ -91,18 +90,6 @@ class RunEnd(Part):
     standing: str = ""  # the score against the last one of the recipe, in words
     regressed: bool = False
     webhook: str = ""  # what came of the call; empty: there was none to make
-
-
-def check_run_id(run: str) -> str:
-    """``run`` itself if it can be part of a key. Raises UserError otherwise."""
-    if not re.fullmatch(RUN_ID, run):
-        raise UserError(f"{run!r} is not a run's id: use letters, digits, '.', '_' and '-', as `status` prints it")
-    return run
-
-
-def call_key(run: str, step: str) -> str:
-    """Where a step's call is recorded; ``step`` may be ``step.item``."""
-    return f"runs/{check_run_id(run)}/steps/{step}.json"
 
 
 # -- written by the step itself
@@ -138,7 +125,7 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item:
         else:
             parameters[name] = value
     call = StepCall(
-        run=check_run_id(run),
+        run=layout.check_run_id(run),
         step=step,
         version=version,
         recipe=str(arguments["recipe"]),
@@ -164,11 +151,11 @@ def _input(path: Path, run: str, number: int = 0) -> Input:
     content = path.read_bytes()
     digest = digest_of_input(content, str(path))
     if is_failure(content):
-        store, key = open_store(settings().store), f"runs/{run}/failures/{number:02}.json"
+        store, key = open_store(settings().store), layout.failure_key(run, number)
         store.put(key, content)
         return Input(address=store.address_of(key), digest=digest)
     about = parse_manifest(content, str(path)).about
-    key = f"steps/{about.step}/{about.key}/{about.attempt}.json"
+    key = layout.manifest_key(about.step, about.key, about.attempt)
     return Input(address=open_store(about.store).address_of(key), digest=digest)
 
 
@@ -192,7 +179,7 @@ def failed(call: StepCall | None, message: str, *, timed_out: bool = False) -> N
 
 
 def _write(call: StepCall) -> None:
-    open_store(settings().store).put(call_key(call.run, call.name), to_json(call))
+    open_store(settings().store).put(layout.call_key(call.run, call.name), to_json(call))
 
 
 def now() -> str:
@@ -211,20 +198,19 @@ def to_json(part: Part) -> bytes:
 def runs(store: ObjectStore) -> list[str]:
     """Ids of all recorded runs, in the order in which they began."""
     begun: dict[str, str] = {}
-    for key in store.list("runs/"):
-        match key.split("/"):
-            case [_, run, "steps", _]:
-                started = _parse(store.read(key), store.address_of(key)).started
-                begun[run] = min(started, begun.get(run, started))
+    for key in store.list(layout.RUNS):
+        if place := layout.call_at(key):
+            started = _parse(store.read(key), store.address_of(key)).started
+            begun[place[0]] = min(started, begun.get(place[0], started))
     return sorted(begun, key=lambda run: (begun[run], run))
 
 
 def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
     """Every recorded call of a run, by step (``step.item`` where there are many); empty for a run that the store does not know."""
     found = {}
-    for key in store.list(f"runs/{check_run_id(run)}/steps/"):
-        step = key.rsplit("/", 1)[-1].removesuffix(".json")
-        found[step] = _parse(store.read(key), store.address_of(key))
+    for key in store.list(layout.calls_folder(run)):
+        if place := layout.call_at(key):
+            found[place[1]] = _parse(store.read(key), store.address_of(key))
     return dict(sorted(found.items(), key=lambda item: item[1].started))
 
 
@@ -243,12 +229,12 @@ def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Ma
 
 def manifest_key(call: StepCall) -> str:
     """The key of the manifest that a call made."""
-    return "steps/" + call.manifest.rpartition("/steps/")[2]
+    return layout.manifest_key_in(call.manifest)
 
 
 def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
     """A step's recorded call, ``step`` or ``step.item``. Raises UserError that says which runs or steps there are."""
-    key = call_key(run, step)
+    key = layout.call_key(run, step)
     try:
         call = _parse(store.read(key), store.address_of(key))
     except NotFound:
@@ -274,6 +260,6 @@ def _parse(content: bytes, where: str) -> StepCall:
 def end_of(store: ObjectStore, run: str) -> RunEnd | None:
     """How a run ended, if that was recorded."""
     try:
-        return RunEnd.model_validate(json.loads(store.read(f"runs/{check_run_id(run)}/run.json")))
+        return RunEnd.model_validate(json.loads(store.read(layout.run_end_key(run))))
     except NotFound:
         return None

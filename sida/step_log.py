@@ -21,7 +21,7 @@ from sida import progress
 from sida.errors import NotFound, SidaError
 from sida.launch.log import KEPT_BYTES as LOG_BYTES
 from sida.launch.log import end_of_log
-from sida.records import check_run_id
+from sida.layout import log_key
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
@@ -29,11 +29,6 @@ from sida.stores.base import ObjectStore
 DRAIN_SECONDS = 5.0  # so long may what a child still writes hold the end up
 _COPIER = Path(__file__).with_name("log_copier.py")
 _NEEDED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment, by the copier
-
-
-def log_key(run: str, step: str) -> str:
-    """Where the copy lies; ``step`` may be ``step.item``."""
-    return f"runs/{check_run_id(run)}/logs/{step}.txt"
 
 
 def read_log(store: ObjectStore, run: str, step: str) -> str | None:

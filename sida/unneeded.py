@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from sida import layout
 from sida.errors import NotFound, UserError
 from sida.lease import acquire, is_alive
-from sida.records import check_run_id
 from sida.stores import ObjectStore
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
@@ -42,20 +42,20 @@ def find_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
     Raises UserError for a run that is not recorded, and the store's errors.
     """
     keys = store.list()
-    forgotten = [check_run_id(run) for run in forget]
-    runs = [key for key in keys if key.startswith("runs/")]
+    forgotten = [layout.check_run_id(run) for run in forget]
+    runs = [key for key in keys if key.startswith(layout.RUNS)]
     for run in forgotten:
-        if not any(key.startswith(f"runs/{run}/") for key in runs):
+        if not any(key.startswith(layout.run_folder(run)) for key in runs):
             raise UserError(f"run {run} is not recorded in {store.address}: `python -m pipeline status` lists runs")
-    going = {key for key in runs if key.split("/")[1] in forgotten}
+    going = {key for key in runs if layout.run_at(key) in forgotten}
     told, lost = (_text(store, [key for key in runs if (key in going) == gone]) for gone in (False, True))
 
     attempts = _attempts(store, keys, told, lost)
-    jobs = [key for key in keys if key.startswith("jobs/") and _job_is_over(key, attempts, set(keys))]
+    jobs = [key for key in keys if _job_is_over(key, attempts, set(keys))]
     removed = {*going, *attempts, *jobs}
-    kept = [key for key in keys if key not in removed and not key.startswith(("objects/", "leases/"))]
-    needed = _named_objects(store, kept, [key for key in keys if key.startswith("objects/")])
-    objects = [key for key in keys if key.startswith("objects/") and _digest(key) not in needed]
+    kept = [key for key in keys if key not in removed and not key.startswith((layout.OBJECTS, layout.LEASES))]
+    needed = _named_objects(store, kept, [key for key in keys if key.startswith(layout.OBJECTS)])
+    objects = [key for key in keys if key.startswith(layout.OBJECTS) and layout.digest_at(key) not in needed]
     return Unneeded(sorted(going), attempts, jobs, objects, sum(_size(store, key) for key in objects))
 
 
@@ -77,38 +77,39 @@ def _attempts(store: ObjectStore, keys: Iterable[str], told: bytes, lost: bytes)
     """Superseded attempts that no kept run names, and latest ones that only forgotten runs named."""
     found = []
     for key in keys:
-        if not re.fullmatch(r"steps/[^/]+/[0-9a-f]{64}/[0-9]+\.json", key) or key.encode() in told:
+        attempt = layout.attempt_at(key)
+        if attempt is None or key.encode() in told:
             continue
-        folder, _, name = key.rpartition("/")
-        if key.encode() in lost or _latest(store, folder) not in ("", name.removesuffix(".json")):
+        latest = _latest(store, layout.step_folder(attempt.step, attempt.key))
+        if key.encode() in lost or latest not in ("", str(attempt.number)):
             found.append(key)
     folders = {key.rpartition("/")[0] for key in found}
     left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in found}
-    return found + [f"{folder}/latest" for folder in sorted(folders - left)]
+    return found + [layout.latest_key(folder) for folder in sorted(folders - left)]
 
 
 def _latest(store: ObjectStore, folder: str) -> str:
     """Number of the attempt that counts; empty where a killed writer did not get to saying so: then all stay."""
     try:
-        return store.read(f"{folder}/latest").decode("ascii", "replace").strip()
+        return store.read(layout.latest_key(folder)).decode("ascii", "replace").strip()
     except NotFound:
         return ""
 
 
 def _job_is_over(key: str, attempts: list[str], keys: set[str]) -> bool:
     """A job's files whose attempt goes, and a finished attempt's checkpoints."""
-    parts = key.split("/")
-    if len(parts) < 5:
+    file = layout.job_file_at(key)
+    if file is None:
         return False
-    manifest = f"steps/{parts[1]}/{parts[2]}/{parts[3]}.json"
-    return manifest in attempts or (parts[4] == "checkpoints" and manifest in keys)
+    manifest = layout.manifest_key(*file[0])
+    return manifest in attempts or (file[1].startswith("checkpoints/") and manifest in keys)
 
 
 def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str]) -> set[str]:
     """Digests that the records name, and those that JSON objects named by them name in turn."""
     by_digest: dict[str, list[str]] = {}
     for key in objects:
-        by_digest.setdefault(_digest(key), []).append(key)
+        by_digest.setdefault(layout.digest_at(key), []).append(key)
     needed: set[str] = set()
     waiting = list(records)
     while waiting:
@@ -123,10 +124,9 @@ def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str
 def _running(store: ObjectStore) -> str:
     """A step's key whose lease is alive; empty when there is none."""
     newest: dict[str, int] = {}
-    for key in store.list("leases/"):
-        held, _, number = key.removeprefix("leases/").rpartition("/")
-        if held != LEASE and number.removesuffix(".json").isdigit():
-            newest[held] = max(newest.get(held, 0), int(number.removesuffix(".json")))
+    for key in store.list(layout.LEASES):
+        if (lease := layout.lease_at(key)) and lease[0] != LEASE:
+            newest[lease[0]] = max(newest.get(lease[0], 0), lease[1])
     return next((held for held, number in newest.items() if is_alive(store, held, number)), "")
 
 
@@ -147,10 +147,6 @@ def _size(store: ObjectStore, key: str) -> int:
         return store.stat(key).size
     except NotFound:
         return 0
-
-
-def _digest(key: str) -> str:
-    return key.rpartition("/")[2][:64]
 
 
 def summary(unneeded: Unneeded) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from sida.errors import Corrupt, NotFound, SidaError, UserError
+from sida.layout import step_folder
 from sida.manifests import Manifest, ReferenceResult, ScoresResult, parse_manifest
 from sida.registry import EVERY_STEP
 from sida.steps.recipes import recipe_of
 from sida.stores import ObjectStore, open_store
-from sida.stores.base import ObjectRef, redact, verify_object
+from sida.stores.base import ObjectRef, redact
+from sida.stores.objects import verify_object
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _check_score(chain: Chain) -> None:
         result = manifest.result
         if not isinstance(result, ScoresResult):
             continue
-        address = chain.store.address_of(str(PurePosixPath("steps") / manifest.about.step / manifest.about.key))
+        address = chain.store.address_of(step_folder(manifest.about.step, manifest.about.key))
         for problem in _contradictions(chain, path, result, manifest):
             chain.links.append(Link(f"{path or manifest.about.step}: what it says", address, problem))
 

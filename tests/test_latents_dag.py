@@ -22,7 +22,7 @@ from sida.scoring.protocol import range_labels
 from sida.scoring.reference import load_statistics
 from sida.settings import settings
 from sida.stores import fetch_object, open_store, read_address
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 from sida.teachers.files import load_network, save_network
 from tests.conftest import ROOT
 from tests.data.conftest import address, place_on, s3

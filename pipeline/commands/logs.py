@@ -44,6 +44,7 @@ def _here(run: str, step: str) -> int:
     """Of the workers, where the step has some; else what the step itself left; of one at work, the log of its run."""
     from sida import records
     from sida.errors import UserError
+    from sida.layout import check_run_id
     from sida.settings import settings
     from sida.step_log import read_log
     from sida.stores import open_store
@@ -59,7 +60,7 @@ def _here(run: str, step: str) -> int:
         found = sorted((here.runs / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
     found = [path for path in found if path.is_file()]
     text = found[0].read_text(encoding="utf-8", errors="replace") if found else read_log(store, run, step)
-    if not text and (log := here.runs / records.check_run_id(run) / "log.txt").is_file():
+    if not text and (log := here.runs / check_run_id(run) / "log.txt").is_file():
         text = log.read_text(encoding="utf-8", errors="replace")
     if text is None:
         raise UserError(

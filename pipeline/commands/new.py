@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
 def _random_detector(path: Path) -> dict[str, str | None]:
     """The file of random features, written unless it is there; its equal digest on every machine."""
     from sida.scoring.random_features import write_random_features
-    from sida.stores.base import sha256_of
+    from sida.stores.objects import sha256_of
 
     temporary = path.with_name(f".{path.name}.part")
     try:

@@ -21,6 +21,7 @@ from sida.data.decoding import ABSENT, Decode, Decoders, Outcome, pixels_digest
 from sida.data.layout import crc_of, records_per_shard
 from sida.data.sources import Source
 from sida.errors import NotFound, UserError
+from sida.layout import shard_key
 from sida.manifests import Shard
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef
@@ -77,15 +78,10 @@ class Made:
         return cls(shard, ObjectRef(**found["digests"]), unreadable, found["rotated"], found["content"])
 
 
-def record_key(conversion: Conversion, number: int) -> str:
-    """Where the record of a finished shard is."""
-    return f"{conversion.folder}/shard-{number:05d}.json"
-
-
 def finished(store: ObjectStore, conversion: Conversion, number: int) -> Made | None:
     """The record of a shard that was published before and is still there."""
     try:
-        made = Made.from_json(store.read(record_key(conversion, number)))
+        made = Made.from_json(store.read(shard_key(conversion.folder, number)))
         for ref in (made.shard.object, made.digests):
             if store.stat(ref.key).size != ref.size:
                 return None
@@ -232,7 +228,7 @@ def _publish(
         rotated=sum(outcome.rotated for outcome in outcomes),
         content=content,
     )
-    store.put(record_key(conversion, number), made.to_json())
+    store.put(shard_key(conversion.folder, number), made.to_json())
     path.unlink()
     digests.unlink()
 

@@ -9,7 +9,7 @@ import numpy as np
 from sida.data.convert import Conversion, Made, Put
 from sida.manifests import Shard
 from sida.stores import ObjectStore
-from sida.stores.base import fetch_object
+from sida.stores.objects import fetch_object
 
 
 def without(

@@ -12,7 +12,7 @@ from sida.data.sources import is_remote, path_of
 from sida.errors import UserError
 from sida.recipe import Dataset
 from sida.settings import settings
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 
 
 def identify(dataset: Dataset) -> dict[str, str]:

@@ -19,7 +19,7 @@ import numpy as np
 from sida.data.entries import Unreadable
 from sida.errors import UserError
 from sida.recipe import Latents
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor

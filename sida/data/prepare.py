@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sida import progress
 from sida.errors import SidaError, UserError
+from sida.layout import data_folder
 from sida.manifests import DatasetResult, Excluded, LatentsInfo, Shard, digest_of
 from sida.recipe import Dataset, Recipe
 from sida.scratch import scratch_folder
@@ -47,9 +48,8 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
 
     dataset = run.recipe.dataset
     parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
-    work = f"data/{digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])}"
-    if run.anew:
-        work += f"/attempt-{run.attempt}"
+    digest = digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])
+    work = data_folder(digest, run.attempt if run.anew else None)
     started = time.monotonic()
     conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
     total = len(conversion.source)

@@ -14,7 +14,7 @@ from sida.errors import Corrupt, SidaError
 from sida.manifests import Shard
 from sida.settings import settings
 from sida.stores import ObjectStore
-from sida.stores.base import fetch_object
+from sida.stores.objects import fetch_object
 
 AT_ONCE_BYTES = 2**30  # a remote data set up to this size is fetched when it is opened
 CACHE_SHARE = 0.75  # of the cache that shards may fill

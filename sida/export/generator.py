@@ -85,7 +85,7 @@ def _from_bytes(content: bytes, name: str, recipe: Recipe | None) -> Generator:
 def _from_manifest(content: bytes, where: str) -> Generator:
     from sida.manifests import GeneratorResult, RunResult, parse_manifest
     from sida.stores import open_store
-    from sida.stores.base import fetch_object
+    from sida.stores.objects import fetch_object
 
     manifest: Manifest = parse_manifest(content, where)
     store, result = open_store(manifest.about.store), manifest.result
@@ -105,7 +105,7 @@ def _from_manifest(content: bytes, where: str) -> Generator:
 
 def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
     """A safetensors file with our header; with a recipe, anything that holds the recipe's network."""
-    from sida.stores.base import sha256_of
+    from sida.stores.objects import sha256_of
     from sida.teachers.formats import read_network
 
     found = read_network(path, where)

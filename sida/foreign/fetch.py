@@ -19,10 +19,12 @@ from urllib.parse import unquote, urlsplit
 
 from sida import progress
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
+from sida.layout import pin_key
 from sida.settings import settings
 from sida.stores import open_store
-from sida.stores.base import redact, sha256_of
+from sida.stores.base import redact
 from sida.stores.cache import give_out, keep_fetched, make_folders, make_room
+from sida.stores.objects import sha256_of
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 MIB = 1 << 20
@@ -207,7 +209,7 @@ def _another(what: str, shown: str, found: str, expected: str, who: str) -> str:
 
 
 def _pin(address: str) -> str:
-    return f"pins/{_name(address)}.json"
+    return pin_key(_name(address))
 
 
 def _name(address: str) -> str:

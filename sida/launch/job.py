@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import cast
 
-from sida import progress, records
+from sida import layout, progress, records
 from sida.errors import NotFound, SidaError
 from sida.launch.local import run_workers
 from sida.launch.log import end_of_log
@@ -29,7 +29,7 @@ RESULT = "result.json"
 
 def job_folder(run: StepRun) -> str:
     """Where the job of this attempt keeps its spec, checkpoints and result."""
-    return f"jobs/{run.step.name}/{run.key}/{run.attempt}"
+    return layout.job_folder(run.step.name, run.key, run.attempt)
 
 
 def run_job(run: StepRun, spec: Spec[O]) -> O:
@@ -108,7 +108,7 @@ def _in_trainjob(run: StepRun, job: JobFile, log: Path) -> bool:
     _put_job(run, job.model_copy(update={"launch": launch}))
     run.store.delete(f"{folder}/{ERROR}")
     if run_id:
-        run.store.put(f"runs/{run_id}/jobs/{job.step}.json", json.dumps({"folder": folder}).encode())
+        run.store.put(layout.run_job_key(run_id, job.step), json.dumps({"folder": folder}).encode())
     following = Following(
         step=job.step,
         target=target,

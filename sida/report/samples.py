@@ -26,7 +26,7 @@ from sida.scoring.detector import load_detector
 from sida.scoring.measure import decoded, generator_images, guide_of, network_to_score, teacher_images
 from sida.scoring.protocol import MakeImages, pixels_of
 from sida.scoring.score import first_seeds
-from sida.stores.base import fetch_object
+from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
     from sida.stores import ObjectStore

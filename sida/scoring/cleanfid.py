@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sida import progress
 from sida.errors import NotFound, UserError
+from sida.layout import cleanfid_key
 from sida.manifests import digest_of
 from sida.recipe import Recipe
 
@@ -155,7 +156,7 @@ def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: An
             f"--backend ours"
         )
     store = open_store(settings().store)
-    key = f"cleanfid/{digest_of([mode, detector, data.digest])}.safetensors"
+    key = cleanfid_key(digest_of([mode, detector, data.digest]))
     try:
         tensors = load(store.read(key))
     except NotFound:

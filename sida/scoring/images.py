@@ -91,7 +91,7 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
     from sida.scoring.protocol import refuse_constant
     from sida.scoring.reference import load_statistics
     from sida.scoring.sums import Sums
-    from sida.stores.base import fetch_object
+    from sida.stores.objects import fetch_object
 
     recipe, made = run.recipe, reference.result
     device = devices.claim()

@@ -33,7 +33,8 @@ from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_lab
 from sida.scoring.reference import load_features, load_statistics
 from sida.scoring.sums import Sums
 from sida.stores import ObjectStore
-from sida.stores.base import ObjectRef, fetch_object
+from sida.stores.base import ObjectRef
+from sida.stores.objects import fetch_object
 from sida.teachers.files import load_network
 from sida.worker.job import Job
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sida.layout import part_name
 from sida.scoring.sums import Sums
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Piece:
     @property
     def name(self) -> str:
         """Of its file in the job's folder."""
-        return f"parts/{self.group:03d}/{self.start:08d}-{self.stop:08d}.safetensors"
+        return part_name(self.group, self.start, self.stop)
 
 
 def pieces(groups: int, count: int) -> list[Piece]:

@@ -151,7 +151,7 @@ def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:
     from safetensors.torch import load_file
 
     from sida.numerics.frechet import Moments
-    from sida.stores.base import fetch_object
+    from sida.stores.objects import fetch_object
 
     tensors = load_file(fetch_object(store, ref))
     if "mean" in tensors:
@@ -169,7 +169,7 @@ def load_features(store: ObjectStore, reference: ReferenceResult, *, precision_r
     """Features [N, F] of real images. Raises UserError when the reference was made without."""
     from safetensors.torch import load_file
 
-    from sida.stores.base import fetch_object
+    from sida.stores.objects import fetch_object
 
     ref = (precision_recall and reference.precision_recall_features) or reference.real_features
     if not ref:

@@ -21,7 +21,8 @@ from sida.scoring.partial import Piece, discard, gather, pieces
 from sida.scoring.published import read_images
 from sida.scoring.reference import state_of
 from sida.scoring.sums import KEEP_FEATURES, MOMENTS, Sums
-from sida.stores.base import ObjectRef, fetch_object
+from sida.stores.base import ObjectRef
+from sida.stores.objects import fetch_object
 from sida.worker.job import Job
 
 REAL_IMAGES = 200_000  # at most so many real images take part in KID, precision and recall, as in the published metrics

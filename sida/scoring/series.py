@@ -9,10 +9,10 @@ that the scores of a schedule, of a new generator and of another cluster with th
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from sida.errors import AlreadyExists, NotFound
+from sida.layout import Attempt, manifest_key, series_folder, series_key
 from sida.manifests import Manifest, ScoresResult, digest_of, of_kind, parse_manifest
 from sida.recipe import Recipe
 from sida.stores import ObjectStore
@@ -20,15 +20,14 @@ from sida.stores import ObjectStore
 _LEFT_OUT: Any = {"execution": True, "description": True, "gate": True, "expected": True, "targets": {"precision"}}
 
 
-def series_of(recipe: Recipe, step: str) -> str:
-    """Return the folder of the series."""
-    return f"series/{step}/{digest_of(recipe.model_dump(mode='json', exclude=_LEFT_OUT))}"
+def _digest(recipe: Recipe) -> str:
+    return digest_of(recipe.model_dump(mode="json", exclude=_LEFT_OUT))
 
 
 def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> None:
     """Add a published score to its series, unless it is there already."""
     about = manifest.about
-    entry = {"manifest": f"steps/{about.step}/{about.key}/{about.attempt}.json", "key": about.key}
+    entry = {"manifest": manifest_key(about.step, about.key, about.attempt), "key": about.key}
     try:
         store.put_if_absent(_entry(recipe, manifest), json.dumps(entry).encode())
     except AlreadyExists:
@@ -40,8 +39,8 @@ def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult
 
     Scores are comparable when detector, reference and number of images are the same.
     """
-    folder, mine = series_of(recipe, manifest.about.step), _entry(recipe, manifest)
-    for name in reversed([name for name in store.list(f"{folder}/") if name < mine]):
+    folder, mine = series_folder(manifest.about.step, _digest(recipe)), _entry(recipe, manifest)
+    for name in reversed([name for name in store.list(folder) if name < mine]):
         try:
             entry = json.loads(store.read(name))
             if entry["key"] == manifest.about.key:
@@ -58,8 +57,7 @@ def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult
 def _entry(recipe: Recipe, manifest: Manifest[ScoresResult]) -> str:
     """Return the score's key in the store. Keys sort by time, then by digest: scores of one second have an order."""
     about = manifest.about
-    time = re.sub("[^0-9T]", "", about.created.partition("+")[0])
-    return f"{series_of(recipe, about.step)}/{time}-{about.key[:16]}-{about.attempt:04d}.json"
+    return series_key(Attempt(about.step, about.key, about.attempt), _digest(recipe), about.created)
 
 
 def _protocol(scores: ScoresResult) -> tuple[object, ...]:

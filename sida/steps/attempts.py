@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from sida import progress
+from sida import layout, progress
 from sida.errors import AlreadyExists, Fenced, NotFound, SidaError, UserError
+from sida.layout import attempt_at, latest_key
 from sida.lease import Lease
 from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
 from sida.settings import settings
@@ -34,14 +35,10 @@ def key_of(
     return digest_of([step, version, dict(parameters), digests, repeat])
 
 
-def folder_of(step: str, key: str) -> str:
-    """Where the attempts of a key lie in the store."""
-    return f"steps/{step}/{key}"
-
-
 def manifest_key(manifest: Manifest[Part]) -> str:
     """Where a published manifest lies in its store."""
-    return f"{folder_of(manifest.about.step, manifest.about.key)}/{manifest.about.attempt}.json"
+    about = manifest.about
+    return layout.manifest_key(about.step, about.key, about.attempt)
 
 
 def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:
@@ -78,7 +75,7 @@ def publish(store: ObjectStore, lease: Lease, folder: str, number: int, manifest
                 f"{store.address_of(attempt_key)}: another process published this attempt with another result; run again"
             ) from None
     try:
-        lease.guarded(lambda: store.put(f"{folder}/latest", str(number).encode()))
+        lease.guarded(lambda: store.put(latest_key(folder), str(number).encode()))
     except Fenced:
         pass  # the attempt is there; which one counts is its successor's to say
     return StepOutcome(manifest, store.address_of(attempt_key), reused=False)
@@ -90,14 +87,13 @@ def next_number(store: ObjectStore, folder: str) -> int:
 
 
 def _attempts(store: ObjectStore, folder: str) -> list[int]:
-    names = (key.rsplit("/", 1)[-1] for key in store.list(f"{folder}/"))
-    return [int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit() and "." in name]
+    return [attempt.number for key in store.list(f"{folder}/") if (attempt := attempt_at(key)) is not None]
 
 
 def _latest(store: ObjectStore, folder: str) -> int | None:
     """The attempt that counts; the newest one when a killed writer did not get to moving the pointer."""
     try:
-        return int(store.read(f"{folder}/latest"))
+        return int(store.read(latest_key(folder)))
     except (NotFound, ValueError):
         return max(_attempts(store, folder), default=None)
 

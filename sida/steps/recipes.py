@@ -12,7 +12,8 @@ from sida.recipe import load as load_recipe
 from sida.recipe import parse as parse_recipe
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
-from sida.stores.base import ObjectRef, object_key, put_object
+from sida.stores.base import ObjectRef, object_key
+from sida.stores.objects import put_object
 
 
 def recipe_address(recipe: Recipe) -> str:

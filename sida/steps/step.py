@@ -14,16 +14,18 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_ori
 
 from sida import progress
 from sida.errors import UserError
+from sida.layout import step_folder
 from sida.lease import Lease, acquire
 from sida.manifests import About, Manifest, Part, kind_of, of_kind, read_manifest
 from sida.passed_on import failure_in
 from sida.provenance import code_digest, machine
 from sida.recipe import Recipe
 from sida.settings import settings
-from sida.steps.attempts import StepOutcome, find, folder_of, key_of, manifest_key, next_number, publish
+from sida.steps.attempts import StepOutcome, find, key_of, manifest_key, next_number, publish
 from sida.steps.recipes import put_recipe, recipe_at
 from sida.stores import ObjectStore, open_store
-from sida.stores.base import ObjectRef, put_object
+from sida.stores.base import ObjectRef
+from sida.stores.objects import put_object
 
 R = TypeVar("R", bound=Part)
 
@@ -100,7 +102,7 @@ class StepRun:
     @property
     def folder(self) -> str:
         """Where the attempts of this key lie in the store."""
-        return folder_of(self.step.name, self.key)
+        return step_folder(self.step.name, self.key)
 
     def note(self, text: str) -> None:
         """Tell the user something about this step in a line."""

@@ -5,17 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sida.errors import StoreUnusable, UserError
-from sida.stores.base import (
-    ObjectRef,
-    ObjectStore,
-    Stat,
-    fetch_object,
-    object_key,
-    put_object,
-    redact,
-    verify_object,
-)
+from sida.stores.base import ObjectRef, ObjectStore, Stat, object_key, redact
 from sida.stores.folder import FolderStore
+from sida.stores.objects import fetch_object, put_object, verify_object
 
 __all__ = [
     "ObjectRef",
@@ -47,10 +39,10 @@ def open_store(address: str) -> ObjectStore:
         try:
             from sida.stores.s3 import S3Store
         except ModuleNotFoundError as error:
-            if error.name != "minio":
+            if error.name != "botocore":
                 raise
             raise StoreUnusable(
-                f"{redact(address)} needs the package minio, which is not installed: pip install minio, "
+                f"{redact(address)} needs the package botocore, which is not installed: pip install botocore, "
                 f"or set SIDA_STORE to a folder (file:///...)"
             ) from error
         return S3Store.from_address(address)

@@ -1,4 +1,4 @@
-"""An S3 bucket as object store: AWS, SeaweedFS (Kubeflow's own), Ceph and others, through minio's client.
+"""An S3 bucket as object store: AWS, SeaweedFS (Kubeflow's own), Ceph and others, through botocore.
 
 Credentials come from the environment, the AWS credentials file or a mounted web identity; the endpoint from
 settings. TLS unless the endpoint says http://. While the server is away requests are made again (``sida.patience``).
@@ -11,36 +11,30 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
-from xml.etree.ElementTree import ParseError
 
-import urllib3
-from minio import Minio
-from minio.error import MinioException, S3Error
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
 from sida.stores.base import RESERVED, Source, Stat, check_key, redact
 from sida.stores.s3_client import connect
-from sida.stores.s3_errors import explain, name_of
+from sida.stores.s3_errors import FAILURES, explain, name_of, status_of
 
 PART_BYTES = 16 << 20
 MAX_PARTS = 9000
 BLOCK_BYTES = 8 << 20
-READERS = 4
-FAILURES = (
-    MinioException,
-    urllib3.exceptions.HTTPError,
-    ParseError,
-    ValueError,
-)  # of a request; ValueError: no credentials
+READERS, WRITERS = 4, 3  # threads of one download, of one upload
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -51,7 +45,7 @@ class S3Store:
         self.bucket, self.prefix, self.region = bucket, prefix.strip("/"), region
         endpoint = endpoint or f"s3.{region}.amazonaws.com"
         self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
-        self._clients: tuple[int, Minio, Minio] | None = None
+        self._connected: tuple[int, BaseClient] | None = None
         self._conditional = False
         self._first = threading.Lock()
 
@@ -95,43 +89,27 @@ class S3Store:
         name = self._name(key)
         if length == 0:
             return b""
-
-        def get() -> bytes:
-            response = self._client.get_object(self.bucket, name, offset=offset, length=length or 0)
-            try:
-                return response.read()
-            finally:
-                response.close()
-                response.release_conn()
-
+        end = "" if length is None else offset + length - 1
+        part = {"Range": f"bytes={offset}-{end}"} if offset or end else {}
         try:
-            return self._attempt(key, get)
+            content: bytes = self._request("get_object", key, Key=name, **part)["Body"]
         except SidaError as error:
-            if isinstance(error.__cause__, S3Error) and error.__cause__.code == "InvalidRange":
+            if isinstance(error.__cause__, ClientError) and status_of(error.__cause__) == 416:
                 return b""  # from the end on there is nothing, as with a file
             raise
+        return content
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
         """Bytes from ``offset`` to ``size`` in order, a few blocks being read at once ahead of the reader."""
-        starts = iter(range(offset, size, BLOCK_BYTES))
-        pending: deque[Future[bytes]] = deque()
-        with ThreadPoolExecutor(READERS, thread_name_prefix="s3 read") as readers:
-            try:
-                while True:
-                    while len(pending) < READERS and (start := next(starts, None)) is not None:
-                        length = min(BLOCK_BYTES, size - start)
-                        pending.append(readers.submit(copy_context().run, self.read, key, start, length))
-                    if not pending:
-                        return
-                    yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
+
+        def block(start: int) -> bytes:
+            return self.read(key, start, min(BLOCK_BYTES, size - start))
+
+        return _in_parallel(block, range(offset, size, BLOCK_BYTES), READERS)
 
     def stat(self, key: str) -> Stat:
-        name = self._name(key)
-        found = self._attempt(key, lambda: self._client.stat_object(self.bucket, name))
-        return Stat(found.size or 0, (found.etag or "").strip('"'))
+        answer = self._request("head_object", key, Key=self._name(key))
+        return Stat(answer["ContentLength"], _etag(answer))
 
     def exists(self, key: str) -> bool:
         try:
@@ -142,12 +120,12 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Sequence[str]:
         root = f"{self.prefix}/" if self.prefix else ""
-
-        def names() -> list[str]:
-            found = self._client.list_objects(self.bucket, prefix=root + prefix, recursive=True)
-            return [str(entry.object_name).removeprefix(root) for entry in found]
-
-        keys = self._attempt(prefix, names)
+        keys: list[str] = []
+        after: dict[str, str] | None = {}
+        while after is not None:
+            page = self._request("list_objects_v2", prefix, Prefix=root + prefix, **after)
+            keys += [entry["Key"].removeprefix(root) for entry in page.get("Contents", ())]
+            after = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
         return sorted(key for key in keys if not key.startswith(f"{RESERVED}/"))
 
     def local_path(self, key: str) -> Path | None:
@@ -167,14 +145,35 @@ class S3Store:
         stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
         begin = stream.tell()
         size = stream.seek(0, os.SEEK_END) - begin
-        part = max(PART_BYTES, -(-size // MAX_PARTS))
-
-        def upload() -> Stat:
+        stream.seek(begin)
+        if size <= PART_BYTES:
+            content = _read(stream, size)
+            return Stat(len(content), _etag(self._request("put_object", key, Key=name, Body=content)))
+        try:
+            return self._upload(key, stream, size)
+        except NotFound:  # the upload is no more: completed by a try whose answer was lost, or removed
             stream.seek(begin)
-            done = self._client.put_object(self.bucket, name, stream, size, part_size=part)
-            return Stat(size, (done.etag or "").strip('"'))
+            return self._upload(key, stream, size)
 
-        return self._attempt(key, upload)
+    def _upload(self, key: str, stream: BinaryIO, size: int) -> Stat:
+        """Send a large object in parts, a few at once."""
+        name, part_bytes = self._name(key), max(PART_BYTES, -(-size // MAX_PARTS))
+        upload = {"Key": name, "UploadId": self._request("create_multipart_upload", key, Key=name)["UploadId"]}
+
+        def send(part: tuple[int, bytes]) -> dict[str, Any]:
+            number, content = part
+            answer = self._request("upload_part", key, PartNumber=number, Body=content, **upload)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        contents = (_read(stream, part_bytes) for _ in range(0, size, part_bytes))
+        try:
+            parts = {"Parts": list(_in_parallel(send, enumerate(contents, 1), WRITERS))}
+            answer = self._request("complete_multipart_upload", key, MultipartUpload=parts, **upload)
+        except BaseException:
+            with suppress(SidaError):
+                self._send("abort_multipart_upload", key, **upload)
+            raise
+        return Stat(size, _etag(answer))
 
     def put_if_absent(self, key: str, content: bytes) -> Stat:
         with self._first:
@@ -184,57 +183,49 @@ class S3Store:
         return self._create(key, content)
 
     def delete(self, key: str) -> None:
-        name = self._name(key)
         try:
-            self._attempt(key, lambda: self._client.remove_object(self.bucket, name))
+            self._request("delete_object", key, Key=self._name(key))
         except NotFound:
             pass
 
     def _create(self, key: str, content: bytes) -> Stat:
-        """One conditional PUT, read back. Each is sent once: after a lost answer "exists" may mean we won."""
+        """One conditional PUT, read back. After a lost answer "exists" may mean that we won."""
         name, unsure = self._name(key), False
 
         def create() -> None:
             nonlocal unsure
-            # The public put_object would turn the header into metadata, and overwrite.
-            headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"}
             try:
-                self._one_shot._execute("PUT", self.bucket, name, body=content, headers=headers)
-            except FAILURES as error:
-                if not isinstance(error, S3Error) or error.response.status != 412:
-                    explained = explain(error, self, key)
-                    unsure = unsure or isinstance(explained, Unavailable)
-                    raise explained from error
+                self._send("put_object", key, Key=name, Body=content, IfNoneMatch="*")
+            except Unavailable:
+                unsure = True
+                raise
+            except AlreadyExists:
                 if not unsure or self.read(key) != content:
-                    raise AlreadyExists(f"{self.address_of(key)} exists already") from error
+                    raise
 
         keep_trying(self._what, create)
         # Read it back, as some servers have answered several racing creators with success.
-        if self.read(key) != content:
+        answer = self._request("get_object", key, Key=name)
+        if answer["Body"] != content:
             raise AlreadyExists(f"{self.address_of(key)} exists already: another process wrote it at the same time")
-        return self.stat(key)
+        return Stat(len(content), _etag(answer))
 
     def _require_conditional_writes(self) -> None:
         """Prove once that this server refuses to overwrite: leases and attempts rest on it."""
         probe = f"{RESERVED}/probe-{secrets.token_hex(8)}"
         name = self._name(probe, reserved=True)
-        headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"}
-        self._attempt(probe, lambda: self._client.put_object(self.bucket, name, io.BytesIO(b"1"), 1))
+        self._request("put_object", probe, Key=name, Body=b"1")
         try:
-            self._attempt(
-                probe,
-                lambda: self._client._execute("PUT", self.bucket, name, body=b"2", headers=dict(headers)),
-            )
-        except SidaError as error:
-            if not isinstance(error.__cause__, S3Error) or error.__cause__.response.status != 412:
-                raise
+            self._request("put_object", probe, Key=name, Body=b"2", IfNoneMatch="*")
+        except AlreadyExists:
+            pass
         else:
             raise StoreUnusable(
                 f"{redact(self.endpoint)} ignores If-None-Match, so two writers could overwrite each other "
                 f"in {self.address}: use a server that honours it, or set SIDA_STORE to a folder"
             )
         finally:
-            self._attempt(probe, lambda: self._client.remove_object(self.bucket, name))
+            self._request("delete_object", probe, Key=name)
 
     # -- requests
 
@@ -242,39 +233,58 @@ class S3Store:
         key = key if reserved else check_key(key)
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _attempt(self, key: str, request: Callable[[], Result]) -> Result:
-        """Do a repeatable request, again while the server is away. Raises this project's errors only."""
+    def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        """Make a repeatable request, again while the server is away. Raises this project's errors only."""
+        return keep_trying(self._what, lambda: self._send(operation, key, **arguments))
 
-        def attempt() -> Result:
-            try:
-                return request()
-            except FAILURES as error:
-                raise explain(error, self, key) from error
-
-        return keep_trying(self._what, attempt)
+    def _send(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        """Make one of botocore's requests, once, and read the answer's body. ``key`` is for messages."""
+        try:
+            answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
+            if operation == "get_object":
+                answer["Body"] = answer["Body"].read()
+        except FAILURES as error:
+            raise explain(error, self, key) from error
+        return answer
 
     @property
     def _what(self) -> str:
         return name_of(self.endpoint)
 
     @property
-    def _client(self) -> Minio:
-        return self._of_this_process()[1]
-
-    @property
-    def _one_shot(self) -> Minio:
-        """A client whose requests are sent exactly once."""
-        return self._of_this_process()[2]
-
-    def _of_this_process(self) -> tuple[int, Minio, Minio]:
+    def _client(self) -> BaseClient:
         # Connections must not be shared with a forked child.
-        if self._clients is None or self._clients[0] != os.getpid():
-            self._clients = (
-                os.getpid(),
-                connect(self.endpoint, self.region, again=True, connections=2 * READERS),
-                connect(self.endpoint, self.region, again=False, connections=2 * READERS),
-            )
-        return self._clients
+        if self._connected is None or self._connected[0] != os.getpid():
+            self._connected = os.getpid(), connect(self.endpoint, self.region, connections=2 * READERS)
+        return self._connected[1]
+
+
+def _etag(answer: Mapping[str, str]) -> str:
+    return answer.get("ETag", "").strip('"')
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    """Read ``size`` bytes, or to the end, of a stream that may give fewer at a time."""
+    content = stream.read(size)
+    while len(content) < size and (more := stream.read(size - len(content))):
+        content += more
+    return content
+
+
+def _in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """The results in order, a few items being worked on at once ahead of the reader."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="s3") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(copy_context().run, work, item))
+                if len(pending) == threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 class _RangedFile(io.RawIOBase):

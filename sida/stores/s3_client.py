@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import functools
+import logging
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
-import urllib3
-from minio import Minio
-from minio.credentials.credentials import Credentials
-from minio.credentials.providers import (
-    AWSConfigProvider,
-    ChainedProvider,
-    EnvAWSProvider,
-    IamAwsProvider,
-    Provider,
-)
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import IncompleteReadError
+from botocore.loaders import Loader, create_loader
+from botocore.session import Session
 
 from sida import patience
 from sida.errors import UserError
@@ -24,75 +21,72 @@ from sida.settings import environment
 from sida.stores.base import redact
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
-STAYING_STATUSES = (501, 505, 507)  # the server cannot do this, or its disk is full
-PASSING_STATUSES = (408, 425, 429, *(status for status in range(500, 600) if status not in STAYING_STATUSES))
-_CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 
-def connect(endpoint: str, region: str, *, again: bool, connections: int) -> Minio:
-    """A client of ``endpoint`` (https://... or http://...); unless ``again``, every request is sent exactly once.
+def connect(endpoint: str, region: str, connections: int) -> BaseClient:
+    """Return a client of ``endpoint`` (https://... or http://...) that sends every request exactly once.
 
-    With it a blip costs no more than the request that met it: of a large upload, one part. Longer waits are not for here, for a
-    request is signed with its time. Nothing is sent yet. Raises UserError when the endpoint is not an address.
+    Repeating is left to ``sida.patience``, which signs anew: a request is signed with its time. Nothing is sent yet, but where
+    neither environment nor AWS's credentials file has keys, a cloud's identity is asked for. Raises UserError when the endpoint is
+    not an address, and botocore's errors.
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
-        raise UserError(f"SIDA_S3_ENDPOINT={redact(endpoint)} is not an address: write https://host[:port]")
+        raise _not_an_address(endpoint)
     patience.hush_retries()
-    retry = urllib3.Retry(
-        total=2,
-        connect=1,
-        read=1,
-        backoff_factor=patience.FIRST_PAUSE,
-        backoff_jitter=patience.FIRST_PAUSE,
-        status_forcelist=PASSING_STATUSES,
-        respect_retry_after_header=False,
-        raise_on_status=False,
+    logging.getLogger("botocore").setLevel(logging.ERROR)  # it tells where it found credentials
+    variables: dict[str, tuple[str | None, ...]] = {
+        "config_file": (None, None, os.devnull, None)
+    }  # settings say what it could
+    if environment().get("AWS_ACCESS_KEY_ID"):
+        variables["profile"] = (None, None, None, None)  # not needed, and one that is missing would be an error
+    session = Session(variables)
+    session.register_component("data_loader", _service_models())
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        max_pool_connections=connections,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        proxies={},
+        # Not every server knows the newer checksums. Bodies are signed, and objects verified by whoever reads them.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "virtual" if parts.hostname.endswith(".amazonaws.com") else "path"},
     )
-    pool = _Pool(
-        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        maxsize=connections,
-        retries=retry if again else urllib3.Retry(0, raise_on_status=False),
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=environment().get("SSL_CERT_FILE") or certifi.where(),
-    )
-    secure = parts.scheme == "https"
-    return Minio(parts.netloc, secure=secure, region=region, http_client=pool, credentials=_credentials())
+    authorities = environment().get("SSL_CERT_FILE") or certifi.where()
+    try:
+        client = session.create_client(
+            "s3", region, endpoint_url=f"{parts.scheme}://{parts.netloc}", verify=authorities, config=config
+        )
+    except ValueError as error:
+        raise _not_an_address(endpoint) from error
+    client.meta.events.register_last("before-call.s3", _send_at_once)
+    client.meta.events.register("before-parse.s3", _refuse_cut_answers)
+    return client
 
 
-class PassingAnswer(urllib3.exceptions.HTTPError):
-    """The server, or a proxy before it, is not able to answer now; ``said`` is S3's code, if it gave one."""
-
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"status {status} {said}".rstrip())
-        self.status, self.said = status, said
+@functools.cache
+def _service_models() -> Loader:
+    """Return botocore's descriptions of services, read once a process (40 ms)."""
+    return create_loader()
 
 
-class _Pool(urllib3.PoolManager):
-    """Raises PassingAnswer before minio looks for XML in the answer: that of a proxy is HTML, plain text, or nothing."""
-
-    def urlopen(self, method: str, url: str, redirect: bool = True, **given: Any) -> Any:  # type: ignore[override]
-        response = super().urlopen(method, url, redirect=redirect, **given)
-        if response.status in PASSING_STATUSES:
-            try:
-                code = _CODE.search(response.data or b"")
-            finally:
-                response.release_conn()
-            raise PassingAnswer(response.status, code[1].decode() if code else "")
-        return response
+def _send_at_once(params: dict[str, Any], **_: object) -> None:
+    """Send a body with its headers: to ask first whether the server wants it doubles the time of a small write."""
+    params["headers"].pop("Expect", None)
 
 
-class _Identity(IamAwsProvider):
-    """A pod's web identity or a cloud machine's role; "none" instead of a network error where there is none."""
+def _refuse_cut_answers(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    """Raise IncompleteReadError for an answer shorter than announced, which botocore might take for an empty list."""
+    body, announced = response_dict["body"], response_dict["headers"].get("Content-Length")
+    if (
+        isinstance(body, bytes)
+        and announced
+        and operation_model.http["method"] != "HEAD"
+        and len(body) < int(announced)
+    ):
+        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=announced)
 
-    def retrieve(self) -> Credentials:
-        try:
-            return super().retrieve()
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ValueError("this machine has no identity") from error
 
-
-def _credentials() -> Provider:
-    """Environment, then AWS credentials file, then identity: the order of AWS's own tools."""
-    pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=10), retries=urllib3.Retry(1))
-    return ChainedProvider([EnvAWSProvider(), AWSConfigProvider(), _Identity(http_client=pool)])
+def _not_an_address(endpoint: str) -> UserError:
+    return UserError(f"SIDA_S3_ENDPOINT={redact(endpoint)} is not an address: write https://host[:port]")

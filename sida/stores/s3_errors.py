@@ -6,25 +6,18 @@ import ssl
 import time
 from email.utils import parsedate_to_datetime
 from typing import Protocol
-from xml.etree.ElementTree import ParseError
 
-from minio.error import InvalidResponseError, S3Error, ServerError
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationValueError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    ReadTimeoutError,
-    SSLError,
-)
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
 
-from sida.errors import NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
+from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.stores.base import redact
-from sida.stores.s3_client import PassingAnswer
 
+FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError)  # of a request
 SKEW_SECONDS = 300.0
+STAYING_STATUSES = (501, 505, 507)  # the server cannot do this, or its disk is full
+PASSING_STATUSES = (408, 409, 425, 429, *(status for status in range(500, 600) if status not in STAYING_STATUSES))
 PASSING_CODES = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"}
 CREDENTIAL_CODES = {
     "AccessDenied",
@@ -35,6 +28,13 @@ CREDENTIAL_CODES = {
     "InvalidSecurity",
     "AuthorizationHeaderMalformed",
 }
+NOT_ANSWERED = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError, HTTPError)
+NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.ProfileNotFound,
+)
 
 
 class Described(Protocol):
@@ -49,57 +49,64 @@ class Described(Protocol):
 
 
 def explain(error: Exception, store: Described, key: str) -> SidaError:
-    """This project's error for one of minio's, urllib3's, or the credential providers' ValueError: Unavailable if it passes."""
-    where = f"{store.address}/{key}" if key else store.address
+    """Return this project's error for one of FAILURES: Unavailable if it passes."""
+    place = f"{store.address}/{key}" if key else store.address
     endpoint = redact(store.endpoint)
-    if isinstance(error, S3Error):
-        return _answered(error, store, where, endpoint)
-    if isinstance(error, HTTPError):
-        return _not_answered(error, where, endpoint)
-    if isinstance(error, ServerError | InvalidResponseError | ParseError):
-        return StoreError(f"{endpoint} does not answer like an S3 server for {where}: {_line(error)}")
-    if "providers fail" in str(error):
+    if isinstance(error, boto.ClientError):
+        return _answered(error, store, place, endpoint)
+    if isinstance(error, NO_CREDENTIALS):
         return StoreUnusable(
             f"no credentials for {store.address}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
-    return UserError(f"{where}: {_line(error)}")
+    if isinstance(error, NOT_ANSWERED):
+        return _not_answered(error, place, endpoint)
+    if isinstance(error, ResponseParserError):
+        return StoreError(f"{endpoint} does not answer like an S3 server for {place}: {_line(error)}")
+    return UserError(f"{place}: {_line(error)}")
 
 
 def name_of(endpoint: str) -> str:
-    """What is away when the server at ``endpoint`` is."""
+    """Return what is away when the server at ``endpoint`` is."""
     return f"the store at {redact(endpoint)}"
 
 
-def _answered(error: S3Error, store: Described, where: str, endpoint: str) -> SidaError:
-    code, status = error.code or "", error.response.status
+def status_of(error: boto.ClientError) -> int:
+    """Return the status that the server answered with."""
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _answered(error: boto.ClientError, store: Described, place: str, endpoint: str) -> SidaError:
+    code, message = (str(error.response["Error"].get(part) or "") for part in ("Code", "Message"))
+    status = status_of(error)
     if code == "NoSuchBucket":
         return StoreUnusable(f"there is no bucket {store.bucket} at {endpoint}: create it, or change SIDA_STORE")
-    if code in ("NoSuchKey", "NoSuchObject", "ResourceNotFound") or status == 404:
-        return NotFound(f"no object at {where}")
-    if code == "RequestTimeTooSkewed" or (status == 403 and _skew(error) > SKEW_SECONDS):
+    if status == 404:
+        return NotFound(f"no object at {place}")
+    if status == 412:
+        return AlreadyExists(f"{place} exists already")
+    skew = _skew(error)
+    if code == "RequestTimeTooSkewed" or (status == 403 and skew > SKEW_SECONDS):
         return StoreUnusable(
-            f"this machine's clock is {_skew(error):.0f} s off that of {endpoint}, which refuses its "
+            f"this machine's clock is {skew:.0f} s off that of {endpoint}, which refuses its "
             f"requests: set the clock (timedatectl set-ntp true)"
         )
-    if code in PASSING_CODES or status == 409:
-        return _unavailable(where, endpoint, f"answers {status} {code}")
-    if code in ("PermanentRedirect", "TemporaryRedirect") or "region" in (error.message or "").lower():
+    if code in PASSING_CODES or status in PASSING_STATUSES:
+        return _unavailable(place, endpoint, f"answers {status} {code.removeprefix(str(status))}".rstrip())
+    if code in ("PermanentRedirect", "TemporaryRedirect") or status == 301 or "region" in message.lower():
         return StoreUnusable(f"bucket {store.bucket} is not in region {store.region}: set AWS_REGION to the bucket's")
     if code in CREDENTIAL_CODES or status in (401, 403):
         return StoreUnusable(
-            f"{endpoint} refuses these credentials for {where} ({code}): check AWS_ACCESS_KEY_ID, "
+            f"{endpoint} refuses these credentials for {place} ({code}): check AWS_ACCESS_KEY_ID, "
             f"AWS_SECRET_ACCESS_KEY and what they may do in bucket {store.bucket}"
         )
     if status == 507:
-        return UserError(f"disk full at {endpoint} while writing {where}: free space there, or set SIDA_STORE")
-    return StoreError(f"{endpoint} failed for {where}: {code} {_line(error.message or status)}")
+        return UserError(f"disk full at {endpoint} while writing {place}: free space there, or set SIDA_STORE")
+    return StoreError(f"{endpoint} failed for {place}: {code} {_line(message or status)}")
 
 
-def _not_answered(error: HTTPError, where: str, endpoint: str) -> SidaError:
-    reason = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
-    if isinstance(reason, PassingAnswer):
-        return _unavailable(where, endpoint, f"answers {reason.status} {reason.said}".rstrip())
-    if isinstance(reason, SSLError) and not _cut_off(reason):
+def _not_answered(error: Exception, place: str, endpoint: str) -> SidaError:
+    reason = getattr(error, "kwargs", {}).get("error", error)
+    if isinstance(error, boto.SSLError) and not _cut_off(reason):
         return StoreUnusable(
             f"no TLS connection to {endpoint}: {_line(reason)}; set SSL_CERT_FILE to its authority, or write "
             f"SIDA_S3_ENDPOINT=http://... if the server has no TLS"
@@ -108,12 +115,12 @@ def _not_answered(error: HTTPError, where: str, endpoint: str) -> SidaError:
         return UserError(f"SIDA_S3_ENDPOINT={endpoint} is not an address: write https://host[:port]")
     if isinstance(reason, NameResolutionError):
         return _unreachable(endpoint, "its name is not found")
-    if isinstance(reason, NewConnectionError | ConnectTimeoutError):
+    if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):
         refused = "refused" in str(reason).lower()
         return _unreachable(endpoint, "it refuses connections" if refused else "no way to it, or no answer")
-    if isinstance(reason, ReadTimeoutError):
-        return _unavailable(where, endpoint, "does not answer in time")
-    return _unavailable(where, endpoint, "breaks off")
+    if isinstance(error, boto.ReadTimeoutError):
+        return _unavailable(place, endpoint, "does not answer in time")
+    return _unavailable(place, endpoint, "breaks off")
 
 
 def _unreachable(endpoint: str, reason: str) -> Unavailable:
@@ -124,21 +131,21 @@ def _unreachable(endpoint: str, reason: str) -> Unavailable:
     )
 
 
-def _unavailable(where: str, endpoint: str, reason: str) -> Unavailable:
+def _unavailable(place: str, endpoint: str, reason: str) -> Unavailable:
     return Unavailable(
-        f"{endpoint} {reason}, for {where}: run again when it is well", name_of(endpoint), f"it {reason}"
+        f"{endpoint} {reason}, for {place}: run again when it is well", name_of(endpoint), f"it {reason}"
     )
 
 
-def _cut_off(error: SSLError) -> bool:
-    """Whether the connection was lost in the middle of TLS's own talk, as when a server restarts."""
+def _cut_off(error: Exception) -> bool:
+    """Return whether the connection was lost in the middle of TLS's own talk, as when a server restarts."""
     cause = error.args[0] if error.args else None
     return isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
-def _skew(error: S3Error) -> float:
+def _skew(error: boto.ClientError) -> float:
     """Seconds between our clock and the server's, as its answer is dated."""
-    date = error.response.headers.get("Date")
+    date = error.response["ResponseMetadata"]["HTTPHeaders"].get("date")
     try:
         return abs(parsedate_to_datetime(date).timestamp() - time.time()) if date else 0.0
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sida.errors import UserError
 from sida.foreign import Refused
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 from sida.teachers.files import load_network, save_network
 from sida.teachers.formats import Found, read_network, tensors_of
 

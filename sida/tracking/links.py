@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sida.records import RUN_ID
+from sida.layout import RUN_ID
 from sida.report.comparison.entries import benchmark_of
 from sida.settings import settings
 from sida.steps.recipes import recipe_at

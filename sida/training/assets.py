@@ -12,7 +12,7 @@ from sida.manifests import DatasetResult, Manifest, TeacherResult
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
-from sida.stores.base import fetch_object, sha256_of
+from sida.stores.objects import fetch_object, sha256_of
 
 DETECTOR_EPOCHS, DETECTOR_SEED = 30, 0
 LEAST_ACCURACY = 0.97

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from sida import progress
 from sida.errors import Corrupt, NotFound
-from sida.stores.base import ObjectRef, fetch_object, verify_object
+from sida.layout import checkpoint_name
+from sida.stores.base import ObjectRef
+from sida.stores.objects import fetch_object, verify_object
 from sida.worker.job import Job
 
 
@@ -78,7 +80,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        return f"checkpoints/{self.seen:012d}-{self.fence:08d}.json"
+        return checkpoint_name(self.seen, self.fence)
 
     def key(self, job: Job) -> str:
         return f"{job.folder}/{self.name}"

@@ -22,6 +22,7 @@ from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
 from sida.launch.spec import DistillOutcome, DistillSpec
+from sida.layout import samples_name
 from sida.manifests import DatasetResult, ReferenceResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import frechet_distance
@@ -33,7 +34,7 @@ from sida.scoring.detector import load_detector
 from sida.scoring.measure import decoded, generator_images
 from sida.scoring.protocol import range_moments
 from sida.scoring.reference import load_statistics
-from sida.stores.base import fetch_object
+from sida.stores.objects import fetch_object
 from sida.teachers.files import load_network, save_network
 from sida.training import checkpoint
 from sida.training.checkpoint import Checkpoint
@@ -230,7 +231,7 @@ class Run:
         self.selection_due = False
         if processes.first:
             title = f"{self.seen:,} images, {self.reference.metric} {score:.4g}"
-            self.writer.publish(f"samples/{self.seen:012d}.png", sample_grid(make, classes, title, processes.device))
+            self.writer.publish(samples_name(self.seen), sample_grid(make, classes, title, processes.device))
         release_folded(self.networks.theta_ema)
         processes.meet()
         self.seconds["selection"] += time.monotonic() - started

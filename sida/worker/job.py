@@ -16,7 +16,8 @@ from sida.manifests import Manifest, Part, of_kind, parse_manifest
 from sida.patience import as_one, impatient
 from sida.recipe import Recipe
 from sida.stores import ObjectStore
-from sida.stores.base import ObjectRef, put_object
+from sida.stores.base import ObjectRef
+from sida.stores.objects import put_object
 
 if TYPE_CHECKING:
     from sida.worker.ranks import Processes

@@ -17,6 +17,7 @@ from sida.errors import SidaError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.job import RESULT
 from sida.launch.spec import parse_job
+from sida.layout import step_of_job
 from sida.manifests import Part
 from sida.process.parent import die_with_parent
 from sida.settings import environment, settings
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True, help="key of the job's spec in the store (SIDA_STORE)")
     key = parser.parse_args(arguments).job
     die_with_parent()
-    step = key.removeprefix("jobs/").partition("/")[0]
+    step = step_of_job(key)
     progress.work_on(step)
     if environment().get("LOCAL_RANK", "0") != "0":
         patience.be_silent()

@@ -15,7 +15,7 @@ import pytest
 from sida.errors import UserError
 from sida.foreign.fetch import fetch_file, recorded_sha256
 from sida.stores import open_store, put_object
-from sida.stores.base import fetch_object
+from sida.stores.objects import fetch_object
 from sida.stores.s3 import S3Store
 from tests.conftest import ROOT
 from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY

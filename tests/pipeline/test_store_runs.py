@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sida import ending, records
+from sida import ending, layout, records
 from sida.process.identity import Process, machine_id
 from sida.settings import settings
 from sida.step_log import log_key
@@ -25,7 +25,7 @@ def begin(run: str, step: str, driver: str = "") -> records.StepCall:
     call = records.begin(run, step, 1, {"recipe": "digits"})
     assert call is not None
     call = call.model_copy(update={"driver": driver, "started": f"2026-11-28T14:0{len(run)}:00+00:00"})
-    open_store(settings().store).put(records.call_key(run, step), call.model_dump_json().encode())
+    open_store(settings().store).put(layout.call_key(run, step), call.model_dump_json().encode())
     return call
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 from sida.teachers.formats import read_network
 from tests.scoring.stand_in import FEATURES, write_stand_in
 from tests.teachers.test_convert import published

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sida.errors import UserError
 from sida.recipe import Recipe, load
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 from tests.data.making import class_folders
 from tests.scoring.conftest import TINY, tiny
 

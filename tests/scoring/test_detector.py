@@ -13,7 +13,7 @@ from sida.scoring.detector import load_detector
 from sida.scoring.detector_file import detector_file
 from sida.scoring.torchscript import TorchScriptDetector
 from sida.scoring.torchscript_facts import INCEPTION_ADDRESS, INCEPTION_SHA256
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 from tests.scoring.stand_in import CLASSES, FEATURES, write_stand_in
 
 

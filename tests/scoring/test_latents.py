@@ -17,7 +17,7 @@ from sida.recipe import Latents, Recipe, Sampler
 from sida.scoring.measure import decoded, generator_images, teacher_images
 from sida.scoring.protocol import pixels_of, sampling_noise
 from sida.settings import settings
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 from sida.teachers.files import save_network
 from sida.training.selection import largest_batch, sample_grid
 from sida.worker.ranks import Processes

@@ -58,7 +58,7 @@ def manifests(place: Path) -> dict[str, Manifest]:
 
 def make_manifests(recipe: Recipe, asset: Path = ASSET) -> dict[str, Manifest]:
     from sida.manifests import ReferenceResult
-    from sida.stores.base import put_object
+    from sida.stores.objects import put_object
 
     data = prepare_data(recipe=recipe).manifest
     generator = fetch_released(recipe=recipe, address=asset.as_uri()).manifest
@@ -186,7 +186,7 @@ def test_one_pass_gives_every_metric_and_they_agree_with_the_plain_functions(man
     from sida.scoring.detector import load_detector
     from sida.scoring.protocol import pixels_of, range_labels, sampling_noise
     from sida.scoring.reference import load_features, load_statistics
-    from sida.stores.base import fetch_object
+    from sida.stores.objects import fetch_object
     from sida.teachers.files import load_network
 
     store = open_store(settings().store)

@@ -13,7 +13,7 @@ from sida.errors import RecipeError, UserError
 from sida.numerics.frechet import frechet_distance
 from sida.scoring.detector import load_detector
 from sida.scoring.random_features import FEATURES, random_features, write_random_features
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 
 DIGEST = "75ac7365769929aa5b5fbc05de2bb49ba60fcfa7213b068acaffb553b6f891d8"
 

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minio import Minio
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret123"
 BUCKET = "sida"
@@ -53,8 +56,9 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        _wait_until_ready(f"127.0.0.1:{port}", server, folder / "log")
-        yield f"http://127.0.0.1:{port}"
+        endpoint = f"http://127.0.0.1:{port}"
+        _wait_until_ready(endpoint, server, folder / "log")
+        yield endpoint
     finally:
         server.kill()  # nothing of it is kept, so no need for its slow farewell
         server.wait()
@@ -73,23 +77,29 @@ def _free_ports() -> int:
     raise AssertionError("no free ports")
 
 
-def _wait_until_ready(host: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    import io
-
-    import urllib3
-    from minio.error import MinioException
-
-    client = Minio(
-        host, ACCESS_KEY, SECRET_KEY, secure=False, http_client=urllib3.PoolManager(retries=False, timeout=5)
+def client_of(endpoint: str, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> BaseClient:
+    """A plain client of a server on this machine, that asks once."""
+    config = Config(proxies={}, read_timeout=5, retries={"total_max_attempts": 1})
+    return Session().create_client(
+        "s3",
+        "us-east-1",
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=config,
     )
+
+
+def _wait_until_ready(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    client = client_of(endpoint)
     end = time.monotonic() + 30
     while True:
         try:
-            if not client.bucket_exists(BUCKET):
-                client.make_bucket(BUCKET)
-            client.put_object(BUCKET, "ready", io.BytesIO(b"1"), 1)
-            client.remove_object(BUCKET, "ready")
+            if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+                client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"1")
+            client.delete_object(Bucket=BUCKET, Key="ready")
             return
-        except (MinioException, urllib3.exceptions.HTTPError):
+        except (BotoCoreError, ClientError):
             assert server.poll() is None and time.monotonic() < end, log.read_text()[-2000:]
             time.sleep(0.1)

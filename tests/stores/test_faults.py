@@ -96,6 +96,9 @@ def test_a_multipart_upload_and_a_parallel_download_survive_many_faults(
     ref = put_object(store, tmp_path / "big.bin")
     proxy.plan, proxy.only = ["truncate", "", "500", "close"], "GET"
     assert fetch_object(store, ref).read_bytes() == content
+    proxy.plan, proxy.only = ["", "close after"], "POST"  # the upload is completed, and then unknown
+    store.put("again", tmp_path / "big.bin")
+    assert not proxy.plan and store.read("again") == content
 
 
 def test_a_lease_is_held_by_one_through_faults(s3: str, proxy: Proxy) -> None:

@@ -204,16 +204,16 @@ def test_a_creation_whose_answer_the_outage_took_is_known_as_our_own(
         store = open_store(s3)
         store.put_if_absent("warm", b"1")
         proxy.plan, proxy.only = ["close after"], "PUT"
-        client, sent = store._one_shot, store._one_shot._execute  # type: ignore[attr-defined]
+        sent = store._send  # type: ignore[attr-defined]
 
         def then_away(*arguments: object, **options: object) -> object:
             try:
                 return sent(*arguments, **options)
             finally:
-                monkeypatch.setattr(client, "_execute", sent)
+                monkeypatch.setattr(store, "_send", sent)
                 longer.shut_for(1.0)
 
-        monkeypatch.setattr(client, "_execute", then_away)
+        monkeypatch.setattr(store, "_send", then_away)
         store.put_if_absent("key", b"mine")
         with pytest.raises(AlreadyExists):
             store.put_if_absent("key", b"mine")

@@ -16,12 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from minio import time as minio_time
 
 from sida import patience
 from sida.errors import AlreadyExists, Corrupt, StoreError, StoreUnusable, Unavailable, UserError
 from sida.stores import ObjectRef, fetch_object, open_store, put_object
 from sida.stores import s3 as s3_module
+from tests.stores.faults import spoiling
 
 MIB = 1 << 20
 
@@ -62,6 +62,14 @@ def test_credentials_of_the_aws_file_are_used(s3: str, monkeypatch: pytest.Monke
     file.write_text("[default]\naws_access_key_id = testkey\naws_secret_access_key = testsecret123\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     open_store(s3).put("key", b"1")
+
+
+def test_keys_in_the_environment_need_no_profile(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    open_store(s3).put("key", b"1")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StoreUnusable, match="no credentials for s3://"):
+        open_store(s3).put("key", b"1")
 
 
 def test_a_missing_bucket_is_named(s3: str) -> None:
@@ -105,7 +113,7 @@ def test_an_endpoint_that_is_no_address_is_refused_without_repeating_secrets(
 
 
 def test_a_wrong_clock_is_named(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minio_time, "utcnow", lambda: datetime.now(UTC) - timedelta(hours=3))
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: datetime.now(UTC) - timedelta(hours=3))
     monkeypatch.setattr("sida.stores.s3_errors.time.time", lambda: time.time_ns() / 1e9 - 3 * 3600)
     with pytest.raises(StoreUnusable) as caught:
         open_store(s3).stat("key")
@@ -113,27 +121,17 @@ def test_a_wrong_clock_is_named(s3: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_conditional_creation_that_lost_its_answer_is_recognised_as_our_own(
-    s3: str, monkeypatch: pytest.MonkeyPatch
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from urllib3.exceptions import ProtocolError
-
-    store = open_store(s3)
-    assert isinstance(store, s3_module.S3Store)
-    store.put_if_absent("before", b"1")
-    client = store._one_shot
-    sent = client._execute
-    lost = iter([True])
-
-    def lose_the_first_answer(*arguments: object, **options: object) -> object:
-        answer = sent(*arguments, **options)  # type: ignore[arg-type]
-        if next(lost, False):
-            raise ProtocolError("connection broken")
-        return answer
-
-    monkeypatch.setattr(client, "_execute", lose_the_first_answer)
-    store.put_if_absent("key", b"mine")
-    with pytest.raises(AlreadyExists):
+    with spoiling(s3_endpoint) as proxy:
+        monkeypatch.setenv("SIDA_S3_ENDPOINT", proxy.endpoint)
+        store = open_store(s3)
+        store.put_if_absent("before", b"1")
+        proxy.plan, proxy.only = ["close after"], "PUT"
         store.put_if_absent("key", b"mine")
+        assert not proxy.plan
+        with pytest.raises(AlreadyExists):
+            store.put_if_absent("key", b"mine")
 
 
 class Flaky(BaseHTTPRequestHandler):

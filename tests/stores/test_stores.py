@@ -25,7 +25,7 @@ from sida.stores import (
     read_address,
     verify_object,
 )
-from sida.stores.base import HashingReader
+from sida.stores.objects import HashingReader
 from tests.racing import racers
 
 MIB = 1 << 20

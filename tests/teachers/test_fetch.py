@@ -13,7 +13,7 @@ from sida.foreign import Refused
 from sida.manifests import TeacherResult
 from sida.settings import settings
 from sida.stores import fetch_object, open_store
-from sida.stores.base import sha256_of
+from sida.stores.objects import sha256_of
 from sida.teachers.fetch import fetch_generator, fetch_teacher
 from sida.teachers.files import load_network
 from sida.teachers.formats import read_network

@@ -6,8 +6,8 @@ import json
 from statistics import fmean, stdev
 from typing import Any
 
+from sida import layout
 from sida import recipe as recipes
-from sida import records
 from sida.manifests import (
     About,
     DatasetResult,
@@ -26,7 +26,8 @@ from sida.manifests import (
 from sida.recipe import Recipe
 from sida.records import StepCall
 from sida.steps.recipes import recipe_address
-from sida.stores.base import ObjectRef, ObjectStore, put_object
+from sida.stores.base import ObjectRef, ObjectStore
+from sida.stores.objects import put_object
 
 CURVE = [
     {
@@ -202,7 +203,7 @@ class Made:
                 digest="" if ended else manifest.digest,
                 error=failed if ended else "",
             )
-            self.store.put(records.call_key(run, step), (call.model_dump_json() + "\n").encode())
+            self.store.put(layout.call_key(run, step), (call.model_dump_json() + "\n").encode())
             if step == upto:
                 break
         return run

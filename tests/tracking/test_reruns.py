@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sida import records
+from sida import layout, records
 from sida.ending import end_run
 from sida.process.identity import Process, machine_id
 from sida.settings import settings
@@ -105,7 +105,7 @@ def test_a_run_killed_whole_is_failed_once_track_sees_that_its_process_is_gone(
 
 def drive(store: ObjectStore, call: records.StepCall, driver: str) -> None:
     changed = call.model_copy(update={"driver": driver, "state": "started", "manifest": ""})
-    store.put(records.call_key(call.run, call.name), changed.model_dump_json().encode())
+    store.put(layout.call_key(call.run, call.name), changed.model_dump_json().encode())
 
 
 def test_a_run_of_another_machine_is_left_as_it_is(place: Path, store: ObjectStore, database: str) -> None:
@@ -121,6 +121,6 @@ def test_a_table_of_released_generators_is_no_run_of_one_of_their_recipes(store:
     made = Made(store, recipe(name="digits-released"), (1.0, 1.01, 0.99))
     made.write("run-1", upto="prepare_data")
     call = records.calls(store, "run-1")["prepare_data"].model_copy(update={"step": "score", "item": "digits-released"})
-    store.put(records.call_key("run-1", call.name), call.model_dump_json().encode())
+    store.put(layout.call_key("run-1", call.name), call.model_dump_json().encode())
     assert "not told" in track("run-1")
     assert client(database).get_experiment_by_name("digits-8x8") is None

@@ -55,7 +55,7 @@ def closure(*names: str) -> set[str]:
 
 def only_of_full_mlflow() -> list[str]:
     """Top-level modules that a machine with mlflow-skinny and this project's own needs does not have."""
-    kept = closure("mlflow-skinny", "torch", "kfp", "matplotlib", "jinja2", "minio", "safetensors", "rich", "pillow")
+    kept = closure("mlflow-skinny", "torch", "kfp", "matplotlib", "jinja2", "botocore", "safetensors", "rich", "pillow")
     gone = closure("mlflow") - kept - {"mlflow"}
     modules = {
         module

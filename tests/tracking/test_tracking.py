@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sida import records
+from sida import layout, records
 from sida.errors import UserError
 from sida.stores import ObjectStore
 from sida.tracking.projection import benchmark_of, projection
@@ -110,7 +110,7 @@ def test_what_is_said_of_a_run_does_not_depend_on_which_of_two_steps_started_fir
         calls = records.calls(store, run)
         for step, other in zip(steps, reversed(steps), strict=True):
             swapped = calls[step].model_copy(update={"started": calls[other].started})
-            store.put(records.call_key(run, step), swapped.model_dump_json().encode())
+            store.put(layout.call_key(run, step), swapped.model_dump_json().encode())
         digests.add(projection(store, run).digest)
     assert len(digests) == 1
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from sida.errors import Fenced, SidaError, UserError
-from sida.stores.base import ObjectRef, fetch_object
+from sida.stores.base import ObjectRef
+from sida.stores.objects import fetch_object
 from sida.training import checkpoint, loop
 from sida.training.checkpoint import Checkpoint
 from sida.training.iteration import Distillation

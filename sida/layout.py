@@ -1,0 +1,224 @@
+"""The layout of a store: every key that is written is built here, and every key that is taken apart.
+
+    steps/<step>/<key>/<attempt>.json          a step's manifest, created once, never changed
+                       latest                  the number of the attempt that counts
+    leases/<key held>/<number>.json            who holds a key (``steps/<step>/<key>``, ``gc``); the highest number does
+    jobs/<step>/<key>/<attempt>/               what an attempt's workers need and leave
+        spec.json, result.json, log.txt
+        checkpoints/<images>-<lease>.json      a checkpoint, which names its objects
+        samples/<images>.png                   pictures made on the way
+        parts/<range>/<start>-<stop>.safetensors   sums of a range's images, until all are there
+        batch.json                             the batch that was found to be fastest
+    runs/<run>/steps/<step>.json               a step's call in a run; <step> may be <step>.<item>
+               logs/<step>.txt                 the end of what it wrote
+               jobs/<step>.json                where its job lies
+               failures/<number>.json          a failure that was passed on in place of an input
+               cancel.json, run.json           who asked for the run's end; how it ended
+    data/<digest>/shard-<number>.json          a shard that has been converted; of a new attempt under attempt-<number>/
+    series/<step>/<recipe's digest>/<time>-<key>-<attempt>.json   the scores of a recipe, in their order
+    pins/<address's digest>.json               the sha256 of a file that was fetched without one
+    cleanfid/<digest>.safetensors              statistics of a data set in clean-fid's features
+    doctor/<random>                            written, read and deleted by ``doctor``
+    objects/<two digits>/<sha256><suffix>      whatever is large: named by its content
+    .tmp/                                      the store's own
+
+Numbers in names are padded with zeros, so that keys sort by them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import NamedTuple
+
+from sida.errors import UserError
+
+STEPS, LEASES, JOBS, RUNS, OBJECTS = "steps/", "leases/", "jobs/", "runs/", "objects/"
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+
+
+# -- steps
+
+
+class Attempt(NamedTuple):
+    """One attempt of a step; ``key`` is 64 hex digits."""
+
+    step: str
+    key: str
+    number: int
+
+
+def step_folder(step: str, key: str) -> str:
+    return f"{STEPS}{step}/{key}"
+
+
+def manifest_key(step: str, key: str, attempt: int) -> str:
+    return f"{step_folder(step, key)}/{attempt}.json"
+
+
+def latest_key(folder: str) -> str:
+    """``folder`` is that of a step."""
+    return f"{folder}/latest"
+
+
+def manifest_key_in(address: str) -> str:
+    """The key in the full address of a manifest, whichever store that names."""
+    return STEPS + address.rpartition(f"/{STEPS}")[2]
+
+
+def attempt_at(key: str) -> Attempt | None:
+    """The attempt whose manifest is at ``key``; None where something else is."""
+    match = re.fullmatch(rf"{STEPS}([^/]+)/([0-9a-f]{{64}})/([0-9]+)\.json", key)
+    return Attempt(match[1], match[2], int(match[3])) if match else None
+
+
+# -- leases
+
+
+def lease_folder(held: str) -> str:
+    return f"{LEASES}{held}/"
+
+
+def lease_key(held: str, number: int) -> str:
+    return f"{lease_folder(held)}{number:08d}.json"
+
+
+def lease_at(key: str) -> tuple[str, int] | None:
+    """The key that is held, and the lease's number; None where something else is."""
+    match = re.fullmatch(rf"{LEASES}(.+)/([0-9]{{8}})\.json", key)
+    return (match[1], int(match[2])) if match else None
+
+
+# -- jobs
+
+
+def job_folder(step: str, key: str, attempt: int) -> str:
+    return f"{JOBS}{step}/{key}/{attempt}"
+
+
+def job_file_at(key: str) -> tuple[Attempt, str] | None:
+    """The attempt that a job's file belongs to, and its name in the job's folder; None where something else is."""
+    match = re.fullmatch(rf"{JOBS}([^/]+)/([^/]+)/([0-9]+)/(.+)", key)
+    return (Attempt(match[1], match[2], int(match[3])), match[4]) if match else None
+
+
+def step_of_job(key: str) -> str:
+    return key.removeprefix(JOBS).partition("/")[0]
+
+
+def checkpoint_name(images: int, lease: int) -> str:
+    return f"checkpoints/{images:012d}-{lease:08d}.json"
+
+
+def samples_name(images: int) -> str:
+    return f"samples/{images:012d}.png"
+
+
+def part_name(group: int, start: int, stop: int) -> str:
+    return f"parts/{group:03d}/{start:08d}-{stop:08d}.safetensors"
+
+
+# -- runs
+
+
+def check_run_id(run: str) -> str:
+    """Return ``run`` if it can be part of a key. Raises UserError otherwise."""
+    if not re.fullmatch(RUN_ID, run):
+        raise UserError(f"{run!r} is not a run's id: use letters, digits, '.', '_' and '-', as `status` prints it")
+    return run
+
+
+def run_folder(run: str) -> str:
+    return f"{RUNS}{check_run_id(run)}/"
+
+
+def run_at(key: str) -> str:
+    """The run that a record belongs to."""
+    return key.split("/")[1]
+
+
+def calls_folder(run: str) -> str:
+    return f"{run_folder(run)}steps/"
+
+
+def call_key(run: str, step: str) -> str:
+    """``step`` may be ``step.item``, as in all of a run's keys."""
+    return f"{calls_folder(run)}{step}.json"
+
+
+def call_at(key: str) -> tuple[str, str] | None:
+    """The run and the step whose call is at ``key``; None where something else is."""
+    match = re.fullmatch(rf"{RUNS}([^/]+)/steps/([^/]+)\.json", key)
+    return (match[1], match[2]) if match else None
+
+
+def log_key(run: str, step: str) -> str:
+    return f"{run_folder(run)}logs/{step}.txt"
+
+
+def run_job_key(run: str, step: str) -> str:
+    return f"{run_folder(run)}jobs/{step}.json"
+
+
+def failure_key(run: str, number: int) -> str:
+    return f"{run_folder(run)}failures/{number:02}.json"
+
+
+def cancel_key(run: str) -> str:
+    return f"{run_folder(run)}cancel.json"
+
+
+def run_end_key(run: str) -> str:
+    return f"{run_folder(run)}run.json"
+
+
+# -- the rest
+
+
+def data_folder(digest: str, attempt: int | None = None) -> str:
+    """The records of converted shards: shared by equal conversions, or one attempt's own."""
+    return f"data/{digest}" + (f"/attempt-{attempt}" if attempt is not None else "")
+
+
+def shard_key(folder: str, number: int) -> str:
+    return f"{folder}/shard-{number:05d}.json"
+
+
+def series_folder(step: str, recipe_digest: str) -> str:
+    return f"series/{step}/{recipe_digest}/"
+
+
+def series_key(attempt: Attempt, recipe_digest: str, created: str) -> str:
+    """Sorts by time, then by key, so that two scores of one second have an order. ``created`` is an ISO time in UTC."""
+    time = re.sub("[^0-9T]", "", created.partition("+")[0])
+    return f"{series_folder(attempt.step, recipe_digest)}{time}-{attempt.key[:16]}-{attempt.number:04d}.json"
+
+
+def pin_key(name: str) -> str:
+    return f"pins/{name}.json"
+
+
+def cleanfid_key(digest: str) -> str:
+    return f"cleanfid/{digest}.safetensors"
+
+
+def doctor_key(name: str) -> str:
+    return f"doctor/{name}"
+
+
+# -- objects
+
+
+def object_key(sha256: str, name: str = "") -> str:
+    """``objects/ab/ab...ef.pkl`` for content ``ab...ef`` of a file ``*.pkl``; UserError for a bad digest."""
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise UserError(f"{sha256!r} is not a sha256: expected 64 lower-case hex digits")
+    suffix = PurePath(name).suffix
+    if not re.fullmatch(r"\.[A-Za-z0-9_+-]{1,16}", suffix):
+        suffix = ""
+    return f"{OBJECTS}{sha256[:2]}/{sha256}{suffix}"
+
+
+def digest_at(key: str) -> str:
+    """The sha256 in an object's key."""
+    return key.rpartition("/")[2][:64]
