@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sida import progress, records
 from sida.errors import NotFound, SidaError
-from sida.launch.local import run_workers
+from sida.launch.base import Launcher, Work
+from sida.launch.cluster import Cluster
+from sida.launch.local import LocalLauncher
 from sida.launch.log import end_of_log
-from sida.launch.nodes import Nodes, lead
-from sida.launch.worker_error import NAME as ERROR
-from sida.launch.worker_error import read_error
+from sida.launch.manifest import job_name, train_job
+from sida.launch.nodes import Nodes, NodesLauncher
+from sida.launch.target import parse_target
+from sida.launch.trainjob import TrainJobLauncher
+from sida.launch.worker_error import error_key, read_error
 from sida.settings import settings
 
 if TYPE_CHECKING:
@@ -35,90 +38,55 @@ def job_folder(context: Context) -> str:
 def run_job(context: Context, kind: str, spec: Mapping[str, Any], execution: Execution) -> dict[str, Any]:
     """Run the workers to the end and return what they published; a job that had finished before is adopted.
 
-    Raises SidaError with the worker's last line and the log's path when they fail, or when they were asked to stop.
+    Raises what the launcher raises: SidaError with the worker's own line and the log's path when they fail, Stopped when asked to.
     """
     folder = job_folder(context)
-    if (finished := _result(context, folder)) is not None:
-        return finished
-    here = settings()
+    if (result := _result(context, folder)) is not None:
+        return result
     lease = {"key": context.lease.key, "number": context.lease.number}
     full = {"kind": kind, "folder": folder, "step": context.step.name, "lease": lease, **spec}
-    log = here.runs / "logs" / f"{context.step.name}-{context.key[:12]}-{context.attempt}.log"
+    log = settings().runs / "logs" / f"{context.step.name}-{context.key[:12]}-{context.attempt}.log"
     progress.log(context.step.name, log)
-    launch = _in_trainjob if here.launcher == "trainjob" else _here
-    if not launch(context, folder, full, log, execution):
-        raise SidaError(f"{kind}: stopped on request; run again to continue from the last checkpoint")
+    job, store = f"{folder}/spec.json", context.store
+    work = Work(
+        step=context.step.name,
+        job=job,
+        processes=execution.processes,
+        threads=execution.threads,
+        log=log,
+        check=context.lease.raise_if_lost,
+        finished=lambda: _result(context, folder) is not None,
+        error=lambda: read_error(store, job),
+        keep_log=lambda: store.put(f"{folder}/log.txt", end_of_log(log)),
+    )
+    launcher, terms = _launcher(context, folder, work)
+    content = json.dumps(full | terms, indent=1).encode()
+    context.lease.guarded(lambda: store.put(job, content))
+    store.delete(error_key(job))  # of an earlier start
+    launcher.run(work)
     result = _result(context, folder)
     if result is None:
         raise SidaError(f"{kind}: the workers ended without a result: see {log}")
     return result
 
 
-def _here(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
-    """In processes of this machine, or of this and other bare ones; False when they were asked to stop."""
+def _launcher(context: Context, folder: str, work: Work) -> tuple[Launcher, dict[str, Any]]:
+    """Return the launcher that the settings name, and what the spec tells the workers of it."""
     here = settings()
-    _put_spec(context, folder, spec)
-    log.parent.mkdir(parents=True, exist_ok=True)
-
-    def run_here(nodes: tuple[Nodes, str] | None = None) -> int:
-        context.store.delete(f"{folder}/{ERROR}")  # of an earlier start
-        return run_workers(
-            "sida.training.worker",
-            ["--job", f"{folder}/spec.json"],
-            processes=here.workers or execution.processes,
-            threads=execution.threads,
-            log_path=log,
-            environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
-            on_tick=context.lease.raise_if_lost,
-            nodes=nodes,
-            error=lambda: read_error(context.store, folder),
-        )
-
-    if (machines := Nodes.parse(here.nodes)) is None:
-        return run_here() == 0
-    step, job = context.step.name, f"{folder}/spec.json"
-    return lead(context.store, machines, step, job, lambda attempt: run_here((machines, attempt))) == 0
-
-
-def _in_trainjob(context: Context, folder: str, spec: dict[str, Any], log: Path, execution: Execution) -> bool:
-    """In a TrainJob; False when we were asked to stop."""
-    from sida.launch.manifest import job_name, train_job
-    from sida.launch.target import parse_target
-    from sida.launch.trainjob import Following, run_trainjob
-
-    target, run = parse_target(settings().trainjob), records.current_run()
-    name = job_name(context.step.name, folder, context.store.address)
+    if here.launcher != "trainjob":
+        nodes = Nodes.parse(here.nodes)
+        return (NodesLauncher(work.log, context.store, nodes) if nodes else LocalLauncher(work.log)), {}
+    target, run = parse_target(here.trainjob), records.current_run()
+    name = job_name(work.step, folder, context.store.address)
     manifest = train_job(
-        target,
-        name=name,
-        step=context.step.name,
-        run=run,
-        folder=folder,
-        processes=execution.processes,
-        threads=execution.threads,
+        target, name=name, step=work.step, run=run, folder=folder, processes=work.processes, threads=work.threads
     )
-    # The launcher that comes after us puts its own lease here, and the running workers go on under it.
-    spec["launch"] = {"job": name, "abandoned_seconds": target.abandoned_seconds}
-    _put_spec(context, folder, spec)
-    context.store.delete(f"{folder}/{ERROR}")
     if run:
-        context.store.put(f"runs/{run}/jobs/{context.step.name}.json", json.dumps({"folder": folder}).encode())
-    following = Following(
-        step=context.step.name,
-        target=target,
-        manifest=manifest,
-        log_path=log,
-        on_tick=context.lease.raise_if_lost,
-        finished=lambda: _result(context, folder) is not None,
-        error=lambda: read_error(context.store, folder),
-        keep_log=lambda: context.store.put(f"{folder}/log.txt", end_of_log(log)),
-    )
-    return run_trainjob(following)
-
-
-def _put_spec(context: Context, folder: str, spec: dict[str, Any]) -> None:
-    content = json.dumps(spec, indent=1).encode()
-    context.lease.guarded(lambda: context.store.put(f"{folder}/spec.json", content))
+        context.store.put(f"runs/{run}/jobs/{work.step}.json", json.dumps({"folder": folder}).encode())
+    cluster = Cluster(target.namespace, outage_seconds=target.outage_seconds)
+    # The launcher that comes after us puts its own lease there, and the running workers go on under it.
+    terms = {"launch": {"job": name, "abandoned_seconds": target.abandoned_seconds}}
+    return TrainJobLauncher(cluster, manifest, target.on_termination), terms
 
 
 def _result(context: Context, folder: str) -> dict[str, Any] | None:

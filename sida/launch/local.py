@@ -15,10 +15,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.log import explain, failure
 from sida.launch.worker_error import WorkerError
 from sida.process.identity import LINUX, Process
@@ -31,6 +32,7 @@ from sida.settings import settings
 if TYPE_CHECKING:
     from sida.launch.nodes import Nodes
 
+WORKER = "sida.training.worker"
 TICK_SECONDS = 1.0
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 60.0
@@ -43,6 +45,57 @@ THREAD_VARIABLES = (
 )
 MARK = "SIDA_LAUNCH"
 SHIM = Path(__file__).parents[1] / "process" / "shim.py"
+
+
+class LocalLauncher(Launcher):
+    """Processes of this machine, whose output is in ``log``."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._asked, self._runs = log, False, False
+
+    def run(self, work: Work) -> None:
+        """Start the workers and wait for them."""
+        self._run(work, None)
+
+    def _run(self, work: Work, nodes: tuple[Nodes, str] | None) -> None:
+        self._runs = True
+        try:
+            run_work(work, nodes, stop=lambda: self._asked)
+        finally:
+            self._runs = False
+
+    def stop(self) -> str:
+        """Ask them to write a checkpoint and to end; ``run`` raises Stopped when they have."""
+        self._asked = True
+        return "stopping: its processes write a checkpoint"
+
+    def log(self, *, follow: bool = False) -> Iterator[str] | None:
+        """Return what they have said so far."""
+        text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
+        return iter(text.splitlines()) if text else None
+
+    def status(self) -> str:
+        """Say whether this launcher has processes at work."""
+        return "its processes run" if self._runs else "no process of it runs here"
+
+
+def run_work(work: Work, nodes: tuple[Nodes, str] | None, stop: Callable[[], bool] | None = None) -> None:
+    """Run the processes of this machine, alone or as one of several. Raises as ``Launcher.run`` does."""
+    here = settings()
+    status = run_workers(
+        WORKER,
+        ["--job", work.job],
+        processes=here.workers or work.processes,
+        threads=work.threads,
+        log_path=work.log,
+        environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
+        on_tick=work.check,
+        stop=stop,
+        nodes=nodes,
+        error=work.error,
+    )
+    if status:
+        raise Stopped(work.step)
 
 
 def run_workers(

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from sida import patience, progress
 from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
-from sida.launch.local import run_workers
-from sida.launch.worker_error import read_error
+from sida.launch.base import Stopped, Work
+from sida.launch.local import LocalLauncher, run_work
+from sida.launch.worker_error import error_key, read_error
 from sida.lease import alive_holder, last_words
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -94,27 +95,36 @@ class Nodes:
 # --- node 0 -------------------------------------------------------------------------------------------------------
 
 
-def lead(store: ObjectStore, nodes: Nodes, step: str, job: str, run: Callable[[str], int]) -> int:
-    """Run a job on all machines: announce it, ``run(id)`` our share, again from the last checkpoint when a machine was lost.
+class NodesLauncher(LocalLauncher):
+    """The machines of a run that this one leads; the log is of its own processes."""
 
-    Raises UserError when the others do not join within SIDA_TIMEOUT, and what ``run`` raises when restarts do not help.
-    """
-    reached, left = _progress(store, job), RESTARTS
-    while True:
-        _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
-        name = secrets.token_hex(6)
-        store.put(nodes.key("job"), json.dumps({"id": name, "job": job}).encode())
-        try:
-            return run(name)
-        except (UserError, Fenced, Unavailable):
-            raise
-        except SidaError as error:
-            now = _progress(store, job)
-            left = RESTARTS if now != reached else left - 1
-            reached = now
-            if left < 0:
+    def __init__(self, log: Path, store: ObjectStore, nodes: Nodes) -> None:
+        super().__init__(log)
+        self._store, self._nodes = store, nodes
+
+    def run(self, work: Work) -> None:
+        """Announce the job and run our share of it, again from the last checkpoint when a machine was lost.
+
+        Raises UserError also when the others do not join within SIDA_TIMEOUT.
+        """
+        store, nodes = self._store, self._nodes
+        reached, left = _progress(store, work.job), RESTARTS
+        while True:
+            _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
+            store.delete(error_key(work.job))  # of an earlier start
+            name = secrets.token_hex(6)
+            store.put(nodes.key("job"), json.dumps({"id": name, "job": work.job}).encode())
+            try:
+                return self._run(work, (nodes, name))
+            except (UserError, Fenced, Unavailable, Stopped):
                 raise
-            progress.note(step, f"{error}: starting again from the last checkpoint")
+            except SidaError as error:
+                now = _progress(store, work.job)
+                left = RESTARTS if now != reached else left - 1
+                reached = now
+                if left < 0:
+                    raise
+                progress.note(work.step, f"{error}: starting again from the last checkpoint")
 
 
 def _progress(store: ObjectStore, job: str) -> list[str]:
@@ -207,25 +217,25 @@ def _join(
     still_led: Callable[[], None],
 ) -> bool:
     """Our share of a job; False when we were asked to stop. A failure is node 0's to judge, except a mistake of the user's."""
-    here = settings()
+    work = Work(
+        step=f"node {nodes.rank}",
+        job=job["job"],
+        processes=processes,
+        threads=threads,
+        log=log,
+        check=still_led,
+        finished=lambda: False,
+        error=lambda: read_error(store, job["job"]),
+    )
     try:
-        status = run_workers(
-            "sida.training.worker",
-            ["--job", job["job"]],
-            processes=processes,
-            threads=threads,
-            log_path=log,
-            environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
-            on_tick=still_led,
-            nodes=(nodes, job["id"]),
-            error=lambda: read_error(store, job["job"].rpartition("/")[0]),
-        )
+        run_work(work, (nodes, job["id"]))
+    except Stopped:
+        return False
     except UserError:
         raise
     except SidaError as error:
         progress.note(f"node {nodes.rank}", f"{error}: waiting for node 0 to start again")
-        return True
-    return status == 0
+    return True
 
 
 def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:
