@@ -1,7 +1,7 @@
-"""Follows one TrainJob to its end by looking at it every few seconds: its conditions, the events about it, its pods.
+"""Follows one TrainJob to its end by looking at it every few seconds: its conditions, the events about it, its pods and log.
 
-Looking again is what outlives an API server that is away: nothing is missed that is still there. What is not, the first node's log,
-is read in a thread of its own (``pod_logs``); why a pod failed is looked at every second, because a restart of the job deletes it.
+Looking again outlives an API server that is away. Pods are looked at every second: a restart of the job deletes a failed one about
+two seconds after its end, and with it why it failed and the end of its log.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sida.launch.cluster import Cluster, Refused, Unreachable
 from sida.launch.job_state import condition
 from sida.launch.log import explain, failure
 from sida.launch.manifest import QUEUE
-from sida.launch.pod_logs import FirstNode, event_of, pods_of
+from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
 from sida.launch.pod_state import attempt_of, failure_of, waiting_job
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.progress import duration
@@ -45,6 +45,7 @@ class Follower:
         self.name, self.uid = str(job["metadata"]["name"]), job["metadata"]["uid"]
         self.shown = f"TrainJob {cluster.namespace}/{self.name}"
         self.warnings: list[dict[str, Any]] = []
+        self._log: FirstNodeLog
         self._known: set[tuple[str, str]] = set()  # name and version of events
         self._events_seen = True  # until they may not be read
         self._not_created: tuple[float, str] | None = None  # since when, and the newest message
@@ -66,18 +67,16 @@ class Follower:
                 log.flush()
                 self._hear(text)
 
-            node = FirstNode(self.name, self.cluster, line, self.note)
-            node.start()
+            self._log = FirstNodeLog(self.cluster, line, self.note)
             try:
                 failed = self._until_ended()
-                node.finish(LOG_SECONDS)
+                self._read_rest_of_log()
             except _Finished:
                 failed = None
             except Unreachable as error:
                 raise Unreachable(f"{self.shown}: {error}; the job runs on: run the step again to follow it") from error
             finally:
                 self.cluster.tick = tick
-                node.finish(0)
         try:
             self.work.keep_log()
         except Unavailable as error:
@@ -115,8 +114,9 @@ class Follower:
                 self._say_why_it_waits()
             polled = clock.now()
             while clock.now() - polled < POLL_SECONDS:
-                self._look_at_pods()
+                self._log.read(self._look_at_pods(), of_ended=True)
                 self.cluster.pause(POD_SECONDS)
+            self._log.read(self._look_at_pods())
             job = self.cluster.get(self.name)
             if job is None or job["metadata"]["uid"] != self.uid:
                 if self.work.finished():
@@ -124,6 +124,11 @@ class Follower:
                 how = "was deleted" if job is None else "was deleted and made anew"
                 raise SidaError(f"{self.shown} {how} by somebody else (kubectl?): {SUBMIT_AGAIN}")
             self.job = job
+
+    def _read_rest_of_log(self) -> None:
+        ended = self.cluster.clock.now()
+        while not self._log.read(self._look_at_pods()) and self.cluster.clock.now() - ended < LOG_SECONDS:
+            self.cluster.pause(POD_SECONDS)
 
     # -- one look
 
@@ -184,8 +189,8 @@ class Follower:
             self.note(f"its events cannot be read ({error}): why it is not created will not be known")
             return []
 
-    def _look_at_pods(self) -> None:
-        """Tell at once why one failed: a restart of the job deletes it, and what it knew."""
+    def _look_at_pods(self) -> list[dict[str, Any]]:
+        """Return its pods. Why one failed is told at once: a restart of the job deletes it, and what it knew."""
         self._pods = self.cluster.pods_now(pods_of(self.name))  # whoever may not look is told by what ends badly
         for pod in self._pods or []:
             if (attempt := attempt_of(pod)) > self._attempt:
@@ -200,6 +205,7 @@ class Follower:
                 if cause.cause == "memory":
                     self._killed, words = words, f"a worker was {words}"
                 self.note(words)
+        return self._pods or []
 
     def _say_why_it_waits(self) -> None:
         if self._ready() or self._pods is None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from sida import patience, progress
 from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
 from sida.launch.base import Stopped, Work
-from sida.launch.local import LocalLauncher, run_work
+from sida.launch.local import LocalLauncher
 from sida.launch.worker_error import error_key, read_error
 from sida.lease import alive_holder, last_words
 from sida.settings import settings
@@ -100,14 +100,14 @@ class NodesLauncher(LocalLauncher):
 
     def __init__(self, log: Path, store: ObjectStore, nodes: Nodes) -> None:
         super().__init__(log)
-        self._store, self._nodes = store, nodes
+        self._store, self._machines = store, nodes
 
     def run(self, work: Work) -> None:
         """Announce the job and run our share of it, again from the last checkpoint when a machine was lost.
 
         Raises UserError also when the others do not join within SIDA_TIMEOUT.
         """
-        store, nodes = self._store, self._nodes
+        store, nodes = self._store, self._machines
         reached, left = _progress(store, work.job), RESTARTS
         while True:
             _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
@@ -115,7 +115,8 @@ class NodesLauncher(LocalLauncher):
             name = secrets.token_hex(6)
             store.put(nodes.key("job"), json.dumps({"id": name, "job": work.job}).encode())
             try:
-                return self._run(work, (nodes, name))
+                self.nodes = (nodes, name)
+                return super().run(work)
             except (UserError, Fenced, Unavailable, Stopped):
                 raise
             except SidaError as error:
@@ -228,7 +229,7 @@ def _join(
         error=lambda: read_error(store, job["job"]),
     )
     try:
-        run_work(work, (nodes, job["id"]))
+        LocalLauncher(log, nodes=(nodes, job["id"])).run(work)
     except Stopped:
         return False
     except UserError:
