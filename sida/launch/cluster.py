@@ -7,7 +7,6 @@ at most ``outage_seconds``; what it refuses is one line for the user.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,9 +33,9 @@ class Clock:
         """Seconds on a clock that no one sets."""
         return time.monotonic() * self.speed
 
-    def wait(self, stop: threading.Event, seconds: float) -> bool:
-        """Pause, at most until ``stop`` is set; whether it is."""
-        return stop.wait(seconds / self.speed)
+    def sleep(self, seconds: float) -> None:
+        """Pause."""
+        time.sleep(seconds / self.speed)
 
 
 class Refused(Exception):
@@ -47,22 +46,6 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
-class Reach:
-    """When the API server was last heard, by whichever thread."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._heard = clock.now()
-
-    def heard(self) -> None:
-        """It answered just now."""
-        self._heard = self._clock.now()
-
-    def silent_for(self) -> float:
-        """Seconds since it last answered."""
-        return self._clock.now() - self._heard
-
-
 class Cluster:
     """The API server as seen from one namespace. Raises UserError when no cluster is configured here."""
 
@@ -71,7 +54,7 @@ class Cluster:
 
         hush_retries()
         self.namespace, self.outage_seconds, self.clock = namespace, outage_seconds, clock or Clock()
-        self.reach = Reach(self.clock)
+        self._heard = self.clock.now()
         self.tick: Callable[[], None] = lambda: None  # called about once a second while we wait
         api = client.ApiClient(_configuration())
         self.host = str(api.configuration.host)
@@ -122,18 +105,16 @@ class Cluster:
 
     # -- pods
 
-    def pods(self, labels: str, *, repeat: bool = True) -> list[dict[str, Any]]:
-        """Pods by label selector; with ``repeat=False`` a failure is raised at once, as by ``once``."""
-        call, given, options = self._core.list_namespaced_pod, (self.namespace,), {"label_selector": labels}
-        if repeat:
-            return list(self._read(call, *given, **options)["items"])
-        with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **options) as response:
-            return list(json.loads(response.data)["items"])
+    def pods(self, labels: str) -> list[dict[str, Any]]:
+        """Pods by label selector."""
+        return list(self._read(self._core.list_namespaced_pod, self.namespace, label_selector=labels)["items"])
 
     def pods_now(self, labels: str) -> list[dict[str, Any]] | None:
         """Pods by label selector; None where they cannot be seen now, or may not."""
+        call, options = self._core.list_namespaced_pod, {"label_selector": labels, "_request_timeout": CALL_TIMEOUT}
         try:
-            return self.pods(labels, repeat=False)
+            with self.once(call, self.namespace, **options) as response:
+                return list(json.loads(response.data)["items"])
         except Exception as error:
             if not isinstance(error, Refused) and passing(error) is None:
                 raise
@@ -223,7 +204,11 @@ class Cluster:
         end = self.clock.now() + seconds
         while (left := end - self.clock.now()) > 0:
             self.tick()
-            time.sleep(min(left, 1.0) / self.clock.speed)
+            self.clock.sleep(min(left, 1.0))
+
+    def silent_for(self) -> float:
+        """Seconds since the server last answered."""
+        return self.clock.now() - self._heard
 
     def once(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """One attempt; the open response. Raises Refused or urllib3's HTTPError."""
@@ -233,9 +218,9 @@ class Cluster:
             response = call(*given, _preload_content=False, **named)
         except ApiException as error:
             if error.status not in _TRANSIENT:
-                self.reach.heard()
+                self._heard = self.clock.now()
             raise Refused(error.status or 0, *_said(error)) from error
-        self.reach.heard()
+        self._heard = self.clock.now()
         return response
 
 

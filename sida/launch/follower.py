@@ -45,6 +45,7 @@ class Follower:
         self.name, self.uid = str(job["metadata"]["name"]), job["metadata"]["uid"]
         self.shown = f"TrainJob {cluster.namespace}/{self.name}"
         self.warnings: list[dict[str, Any]] = []
+        self._asked = cluster.tick  # raises when we are to end
         self._log: FirstNodeLog
         self._known: set[tuple[str, str]] = set()  # name and version of events
         self._events_seen = True  # until they may not be read
@@ -57,7 +58,7 @@ class Follower:
 
     def run(self) -> None:
         """Return when it has ended well, or its result is there; else raise why it has not."""
-        self.cluster.tick, tick = self._outage(self.cluster.tick), self.cluster.tick
+        self.cluster.tick = self._tick
         self.work.log.parent.mkdir(parents=True, exist_ok=True)
         with self.work.log.open("a", encoding="utf-8") as log:
             begin = log.seek(0, 2)
@@ -76,7 +77,7 @@ class Follower:
             except Unreachable as error:
                 raise Unreachable(f"{self.shown}: {error}; the job runs on: run the step again to follow it") from error
             finally:
-                self.cluster.tick = tick
+                self.cluster.tick = self._asked
         try:
             self.work.keep_log()
         except Unavailable as error:
@@ -84,23 +85,17 @@ class Follower:
         if failed is not None:
             raise self._cause(failed, begin)
 
-    def _outage(self, tick: Callable[[], None]) -> Callable[[], None]:
-        """Return ``tick`` for the time in which the API server does not answer: the job may end meanwhile."""
-        clock = self.cluster.clock
-
-        def watched() -> None:
-            tick()
-            silent = self.cluster.reach.silent_for()
-            if silent <= RESULT_SECONDS * 1.5:
-                return
-            since = duration(silent - silent % 60)
-            self.note(f"the Kubernetes API does not answer since {since}; the job runs on")
-            if clock.now() - self._looked_in_store > RESULT_SECONDS:
-                self._looked_in_store = clock.now()
-                if self.work.finished():
-                    raise _Finished
-
-        return watched
+    def _tick(self) -> None:
+        """Between two looks, and while the API server does not answer: the job may end meanwhile."""
+        self._asked()
+        silent = self.cluster.silent_for()
+        if silent <= RESULT_SECONDS * 1.5:
+            return
+        self.note(f"the Kubernetes API does not answer since {duration(silent - silent % 60)}; the job runs on")
+        if self.cluster.clock.now() - self._looked_in_store > RESULT_SECONDS:
+            self._looked_in_store = self.cluster.clock.now()
+            if self.work.finished():
+                raise _Finished
 
     def _until_ended(self) -> dict[str, Any] | None:
         """None when the job is complete; else the condition that says that it failed."""
@@ -126,8 +121,10 @@ class Follower:
             self.job = job
 
     def _read_rest_of_log(self) -> None:
-        ended = self.cluster.clock.now()
-        while not self._log.read(self._look_at_pods()) and self.cluster.clock.now() - ended < LOG_SECONDS:
+        until = self.cluster.clock.now() + LOG_SECONDS
+        while (
+            not (self._log.read(self._look_at_pods()) and self._pods is not None) and self.cluster.clock.now() < until
+        ):
             self.cluster.pause(POD_SECONDS)
 
     # -- one look

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sida.launch.cluster import Cluster, lines, passing
-from sida.launch.manifest import NODE, RESTART
+from sida.launch.manifest import NODE
+from sida.launch.pod_state import attempt_of
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 OVERLAP_SECONDS = 5  # how much further back than the last look each look begins
@@ -45,7 +46,7 @@ class FirstNodeLog:
         uid, name, began = pod["metadata"]["uid"], pod["metadata"]["name"], time.monotonic()
         if uid not in self._at:
             if self._at:
-                self._note(f"started again (restart {pod['metadata'].get('labels', {}).get(RESTART, '?')}), pod {name}")
+                self._note(f"started again (restart {attempt_of(pod)}), pod {name}")
             self._at[uid] = Position(uid)
         at, back = self._at[uid], None
         if uid in self._read_at:  # by our clock alone, which may differ from the node's

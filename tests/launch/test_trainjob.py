@@ -381,6 +381,16 @@ def test_after_a_restart_the_new_pod_is_found_and_the_restart_told(launch: Launc
     assert launch.log.read_text() == "one\ntwo\n"
 
 
+def test_a_log_that_may_not_be_read_is_said_and_the_job_followed_all_the_same(launch: Launch, kube: Kube) -> None:
+    kube.forbidden = {("get", "log")}
+    launch.start()
+    until(lambda: created(kube))
+    kube.end_pod(kube.pod(), "Succeeded")
+    until(lambda: "its log cannot be read: User cannot get resource log" in told(launch.place))
+    launch.complete(kube)
+    assert launch.end() is True
+
+
 def test_why_a_pod_does_not_start_is_told_once(launch: Launch, kube: Kube) -> None:
     launch.start()
     until(lambda: created(kube))
