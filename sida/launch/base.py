@@ -28,8 +28,8 @@ class Work:
     threads: int
     log: Path  # their output is appended to it
     check: Callable[[], None]  # called about once a second; what it raises ends the launcher
-    finished: Callable[[], bool]  # whether the result is in the store
     error: Callable[[], WorkerError | None]  # what a worker published of its failure
+    finished: Callable[[], bool] = lambda: False  # whether the result is in the store
     keep_log: Callable[[], object] = lambda: None  # called at the end, where the workers' own machines keep none
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sida import patience, progress
@@ -161,12 +162,15 @@ class _Over(Exception):
 
 
 def follow(nodes: Nodes, processes: int, threads: int) -> int:
-    """Join the jobs of the run that leads, until it ends; the exit status. Raises UserError when none begins in SIDA_TIMEOUT."""
-    here = settings()
+    """Join the jobs of the run that leads, until it ends; the exit status. A failure is node 0's to judge, except a user's mistake.
+
+    Raises UserError when no run begins in SIDA_TIMEOUT, and what a worker said of the user's mistake.
+    """
+    here, us = settings(), f"node {nodes.rank}"
     store = open_store(here.store)
     nodes.own_address()  # refuses an address that leads nowhere
     nodes = _find_leader(store, nodes, here.timeout)
-    progress.note(f"node {nodes.rank}", f"joined the run at {nodes.host}:{nodes.port}")
+    progress.note(us, f"joined the run at {nodes.host}:{nodes.port}")
     done = ""
 
     def still_led() -> None:
@@ -180,17 +184,27 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
         if found is None or found[0] != nodes.lease:
             raise _Over
 
+    def work_on(job: str, log: Path) -> Work:
+        error = partial(read_error, store, job)
+        return Work(step=us, job=job, processes=processes, threads=threads, log=log, check=still_led, error=error)
+
     try:
         while True:
             store.put(nodes.key(f"node-{nodes.rank}"), json.dumps({"after": done}).encode())
             job = _next_job(store, nodes, done, still_led)
             done = job["id"]
             log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
-            progress.note(f"node {nodes.rank}", f"working on {job['job'].split('/')[1]} (log: {log})")
-            progress.log(f"node {nodes.rank}", log)
+            progress.note(us, f"working on {job['job'].split('/')[1]} (log: {log})")
+            progress.log(us, log)
             _wait_for_a_way(nodes, still_led)
-            if not _join(store, nodes, job, processes, threads, log, still_led):
+            try:
+                LocalLauncher(log, nodes=(nodes, done)).run(work_on(job["job"], log))
+            except Stopped:
                 return 143
+            except UserError:
+                raise
+            except SidaError as error:
+                progress.note(us, f"{error}: waiting for node 0 to start again")
     except _Over:
         if last_words(store, nodes.name, nodes.lease):
             return 0
@@ -206,37 +220,6 @@ def _wait_for_a_way(nodes: Nodes, still_led: Callable[[], None]) -> None:
         except UserError:
             still_led()
             time.sleep(POLL_SECONDS)
-
-
-def _join(
-    store: ObjectStore,
-    nodes: Nodes,
-    job: dict[str, str],
-    processes: int,
-    threads: int,
-    log: Path,
-    still_led: Callable[[], None],
-) -> bool:
-    """Our share of a job; False when we were asked to stop. A failure is node 0's to judge, except a mistake of the user's."""
-    work = Work(
-        step=f"node {nodes.rank}",
-        job=job["job"],
-        processes=processes,
-        threads=threads,
-        log=log,
-        check=still_led,
-        finished=lambda: False,
-        error=lambda: read_error(store, job["job"]),
-    )
-    try:
-        LocalLauncher(log, nodes=(nodes, job["id"])).run(work)
-    except Stopped:
-        return False
-    except UserError:
-        raise
-    except SidaError as error:
-        progress.note(f"node {nodes.rank}", f"{error}: waiting for node 0 to start again")
-    return True
 
 
 def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:

@@ -57,7 +57,6 @@ def work_in(folder: Path, mode: str, check: Callable[[], None] = lambda: None) -
         threads=1,
         log=folder / "log",
         check=check,
-        finished=lambda: False,
         error=lambda: None,
     )
 
