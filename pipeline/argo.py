@@ -52,13 +52,17 @@ def place_of(node_name: str) -> Place | None:
     return Place(last.removesuffix("-driver"), driver=True) if last.endswith("-driver") else None
 
 
+def place(pod: Mapping[str, Any]) -> Place | None:
+    """Return the place of a run's pod; None for one of Argo's own."""
+    return place_of((pod["metadata"].get("annotations") or {}).get(NODE_NAME, ""))
+
+
 def pods_by_place(pods: Iterable[dict[str, Any]]) -> dict[Place, list[dict[str, Any]]]:
     """The pods of each place, the newest last."""
     found: dict[Place, list[dict[str, Any]]] = {}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
-        place = place_of((pod["metadata"].get("annotations") or {}).get(NODE_NAME, ""))
-        if place is not None:
-            found.setdefault(place, []).append(pod)
+        if (its := place(pod)) is not None:
+            found.setdefault(its, []).append(pod)
     return found
 
 

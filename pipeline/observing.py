@@ -11,12 +11,12 @@ from pipeline import argo
 from pipeline.remote import store_at_hand
 from pipeline.run_state import RunState
 from pipeline.standing import AT_WORK, BAD, Known, Standing, standing
+from pipeline.trainjobs import launches, selector
 from sida import ending, records
 from sida.errors import SidaError
 from sida.launch.looker import Looker, Unseen
-from sida.launch.manifest import RUN, STEP, label
+from sida.launch.manifest import STEP
 from sida.launch.pod_logs import pods_of
-from sida.layout import check_run_id
 
 if TYPE_CHECKING:
     from pipeline.profile import Profile
@@ -38,8 +38,6 @@ class Observer:
     """Looks at one run again and again. Nothing but Kubeflow Pipelines' own answer is needed for a standing."""
 
     def __init__(self, profile: Profile, run_id: str) -> None:
-        from pipeline.trainjobs import launches
-
         self.run_id, self._profile = run_id, profile
         self._kfp = Looker(profile.kfp.namespace or KFP_NAMESPACE)
         self._jobs = Looker(profile.trainjob.namespace) if profile.trainjob and launches(profile) else None
@@ -129,7 +127,7 @@ class Observer:
     def _look_at_jobs(self, run: RunState, found: dict[str, Any]) -> None:
         if self._jobs is None or run.state == "SUCCEEDED":
             return
-        jobs = self._seen(self._jobs.trainjobs(f"{RUN}={label(check_run_id(self.run_id))}"))
+        jobs = self._seen(self._jobs.trainjobs(selector(self.run_id)))
         found["jobs"] = {job["metadata"]["labels"][STEP]: job for job in jobs or []}
         found["job_pods"] = {}
         for step, job in found["jobs"].items():

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import trainjobs
 from pipeline.argo import Node, Place
 from pipeline.run_state import RunState, Task
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Cancel, Ending, in_words
+from sida.launch.job_state import job_in_words
 from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, waiting_job, waiting_of
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.records import StepCall
@@ -167,14 +167,14 @@ def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, 
     if over or state not in AT_WORK:
         return StepStanding(step, state or NOT_STARTED, ended=ended)
     waiting = _waiting(step, task, known)
-    job = trainjobs.in_words(known.jobs[step]) if step in known.jobs else ""
+    job = job_in_words(known.jobs[step]) if step in known.jobs else ""
     return StepStanding(step, WAITING if waiting is not None else state, waiting, job=job)
 
 
 def _job_alone(step: str, known: Known) -> StepStanding:
     """Of a TrainJob whose step Kubeflow does not show."""
     waiting = waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
-    return StepStanding(step, WAITING if waiting is not None else "", waiting, job=trainjobs.in_words(known.jobs[step]))
+    return StepStanding(step, WAITING if waiting is not None else "", waiting, job=job_in_words(known.jobs[step]))
 
 
 def _waiting(step: str, task: Task, known: Known) -> Waiting | None:

@@ -39,11 +39,9 @@ def main(args: argparse.Namespace) -> int:
     if not before.ended:
         _record(args, where)
     jobs: list[str] = []
-    if (cluster := trainjobs.cluster_of(where)) is not None and where.trainjob is not None:
-        suspend = where.trainjob.on_termination == "suspend" and not where.trainjob.queue
-        for job in trainjobs.jobs_of(cluster, args.run).values():
-            jobs.append(trainjobs.end(cluster, job, "suspend" if suspend else "delete"))
-            output.part(args, jobs[-1])
+    for launcher in trainjobs.launchers(where, args.run):
+        jobs.append(launcher.stop())
+        output.part(args, jobs[-1])
     state = was if before.ended else "CANCELING"
     output.result(args, "", run=args.run, name=before.name, state=state, trainjobs=jobs)
     return 0

@@ -12,7 +12,7 @@ examples:
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Iterator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,23 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print it."""
-    step = args.step.replace("-", "_")
-    return _on_kubernetes(args, step) if args.profile else _here(args.run, step)
-
-
-def _on_kubernetes(args: argparse.Namespace, step: str) -> int:
     from pipeline import profile
     from pipeline.step_logs import StepLog
 
-    for line in StepLog(profile.load(args.profile), args.run, step).lines(follow=args.follow):
+    step = args.step.replace("-", "_")
+    there = StepLog(profile.load(args.profile), args.run, step) if args.profile else None
+    for line in there.lines(follow=args.follow) if there else _here(args.run, step):
         print(line, flush=args.follow)
     return 0
 
 
-def _here(run: str, step: str) -> int:
+def _here(run: str, step: str) -> Iterator[str]:
     """Of the workers, where the step has some; else what the step itself left; of one at work, the log of its run."""
     from sida import records
     from sida.errors import UserError
+    from sida.launch.local import LocalLauncher
     from sida.layout import check_run_id
     from sida.settings import settings
     from sida.step_log import read_log
@@ -54,17 +52,16 @@ def _here(run: str, step: str) -> int:
     call = records.call_of(store, run, step)
     parts = call.manifest.rsplit("/", 3)  # .../steps/<step>/<key>/<attempt>.json, once it has ended
     if len(parts) == 4:
-        name = f"{step}-{parts[2][:12]}-{parts[3].removesuffix('.json')}.log"
-        found = [here.runs / "logs" / name]
+        logs = [here.runs / "logs" / f"{step}-{parts[2][:12]}-{parts[3].removesuffix('.json')}.log"]
     else:
-        found = sorted((here.runs / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
-    found = [path for path in found if path.is_file()]
-    text = found[0].read_text(encoding="utf-8", errors="replace") if found else read_log(store, run, step)
-    if not text and (log := here.runs / check_run_id(run) / "log.txt").is_file():
-        text = log.read_text(encoding="utf-8", errors="replace")
-    if text is None:
+        logs = sorted((here.runs / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
+    for log in logs:
+        if (lines := LocalLauncher(log).log()) is not None:
+            return lines
+    text = read_log(store, run, step)
+    lines = iter(text.splitlines()) if text else LocalLauncher(here.runs / check_run_id(run) / "log.txt").log()
+    if lines is None and text is None:
         raise UserError(
             f"run {run}, {step}: no log in {store.address} or {here.runs}: is it at work on another machine?"
         )
-    sys.stdout.write(text)
-    return 0
+    return lines or iter(())

@@ -7,7 +7,6 @@ at most ``outage_seconds``; what it refuses is one line for the user.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from sida.patience import hush_retries
 from sida.settings import environment
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
-WATCH_SECONDS = 60  # after which the server ends a watch, and we begin the next one
 MAX_PAUSE = 60.0
 WORKFLOWS = ("argoproj.io", "v1alpha1", "workflows")  # what Kubeflow Pipelines makes of a run
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
@@ -35,9 +33,9 @@ class Clock:
         """Seconds on a clock that no one sets."""
         return time.monotonic() * self.speed
 
-    def wait(self, stop: threading.Event, seconds: float) -> bool:
-        """Pause, at most until ``stop`` is set; whether it is."""
-        return stop.wait(seconds / self.speed)
+    def sleep(self, seconds: float) -> None:
+        """Pause."""
+        time.sleep(seconds / self.speed)
 
 
 class Refused(Exception):
@@ -48,22 +46,6 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
-class Reach:
-    """When the API server was last heard, by whichever thread."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._heard = clock.now()
-
-    def heard(self) -> None:
-        """It answered just now."""
-        self._heard = self._clock.now()
-
-    def silent_for(self) -> float:
-        """Seconds since it last answered."""
-        return self._clock.now() - self._heard
-
-
 class Cluster:
     """The API server as seen from one namespace. Raises UserError when no cluster is configured here."""
 
@@ -72,7 +54,7 @@ class Cluster:
 
         hush_retries()
         self.namespace, self.outage_seconds, self.clock = namespace, outage_seconds, clock or Clock()
-        self.reach = Reach(self.clock)
+        self._heard = self.clock.now()
         self.tick: Callable[[], None] = lambda: None  # called about once a second while we wait
         api = client.ApiClient(_configuration())
         self.host = str(api.configuration.host)
@@ -123,13 +105,20 @@ class Cluster:
 
     # -- pods
 
-    def pods(self, labels: str, *, repeat: bool = True) -> list[dict[str, Any]]:
-        """Pods by label selector; with ``repeat=False`` a failure is raised at once, as by ``once``."""
-        call, given, options = self._core.list_namespaced_pod, (self.namespace,), {"label_selector": labels}
-        if repeat:
-            return list(self._read(call, *given, **options)["items"])
-        with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **options) as response:
-            return list(json.loads(response.data)["items"])
+    def pods(self, labels: str) -> list[dict[str, Any]]:
+        """Pods by label selector."""
+        return list(self._read(self._core.list_namespaced_pod, self.namespace, label_selector=labels)["items"])
+
+    def pods_now(self, labels: str) -> list[dict[str, Any]] | None:
+        """Pods by label selector; None where they cannot be seen now, or may not."""
+        call, options = self._core.list_namespaced_pod, {"label_selector": labels, "_request_timeout": CALL_TIMEOUT}
+        try:
+            with self.once(call, self.namespace, **options) as response:
+                return list(json.loads(response.data)["items"])
+        except Exception as error:
+            if not isinstance(error, Refused) and passing(error) is None:
+                raise
+            return None
 
     def log(
         self,
@@ -150,33 +139,16 @@ class Cluster:
 
     # -- what tells of a step's standing
 
-    def warnings(self) -> list[dict[str, Any]]:
-        """Events of type Warning; the API server forgets them after an hour."""
-        listed = self._read(self._core.list_namespaced_event, self.namespace, field_selector="type=Warning")
+    def warnings(self, about: str = "") -> list[dict[str, Any]]:
+        """Events of type Warning, of all objects or those called ``about``; the API server forgets them after an hour."""
+        selector = "type=Warning" + (f",involvedObject.name={about}" if about else "")
+        listed = self._read(self._core.list_namespaced_event, self.namespace, field_selector=selector)
         return list(listed["items"])
 
     def workflows(self, labels: str) -> list[dict[str, Any]]:
         """Argo's Workflows by label selector."""
         call = self._objects.list_namespaced_custom_object
         return list(self._read(call, *WORKFLOWS[:2], self.namespace, WORKFLOWS[2], label_selector=labels)["items"])
-
-    # -- lists and watches, not repeated: see sida.launch.watching
-
-    def objects(self, kind: str, name: str, **more: Any) -> Any:
-        """List or watch the TrainJob called ``name``, the events about it and the JobSet of the same name, or pods by a label
-        selector in place of a name.
-        """
-        timeout = (10.0, WATCH_SECONDS + 15.0) if more.get("watch") else CALL_TIMEOUT
-        if kind == "events":
-            selector = f"involvedObject.name={name}"
-            call, given = self._core.list_namespaced_event, (self.namespace,)
-            return self.once(call, *given, field_selector=selector, _request_timeout=timeout, **more)
-        if kind == "pods":
-            listing = self._core.list_namespaced_pod
-            return self.once(listing, self.namespace, label_selector=name, _request_timeout=timeout, **more)
-        selector = f"metadata.name={name}"
-        listing = self._objects.list_namespaced_custom_object
-        return self.once(listing, *self._kind(), field_selector=selector, _request_timeout=timeout, **more)
 
     # -- what the cluster serves
 
@@ -209,8 +181,7 @@ class Cluster:
 
     def _read(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """The answer to a call as JSON; repeated while the server is away or busy."""
-        never, pause = threading.Event(), 0.5
-        began = self.clock.now()
+        began, pause = self.clock.now(), 0.5
         while True:
             try:
                 with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **named) as response:
@@ -225,9 +196,19 @@ class Cluster:
                     raise Unreachable(
                         f"the Kubernetes API at {self.host} {since} ({why}): check the address and this machine's kubeconfig"
                     ) from error
-            self.tick()
-            self.clock.wait(never, pause)
+            self.pause(pause)
             pause = min(2 * pause, MAX_PAUSE)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, with a ``tick`` about once a second."""
+        end = self.clock.now() + seconds
+        while (left := end - self.clock.now()) > 0:
+            self.tick()
+            self.clock.sleep(min(left, 1.0))
+
+    def silent_for(self) -> float:
+        """Seconds since the server last answered."""
+        return self.clock.now() - self._heard
 
     def once(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """One attempt; the open response. Raises Refused or urllib3's HTTPError."""
@@ -237,9 +218,9 @@ class Cluster:
             response = call(*given, _preload_content=False, **named)
         except ApiException as error:
             if error.status not in _TRANSIENT:
-                self.reach.heard()
+                self._heard = self.clock.now()
             raise Refused(error.status or 0, *_said(error)) from error
-        self.reach.heard()
+        self._heard = self.clock.now()
         return response
 
 

@@ -26,6 +26,19 @@ def ended(job: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+def job_in_words(job: dict[str, Any]) -> str:
+    """Say how it stands: ``TrainJob sida-distill-1a2b: its pods run``."""
+    status = job.get("status") or {}
+    if (end := ended(job)) is not None:
+        state = f"{end[0]}{f' ({end[1]})' if end[1] else ''}"
+    elif condition(status, "Suspended") is not None:
+        state = "suspended, or waiting in a queue"
+    else:
+        ready = any(counts.get("ready") for counts in status.get("jobsStatus") or [])
+        state = "its pods run" if ready else "starting"
+    return f"TrainJob {job['metadata']['name']}: {state}"
+
+
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
     """The condition of a kind, if it is true."""
     found = (c for c in status.get("conditions") or [] if c.get("type") == kind and c.get("status") == "True")

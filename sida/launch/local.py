@@ -15,12 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.log import explain, failure
-from sida.launch.worker_error import WorkerError
 from sida.process.identity import LINUX, Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
@@ -31,6 +31,7 @@ from sida.settings import settings
 if TYPE_CHECKING:
     from sida.launch.nodes import Nodes
 
+WORKER = "sida.worker"
 TICK_SECONDS = 1.0
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 60.0
@@ -45,123 +46,102 @@ MARK = "SIDA_LAUNCH"
 SHIM = Path(__file__).parents[1] / "process" / "shim.py"
 
 
-def run_workers(
-    module: str,
-    arguments: Sequence[str],
-    *,
-    processes: int,
-    threads: int,
-    log_path: Path,
-    environment: Mapping[str, str] | None = None,
-    on_tick: Callable[[], None] | None = None,
-    stop: Callable[[], bool] | None = None,
-    grace_seconds: float = GRACE_SECONDS,
-    nodes: tuple[Nodes, str] | None = None,
-    error: Callable[[], WorkerError | None] = lambda: None,
-) -> int:
-    """Run ``python -m module arguments`` in ``processes`` processes under torchrun and wait for them.
+class LocalLauncher(Launcher):
+    """Processes of this machine; ``nodes``: the machines that run them together, and the job's id among them.
 
-    Output is appended to ``log_path``. ``on_tick`` runs about once a second; what it raises kills the workers
-    and passes on. SIGTERM and SIGINT (when called in the main thread), or ``stop`` answering true, ask the
-    workers to end (SIGTERM); a second signal, or ``grace_seconds``, kills them. ``nodes``: the machines that run this
-    together, and the job's id among them; ``processes`` are of this one. ``error`` reads what a worker published.
-
-    Returns 0 when all ended well, 128 + signal when they were asked to stop. Raises UserError when a worker
-    ended with status 2, Unavailable when it waited in vain, SidaError when one failed otherwise, with its last
-    line and the log's path.
+    ``stop``, or SIGTERM and SIGINT in the main thread, ask the workers to end; a second time, or GRACE_SECONDS, kills them.
     """
-    token = secrets.token_hex(12)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("ab") as log:
-        begin = log.tell()
-        torchrun = _start(module, arguments, processes, threads, log, environment or {}, token, nodes)
-        run = _Run(torchrun, token, grace_seconds)
-    try:
-        with on_stop(run.ask_to_stop):  # others than the main thread use ``stop``
-            status = run.wait(on_tick, stop)
-    finally:
-        run.kill()
-    if run.stopped_by:
-        return 128 + run.stopped_by
-    if status == 0:
-        return 0
-    cause, code = explain(log_path, begin, status, error())
-    raise failure(f"{module} failed: {cause} (log: {log_path})", code)
 
+    def __init__(self, log: Path, *, module: str = WORKER, nodes: tuple[Nodes, str] | None = None) -> None:
+        self._log, self._module, self.nodes = log, module, nodes
+        self._token = secrets.token_hex(12)
+        self._wishes = 0  # how often somebody wanted it to end
+        self._torchrun: subprocess.Popen[bytes] | None = None
 
-class _Run:
-    """torchrun and its workers."""
+    def run(self, work: Work) -> None:
+        """Start the workers and wait for them. What ``work.check`` raises kills them and passes on."""
+        work.log.parent.mkdir(parents=True, exist_ok=True)
+        with work.log.open("ab") as log:
+            begin = log.tell()
+            self._torchrun = torchrun = self._start(work, log)
+        try:
+            with on_stop(lambda number: self._ask()):
+                status = self._wait(torchrun, work.check)
+        finally:
+            if torchrun.poll() is None:
+                os.killpg(torchrun.pid, signal.SIGKILL)
+                torchrun.wait()
+            kill_marked(MARK, self._token)
+        if self._wishes:
+            raise Stopped(work.step)
+        if status:
+            cause, code = explain(work.log, begin, status, work.error())
+            raise failure(f"{self._module} failed: {cause} (log: {work.log})", code)
 
-    def __init__(self, torchrun: subprocess.Popen[bytes], token: str, grace_seconds: float) -> None:
-        self.torchrun, self.token, self.grace_seconds = torchrun, token, grace_seconds
-        self.stopped_by = 0
-        self._kill_at = float("inf")
+    def stop(self) -> str:
+        """Ask them to write a checkpoint and to end; ``run`` raises Stopped when they have."""
+        self._ask()
+        return "stopping: its processes write a checkpoint"
 
-    def wait(self, on_tick: Callable[[], None] | None, stop: Callable[[], bool] | None) -> int:
-        next_tick = time.monotonic() + TICK_SECONDS
-        while (status := self.torchrun.poll()) is None:
+    def log(self, *, follow: bool = False) -> Iterator[str] | None:
+        """Return what they have said so far."""
+        text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
+        return iter(text.splitlines()) if text else None
+
+    def status(self) -> str:
+        """Say whether this launcher has processes at work."""
+        runs = self._torchrun is not None and self._torchrun.poll() is None
+        return "its processes run" if runs else "no process of it runs here"
+
+    def _ask(self) -> None:
+        self._wishes += 1
+
+    def _wait(self, torchrun: subprocess.Popen[bytes], check: Callable[[], None]) -> int:
+        heard, kill_at, next_check = 0, float("inf"), time.monotonic() + TICK_SECONDS
+        while (status := torchrun.poll()) is None:
             try:
-                self.torchrun.wait(POLL_SECONDS)
+                torchrun.wait(POLL_SECONDS)
                 continue
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
-            if now >= self._kill_at:
-                self.kill()
-            elif stop is not None and not self.stopped_by and stop():
-                self.ask_to_stop(signal.SIGTERM)
-            if on_tick is not None and now >= next_tick and not self.stopped_by:
-                on_tick()
-                next_tick = time.monotonic() + TICK_SECONDS
+            if self._wishes > heard:
+                kill_at = 0.0 if heard else now + GRACE_SECONDS
+                heard = self._wishes
+                torchrun.send_signal(signal.SIGTERM)
+            if now >= kill_at:
+                os.killpg(torchrun.pid, signal.SIGKILL)
+            if now >= next_check and not heard:
+                check()
+                next_check = time.monotonic() + TICK_SECONDS
         return status
 
-    def ask_to_stop(self, number: int) -> None:
-        """First time: SIGTERM, so that workers write a checkpoint. Again: no more patience."""
-        self._kill_at = 0.0 if self.stopped_by else time.monotonic() + self.grace_seconds
-        self.stopped_by = self.stopped_by or number
-        self.torchrun.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL for torchrun and everything that carries our mark; returns when none of it runs."""
-        if self.torchrun.poll() is None:
-            os.killpg(self.torchrun.pid, signal.SIGKILL)
-            self.torchrun.wait()
-        kill_marked(MARK, self.token)
-
-
-def _start(
-    module: str,
-    arguments: Sequence[str],
-    processes: int,
-    threads: int,
-    log: BinaryIO,
-    extra: Mapping[str, str],
-    token: str,
-    nodes: tuple[Nodes, str] | None,
-) -> subprocess.Popen[bytes]:
-    shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
-    # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
-    here = ("--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={token}")
-    meeting = nodes[0].torchrun(nodes[1], settings().timeout) if nodes else [*here, "--local-addr=127.0.0.1"]
-    torchrun = [
-        *(sys.executable, "-m", "torch.distributed.run", *meeting),
-        *(f"--nproc-per-node={processes}", "--max-restarts=0", "--monitor-interval=0.2"),
-        *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", module, *arguments),
-    ]
-    variables = inherited()
-    variables.update({name: str(threads) for name in THREAD_VARIABLES})
-    interface = nodes[0].interface() if nodes else "lo" if LINUX else "lo0"
-    if interface and "GLOO_SOCKET_IFNAME" not in variables:
-        # Else gloo looks up this machine's own name, which on many laptops has no address.
-        variables["GLOO_SOCKET_IFNAME"] = interface
+    def _start(self, work: Work, log: BinaryIO) -> subprocess.Popen[bytes]:
+        here, nodes = settings(), self.nodes
+        shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
         if nodes:
-            variables.setdefault("NCCL_SOCKET_IFNAME", interface)
-    variables.update(PYTHONUNBUFFERED="1", **{PARENTS: str(Process.current()), MARK: token})
-    variables.update(extra)
-    return subprocess.Popen(
-        [*shim, *torchrun],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=variables,
-        start_new_session=True,
-    )
+            meeting = nodes[0].torchrun(nodes[1], here.timeout)
+        else:  # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
+            meeting = ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={self._token}"]
+            meeting.append("--local-addr=127.0.0.1")
+        torchrun = [
+            *(sys.executable, "-m", "torch.distributed.run", *meeting),
+            *(f"--nproc-per-node={here.workers or work.processes}", "--max-restarts=0", "--monitor-interval=0.2"),
+            *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", self._module, "--job", work.job),
+        ]
+        variables = inherited() | {name: str(work.threads) for name in THREAD_VARIABLES}
+        interface = nodes[0].interface() if nodes else "lo" if LINUX else "lo0"
+        if interface and "GLOO_SOCKET_IFNAME" not in variables:
+            # Else gloo looks up this machine's own name, which on many laptops has no address.
+            variables["GLOO_SOCKET_IFNAME"] = interface
+            if nodes:
+                variables.setdefault("NCCL_SOCKET_IFNAME", interface)
+        variables |= {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs), "PYTHONUNBUFFERED": "1"}
+        variables |= {PARENTS: str(Process.current()), MARK: self._token}
+        return subprocess.Popen(
+            [*shim, *torchrun],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,
+        )

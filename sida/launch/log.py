@@ -13,9 +13,8 @@ from sida.settings import environment
 
 KEPT_BYTES = 1 << 20  # of a log that is kept in the store
 TAIL_BYTES = 256 * 1024
-_FAILED = re.compile(
-    r"^.*failed \(exitcode: (-?\d+)\)", re.MULTILINE
-)  # torchrun's account of the worker that failed first
+# torchrun's account of the worker that failed first, and the beginning of all its lines
+_FAILED = re.compile(r"^.*failed \(exitcode: (-?\d+)\)", re.MULTILINE)
 _TORCHRUN = re.compile(r"[WEIF]\d{4} \d\d:\d\d:\d\d")
 
 

@@ -5,6 +5,7 @@ Who may not look, or has no way to the cluster from here, is told so as a value:
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from typing import Any, TypeVar
 from sida.errors import UserError
 from sida.launch.cluster import Cluster, Refused, lines, passing
 from sida.launch.pod_logs import Position
+from sida.launch.pod_state import waiting_of
+from sida.launch.words import waiting_in_words
 
 REST_SECONDS = 60.0  # after a look that failed, before the next one of its kind
+POLL_SECONDS = 2.0  # between two looks at a pod that has not begun
 RETRY_SECONDS = 1.0  # before a log whose stream broke off is read on
 Found = TypeVar("Found")
 
@@ -35,6 +39,7 @@ class Looker:
         self.namespace = namespace
         self._cluster: Cluster | None = None
         self._failed: dict[str, tuple[float, Unseen]] = {}
+        self.missing: list[Unseen] = []  # what could not be looked at so far
 
     def pods(self, labels: str) -> list[dict[str, Any]] | Unseen:
         """By label selector."""
@@ -65,6 +70,32 @@ class Looker:
         opened = self._look("logs", lambda cluster: cluster.log(pod, container, follow=follow, timestamps=True))
         return opened if isinstance(opened, Unseen) else self._lines(opened, pod, container, follow)
 
+    def newest_log(
+        self, step: str, labels: str, container: str, wanted: Callable[[dict[str, Any]], bool], *, follow: bool
+    ) -> Iterator[str] | None:
+        """The log of the newest of these pods; None where there is none, or none to be looked at.
+
+        One that has not begun is waited for with ``follow``; else it raises UserError.
+        """
+        told = ""
+        while True:
+            pods = self.pods(labels)
+            here = [] if isinstance(pods, Unseen) else [pod for pod in pods if wanted(pod)]
+            if not here:
+                return None
+            pod = max(here, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+            waiting = waiting_of(pod)
+            if waiting is None:
+                opened = self.log(pod["metadata"]["name"], container, follow=follow)
+                return None if isinstance(opened, Unseen) else opened
+            said = f"{step} has no log yet: {waiting_in_words(waiting)}"
+            if not follow:
+                raise UserError(f"{said}: --follow waits for it")
+            if said != told:
+                told = said
+                print(said, file=sys.stderr)
+            time.sleep(POLL_SECONDS)
+
     def _lines(self, opened: Any, pod: str, container: str, follow: bool) -> Iterator[str]:
         at = Position(pod)
         while not isinstance(opened, Unseen):
@@ -87,6 +118,12 @@ class Looker:
             )
 
     def _look(self, what: str, call: Callable[[Cluster], Found]) -> Found | Unseen:
+        answer = self._answer(what, call)
+        if isinstance(answer, Unseen):
+            self.missing.append(answer)
+        return answer
+
+    def _answer(self, what: str, call: Callable[[Cluster], Found]) -> Found | Unseen:
         since, unseen = self._failed.get(what, (0.0, None))
         if unseen is not None and time.monotonic() - since < REST_SECONDS:
             return unseen

@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sida import patience, progress
 from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
-from sida.launch.local import run_workers
-from sida.launch.worker_error import read_error
+from sida.launch.base import Stopped, Work
+from sida.launch.local import LocalLauncher
+from sida.launch.worker_error import error_key, read_error
 from sida.lease import alive_holder, last_words
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -94,27 +96,37 @@ class Nodes:
 # --- node 0 -------------------------------------------------------------------------------------------------------
 
 
-def lead(store: ObjectStore, nodes: Nodes, step: str, job: str, run: Callable[[str], int]) -> int:
-    """Run a job on all machines: announce it, ``run(id)`` our share, again from the last checkpoint when a machine was lost.
+class NodesLauncher(LocalLauncher):
+    """The machines of a run that this one leads; the log is of its own processes."""
 
-    Raises UserError when the others do not join within SIDA_TIMEOUT, and what ``run`` raises when restarts do not help.
-    """
-    reached, left = _progress(store, job), RESTARTS
-    while True:
-        _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
-        name = secrets.token_hex(6)
-        store.put(nodes.key("job"), json.dumps({"id": name, "job": job}).encode())
-        try:
-            return run(name)
-        except (UserError, Fenced, Unavailable):
-            raise
-        except SidaError as error:
-            now = _progress(store, job)
-            left = RESTARTS if now != reached else left - 1
-            reached = now
-            if left < 0:
+    def __init__(self, log: Path, store: ObjectStore, nodes: Nodes) -> None:
+        super().__init__(log)
+        self._store, self._machines = store, nodes
+
+    def run(self, work: Work) -> None:
+        """Announce the job and run our share of it, again from the last checkpoint when a machine was lost.
+
+        Raises UserError also when the others do not join within SIDA_TIMEOUT.
+        """
+        store, nodes = self._store, self._machines
+        reached, left = _progress(store, work.job), RESTARTS
+        while True:
+            _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
+            store.delete(error_key(work.job))  # of an earlier start
+            name = secrets.token_hex(6)
+            store.put(nodes.key("job"), json.dumps({"id": name, "job": work.job}).encode())
+            try:
+                self.nodes = (nodes, name)
+                return super().run(work)
+            except (UserError, Fenced, Unavailable, Stopped):
                 raise
-            progress.note(step, f"{error}: starting again from the last checkpoint")
+            except SidaError as error:
+                now = _progress(store, work.job)
+                left = RESTARTS if now != reached else left - 1
+                reached = now
+                if left < 0:
+                    raise
+                progress.note(work.step, f"{error}: starting again from the last checkpoint")
 
 
 def _progress(store: ObjectStore, job: str) -> list[str]:
@@ -150,12 +162,15 @@ class _Over(Exception):
 
 
 def follow(nodes: Nodes, processes: int, threads: int) -> int:
-    """Join the jobs of the run that leads, until it ends; the exit status. Raises UserError when none begins in SIDA_TIMEOUT."""
-    here = settings()
+    """Join the jobs of the run that leads, until it ends; the exit status. A failure is node 0's to judge, except a user's mistake.
+
+    Raises UserError when no run begins in SIDA_TIMEOUT, and what a worker said of the user's mistake.
+    """
+    here, us = settings(), f"node {nodes.rank}"
     store = open_store(here.store)
     nodes.own_address()  # refuses an address that leads nowhere
     nodes = _find_leader(store, nodes, here.timeout)
-    progress.note(f"node {nodes.rank}", f"joined the run at {nodes.host}:{nodes.port}")
+    progress.note(us, f"joined the run at {nodes.host}:{nodes.port}")
     done = ""
 
     def still_led() -> None:
@@ -169,17 +184,27 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
         if found is None or found[0] != nodes.lease:
             raise _Over
 
+    def work_on(job: str, log: Path) -> Work:
+        error = partial(read_error, store, job)
+        return Work(step=us, job=job, processes=processes, threads=threads, log=log, check=still_led, error=error)
+
     try:
         while True:
             store.put(nodes.key(f"node-{nodes.rank}"), json.dumps({"after": done}).encode())
             job = _next_job(store, nodes, done, still_led)
             done = job["id"]
             log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
-            progress.note(f"node {nodes.rank}", f"working on {job['job'].split('/')[1]} (log: {log})")
-            progress.log(f"node {nodes.rank}", log)
+            progress.note(us, f"working on {job['job'].split('/')[1]} (log: {log})")
+            progress.log(us, log)
             _wait_for_a_way(nodes, still_led)
-            if not _join(store, nodes, job, processes, threads, log, still_led):
+            try:
+                LocalLauncher(log, nodes=(nodes, done)).run(work_on(job["job"], log))
+            except Stopped:
                 return 143
+            except UserError:
+                raise
+            except SidaError as error:
+                progress.note(us, f"{error}: waiting for node 0 to start again")
     except _Over:
         if last_words(store, nodes.name, nodes.lease):
             return 0
@@ -195,37 +220,6 @@ def _wait_for_a_way(nodes: Nodes, still_led: Callable[[], None]) -> None:
         except UserError:
             still_led()
             time.sleep(POLL_SECONDS)
-
-
-def _join(
-    store: ObjectStore,
-    nodes: Nodes,
-    job: dict[str, str],
-    processes: int,
-    threads: int,
-    log: Path,
-    still_led: Callable[[], None],
-) -> bool:
-    """Our share of a job; False when we were asked to stop. A failure is node 0's to judge, except a mistake of the user's."""
-    here = settings()
-    try:
-        status = run_workers(
-            "sida.worker",
-            ["--job", job["job"]],
-            processes=processes,
-            threads=threads,
-            log_path=log,
-            environment={"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)},
-            on_tick=still_led,
-            nodes=(nodes, job["id"]),
-            error=lambda: read_error(store, job["job"].rpartition("/")[0]),
-        )
-    except UserError:
-        raise
-    except SidaError as error:
-        progress.note(f"node {nodes.rank}", f"{error}: waiting for node 0 to start again")
-        return True
-    return status == 0
 
 
 def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sida.launch.cluster import MAX_PAUSE, Cluster, lines, passing
-from sida.launch.manifest import NODE, RESTART
+from sida.launch.cluster import Cluster, lines, passing
+from sida.launch.manifest import NODE
+from sida.launch.pod_state import attempt_of
 
 INDEX = "batch.kubernetes.io/job-completion-index"
-LOOK_SECONDS = 5.0  # between two looks for the pod
+OVERLAP_SECONDS = 5  # how much further back than the last look each look begins
 
 
 def pods_of(job: str) -> str:
@@ -21,85 +22,48 @@ def pods_of(job: str) -> str:
     return f"jobset.sigs.k8s.io/jobset-name={job}"
 
 
-class FirstNode(threading.Thread):
-    """Follows the container ``node`` of the job's first node.
+class FirstNodeLog:
+    """Reads the container ``node`` of the job's first node, again and again.
 
-    ``line`` gets each line once, ``note`` what a person should know: that the gang restarted, or that the log cannot be read. Both
-    are called in this thread.
+    ``line`` gets each line once, ``note`` what a person should know: that the gang restarted, or that the log cannot be read.
     """
 
-    def __init__(self, job: str, cluster: Cluster, line: Callable[[str], None], note: Callable[[str], None]) -> None:
-        super().__init__(name=f"log of {job}", daemon=True)
-        self._job, self._cluster, self._line, self._note = job, cluster, line, note
-        self._halt, self._ended = threading.Event(), threading.Event()
-        self._said = ""
-        self._at = Position()
+    def __init__(self, cluster: Cluster, line: Callable[[str], None], note: Callable[[str], None]) -> None:
+        self._cluster, self._line, self._note = cluster, line, note
+        self._at: dict[str, Position] = {}  # by the pods' uids
+        self._read_at: dict[str, float] = {}  # when the last look that came to its end began
         self._done: set[str] = set()  # pods whose log has been read to the end
 
-    def run(self) -> None:
-        """Until ``finish``: find the pod, read its log, look for the next one."""
-        pause = 1.0
-        while not self._halt.is_set():
-            try:
-                pod = self._next()
-                if pod is None or not _has_log(pod):
-                    if self._ended.is_set():
-                        return
-                    self._cluster.clock.wait(self._ended, LOOK_SECONDS)
-                    continue
+    def read(self, pods: Iterable[dict[str, Any]], *, of_ended: bool = False) -> bool:
+        """Read what is new, with ``of_ended`` of pods that have ended only; whether nothing more will come of any."""
+        first = [pod for pod in pods if first_node(pod) and _has_log(pod)]
+        for pod in sorted(first, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
+            if pod["metadata"]["uid"] not in self._done and (is_over(pod) or not of_ended):
                 self._read(pod)
-                pause = 1.0
-            except Exception as error:
-                why = passing(error)
-                if why is None:  # forbidden, or the pod has just gone
-                    self._tell(f"its log cannot be read: {' '.join(str(error).split())}")
-                    if self._ended.is_set():
-                        return
-                    pause = max(pause, LOOK_SECONDS)
-                if self._cluster.clock.wait(self._ended, pause):  # then there is no time to lose
-                    self._cluster.clock.wait(self._halt, 1.0)
-                pause = min(2 * pause, MAX_PAUSE)
-
-    def finish(self, seconds: float) -> None:
-        """The job has ended: read what is left, for so long at most."""
-        self._ended.set()
-        self.join(seconds)
-        self._halt.set()
-
-    def _next(self) -> dict[str, Any] | None:
-        """The first pod of index 0 whose log we have not read to its end."""
-        found = [pod for pod in self._cluster.pods(pods_of(self._job), repeat=False) if first_node(pod)]
-        found = [
-            pod for pod in found if pod["metadata"]["uid"] not in self._done and (_has_log(pod) or not is_over(pod))
-        ]
-        return min(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
+        return all(pod["metadata"]["uid"] in self._done for pod in first)
 
     def _read(self, pod: dict[str, Any]) -> None:
-        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
-        if self._at.pod != uid:
-            if self._at.pod:
-                self._note(f"started again (restart {pod['metadata'].get('labels', {}).get(RESTART, '?')}), pod {name}")
-            self._at = Position(uid)
-        self._said = ""
-        over = is_over(pod)
-        response = self._cluster.log(name, NODE, follow=True, since_seconds=self._at.since_seconds(), timestamps=True)
-        self._at.begin()
-        for raw in lines(response):
-            self._cluster.reach.heard()
-            text = self._at.new(raw.decode(errors="replace"))
-            if text is not None:
-                self._line(text)
-            if self._halt.is_set():
-                return
-        if over:
+        uid, name, began = pod["metadata"]["uid"], pod["metadata"]["name"], time.monotonic()
+        if uid not in self._at:
+            if self._at:
+                self._note(f"started again (restart {attempt_of(pod)}), pod {name}")
+            self._at[uid] = Position(uid)
+        at, back = self._at[uid], None
+        if uid in self._read_at:  # by our clock alone, which may differ from the node's
+            back = math.ceil(began - self._read_at[uid]) + OVERLAP_SECONDS
+        try:
+            response = self._cluster.log(name, NODE, since_seconds=back, timestamps=True)
+            at.begin()
+            for raw in lines(response):
+                if (text := at.new(raw.decode(errors="replace"))) is not None:
+                    self._line(text)
+            self._read_at[uid] = began
+        except Exception as error:
+            if passing(error) is not None:
+                return  # the next look goes on where this one broke off
+            self._note(f"its log cannot be read: {' '.join(str(error).split())}")  # forbidden, or the pod has just gone
+        if is_over(pod):
             self._done.add(uid)
-        else:  # the container ended, or the server closed the stream: the pod's phase tells, soon
-            self._cluster.clock.wait(self._halt, 1.0)
-
-    def _tell(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            self._note(text)
 
 
 class Position:

@@ -35,10 +35,15 @@ class WorkerError(BaseModel):
         return cls(kind=kind, message=masked(words, environment()), exit_code=code, restart=restart)
 
 
-def read_error(store: ObjectStore, folder: str) -> WorkerError | None:
-    """Return what the workers of a job's folder left; None where there is nothing, or the store is away."""
+def error_key(job: str) -> str:
+    """Return its key, beside that of the job's spec."""
+    return f"{job.rpartition('/')[0]}/{NAME}"
+
+
+def read_error(store: ObjectStore, job: str) -> WorkerError | None:
+    """Return what the workers of a job left, by its spec's key; None where there is nothing, or the store is away."""
     try:
         with patience.impatient():
-            return WorkerError.model_validate_json(store.read(f"{folder}/{NAME}"))
+            return WorkerError.model_validate_json(store.read(error_key(job)))
     except (StoreError, ValidationError):
         return None

@@ -94,7 +94,7 @@ class Job(Generic[S]):
         if isinstance(error, Fenced):
             return
         with impatient(), suppress(SidaError):
-            before = read_error(self.store, self.folder)
+            before = read_error(self.store, f"{self.folder}/spec.json")
             if before is None or before.restart < restart:
                 self.publish(NAME, WorkerError.of(error, restart).model_dump_json(indent=1).encode())
 

@@ -22,7 +22,7 @@ def main(mode: str, folder: Path) -> None:
         sys.exit(75)
     if mode == "report":
         (folder / f"environment-{rank}").write_text(
-            "\n".join(os.environ[name] for name in ("OMP_NUM_THREADS", "MASTER_ADDR", "WORLD_SIZE", "EXTRA"))
+            "\n".join(os.environ[name] for name in ("OMP_NUM_THREADS", "MASTER_ADDR", "WORLD_SIZE"))
         )
         return
     if mode == "helper":  # a process that knows nothing of parents, as a data loader's might
@@ -36,4 +36,5 @@ def main(mode: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    mode, _, folder = sys.argv[2].partition(":")  # --job MODE:FOLDER
+    main(mode, Path(folder))

@@ -1,9 +1,9 @@
-"""A stand-in for the Kubernetes API: real HTTP, chunked watches, resource versions, and the faults that real ones have.
+"""A stand-in for the Kubernetes API: real HTTP, chunked logs, resource versions, and the faults that real ones have.
 
 It keeps TrainJobs, events, pods, Argo's Workflows and logs; a test plays the controller. What has no namespace of its own is in
 NAMESPACE. TrainJobs are checked against the real CRD.
-What it can do wrong: be away (connections are closed unanswered, open watches cut), forget old versions (410, also within a
-watch), end watches early, refuse verbs, lose an answer after the deed, take its time to delete.
+What it can do wrong: be away (connections are closed unanswered, open logs cut), refuse verbs, lose an answer after the deed, take
+its time to delete.
 """
 
 from __future__ import annotations
@@ -55,17 +55,14 @@ class Kube:
         }
         self.logs: dict[str, list[tuple[str, str]]] = {}
         self.closed_logs: set[str] = set()
-        self.history: list[tuple[int, str, str, dict[str, Any]]] = []  # version, kind, type, object
-        self.forgotten = 0  # versions up to here cannot be watched from
         self.runtimes = {"sida-torch"}
         self.served = True  # whether Kubeflow Trainer is installed
         self.away = False
-        self.cut = 0  # a counter: watches and logs that were opened before it grew are cut
+        self.cut = 0  # a counter: logs that were opened before it grew are cut
         self.forbidden: set[tuple[str, str]] = set()  # (verb, kind); of logs: ("get", "log")
         self.plain: dict[str, dict[str, Any]] = {}  # path -> any other object or list that may be read
         self.hidden: set[str] = set()  # paths of these that this user may not read
         self.lose_answers = 0  # so many next answers to writes are lost
-        self.watch_seconds = 60.0  # watches end so soon
         self.delete_seconds = 0.0  # so long pods take to end
         self.requests: list[str] = []
         self.on_create: Callable[[dict[str, Any]], None] = lambda job: None
@@ -83,7 +80,6 @@ class Kube:
                 where.pop(name, None)
             else:
                 where[name] = thing
-            self.history.append((self._version, kind, what, copy.deepcopy(thing)))
             self.lock.notify_all()
 
     def job(self, name: str = "") -> dict[str, Any]:
@@ -165,12 +161,6 @@ class Kube:
     def cut_streams(self) -> None:
         with self.lock:
             self.cut += 1
-            self.lock.notify_all()
-
-    def forget(self) -> None:
-        """Compaction: older versions are gone."""
-        with self.lock:
-            self.forgotten = self._version
             self.lock.notify_all()
 
     # -- requests
@@ -259,27 +249,6 @@ class Kube:
         here = [one for one in self.objects[kind].values() if one["metadata"].get("namespace", NAMESPACE) == namespace]
         found = [thing for thing in here if _selected(thing, query)]
         return {"kind": "List", "metadata": {"resourceVersion": str(self._version)}, "items": found}
-
-    def watch(self, kind: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
-        """Events from a version on; an ERROR of code 410 when it is forgotten meanwhile."""
-        at = int(query.get("resourceVersion") or 0)
-        if at < self.forgotten:
-            raise Answer(410, "Expired", f"too old resource version: {at}")
-        end = time.monotonic() + min(float(query.get("timeoutSeconds") or 60), self.watch_seconds)
-        cut = self.cut
-        while time.monotonic() < end and cut == self.cut:
-            with self.lock:
-                if at < self.forgotten and any(v > at for v, *_ in self.history):
-                    yield {"type": "ERROR", "object": Answer(410, "Expired", "too old resource version").body()}
-                    return
-                news = [entry for entry in self.history if entry[0] > at]
-                if not news:
-                    self.lock.wait(0.02)
-                    continue
-            for version, about, what, thing in news:
-                at = version
-                if about == kind and _selected(thing, query):
-                    yield {"type": what, "object": thing}
 
     def log(self, pod: str, query: dict[str, str]) -> Iterator[str]:
         """Lines of a pod's log; followed until the pod ends."""
@@ -373,7 +342,7 @@ def _handler(kube: Kube) -> Callable[..., BaseHTTPRequestHandler]:
                 return
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            kube.requests.append(f"{self.command} {url.path}{'?watch' if query.get('watch') == 'True' else ''}")
+            kube.requests.append(f"{self.command} {url.path}")
             try:
                 self._answer(url.path, query, json.loads(content) if content else None)
             except Answer as error:
@@ -383,13 +352,11 @@ def _handler(kube: Kube) -> Callable[..., BaseHTTPRequestHandler]:
 
         def _answer(self, path: str, query: dict[str, str], body: Any) -> None:
             kind = "log" if path.endswith("/log") else next((p for p in path.split("/") if p in kube.objects), "")
-            verb = "watch" if query.get("watch") == "True" else self.command.lower()
+            verb = self.command.lower()
             if (verb, kind) in kube.forbidden:
                 raise Answer(403, "Forbidden", f"User cannot {verb} resource {kind}")
             if path.endswith("/log"):
                 return self._stream(line.encode() for line in kube.log(path.split("/")[-2], query))
-            if verb == "watch":
-                return self._stream((json.dumps(event) + "\n").encode() for event in kube.watch(kind, query))
             said = kube.answer(self.command, path, query, body)
             if self.command != "GET" and kube.lose_answers:
                 kube.lose_answers -= 1

@@ -129,14 +129,15 @@ def test_the_error_of_the_worker_that_failed_first_is_published_and_a_later_star
     store: ObjectStore,
 ) -> None:
     job = worker_job(store, None)
-    assert read_error(store, FOLDER) is None
+    assert read_error(store, f"{FOLDER}/spec.json") is None
     job.fail(UserError("recipe x: change\nmicro_batch"), 0)
     job.fail(RuntimeError("Connection closed by peer"), 0)  # another process noticed that the first was gone
-    first = read_error(store, FOLDER)
+    first = read_error(store, f"{FOLDER}/spec.json")
     assert first is not None
     assert (first.kind, first.message, first.exit_code) == ("UserError", "recipe x: change micro_batch", 2)
     job.fail(ValueError("no"), 1)
-    assert read_error(store, FOLDER) == WorkerError(kind="ValueError", message="ValueError: no", exit_code=1, restart=1)
+    later = read_error(store, f"{FOLDER}/spec.json")
+    assert later == WorkerError(kind="ValueError", message="ValueError: no", exit_code=1, restart=1)
 
 
 def test_a_process_that_was_fenced_publishes_no_error(store: ObjectStore) -> None:
@@ -144,4 +145,4 @@ def test_a_process_that_was_fenced_publishes_no_error(store: ObjectStore) -> Non
     led(store, KEY)
     job.fail(ValueError("no"), 0)
     job.fail(Fenced("another writer took over"), 0)
-    assert read_error(store, FOLDER) is None
+    assert read_error(store, f"{FOLDER}/spec.json") is None

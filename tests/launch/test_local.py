@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from sida.errors import Fenced, SidaError, Unavailable, UserError
-from sida.launch.local import MARK, run_workers
+from sida.launch.base import Stopped, Work
+from sida.launch.local import MARK, LocalLauncher
 from sida.process.identity import Process
 from sida.process.marked import marked
 
@@ -22,10 +23,16 @@ MODULE = "tests.launch.heartbeat"
 LAUNCH = """
 import sys
 from pathlib import Path
-from sida.launch.local import run_workers
+from sida.launch.base import Stopped
+from sida.launch.local import LocalLauncher
+from tests.launch.test_local import MODULE, work_in
 folder = Path(sys.argv[1])
-sys.exit(run_workers("tests.launch.heartbeat", ["beat", str(folder)], processes=2, threads=1,
-                     log_path=folder / "log", environment={"SIDA_LAUNCH": "test-" + folder.name}))
+launcher = LocalLauncher(folder / "log", module=MODULE)
+launcher._token = "test-" + folder.name
+try:
+    launcher.run(work_in(folder, "beat"))
+except Stopped:
+    sys.exit(143)
 """
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kill -9 is watched through /proc")
@@ -42,16 +49,20 @@ def beats(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("beats-*"))
 
 
-def run(folder: Path, mode: str, **options: object) -> int:
-    return run_workers(
-        MODULE,
-        [mode, str(folder)],
+def work_in(folder: Path, mode: str, check: Callable[[], None] = lambda: None) -> Work:
+    return Work(
+        step="beat",
+        job=f"{mode}:{folder}",
         processes=2,
         threads=1,
-        log_path=folder / "log",
-        environment={"EXTRA": "told"},
-        **options,  # type: ignore[arg-type]
+        log=folder / "log",
+        check=check,
+        error=lambda: None,
     )
+
+
+def run(folder: Path, mode: str, check: Callable[[], None] = lambda: None) -> None:
+    LocalLauncher(folder / "log", module=MODULE).run(work_in(folder, mode, check))
 
 
 class Launched:
@@ -92,11 +103,11 @@ def test_when_one_worker_is_killed_no_process_survives_and_the_error_says_so(tmp
     assert "a worker was killed by SIGKILL" in launched.assert_all_gone()
 
 
-def test_sigterm_to_the_launcher_ends_the_workers_and_is_reported_as_its_exit_status(tmp_path: Path) -> None:
+def test_sigterm_to_the_launcher_ends_the_workers_and_is_told_as_a_stop(tmp_path: Path) -> None:
     launched = Launched(tmp_path)
     launched.launcher.terminate()
     launched.assert_all_gone()
-    assert launched.launcher.returncode == 128 + signal.SIGTERM
+    assert launched.launcher.returncode == 143
 
 
 def test_a_worker_that_starts_after_its_launcher_died_ends_at_once() -> None:
@@ -111,9 +122,9 @@ def test_a_worker_that_starts_after_its_launcher_died_ends_at_once() -> None:
     assert worker.returncode == 75 and worker.stdout == b""
 
 
-def test_workers_are_told_threads_address_and_environment(tmp_path: Path) -> None:
-    assert run(tmp_path, "report") == 0
-    assert (tmp_path / "environment-1").read_text().split() == ["1", "127.0.0.1", "2", "told"]
+def test_workers_are_told_threads_and_address(tmp_path: Path) -> None:
+    run(tmp_path, "report")
+    assert (tmp_path / "environment-1").read_text().split() == ["1", "127.0.0.1", "2"]
 
 
 def test_the_error_is_the_workers_own_last_line_with_the_path_of_the_log(tmp_path: Path) -> None:
@@ -141,23 +152,33 @@ def test_what_on_tick_raises_ends_the_workers_and_passes_on(tmp_path: Path) -> N
             raise Fenced("another writer took over")
 
     with pytest.raises(Fenced):
-        run(tmp_path, "beat", on_tick=fenced)
+        run(tmp_path, "beat", check=fenced)
     size = beats(tmp_path)
     time.sleep(0.3)
     assert beats(tmp_path) == size
 
 
 def test_stop_ends_workers_that_were_started_from_another_thread(tmp_path: Path) -> None:
-    answers: list[int] = []
-    target = lambda: answers.append(run(tmp_path, "beat", stop=lambda: beats(tmp_path) > 0))  # noqa: E731
-    thread = threading.Thread(target=target)
+    launcher, outcomes = LocalLauncher(tmp_path / "log", module=MODULE), []
+
+    def work() -> None:
+        try:
+            launcher.run(work_in(tmp_path, "beat"))
+        except Stopped as error:
+            outcomes.append(str(error))
+
+    thread = threading.Thread(target=work)
     thread.start()
+    until(lambda: beats(tmp_path) > 0)
+    assert launcher.status() == "its processes run"
+    launcher.stop()
     thread.join(15.0)
-    assert answers == [128 + signal.SIGTERM]
+    assert outcomes == ["beat: stopped on request; run again to continue from the last checkpoint"]
+    assert launcher.status() == "no process of it runs here"
 
 
 def test_processes_that_workers_left_behind_are_ended(tmp_path: Path) -> None:
-    assert run(tmp_path, "helper") == 0
+    run(tmp_path, "helper")
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:

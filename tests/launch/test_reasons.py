@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from sida.errors import SidaError, TimedOut, UserError
 from tests.launch.kube_server import Answer, Kube, serve
 from tests.launch.test_trainjob import Launch, created, told, until
 from tests.pipeline.facts import TRAINJOBS
+
+SYNC_SECONDS = (
+    2.0  # the Job's controller gathers pods' changes for a second before it looks; JobSet deletes pods after that
+)
 
 
 @pytest.fixture
@@ -81,16 +86,18 @@ def test_a_worker_that_was_killed_for_memory_is_why_the_job_failed(launch: Launc
 def test_a_worker_that_is_killed_for_memory_is_told_before_a_restart_deletes_its_pod(
     launch: Launch, kube: Kube, again: bool
 ) -> None:
+    launch.speed = 5.0
     launch.start()
     until(lambda: created(kube))
-    until(lambda: any(request.endswith("/pods?watch") for request in kube.requests))
     first = kube.pod()
     kube.counts(active=1, ready=1)
     kube.end_pod(first, "Failed", exitCode=137, reason="OOMKilled")
+    time.sleep(SYNC_SECONDS / launch.speed)
     kube.delete_pod(first)
     until(lambda: "a worker was killed for memory (OOMKilled)" in told(launch.place))
     second = kube.pod(restart=1)
     kube.end_pod(second, "Failed", **({"exitCode": 137, "reason": "OOMKilled"} if again else {}))
+    time.sleep(SYNC_SECONDS / launch.speed)
     kube.delete_pod(second)
     kube.condition("Failed", "ReachedMaxRestarts", "jobset failed due to reaching max number of restarts")
     assert ("killed for memory" in str(launch.end())) == again

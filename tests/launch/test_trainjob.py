@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from sida.errors import Fenced, SidaError, Unavailable, UserError
-from sida.launch.cluster import Clock
+from sida.launch.base import Stopped, Work
+from sida.launch.cluster import Clock, Cluster
 from sida.launch.job_state import SUSPENDED_BY
 from sida.launch.manifest import RUN, SPEC, job_name, train_job, training_runtime
 from sida.launch.target import Target
-from sida.launch.trainjob import Following, run_trainjob
+from sida.launch.trainjob import TrainJobLauncher
 from sida.launch.worker_error import WorkerError
 from sida.patience import keep_trying
 from tests.launch.crds import errors
@@ -43,11 +44,11 @@ def until(true: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 class Launch:
-    """run_trainjob in a thread of its own, as a step calls it."""
+    """The launcher in a thread of its own, as a step calls it."""
 
     def __init__(self, place: Path, speed: float = 20.0, **target: Any) -> None:
         self.target = TARGET.model_copy(update=target)
-        self.done = self.asked = False
+        self.done = False
         self.place = place
         self.outcome: bool | BaseException | None = None
         self.tick: Callable[[], None] = lambda: None
@@ -63,26 +64,30 @@ class Launch:
         return train_job(self.target, **options)  # type: ignore[arg-type]
 
     def start(self, run: str = "run-1") -> Launch:
-        what = Following(
+        work = Work(
             step="distill",
-            target=self.target,
-            manifest=self.manifest(run),
-            log_path=self.log,
-            on_tick=lambda: self.tick(),
+            job=f"{FOLDER}/spec.json",
+            processes=2,
+            threads=1,
+            log=self.log,
+            check=lambda: self.tick(),
             finished=lambda: self.finished(),
             error=lambda: self.error,
             keep_log=lambda: self.kept.append(self.log.read_text()),
-            stop=lambda: self.asked,
-            clock=Clock(self.speed),
         )
+        cluster = Cluster(NAMESPACE, outage_seconds=self.target.outage_seconds, clock=Clock(self.speed))
+        self.launcher = TrainJobLauncher(cluster, self.manifest(run), self.target.on_termination)
 
-        def work() -> None:
+        def launch() -> None:
             try:
-                self.outcome = run_trainjob(what)
+                self.launcher.run(work)
+                self.outcome = True
+            except Stopped:
+                self.outcome = False
             except Exception as error:
                 self.outcome = error
 
-        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread = threading.Thread(target=launch, daemon=True)
         self.thread.start()
         return self
 
@@ -114,6 +119,12 @@ def told(place: Path) -> str:
 
 def created(kube: Kube) -> bool:
     return bool(kube.objects["trainjobs"])
+
+
+def followed(kube: Kube) -> bool:
+    """Whether somebody has looked at the job after it was made."""
+    after = kube.requests[::-1][: next((i for i, r in enumerate(kube.requests[::-1]) if r.startswith("POST")), 0)]
+    return any("/trainjobs/" in request for request in after)
 
 
 # -- the manifest
@@ -290,32 +301,7 @@ def test_an_answer_that_was_lost_after_the_deed_does_not_make_a_second_job(launc
     assert launch.end() is True
 
 
-# -- watches
-
-
-def test_a_watch_that_ends_is_begun_again_where_it_stopped(launch: Launch, kube: Kube) -> None:
-    kube.watch_seconds = 0.1
-    launch.start()
-    until(lambda: sum(r.endswith("trainjobs?watch") for r in kube.requests) >= 4)
-    lists = [r for r in kube.requests if r.endswith("/trainjobs") and r.startswith("GET")]
-    assert len(lists) == 1
-    launch.complete(kube)
-    assert launch.end() is True
-
-
-@pytest.mark.parametrize("how", ["at the beginning", "in the middle"])
-def test_a_version_that_is_gone_is_listed_anew(launch: Launch, kube: Kube, how: str) -> None:
-    if how == "at the beginning":
-        kube.watch_seconds = 0.1
-    launch.start()
-    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
-    with kube.lock:
-        launch.done = True
-        kube.condition("Complete")
-        kube.forget()  # before the watch could tell
-    assert launch.end() is True
-    lists = [r for r in kube.requests if r.endswith("/trainjobs") and r.startswith("GET")]
-    assert len(lists) >= 2 or how == "in the middle"
+# -- outages
 
 
 def test_an_hour_without_the_api_is_survived_and_nothing_is_missed(place: Path, launch: Launch, kube: Kube) -> None:
@@ -343,7 +329,7 @@ def test_a_longer_outage_than_the_profile_bears_ends_the_step_and_not_the_job(la
     launch.speed = 500.0
     launch.target = launch.target.model_copy(update={"outage_seconds": 600})
     launch.start()
-    until(lambda: any(r.endswith("?watch") for r in kube.requests))
+    until(lambda: followed(kube))
     kube.go_away()
     error = launch.end()
     assert isinstance(error, UserError)
@@ -354,7 +340,7 @@ def test_a_longer_outage_than_the_profile_bears_ends_the_step_and_not_the_job(la
 def test_a_result_in_the_store_counts_while_the_api_is_away(launch: Launch, kube: Kube) -> None:
     launch.speed = 500.0
     launch.start()
-    until(lambda: any(r.endswith("?watch") for r in kube.requests))
+    until(lambda: followed(kube))
     kube.go_away()
     launch.done = True
     assert launch.end() is True
@@ -393,6 +379,16 @@ def test_after_a_restart_the_new_pod_is_found_and_the_restart_told(launch: Launc
     assert launch.end() is True
     assert "started again (restart 1)" in told(launch.place)
     assert launch.log.read_text() == "one\ntwo\n"
+
+
+def test_a_log_that_may_not_be_read_is_said_and_the_job_followed_all_the_same(launch: Launch, kube: Kube) -> None:
+    kube.forbidden = {("get", "log")}
+    launch.start()
+    until(lambda: created(kube))
+    kube.end_pod(kube.pod(), "Succeeded")
+    until(lambda: "its log cannot be read: User cannot get resource log" in told(launch.place))
+    launch.complete(kube)
+    assert launch.end() is True
 
 
 def test_why_a_pod_does_not_start_is_told_once(launch: Launch, kube: Kube) -> None:
@@ -487,7 +483,7 @@ def test_a_launching_step_that_waits_for_the_store_ends_when_it_is_asked_to(laun
     until(lambda: created(kube))
     kube.record("trainjobs", "DELETED", kube.job())
     until(lambda: "the store at http://store is away since" in told(launch.place))
-    launch.asked = True
+    launch.launcher.asked = True
     assert launch.end() is False
 
 
@@ -513,18 +509,17 @@ def test_a_deadline_is_named_with_the_field_that_sets_it(launch: Launch, kube: K
 
 def test_a_job_that_somebody_deleted_is_told_from_one_that_failed(launch: Launch, kube: Kube) -> None:
     launch.start()
-    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
+    until(lambda: followed(kube))
     kube.record("trainjobs", "DELETED", kube.job())
     assert "was deleted by somebody else" in str(launch.end())
 
 
-def test_a_job_deleted_while_the_api_was_away_is_missed_at_the_next_list(launch: Launch, kube: Kube) -> None:
+def test_a_job_deleted_while_the_api_was_away_is_missed_at_the_next_look(launch: Launch, kube: Kube) -> None:
     launch.speed = 100.0
     launch.start()
-    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
+    until(lambda: followed(kube))
     kube.go_away()
     kube.record("trainjobs", "DELETED", kube.job())
-    kube.forget()
     kube.come_back()
     assert "was deleted by somebody else" in str(launch.end())
 
@@ -559,7 +554,7 @@ def test_a_creation_failure_that_heals_or_is_another_job_s_does_no_harm(launch: 
 
 
 def test_without_the_right_to_read_events_the_job_is_followed_all_the_same(launch: Launch, kube: Kube) -> None:
-    kube.forbidden = {("get", "events"), ("watch", "events")}
+    kube.forbidden = {("get", "events")}
     launch.start()
     until(lambda: "events cannot be read" in told(launch.place))
     launch.complete(kube)
@@ -596,8 +591,8 @@ def test_a_lease_that_is_lost_ends_the_following_and_passes_on(launch: Launch, k
 def test_a_step_that_is_ended_does_with_its_job_as_the_profile_says(launch: Launch, kube: Kube, wish: Any) -> None:
     launch.target = launch.target.model_copy(update={"on_termination": wish})
     launch.start()
-    until(lambda: any(r.endswith("trainjobs?watch") for r in kube.requests))
-    launch.asked = True
+    until(lambda: followed(kube))
+    launch.launcher.asked = True
     assert launch.end() is False
     if wish == "delete":
         assert not created(kube)

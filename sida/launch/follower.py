@@ -1,0 +1,240 @@
+"""Follows one TrainJob to its end by looking at it every few seconds: its conditions, the events about it, its pods and log.
+
+Looking again outlives an API server that is away. Pods are looked at every second: a restart of the job deletes a failed one about
+two seconds after its end, and with it why it failed and the end of its log.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sida import patience, progress
+from sida.errors import SidaError, TimedOut, Unavailable, UserError
+from sida.launch.base import Work
+from sida.launch.cluster import Cluster, Refused, Unreachable
+from sida.launch.job_state import condition
+from sida.launch.log import explain, failure
+from sida.launch.manifest import QUEUE
+from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
+from sida.launch.pod_state import attempt_of, failure_of, waiting_job
+from sida.launch.words import failure_in_words, waiting_in_words
+from sida.progress import duration
+from sida.settings import settings
+
+POLL_SECONDS = 5.0  # between two looks at the job and its events
+POD_SECONDS = 1.0  # between two looks at its pods
+WAITING_SECONDS = 10.0  # between two looks at why pods do not begin
+CREATION_SECONDS = 120.0  # how long the controller may fail to create what the job consists of
+LOG_SECONDS = 30.0  # to read the rest of the log
+RESULT_SECONDS = 60.0  # between looks into the store while the API server is away
+SUBMIT_AGAIN = "checkpoints are kept: run the step again to continue"
+_TOLD_AT_ONCE = ("memory", "evicted")  # of other causes the log tells
+
+
+class _Finished(Exception):
+    """The result is in the store, whatever the API server has to say."""
+
+
+class Follower:
+    """Follows one job; what is known of it so far."""
+
+    def __init__(self, cluster: Cluster, job: dict[str, Any], work: Work, note: Callable[[str], None]) -> None:
+        self.cluster, self.job, self.work, self.note = cluster, job, work, note
+        self.name, self.uid = str(job["metadata"]["name"]), job["metadata"]["uid"]
+        self.shown = f"TrainJob {cluster.namespace}/{self.name}"
+        self.warnings: list[dict[str, Any]] = []
+        self._asked = cluster.tick  # raises when we are to end
+        self._log: FirstNodeLog
+        self._known: set[tuple[str, str]] = set()  # name and version of events
+        self._events_seen = True  # until they may not be read
+        self._not_created: tuple[float, str] | None = None  # since when, and the newest message
+        self._pods: list[dict[str, Any]] | None = None
+        self._failed: set[str] = set()  # pods of which it was told why
+        self._attempt = 0  # the job's last start
+        self._killed = ""  # that one of its pods was killed for memory, in words
+        self._looked_in_store = self._looked_why = cluster.clock.now()
+
+    def run(self) -> None:
+        """Return when it has ended well, or its result is there; else raise why it has not."""
+        self.cluster.tick = self._tick
+        self.work.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.work.log.open("a", encoding="utf-8") as log:
+            begin = log.seek(0, 2)
+
+            def line(text: str) -> None:
+                log.write(text + "\n")
+                log.flush()
+                self._hear(text)
+
+            self._log = FirstNodeLog(self.cluster, line, self.note)
+            try:
+                failed = self._until_ended()
+                self._read_rest_of_log()
+            except _Finished:
+                failed = None
+            except Unreachable as error:
+                raise Unreachable(f"{self.shown}: {error}; the job runs on: run the step again to follow it") from error
+            finally:
+                self.cluster.tick = self._asked
+        try:
+            self.work.keep_log()
+        except Unavailable as error:
+            self.note(f"its log is not kept: {error}")
+        if failed is not None:
+            raise self._cause(failed, begin)
+
+    def _tick(self) -> None:
+        """Between two looks, and while the API server does not answer: the job may end meanwhile."""
+        self._asked()
+        silent = self.cluster.silent_for()
+        if silent <= RESULT_SECONDS * 1.5:
+            return
+        self.note(f"the Kubernetes API does not answer since {duration(silent - silent % 60)}; the job runs on")
+        if self.cluster.clock.now() - self._looked_in_store > RESULT_SECONDS:
+            self._looked_in_store = self.cluster.clock.now()
+            if self.work.finished():
+                raise _Finished
+
+    def _until_ended(self) -> dict[str, Any] | None:
+        """None when the job is complete; else the condition that says that it failed."""
+        clock = self.cluster.clock
+        while True:
+            if (end := self._look_at_job()) is not None:
+                return None if end["type"] == "Complete" else end
+            self._look_at_events()
+            if clock.now() - self._looked_why > WAITING_SECONDS:
+                self._looked_why = clock.now()
+                self._say_why_it_waits()
+            polled = clock.now()
+            while clock.now() - polled < POLL_SECONDS:
+                self._log.read(self._look_at_pods(), of_ended=True)
+                self.cluster.pause(POD_SECONDS)
+            self._log.read(self._look_at_pods())
+            job = self.cluster.get(self.name)
+            if job is None or job["metadata"]["uid"] != self.uid:
+                if self.work.finished():
+                    return None
+                how = "was deleted" if job is None else "was deleted and made anew"
+                raise SidaError(f"{self.shown} {how} by somebody else (kubectl?): {SUBMIT_AGAIN}")
+            self.job = job
+
+    def _read_rest_of_log(self) -> None:
+        until = self.cluster.clock.now() + LOG_SECONDS
+        while (
+            not (self._log.read(self._look_at_pods()) and self._pods is not None) and self.cluster.clock.now() < until
+        ):
+            self.cluster.pause(POD_SECONDS)
+
+    # -- one look
+
+    @property
+    def _status(self) -> dict[str, Any]:
+        return dict(self.job.get("status") or {})
+
+    def _ready(self) -> bool:
+        return any(counts.get("ready") for counts in self._status.get("jobsStatus") or [])
+
+    def _look_at_job(self) -> dict[str, Any] | None:
+        """Return the condition that ended it, if it has ended."""
+        status = self._status
+        end = condition(status, "Complete") or condition(status, "Failed")
+        if end is not None:
+            return end
+        suspended = condition(status, "Suspended")
+        if suspended is not None:
+            queue = (self.job["metadata"].get("labels") or {}).get(QUEUE)
+            queued = f"waits in queue {queue}" if queue else "is suspended"
+            self.note(f"{queued}: {suspended.get('message', '')}".rstrip(": "))
+        elif self._ready():
+            self.note("its pods run")
+        return None
+
+    def _look_at_events(self) -> None:
+        """Tell what is new. Creation failures never reach the status: a job that cannot be created would be waited for for ever."""
+        for event in self._events():
+            version = (event["metadata"]["name"], str(event["metadata"].get("resourceVersion")))
+            about = event.get("involvedObject") or {}
+            if version in self._known or (about.get("kind") == "TrainJob" and about.get("uid") != self.uid):
+                continue
+            self._known.add(version)
+            message = " ".join(str(event.get("message", "")).split())
+            self.warnings = [*self.warnings[-99:], event]
+            if about.get("kind") != "Job":  # what a Job cannot make is told as long as it is missing
+                self.note(f"{event.get('reason')}: {message}")
+            if event.get("reason") == "TrainJobResourcesCreationFailed":
+                since = self._not_created[0] if self._not_created else self.cluster.clock.now()
+                self._not_created = since, message
+        if self._status.get("jobsStatus"):
+            self._not_created = None
+        if self._not_created and self.cluster.clock.now() - self._not_created[0] > CREATION_SECONDS:
+            self.cluster.delete(self.name, self.uid)
+            raise UserError(
+                f"{self.shown} could not be created: {self._not_created[1]}: correct runtime, resources or quota (see the "
+                f"profile), then run again"
+            )
+
+    def _events(self) -> list[dict[str, Any]]:
+        """Return the warnings about the job, its JobSet and the Job of its nodes."""
+        if not self._events_seen:
+            return []
+        try:
+            return [event for about in (self.name, f"{self.name}-node-0") for event in self.cluster.warnings(about)]
+        except Refused as error:
+            self._events_seen = False
+            self.note(f"its events cannot be read ({error}): why it is not created will not be known")
+            return []
+
+    def _look_at_pods(self) -> list[dict[str, Any]]:
+        """Return its pods. Why one failed is told at once: a restart of the job deletes it, and what it knew."""
+        self._pods = self.cluster.pods_now(pods_of(self.name))  # whoever may not look is told by what ends badly
+        for pod in self._pods or []:
+            if (attempt := attempt_of(pod)) > self._attempt:
+                self._attempt, self._killed = attempt, ""
+        for pod in self._pods or []:
+            cause, uid = failure_of(pod), pod["metadata"]["uid"]
+            if attempt_of(pod) < self._attempt or uid in self._failed or cause is None:
+                continue
+            if cause.cause in _TOLD_AT_ONCE:
+                self._failed.add(uid)
+                words = failure_in_words(cause)
+                if cause.cause == "memory":
+                    self._killed, words = words, f"a worker was {words}"
+                self.note(words)
+        return self._pods or []
+
+    def _say_why_it_waits(self) -> None:
+        if self._ready() or self._pods is None:
+            return
+        waiting = waiting_job(self.job, self._pods, self.warnings)
+        if waiting is not None and waiting.kind != "queue":
+            self.note(waiting_in_words(waiting))
+
+    def _hear(self, text: str) -> None:
+        """A line of the first node's log: events are ours to pass on, the rest is for who reads this step's log."""
+        event = event_of(text)
+        if event is None:
+            if settings().events is None:
+                print(text, file=sys.stderr, flush=True)
+        elif event["event"] == "progress" or (event["event"] == "note" and patience.told.is_news(event)):
+            fields = {name: value for name, value in event.items() if name not in ("event", "step")}
+            try:
+                progress.emit(event["event"], self.work.step, **fields)
+            except (KeyError, TypeError, ValueError):
+                pass  # not one of ours: it stands in the log
+
+    def _cause(self, condition: dict[str, Any], begin: int) -> SidaError:
+        reason, said = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
+        if reason == "DeadlineExceeded":
+            limit = self.job["spec"].get("activeDeadlineSeconds")
+            return TimedOut(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
+        self._look_at_pods()
+        if self._killed:
+            return SidaError(f"{self.shown}: a worker was {self._killed} (log: {self.work.log})")
+        error = self.work.error()
+        if error is not None and error.restart >= self._attempt:
+            text = f"{self.work.step} failed: {error.message} ({self.shown}, log: {self.work.log})"
+            return failure(text, error.exit_code)
+        cause, code = explain(self.work.log, begin, 1, None)
+        return failure(f"{self.shown} failed ({reason}: {said}): {cause} (log: {self.work.log})", code)
