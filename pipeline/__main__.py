@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
             description=summary,
             epilog=rest,
             formatter_class=layout,
+            add_help=not getattr(module, "OWN_HELP", False),
         )
         module.add_arguments(verb)
         verb.set_defaults(main=module.main)

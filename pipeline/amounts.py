@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from pipeline.profile import StepNeeds
 from sida.recipe import Recipe
-
-PARALLEL = ("reference_statistics", "teach", "score_teacher", "distill", "score")  # use the recipe's processes
+from sida.registry import STEPS
 
 Amounts = dict[str, str]  # resource -> Kubernetes' quantity
 
 
 def amounts(step: str, needs: StepNeeds, recipe: Recipe) -> tuple[Amounts, Amounts]:
     """(requests, limits) of a step's container; one accelerator for each of the recipe's processes."""
-    processes = recipe.execution.processes if step in PARALLEL else 1
+    processes = recipe.execution.processes if _parallel(step, recipe) else 1
     both = {"memory": needs.memory} if needs.memory else {}
     if needs.accelerator:
         both[needs.accelerator] = str(processes)
     limits = {"cpu": needs.cpu_limit} if needs.cpu_limit else {}
     return {"cpu": needs.cpu or str(processes * recipe.execution.threads)} | both, limits | both
+
+
+def _parallel(step: str, recipe: Recipe) -> bool:
+    """Whether the step starts the recipe's processes; prepare_data does where it encodes latents."""
+    if step == "prepare_data":
+        return recipe.dataset.latents is not None
+    return step in STEPS and STEPS[step].launches

@@ -32,7 +32,7 @@ READS = {  # fields of a recipe that may name files, and the step that reads the
     "evaluation.precision_recall_reference.address": "reference_statistics",
 }
 TAKEN = ("/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var/run", "/gcs", "/minio", "/s3", "/app", "/opt/venv")  # noqa: S108
-LAUNCHED = ("teach", "score_teacher", "distill", "score")  # steps whose heavy part goes through sida.launch
+LAUNCHED = tuple(step.name for step in STEPS.values() if step.launches)  # whose heavy part can run in a TrainJob
 PATIENCE = "15m"  # for a store or server that is away; a profile's env may say otherwise
 DIGEST = r"[^\s@]+@sha256:[0-9a-f]{64}"
 

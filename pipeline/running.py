@@ -84,7 +84,8 @@ def _divide_work(recipe: Recipe) -> None:
     from sida.settings import settings
 
     here, machines = settings(), Nodes.parse(settings().nodes)
-    workers = here.workers or recipe.execution.processes
+    processes = recipe.execution.processes
+    workers = here.workers or (machines.share(processes) if machines else processes)
     check_division(recipe, Machines(machines.count if machines else 1, workers, GPUS["h100"]))
 
 

@@ -44,7 +44,7 @@ NUMBERS = {
     "model_channels": lambda r: r.teacher.network.model_channels,
     "cond": lambda r: r.teacher.network.label_dim > 0,
     "cres": lambda r: ",".join(map(str, r.teacher.network.channel_mult)),
-    "gpus_in_script": lambda r: r.execution.nodes * r.execution.processes,
+    "gpus_in_script": lambda r: r.execution.processes,
     "kimg_between_fid_evals": lambda r: r.evaluation.selection_every / 1e3,
     "method": lambda r: r.method.name,
     "data_stat": lambda r: r.evaluation.reference.address,

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
-    parser.add_argument("--nodes", metavar="N", type=int, help="machines; default: the recipe's")
+    parser.add_argument("--nodes", metavar="N", type=int, help="machines (default 1)")
     parser.add_argument("--gpus", metavar="M", type=int, help="GPUs per machine; default: the recipe's processes")
     parser.add_argument("--gpu", metavar="NAME", default="h100", help="h100 (default), h200, a100, a100-40, l40s, ...")
     parser.add_argument("--micro-batch", metavar="N", type=int, help="images per GPU and round; default: the recipe's")
@@ -47,9 +47,10 @@ def main(args: argparse.Namespace) -> int:
     utilisation = planning.UTILISATION if args.utilisation is None else args.utilisation
     if not 0 < utilisation <= 1:
         raise UserError(f"--utilisation {utilisation:g}: give a share of the peak between 0 and 1, such as 0.35")
+    nodes = args.nodes or 1
     machines = planning.Machines(
-        args.nodes or loaded.execution.nodes,
-        args.gpus or loaded.execution.processes,
+        nodes,
+        args.gpus or -(-loaded.execution.processes // nodes),
         planning.GPUS[args.gpu],
         utilisation,
     )

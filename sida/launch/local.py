@@ -117,6 +117,7 @@ class LocalLauncher(Launcher):
 
     def _start(self, work: Work, log: BinaryIO) -> subprocess.Popen[bytes]:
         here, nodes = settings(), self.nodes
+        processes = here.workers or (nodes[0].share(work.processes) if nodes else work.processes)
         shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
         if nodes:
             meeting = nodes[0].torchrun(nodes[1], here.timeout)
@@ -125,7 +126,11 @@ class LocalLauncher(Launcher):
             meeting.append("--local-addr=127.0.0.1")
         torchrun = [
             *(sys.executable, "-m", "torch.distributed.run", *meeting),
-            *(f"--nproc-per-node={here.workers or work.processes}", "--max-restarts=0", "--monitor-interval=0.2"),
+            *(
+                f"--nproc-per-node={processes}",
+                "--max-restarts=0",
+                "--monitor-interval=0.2",
+            ),
             *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", self._module, "--job", work.job),
         ]
         variables = inherited() | {name: str(work.threads) for name in THREAD_VARIABLES}

@@ -72,6 +72,15 @@ class Nodes:
             f"--rdzv-conf=timeout={int(seconds)}",
         ]
 
+    def share(self, processes: int) -> int:
+        """Return the processes of each machine. Raises UserError when they cannot be shared out evenly."""
+        if processes % self.count:
+            raise UserError(
+                f"{processes} processes (execution.processes of the recipe) cannot be shared out over {self.count} machines: "
+                f"take another --nodes, or set SIDA_WORKERS to the processes of each machine"
+            )
+        return processes // self.count
+
     def own_address(self) -> str:
         """The address of this machine that node 0 sees. Raises UserError when there is no way to it."""
         try:

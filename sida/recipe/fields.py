@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 AUGMENT_DIM = 9  # labels of EDM's augmentation pipe (sida.numerics.augment)
 
@@ -320,8 +327,7 @@ class Released(Part):
 class Execution(Part):
     """What does not change a number: how the work is laid out on machines."""
 
-    nodes: Positive = 1
-    processes: Positive = 1  # per node, one for each GPU
+    processes: Positive = 1  # over all machines, one for each GPU
     threads: Positive = 1
     micro_batch: Positive | None = None  # per process, a multiple of the loss group; None: the whole share
     sampling_batch: Positive | Literal["auto"] = 512  # images at once, at most; auto: the fastest, tried out
@@ -339,6 +345,21 @@ class Execution(Part):
     def batch_limit(self) -> int:
         """Images at once, at most, where nothing is tried out."""
         return 512 if self.sampling_batch == "auto" else self.sampling_batch
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_all_machines(cls, fields: Any) -> Any:
+        """Take ``nodes: 1`` of recipes that were stored before ``processes`` counted over all machines."""
+        if isinstance(fields, dict) and "nodes" in fields:
+            if fields["nodes"] != 1:
+                raise ValueError("nodes: is not known any more: processes counts over all machines")
+            return {name: value for name, value in fields.items() if name != "nodes"}
+        return fields
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digests that recipes had then."""
+        return {"nodes": 1, **serialize(self)}
 
 
 class Recipe(Part):
@@ -362,12 +383,12 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _work_divides(self) -> Recipe:
         method, execution = self.method, self.execution
-        world = execution.nodes * execution.processes
+        world = execution.processes
         share = method.batch // world
         micro = execution.micro_batch or share
         if method.batch % world or share % micro or micro % method.loss_group:
             raise ValueError(
-                f"method.batch {method.batch} on {execution.nodes} x {execution.processes} processes is "
+                f"method.batch {method.batch} on {world} processes is "
                 f"{method.batch / world:g} each: it must be a multiple of execution.micro_batch {micro}, and that of "
                 f"method.loss_group {method.loss_group}"
             )
