@@ -61,7 +61,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 WORKDIR /app
 USER 10001:10001
-CMD ["python3", "-m", "pipeline", "--help"]
+CMD ["sida", "--help"]
 # Last, as they change with every commit and the layers above seldom do.
 ARG VERSION=0
 ARG REVISION=unknown

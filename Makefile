@@ -23,10 +23,10 @@ setup: .venv/installed ## create .venv from the lock
 
 RECIPE ?= digits
 demo: setup ## real images through the whole DAG, ending with a score; STORE=s3 keeps everything in an S3 server that it starts
-	$(if $(filter s3,$(STORE)),$(BIN)/python -m scripts.s3 runs/seaweedfs )$(BIN)/python -m pipeline run $(RECIPE)
+	$(if $(filter s3,$(STORE)),$(BIN)/python -m scripts.s3 runs/seaweedfs )$(BIN)/sida run $(RECIPE)
 
 ui: setup ## MLflow's pages on the runs of this machine
-	$(BIN)/python -m pipeline ui
+	$(BIN)/sida ui
 
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal

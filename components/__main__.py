@@ -1,8 +1,8 @@
 """Run one step of the pipeline alone.
 
-    python -m components                    the steps
-    python -m components STEP --help        a step's inputs and outputs
-    python -m components STEP --flag ...    run it; prints the address of each result
+    sida step                    the steps
+    sida step STEP --help        a step's inputs and outputs
+    sida step STEP --flag ...    run it; prints the address of each result
 
 This is what containers run, and what a single failed step is run again with.
 """
@@ -31,7 +31,7 @@ from sida.steps.attempts import manifest_key
 from sida.stores import open_store, read_address
 from sida.tracking.reconcile import track_quietly
 
-PROGRAM = "python -m components"
+PROGRAM = "sida step"
 
 
 class Parser(argparse.ArgumentParser):

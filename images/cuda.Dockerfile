@@ -63,7 +63,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 WORKDIR /app
 USER 10001:10001
-CMD ["python3", "-m", "pipeline", "--help"]
+CMD ["sida", "--help"]
 ARG VERSION=0
 ARG REVISION=unknown
 ARG SOURCE=https://example.invalid/sida

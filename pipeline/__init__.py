@@ -1,1 +1,1 @@
-"""The DAG, and the command line ``python -m pipeline``. Run it from the root of the repository."""
+"""The DAG, and the command line ``sida``. Run it from the root of the repository."""

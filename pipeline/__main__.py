@@ -1,10 +1,10 @@
 """Distil a diffusion model to one step, and prove the score.
 
 examples:
-  python -m pipeline list               which recipes there are
-  python -m pipeline run digits         the whole DAG on this machine: ten minutes on two cores
-  python -m pipeline run digits         again: seconds, everything is reused
-  python -m pipeline VERB --help        more about one verb
+  sida list               which recipes there are
+  sida run digits         the whole DAG on this machine: ten minutes on two cores
+  sida run digits         again: seconds, everything is reused
+  sida VERB --help        more about one verb
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from pipeline import commands
 from sida.errors import SidaError
 
-PROGRAM = "python -m pipeline"
+PROGRAM = "sida"
 EXIT_STATUS = {
     "0": "done",
     "1": "it failed for a reason that is not yours, or a check said no (verify, doctor, plan: does not fit)",
@@ -65,7 +65,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run one verb; its exit status."""
     top = parser()
-    args = top.parse_args()
+    args, flags = top.parse_known_args()
+    if args.verb == "step":  # its flags are the step's own
+        args.arguments = sys.argv[2:]
+    elif flags:
+        top.error(f"unrecognized arguments: {' '.join(flags)}")
     if args.verb is None:
         top.print_help()
         return 0

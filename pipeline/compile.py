@@ -169,7 +169,7 @@ def _check_pinned(name: str, field: str, address: str, recipe: Recipe) -> None:
     if section.sha256 is None:
         raise UserError(
             f"recipe {name}: {field} {address} comes with the project, but has no sha256, by which pods know that their "
-            f"image has the very file: `python -m pipeline pin {name}`"
+            f"image has the very file: `sida pin {name}`"
         )
 
 

@@ -33,47 +33,21 @@ _sida_profiles_or_file() { _sida_yaml $profiles; }
 _sida_runs() { local -a names=("${SIDA_RUNS:-runs}"/20*-*-*(N:t)); compadd -a names; }
 """,
 }
-# shtab completes the words behind a program's name: the three of `python -m pipeline` become one.
-AFTER_PYTHON = {
-    "bash": r"""
-_sida_python() {
-  if (( COMP_CWORD > 2 )) && [[ ${COMP_WORDS[1]} == -m && ${COMP_WORDS[2]} == pipeline ]]; then
-    COMP_WORDS=(sida "${COMP_WORDS[@]:3}")
-    (( COMP_CWORD -= 2 ))
-    _shtab_sida
-  fi
-}
-complete -o bashdefault -o default -F _sida_python python python3
-""",
-    "zsh": r"""
-_sida_python() {
-  if (( CURRENT > 3 )) && [[ ${words[2]} == -m && ${words[3]} == pipeline ]]; then
-    words=(sida "${(@)words[4,-1]}")
-    (( CURRENT -= 2 ))
-    _shtab_sida
-  else
-    _python "$@"
-  fi
-}
-compdef _sida_python python python3
-""",
-}
 
 
 def script(shell: str) -> str:
     """The whole script for bash or zsh."""
     top = parser()
-    top.prog = "sida"
     for action in _actions(top):
         if action.metavar in VALUES:
             action.complete = dict.fromkeys(FINDING, VALUES[str(action.metavar)])  # type: ignore[attr-defined]
         elif action.metavar in FILES or action.metavar in FOLDERS:
             action.complete = shtab.FILE if action.metavar in FILES else shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar == "STEP":
-            action.choices = STEPS
+            action.choices = list(STEPS)
     places = {"recipes": shlex.quote(str(RECIPES)), "profiles": shlex.quote(str(PROFILES))}
     finding = Template(FINDING[shell]).safe_substitute(places)
-    return shtab.complete(top, shell, preamble={shell: finding}) + AFTER_PYTHON[shell]  # type: ignore[arg-type]
+    return str(shtab.complete(top, shell, preamble={shell: finding}))  # type: ignore[arg-type]
 
 
 def _actions(top: argparse.ArgumentParser) -> list[argparse.Action]:

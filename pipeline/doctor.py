@@ -218,7 +218,7 @@ def _trainer(profile: Profile | None) -> Check:
         if not cluster.serves_trainjobs():
             return Check("trainer", "bad", f"{cluster.host} serves no TrainJobs", *REMEDIES["trainer"])
         if fault := _runtime_fault(profile, cluster):
-            mend = "python -m pipeline runtime --profile P | kubectl apply -f -"
+            mend = "sida runtime --profile P | kubectl apply -f -"
             return Check("trainer", "bad", fault, REMEDIES["trainer"][0], mend)
     except Refused as error:
         if error.status == 403:
@@ -270,7 +270,7 @@ def _cluster(profile: Profile | None) -> Installed | Check:
 
 def _kfp(profile: Profile | None) -> Check:
     if profile is None:
-        return Check("kfp", "off", "no profile given", REMEDIES["kfp"][0], "python -m pipeline doctor --profile P")
+        return Check("kfp", "off", "no profile given", REMEDIES["kfp"][0], "sida doctor --profile P")
     from pipeline.client import Client
 
     Client(profile)

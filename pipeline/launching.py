@@ -104,7 +104,7 @@ def check_cluster(profile: Profile, steps: Any) -> None:
         if not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
             raise Missing(
                 f"{who}, but there is no {jobs.runtime_kind} {jobs.runtime!r} in namespace {jobs.namespace}: "
-                f"`python -m pipeline runtime --profile ... | kubectl apply -f -` makes ours"
+                f"`sida runtime --profile ... | kubectl apply -f -` makes ours"
             )
     except Missing:
         raise

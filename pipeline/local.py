@@ -1,6 +1,6 @@
 """Runs a plan on this machine: kfp's local runner in a child process, the terminal in our hands.
 
-    python -m pipeline (draws)  -->  pipeline.kfp_host (kfp.local)  -->  one process per step  -->  worker processes
+    sida (draws)  -->  pipeline.kfp_host (kfp.local)  -->  one process per step  -->  worker processes
 
 A run's folder holds ``log.txt`` (what kfp and the steps print), ``events.jsonl`` (what the steps report), ``plan.json``, kfp's
 ``outputs`` (manifests, a few KB each) and, while it lasts, temporary files. Ctrl-C and SIGTERM reach everything below; so does our

@@ -13,6 +13,7 @@ NO_JSON = {  # verbs without a result of their own, and why
     "logs": "prints a log, line by line",
     "rerun": "prints an object for kubectl",
     "runtime": "prints objects for kubectl",
+    "step": "prints the address of each result",
     "ui": "serves pages until Ctrl-C",
 }
 

@@ -164,7 +164,7 @@ class TrainJobs(Part):
     """Kubeflow Trainer: where the heavy part of steps with ``launcher: trainjob`` runs. The step's own pod only follows it."""
 
     namespace: DnsName
-    runtime: DnsName = "sida-torch"  # `python -m pipeline runtime` prints ours
+    runtime: DnsName = "sida-torch"  # `sida runtime` prints ours
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
     queue: DnsName | None = None  # of Kueue
     service_account: DnsName | None = None  # of the TrainJob's pods

@@ -1,6 +1,6 @@
 """One step of a recorded run, again: as a Kubernetes Job, as a one-step KFP run, or here.
 
-The command is a template, ``python -m components STEP --flag=value ...``, filled from typed fields of the record; the image is one
+The command is a template, ``sida step STEP --flag=value ...``, filled from typed fields of the record; the image is one
 that the profile allows. Nothing that a record says is ever a command, a variable or a shell's text.
 """
 
@@ -89,7 +89,7 @@ def image_for(call: StepCall, profile: Profile, where: str, *, current: bool = F
 
 def job(call: StepCall, recipe: Recipe, profile: Profile, image: str, *, force: bool) -> dict[str, Any]:
     """A batch/v1 Job for ``kubectl create -f -``: its name is generated, so that a second one is another Job."""
-    command = ["python", "-m", "components", call.step]
+    command = ["sida", "step", call.step]
     spec = _job_spec(call.step, recipe, profile, image, command, arguments(call, force=force), [])
     labels = _labels(call.step) | {"sida/run": _label(call.run)}
     spec["template"]["metadata"] = {"labels": labels}
@@ -105,7 +105,7 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
     """
     image = check_image(*launching.pod_image(step, profile), where)
     chosen = {"name": "SIDA_RERUN", "valueFrom": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
-    command = ["python", "-m", "pipeline", "rerun"]
+    command = ["sida", "rerun"]
     spec = _job_spec(step, recipe, profile, image, command, ["$(SIDA_RERUN)", step, "--local"], [chosen])
     spec["template"]["metadata"] = {"labels": _labels(step)}  # by which network policies know the pod
     metadata = _in_namespace({"name": f"sida-{_dashed(step)}", "labels": _labels(step)}, profile)
@@ -241,7 +241,7 @@ def one_step(call: StepCall, recipe: Recipe, profile: Profile, image: str, where
     args = arguments(call, force=force)
 
     def again():  # type: ignore[no-untyped-def]
-        return dsl.ContainerSpec(image=image, command=["python", "-m", "components", call.step], args=args)
+        return dsl.ContainerSpec(image=image, command=["sida", "step", call.step], args=args)
 
     again.__name__ = call.step
     component = dsl.container_component(again)

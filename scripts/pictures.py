@@ -3,7 +3,7 @@
     SIDA_RUNS=./runs python -m scripts.pictures RUN [--output docs/images]
 
 RUN is the run whose page is shown. The store of SIDA_RUNS should hold a finished SiD and SiDA run of one benchmark, both in
-MLflow's SQLite file (`python -m pipeline track`). Needs Debian's chromium.
+MLflow's SQLite file (`sida track`). Needs Debian's chromium.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _take(page: Any, path: Path, clip: dict[str, int] | None = None) -> None:
 
 @contextmanager
 def _mlflow() -> Iterator[str]:
-    """`python -m pipeline ui` for as long as it is needed; its address."""
+    """`sida ui` for as long as it is needed; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -125,7 +125,7 @@ def _mlflow() -> Iterator[str]:
     try:
         while not _answers(base):
             if process.poll() is not None:
-                raise SystemExit("error: `python -m pipeline ui` ended: see what it says")
+                raise SystemExit("error: `sida ui` ended: see what it says")
             time.sleep(1)
         yield base
     finally:

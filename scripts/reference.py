@@ -118,7 +118,7 @@ def text() -> str:
     lines += [*table(("without --json", "because it"), [(f"`{name}`", why) for name, why in NO_JSON.items()])]
     lines += ["## Commands", ""]
     for name, verb in verbs().items():
-        lines += [f"### {name}", "", verb.description or "", "", "```", f"python -m pipeline {name} ...", "```", ""]
+        lines += [f"### {name}", "", verb.description or "", "", "```", f"sida {name} ...", "```", ""]
         lines += table(("argument", "meaning"), [(f"`{shown}`", said) for shown, said in options(verb)])
     lines += [
         "## Recipe",

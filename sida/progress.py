@@ -1,6 +1,6 @@
 """What a running step tells its user: one JSON object a line, appended to the file that SIDA_EVENTS names ("-": stderr).
 
-``python -m pipeline`` draws these events. Without that file (a pod, a step run alone) they become plain lines on stderr: notes and
+``sida`` draws these events. Without that file (a pod, a step run alone) they become plain lines on stderr: notes and
 errors at once, progress at most once a minute. Any number of processes may append: an event is a single write to a file opened for
 appending, so lines never mix.
 """

@@ -46,7 +46,7 @@ def find_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
     runs = [key for key in keys if key.startswith(layout.RUNS)]
     for run in forgotten:
         if not any(key.startswith(layout.run_folder(run)) for key in runs):
-            raise UserError(f"run {run} is not recorded in {store.address}: `python -m pipeline status` lists runs")
+            raise UserError(f"run {run} is not recorded in {store.address}: `sida status` lists runs")
     going = {key for key in runs if layout.run_at(key) in forgotten}
     told, lost = (_text(store, [key for key in runs if (key in going) == gone]) for gone in (False, True))
 

@@ -43,7 +43,7 @@ def test_every_command_of_the_tutorial_is_one_that_there_is() -> None:
     from pipeline.__main__ import parser
 
     commands = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
-    ours = [command[3:] for command in commands if command[:3] == ["python", "-m", "pipeline"]]
+    ours = [command[1:] for command in commands if command[0] == "sida"]
     assert [command[0] for command in ours] == ["new", "plan", "teach", "run", "sample", "export"]
     for command in ours:
         parser().parse_args(command)  # leaves with an error if an option is not there
@@ -59,8 +59,14 @@ def test_the_tutorial_leads_from_images_to_a_generator_that_samples_without_this
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def run(command: list[str]) -> str:
+        ours = ["-m", "pipeline"] if command[0] == "sida" else []
         done = subprocess.run(
-            [sys.executable, *command[1:]], cwd=place, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *ours, *command[1:]],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout

@@ -4,7 +4,7 @@ KFP ends pods and knows nothing of TrainJobs: these are deleted, or suspended wh
 What its steps have published stays, and so do checkpoints: submitting the same recipe again continues from them.
 
 examples:
-  python -m pipeline cancel 0f3c5a3e-... --profile ./mine.yaml
+  sida cancel 0f3c5a3e-... --profile ./mine.yaml
 """
 
 from __future__ import annotations

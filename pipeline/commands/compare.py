@@ -4,10 +4,10 @@ Prints a table and writes a page (curves over each other, samples from the same 
 comparison.csv and comparison.json. The rows of the paper are always there; those without a run say which command fills them.
 
 examples:
-  python -m pipeline compare                          everything in the store
-  python -m pipeline compare digits digits-sid        these recipes
-  python -m pipeline compare --runs 20261125-004815-digits-c596 20261125-014902-digits-sid-0a11
-  python -m pipeline compare --json | jq '.benchmarks[] | select(.score)'
+  sida compare                          everything in the store
+  sida compare digits digits-sid        these recipes
+  sida compare --runs 20261125-004815-digits-c596 20261125-014902-digits-sid-0a11
+  sida compare --json | jq '.benchmarks[] | select(.score)'
 """
 
 from __future__ import annotations

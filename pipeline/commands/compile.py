@@ -4,8 +4,8 @@ Without --profile the images stay placeholders and pods ask for no more than the
 With one, images (by digest), environment, secrets by name, resources, retries and timeouts are those of the profile.
 
 examples:
-  python -m pipeline compile digits --output digits.yaml
-  python -m pipeline compile digits --profile ./mine.yaml --kubernetes | kubectl apply -f -
+  sida compile digits --output digits.yaml
+  sida compile digits --profile ./mine.yaml --kubernetes | kubectl apply -f -
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Reads the pickles of NVIDIA (EDM, EDM2) and of SiDA's authors, torch files (weig
 architecture, and the JSON beside them with the constructor's arguments, where the file came from, digests and licence.
 
 examples:
-  python -m pipeline convert edm-cifar10-32x32-uncond-vp.pkl --output teachers --licence "CC BY-NC-SA 4.0"
-  python -m pipeline convert my-weights.pt --output teachers --recipe ./mine.yaml
+  sida convert edm-cifar10-32x32-uncond-vp.pkl --output teachers --licence "CC BY-NC-SA 4.0"
+  sida convert my-weights.pt --output teachers --recipe ./mine.yaml
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ is. What is "off" is not there, and not needed for runs on this machine; what is
 with your rights.
 
 examples:
-  python -m pipeline doctor
-  python -m pipeline doctor --profile ./mine.yaml
-  python -m pipeline doctor --json | jq '.checks[] | select(.state == "bad")'
+  sida doctor
+  sida doctor --profile ./mine.yaml
+  sida doctor --json | jq '.checks[] | select(.state == "bad")'
 """
 
 from __future__ import annotations

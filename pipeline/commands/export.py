@@ -4,7 +4,7 @@ The folder holds the weights (safetensors), a recorded program (torch.export) th
 samples with it, and a README with the licence. The script's images are those of `sample`. It appears when it is whole.
 
 examples:
-  python -m pipeline export generator.safetensors --output my-generator
+  sida export generator.safetensors --output my-generator
   python my-generator/sample.py --seeds 0-63 --grid out.png
 """
 

@@ -4,7 +4,7 @@ MANIFEST is what prepare_data printed: an address in the store, or a file. Every
 classes, a .cls; the order is that of the shards. The tars can be read back with source webdataset.
 
 examples:
-  python -m pipeline export-webdataset runs/store/steps/prepare_data/KEY/1.json --output ./tars
+  sida export-webdataset runs/store/steps/prepare_data/KEY/1.json --output ./tars
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ superseded attempts, checkpoints of finished training, and objects that nothing 
 folders that killed steps and runs left on this machine go too.
 
 examples:
-  python -m pipeline gc                     what could go: nothing is changed
-  python -m pipeline gc --delete            remove it
-  python -m pipeline gc --forget RUN        as if RUN had never been: also what only it needs
+  sida gc                     what could go: nothing is changed
+  sida gc --delete            remove it
+  sida gc --forget RUN        as if RUN had never been: also what only it needs
 """
 
 from __future__ import annotations

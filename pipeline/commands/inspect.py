@@ -1,8 +1,8 @@
 """Show what a network's file holds, without building its tensors and executing nothing.
 
 examples:
-  python -m pipeline inspect edm2-img512-xs-2147483-0.135.pkl
-  python -m pipeline inspect teacher.safetensors --json
+  sida inspect edm2-img512-xs-2147483-0.135.pkl
+  sida inspect teacher.safetensors --json
 """
 
 from __future__ import annotations

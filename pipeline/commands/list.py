@@ -4,7 +4,7 @@ The scores are FIDs as published: the teacher's by the sampler of the recipe (ne
 classifier-free guidance, which costs two evaluations a step), SiD's, and the best of SiDA and SiD2A.
 
 examples:
-  python -m pipeline list
+  sida list
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ With --profile that of its pod while it is there, of a step with a TrainJob that
 keeps in the store when it ends, the last MiB. Without, that of a run on this machine, or of any run in the store.
 
 examples:
-  python -m pipeline logs 0f3c5a3e-... distill --profile ./mine.yaml --follow
-  python -m pipeline logs 0f3c5a3e-... fetch_teacher --profile ./mine.yaml
-  python -m pipeline logs 20261102-093000-digits-1a2b distill
+  sida logs 0f3c5a3e-... distill --profile ./mine.yaml --follow
+  sida logs 0f3c5a3e-... fetch_teacher --profile ./mine.yaml
+  sida logs 20261102-093000-digits-1a2b distill
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ on the images too, and scores are `fd_random`, distances of a fixed random netwo
 neither a download nor a GPU is needed. docs/tutorial.md walks through it.
 
 examples:
-  python -m pipeline new birds --teacher ./birds.pkl --images ./photographs --resolution 64
-  python -m pipeline new birds --classes 200 --output recipes-of-mine/birds.yaml
-  python -m pipeline new patches --train --images ./patches
+  sida new birds --teacher ./birds.pkl --images ./photographs --resolution 64
+  sida new birds --classes 200 --output recipes-of-mine/birds.yaml
+  sida new patches --train --images ./patches
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
     recipe.parse(yaml.load(text, Loader=recipe.Loader), str(path))  # noqa: S506 (a SafeLoader)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
-    said = f"{path}: now change what differs, then `python -m pipeline plan {path}`"
+    said = f"{path}: now change what differs, then `sida plan {path}`"
     output.result(args, said, recipe=path.absolute(), detector=network.absolute() if args.train else None)
     return 0
 

@@ -4,8 +4,8 @@ Files are fetched where their digest is not known yet. The file keeps its commen
 are added or filled. What a base recipe (`extends`) names belongs into the base's file: that is said, pin that.
 
 examples:
-  python -m pipeline pin ./mine.yaml
-  python -m pipeline pin cifar10-uncond --dry-run
+  sida pin ./mine.yaml
+  sida pin cifar10-uncond --dry-run
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ Hours follow from a share of the GPU's peak, --utilisation, which you should mea
 it fits, 1 it does not, 2 something for you to mend.
 
 examples:
-  python -m pipeline plan cifar10-uncond
-  python -m pipeline plan imagenet-512-edm2-xxl --nodes 2 --gpus 8 --gpu h200
-  python -m pipeline plan ./mine.yaml --gpu a100-40 --json | jq .memory
+  sida plan cifar10-uncond
+  sida plan imagenet-512-edm2-xxl --nodes 2 --gpus 8 --gpu h200
+  sida plan ./mine.yaml --gpu a100-40 --json | jq .memory
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Under the same key rules as ever: what is there is reused, --force makes a new a
 read, checked by digest. The Job's command is a template, its image one that the profile allows.
 
 examples:
-  python -m pipeline rerun 0f3c5a3e-... score --profile ./mine.yaml | kubectl create -f -
-  python -m pipeline rerun 0f3c5a3e-... score --profile ./mine.yaml --kfp
-  python -m pipeline rerun 20261102-093000-digits-1a2b score --local --force
-  python -m pipeline rerun --cronjobs digits --profile ./mine.yaml | kubectl apply -f -
+  sida rerun 0f3c5a3e-... score --profile ./mine.yaml | kubectl create -f -
+  sida rerun 0f3c5a3e-... score --profile ./mine.yaml --kfp
+  sida rerun 20261102-093000-digits-1a2b score --local --force
+  sida rerun --cronjobs digits --profile ./mine.yaml | kubectl apply -f -
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _here(call: StepCall, force: bool) -> int:
-    """``python -m components`` with the record's flags."""
+    """``sida step`` with the record's flags."""
     import subprocess
 
     from pipeline import rerun

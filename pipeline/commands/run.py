@@ -5,11 +5,11 @@ last checkpoint. Progress goes to stderr, the result to stdout. Exit status: 0 d
 stayed away, 1 another failure, 130 stopped.
 
 examples:
-  python -m pipeline run digits                    the demo
-  python -m pipeline run digits --force distill    distil anew, and all that follows
-  python -m pipeline run digits --json | jq .scores
-  python -m pipeline run ./mine.yaml --store s3://bucket/sida
-  python -m pipeline run digits --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500 --store s3://bucket/sida
+  sida run digits                    the demo
+  sida run digits --force distill    distil anew, and all that follows
+  sida run digits --json | jq .scores
+  sida run ./mine.yaml --store s3://bucket/sida
+  sida run digits --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500 --store s3://bucket/sida
 """
 
 from __future__ import annotations

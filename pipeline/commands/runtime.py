@@ -6,7 +6,7 @@ of rerun's Jobs and to the one that Kubeflow Pipelines runs a run's pods as. Whe
 already, and applying it changes nothing. The accounts themselves are not made.
 
 examples:
-  python -m pipeline runtime --profile ./mine.yaml | kubectl apply -f -
+  sida runtime --profile ./mine.yaml | kubectl apply -f -
 """
 
 from __future__ import annotations

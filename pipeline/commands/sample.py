@@ -4,10 +4,10 @@ GENERATOR is a .safetensors file (as `run` names it), or the address of a genera
 published pickle, of which nothing is run. At least one of --grid and --output is needed.
 
 examples:
-  python -m pipeline sample generator.safetensors --seeds 0-63 --grid out.png
-  python -m pipeline sample file:///.../steps/compare/KEY/1.json --seeds 7,9 --labels 3 --output images
-  python -m pipeline sample published.pkl --recipe cifar10-uncond-sid2a --grid out.png
-  python -m pipeline sample published.pkl --recipe cifar10-cond-sid2a --draws authors --grid out.png
+  sida sample generator.safetensors --seeds 0-63 --grid out.png
+  sida sample file:///.../steps/compare/KEY/1.json --seeds 7,9 --labels 3 --output images
+  sida sample published.pkl --recipe cifar10-uncond-sid2a --grid out.png
+  sida sample published.pkl --recipe cifar10-cond-sid2a --draws authors --grid out.png
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The same command again changes nothing; a changed one shows the difference, make
 are those of the cluster, usually UTC. A schedule keeps the pipeline as it is now: give the command again after a change.
 
 examples:
-  python -m pipeline schedule digits --profile ./mine.yaml --cron "0 3 * * 1"    Mondays at 3:00
-  python -m pipeline schedule digits --profile ./mine.yaml --pause
-  python -m pipeline schedule --profile ./mine.yaml --list
+  sida schedule digits --profile ./mine.yaml --cron "0 3 * * 1"    Mondays at 3:00
+  sida schedule digits --profile ./mine.yaml --pause
+  sida schedule --profile ./mine.yaml --list
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ recipe's resolution. Data and reference statistics are made or reused. The score
 which `verify` checks.
 
 examples:
-  python -m pipeline score generator.safetensors --recipe digits
-  python -m pipeline score samples/ --recipe cifar10-uncond --images 10000
-  python -m pipeline score generator.safetensors --recipe digits --metric is --metric kid --metric precision_recall
+  sida score generator.safetensors --recipe digits
+  sida score samples/ --recipe cifar10-uncond --images 10000
+  sida score generator.safetensors --recipe digits --metric is --metric kid --metric precision_recall
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ the others go on, and the exit status is not 0. What was scored before is reused
 `submit` or `schedule RECIPE --pipeline score_published`.
 
 examples:
-  python -m pipeline score-published cifar10-uncond-sid cifar10-uncond-sid2a
-  python -m pipeline score-published --json
+  sida score-published cifar10-uncond-sid cifar10-uncond-sid2a
+  sida score-published --json
 """
 
 from __future__ import annotations

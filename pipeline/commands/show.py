@@ -5,10 +5,10 @@ recipe itself: save it, change it, run it by its path. --addresses lists what is
 that has none: `wget -x` keeps the files as SIDA_MIRROR wants them (docs/benchmarks.md).
 
 examples:
-  python -m pipeline show digits
-  python -m pipeline show cifar10-uncond-sid2a | grep -v default
-  python -m pipeline show cifar10-uncond --addresses | wget -x -P mirror -i -
-  python -m pipeline show digits > mine.yaml && python -m pipeline run ./mine.yaml
+  sida show digits
+  sida show cifar10-uncond-sid2a | grep -v default
+  sida show cifar10-uncond --addresses | wget -x -P mirror -i -
+  sida show digits > mine.yaml && sida run ./mine.yaml
 """
 
 from __future__ import annotations

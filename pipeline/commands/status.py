@@ -5,10 +5,10 @@ waits or failed, as far as you may look. Without, the records of a run in the st
 run on this machine, or of a cluster's where its store is given. A run that ended without a word is settled: its record says how.
 
 examples:
-  python -m pipeline status                                       the runs in the store
-  python -m pipeline status --profile ./mine.yaml                 the runs on Kubeflow
-  python -m pipeline status 0f3c5a3e-... --profile ./mine.yaml
-  python -m pipeline status 20261102-093000-digits-1a2b
+  sida status                                       the runs in the store
+  sida status --profile ./mine.yaml                 the runs on Kubeflow
+  sida status 0f3c5a3e-... --profile ./mine.yaml
+  sida status 20261102-093000-digits-1a2b
 """
 
 from __future__ import annotations

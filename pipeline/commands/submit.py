@@ -6,9 +6,9 @@ quota, Secret ...) or failed, and in the last line how the run ended and why. Ct
 itself.
 
 examples:
-  python -m pipeline submit digits --profile ./mine.yaml --wait
-  python -m pipeline submit digits --profile ./mine.yaml --wait --stuck 60   where nodes take long to come
-  python -m pipeline submit digits --profile ./mine.yaml --repeat monday    measure the scores anew
+  sida submit digits --profile ./mine.yaml --wait
+  sida submit digits --profile ./mine.yaml --wait --stuck 60   where nodes take long to come
+  sida submit digits --profile ./mine.yaml --repeat monday    measure the scores anew
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile
 
     observer = Observer(where, run_id)
     watch = Watch(observer, lambda line: output.note(args, line), args.stuck)
-    goes_on = f"the run goes on; `python -m pipeline cancel {run_id} --profile {args.profile}` ends it"
+    goes_on = f"the run goes on; `sida cancel {run_id} --profile {args.profile}` ends it"
     try:
         client.follow(run_id, watch.show, clients.POLL_SECONDS)
     except KeyboardInterrupt:

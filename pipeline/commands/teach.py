@@ -5,9 +5,9 @@ digests that a recipe names. Stopped or killed, the same command continues from 
 it makes the same files again.
 
 examples:
-  python -m pipeline teach digits                          writes to ./assets
-  python -m pipeline teach digits --output recipes/assets
-  python -m pipeline teach digits --force teach            train anew
+  sida teach digits                          writes to ./assets
+  sida teach digits --output recipes/assets
+  sida teach digits --force teach            train anew
 """
 
 from __future__ import annotations

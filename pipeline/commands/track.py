@@ -1,12 +1,12 @@
 """Write runs to MLflow, from what the store knows: to complete it after an outage, or to fill a new or emptied one.
 
 Runs are written once, found by tag, and never doubled; a repetition adds nothing. Where: MLFLOW_TRACKING_URI (default: the SQLite
-file mlflow.db under SIDA_RUNS, which `python -m pipeline ui` shows).
+file mlflow.db under SIDA_RUNS, which `sida ui` shows).
 
 examples:
-  python -m pipeline track                                    every run in the store
-  python -m pipeline track 20261125-004815-digits-c596        one run
-  MLFLOW_TRACKING_URI=http://mlflow:5000 python -m pipeline track
+  sida track                                    every run in the store
+  sida track 20261125-004815-digits-c596        one run
+  MLFLOW_TRACKING_URI=http://mlflow:5000 sida track
 """
 
 from __future__ import annotations

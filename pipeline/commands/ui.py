@@ -1,8 +1,8 @@
 """Open MLflow's own pages on the runs of this machine, until Ctrl-C.
 
 examples:
-  python -m pipeline ui                 http://127.0.0.1:5000
-  python -m pipeline ui --port 8080
+  sida ui                 http://127.0.0.1:5000
+  sida ui --port 8080
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     if address.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI is a server: open {redact(address)} in a browser")
     if not address.startswith(SQLITE) or not Path(address.removeprefix(SQLITE)).is_file():
-        raise UserError(f"{redact(address)}: no runs yet: `python -m pipeline run digits`, or `track` to fill it again")
+        raise UserError(f"{redact(address)}: no runs yet: `sida run digits`, or `track` to fill it again")
     if importlib.util.find_spec("sqlalchemy") is None:
         raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
     command = ["mlflow", "ui", "--backend-store-uri", address, "--port", str(args.port), "--workers", "1"]

@@ -5,9 +5,9 @@ and hashed again: recipe, teacher, data, reference, detector, checkpoint; its se
 selected by. Exit status: 0 all is as it was, 1 something is not.
 
 examples:
-  python -m pipeline verify file:///.../steps/score/KEY/1.json
-  python -m pipeline verify ADDRESS --list          every object that the score rests on, one address a line
-  python -m pipeline verify ADDRESS --recompute     score again and compare
+  sida verify file:///.../steps/score/KEY/1.json
+  sida verify ADDRESS --list          every object that the score rests on, one address a line
+  sida verify ADDRESS --recompute     score again and compare
 """
 
 from __future__ import annotations

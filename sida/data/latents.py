@@ -61,7 +61,7 @@ def check_pinned(latents: Latents | LatentsInfo) -> None:
         found = f"{latents.revision!r} is no commit" if latents.revision else "is not set"
         raise UserError(
             f"dataset.latents.revision {found}: the repository {latents.vae} may change, so pin a commit of it by its 40 hex "
-            f"digits (`python -m pipeline pin RECIPE` writes today's), or set dataset.latents.vae to a folder"
+            f"digits (`sida pin RECIPE` writes today's), or set dataset.latents.vae to a folder"
         )
 
 

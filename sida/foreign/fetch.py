@@ -1,7 +1,7 @@
 """Bringing a file that a recipe names to this machine: https, s3 or file; by the digest that the recipe pins.
 
 Without a pinned digest the first one that is seen is recorded in the store, said loudly, and held to from then on;
-``python -m pipeline pin RECIPE`` writes it into the recipe.
+``sida pin RECIPE`` writes it into the recipe.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _record(address: str, what: str, found: str, step: str) -> None:
     progress.note(
         step or what,
         f"NOT PINNED: {what} {redact(address)} has no sha256 in the recipe; {found} is recorded from this first use and held to "
-        f"from now on (`python -m pipeline pin RECIPE` writes it into the recipe)",
+        f"from now on (`sida pin RECIPE` writes it into the recipe)",
     )
 
 

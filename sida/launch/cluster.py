@@ -243,7 +243,7 @@ def explain(error: Refused, doing: str, namespace: str) -> SidaError:
     """A refusal as one line for the user."""
     if error.status == 403 and "admission webhook" not in str(error):
         return UserError(
-            f"not allowed to {doing} in namespace {namespace} ({error}): grant it; `python -m pipeline runtime` prints the Role"
+            f"not allowed to {doing} in namespace {namespace} ({error}): grant it; `sida runtime` prints the Role"
         )
     if error.status == 404:
         return UserError(

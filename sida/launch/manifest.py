@@ -144,7 +144,7 @@ def _security(user: int) -> dict[str, Any]:
     return {"runAsNonRoot": True, "runAsUser": user} | group | {"seccompProfile": {"type": "RuntimeDefault"}}
 
 
-# -- what the namespace needs: `python -m pipeline runtime` prints it, manifests/base installs it, a test compares the two
+# -- what the namespace needs: `sida runtime` prints it, manifests/base installs it, a test compares the two
 
 
 def training_runtime(

@@ -73,13 +73,13 @@ def find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise RecipeError(f"no recipe file {name}: check the path, or see `python -m pipeline list`")
+            raise RecipeError(f"no recipe file {name}: check the path, or see `sida list`")
         return path.resolve()
     path = RECIPES / f"{name}.yaml"
     if not path.is_file():
         near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"no recipe {name!r}: {hint}`python -m pipeline list` shows all")
+        raise RecipeError(f"no recipe {name!r}: {hint}`sida list` shows all")
     return path
 
 

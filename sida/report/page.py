@@ -270,6 +270,6 @@ def _commands(recipe: Recipe, run: Manifest) -> str:
         [
             f"git checkout {shlex.quote(commit)}",
             "make setup",
-            f".venv/bin/python -m pipeline run {name}",
+            f".venv/bin/sida run {name}",
         ]
     )

@@ -150,7 +150,7 @@ def lines(result: PublishedResult) -> list[tuple[str, ...]]:
     for paper in result.paper:
         files = [rows.get(name) or failed[name] for name in paper.recipes if name in rows or name in failed]
         best = rows.get(paper.best or "")
-        cost = _cost(best) if best else "python -m pipeline score-published " + " ".join(paper.recipes)
+        cost = _cost(best) if best else "sida score-published " + " ".join(paper.recipes)
         line = f"{paper.line}: {best.generator}" if best and len(paper.recipes) > 1 else paper.line
         ours = _ours(best) if best else ("-", "-")
         cells.append((paper.benchmark, line, paper.metric, f"{paper.published:g}", *ours, paper.verdict, cost))

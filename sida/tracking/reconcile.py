@@ -56,7 +56,7 @@ def track_quietly(run: str) -> str:
     except TrackingOff as error:
         return "" if settings().mlflow == "none" else f"tracking: {error}"
     except SidaError as error:
-        return f"tracking: {error}: `python -m pipeline track` completes it"
+        return f"tracking: {error}: `sida track` completes it"
     return ""
 
 

@@ -45,7 +45,7 @@ def check(address: str) -> None:
     elif importlib.util.find_spec("sqlalchemy") is None:
         raise TrackingOff(
             f"{redact(address)} needs the full mlflow (pip install 'sida[laptop]'), here is mlflow-skinny: "
-            f"not written; `python -m pipeline track` does so later"
+            f"not written; `sida track` does so later"
         )
     if importlib.util.find_spec("mlflow") is None:
         raise TrackingOff("mlflow is not installed (pip install 'sida[pipeline]'): not written")
@@ -56,7 +56,7 @@ def _check_answers(address: str) -> None:
     while said := _silence(address):
         if time.monotonic() >= until:
             raise TrackingOff(
-                f"MLflow at {redact(address)} does not answer ({said}): not written; `python -m pipeline track` does so later"
+                f"MLflow at {redact(address)} does not answer ({said}): not written; `sida track` does so later"
             )
         time.sleep(pause)
         pause *= 2
@@ -112,9 +112,7 @@ def connected(address: str) -> Iterator[MlflowClient]:
         yield mlflow.MlflowClient(address)
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise TrackingOff(
-            f"MLflow at {redact(address)}: {reason}: not complete; `python -m pipeline track` completes it"
-        ) from error
+        raise TrackingOff(f"MLflow at {redact(address)}: {reason}: not complete; `sida track` completes it") from error
 
 
 def artifact_location(address: str, experiment: str) -> str | None:

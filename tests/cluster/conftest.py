@@ -39,7 +39,7 @@ class Cluster:
     environment: dict[str, str]
 
     def pipeline(self, *arguments: str, seconds: float = 900) -> subprocess.CompletedProcess[str]:
-        """``python -m pipeline``, with addresses and keys as docs/kubeflow.md has them."""
+        """``sida``, with addresses and keys as docs/kubeflow.md has them."""
         command = [sys.executable, "-m", "pipeline", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False

@@ -1,4 +1,4 @@
-"""``python -m components``: a step alone, its command line made from the component itself."""
+"""``sida step``: a step alone, its command line made from the component itself."""
 
 import os
 import resource

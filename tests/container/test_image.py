@@ -99,7 +99,7 @@ def test_what_kfp_needs_is_there(image: Image) -> None:
 
 @pytest.mark.parametrize("step", sorted(STEPS))
 def test_every_step_explains_itself(image: Image, step: str) -> None:
-    assert f"python -m components {step}" in output(image.run("python", "-m", "components", step, "--help"))
+    assert f"sida step {step}" in output(image.run("sida", "step", step, "--help"))
 
 
 def test_the_command_line_explains_itself_and_finds_its_recipes(image: Image) -> None:
@@ -170,7 +170,7 @@ def test_a_step_started_as_kfp_starts_it_writes_its_artifact(image: Image, store
 
 def test_a_store_that_stays_away_is_named_in_the_last_line_with_status_75(image: Image, store: dict[str, str]) -> None:
     nowhere = store | {"SIDA_S3_ENDPOINT": "http://127.0.0.1:9", "SIDA_PATIENCE": "2"}
-    done = image.run("python", "-m", "components", "prepare_data", "--recipe", "digits", env=nowhere)
+    done = image.run("sida", "step", "prepare_data", "--recipe", "digits", env=nowhere)
     assert done.returncode == 75
     assert "error: cannot reach http://127.0.0.1:9" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

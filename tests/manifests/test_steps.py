@@ -1,4 +1,4 @@
-"""The step CronJobs of the overlays are those that ``python -m pipeline rerun --cronjobs`` prints.
+"""The step CronJobs of the overlays are those that ``sida rerun --cronjobs`` prints.
 
 After a change: ``python -m tests.manifests.test_steps`` writes them anew; read the difference.
 """
@@ -20,7 +20,7 @@ from tests.manifests.render import MANIFESTS, named, of_kind, overlay, title
 # overlay -> profile, registry
 PROFILES = {"kind": ("laptop-kind", "localhost:5001"), "gpu": ("gpu", "registry.example.org")}
 DIGEST = "sha256:" + "0" * 64  # of no image: who installs writes a profile with the right ones
-HEAD = "# By `python -m tests.manifests.test_steps`. Yours: python -m pipeline rerun --cronjobs digits --profile ./mine.yaml\n"
+HEAD = "# By `python -m tests.manifests.test_steps`. Yours: sida rerun --cronjobs digits --profile ./mine.yaml\n"
 
 
 def profile_of(name: str) -> Profile:

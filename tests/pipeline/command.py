@@ -1,4 +1,4 @@
-"""``python -m pipeline`` inside the test's own process: seconds less for each command."""
+"""``sida`` inside the test's own process: seconds less for each command."""
 
 from __future__ import annotations
 

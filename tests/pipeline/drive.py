@@ -1,4 +1,4 @@
-"""Runs the toy steps as ``python -m pipeline teach`` runs the real ones: drive.py WHAT_TO_DO [STEP_TO_FORCE] [-q | -v]."""
+"""Runs the toy steps as ``sida teach`` runs the real ones: drive.py WHAT_TO_DO [STEP_TO_FORCE] [-q | -v]."""
 
 import json
 import sys

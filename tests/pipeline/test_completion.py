@@ -1,4 +1,4 @@
-"""What bash offers when the tab key is pressed behind ``python -m pipeline``."""
+"""What bash offers when the tab key is pressed behind ``sida``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def offered(scripts: dict[str, Path], *words: str) -> list[str]:
     """What bash's own machinery would be given for the last word."""
-    code = f'source {scripts["bash"]}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _sida_python; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    code = f'source {scripts["bash"]}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_sida; printf "%s\\n" "${{COMPREPLY[@]}}"'
     done = subprocess.run(["bash", "-c", code, "bash", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -48,14 +48,9 @@ def offered(scripts: dict[str, Path], *words: str) -> list[str]:
 def test_verbs_options_recipes_steps_profiles_and_files_are_offered(
     scripts: dict[str, Path], words: tuple[str, ...], among: set[str]
 ) -> None:
-    found = offered(scripts, ".venv/bin/python", "-m", "pipeline", *words)
+    found = offered(scripts, "sida", *words)
     assert among <= set(found)
     assert all(word.startswith(words[-1]) for word in found)
-
-
-def test_another_use_of_python_is_left_to_bash(scripts: dict[str, Path]) -> None:
-    assert offered(scripts, "python", "setup") == []
-    assert offered(scripts, "python", "-m", "pytest", "run") == []
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -1,4 +1,4 @@
-"""``python -m pipeline doctor``: what is wrong is named, with what it prevents and how to mend it; the rest is still checked."""
+"""``sida doctor``: what is wrong is named, with what it prevents and how to mend it; the rest is still checked."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_runtime_whose_pods_no_network_policy_knows_is_bad(command: Command, k
     job["template"]["spec"]["template"] = {"spec": {}}
     _, checks = told(command, "--profile", command.profile(*LAUNCHED, ENV))
     assert checks["trainer"]["state"] == "bad"
-    assert "lack the labels" in checks["trainer"]["found"] and "pipeline runtime" in checks["trainer"]["mend"]
+    assert "lack the labels" in checks["trainer"]["found"] and "sida runtime" in checks["trainer"]["mend"]
 
 
 @pytest.mark.usefixtures("nowhere")

@@ -1,4 +1,4 @@
-"""``python -m pipeline new``: a recipe for one's own teacher and images, or one line that says what is wrong."""
+"""``sida new``: a recipe for one's own teacher and images, or one line that says what is wrong."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_a_job_runs_the_step_s_own_command_with_the_recorded_values(command: Com
     assert made["metadata"]["namespace"] == "work"
     (container,) = made["spec"]["template"]["spec"]["containers"]
     assert container["image"] == IMAGE
-    assert container["command"] == ["python", "-m", "components", "score"]
+    assert container["command"] == ["sida", "step", "score"]
     address = "s3://bucket/sida/steps/x/ab/1.json"
     assert sorted(container["args"]) == [
         *("--attempt=new", f"--generator={address}", "--recipe=digits"),
@@ -313,7 +313,7 @@ def test_kfp_starts_a_run_of_one_container_with_the_same_command(
     assert run["display_name"] == f"prepare_data of {RUN} again"
     (executor,) = run["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
     container = executor["container"]
-    assert container["command"] == ["python", "-m", "components", "prepare_data"]
+    assert container["command"] == ["sida", "step", "prepare_data"]
     assert container["args"] == ["--recipe=digits", f"--run-id={RUN}", "--attempt=new"]
     assert container["image"] == IMAGE
 

@@ -107,7 +107,7 @@ def test_the_file_of_the_project_needs_a_digest_and_a_file_beside_it_is_refused_
     text = "extends: digits\nname: mine\nteacher: {{address: {}{}}}\n"
     path.write_text(text.format(recipe.RECIPES / TEACHER, ", sha256: null"))
     line = command("compile", str(path), "--profile", command.profile()).mistake()
-    assert "teacher.address" in line and f"pipeline pin {path}" in line
+    assert "teacher.address" in line and f"sida pin {path}" in line
     path.write_text(text.format(ROOT / "tests" / "recipes" / "tiny.yaml", f", sha256: {'a' * 64}"))
     line = command("compile", str(path), "--profile", command.profile()).mistake()
     assert "teacher.address" in line and "is a file of this machine" in line

@@ -1,4 +1,4 @@
-"""``python -m pipeline`` as a user meets it: help, lists, and one line for each mistake."""
+"""``sida`` as a user meets it: help, lists, and one line for each mistake."""
 
 import os
 import re

@@ -42,7 +42,7 @@ def test_the_rows_of_the_paper_are_there_without_a_run_and_name_the_command_that
     assert len(rows) == 11  # five benchmarks in pixels, six sizes of EDM2
     uncond = rows["CIFAR-10 32x32 unconditional"]
     assert uncond.published == {"teacher": 1.97, "SiD": 1.923, "SiDA, SiD2A": 1.499, "newest": 1.46}
-    assert uncond.command == "python -m pipeline run cifar10-uncond"
+    assert uncond.command == "sida run cifar10-uncond"
     assert {row.published["newest"] for row in rows.values()} == {1.46, 1.38, 1.02, 0.85, 1.23, None}
     assert [row.title for row in benchmarks([], ["ffhq-64"])] == ["FFHQ 64x64"]
 
@@ -117,7 +117,7 @@ def test_csv_and_json_hold_one_record_for_each_run_and_each_empty_row(store: Obj
     assert len(found) == len(rows) == 13
     assert found[0]["recipe"] == "digits" and float(found[0]["score"]) == pytest.approx(0.6)
     assert float(found[0]["interval95"]) == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)
-    assert found[2]["score"] == "" and found[2]["command"].startswith("python -m pipeline run ")
+    assert found[2]["score"] == "" and found[2]["command"].startswith("sida run ")
 
 
 def test_the_verb_prints_a_table_and_leaves_page_csv_and_json(
@@ -127,7 +127,7 @@ def test_the_verb_prints_a_table_and_leaves_page_csv_and_json(
     said = command("compare")
     assert said.status == 0, said
     assert "digits (SiDA) is ahead of digits-sid (SiD)" in said.out
-    assert "python -m pipeline run cifar10-cond" in said.out
+    assert "sida run cifar10-cond" in said.out
     folder = place / "runs" / "comparison"
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.csv", "comparison.html", "comparison.json"]
     chosen = command("compare", "digits-sid", "--json", "--output", str(place / "out"))

@@ -76,7 +76,7 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
     for words in (
         "0.600\u00a0\u00b1\u00a00.010",
         "CC BY 4.0",
-        "pipeline run digits",
+        "sida run digits",
         "f" * 40,
         "distill: iterations",
         "Inside an iteration",

@@ -56,7 +56,7 @@ def test_released_generators_are_fetched_converted_scored_and_compared(
     assert "sid2a (alpha 1)" in lines[at + 1] and "sid2a (alpha 1.2)" in lines[at + 2]
     assert all("images/s" in line and "+- " in line for line in (row["Stand-in uncond"], *lines[at : at + 3]))
     waiting = [line for line in lines if "not scored" in line]  # the paper's ten rows, with what fills them
-    assert len(waiting) == 10 and all("python -m pipeline score-published " in line for line in waiting)
+    assert len(waiting) == 10 and all("sida score-published " in line for line in waiting)
     assert "2 of 13 rows scored: 1 better, 0 within, 1 worse" in out
     assert "failed: ddpmpp-gone: fetch_released: " in out
     assert "1 of 4 generators could not be scored: ddpmpp-gone: fetch_released: " in err.splitlines()[-1]

@@ -58,7 +58,7 @@ def test_the_paper_has_ten_rows_and_every_default_recipe_stands_in_one() -> None
         ("best of SiDA, SiD2A", 1.499),
     }
     for cells, row in zip(lines(table)[1:], table.paper, strict=True):
-        assert cells[-1] == "python -m pipeline score-published " + " ".join(row.recipes)
+        assert cells[-1] == "sida score-published " + " ".join(row.recipes)
 
 
 def test_the_better_of_two_files_stands_for_the_row_and_both_are_under_it() -> None:
@@ -84,7 +84,7 @@ def test_a_file_that_failed_is_named_and_its_row_keeps_the_command_unless_anothe
     at = next(number for number, line in enumerate(cells) if line[6] == "worse")
     assert [line[6] for line in cells[at + 1 : at + 3]] == ["worse", "failed"]
     alone = next(line for line in cells if line[0].startswith("FFHQ") and line[1] == "SiD")
-    assert alone[6] == "failed" and alone[7] == "python -m pipeline score-published ffhq-64-sid"
+    assert alone[6] == "failed" and alone[7] == "sida score-published ffhq-64-sid"
     assert verdict(table).splitlines()[1:] == [
         "failed: cifar10-uncond-sid2a-alpha12: fetch_released: not found",
         "failed: ffhq-64-sid: fetch_released: not found",

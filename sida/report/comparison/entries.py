@@ -67,7 +67,7 @@ class Benchmark:
     @property
     def command(self) -> str:
         """The command that fills a row of the paper."""
-        return f"python -m pipeline run {self.recipe}"
+        return f"sida run {self.recipe}"
 
     @property
     def pairs(self) -> list[tuple[Entry, Entry]]:
