@@ -19,9 +19,9 @@ from pathlib import Path
 
 from sida import progress
 from sida.errors import NotFound, SidaError
-from sida.launch.log import KEPT_BYTES as LOG_BYTES
-from sida.launch.log import end_of_log
 from sida.layout import log_key
+from sida.log_end import KEPT_BYTES as LOG_BYTES
+from sida.log_end import end_of_log
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore

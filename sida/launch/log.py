@@ -1,4 +1,4 @@
-"""What workers and torchrun leave in a log: the end that is kept, and why they failed where no worker could publish it."""
+"""What workers and torchrun leave in a log: why they failed, where no worker could publish it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 
 from sida.errors import SidaError, Unavailable, UserError
 from sida.launch.worker_error import LONGEST, WorkerError
-from sida.masking import masked
-from sida.settings import environment
 
-KEPT_BYTES = 1 << 20  # of a log that is kept in the store
 TAIL_BYTES = 256 * 1024
 # torchrun's account of the worker that failed first, and the beginning of all its lines
 _FAILED = re.compile(r"^.*failed \(exitcode: (-?\d+)\)", re.MULTILINE)
@@ -45,17 +42,6 @@ def explain(log_path: Path, begin: int, status: int, error: WorkerError | None) 
         return error.message, error.exit_code
     words = _last_words(text[: account[0].start()] if account else text)
     return words or f"torchrun ended with status {status} and said nothing", code
-
-
-def end_of_log(path: Path) -> bytes:
-    """The last MiB of a log, from the beginning of a line on, without secrets: what is kept in the store."""
-    with path.open("rb") as log:
-        size = log.seek(0, 2)
-        log.seek(max(0, size - KEPT_BYTES))
-        content = log.read()
-    if size > KEPT_BYTES:
-        content = content.partition(b"\n")[2] or content
-    return masked(content.decode(errors="replace"), environment()).encode()[-KEPT_BYTES:]
 
 
 def _last_words(text: str) -> str:
