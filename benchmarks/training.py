@@ -91,7 +91,7 @@ def loop_shares(images: int) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"SIDA_STORE": f"file://{folder}/store", "SIDA_CACHE": f"{folder}/cache"}
-        from sida.training.loop import distill
+        from sida.training.distill_loop import distill
 
         made = bench(Path(folder))
         started = time.perf_counter()

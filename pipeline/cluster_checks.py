@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pipeline.checks import Check
 from pipeline.profile import has_digest
+from sida.errors import UserError
+from sida.launch.cluster import Refused
 from sida.registry import STEPS
 
 if TYPE_CHECKING:
@@ -90,8 +92,6 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
 
     ``variable`` is the setting by which this machine would know another address.
     """
-    from sida.errors import UserError
-    from sida.launch.cluster import Refused
 
     here = f"not reached from this machine ({failed.found})"
     unseen = Check(failed.name, "unseen", here, "", f"set {variable} to an address that this machine reaches")
@@ -118,8 +118,6 @@ def _looked(
     name: str, cluster: Installed | str, wanted: dict[Thing, str], wrong: Callable[[Installed, Thing], str]
 ) -> Check:
     """One look at each wanted thing. What may not be looked at is said, and is no fault."""
-    from sida.errors import UserError
-    from sida.launch.cluster import Refused
 
     if isinstance(cluster, str):
         return Check(name, "unseen", f"could not look: {cluster}", "", "set KUBECONFIG, and try `kubectl get nodes`")

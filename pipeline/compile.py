@@ -27,6 +27,7 @@ from sida import recipe as recipes
 from sida.errors import UserError
 from sida.recipe import Recipe
 from sida.scoring.gates import target_of
+from sida.scoring.table import released_recipes
 
 # name -> the step that the DAG ends with
 PIPELINES = {"reproduce": "report", "score_published": "published_table"}
@@ -196,7 +197,6 @@ def plan_for(
 
 def _published_plan(recipe: Recipe, parameter: str) -> Plan:
     """All released generators of the recipe's benchmark."""
-    from sida.scoring.table import released_recipes
 
     same = [name for name in recipes.names() if recipes.load(name).benchmark == recipe.benchmark and recipe.benchmark]
     with_target = [name for name in same if recipes.load(name).released and target_of(recipes.load(name)) is not None]

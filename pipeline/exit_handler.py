@@ -6,6 +6,9 @@ No ``from __future__ import annotations`` and no annotation of the result: kfp p
 from kfp import dsl
 from kfp.dsl import PipelineTaskFinalStatus
 
+from sida.ending import end_by_records
+from sida.tracking.reconcile import track_quietly
+
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
 def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # type: ignore[no-untyped-def]
@@ -16,8 +19,6 @@ def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # ty
         run_id: The run.
         status: How the steps ended, from Kubeflow Pipelines.
     """
-    from sida.ending import end_by_records
-    from sida.tracking.reconcile import track_quietly
 
     end = end_by_records(run_id, recipe, status.state, status.error_code or 0, status.error_message or "")
     print(

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.dag import build
+from pipeline.plan import Plan
 from sida.process.parent import die_with_parent
 
 STOP_FILE = "stopping"  # beside the events; once it is there no further step begins
@@ -19,9 +21,6 @@ def main(folder: Path, components: str) -> int:
     # The steps get the same SIGTERM and may be writing a checkpoint: we wait for them.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     from kfp import local
-
-    from pipeline.dag import build
-    from pipeline.plan import Plan
 
     plan = Plan.from_json((folder / "plan.json").read_text())
     local.init(

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.profile import Profile, StepNeeds, check_image
 from sida.errors import SidaError, UserError
+from sida.launch.cluster import Cluster, Refused
+from sida.launch.manifest import API_VERSION
+from sida.launch.target import Target
 
 if TYPE_CHECKING:
     from sida.launch.cluster import Cluster
@@ -26,7 +29,6 @@ def variables(step: str, recipe: Recipe, profile: Profile, where: str, *, allow_
         return {}
     needs, jobs = profile.needs(step), profile.trainjob
     assert jobs is not None  # the profile sees to it
-    from sida.launch.target import Target
 
     target = Target(
         namespace=jobs.namespace,
@@ -90,8 +92,6 @@ def check_cluster(profile: Profile, steps: Any) -> None:
     jobs, launched = profile.trainjob, [step for step in steps if profile.launched(step)]
     if jobs is None or not launched:
         return
-    from sida.launch.cluster import Cluster, Refused
-    from sida.launch.manifest import API_VERSION
 
     who = f"{', '.join(launched)}: launcher: trainjob"
     try:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline import argo
+from pipeline.compile import EXIT_TASK
 from pipeline.remote import store_at_hand
 from pipeline.run_state import RunState
 from pipeline.standing import AT_WORK, BAD, Known, Standing, standing
@@ -17,6 +18,7 @@ from sida.errors import SidaError
 from sida.launch.looker import Looker, Unseen
 from sida.launch.manifest import STEP
 from sida.launch.pod_logs import pods_of
+from sida.registry import STEPS
 
 if TYPE_CHECKING:
     from pipeline.profile import Profile
@@ -28,8 +30,6 @@ REST_SECONDS = 60.0  # after the store could not be read, before it is tried aga
 
 def names() -> dict[str, str]:
     """A task's name as KFP has it -> the step that a reader of the recipe knows."""
-    from pipeline.compile import EXIT_TASK
-    from sida.registry import STEPS
 
     return {step.replace("_", "-"): step for step in (*STEPS, EXIT_TASK)}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.profile import LAUNCHED, Profile
+from sida.launch.cluster import Cluster, Refused, explain
 from sida.launch.manifest import RUN, STEP, label
+from sida.launch.trainjob import TrainJobLauncher
 from sida.layout import check_run_id
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ def selector(run: str, step: str = "") -> str:
 
 def launchers(profile: Profile, run: str) -> list[TrainJobLauncher]:
     """Return the launchers of a run's TrainJobs, which end them. Raises UserError when the cluster refuses to list them."""
-    from sida.launch.cluster import Cluster, Refused, explain
-    from sida.launch.trainjob import TrainJobLauncher
 
     if profile.trainjob is None or not launches(profile):
         return []

@@ -23,6 +23,7 @@ from sida.scoring import words
 from sida.settings import settings
 from sida.stores import open_store, read_address
 from sida.stores.base import ObjectStore
+from sida.webhook import tell
 
 SUCCEEDED, FAILED, CANCELLED, TIMED_OUT = ENDINGS = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED OUT")
 LAST = "report"  # the step that the DAG of a recipe ends with: it needs all others
@@ -166,7 +167,6 @@ def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
 
 def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure: bool = True) -> RunEnd:
     """Record how a run ended, and whether its score regressed; then a webhook is told, if SIDA_WEBHOOK names one."""
-    from sida.webhook import tell
 
     here = settings()
     store = open_store(here.store)

@@ -15,8 +15,8 @@ from sida.scoring.score import score, score_teacher
 from sida.scoring.table import published_table
 from sida.steps import Step
 from sida.teachers.fetch import fetch_generator, fetch_teacher
-from sida.training.distill import distill
-from sida.training.teacher import teach
+from sida.training.distill_step import distill
+from sida.training.teach_step import teach
 
 
 def _by_name(*steps: Step[Any]) -> dict[str, Step[Any]]:

@@ -19,7 +19,7 @@ HEAVY = ("torch", "kfp", "mlflow", "kubernetes", "sklearn", "rich", "matplotlib"
         ("import sida", HEAVY),
         ("import sida.steps, sida.recipe, sida.manifests", HEAVY),
         ("import sida.data.prepare, sida.teachers.fetch, sida.scoring.reference, sida.scoring.score", HEAVY),
-        ("import sida.training.distill, sida.report.compare, sida.report.report", HEAVY),
+        ("import sida.training.distill_step, sida.report.compare, sida.report.report", HEAVY),
         ("import sida.tracking.reconcile, sida.report.comparison.table", HEAVY),
         ("from pipeline.__main__ import parser; parser().format_help()", (*HEAVY, "pydantic")),
     ],

@@ -23,8 +23,8 @@ from sida.scoring.score import score, score_teacher
 from sida.steps import Step, StepRun
 from sida.steps.attempts import key_of
 from sida.teachers.fetch import fetch_generator, fetch_teacher
-from sida.training.distill import distill
-from sida.training.teacher import teach
+from sida.training.distill_step import distill
+from sida.training.teach_step import teach
 
 RECORD = Path(__file__).with_name("step_keys.json")
 
@@ -73,7 +73,7 @@ def foreign() -> Iterator[None]:
         "sida.scoring.reference.detector_file": detector,
         "sida.scoring.score.carried": carried,
         "sida.scoring.score.check_reference": lambda recipe, manifest: None,
-        "sida.training.distill.carried": carried,
+        "sida.training.distill_step.carried": carried,
         "sida.report.compare.carried": carried,
         "sida.report.compare.previous": lambda *_: None,
     }

@@ -81,8 +81,8 @@ def _know_all_steps() -> None:
     import sida.scoring.reference
     import sida.scoring.score
     import sida.teachers.fetch
-    import sida.training.distill
-    import sida.training.teacher  # noqa: F401
+    import sida.training.distill_step
+    import sida.training.teach_step  # noqa: F401
 
 
 def _recompute(args: argparse.Namespace, chain: Chain) -> list[Recomputed]:

@@ -20,6 +20,7 @@ import numpy as np
 from sida.data.entries import Entry, Reader, Unreadable
 from sida.data.layout import crc_of
 from sida.errors import SidaError
+from sida.process.parent import die_with_parent
 
 CHUNK = 64  # entries a task
 DIGEST_BYTES = 16
@@ -130,6 +131,5 @@ def cores() -> int:
 
 
 def _start() -> None:
-    from sida.process.parent import die_with_parent
 
     die_with_parent()

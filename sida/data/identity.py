@@ -10,6 +10,7 @@ from pathlib import Path
 from sida.data.latents import vae_sha256
 from sida.data.sources import is_remote, path_of
 from sida.errors import UserError
+from sida.foreign.fetch import digest_of_file
 from sida.recipe import Dataset
 from sida.settings import settings
 from sida.stores.objects import sha256_of
@@ -23,8 +24,6 @@ def identify(dataset: Dataset) -> dict[str, str]:
     found: dict[str, str] = {}
     path = None
     if is_remote(dataset):
-        from sida.foreign.fetch import digest_of_file
-
         found["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
     else:
         path = path_of(dataset)

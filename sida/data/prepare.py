@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sida import progress
+from sida.data.decoding import DIGEST_BYTES
+from sida.data.latents import NpyDecoder, check_pinned
+from sida.data.layout import SHARD_BYTES, record_dtype
 from sida.errors import SidaError, UserError
+from sida.launch.job import run_job
+from sida.launch.spec import EncodeSpec
 from sida.layout import data_folder
 from sida.manifests import DatasetResult, Excluded, LatentsInfo, Shard, digest_of
+from sida.progress import Progress
 from sida.recipe import Dataset, Recipe
 from sida.scratch import scratch_folder
 from sida.steps import StepRun, step
@@ -41,10 +47,6 @@ def prepare_data(run: StepRun, recipe: Recipe) -> DatasetResult:
 
 def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetResult:
     from sida.data.convert import convert, finished
-    from sida.data.layout import SHARD_BYTES
-    from sida.launch.job import run_job
-    from sida.launch.spec import EncodeSpec
-    from sida.progress import Progress
 
     dataset = run.recipe.dataset
     parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
@@ -77,8 +79,6 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
     """What the dataset section asks for. Raises UserError where source and recipe do not fit."""
     from sida.data.convert import Conversion
     from sida.data.decode import Decoder
-    from sida.data.latents import NpyDecoder, check_pinned
-    from sida.data.layout import record_dtype
     from sida.data.sources import LATENT_ENDING, open_source
 
     source = open_source(dataset, folder)
@@ -123,7 +123,6 @@ def _assemble(
     import numpy as np
 
     from sida.data.convert import duplicates, name_of
-    from sida.data.decoding import DIGEST_BYTES
     from sida.data.duplicates import without
     from sida.data.picture import draw_picture
     from sida.data.shards import Shards

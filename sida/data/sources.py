@@ -10,10 +10,15 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from sida.data import labels as labelling
+from sida.data.cifar10 import load_cifar10
 from sida.data.decode import is_image
+from sida.data.digits import load_digits_images
 from sida.data.entries import Entry
 from sida.data.folders import entries_of
+from sida.data.tars import tar_entries
+from sida.data.webdataset import webdataset_entries
 from sida.errors import UserError
+from sida.foreign.fetch import fetch_file
 from sida.recipe import Dataset
 
 LATENT_ENDING = ".npy"  # EDM2's own encoder's files, [8, h, w]
@@ -59,8 +64,6 @@ def path_of(dataset: Dataset) -> Path | None:
     if dataset.source == "digits":
         return None
     if is_remote(dataset):
-        from sida.foreign.fetch import fetch_file
-
         return fetch_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")[0]
     path = Path(unquote(urlsplit(str(dataset.address)).path))
     if not path.exists():
@@ -94,7 +97,6 @@ def open_source(dataset: Dataset, scratch: Path) -> Source:
 
 
 def _digits(dataset: Dataset, scratch: Path) -> Source:
-    from sida.data.digits import load_digits_images
 
     images, labels = load_digits_images()
     made_by = "ink counts 0..16 stretched to 0..255, rounded"
@@ -102,7 +104,6 @@ def _digits(dataset: Dataset, scratch: Path) -> Source:
 
 
 def _cifar10(dataset: Dataset, scratch: Path) -> Source:
-    from sida.data.cifar10 import load_cifar10
 
     path = path_of(dataset)
     assert path is not None
@@ -166,7 +167,6 @@ def _imagenet(dataset: Dataset, scratch: Path) -> Source:
 
 
 def _webdataset(dataset: Dataset, scratch: Path) -> Source:
-    from sida.data.webdataset import webdataset_entries
 
     path = path_of(dataset)
     assert path is not None
@@ -249,7 +249,6 @@ def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
 
 
 def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
-    from sida.data.tars import tar_entries
 
     expanded = []
     for entry in entries:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from sida.errors import NotFound, UserError
+from sida.manifests import GeneratorResult, RunResult, parse_manifest
+from sida.recipe import Network
+from sida.scoring.adopt import as_safetensors, generator_network
+from sida.stores import open_store, read_address
 from sida.stores.base import redact
+from sida.stores.objects import fetch_object, sha256_of
+from sida.teachers.files import load_network
+from sida.teachers.formats import read_network
 
 if TYPE_CHECKING:
     from sida.manifests import Manifest
@@ -65,7 +72,6 @@ def _local(name: str) -> Path | None:
 
 
 def _read(address: str) -> bytes:
-    from sida.stores import read_address
 
     try:
         return read_address(address)
@@ -83,9 +89,6 @@ def _from_bytes(content: bytes, name: str, recipe: Recipe | None) -> Generator:
 
 
 def _from_manifest(content: bytes, where: str) -> Generator:
-    from sida.manifests import GeneratorResult, RunResult, parse_manifest
-    from sida.stores import open_store
-    from sida.stores.objects import fetch_object
 
     manifest: Manifest = parse_manifest(content, where)
     store, result = open_store(manifest.about.store), manifest.result
@@ -105,14 +108,10 @@ def _from_manifest(content: bytes, where: str) -> Generator:
 
 def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
     """A safetensors file with our header; with a recipe, anything that holds the recipe's network."""
-    from sida.stores.objects import sha256_of
-    from sida.teachers.formats import read_network
 
     found = read_network(path, where)
     about = {"weights sha256": sha256_of(path)[0]}
     if recipe is not None:
-        from sida.scoring.adopt import as_safetensors, generator_network
-
         network, method = generator_network(recipe), recipe.method
         with tempfile.TemporaryDirectory() as folder:
             weights = as_safetensors(path, network, Path(folder))
@@ -126,9 +125,6 @@ def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
 
 def _built(path: Path, network: dict[str, Any], sigma_init: float, licence: str, about: dict[str, str]) -> Generator:
     from pydantic import ValidationError
-
-    from sida.recipe import Network
-    from sida.teachers.files import load_network
 
     try:
         checked = Network.model_validate_json(json.dumps(network), strict=True).model_dump(mode="json")

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from sida import progress
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
+from sida.foreign.http import download
 from sida.layout import pin_key
 from sida.settings import settings
 from sida.stores import open_store
@@ -158,8 +159,6 @@ def _download(address: str, part: Path, what: str, step: str) -> None:
         shown[0].update(done // MIB)
 
     if urlsplit(address).scheme != "s3":
-        from sida.foreign.http import download
-
         download(address, part, what, heard)
         return
     folder, _, name = address.rpartition("/")

@@ -17,6 +17,7 @@ from sida.manifests import (
     TeacherResult,
 )
 from sida.recipe import Recipe
+from sida.report.page import page_of
 from sida.steps import From, StepRun, carried, step
 from sida.stores import ObjectStore
 
@@ -44,8 +45,6 @@ def report(this: StepRun, recipe: Recipe, run: Annotated[Manifest[RunResult], Fr
     # The attempts count: the page shows how long each of them took.
     attempts = {name: f"{manifest.about.key}/{manifest.about.attempt}" for name, manifest in inputs.items()}
     this.claim({"recipe": recipe.model_dump(mode="json"), "attempts": attempts}, **inputs)
-
-    from sida.report.page import page_of  # matplotlib, jinja2
 
     page = page_of(recipe, inputs, this.store, curve_of(this.store, inputs["generator"]))
     return ReportResult(run=run.digest, page=this.put(page.encode(), "report.html"))

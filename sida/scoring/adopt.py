@@ -11,6 +11,8 @@ from sida.foreign.fetch import fetch_file
 from sida.manifests import GeneratorResult, digest_of
 from sida.recipe import Recipe
 from sida.steps import StepRun, step
+from sida.teachers.convert import convert, holds_another_head
+from sida.teachers.files import load_network
 
 
 @step(version=1, sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"), per_recipe=True)
@@ -69,11 +71,8 @@ def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
 
     Nothing of a foreign file is executed. Raises UserError for a file of another form or network.
     """
-    from sida.teachers.convert import convert, holds_another_head
 
     if path.suffix == ".safetensors" and not holds_another_head(path, network):
-        from sida.teachers.files import load_network
-
         load_network(path, network)
         return path
 

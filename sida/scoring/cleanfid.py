@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sida import progress
+from sida.data.prepare import prepare_data
 from sida.errors import NotFound, UserError
+from sida.foreign.fetch import fetch_file
 from sida.layout import cleanfid_key
 from sida.manifests import digest_of
 from sida.recipe import Recipe
+from sida.scoring.detector_file import detector_file
+from sida.scoring.images import find_images
+from sida.settings import settings
+from sida.stores import open_store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +59,6 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
             f"{recipe.evaluation.metric} on {features}: use --backend ours"
         )
     fid: Any = _clean_fid("fid")
-    from sida.scoring.detector_file import detector_file
-    from sida.scoring.images import find_images
 
     paths = find_images(folder, recipe.evaluation.images)
     _refuse_other_sizes(paths, recipe)
@@ -67,7 +71,6 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     model = _model(detector, mode, device)
     given = recipe.evaluation.reference
     if mode == "legacy_tensorflow" and given is not None:
-        from sida.foreign.fetch import fetch_file
         from sida.scoring.published import read_statistics
 
         path, _ = fetch_file(given.address, "reference", given.sha256)
@@ -141,12 +144,9 @@ def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: An
     import torch
     from safetensors.torch import load, save
 
-    from sida.data.prepare import prepare_data
     from sida.data.shards import Shards
     from sida.numerics.frechet import Moments
     from sida.scoring.published import Statistics
-    from sida.settings import settings
-    from sida.stores import open_store
 
     data = prepare_data(recipe=recipe).manifest
     dataset = data.result

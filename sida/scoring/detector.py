@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from sida.errors import UserError
 from sida.numerics.draws import Draws
 from sida.numerics.quantise import from_uint8
+from sida.scoring.random_features import from_tensors, is_random
+from sida.scoring.torchscript import load_torchscript
 
 
 class Detector(Protocol):
@@ -62,13 +64,9 @@ def load_detector(path: Path) -> Detector:
     Raises UserError when the file is neither, or TorchScript that nobody vouches for.
     """
     if is_torchscript(path):
-        from sida.scoring.torchscript import load_torchscript
-
         return load_torchscript(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from sida.scoring.random_features import from_tensors, is_random
 
     try:
         tensors = load_file(path)

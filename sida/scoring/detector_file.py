@@ -7,6 +7,7 @@ from pathlib import Path
 from sida.errors import SidaError, UserError
 from sida.foreign.fetch import fetch_file
 from sida.recipe import Detector
+from sida.scoring.torchscript_facts import where_to_get_it
 
 
 def detector_file(detector: Detector) -> tuple[Path, str]:
@@ -19,6 +20,5 @@ def detector_file(detector: Detector) -> tuple[Path, str]:
     except SidaError as error:
         if detector.kind != "inception":
             raise
-        from sida.scoring.torchscript_facts import where_to_get_it
 
         raise UserError(f"{error}; {where_to_get_it()}") from error

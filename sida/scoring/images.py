@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from sida.errors import UserError
 from sida.manifests import Manifest, ReferenceResult, ScoresResult
+from sida.progress import Progress
 from sida.recipe import Recipe
+from sida.scoring.reference import load_statistics
 from sida.scoring.score import SOURCES, check_reference, further_name, row
 from sida.steps import From, StepRun, step
+from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,13 +88,10 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
 
     from sida import devices
     from sida.numerics.frechet import frechet_distance, sampling_bias
-    from sida.progress import Progress
     from sida.scoring.detector import load_detector
     from sida.scoring.measure import further_metrics
     from sida.scoring.protocol import refuse_constant
-    from sida.scoring.reference import load_statistics
     from sida.scoring.sums import Sums
-    from sida.stores.objects import fetch_object
 
     recipe, made = run.recipe, reference.result
     device = devices.claim()

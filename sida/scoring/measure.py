@@ -16,9 +16,11 @@ from torch import Tensor
 
 from sida import devices
 from sida.data.latents import decoder_of
+from sida.data.shards import Shards
 from sida.errors import UserError
 from sida.launch.spec import ScoreOutcome, ScoreSpec
 from sida.manifests import DatasetResult, GeneratorResult, Part, ReferenceResult, TeacherResult
+from sida.numerics.draws import Draws
 from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
 from sida.numerics.networks.precondition import Denoiser
@@ -199,7 +201,6 @@ def _floor(
     job: Job[ScoreSpec], reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]
 ) -> list[float]:
     """Scores of real images drawn anew: what a perfect generator would get at this n."""
-    from sida.data.shards import Shards
 
     features = load_features(job.store, reference)
     shards = Shards(job.store, dataset)
@@ -266,7 +267,6 @@ def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed:
 
     features [N, F] and labels int64 [N] of the data set, wanted int64 [n] classes -> features [n, F].
     """
-    from sida.numerics.draws import Draws
 
     chosen = torch.empty_like(wanted)
     picks = Draws(first_seed).uniform("real resamples", torch.arange(len(wanted)), (), torch.float64)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sida.errors import UserError
+from sida.foreign.pickles import read_pickle
 from sida.numerics.frechet import check_covariance
 
 PICKLE_KEYS = {"fid": "fid", "fd_dinov2": "fd_dinov2"}  # metric -> key in EDM2's file
@@ -86,7 +87,6 @@ def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _pickled(path: Path, metric: str) -> tuple[dict[str, np.ndarray], int | None]:
-    from sida.foreign.pickles import read_pickle
 
     content: Any = read_pickle(path, what=f"reference {path}")
     key = PICKLE_KEYS.get(metric, metric)

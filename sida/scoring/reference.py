@@ -18,6 +18,7 @@ from sida.recipe import Recipe, ReferenceFile
 from sida.scoring.detector_file import detector_file
 from sida.steps import From, StepRun, step
 from sida.stores.base import ObjectRef
+from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +152,6 @@ def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:
     from safetensors.torch import load_file
 
     from sida.numerics.frechet import Moments
-    from sida.stores.objects import fetch_object
 
     tensors = load_file(fetch_object(store, ref))
     if "mean" in tensors:
@@ -168,8 +168,6 @@ def load_statistics(store: ObjectStore, reference: ReferenceResult) -> tuple[Ten
 def load_features(store: ObjectStore, reference: ReferenceResult, *, precision_recall: bool = False) -> Tensor:
     """Features [N, F] of real images. Raises UserError when the reference was made without."""
     from safetensors.torch import load_file
-
-    from sida.stores.objects import fetch_object
 
     ref = (precision_recall and reference.precision_recall_features) or reference.real_features
     if not ref:

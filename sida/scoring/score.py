@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sida.errors import UserError
+from sida.foreign.fetch import fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ScoreOutcome, ScoreSpec
 from sida.manifests import (
@@ -21,6 +22,7 @@ from sida.manifests import (
     TeacherResult,
 )
 from sida.recipe import Recipe
+from sida.scoring.adopt import as_safetensors
 from sida.scoring.gates import teacher_gate
 from sida.scoring.interval import half_width
 from sida.scoring.series import remember
@@ -180,7 +182,6 @@ def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
     """The guide's file and its sha256; None for a teacher without guidance."""
     if recipe.teacher.sampler.guidance == 1 or recipe.teacher.guide is None:
         return None
-    from sida.foreign.fetch import fetch_file
 
     return fetch_file(recipe.teacher.guide.address, "guide", recipe.teacher.guide.sha256, step="score_teacher")
 
@@ -191,7 +192,6 @@ def _guide_key(guide: tuple[Path, str] | None) -> dict[str, str]:
 
 def _stored_guide(run: StepRun, path: Path) -> ObjectRef:
     """The guide's weights as safetensors, converted without running anything in the file."""
-    from sida.scoring.adopt import as_safetensors
 
     guide = run.recipe.teacher.guide
     assert guide is not None

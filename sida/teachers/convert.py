@@ -14,6 +14,7 @@ from typing import Any
 
 from sida.errors import UserError
 from sida.foreign import Refused
+from sida.recipe import Network
 from sida.stores.objects import sha256_of
 from sida.teachers.files import load_network, save_network
 from sida.teachers.formats import Found, read_network, tensors_of
@@ -117,8 +118,6 @@ def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) 
 def _complete(network: Mapping[str, Any], what: str) -> dict[str, Any]:
     """With every field of a recipe's network section, checked as a recipe is."""
     from pydantic import ValidationError
-
-    from sida.recipe import Network
 
     try:
         return Network.model_validate_json(json.dumps(dict(network)), strict=True).model_dump(mode="json")

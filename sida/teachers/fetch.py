@@ -9,6 +9,7 @@ from sida.recipe import Generator, Network, Recipe, Teacher
 from sida.scratch import scratch_folder
 from sida.steps import StepRun, step
 from sida.stores.base import redact
+from sida.teachers.convert import convert
 
 SOURCES = ("sida/teachers", "sida/foreign")
 
@@ -46,8 +47,6 @@ def _fetch(run: StepRun, section: Teacher | Generator, architecture: Network, wh
     digest = digest_of_file(address, what, section.sha256, step=run.step.name)
     network = architecture.model_dump(mode="json")
     run.claim({"sha256": digest, "network": network, "licence": section.licence})
-
-    from sida.teachers.convert import convert  # torch
 
     path, _ = fetch_file(address, what, digest, step=run.step.name)
     with scratch_folder() as folder:

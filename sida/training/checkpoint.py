@@ -1,6 +1,6 @@
 """Checkpoints: everything a run needs to continue bit for bit, as float32 safetensors plus JSON in the store.
 
-    <job>/checkpoints/<images seen>-<fencing number>.json    what it holds and which object; written once the object is whole
+    <job>/checkpoints/<images seen>-<fencing number>.json    a ``Record``; written once the object that it names is whole
     objects/...safetensors                                   the tensors, content-addressed
 
 The newest checkpoint whose object is whole counts. No two holders of the lease write the same key, so that a writer which was
@@ -11,60 +11,84 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sida import progress
-from sida.errors import Corrupt, NotFound
+from sida.errors import Corrupt, NotFound, UserError
 from sida.layout import checkpoint_name
+from sida.manifests import Part
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object, verify_object
 from sida.worker.job import Job
 
+SCHEMA_VERSION = 2
+DAMAGES = (Corrupt, NotFound, ValueError, LookupError, TypeError)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``state``: small JSON values (images seen, best score, curve); ``tensors``: named tensors."""
+    """The state of a run's parts (``sida.training.state``) after ``seen`` images."""
 
-    state: dict[str, Any]
-    tensors: dict[str, Tensor]
+    seen: int
+    state: dict[str, Any]  # tensors, and values fit for JSON
+    identity: dict[str, Any] = field(default_factory=dict)  # what a run must have in common with it to continue from it
+    best_seen: int | None = None  # images seen by the best generator, whose checkpoint is kept
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The state's tensors."""
+        return {name: value for name, value in self.state.items() if isinstance(value, Tensor)}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The rest of the state."""
+        return {name: value for name, value in self.state.items() if not isinstance(value, Tensor)}
 
 
-def write(job: Job, seen: int, state: str, path: Path, keep: int) -> None:
-    """Publish ``state`` (JSON) with the tensors in the file at ``path``; then remove all but the newest ``keep`` and the best.
+class Record(Part):
+    """A checkpoint in the store; ``object`` holds its tensors."""
+
+    schema_version: Literal[2] = 2
+    object: ObjectRef
+    values: dict[str, Any]
+    identity: dict[str, Any]
+    best_seen: int | None
+
+
+def write(job: Job[Any], taken: Checkpoint, path: Path, keep: int) -> None:
+    """Publish a checkpoint whose tensors are in the file at ``path``; then remove all but the newest ``keep`` and the best.
 
     May be repeated after any failure: what is there already is not written again.
     """
     ref = job.put(path, path.name)
-    place = Place(seen, job.fence)
-    content = {"object": [ref.name, ref.size, ref.sha256], "state": json.loads(state)}
-    job.publish(place.name, json.dumps(content).encode())
+    record = Record(object=ref, values=taken.values, identity=taken.identity, best_seen=taken.best_seen)
+    job.publish(Place(taken.seen, job.fence).name, json.dumps(record.model_dump()).encode())
     verify_object(job.store, ref)  # what was written can be read: now the old ones may go
-    best = content["state"].get("best_seen")
     places = _places(job)
-    kept = [p for p in places if p in places[-keep:] or p.seen == best]
-    needed = {_tensors(job, p) for p in kept}
-    for old in (p for p in places if p not in kept):
+    kept = [place for place in places if place in places[-keep:] or place.seen == taken.best_seen]
+    needed = {_object(job, place) for place in kept}
+    for old in (place for place in places if place not in kept):
         _remove(job, old, needed)
 
 
-def _remove(job: Job, place: Place, needed: set[ObjectRef | None]) -> None:
-    """The checkpoint, then its tensors unless another one has the same."""
-    ref = _tensors(job, place)
+def _remove(job: Job[Any], place: Place, needed: set[ObjectRef | None]) -> None:
+    """Delete the checkpoint, then its tensors unless another one has the same."""
+    ref = _object(job, place)
     job.check()
     job.store.delete(place.key(job))
     if ref is not None and ref not in needed:
         job.store.delete(ref.key)
 
 
-def _tensors(job: Job, place: Place) -> ObjectRef | None:
-    """Where its tensors are; None when it cannot be read."""
-    with suppress(NotFound, ValueError, LookupError, TypeError):
-        return ObjectRef(*_content(job, place)["object"])
+def _object(job: Job[Any], place: Place) -> ObjectRef | None:
+    """Return where its tensors are; None when it cannot be read."""
+    with suppress(*DAMAGES):
+        return _record(job, place).object
     return None
 
 
@@ -82,29 +106,32 @@ class Place:
     def name(self) -> str:
         return checkpoint_name(self.seen, self.fence)
 
-    def key(self, job: Job) -> str:
+    def key(self, job: Job[Any]) -> str:
         return f"{job.folder}/{self.name}"
 
 
-def newest(job: Job) -> Checkpoint | None:
-    """The newest whole checkpoint; a damaged one is reported and removed, and the one before it used.
+def newest(job: Job[Any]) -> Checkpoint | None:
+    """Return the newest whole checkpoint; a damaged one is reported and removed, and the one before it used.
 
     The first process chooses, the others read the same one, so that all continue from one place. Raises NotFound where a process
-    cannot see what the first one chose.
+    cannot see what the first one chose, and UserError where another version of this program wrote it.
     """
     chosen = job.processes.from_first(_choose(job) if job.processes.first else None)
     if chosen is None:
         return None
-    return _load(job, Place(*chosen))
+    place = Place(*chosen)
+    record = _record(job, place)
+    tensors = load_file(fetch_object(job.store, record.object))
+    return Checkpoint(place.seen, record.values | tensors, record.identity, record.best_seen)
 
 
-def _choose(job: Job) -> list[int] | None:
+def _choose(job: Job[Any]) -> list[int] | None:
     for place in reversed(_places(job)):
         try:
-            fetch_object(job.store, ObjectRef(*_content(job, place)["object"]))
-        except (Corrupt, NotFound, ValueError, LookupError, TypeError) as error:
-            where = job.store.address_of(place.key(job))
-            progress.note(job.step, f"checkpoint {where} cannot be used ({error}): using the one before it")
+            fetch_object(job.store, _record(job, place).object)
+        except DAMAGES as error:
+            address = job.store.address_of(place.key(job))
+            progress.note(job.step, f"checkpoint {address} cannot be used ({error}): using the one before it")
             # Its bytes would stand in the way: a run that comes here again makes an object of the same name.
             _remove(job, place, set())
             continue
@@ -112,21 +139,22 @@ def _choose(job: Job) -> list[int] | None:
     return None
 
 
-def _load(job: Job, place: Place) -> Checkpoint:
-    content = _content(job, place)
-    path = fetch_object(job.store, ObjectRef(*content["object"]))
-    return Checkpoint(content["state"], load_file(path))
+def _record(job: Job[Any], place: Place) -> Record:
+    """Read a checkpoint. Raises UserError for another version's, and ValueError for what is damaged."""
+    content = json.loads(job.store.read(place.key(job)))
+    if isinstance(content, dict) and (version := content.get("schema_version")) != SCHEMA_VERSION:
+        raise UserError(
+            f"{job.store.address_of(place.key(job))}: another version of sida wrote this checkpoint (schema_version {version}, "
+            f"not {SCHEMA_VERSION}): make a new attempt with --force {job.step}, or go on with the version that wrote it"
+        )
+    return Record.model_validate(content)
 
 
-def _content(job: Job, place: Place) -> dict[str, Any]:
-    return json.loads(job.store.read(place.key(job)))
-
-
-def _places(job: Job) -> list[Place]:
-    """All checkpoints, oldest first."""
-    found = []
+def _places(job: Job[Any]) -> list[Place]:
+    """List all checkpoints, oldest first."""
+    places = []
     for key in job.store.list(f"{job.folder}/checkpoints/"):
         seen, _, fence = key.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
         if seen.isdigit() and fence.isdigit():
-            found.append(Place(int(seen), int(fence)))
-    return sorted(found)
+            places.append(Place(int(seen), int(fence)))
+    return sorted(places)

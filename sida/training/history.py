@@ -58,7 +58,7 @@ class History:
 
     # In a checkpoint: the first process keeps the sums of all, which continue as its own.
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds; all processes call it alike. The open window goes on as if nothing had happened."""
         names = sorted(self._sums)
         self._together(names)
@@ -67,8 +67,9 @@ class History:
             self._sums = {name: torch.zeros_like(value) for name, value in self._sums.items()}
         return state
 
-    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Continue from a checkpoint."""
         self.points, self._counts = state["points"], dict(state["counts"])
         mine = state["sums"].items() if self.processes.first else [(name, 0.0) for name in state["sums"]]
+        device = self.processes.device
         self._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in mine}

@@ -26,8 +26,9 @@ from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
 from sida.training.dropout import key_dropout
 from sida.training.gradients import GradientSum
-from sida.training.profile import IterationProfile
-from sida.training.watch import Watch
+from sida.training.health import HealthCounter
+from sida.training.op_profile import IterationProfile
+from sida.training.state import AdamState, Parts
 from sida.worker.ranks import Processes
 
 
@@ -106,7 +107,7 @@ class Distillation:
         )
         self.psi_gradients = GradientSum(networks.psi, processes)
         self.theta_gradients = GradientSum(networks.theta, processes)
-        self.watch = Watch(processes.device)
+        self.non_finite = HealthCounter(processes)
         self._record: IterationProfile | None = None
         # Of the last iteration: gradient norms, the discriminator's balance, skipped samples.
         self.health: dict[str, Tensor] = {}
@@ -114,7 +115,13 @@ class Distillation:
     @property
     def dropped(self) -> Tensor:
         """Samples that this process has skipped, int64 []."""
-        return self.watch.counts[0]
+        return self.non_finite.counts[0]
+
+    def parts(self) -> Parts:
+        """Networks and optimisers: what a checkpoint holds of them."""
+        psi, theta, theta_ema = self.networks.psi, self.networks.theta, self.networks.theta_ema
+        adam = {"adam_psi": AdamState(psi, self.psi_optimiser), "adam_theta": AdamState(theta, self.theta_optimiser)}
+        return {"psi": psi, "theta": theta, "theta_ema": theta_ema, **adam}
 
     def run(self, seen: int, record: IterationProfile | None = None) -> dict[str, Tensor]:
         """One iteration; returns the losses of this process's last round, as tensors (no synchronisation).
@@ -165,7 +172,7 @@ class Distillation:
                 self.health["D_real"] = l_real.detach().sigmoid().mean()  # how sure that real images are real
                 self.health["D_fake"] = l_fake.detach().sigmoid().mean()  # how sure that generated ones are
             (total / (method.batch / method.loss_scale)).backward()
-            self.watch.note(seen, sigma, losses.keep, total)
+            self.non_finite.note(seen, sigma, losses.keep, total)
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         norm = self._step(self.psi_optimiser, self.psi_gradients, method.fake_score_rate, seen, clip)
         self.health["gradient_psi"] = norm
@@ -198,7 +205,7 @@ class Distillation:
                 total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
                 reported["loss_adv"] = losses.loss_adv.detach().mean()
             (total / (method.batch / method.loss_scale)).backward()
-            self.watch.note(seen, sigma, losses.keep, total)
+            self.non_finite.note(seen, sigma, losses.keep, total)
         if steps:
             norm = self._step(self.theta_optimiser, self.theta_gradients, method.generator_rate, seen)
             self.health["gradient_theta"] = norm

@@ -1,17 +1,117 @@
-"""In-loop evaluation: the batch that fits, and pictures of what the generator makes."""
+"""In-loop evaluation: scores on the selection seeds, the best generator so far, pictures of what the generator makes."""
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sida import devices
+from sida.data.latents import decoder_of
 from sida.data.shards import one_hot
-from sida.scoring.protocol import MakeImages, pixels_of
+from sida.launch.spec import DistillSpec
+from sida.manifests import DatasetResult, ReferenceResult
+from sida.numerics.frechet import frechet_distance
+from sida.numerics.networks.magnitude import release_folded
+from sida.numerics.networks.precondition import Denoiser
+from sida.scoring.detector import load_detector
+from sida.scoring.measure import decoded, generator_images
+from sida.scoring.protocol import MakeImages, pixels_of, range_moments
+from sida.scoring.reference import load_statistics
+from sida.stores.objects import fetch_object
+from sida.training.state import under
+from sida.worker.job import Job
 from sida.worker.ranks import Processes
+
+SELECTION_SEED = 0  # selection uses seeds 0 .. selection_images - 1; reported ranges start far above
+
+
+class Stopped(Exception):
+    """The job was asked to stop while it was scoring; that score is due when it continues."""
+
+
+class Selection:
+    """The EMA generator's scores, and the best generator so far."""
+
+    def __init__(self, job: Job[DistillSpec], generator: Denoiser, dataset: DatasetResult) -> None:
+        self._job, self._generator, self._dataset = job, generator, dataset
+        device = job.processes.device
+        self._reference = job.manifest(job.spec.reference, ReferenceResult).result
+        self._detector = load_detector(fetch_object(job.store, self._reference.detector)).to(device)
+        self._real = load_statistics(job.store, self._reference)
+        self._make = generator_images(generator, job.recipe.method.sigma_init)
+        if (latents := job.recipe.dataset.latents) is not None:
+            self._make = decoded(self._make, decoder_of(latents, device))
+        self.best: dict[str, Tensor] = {}
+        self.best_score, self.best_seen = math.inf, 0
+        self.since_best = 0  # selections since the best one
+        self.due = False
+        self._batch: int | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the score has not improved for as long as the recipe allows."""
+        patience = self._job.recipe.evaluation.stop_after
+        return patience is not None and self.since_best >= patience
+
+    def score(self, seen: int, stop: Callable[[], bool]) -> float:
+        """Score the generator; keep it if it is the best so far. Raises Stopped, on all processes."""
+        processes, count = self._job.processes, self._job.recipe.evaluation.selection_images
+        if self._batch is None:
+            limit = self._job.recipe.execution.batch_limit
+            self._batch = largest_batch(self._make, self._detector, len(self._dataset.histogram), limit, processes)
+        votes = -(-count // self._batch) // processes.world  # batches that all have
+
+        def vote(images: int) -> None:
+            nonlocal votes
+            votes -= 1
+            if votes >= 0 and processes.agree(stop()):
+                raise Stopped
+
+        moments = range_moments(
+            self._make,
+            self._detector,
+            histogram=self._dataset.histogram,
+            first_seed=SELECTION_SEED,
+            count=count,
+            features=self._reference.features,
+            batch=self._batch,
+            processes=processes,
+            report=vote,
+        )
+        mean, covariance = (part.cpu() for part in moments.mean_cov())  # the reference is on the host
+        score = frechet_distance(mean, covariance, *self._real)
+        self.due = False
+        self.since_best += 1
+        if score < self.best_score:
+            self.best_score, self.best_seen, self.since_best = score, seen, 0
+            self.best = {key: t.detach().clone() for key, t in self._generator.state_dict().items()}
+        return score
+
+    def picture(self, seen: int, score: float) -> bytes:
+        """PNG of what the generator makes now."""
+        title = f"{seen:,} images, {self._reference.metric} {score:.4g}"
+        return sample_grid(self._make, len(self._dataset.histogram), title, self._job.processes.device)
+
+    def release(self) -> None:
+        """Give back the memory that scoring took."""
+        release_folded(self._generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best generator with its place and score, and what is due."""
+        values = {name: getattr(self, name) for name in ("best_score", "best_seen", "since_best", "due")}
+        return values | {"batch": self._batch} | {f"best/{key}": tensor for key, tensor in self.best.items()}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Continue from a checkpoint."""
+        self.best = under("best/", state)
+        self.best_score, self.best_seen, self.since_best = state["best_score"], state["best_seen"], state["since_best"]
+        self.due, self._batch = state["due"], state["batch"]
 
 
 def largest_batch(make: MakeImages, detector: nn.Module, classes: int, limit: int, processes: Processes) -> int:

@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,19 +26,10 @@ from sida.training.host_copy import HostCopy
 from sida.worker.job import Job
 
 STOP_SECONDS = (
-    30.0  # so long a run that is asked to stop waits for a store that is away; then the checkpoint before counts
+    30.0  # how long a run that is asked to stop waits for a store that is away; then the checkpoint before counts
 )
 FIRST_PAUSE = 2.0  # seconds between two tries; doubles
 SMALL_FILES = 50  # that wait for the store; the oldest ones go first
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A checkpoint that is not in the store yet."""
-
-    seen: int
-    state: str
-    path: Path
 
 
 class Writer:
@@ -47,34 +39,31 @@ class Writer:
     way to a store that answers) holds up the training. What goes wrong is raised by the next ``save`` or by ``wait``.
     """
 
-    def __init__(self, job: Job, keep: int) -> None:
+    def __init__(self, job: Job[Any], keep: int) -> None:
         self._job, self._keep = job, keep
         self._host = HostCopy()
         self._copies: dict[str, Tensor] = {}  # in its memory
-        self.stalled = 0.0  # seconds that training has waited for checkpoints
         self._changed = threading.Condition()  # guards all that follows
         self._thread: threading.Thread | None = None
-        self._copied: _Taken | None = None  # its tensors are in the copies
-        self._filed: _Taken | None = None  # its tensors are in its file
+        self._copied: Checkpoint | None = None  # its tensors are in the copies
+        self._filed: Checkpoint | None = None  # its tensors are in its file
         self._small: dict[str, bytes] = {}
         self._away: Unavailable | None = None
         self._failure: Exception | None = None
         self._closed = False
 
-    def save(self, seen: int, taken: Checkpoint) -> None:
-        """Publish a checkpoint, then remove all but the newest ``keep`` and the best (whose ``best_seen`` is its own place)."""
-        started = time.monotonic()
+    def save(self, taken: Checkpoint) -> None:
+        """Publish a checkpoint, then remove all but the newest ``keep`` and the best."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure or self._takes_another())
             self._raise_failure()
         self._copies = {}  # views of memory that may be given back
         copies = self._host.take(taken.tensors)
-        state = json.dumps(taken.state)  # now: the training goes on to change what it is made of
+        values = json.loads(json.dumps(taken.values))  # now: the training goes on to change what they are made of
         with self._changed:
             self._copies = copies
-            self._copied = _Taken(seen, state, Path(f"checkpoint-{seen}.safetensors"))
+            self._copied = replace(taken, state=values)
             self._wake()
-        self.stalled += time.monotonic() - started
 
     def publish(self, name: str, content: bytes) -> None:
         """Write a small file to the job's folder."""
@@ -131,7 +120,7 @@ class Writer:
                 try:
                     self._to_file(Path(folder))
                     with patience.impatient():
-                        self._to_store()
+                        self._to_store(Path(folder))
                     pause = FIRST_PAUSE
                 except Unavailable as error:
                     patience.say_away(error, "training goes on, its checkpoints wait")
@@ -158,22 +147,26 @@ class Writer:
         if copied is None:
             return
         if before is not None:
-            (folder / before.path.name).unlink()
-        path = folder / copied.path
-        save_file(self._copies, path)
+            _file(folder, before).unlink()
+        save_file(self._copies, _file(folder, copied))
         with self._changed:
-            self._copied, self._filed = None, _Taken(copied.seen, copied.state, path)
+            self._copied, self._filed = None, copied
             self._changed.notify_all()
 
-    def _to_store(self) -> None:
+    def _to_store(self, folder: Path) -> None:
         with self._changed:
             small, filed = dict(self._small), self._filed
         for name, content in small.items():
             self._job.publish(name, content)
         if filed is not None:
-            checkpoint.write(self._job, filed.seen, filed.state, filed.path, self._keep)
-            filed.path.unlink()
+            path = _file(folder, filed)
+            checkpoint.write(self._job, filed, path, self._keep)
+            path.unlink()
         with self._changed:
             self._away, self._filed = None, None
             self._small = {name: content for name, content in self._small.items() if small.get(name) is not content}
             self._changed.notify_all()
+
+
+def _file(folder: Path, taken: Checkpoint) -> Path:
+    return folder / f"checkpoint-{taken.seen}.safetensors"

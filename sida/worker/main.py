@@ -30,11 +30,11 @@ RESTART_SECONDS, LONGEST_RESTART_SECONDS = 5.0, 60.0  # the pause after the firs
 
 # Kind of job -> the function that does one process's share of it, imported (with torch) when it is called.
 ENTRIES = {
-    "distill": "sida.training.loop:distill",
+    "distill": "sida.training.distill_loop:distill",
     "encode": "sida.data.encode:encode",
     "reference": "sida.scoring.reference_job:reference",
     "score": "sida.scoring.measure:measure",
-    "teach": "sida.training.teach:teach",
+    "teach": "sida.training.teach_loop:teach",
 }
 
 

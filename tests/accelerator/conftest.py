@@ -20,8 +20,8 @@ MODULES = (
     "sida.launch.job",
     "sida.scoring.reference",
     "sida.scoring.score",
-    "sida.training.distill",
-    "sida.training.teacher",
+    "sida.training.distill_step",
+    "sida.training.teach_step",
 )
 
 # When tests are collected: the first backward pass of a process counts the kinds of devices, and knows of no later one.

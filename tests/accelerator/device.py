@@ -112,7 +112,7 @@ def device() -> torch.device:
 
 
 class Waits:
-    """How often the host waited for the device, by place in sida (``training/loop.py:215``) and reason."""
+    """How often the host waited for the device, by place in sida (``training/loop.py:84``) and reason."""
 
     def __init__(self) -> None:
         self.places: Counter[tuple[str, str]] = Counter()

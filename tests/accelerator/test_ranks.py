@@ -11,8 +11,8 @@ from sida.errors import SidaError
 from sida.launch.spec import Spec, TeachSpec
 from sida.scoring.measure import measure
 from sida.scoring.reference_job import reference
-from sida.training.loop import Run, _iterate, distill
-from sida.training.teach import teach
+from sida.training.distill_loop import DistillRun, distill
+from sida.training.teach_loop import teach
 from sida.worker.job import Job
 from tests.accelerator.device import NAME, Waits
 from tests.accelerator.ranks import Message, process_of
@@ -62,9 +62,9 @@ def test_processes_of_a_distillation_agree(made: Bench, accelerator: Waits, worl
 
 def test_processes_that_continue_a_distillation_agree(made: Bench, accelerator: Waits) -> None:
     def stop(job: Job[Any]) -> None:
-        run = Run(job)
+        run = DistillRun(job)
         with pytest.raises(SidaError, match="stopped at 32 images"):
-            _iterate(run, lambda: run.seen == 32)
+            run.train(lambda: run.seen == 32)
         run.writer.close()
 
     messages(made, "continued", 8, stop)

@@ -17,8 +17,8 @@ from sida import devices
 from sida.launch.spec import TeachSpec
 from sida.scoring.images import score_images
 from sida.training import iteration
-from sida.training.loop import distill
-from sida.training.teach import teach
+from sida.training.distill_loop import distill
+from sida.training.teach_loop import teach
 from tests.accelerator.device import Waits, device
 from tests.accelerator.made import distillation
 from tests.accelerator.test_workers import FEW, drawn_by, measured, referenced

@@ -28,9 +28,9 @@ from sida.scoring.reference_job import reference
 from sida.stores import fetch_object
 from sida.stores.base import ObjectRef
 from sida.teachers.files import load_network, save_network
-from sida.training import loop
-from sida.training.loop import Run, distill
-from sida.training.teach import TeacherRun, fresh_network, teach
+from sida.training import distill_loop
+from sida.training.distill_loop import DistillRun, distill
+from sida.training.teach_loop import TeachRun, teach
 from tests.accelerator.device import Waits, device
 from tests.accelerator.made import NETWORKS
 from tests.jobs import stored
@@ -62,14 +62,14 @@ def generator_of(network: dict[str, Any], weights: ObjectRef) -> GeneratorResult
 def test_distil_runs_to_its_end_with_selections_checkpoints_and_a_profile(
     here: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "PROFILED", 2)
+    monkeypatch.setattr(distill_loop, "PROFILED", 2)
     result = distill(here.job(FEW, "whole"))
     assert result.images_seen in (48, 96) and result.score > 0
     assert result.profile
     stopped = here.job(FEW, "stopped")
-    run = Run(stopped)
+    run = DistillRun(stopped)
     with pytest.raises(SidaError, match="stopped at 48 images"):
-        loop._iterate(run, lambda: run.seen == 48)
+        run.train(lambda: run.seen == 48)
     run.writer.close()
     again = distill(here.job(FEW, "stopped"))
     assert again.generator == result.generator  # resumed: the same bits
@@ -92,7 +92,7 @@ def test_every_operator_of_distil_and_of_scoring_has_a_deterministic_kernel(here
 
 def test_nothing_waits_for_the_device_between_two_reports_of_the_losses(here: Bench, accelerator: Waits) -> None:
     """The reader's batches, the iteration and the curve's sums, as the loop runs them; a report reads once in eight iterations."""
-    run = Run(here.job(FEW, "waits"))
+    run = DistillRun(here.job(FEW, "waits"))
     run.history.every = 1 << 40  # a window's end is a report too
     run.distillation.run(0)
     accelerator.clear()
@@ -100,11 +100,10 @@ def test_nothing_waits_for_the_device_between_two_reports_of_the_losses(here: Be
         run.history.add(seen + 16, run.distillation.run(seen) | run.distillation.health)
     assert accelerator.count == 0, str(accelerator)
     run.writer.close()
-    job = here.job(FEW, "teach waits")
+    job = here.job(FEW, "teach waits", TeachSpec(dataset=here.ref("dataset")))
     train = job.recipe.teacher.train
     assert train is not None
-    data = ShuffledData(Shards(here.store, run.dataset), 0, device(), stride=train.batch)
-    trained = TeacherRun(fresh_network(job, train), train, data, job.processes)
+    trained = TeachRun(job, train)
     accelerator.clear()
     trained.iterate()
     trained.iterate()

@@ -72,6 +72,6 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def run_job(run: StepRun, spec: Spec[Any]) -> Any:
         return run_here(run, spec, Processes(0, 1, torch.device("cpu")))
 
-    for module in ("sida.scoring.reference", "sida.scoring.score", "sida.training.distill"):
+    for module in ("sida.scoring.reference", "sida.scoring.score", "sida.training.distill_step"):
         monkeypatch.setattr(f"{module}.run_job", run_job)
     return place

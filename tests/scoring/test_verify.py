@@ -46,7 +46,7 @@ def whole_chain(folder: Path) -> StepOutcome:
     from sida.scoring.reference import reference_statistics
     from sida.scoring.score import score, score_teacher
     from sida.teachers.fetch import fetch_teacher
-    from sida.training.distill import distill
+    from sida.training.distill_step import distill
     from tests.scoring.files import runner
 
     recipe = small()

@@ -87,7 +87,9 @@ class Trial:
         prefix = f"jobs/distill/{self.key}/{attempt}/checkpoints/"
         found = {}
         for key in self.store.list(prefix):
-            found[int(key.removeprefix(prefix).partition("-")[0])] = json.loads(self.store.read(key))["object"][2]
+            found[int(key.removeprefix(prefix).partition("-")[0])] = json.loads(self.store.read(key))["object"][
+                "sha256"
+            ]
         return found
 
     # -- one attempt

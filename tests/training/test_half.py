@@ -11,7 +11,7 @@ from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
 from sida.recipe import Method
 from sida.training import iteration
-from sida.training.distill import _revisions
+from sida.training.distill_step import _revisions
 from sida.training.iteration import Distillation, Networks
 from sida.worker.ranks import Processes
 from tests.training.tiny import distillation, edm2, largest_difference, method, run

@@ -41,10 +41,10 @@ def test_a_run_that_is_killed_and_continued_has_the_same_points() -> None:
     for killed, checkpoint in ((3, 0), (13, 12), (50, 45), (99, 98)):
         first = History(IMAGES, BATCH, ONE)
         feed(first, 0, checkpoint)
-        saved = json.dumps(first.state())
+        saved = json.dumps(first.state_dict())
         feed(first, checkpoint, killed)  # lost
         second = History(IMAGES, BATCH, ONE)
-        second.restore(json.loads(saved), ONE.device)
+        second.load_state_dict(json.loads(saved))
         feed(second, checkpoint, 100)
         assert second.points == whole.points
 

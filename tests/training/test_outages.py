@@ -24,8 +24,8 @@ from sida.lease import acquire
 from sida.stores import ObjectStore, open_store
 from sida.training import writer
 from sida.training.checkpoint import Checkpoint, newest
+from sida.training.distill_loop import distill
 from sida.training.iteration import Distillation
-from sida.training.loop import distill
 from sida.training.writer import Writer
 from sida.worker.job import Job
 from tests.conftest import ROOT
@@ -195,7 +195,7 @@ def test_when_patience_ends_the_run_says_so_and_the_next_one_goes_on(
     way.open()
     job = made.job(name="lost")
     found = newest(job)
-    assert found is not None and found.state["seen"] == 128
+    assert found is not None and found.seen == 128
     assert distill(job).generator == undisturbed.generator
 
 
@@ -224,7 +224,7 @@ def test_of_checkpoints_that_wait_only_the_newest_is_written(made: Bench, way: W
     way.shut()
     started = time.monotonic()
     for seen in (32, 64, 96, 128):
-        writes.save(seen, Checkpoint({"seen": seen}, {"a": torch.full((3,), float(seen))}))
+        writes.save(Checkpoint(seen, {"a": torch.full((3,), float(seen))}))
         until(lambda seen=seen: writes._filed is not None and writes._filed.seen == seen)  # type: ignore[misc]
     assert time.monotonic() - started < 20
     way.open()
@@ -243,14 +243,14 @@ def test_a_failure_that_does_not_pass_ends_the_training_although_the_store_was_a
 
     writes = Writer(made.job(name="refused"), keep=2)
     way.shut()
-    writes.save(32, Checkpoint({"seen": 32}, {"a": torch.zeros(3)}))
+    writes.save(Checkpoint(32, {"a": torch.zeros(3)}))
     until(lambda: writes._away is not None)
     monkeypatch.setattr(Job, "put", refuse)
     way.open()
     with pytest.raises(SidaError, match="the disk is full"):
         writes.wait()
     with pytest.raises(SidaError, match="the disk is full"):
-        writes.save(64, Checkpoint({"seen": 64}, {"a": torch.zeros(3)}))
+        writes.save(Checkpoint(64, {"a": torch.zeros(3)}))
     writes.close()
 
 

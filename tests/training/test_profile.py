@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from sida.training.profile import REST, IterationProfile, kind_of
+from sida.training.op_profile import REST, IterationProfile, kind_of
 from tests.training.tiny import distillation, run
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from sida.data.reader import ShuffledData
 from sida.errors import Fenced, SidaError, UserError
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
-from sida.training import checkpoint, loop
+from sida.training import checkpoint, loop, selection
 from sida.training.checkpoint import Checkpoint
+from sida.training.distill_loop import distill
 from sida.training.iteration import Distillation
-from sida.training.loop import distill
 from sida.training.writer import Writer
 from sida.worker.job import Job
 from tests.jobs import stored
@@ -59,7 +60,7 @@ class _StopAt:
     sent = 0.0  # when, on the monotonic clock
 
     def __init__(self, patch: pytest.MonkeyPatch, images: int | None = None, batch: int | None = None) -> None:
-        run, moments = Distillation.run, loop.range_moments
+        run, moments = Distillation.run, selection.range_moments
 
         def stopping_run(job: Distillation, seen: int) -> Any:
             if seen == images:
@@ -79,7 +80,7 @@ class _StopAt:
             return moments(*arguments, report=told, **options)
 
         patch.setattr(Distillation, "run", stopping_run)
-        patch.setattr(loop, "range_moments", stopping_moments)
+        patch.setattr(selection, "range_moments", stopping_moments)
 
     def send(self) -> None:
         self.sent = time.monotonic()
@@ -121,10 +122,10 @@ def test_the_newest_two_and_the_best_are_kept_and_no_other_tensors(made: Bench, 
     job = made.job("method: {images: 512}", "kept")
     distill(job)
     states = [json.loads(job.store.read(key)) for key in _keys(job)]
-    best = states[-1]["state"]["best_seen"]
+    best = states[-1]["best_seen"]
     assert set(_places(job)) == {480, 512} | {best}
     for content in states:
-        fetch_object(job.store, ObjectRef(*content["object"]))
+        fetch_object(job.store, ObjectRef(**content["object"]))
 
 
 @pytest.mark.parametrize("damage", ["tensors", "json", "missing"])
@@ -139,7 +140,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
     job = made.job(name=name)
     _stopped(job, monkeypatch, images=160)
     newest = _keys(job)[-1]
-    path = job.store.local_path(ObjectRef(*json.loads(job.store.read(newest))["object"]).key)
+    path = job.store.local_path(ObjectRef(**json.loads(job.store.read(newest))["object"]).key)
     assert path is not None
     if damage == "tensors":
         content = bytearray(path.read_bytes())
@@ -156,19 +157,39 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
     assert result.generator == undisturbed.generator
 
 
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_a_checkpoint_of_another_version_is_refused_in_one_line_and_stays(
+    made: Bench, monkeypatch: pytest.MonkeyPatch, version: int | None
+) -> None:
+    name = f"version-{version}"
+    job = made.job(name=name)
+    _stopped(job, monkeypatch, images=0)
+    (key,) = _keys(job)
+    content = json.loads(job.store.read(key)) | {"schema_version": version}
+    if version is None:
+        del content["schema_version"]
+    job.store.put(key, json.dumps(content).encode())
+    with pytest.raises(UserError) as caught:
+        distill(made.job(name=name))
+    message = str(caught.value)
+    assert f"(schema_version {version}, not 2): make a new attempt with --force distill" in message
+    assert "or go on with the version that wrote it" in message and "\n" not in message
+    assert _keys(job) == [key]
+
+
 def test_old_checkpoints_stay_when_the_new_one_cannot_be_read_back(
     made: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = made.job(name="unreadable")
     writer = Writer(job, keep=1)
-    writer.save(32, Checkpoint({"seen": 32}, {"a": torch.zeros(3)}))
+    writer.save(Checkpoint(32, {"a": torch.zeros(3)}))
     writer.wait()
 
     def lose(store: Any, ref: ObjectRef) -> None:
         raise SidaError("the disk lost it")
 
     monkeypatch.setattr(checkpoint, "verify_object", lose)
-    writer.save(64, Checkpoint({"seen": 64}, {"a": torch.ones(3)}))
+    writer.save(Checkpoint(64, {"a": torch.ones(3)}))
     with pytest.raises(SidaError, match="the disk lost it"):
         writer.wait()
     assert _places(job) == [32, 64]
@@ -184,8 +205,8 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_i
     monkeypatch.setattr(Job, "put", lambda *arguments: (may_write.wait(10), put(*arguments))[1])
     job, weights = made.job(name="background"), torch.zeros(3)
     writer = Writer(job, keep=2)
-    state: dict[str, Any] = {"seen": 32, "curve": [1]}
-    writer.save(32, Checkpoint(state, {"a": weights}))  # returns although nothing can be written
+    state: dict[str, Any] = {"curve": [1], "a": weights}
+    writer.save(Checkpoint(32, state))  # returns although nothing can be written
     weights += 1
     state["curve"].append(2)
     assert not _keys(job)
@@ -199,7 +220,7 @@ def test_a_writer_that_was_taken_over_publishes_nothing(made: Bench) -> None:
     old = made.job(name="fenced")
     writer = Writer(old, keep=2)
     made.job(name="fenced")  # takes the lease
-    writer.save(32, Checkpoint({"seen": 32}, {"a": torch.zeros(3)}))
+    writer.save(Checkpoint(32, {"a": torch.zeros(3)}))
     with pytest.raises(Fenced):
         writer.wait()
     assert not _keys(old)
@@ -245,7 +266,7 @@ def test_what_changes_no_number_may_change(
 
 def _poisoned(monkeypatch: pytest.MonkeyPatch, value: float, images: int = 3) -> None:
     """From 96 images on, the first images of a batch hold a value that no network can stand."""
-    batch = loop.ShuffledData.batch
+    batch = ShuffledData.batch
 
     def poison(self: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, c = batch(self, positions)
@@ -253,7 +274,7 @@ def _poisoned(monkeypatch: pytest.MonkeyPatch, value: float, images: int = 3) ->
             x[:images] = value
         return x, c
 
-    monkeypatch.setattr(loop.ShuffledData, "batch", poison)
+    monkeypatch.setattr(ShuffledData, "batch", poison)
 
 
 def test_skipped_samples_are_counted(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +298,7 @@ def test_beyond_the_limit_the_run_ends_with_iteration_sigma_range_and_a_dump(
     content = json.loads(job.store.read(dump))
     low, high = content["trouble"]["sigma"]
     assert 0 < low <= high and content["trouble"]["seen"] == 128
-    fetch_object(job.store, ObjectRef(*content["object"]))
+    fetch_object(job.store, ObjectRef(**content["object"]))
     assert max(_places(job)) <= 160
 
 
@@ -299,7 +320,7 @@ def test_no_checkpoint_replaces_a_good_one_while_a_loss_is_not_finite(
 
 def test_a_run_whose_score_no_longer_improves_ends_early(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([3.0, 1.0, 2.0, 1.5, 0.1])
-    monkeypatch.setattr(loop, "frechet_distance", lambda *_: next(scores))
+    monkeypatch.setattr(selection, "frechet_distance", lambda *_: next(scores))
     job = made.job("method: {images: 512}\nevaluation: {stop_after: 2}", "patience")
     result = distill(job)
     assert (result.images_seen, result.score) == (128, 1.0)

@@ -13,29 +13,28 @@ from sida.worker.job import Job
 ABSENT = object()
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity_of(job: Job[Any]) -> dict[str, Any]:
     """Field path -> value, of the recipe's parts that decide a distillation's numbers and of its inputs' digests."""
     evaluation = job.recipe.evaluation
-    found = {f"method.{name}": value for name, value in job.recipe.method.model_dump(mode="json").items()}
+    fields = {f"method.{name}": value for name, value in job.recipe.method.model_dump(mode="json").items()}
     for name in ("selection_images", "selection_every", "stop_after"):
-        found[f"evaluation.{name}"] = getattr(evaluation, name)
+        fields[f"evaluation.{name}"] = getattr(evaluation, name)
     for name, value in job.recipe.teacher.network.model_dump(mode="json").items():
-        found[f"teacher.network.{name}"] = value
-    return found | {f"inputs.{name}": ref.digest for name, ref in sorted(job.spec.inputs.items())}
+        fields[f"teacher.network.{name}"] = value
+    return fields | {f"inputs.{name}": ref.digest for name, ref in sorted(job.spec.inputs.items())}
 
 
-def refuse_other(saved: dict[str, Any], job: Job, seen: int) -> None:
-    """Raises UserError naming the first field in which the recipe differs from the checkpoint's.
+def refuse_other(saved: dict[str, Any], mine: dict[str, Any], job: Job[Any], seen: int) -> None:
+    """Raise UserError naming the first field in which the recipe differs from the checkpoint's.
 
     A field that the checkpoint does not know (it is older than the field) counts as having its default.
     """
-    mine = identity(job)
     for path in [*mine, *(path for path in saved if path not in mine)]:
-        there, here = saved.get(path, _default(path)), mine.get(path, ABSENT)
-        if there != here:
+        before, now = saved.get(path, _default(path)), mine.get(path, ABSENT)
+        if before != now:
             raise UserError(
-                f"recipe {job.recipe.name}: {path} is {_shown(here)}, but the checkpoint at {seen:,} images was made with "
-                f"{_shown(there)}: set it back, or make a new attempt with --force {job.step}"
+                f"recipe {job.recipe.name}: {path} is {_shown(now)}, but the checkpoint at {seen:,} images was made with "
+                f"{_shown(before)}: set it back, or make a new attempt with --force {job.step}"
             )
 
 

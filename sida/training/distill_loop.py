@@ -1,0 +1,196 @@
+"""Distillation, the worker's side: what is trained, scored, checked and published.
+
+``sida.training.distill_step`` holds the step.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sida.data.reader import ShuffledData
+from sida.data.shards import Shards
+from sida.errors import SidaError, UserError
+from sida.launch.spec import DistillOutcome, DistillSpec
+from sida.layout import samples_name
+from sida.manifests import DatasetResult, TeacherResult
+from sida.numerics.draws import Draws
+from sida.numerics.networks.precondition import Denoiser
+from sida.progress import Progress
+from sida.stores.objects import fetch_object
+from sida.teachers.files import load_network, save_network
+from sida.training.checkpoint import Checkpoint
+from sida.training.checkpoint_match import identity_of
+from sida.training.execution import apply_execution
+from sida.training.health import NonFinite, write_dump
+from sida.training.history import History
+from sida.training.iteration import Distillation, Networks
+from sida.training.loop import Stop, TrainingRun, crossed, stop_on_sigterm
+from sida.training.op_profile import PROFILED, IterationProfile
+from sida.training.selection import Selection, Stopped
+from sida.training.state import Parts, state_of
+from sida.worker.job import Job
+
+
+def distill(job: Job[DistillSpec]) -> DistillOutcome | None:
+    """Run the job to its end; the first process returns the generator's object and how it was chosen."""
+    with stop_on_sigterm() as stop:
+        run = DistillRun(job)
+        with closing(run.writer):
+            run.train(stop)
+            return run.outcome()
+
+
+class DistillRun(TrainingRun):
+    """Two networks trained against each other, and the best generator that comes of it."""
+
+    job: Job[DistillSpec]
+
+    def __init__(self, job: Job[DistillSpec]) -> None:
+        method = job.recipe.method
+        super().__init__(job, method.images, method.batch, identity_of(job))
+        with self.stopwatch.measure("start"):
+            self.dataset = job.manifest(job.spec.dataset, DatasetResult).result
+            self.distillation = self._distillation()
+            self.selection = Selection(job, self.distillation.networks.theta_ema, self.dataset)
+            self.history = History(method.images, method.batch, job.processes)
+            self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator
+            self.resume()
+
+    def _distillation(self) -> Distillation:
+        job, method, execution = self.job, self.job.recipe.method, self.job.recipe.execution
+        teacher = self._network(job.manifest(job.spec.teacher, TeacherResult).result)
+        same = job.spec.start == job.spec.teacher
+        start = None if same else self._network(job.manifest(job.spec.start, TeacherResult).result)  # SiD2A's
+        networks = Networks.start(teacher, start)
+        apply_execution(networks, execution)
+        data = ShuffledData(Shards(job.store, self.dataset), method.seed, job.processes.device, stride=method.batch)
+        try:
+            return Distillation(networks, method, Draws(method.seed), data, job.processes, execution.micro_batch)
+        except ValueError as error:
+            raise UserError(f"recipe {job.recipe.name}: {error}: change execution.processes or micro_batch") from error
+
+    def _network(self, result: TeacherResult) -> Denoiser:
+        path = fetch_object(self.job.store, result.weights)
+        network = load_network(path, result.network, self.job.recipe.method.dropout)
+        return network.to(self.job.processes.device)
+
+    def parts(self) -> Parts:
+        """Networks and optimisers, counts, curve, the best generator, seconds."""
+        return {
+            **self.distillation.parts(),
+            "non_finite": self.distillation.non_finite,
+            "history": self.history,
+            "selection": self.selection,
+            "stopwatch": self.stopwatch,
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether all images were seen, or the score has not improved for as long as the recipe allows."""
+        return super().finished or self.selection.given_up
+
+    @property
+    def best_seen(self) -> int:
+        """Images seen by the best generator."""
+        return self.selection.best_seen
+
+    def iterate(self) -> dict[str, Tensor]:
+        """Do one iteration and add it to the curve; see whether a selection is due."""
+        measured = self.iteration == PROFILED and self.job.processes.first
+        losses = self._measured() if measured else self.distillation.run(self.seen)
+        after = self.seen + self.batch
+        last = after >= self.images
+        self.history.add(after, losses | self.distillation.health, last)
+        self.selection.due |= last or crossed(self.seen, after, self.job.recipe.evaluation.selection_every)
+        return losses
+
+    def _measured(self) -> dict[str, Tensor]:
+        record = IterationProfile(self.job.processes.device, self.distillation.rounds)
+        losses = self.distillation.run(self.seen, record)
+        self.profile = record.milliseconds
+        return losses
+
+    # Selections.
+
+    def evaluate(self, stop: Stop) -> None:
+        """Score the EMA generator if that is due; the best one is kept, by a checkpoint too."""
+        if not self.selection.due:
+            return
+        first = self.job.processes.first
+        with self.stopwatch.measure("selection"):
+            try:
+                score = self.selection.score(self.seen, stop)
+            except Stopped:
+                self.save()
+                raise self.stopped(stop) from None
+            self.history.note(self.seen, "score", score)
+            self.checkpoint_due |= self.selection.best_seen == self.seen
+            if first:
+                self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
+            self.selection.release()
+            self.job.processes.meet()
+
+    # Losses that are not finite: no checkpoint for now, and beyond a limit the end, with a dump.
+
+    def report(self, losses: dict[str, Tensor], shown: Progress | None, **numbers: float) -> None:
+        """Show losses and the best score. Raises SidaError when more of the losses were not finite than the recipe allows."""
+        counts, limit = self.distillation.non_finite.read(), self.job.recipe.execution.non_finite_limit
+        if counts.skipped + counts.non_finite > limit:
+            raise self._failure(f"more than execution.non_finite_limit {limit}", losses, counts)
+        super().report(losses, shown, best=self.selection.best_score, **numbers)
+
+    def checkpoint(self, losses: dict[str, Tensor]) -> None:
+        """Publish a checkpoint; while a loss is not finite at a later iteration, so that it replaces no good state."""
+        bad = any([not torch.isfinite(value) for value in losses.values()])
+        if not self.job.processes.agree(bad):
+            self.save()
+        elif self.finished:
+            counts = self.distillation.non_finite.read()
+            raise self._failure("a loss of the last iteration is not finite", losses, counts)
+        else:
+            self.checkpoint_due = True
+
+    def _failure(self, why: str, losses: dict[str, Tensor], counts: NonFinite) -> SidaError:
+        """Dump networks, optimisers and the best generator beside the checkpoints, which stay; returns the error to raise."""
+        address, iteration = "", self.seen // self.batch
+        if self.job.processes.first:
+            self.writer.wait()
+            facts = {"why": why, "seen": self.seen, "iteration": iteration, "trouble": asdict(counts)}
+            facts["losses"] = {key: str(float(value)) for key, value in losses.items()}
+            state = state_of({**self.distillation.parts(), "selection": self.selection})
+            address = write_dump(self.job, self.seen, facts, Checkpoint(self.seen, state).tensors)
+        return SidaError(
+            f"{why}: {counts}; stopped at iteration {iteration} ({self.seen:,} images). The state is in {address}, "
+            f"the last good checkpoint is kept: lower the learning rates or alpha in the recipe"
+        )
+
+    def outcome(self) -> DistillOutcome | None:
+        """Store the best generator and the curve (the first process)."""
+        counts = self.distillation.non_finite.read()
+        if not self.job.processes.first:
+            return None
+        recipe, selection = self.job.recipe, self.selection
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "generator.safetensors"
+            network = recipe.teacher.network.of_generator().model_dump(mode="json")
+            save_network(path, selection.best, network, sigma_init=recipe.method.sigma_init)
+            generator = self.job.put(path, path.name)
+            path = Path(folder) / "curve.json"
+            path.write_text(json.dumps(self.history.points))
+            curve = self.job.put(path, path.name)
+        return DistillOutcome(
+            generator=generator,
+            curve=curve,
+            images_seen=selection.best_seen,
+            score=selection.best_score,
+            dropped=counts.skipped,
+            seconds={name: round(seconds, 2) for name, seconds in self.stopwatch.seconds.items()},
+            profile=self.profile,
+        )

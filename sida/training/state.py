@@ -1,0 +1,63 @@
+"""The state of a training is the sum of its parts: each gives what it holds by name, and takes it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Stateful(Protocol):
+    """A part of a training that a checkpoint holds: a network, an optimiser, a history."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and values fit for JSON, by name; all processes call it alike."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Continue from what ``state_dict`` gave."""
+
+
+Parts = Mapping[str, Stateful]
+
+
+def state_of(parts: Parts) -> dict[str, Any]:
+    """The state of all parts, by ``part/name``."""
+    return {f"{part}/{key}": value for part, it in parts.items() for key, value in it.state_dict().items()}
+
+
+def load_state(parts: Parts, state: Mapping[str, Any]) -> None:
+    """Give each part its own state back."""
+    for part, it in parts.items():
+        it.load_state_dict(under(f"{part}/", state))
+
+
+def under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries whose names begin with ``prefix``, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class AdamState:
+    """Adam's steps and moments, under the names of the network's parameters."""
+
+    network: nn.Module
+    optimiser: Optimizer
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``exp_avg/blocks.0.weight`` and so on; nothing before the first step."""
+        return {
+            f"{field}/{name}": value
+            for name, parameter in self.network.named_parameters()
+            for field, value in self.optimiser.state.get(parameter, {}).items()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor], /) -> None:
+        """Continue from these steps and moments."""
+        parameters = dict(self.network.named_parameters())
+        for key, value in state.items():
+            field, _, name = key.partition("/")
+            parameter = parameters[name]
+            self.optimiser.state[parameter][field] = value.to(parameter.device)
