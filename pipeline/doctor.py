@@ -11,19 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import cluster_checks
 from pipeline.checks import Check
-from pipeline.client import Client
-from pipeline.remote import using_store
-from sida.errors import SidaError, StoreUnusable, UserError
-from sida.launch.cluster import Refused, explain
-from sida.launch.installed import Installed
-from sida.layout import doctor_key
-from sida.patience import impatient
-from sida.settings import environment, settings
-from sida.stores import open_store
-from sida.stores.base import redact
-from sida.tracking.server import check
 
 if TYPE_CHECKING:
     from pipeline.profile import Profile
@@ -47,6 +35,7 @@ PACKAGES = {
 
 def examine(profile: Profile | None = None) -> list[Check]:
     """Every check in turn. A check that itself fails is one that says so."""
+    from sida.patience import impatient
 
     checks: list[Callable[[], Check]] = [_python, _torch, _gpus, _packages, _store, _mlflow, _disk]
     checks += [lambda: _kubernetes(profile), lambda: _trainer(profile), lambda: _kfp(profile)]
@@ -69,6 +58,9 @@ def summary(checks: list[Check], profile: str | None) -> str:
 
 def _of_profile(profile: Profile, checks: list[Callable[[], Check]]) -> list[Check]:
     """The same on the profile's store and MLflow, and what its cluster has to have."""
+    from pipeline import cluster_checks
+    from pipeline.remote import using_store
+    from sida.settings import environment
 
     own, cluster = environment(), _seen(profile)
     with using_store(profile):
@@ -86,6 +78,7 @@ NAMES = ("python", "torch", "gpus", "packages", "store", "mlflow", "disk", "kube
 
 
 def _guarded(check: Callable[[], Check], name: str) -> Check:
+    from sida.errors import SidaError
 
     try:
         return check()
@@ -161,6 +154,10 @@ def _packages() -> Check:
 
 def _store() -> Check:
     """Write, read and delete a small object."""
+    from sida.errors import StoreUnusable
+    from sida.layout import doctor_key
+    from sida.settings import settings
+    from sida.stores import open_store
 
     store, key, content = open_store(settings().store), doctor_key(uuid.uuid4().hex), b"doctor"
     store.put(key, content)
@@ -173,6 +170,9 @@ def _store() -> Check:
 
 
 def _mlflow() -> Check:
+    from sida.settings import settings
+    from sida.stores.base import redact
+    from sida.tracking.server import check
 
     address = settings().mlflow
     if address == "none":
@@ -182,6 +182,7 @@ def _mlflow() -> Check:
 
 
 def _disk() -> Check:
+    from sida.settings import settings
 
     here = settings()
     places = {"SIDA_RUNS": here.runs, "SIDA_CACHE": here.cache}
@@ -207,6 +208,8 @@ def _kubernetes(profile: Profile | None) -> Check:
 
 
 def _trainer(profile: Profile | None) -> Check:
+    from sida.errors import UserError
+    from sida.launch.cluster import Refused, explain
 
     cluster = _cluster(profile)
     if isinstance(cluster, Check):
@@ -253,6 +256,8 @@ def _seen(profile: Profile) -> Installed | str:
 
 def _cluster(profile: Profile | None) -> Installed | Check:
     """A cluster, or the check that says why there is none: a fault only where a profile wants one."""
+    from sida.errors import UserError
+    from sida.launch.installed import Installed
 
     if importlib.util.find_spec("kubernetes") is None:
         return Check("kubernetes", "off", "package kubernetes is not installed", *REMEDIES["kubernetes"])
@@ -266,6 +271,7 @@ def _cluster(profile: Profile | None) -> Installed | Check:
 def _kfp(profile: Profile | None) -> Check:
     if profile is None:
         return Check("kfp", "off", "no profile given", REMEDIES["kfp"][0], "sida doctor --profile P")
+    from pipeline.client import Client
 
     Client(profile)
     return Check("kfp", "ok", f"{profile.kfp.host or 'found through kubectl'} answers")

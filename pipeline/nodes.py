@@ -8,16 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.display import open_display
-from pipeline.following import drawn
-from sida import recipe
-from sida.errors import UserError
-from sida.launch import nodes
-from sida.launch.nodes import Nodes
-from sida.lease import acquire
-from sida.settings import settings
-from sida.stores import open_store
-
 if TYPE_CHECKING:
     from sida.launch.nodes import Nodes
 
@@ -32,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def machines(args: argparse.Namespace) -> Nodes | None:
     """What the options say; None for this machine alone. Raises UserError for options that do not fit together."""
+    from sida.errors import UserError
+    from sida.launch.nodes import Nodes
 
     if args.nodes == 1 and args.node_rank == 0 and args.rendezvous is None:
         return None
@@ -55,6 +47,11 @@ def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
         return
     from dataclasses import replace
 
+    from sida import recipe
+    from sida.lease import acquire
+    from sida.settings import settings
+    from sida.stores import open_store
+
     recipe.load(args.recipe)  # a mistake there is said before anything is written
     here = settings()
     store = open_store(args.store or here.store)
@@ -65,6 +62,12 @@ def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
 
 def follow(args: argparse.Namespace, found: Nodes) -> int:
     """Another node: work on what node 0 announces, until its run ends."""
+    from pipeline.display import open_display
+    from pipeline.following import drawn
+    from sida import recipe
+    from sida.launch import nodes
+    from sida.settings import settings
+    from sida.stores import open_store
 
     execution = recipe.load(args.recipe).execution
     if args.store:

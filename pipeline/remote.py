@@ -9,13 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.compile import OnCluster, compiled, plan_for, recipe_parameter
-from pipeline.profile import has_digest
 from pipeline.running import add_force
-from sida import recipe
-from sida.patience import impatient
-from sida.steps.recipes import recipe_key
-from sida.stores import open_store
 
 if TYPE_CHECKING:
     from pipeline.compile import Compiled
@@ -57,6 +51,8 @@ def compile_for(
     args: argparse.Namespace, profile: Profile | None, *, kubernetes: bool = False
 ) -> tuple[Recipe, Compiled]:
     """Compile what ``add_recipe`` and ``add_profile`` name."""
+    from pipeline.compile import OnCluster, compiled, plan_for
+    from sida import recipe
     from sida.data.sources import is_remote
 
     loaded = recipe.load(args.recipe)
@@ -71,6 +67,7 @@ def compile_for(
 
 
 def _warn_of_tags(profile: Profile, steps: list[str]) -> None:
+    from pipeline.profile import has_digest
 
     for field, image in sorted({profile.image_for(step) for step in steps}):
         if image and not has_digest(image):
@@ -79,6 +76,9 @@ def _warn_of_tags(profile: Profile, steps: list[str]) -> None:
 
 def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -> str:
     """The pipeline's parameter ``recipe``; a user's own recipe is put into the profile's store."""
+    from pipeline.compile import recipe_parameter
+    from sida.steps.recipes import recipe_key
+    from sida.stores import open_store
 
     parameter, content = recipe_parameter(args.recipe, recipe, profile)
     if content is not None:
@@ -114,6 +114,8 @@ def using_store(profile: Profile) -> Iterator[None]:
 @contextmanager
 def store_at_hand(profile: Profile) -> Iterator[ObjectStore]:
     """The profile's store for a look at its records, or for a word there, which may fail: nobody waits for one that is away."""
+    from sida.patience import impatient
+    from sida.stores import open_store
 
     use_store(profile)
     with impatient():

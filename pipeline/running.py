@@ -7,17 +7,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline import local, output
-from pipeline.display import open_display
-from pipeline.plan import Plan
-from sida import recipe
-from sida.foreign.fetch import fetch_file
-from sida.launch.nodes import Nodes
-from sida.planning import GPUS, Machines, check_division
-from sida.settings import settings
-from sida.steps.recipes import recipe_address
-from sida.stores import open_store
-
 if TYPE_CHECKING:
     from pipeline.local import Outcome
     from sida.recipe import Recipe
@@ -25,6 +14,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, --store, --wait and what is shown."""
+    from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
     parser.add_argument(
@@ -65,6 +55,12 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recipe, Outcome]:
     """Check everything that can be checked, then run. Raises SidaError before anything is written."""
+    from pipeline import local
+    from pipeline.display import open_display
+    from pipeline.plan import Plan
+    from sida import recipe
+    from sida.steps.recipes import recipe_address
+    from sida.stores import open_store
 
     loaded = recipe.load(args.recipe)
     Plan.of(loaded, "", goal, force)  # refuses unknown steps
@@ -83,6 +79,9 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
 
 def _divide_work(recipe: Recipe) -> None:
     """Fail early: the batch divides among the processes that SIDA_WORKERS and --nodes make of the recipe's."""
+    from sida.launch.nodes import Nodes
+    from sida.planning import GPUS, Machines, check_division
+    from sida.settings import settings
 
     here, machines = settings(), Nodes.parse(settings().nodes)
     processes = recipe.execution.processes
@@ -93,6 +92,7 @@ def _divide_work(recipe: Recipe) -> None:
 def _find_files(recipe: Recipe) -> None:
     """Fail early: what the recipe names on this machine is there, with its digest."""
     from sida.data.sources import is_remote, path_of
+    from sida.foreign.fetch import fetch_file
 
     sections = {"teacher": recipe.teacher, "generator": recipe.generator, "detector": recipe.evaluation.detector}
     for what, section in sections.items():
