@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.__main__ import parser
 from scripts import reference
+from sida import layout
 from tests.conftest import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,3 +76,8 @@ def test_every_heading_that_a_page_links_is_there() -> None:
             assert anchor in {re.sub(r"[^\w]+", "-", head.lower()).strip("-") for head in heads}, (
                 f"{page.name}: {name}#{anchor}"
             )
+
+
+def test_the_layout_of_the_store_is_that_of_the_code() -> None:
+    tree = (layout.__doc__ or "").split("\n\n")[1].replace("``", "")
+    assert tree in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
