@@ -23,8 +23,8 @@ from components.body import run_step
 from components.interface import Parameter, description_of, outputs_of, parameters_of
 from sida import progress
 from sida.errors import NotFound, SidaError, UserError
+from sida.failures import Failure, failure_in
 from sida.manifests import parse_manifest
-from sida.passed_on import Failure, failure_in
 from sida.registry import STEPS
 from sida.steps import Step
 from sida.steps.attempts import manifest_key

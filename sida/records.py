@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sida import layout
 from sida.errors import NotFound, UserError
+from sida.failures import is_failure
 from sida.manifests import Manifest, parse_manifest
-from sida.passed_on import is_failure
 from sida.process.identity import machine_id
 from sida.process.parent import PARENTS
 from sida.settings import environment, settings

@@ -231,7 +231,7 @@ def test_one_of_many_passes_its_failure_on_and_keeps_a_record_of_its_own(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sida import records
-    from sida.passed_on import failure_in
+    from sida.failures import failure_in
 
     monkeypatch.setenv("SIDA_RUN", "run-1")
     recipes = {name: RECIPE.model_copy(update={"name": name}) for name in ("good", "bad")}
@@ -258,7 +258,7 @@ def test_one_of_many_passes_its_failure_on_and_keeps_a_record_of_its_own(
 
 
 def test_an_unexpected_error_of_one_of_many_is_passed_on_too(place: Path) -> None:
-    from sida.passed_on import failure_in
+    from sida.failures import failure_in
 
     output = SimpleNamespace(path=str(place / "out"), metadata={})
     address = recipe_address(RECIPE)

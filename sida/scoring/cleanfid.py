@@ -31,7 +31,7 @@ from sida.stores import open_store
 if TYPE_CHECKING:
     import numpy as np
 
-    from sida.scoring.published import Statistics
+    from sida.scoring.reference_files import Statistics
 
 BACKENDS = {"cleanfid-legacy_tensorflow": "legacy_tensorflow", "cleanfid-clean": "clean"}
 FEATURES = 2048  # clean-fid's code takes no other number
@@ -71,7 +71,7 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     model = _model(detector, mode, device)
     given = recipe.evaluation.reference
     if mode == "legacy_tensorflow" and given is not None:
-        from sida.scoring.published import read_statistics
+        from sida.scoring.reference_files import read_statistics
 
         path, _ = fetch_file(given.address, "reference", given.sha256)
         reference, origin = read_statistics(path, "fid", FEATURES), "published statistics"
@@ -146,7 +146,7 @@ def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: An
 
     from sida.data.shards import Shards
     from sida.numerics.frechet import Moments
-    from sida.scoring.published import Statistics
+    from sida.scoring.reference_files import Statistics
 
     data = prepare_data(recipe=recipe).manifest
     dataset = data.result

@@ -75,7 +75,7 @@ def _compute(
     stored = run.put(detector[0], detector[0].name)
     fields: dict[str, Any] = {}
     if published is not None:
-        from sida.scoring.published import read_statistics
+        from sida.scoring.reference_files import read_statistics
 
         statistics = read_statistics(published[0], evaluation.metric, features)
         fields |= {"origin": "published", "source_sha256": published[1], "count": statistics.count or 0}

@@ -18,8 +18,8 @@ from sida.numerics.frechet import Moments
 from sida.progress import Progress
 from sida.scoring.detector import Detector, load_detector
 from sida.scoring.partial import Piece, discard, gather, pieces
-from sida.scoring.published import read_images
 from sida.scoring.reference import state_of
+from sida.scoring.reference_files import read_images
 from sida.scoring.sums import KEEP_FEATURES, MOMENTS, Sums
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from sida import progress
 from sida.errors import UserError
+from sida.failures import Failure
 from sida.manifests import (
     Manifest,
     PaperRow,
@@ -16,7 +17,6 @@ from sida.manifests import (
     PublishedRow,
     ScoresResult,
 )
-from sida.passed_on import Failure
 from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
 from sida.scoring import words

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from sida import progress, records
 from sida.errors import SidaError, TimedOut
+from sida.failures import Failure, first_failure
+from sida.failures import write as write_failure
 from sida.manifests import Part
-from sida.passed_on import Failure, first_failure
-from sida.passed_on import write as write_failure
 from sida.settings import settings
 from sida.step_log import kept as kept_log
 from sida.steps.attempts import StepOutcome

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_ori
 
 from sida import progress
 from sida.errors import UserError
+from sida.failures import failure_in
 from sida.layout import step_folder
 from sida.lease import Lease, acquire
 from sida.manifests import About, Manifest, Part, kind_of, of_kind, read_manifest
-from sida.passed_on import failure_in
 from sida.provenance import code_digest, machine
 from sida.recipe import Recipe
 from sida.settings import settings

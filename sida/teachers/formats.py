@@ -20,7 +20,7 @@ from sida.errors import UserError
 from sida.foreign import Refused, TensorView, read_pickle
 from sida.foreign.torch_index import check_index
 from sida.teachers.files import HEADER_KEY
-from sida.teachers.published import published_network
+from sida.teachers.nvidia_pickles import published_network
 
 if TYPE_CHECKING:
     from torch import Tensor

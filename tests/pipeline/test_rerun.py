@@ -103,11 +103,11 @@ def test_inputs_are_recorded_by_address_and_digest(place: Path) -> None:
 def test_a_list_of_results_is_recorded_one_by_one_and_a_failure_among_them_is_kept_with_the_run(place: Path) -> None:
 
     from components.__main__ import parser_of
-    from sida import passed_on
+    from sida import failures
 
     address = run_step(place)
-    failure = passed_on.Failure(item="gone", recipe="digits", step="score", message="no such file", exit_code=2)
-    passed_on.write(failure, place / "failed")
+    failure = failures.Failure(item="gone", recipe="digits", step="score", message="no such file", exit_code=2)
+    failures.write(failure, place / "failed")
     given = {"recipe": "digits", "scores": [str(place / "dataset"), str(place / "failed")], "attempt": ""}
     call = records.begin(RUN, "published_table", 2, given)
     assert call is not None
@@ -115,7 +115,7 @@ def test_a_list_of_results_is_recorded_one_by_one_and_a_failure_among_them_is_ke
     parsed = parser_of(STEPS["published_table"]).parse_args(rerun.arguments(call, force=False))
     assert parsed.scores[0] == address
     kept = Path(parsed.scores[1].removeprefix("file://"))
-    assert passed_on.failure_in(kept) == failure
+    assert failures.failure_in(kept) == failure
     kept.write_text(kept.read_text().replace("no such", "another"))
     with pytest.raises(UserError, match="not what the run read"):
         rerun.check_inputs(call)

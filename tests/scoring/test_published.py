@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sida.errors import UserError
-from sida.scoring.published import read_images, read_statistics
+from sida.scoring.reference_files import read_images, read_statistics
 
 DATA = Path(__file__).parents[1] / "golden" / "reference"
 EXPECTED = load_file(DATA / "expected.safetensors")

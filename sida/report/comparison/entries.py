@@ -14,7 +14,7 @@ from sida.errors import Corrupt, NotFound, SidaError
 from sida.manifests import GeneratorResult, RunResult, Score, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
-from sida.report.published import NEWEST
+from sida.report.literature import NEWEST
 from sida.scoring import words
 from sida.scoring.gates import Standing, versus
 from sida.steps.recipes import recipe_at

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sida.errors import UserError
+from sida.garbage import find_garbage, remove_unneeded
 from sida.lease import acquire
 from sida.stores import ObjectStore, open_store, put_object
-from sida.unneeded import find_unneeded, remove_unneeded
 
 KEY = hashlib.sha256(b"key").hexdigest()
 
@@ -61,7 +61,7 @@ def filled(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_dry_run_names_what_would_go_and_changes_nothing(filled: Filled) -> None:
     before = filled.store.list()
-    found = find_unneeded(filled.store)
+    found = find_garbage(filled.store)
     assert found.attempts == [f"steps/distill/{KEY}/2.json"]
     assert found.jobs == [f"jobs/distill/{KEY}/2/spec.json", f"jobs/distill/{KEY}/3/checkpoints/9.json"]
     assert {key.rpartition("/")[2][:64] for key in found.objects} == {filled.new, filled.checkpoint, filled.orphan}
@@ -70,11 +70,11 @@ def test_a_dry_run_names_what_would_go_and_changes_nothing(filled: Filled) -> No
 
 
 def test_what_is_removed_is_what_the_dry_run_named_and_the_second_time_there_is_nothing(filled: Filled) -> None:
-    before, found = set(filled.store.list()), find_unneeded(filled.store)
+    before, found = set(filled.store.list()), find_garbage(filled.store)
     assert remove_unneeded(filled.store) == found
     assert {key for key in before if not key.startswith("leases/")} - set(filled.store.list()) == set(found.all_keys())
     assert filled.left() == {filled.old, filled.third, filled.leaf, filled.list, filled.running}
-    assert find_unneeded(filled.store).all_keys() == []
+    assert find_garbage(filled.store).all_keys() == []
 
 
 def test_a_forgotten_run_takes_along_what_only_it_needed(filled: Filled) -> None:
@@ -82,7 +82,7 @@ def test_a_forgotten_run_takes_along_what_only_it_needed(filled: Filled) -> None
     assert filled.old not in filled.left() and filled.third in filled.left()
     assert filled.store.list("runs/") == []
     with pytest.raises(UserError, match="run one is not recorded"):
-        find_unneeded(filled.store, ["one"])
+        find_garbage(filled.store, ["one"])
 
 
 def test_nothing_is_removed_while_a_step_runs(filled: Filled) -> None:

@@ -22,7 +22,7 @@ LEASE = "gc"
 
 
 @dataclass(frozen=True)
-class Unneeded:
+class Garbage:
     """Keys that may go, by kind, and the bytes of the objects among them."""
 
     runs: list[str] = field(default_factory=list)  # records of runs that are to be forgotten
@@ -36,7 +36,7 @@ class Unneeded:
         return [*self.runs, *self.attempts, *self.jobs, *self.objects]
 
 
-def find_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
+def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     """Look through the whole store; removes nothing. Runs in ``forget`` are treated as if they had never been.
 
     Raises UserError for a run that is not recorded, and the store's errors.
@@ -56,10 +56,10 @@ def find_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
     kept = [key for key in keys if key not in removed and not key.startswith((layout.OBJECTS, layout.LEASES))]
     needed = _named_objects(store, kept, [key for key in keys if key.startswith(layout.OBJECTS)])
     objects = [key for key in keys if key.startswith(layout.OBJECTS) and layout.digest_at(key) not in needed]
-    return Unneeded(sorted(going), attempts, jobs, objects, sum(_size(store, key) for key in objects))
+    return Garbage(sorted(going), attempts, jobs, objects, sum(_size(store, key) for key in objects))
 
 
-def remove_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
+def remove_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     """Find again and remove, while nobody else collects.
 
     Raises UserError while a step runs: it may have stored what no manifest names yet.
@@ -67,10 +67,10 @@ def remove_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Unneeded:
     with acquire(store, LEASE):
         if running := _running(store):
             raise UserError(f"{running} is being made in {store.address}: wait until it is done, then run gc again")
-        unneeded = find_unneeded(store, forget)
-        for key in unneeded.all_keys():
+        garbage = find_garbage(store, forget)
+        for key in garbage.all_keys():
             store.delete(key)
-    return unneeded
+    return garbage
 
 
 def _attempts(store: ObjectStore, keys: Iterable[str], told: bytes, lost: bytes) -> list[str]:
@@ -149,13 +149,13 @@ def _size(store: ObjectStore, key: str) -> int:
         return 0
 
 
-def summary(unneeded: Unneeded) -> str:
+def summary(garbage: Garbage) -> str:
     """One line: how much of what."""
     counts = {
-        "runs' records": len(unneeded.runs),
-        "attempts' files": len(unneeded.attempts),
-        "jobs' files": len(unneeded.jobs),
-        "objects": len(unneeded.objects),
+        "runs' records": len(garbage.runs),
+        "attempts' files": len(garbage.attempts),
+        "jobs' files": len(garbage.jobs),
+        "objects": len(garbage.objects),
     }
     said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{said or 'nothing'} ({unneeded.object_bytes / 2**20:.1f} MiB)"
+    return f"{said or 'nothing'} ({garbage.object_bytes / 2**20:.1f} MiB)"
