@@ -59,7 +59,7 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     return Garbage(sorted(going), attempts, jobs, objects, sum(_size(store, key) for key in objects))
 
 
-def remove_unneeded(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
+def remove_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     """Find again and remove, while nobody else collects.
 
     Raises UserError while a step runs: it may have stored what no manifest names yet.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sida.errors import UserError
-from sida.garbage import find_garbage, remove_unneeded
+from sida.garbage import find_garbage, remove_garbage
 from sida.lease import acquire
 from sida.stores import ObjectStore, open_store, put_object
 
@@ -71,14 +71,14 @@ def test_a_dry_run_names_what_would_go_and_changes_nothing(filled: Filled) -> No
 
 def test_what_is_removed_is_what_the_dry_run_named_and_the_second_time_there_is_nothing(filled: Filled) -> None:
     before, found = set(filled.store.list()), find_garbage(filled.store)
-    assert remove_unneeded(filled.store) == found
+    assert remove_garbage(filled.store) == found
     assert {key for key in before if not key.startswith("leases/")} - set(filled.store.list()) == set(found.all_keys())
     assert filled.left() == {filled.old, filled.third, filled.leaf, filled.list, filled.running}
     assert find_garbage(filled.store).all_keys() == []
 
 
 def test_a_forgotten_run_takes_along_what_only_it_needed(filled: Filled) -> None:
-    remove_unneeded(filled.store, ["one"])
+    remove_garbage(filled.store, ["one"])
     assert filled.old not in filled.left() and filled.third in filled.left()
     assert filled.store.list("runs/") == []
     with pytest.raises(UserError, match="run one is not recorded"):
@@ -88,10 +88,10 @@ def test_a_forgotten_run_takes_along_what_only_it_needed(filled: Filled) -> None
 def test_nothing_is_removed_while_a_step_runs(filled: Filled) -> None:
     before = {key for key in filled.store.list() if not key.startswith("leases/")}
     with acquire(filled.store, f"steps/score/{KEY}"), pytest.raises(UserError, match=r"steps/score/.* is being made"):
-        remove_unneeded(filled.store)
+        remove_garbage(filled.store)
     assert {key for key in filled.store.list() if not key.startswith("leases/")} == before
 
 
 def test_an_empty_store_has_nothing_to_remove(tmp_path: Path) -> None:
-    assert remove_unneeded(open_store(str(tmp_path / "none"))).all_keys() == []
+    assert remove_garbage(open_store(str(tmp_path / "none"))).all_keys() == []
     shutil.rmtree(tmp_path / "none", ignore_errors=True)

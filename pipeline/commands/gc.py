@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """One line, or JSON with every key."""
     from pipeline import output
-    from sida.garbage import find_garbage, remove_unneeded, summary
+    from sida.garbage import find_garbage, remove_garbage, summary
     from sida.scratch import remove_abandoned
     from sida.settings import settings
     from sida.stores import open_store
 
     store = open_store(args.store or settings().store)
-    found = (remove_unneeded if args.delete else find_garbage)(store, args.forget)
+    found = (remove_garbage if args.delete else find_garbage)(store, args.forget)
     abandoned = remove_abandoned(dry_run=not args.delete)
     hint = "" if args.delete or not (found.all_keys() or abandoned) else "; nothing was changed: --delete removes it"
     left = f"; {len(abandoned)} temporary folders of killed steps and runs" if abandoned else ""
