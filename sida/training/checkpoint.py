@@ -60,17 +60,18 @@ class Record(Part):
     best_seen: int | None
 
 
-def write(job: Job[Any], taken: Checkpoint, path: Path, keep: int) -> None:
+def write_checkpoint(job: Job[Any], checkpoint: Checkpoint, path: Path, keep: int) -> None:
     """Publish a checkpoint whose tensors are in the file at ``path``; then remove all but the newest ``keep`` and the best.
 
     May be repeated after any failure: what is there already is not written again.
     """
     ref = job.put(path, path.name)
-    record = Record(object=ref, values=taken.values, identity=taken.identity, best_seen=taken.best_seen)
-    job.publish(Place(taken.seen, job.fence).name, json.dumps(record.model_dump()).encode())
+    best = checkpoint.best_seen
+    record = Record(object=ref, values=checkpoint.values, identity=checkpoint.identity, best_seen=best)
+    job.publish(Place(checkpoint.seen, job.fence).name, json.dumps(record.model_dump()).encode())
     verify_object(job.store, ref)  # what was written can be read: now the old ones may go
     places = _places(job)
-    kept = [place for place in places if place in places[-keep:] or place.seen == taken.best_seen]
+    kept = [place for place in places if place in places[-keep:] or place.seen == best]
     needed = {_object(job, place) for place in kept}
     for old in (place for place in places if place not in kept):
         _remove(job, old, needed)

@@ -15,12 +15,14 @@ import torch
 
 from sida.data.reader import ShuffledData
 from sida.errors import Fenced, SidaError, UserError
+from sida.launch.spec import TeachSpec
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 from sida.training import checkpoint, loop, selection
 from sida.training.checkpoint import Checkpoint
 from sida.training.distill_loop import distill
 from sida.training.iteration import Distillation
+from sida.training.teach_loop import TeachRun, teach
 from sida.training.writer import Writer
 from sida.worker.job import Job
 from tests.jobs import stored
@@ -106,6 +108,27 @@ def test_sigterm_ends_with_a_checkpoint_from_which_the_run_ends_with_the_same_bi
     result = distill(made.job(name=name))
     assert result.generator == undisturbed.generator
     assert result.curve == undisturbed.curve
+
+
+def test_sigterm_ends_a_teacher_s_training_with_a_checkpoint_from_which_it_ends_with_the_same_bits(
+    made: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, spec = "teacher: {train: {images: 96, batch: 32, decay_from: 32}}", TeachSpec(dataset=made.ref("dataset"))
+    whole = teach(made.job(changes, "teach-whole", spec))
+    iterate = TeachRun.iterate
+
+    def stopping(run: TeachRun) -> dict[str, torch.Tensor]:
+        if run.seen == 32:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return iterate(run)
+
+    job = made.job(changes + "\nexecution: {checkpoint_every: 1_000}", "teach-stopped", spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(TeachRun, "iterate", stopping)
+        with pytest.raises(SidaError, match="stopped at 64 images, after a checkpoint"):
+            teach(job)
+    assert _places(job) == [64]
+    assert teach(made.job(changes, "teach-stopped", spec)) == whole
 
 
 def test_sigterm_in_the_middle_of_a_selection_scores_again_when_it_continues(
