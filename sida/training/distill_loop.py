@@ -21,11 +21,11 @@ from sida.launch.spec import DistillOutcome, DistillSpec
 from sida.layout import samples_name
 from sida.manifests import DatasetResult, TeacherResult
 from sida.numerics.draws import Draws
+from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.stores.objects import fetch_object
 from sida.teachers.files import load_network, save_network
-from sida.training.checkpoint import Checkpoint
 from sida.training.checkpoint_match import identity_of
 from sida.training.execution import apply_execution
 from sida.training.health import NonFinite, write_dump
@@ -93,12 +93,8 @@ class DistillRun(TrainingRun):
     @property
     def finished(self) -> bool:
         """Whether all images were seen, or the score has not improved for as long as the recipe allows."""
-        return super().finished or self.selection.given_up
-
-    @property
-    def best_seen(self) -> int:
-        """Images seen by the best generator."""
-        return self.selection.best_seen
+        patience = self.job.recipe.evaluation.stop_after
+        return super().finished or (patience is not None and self.selection.since_best >= patience)
 
     def iterate(self) -> dict[str, Tensor]:
         """Do one iteration and add it to the curve; see whether a selection is due."""
@@ -132,7 +128,7 @@ class DistillRun(TrainingRun):
             self.checkpoint_due |= self.selection.best_seen == self.seen
             if self.job.processes.first:
                 self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
-            self.selection.release()
+            release_folded(self.distillation.networks.theta_ema)
             self.job.processes.meet()
 
     # Losses that are not finite: no checkpoint for now, and beyond a limit the end, with a dump.
@@ -162,8 +158,8 @@ class DistillRun(TrainingRun):
             self.writer.wait()
             facts = {"why": why, "seen": self.seen, "iteration": iteration, "trouble": asdict(counts)}
             facts["losses"] = {key: str(float(value)) for key, value in losses.items()}
-            state = state_of({**self.distillation.parts(), "selection": self.selection})
-            address = write_dump(self.job, self.seen, facts, Checkpoint(self.seen, state).tensors)
+            _, tensors = state_of({**self.distillation.parts(), "selection": self.selection})
+            address = write_dump(self.job, self.seen, facts, tensors)
         return SidaError(
             f"{why}: {counts}; stopped at iteration {iteration} ({self.seen:,} images). The state is in {address}, "
             f"the last good checkpoint is kept: lower the learning rates or alpha in the recipe"

@@ -57,11 +57,6 @@ class TrainingRun(ABC):
         """Whether all images were seen."""
         return self.seen >= self.images
 
-    @property
-    def best_seen(self) -> int | None:
-        """Images seen at the checkpoint that is kept for its score."""
-        return None
-
     def report(self, losses: dict[str, Tensor], display: Progress | None, **numbers: float) -> None:
         """Show losses and ``numbers`` (the first process); waits for the device."""
         if display:
@@ -103,7 +98,8 @@ class TrainingRun(ABC):
     def save(self) -> None:
         """Publish a checkpoint (the first process; the others have the same state)."""
         self.checkpoint_due = False
-        checkpoint = Checkpoint(self.seen, state_of(self.parts()), self.identity, self.best_seen)
+        values, tensors = state_of(self.parts())
+        checkpoint = Checkpoint(self.seen, {"identity": self.identity, **values}, tensors)
         if self.job.processes.first:
             with self.stopwatch.measure("checkpoints"):
                 self.writer.save(checkpoint)
@@ -112,9 +108,9 @@ class TrainingRun(ABC):
     def resume(self) -> None:
         """Continue from the newest checkpoint, if there is one. Raises UserError when it belongs to another recipe."""
         if saved := newest(self.job):
-            refuse_other(saved.identity, self.identity, self.job, saved.seen)
+            refuse_other(saved.values["identity"], self.identity, self.job, saved.seen)
             self.seen = saved.seen
-            load_state(self.parts(), saved.state)
+            load_state(self.parts(), saved.values | saved.tensors)
             if self.job.processes.first:
                 progress.note(self.job.step, f"continuing from the checkpoint at {self.seen:,} images")
         self.job.processes.meet()  # each has fetched and read what it needs

@@ -60,7 +60,7 @@ class Writer:
         values = json.loads(json.dumps(checkpoint.values))  # now: the training goes on to change what they are made of
         with self._changed:
             self._copies = copies
-            self._copied = replace(checkpoint, state=values)
+            self._copied = replace(checkpoint, values=values, tensors={})
             self._wake()
 
     def publish(self, name: str, content: bytes) -> None:

@@ -145,7 +145,7 @@ def test_the_newest_two_and_the_best_are_kept_and_no_other_tensors(made: Bench, 
     job = made.job("method: {images: 512}", "kept")
     distill(job)
     states = [json.loads(job.store.read(key)) for key in _keys(job)]
-    best = states[-1]["best_seen"]
+    best = states[-1]["values"]["selection/best_seen"]
     assert set(_places(job)) == {480, 512} | {best}
     for content in states:
         fetch_object(job.store, ObjectRef(**content["object"]))
@@ -205,14 +205,14 @@ def test_old_checkpoints_stay_when_the_new_one_cannot_be_read_back(
 ) -> None:
     job = made.job(name="unreadable")
     writer = Writer(job, keep=1)
-    writer.save(Checkpoint(32, {"a": torch.zeros(3)}))
+    writer.save(Checkpoint(32, {}, {"a": torch.zeros(3)}))
     writer.wait()
 
     def lose(store: Any, ref: ObjectRef) -> None:
         raise SidaError("the disk lost it")
 
     monkeypatch.setattr(checkpoint, "verify_object", lose)
-    writer.save(Checkpoint(64, {"a": torch.ones(3)}))
+    writer.save(Checkpoint(64, {}, {"a": torch.ones(3)}))
     with pytest.raises(SidaError, match="the disk lost it"):
         writer.wait()
     assert _places(job) == [32, 64]
@@ -228,22 +228,22 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_i
     monkeypatch.setattr(Job, "put", lambda *arguments: (may_write.wait(10), put(*arguments))[1])
     job, weights = made.job(name="background"), torch.zeros(3)
     writer = Writer(job, keep=2)
-    state: dict[str, Any] = {"curve": [1], "a": weights}
-    writer.save(Checkpoint(32, state))  # returns although nothing can be written
+    values: dict[str, Any] = {"curve": [1]}
+    writer.save(Checkpoint(32, values, {"a": weights}))  # returns although nothing can be written
     weights += 1
-    state["curve"].append(2)
+    values["curve"].append(2)
     assert not _keys(job)
     may_write.set()
     writer.wait()
     found = checkpoint.newest(job)
-    assert found is not None and torch.equal(found.tensors["a"], torch.zeros(3)) and found.state["curve"] == [1]
+    assert found is not None and torch.equal(found.tensors["a"], torch.zeros(3)) and found.values["curve"] == [1]
 
 
 def test_a_writer_that_was_taken_over_publishes_nothing(made: Bench) -> None:
     old = made.job(name="fenced")
     writer = Writer(old, keep=2)
     made.job(name="fenced")  # takes the lease
-    writer.save(Checkpoint(32, {"a": torch.zeros(3)}))
+    writer.save(Checkpoint(32, {}, {"a": torch.zeros(3)}))
     with pytest.raises(Fenced):
         writer.wait()
     assert not _keys(old)
