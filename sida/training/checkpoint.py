@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,27 +27,17 @@ from sida.stores.objects import fetch_object, verify_object
 from sida.worker.job import Job
 
 SCHEMA_VERSION = 2
+BEST_SEEN = "selection/best_seen"  # the value that says which checkpoint has the best score
 DAMAGES = (Corrupt, NotFound, ValueError, LookupError, TypeError)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run's parts (``sida.training.state``) after ``seen`` images."""
+    """The state of a run's parts (``sida.training.state``) after ``seen`` images; ``values`` are fit for JSON."""
 
     seen: int
-    state: dict[str, Any]  # tensors, and values fit for JSON
-    identity: dict[str, Any] = field(default_factory=dict)  # what a run must have in common with it to continue from it
-    best_seen: int | None = None  # images seen by the best generator, whose checkpoint is kept
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The state's tensors."""
-        return {name: value for name, value in self.state.items() if isinstance(value, Tensor)}
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The rest of the state."""
-        return {name: value for name, value in self.state.items() if not isinstance(value, Tensor)}
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
 
 
 class Record(Part):
@@ -56,21 +46,19 @@ class Record(Part):
     schema_version: Literal[2] = 2
     object: ObjectRef
     values: dict[str, Any]
-    identity: dict[str, Any]
-    best_seen: int | None
 
 
-def write(job: Job[Any], taken: Checkpoint, path: Path, keep: int) -> None:
+def write_checkpoint(job: Job[Any], checkpoint: Checkpoint, path: Path, keep: int) -> None:
     """Publish a checkpoint whose tensors are in the file at ``path``; then remove all but the newest ``keep`` and the best.
 
     May be repeated after any failure: what is there already is not written again.
     """
     ref = job.put(path, path.name)
-    record = Record(object=ref, values=taken.values, identity=taken.identity, best_seen=taken.best_seen)
-    job.publish(Place(taken.seen, job.fence).name, json.dumps(record.model_dump()).encode())
+    record = Record(object=ref, values=checkpoint.values)
+    job.publish(Place(checkpoint.seen, job.fence).name, json.dumps(record.model_dump()).encode())
     verify_object(job.store, ref)  # what was written can be read: now the old ones may go
-    places = _places(job)
-    kept = [place for place in places if place in places[-keep:] or place.seen == taken.best_seen]
+    places, best = _places(job), checkpoint.values.get(BEST_SEEN)
+    kept = [place for place in places if place in places[-keep:] or place.seen == best]
     needed = {_object(job, place) for place in kept}
     for old in (place for place in places if place not in kept):
         _remove(job, old, needed)
@@ -121,8 +109,7 @@ def newest(job: Job[Any]) -> Checkpoint | None:
         return None
     place = Place(*chosen)
     record = _record(job, place)
-    tensors = load_file(fetch_object(job.store, record.object))
-    return Checkpoint(place.seen, record.values | tensors, record.identity, record.best_seen)
+    return Checkpoint(place.seen, record.values, load_file(fetch_object(job.store, record.object)))
 
 
 def _choose(job: Job[Any]) -> list[int] | None:

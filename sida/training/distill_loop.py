@@ -21,11 +21,11 @@ from sida.launch.spec import DistillOutcome, DistillSpec
 from sida.layout import samples_name
 from sida.manifests import DatasetResult, TeacherResult
 from sida.numerics.draws import Draws
+from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.stores.objects import fetch_object
 from sida.teachers.files import load_network, save_network
-from sida.training.checkpoint import Checkpoint
 from sida.training.checkpoint_match import identity_of
 from sida.training.execution import apply_execution
 from sida.training.health import NonFinite, write_dump
@@ -65,10 +65,9 @@ class DistillRun(TrainingRun):
 
     def _distillation(self) -> Distillation:
         job, method, execution = self.job, self.job.recipe.method, self.job.recipe.execution
-        teacher = self._network(job.manifest(job.spec.teacher, TeacherResult).result)
-        same = job.spec.start == job.spec.teacher
-        start = None if same else self._network(job.manifest(job.spec.start, TeacherResult).result)  # SiD2A's
-        networks = Networks.start(teacher, start)
+        teacher, start = (job.manifest(ref, TeacherResult).result for ref in (job.spec.teacher, job.spec.start))
+        generator = None if start.weights == teacher.weights else self._network(start)  # SiD2A's
+        networks = Networks.start(self._network(teacher), generator)
         apply_execution(networks, execution)
         data = ShuffledData(Shards(job.store, self.dataset), method.seed, job.processes.device, stride=method.batch)
         try:
@@ -94,12 +93,8 @@ class DistillRun(TrainingRun):
     @property
     def finished(self) -> bool:
         """Whether all images were seen, or the score has not improved for as long as the recipe allows."""
-        return super().finished or self.selection.given_up
-
-    @property
-    def best_seen(self) -> int:
-        """Images seen by the best generator."""
-        return self.selection.best_seen
+        patience = self.job.recipe.evaluation.stop_after
+        return super().finished or (patience is not None and self.selection.since_best >= patience)
 
     def iterate(self) -> dict[str, Tensor]:
         """Do one iteration and add it to the curve; see whether a selection is due."""
@@ -123,7 +118,6 @@ class DistillRun(TrainingRun):
         """Score the EMA generator if that is due; the best one is kept, by a checkpoint too."""
         if not self.selection.due:
             return
-        first = self.job.processes.first
         with self.stopwatch.measure("selection"):
             try:
                 score = self.selection.score(self.seen, stop)
@@ -132,19 +126,19 @@ class DistillRun(TrainingRun):
                 raise self.stopped(stop) from None
             self.history.note(self.seen, "score", score)
             self.checkpoint_due |= self.selection.best_seen == self.seen
-            if first:
+            if self.job.processes.first:
                 self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
-            self.selection.release()
+            release_folded(self.distillation.networks.theta_ema)
             self.job.processes.meet()
 
     # Losses that are not finite: no checkpoint for now, and beyond a limit the end, with a dump.
 
-    def report(self, losses: dict[str, Tensor], shown: Progress | None, **numbers: float) -> None:
+    def report(self, losses: dict[str, Tensor], display: Progress | None, **numbers: float) -> None:
         """Show losses and the best score. Raises SidaError when more of the losses were not finite than the recipe allows."""
         counts, limit = self.distillation.non_finite.read(), self.job.recipe.execution.non_finite_limit
         if counts.skipped + counts.non_finite > limit:
             raise self._failure(f"more than execution.non_finite_limit {limit}", losses, counts)
-        super().report(losses, shown, best=self.selection.best_score, **numbers)
+        super().report(losses, display, best=self.selection.best_score, **numbers)
 
     def checkpoint(self, losses: dict[str, Tensor]) -> None:
         """Publish a checkpoint; while a loss is not finite at a later iteration, so that it replaces no good state."""
@@ -164,8 +158,8 @@ class DistillRun(TrainingRun):
             self.writer.wait()
             facts = {"why": why, "seen": self.seen, "iteration": iteration, "trouble": asdict(counts)}
             facts["losses"] = {key: str(float(value)) for key, value in losses.items()}
-            state = state_of({**self.distillation.parts(), "selection": self.selection})
-            address = write_dump(self.job, self.seen, facts, Checkpoint(self.seen, state).tensors)
+            _, tensors = state_of({**self.distillation.parts(), "selection": self.selection})
+            address = write_dump(self.job, self.seen, facts, tensors)
         return SidaError(
             f"{why}: {counts}; stopped at iteration {iteration} ({self.seen:,} images). The state is in {address}, "
             f"the last good checkpoint is kept: lower the learning rates or alpha in the recipe"

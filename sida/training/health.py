@@ -19,7 +19,7 @@ from sida.worker.ranks import Processes
 
 @dataclass(frozen=True)
 class NonFinite:
-    """What all processes counted. ``seen``: images seen at the last case; ``sigma``: noise levels of the samples concerned."""
+    """Counts over all processes. ``seen``: images seen at the last case; ``sigma``: noise levels of the samples concerned."""
 
     skipped: int = 0
     non_finite: int = 0
@@ -76,7 +76,7 @@ class HealthCounter:
 
 
 def write_dump(job: Job[Any], seen: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Publish what is known of a failure, and the tensors as they are; returns the address of the facts."""
+    """Publish the facts of a failure, and the tensors as they are; returns the address of the facts."""
     name = f"dumps/{seen:012d}.json"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.safetensors"

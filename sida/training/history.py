@@ -59,7 +59,7 @@ class History:
     # In a checkpoint: the first process keeps the sums of all, which continue as its own.
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds; all processes call it alike. The open window goes on as if nothing had happened."""
+        """Points and the open window, which goes on as if nothing had happened; all processes call it alike."""
         names = sorted(self._sums)
         self._together(names)
         state = {"points": self.points, "counts": self._counts, "sums": {n: float(self._sums[n]) for n in names}}

@@ -14,8 +14,7 @@ from sida import progress
 from sida.errors import SidaError
 from sida.patience import ticking
 from sida.progress import Progress
-from sida.training import checkpoint
-from sida.training.checkpoint import Checkpoint
+from sida.training.checkpoint import Checkpoint, newest
 from sida.training.checkpoint_match import refuse_other
 from sida.training.state import Parts, load_state, state_of
 from sida.training.stopwatch import Stopwatch
@@ -39,11 +38,11 @@ class TrainingRun(ABC):
         self.stopwatch = Stopwatch("iterations", "selection", "checkpoints")
         self.writer = Writer(job, job.recipe.execution.checkpoints_kept)
 
-    # What the kinds of training differ in.
+    # Where the kinds of training differ.
 
     @abstractmethod
     def parts(self) -> Parts:
-        """What a checkpoint holds, by name."""
+        """Parts of a checkpoint, by name."""
 
     @abstractmethod
     def iterate(self) -> dict[str, Tensor]:
@@ -58,29 +57,24 @@ class TrainingRun(ABC):
         """Whether all images were seen."""
         return self.seen >= self.images
 
-    @property
-    def best_seen(self) -> int | None:
-        """Images seen at the checkpoint that is kept for its score."""
-        return None
-
-    def report(self, losses: dict[str, Tensor], shown: Progress | None, **numbers: float) -> None:
+    def report(self, losses: dict[str, Tensor], display: Progress | None, **numbers: float) -> None:
         """Show losses and ``numbers`` (the first process); waits for the device."""
-        if shown:
+        if display:
             means = {name: float(value) for name, value in losses.items()}
-            shown.update(min(self.seen, self.images), **means, **numbers)
+            display.update(min(self.seen, self.images), **means, **numbers)
 
     def checkpoint(self, losses: dict[str, Tensor]) -> None:
         """Publish a checkpoint, if the state is worth one."""
         self.save()
 
-    # What they share.
+    # Where they are alike.
 
     def train(self, stop: Stop) -> None:
         """Iterate from here to the end. Raises SidaError when it is asked to stop, after a checkpoint."""
         processes = self.job.processes
-        shown = Progress(self.job.step, self.images, "images") if processes.first else None
-        if shown:
-            shown.update(self.seen)
+        display = Progress(self.job.step, self.images, "images") if processes.first else None
+        if display:
+            display.update(self.seen)
         every = self.job.recipe.execution.checkpoint_every
         self.evaluate(stop)
         while not self.finished:
@@ -90,7 +84,7 @@ class TrainingRun(ABC):
             self.seen += self.batch
             self.iteration += 1
             if self.iteration % REPORT_EVERY == 0:
-                self.report(losses, shown)
+                self.report(losses, display)
             self.evaluate(stop)
             self.checkpoint_due |= crossed(before, self.seen, every)
             stopping = processes.agree(stop())
@@ -104,18 +98,19 @@ class TrainingRun(ABC):
     def save(self) -> None:
         """Publish a checkpoint (the first process; the others have the same state)."""
         self.checkpoint_due = False
-        taken = Checkpoint(self.seen, state_of(self.parts()), self.identity, self.best_seen)
+        values, tensors = state_of(self.parts())
+        checkpoint = Checkpoint(self.seen, {"identity": self.identity, **values}, tensors)
         if self.job.processes.first:
             with self.stopwatch.measure("checkpoints"):
-                self.writer.save(taken)
+                self.writer.save(checkpoint)
         self.job.processes.meet()  # the checkpoint before may still be on its way
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, if there is one. Raises UserError when it belongs to another recipe."""
-        if saved := checkpoint.newest(self.job):
-            refuse_other(saved.identity, self.identity, self.job, saved.seen)
+        if saved := newest(self.job):
+            refuse_other(saved.values["identity"], self.identity, self.job, saved.seen)
             self.seen = saved.seen
-            load_state(self.parts(), saved.state)
+            load_state(self.parts(), saved.values | saved.tensors)
             if self.job.processes.first:
                 progress.note(self.job.step, f"continuing from the checkpoint at {self.seen:,} images")
         self.job.processes.meet()  # each has fetched and read what it needs

@@ -61,13 +61,13 @@ class IterationProfile:
     def _recorded(self, times: int) -> Iterator[None]:
         kernels = KERNELS.get(self._device.type)
         activities = {ProfilerActivity.CPU} | ({kernels} if kernels else set())
-        with profile(activities=activities) as made:
+        with profile(activities=activities) as profiler:
             started = time.perf_counter()
             yield
             devices.wait(self._device)
             total = 1000 * (time.perf_counter() - started)
         rest = total
-        for event in made.key_averages():
+        for event in profiler.key_averages():
             self.events += event.count
             spent = (event.self_device_time_total if kernels else event.self_cpu_time_total) / 1000
             if spent and "::" in event.key:

@@ -17,7 +17,6 @@ from sida.data.shards import one_hot
 from sida.launch.spec import DistillSpec
 from sida.manifests import DatasetResult, ReferenceResult
 from sida.numerics.frechet import frechet_distance
-from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import decoded, generator_images
@@ -53,18 +52,12 @@ class Selection:
         self.due = False
         self._batch: int | None = None
 
-    @property
-    def given_up(self) -> bool:
-        """Whether the score has not improved for as long as the recipe allows."""
-        patience = self._job.recipe.evaluation.stop_after
-        return patience is not None and self.since_best >= patience
-
     def score(self, seen: int, stop: Callable[[], bool]) -> float:
         """Score the generator; keep it if it is the best so far. Raises Stopped, on all processes."""
         processes, count = self._job.processes, self._job.recipe.evaluation.selection_images
         if self._batch is None:
-            limit = self._job.recipe.execution.batch_limit
-            self._batch = largest_batch(self._make, self._detector, len(self._dataset.histogram), limit, processes)
+            limit, classes = self._job.recipe.execution.batch_limit, len(self._dataset.histogram)
+            self._batch = largest_batch(self._make, self._detector, classes, limit, processes)
         votes = -(-count // self._batch) // processes.world  # batches that all have
 
         def vote(images: int) -> None:
@@ -97,10 +90,6 @@ class Selection:
         """PNG of what the generator makes now."""
         title = f"{seen:,} images, {self._reference.metric} {score:.4g}"
         return sample_grid(self._make, len(self._dataset.histogram), title, self._job.processes.device)
-
-    def release(self) -> None:
-        """Give back the memory that scoring took."""
-        release_folded(self._generator)
 
     def state_dict(self) -> dict[str, Any]:
         """The best generator with its place and score, and what is due."""

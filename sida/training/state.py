@@ -23,9 +23,11 @@ class Stateful(Protocol):
 Parts = Mapping[str, Stateful]
 
 
-def state_of(parts: Parts) -> dict[str, Any]:
-    """The state of all parts, by ``part/name``."""
-    return {f"{part}/{key}": value for part, it in parts.items() for key, value in it.state_dict().items()}
+def state_of(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Values and tensors of all parts, by ``part/name``."""
+    state = {f"{part}/{key}": value for part, it in parts.items() for key, value in it.state_dict().items()}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in state.items() if key not in tensors}, tensors
 
 
 def load_state(parts: Parts, state: Mapping[str, Any]) -> None:

@@ -20,14 +20,12 @@ from torch import Tensor
 
 from sida import patience
 from sida.errors import Unavailable
-from sida.training import checkpoint
-from sida.training.checkpoint import Checkpoint
+from sida.training.checkpoint import Checkpoint, write_checkpoint
 from sida.training.host_copy import HostCopy
 from sida.worker.job import Job
 
-STOP_SECONDS = (
-    30.0  # how long a run that is asked to stop waits for a store that is away; then the checkpoint before counts
-)
+# How long a run that is asked to stop waits for a store that is away; then the checkpoint before counts.
+STOP_SECONDS = 30.0
 FIRST_PAUSE = 2.0  # seconds between two tries; doubles
 SMALL_FILES = 50  # that wait for the store; the oldest ones go first
 
@@ -52,17 +50,17 @@ class Writer:
         self._failure: Exception | None = None
         self._closed = False
 
-    def save(self, taken: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Publish a checkpoint, then remove all but the newest ``keep`` and the best."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure or self._takes_another())
             self._raise_failure()
         self._copies = {}  # views of memory that may be given back
-        copies = self._host.take(taken.tensors)
-        values = json.loads(json.dumps(taken.values))  # now: the training goes on to change what they are made of
+        copies = self._host.take(checkpoint.tensors)
+        values = json.loads(json.dumps(checkpoint.values))  # now: the training goes on to change what they are made of
         with self._changed:
             self._copies = copies
-            self._copied = replace(taken, state=values)
+            self._copied = replace(checkpoint, values=values, tensors={})
             self._wake()
 
     def publish(self, name: str, content: bytes) -> None:
@@ -160,7 +158,7 @@ class Writer:
             self._job.publish(name, content)
         if filed is not None:
             path = _file(folder, filed)
-            checkpoint.write(self._job, filed, path, self._keep)
+            write_checkpoint(self._job, filed, path, self._keep)
             path.unlink()
         with self._changed:
             self._away, self._filed = None, None
@@ -168,5 +166,5 @@ class Writer:
             self._changed.notify_all()
 
 
-def _file(folder: Path, taken: Checkpoint) -> Path:
-    return folder / f"checkpoint-{taken.seen}.safetensors"
+def _file(folder: Path, checkpoint: Checkpoint) -> Path:
+    return folder / f"checkpoint-{checkpoint.seen}.safetensors"

@@ -224,7 +224,7 @@ def test_of_checkpoints_that_wait_only_the_newest_is_written(made: Bench, way: W
     way.shut()
     started = time.monotonic()
     for seen in (32, 64, 96, 128):
-        writes.save(Checkpoint(seen, {"a": torch.full((3,), float(seen))}))
+        writes.save(Checkpoint(seen, {}, {"a": torch.full((3,), float(seen))}))
         until(lambda seen=seen: writes._filed is not None and writes._filed.seen == seen)  # type: ignore[misc]
     assert time.monotonic() - started < 20
     way.open()
@@ -243,14 +243,14 @@ def test_a_failure_that_does_not_pass_ends_the_training_although_the_store_was_a
 
     writes = Writer(made.job(name="refused"), keep=2)
     way.shut()
-    writes.save(Checkpoint(32, {"a": torch.zeros(3)}))
+    writes.save(Checkpoint(32, {}, {"a": torch.zeros(3)}))
     until(lambda: writes._away is not None)
     monkeypatch.setattr(Job, "put", refuse)
     way.open()
     with pytest.raises(SidaError, match="the disk is full"):
         writes.wait()
     with pytest.raises(SidaError, match="the disk is full"):
-        writes.save(Checkpoint(64, {"a": torch.zeros(3)}))
+        writes.save(Checkpoint(64, {}, {"a": torch.zeros(3)}))
     writes.close()
 
 

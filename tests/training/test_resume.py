@@ -15,12 +15,14 @@ import torch
 
 from sida.data.reader import ShuffledData
 from sida.errors import Fenced, SidaError, UserError
+from sida.launch.spec import TeachSpec
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 from sida.training import checkpoint, loop, selection
 from sida.training.checkpoint import Checkpoint
 from sida.training.distill_loop import distill
 from sida.training.iteration import Distillation
+from sida.training.teach_loop import TeachRun, teach
 from sida.training.writer import Writer
 from sida.worker.job import Job
 from tests.jobs import stored
@@ -108,6 +110,27 @@ def test_sigterm_ends_with_a_checkpoint_from_which_the_run_ends_with_the_same_bi
     assert result.curve == undisturbed.curve
 
 
+def test_sigterm_ends_a_teacher_s_training_with_a_checkpoint_from_which_it_ends_with_the_same_bits(
+    made: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, spec = "teacher: {train: {images: 96, batch: 32, decay_from: 32}}", TeachSpec(dataset=made.ref("dataset"))
+    whole = teach(made.job(changes, "teach-whole", spec))
+    iterate = TeachRun.iterate
+
+    def stopping(run: TeachRun) -> dict[str, torch.Tensor]:
+        if run.seen == 32:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return iterate(run)
+
+    job = made.job(changes + "\nexecution: {checkpoint_every: 1_000}", "teach-stopped", spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(TeachRun, "iterate", stopping)
+        with pytest.raises(SidaError, match="stopped at 64 images, after a checkpoint"):
+            teach(job)
+    assert _places(job) == [64]
+    assert teach(made.job(changes, "teach-stopped", spec)) == whole
+
+
 def test_sigterm_in_the_middle_of_a_selection_scores_again_when_it_continues(
     made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +145,7 @@ def test_the_newest_two_and_the_best_are_kept_and_no_other_tensors(made: Bench, 
     job = made.job("method: {images: 512}", "kept")
     distill(job)
     states = [json.loads(job.store.read(key)) for key in _keys(job)]
-    best = states[-1]["best_seen"]
+    best = states[-1]["values"]["selection/best_seen"]
     assert set(_places(job)) == {480, 512} | {best}
     for content in states:
         fetch_object(job.store, ObjectRef(**content["object"]))
@@ -182,14 +205,14 @@ def test_old_checkpoints_stay_when_the_new_one_cannot_be_read_back(
 ) -> None:
     job = made.job(name="unreadable")
     writer = Writer(job, keep=1)
-    writer.save(Checkpoint(32, {"a": torch.zeros(3)}))
+    writer.save(Checkpoint(32, {}, {"a": torch.zeros(3)}))
     writer.wait()
 
     def lose(store: Any, ref: ObjectRef) -> None:
         raise SidaError("the disk lost it")
 
     monkeypatch.setattr(checkpoint, "verify_object", lose)
-    writer.save(Checkpoint(64, {"a": torch.ones(3)}))
+    writer.save(Checkpoint(64, {}, {"a": torch.ones(3)}))
     with pytest.raises(SidaError, match="the disk lost it"):
         writer.wait()
     assert _places(job) == [32, 64]
@@ -205,22 +228,22 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_i
     monkeypatch.setattr(Job, "put", lambda *arguments: (may_write.wait(10), put(*arguments))[1])
     job, weights = made.job(name="background"), torch.zeros(3)
     writer = Writer(job, keep=2)
-    state: dict[str, Any] = {"curve": [1], "a": weights}
-    writer.save(Checkpoint(32, state))  # returns although nothing can be written
+    values: dict[str, Any] = {"curve": [1]}
+    writer.save(Checkpoint(32, values, {"a": weights}))  # returns although nothing can be written
     weights += 1
-    state["curve"].append(2)
+    values["curve"].append(2)
     assert not _keys(job)
     may_write.set()
     writer.wait()
     found = checkpoint.newest(job)
-    assert found is not None and torch.equal(found.tensors["a"], torch.zeros(3)) and found.state["curve"] == [1]
+    assert found is not None and torch.equal(found.tensors["a"], torch.zeros(3)) and found.values["curve"] == [1]
 
 
 def test_a_writer_that_was_taken_over_publishes_nothing(made: Bench) -> None:
     old = made.job(name="fenced")
     writer = Writer(old, keep=2)
     made.job(name="fenced")  # takes the lease
-    writer.save(Checkpoint(32, {"a": torch.zeros(3)}))
+    writer.save(Checkpoint(32, {}, {"a": torch.zeros(3)}))
     with pytest.raises(Fenced):
         writer.wait()
     assert not _keys(old)
