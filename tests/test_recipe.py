@@ -46,7 +46,7 @@ def test_another_address_does_not_inherit_the_digest_of_the_first(tmp_path: Path
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
     assert "did you mean 'digits'" in refusal("digist")
-    assert "pipeline list" in refusal("zebra")
+    assert "sida list" in refusal("zebra")
     assert "no recipe file" in refusal("./nowhere.yaml")
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from sida.data import layout
 from sida.data.convert import convert, finished
 from sida.data.decode import Decoder
 from sida.data.latents import decode_images, encoder_of, load_vae
@@ -67,7 +66,7 @@ def test_several_processes_encode_what_one_does(
     place_on: Path, tmp_path: Path, vae: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIDA_WORKERS", "2")
-    monkeypatch.setattr(layout, "SHARD_BYTES", 2 * 2100)
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 2 * 2100)
     top = class_folders(tmp_path / "images", 5, size=(80, 70))
     found = result(top, classes=2, **fields(vae, 64))
     assert (found.record, found.count, len(found.shards)) == ("latents", 5, 3)
@@ -83,8 +82,8 @@ def test_several_processes_encode_what_one_does(
 CHILD = """
 import sys
 from pathlib import Path
-from sida.data import layout
-layout.SHARD_BYTES = 2100
+import sida.data.prepare
+sida.data.prepare.SHARD_BYTES = 2100
 from tests.data.making import prepare
 from tests.data.test_latents import fields
 prepare(Path(sys.argv[1]), classes=2, **fields(Path(sys.argv[2]), 64))
@@ -135,7 +134,7 @@ def test_encoding_that_is_killed_goes_on_from_the_last_shard_of_each_process(
     assert not [key for key in store.list("steps/prepare_data/") if key.endswith("1.json")]
 
     monkeypatch.setenv("SIDA_LEASE_WAIT", "30")
-    monkeypatch.setattr(layout, "SHARD_BYTES", 2100)
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 2100)
     found = result(top, classes=2, **fields(vae, 64))
     assert f"{there} of {count} shards were there already" in capsys.readouterr().err
     assert not list(place.glob("sida-scratch-*"))  # nor the killed processes' temporary files
@@ -177,7 +176,7 @@ def test_decoding_inverts_the_normalisation_and_truncates(vae: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "revision", "said"),
     [
-        ("stabilityai/sd-vae-ft-mse", None, "is not set: .* 40 hex digits .*pipeline pin RECIPE"),
+        ("stabilityai/sd-vae-ft-mse", None, "is not set: .* 40 hex digits .*sida pin RECIPE"),
         ("stabilityai/sd-vae-ft-mse", "main", "'main' is no commit"),
         ("/absent/vae", None, "no .safetensors in it"),
     ],

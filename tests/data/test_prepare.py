@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 
-from sida.data import layout
 from sida.data.decode import Decoder
 from sida.data.shards import Shards
 from sida.errors import UserError
@@ -52,7 +51,7 @@ def test_many_processes_make_the_shards_that_one_makes(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = class_folders(tmp_path / "images", 300)
-    monkeypatch.setattr(layout, "SHARD_BYTES", 140 * 200)
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 140 * 200)
     monkeypatch.setattr("sida.data.decoding.cores", lambda: 2)
     many = result(top, classes=2)
     monkeypatch.setattr("sida.data.decoding.cores", lambda: 1)
@@ -129,7 +128,7 @@ def test_bad_images_and_duplicates_fail_by_default_and_are_all_named(place_on: P
 def test_skipping_leaves_bad_images_out_counts_and_lists_them(
     place_on: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(layout, "SHARD_BYTES", 3 * 200)  # three records: some shards lose all, some one
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 3 * 200)  # three records: some shards lose all, some one
     top = spoilt(tmp_path)
     with pytest.raises(UserError):
         prepare(top, classes=2)
@@ -195,8 +194,9 @@ def test_files_that_are_no_images_are_named(place: Path, tmp_path: Path, monkeyp
 CHILD = """
 import sys, time
 from pathlib import Path
-from sida.data import convert, layout
-layout.SHARD_BYTES = 60 * 200
+import sida.data.prepare
+from sida.data import convert
+sida.data.prepare.SHARD_BYTES = 60 * 200
 fill = convert._fill
 def slowly(conversion, number, path, *rest):
     made = fill(conversion, number, path, *rest)
@@ -213,7 +213,7 @@ prepare(Path(sys.argv[1]), classes=2)
 def test_a_kill_amid_a_shard_costs_that_shard_only(
     place_on: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(layout, "SHARD_BYTES", 60 * 200)
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 60 * 200)
     top = class_folders(tmp_path / "images", 300)
     environment = dict(os.environ, SIDA_LEASE_SECONDS="2", TMPDIR=str(place_on))
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(top)], cwd=ROOT, stdout=subprocess.PIPE, env=environment)
@@ -249,7 +249,7 @@ def test_a_disk_that_fills_up_amid_a_shard_is_said_and_nothing_is_published(
         pytest.skip("this machine does not let us mount")
     try:
         # A shard is larger than the disk for temporary files; the store's holds two of three.
-        monkeypatch.setattr(layout, "SHARD_BYTES", (300 if which == "TMPDIR" else 100) * 200)
+        monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", (300 if which == "TMPDIR" else 100) * 200)
         monkeypatch.setattr("tempfile.tempdir", str(small) if which == "TMPDIR" else None)
         if which == "SIDA_STORE":
             monkeypatch.setenv("SIDA_STORE", f"file://{small}")

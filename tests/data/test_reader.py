@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sida.data import layout, ranged
+from sida.data import ranged
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import Corrupt, SidaError
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def made(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetResult:
     """30 images in five shards."""
-    monkeypatch.setattr(layout, "SHARD_BYTES", 6 * 200)
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 6 * 200)
     return result(class_folders(tmp_path / "images", 30), classes=2)
 
 
@@ -134,7 +134,7 @@ def test_records_read_by_range_equal_mapped_ones_also_twice_and_in_any_order(
 def test_ranged_reads_and_cached_copies_work_on_both_stores(
     place_on: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "SHARD_BYTES", 6 * 200)
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 6 * 200)
     found = result(class_folders(tmp_path / "images", 30), classes=2)
     expected = opened(found).records(list(range(30)))
     monkeypatch.setattr(ranged, "AT_ONCE_BYTES", 0)
