@@ -23,7 +23,7 @@ CONTAINER = "main"
 
 @dataclass(frozen=True)
 class Place:
-    """Of a pod or node: the task as KFP calls it, and whether it is its driver."""
+    """Place of a pod or node in the DAG: the task as KFP calls it, and whether it is its driver."""
 
     task: str
     driver: bool
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the workflow that is, or should be, a pod."""
+    """Node of the workflow that is, or should be, a pod."""
 
     place: Place
     phase: str
@@ -39,12 +39,12 @@ class Node:
 
 
 def selector(run_id: str) -> str:
-    """Label selector of a run's pods, and of its Workflow."""
+    """Return the label selector of a run's pods, and of its Workflow."""
     return f"{RUN_LABEL}={run_id}"
 
 
 def place_of(node_name: str) -> Place | None:
-    """From a node's name; None for what is no step's."""
+    """Return the place that a node's name stands for; None if it belongs to no step."""
     parts = re.sub(r"\([^()]*\)", "", node_name).split(".")
     last = parts[-1]
     if last == "executor" and len(parts) > 1:
@@ -58,7 +58,7 @@ def place(pod: Mapping[str, Any]) -> Place | None:
 
 
 def pods_by_place(pods: Iterable[dict[str, Any]]) -> dict[Place, list[dict[str, Any]]]:
-    """The pods of each place, the newest last."""
+    """Return the pods of each place, the newest last."""
     found: dict[Place, list[dict[str, Any]]] = {}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
         if (its := place(pod)) is not None:
@@ -67,7 +67,7 @@ def pods_by_place(pods: Iterable[dict[str, Any]]) -> dict[Place, list[dict[str, 
 
 
 def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """The nodes of type Pod, in the order in which they began."""
+    """Return the nodes of type Pod, in the order in which they began."""
     found = []
     for workflow in workflows:
         status = workflow.get("status") or {}
@@ -81,12 +81,12 @@ def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
 
 
 def without_argo(lines: Iterable[str]) -> Iterator[str]:
-    """Without what Argo's own program says in the same container."""
+    """Yield the lines without those of Argo's own program in the same container."""
     return (line for line in lines if not (line.startswith("time=") and " argo=true" in line))
 
 
 def driver_error(lines: Iterable[str]) -> str:
-    """The error that a driver ended with, from the end of its log: glog's fatal line, else its last error, else its last line."""
+    """Return the error at the end of a driver's log: glog's fatal line, else its last error, else its last line."""
     said = [
         re.sub(r"^([A-Z])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^]]*\] ?", r"\1 ", line).strip()
         for line in without_argo(lines)

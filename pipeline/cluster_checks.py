@@ -1,4 +1,4 @@
-"""What a profile's cluster has to have before a run: images by digest, namespaces, service accounts, Secrets with their keys."""
+"""Checks of a profile's cluster before a run: images by digest, namespaces, service accounts, Secrets with their keys."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ REMEDIES = {
 
 
 def runs_as(profile: Profile) -> tuple[str, str]:
-    """(namespace, service account) of the pods of a run on Kubeflow Pipelines."""
+    """Return (namespace, service account) of the pods of a run on Kubeflow Pipelines."""
     return profile.kfp.namespace or KFP_NAMESPACE, profile.kfp.service_account or KFP_ACCOUNT
 
 
 def images(profile: Profile) -> Check:
-    """Every image that some step's pod or TrainJob takes is named by its digest. Whether a node can pull it is not tried."""
+    """Check that every image of a step's pod or TrainJob is named by its digest. Whether a node can pull it is not tried."""
     used = dict(profile.image_for(step) for step in STEPS) | {"images.cpu": profile.images.cpu}
     wrong = [f"{field} {image!r} has no digest" if image else f"{field} is empty" for field, image in used.items()]
     wrong = [text for text, image in zip(wrong, used.values(), strict=True) if not has_digest(image)]
@@ -44,13 +44,13 @@ def images(profile: Profile) -> Check:
 
 
 def namespaces(profile: Profile, cluster: Installed | str) -> Check:
-    """They are there."""
+    """Check that the namespaces exist."""
     wanted = {name: f"namespace {name}" for name in places(profile)}
     return _looked("namespaces", cluster, wanted, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
 
 
 def accounts(profile: Profile, cluster: Installed | str) -> Check:
-    """Service accounts of KFP's pods, of rerun's Jobs and of TrainJobs."""
+    """Check the service accounts of KFP's pods, of rerun's Jobs and of TrainJobs."""
     jobs = profile.trainjob
     named = [runs_as(profile)]
     if profile.job_namespace:
@@ -63,7 +63,7 @@ def accounts(profile: Profile, cluster: Installed | str) -> Check:
 
 
 def secrets(profile: Profile, cluster: Installed | str) -> Check:
-    """Every Secret is there, in every namespace whose pods read it, with the keys that the profile names."""
+    """Check that every Secret exists in every namespace whose pods read it, with the keys that the profile names."""
     keys = {secret.name: set(secret.variables.values()) for secret in profile.secrets}
     keys |= {name: set() for name in profile.image_pull_secrets}
     wanted = {(namespace, name): asked for namespace in places(profile) for name, asked in keys.items()}
@@ -81,14 +81,14 @@ def secrets(profile: Profile, cluster: Installed | str) -> Check:
 
 
 def places(profile: Profile) -> list[str]:
-    """The namespaces in which pods of a run or of its reruns are."""
+    """Return the namespaces that hold pods of a run or of its reruns."""
     jobs = profile.trainjob
     named = [runs_as(profile)[0], profile.job_namespace, jobs.namespace if jobs else None]
     return list(dict.fromkeys(name for name in named if name))
 
 
 def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installed | str) -> Check:
-    """A server that this machine cannot reach by the pods' address of it: do pods of the cluster answer for it?
+    """Check whether the cluster has ready pods behind a server address that this machine cannot reach.
 
     ``variable`` is the setting by which this machine would know another address.
     """
@@ -117,7 +117,7 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
 def _looked(
     name: str, cluster: Installed | str, wanted: dict[Thing, str], wrong: Callable[[Installed, Thing], str]
 ) -> Check:
-    """One look at each wanted thing. What may not be looked at is said, and is no fault."""
+    """Check each thing with one request. A thing that may not be read is named, and is no fault."""
 
     if isinstance(cluster, str):
         return Check(name, "unseen", f"could not look: {cluster}", "", "set KUBECONFIG, and try `kubectl get nodes`")

@@ -1,4 +1,4 @@
-"""A plan as a pipeline of kfp, for Kubeflow and for kfp's local runner.
+"""A plan as a kfp pipeline, for Kubeflow and for kfp's local runner.
 
 kfp is imported by ``build`` only, so that the command line can check a step's name without it. It reads the annotations of the
 pipeline's function: no ``from __future__ import annotations`` here.
@@ -14,22 +14,22 @@ from sida.steps.execute import SCHEDULED
 
 
 class Cluster(Protocol):
-    """What a pipeline needs beyond its DAG where it runs on a cluster; see ``pipeline.compile``."""
+    """The cluster's part of a pipeline, beyond its DAG; see ``pipeline.compile``."""
 
     def configure(self, step: str, task: Any) -> None:
         """Set the image, resources and environment of a step's task."""
 
     def ending(self, recipe: Any, name: str) -> Any:
-        """The context manager around all steps: an exit handler that records how the run ended."""
+        """Return the context manager around all steps: an exit handler that records how the run ended."""
 
 
 def repeat_by_default(cluster: Cluster | None) -> str:
-    """What ``repeat`` is where nobody says: a schedule made in Kubeflow's own pages measures each time."""
+    """Return the default of ``repeat``: a schedule created in Kubeflow's own pages measures each time."""
     return SCHEDULED if cluster else ""
 
 
 def placeholders(cluster: Cluster | None) -> tuple[dict[str, str], dict[str, str]]:
-    """(what every step is told, what scoring steps are told too): the run's id and time, which KFP fills in on a cluster alone.
+    """Return (arguments of every step, further ones of scoring steps): the run's id and time, which KFP fills in on a cluster only.
 
     As the whole constant of a task's input they are resolved; inside of a parameter's value they are not (seen on KFP 2.17).
     """
@@ -41,7 +41,7 @@ def placeholders(cluster: Cluster | None) -> tuple[dict[str, str], dict[str, str
 
 
 def build(plan: Plan, components: str = "components", cluster: Cluster | None = None) -> Any:
-    """The kfp pipeline of a plan; ``components`` is the package whose ``component_of`` gives each step's component.
+    """Return the kfp pipeline of a plan; ``components`` is the package whose ``component_of`` gives each step's component.
 
     Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (see ``sida.steps.execute.repetition``).
     """
@@ -88,7 +88,7 @@ def _components(plan: Plan, package: str) -> dict[str, Any]:
 
 
 def _score_published(plan: Plan, components: str, cluster: Cluster | None) -> Any:
-    """The DAG that scores released generators: fetch, convert, score each, then one table."""
+    """Return the DAG that scores released generators: fetch, convert, score each, then one table."""
     from kfp import dsl
 
     steps = _components(plan, components)

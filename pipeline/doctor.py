@@ -1,4 +1,4 @@
-"""What this machine can do: one check each, with what its failure prevents and how to mend it. Nothing is changed or installed."""
+"""Checks of this machine, each with what its failure prevents and how to fix it. Nothing is changed or installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PACKAGES = {
 
 
 def examine(profile: Profile | None = None) -> list[Check]:
-    """Every check in turn. A check that itself fails is one that says so."""
+    """Run every check in turn. A check that itself fails is reported as one."""
     from sida.patience import impatient
 
     checks: list[Callable[[], Check]] = [_python, _torch, _gpus, _packages, _store, _mlflow, _disk]
@@ -46,7 +46,7 @@ def examine(profile: Profile | None = None) -> list[Check]:
 
 
 def summary(checks: list[Check], profile: str | None) -> str:
-    """The last line: of this machine, or of a profile's cluster."""
+    """Return the last line: of this machine, or of a profile's cluster."""
     bad, unseen = ([check.name for check in checks if check.state == state] for state in ("bad", "unseen"))
     where = f"runs on the cluster of {profile}" if profile else "runs on this machine"
     if bad:
@@ -57,7 +57,7 @@ def summary(checks: list[Check], profile: str | None) -> str:
 
 
 def _of_profile(profile: Profile, checks: list[Callable[[], Check]]) -> list[Check]:
-    """The same on the profile's store and MLflow, and what its cluster has to have."""
+    """Run the same checks on the profile's store and MLflow, and those of its cluster."""
     from pipeline import cluster_checks
     from pipeline.remote import using_store
     from sida.settings import environment
@@ -196,7 +196,7 @@ def _when(free: dict[str, int]) -> tuple[str, str]:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder that is there."""
+    """Return the nearest folder that exists."""
     return path if path.exists() or path == path.parent else _existing(path.parent)
 
 
@@ -234,7 +234,7 @@ def _trainer(profile: Profile | None) -> Check:
 
 
 def _runtime_fault(profile: Profile | None, cluster: Installed) -> str:
-    """What is wrong with the runtime that the profile's TrainJobs refer to; nothing is the empty text."""
+    """Return what is wrong with the runtime that the profile's TrainJobs refer to; empty if nothing is."""
     jobs = profile.trainjob if profile else None
     if jobs is None:
         return ""
@@ -249,13 +249,13 @@ def _runtime_fault(profile: Profile | None, cluster: Installed) -> str:
 
 
 def _seen(profile: Profile) -> Installed | str:
-    """The cluster for looking around; or why there is none."""
+    """Return the cluster for looking around, or the reason why there is none."""
     found = _cluster(profile)
     return found.found if isinstance(found, Check) else found
 
 
 def _cluster(profile: Profile | None) -> Installed | Check:
-    """A cluster, or the check that says why there is none: a fault only where a profile wants one."""
+    """Return a cluster, or the check that says why there is none: a fault only if a profile needs one."""
     from sida.errors import UserError
     from sida.launch.installed import Installed
 

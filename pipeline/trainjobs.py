@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def launches(profile: Profile) -> bool:
-    """Whether the profile makes TrainJobs."""
+    """Return whether the profile makes TrainJobs."""
     return profile.trainjob is not None and any(profile.launched(step) for step in LAUNCHED)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and where."""
+    """Add RUN and the options for its place."""
     from pipeline import output, remote
 
     parser.add_argument("run", metavar="RUN", help="id of the run, as `submit` printed it")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Ask KFP to end it."""
+    """Ask KFP to end the run."""
     from pipeline import output, profile, trainjobs
     from pipeline.client import Client
     from sida import ending
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace, where: Profile) -> None:
-    """Kubeflow calls a run that was cancelled FAILED in the end: the store remembers that somebody asked for it."""
+    """Record the cancellation in the store: Kubeflow calls a cancelled run FAILED in the end."""
     from pipeline import remote
     from sida import ending
     from sida.errors import SidaError

@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, the cluster, and the form."""
+    """Add RECIPE, the cluster, and the form."""
     from pipeline import remote
 
     remote.add_recipe(parser)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, --output DIR, --recipe RECIPE, --licence TEXT."""
+    """Add FILE, --output DIR, --recipe RECIPE, --licence TEXT."""
     from pipeline import output
 
     parser.add_argument("file", metavar="FILE", type=Path, help="the network as published")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Say which files were written."""
+    """Convert, then name the files that were written."""
     from dataclasses import asdict
 
     from pipeline import output

@@ -18,7 +18,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--profile, --json."""
+    """Add --profile, --json."""
     from pipeline import output
 
     parser.add_argument("--profile", metavar="PROFILE", help="check this cluster too: a name, or path of a YAML file")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """A line each, and below what to do."""
+    """Print a line for each check, and below how to fix what failed."""
     from pipeline import doctor, output, profile
 
     checks = doctor.examine(profile.load(args.profile) if args.profile else None)

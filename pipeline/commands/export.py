@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """GENERATOR, --output FOLDER."""
+    """Add GENERATOR, --output FOLDER."""
     from pipeline import output
 
     parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")

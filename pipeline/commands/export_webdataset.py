@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MANIFEST and where to write."""
+    """Add MANIFEST and the output options."""
     from pipeline import output
 
     parser.add_argument("manifest", metavar="MANIFEST", help="address or file of a data set's manifest")

@@ -16,7 +16,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--delete, --forget RUN, --store ADDRESS, --json."""
+    """Add --delete, --forget RUN, --store ADDRESS, --json."""
     from pipeline import output
 
     parser.add_argument("--delete", action="store_true", help="remove it; without this nothing is changed")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """One line, or JSON with every key."""
+    """Print one line, or JSON with every key."""
     from pipeline import output
     from sida.garbage import find_garbage, remove_garbage, summary
     from sida.scratch import remove_abandoned

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, --json."""
+    """Add FILE, --json."""
     from pipeline import output
 
     parser.add_argument("file", metavar="FILE", type=Path, help="a pickle, torch file or safetensors")
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Format, class, architecture, and a line for each tensor."""
+    """Print format, class, architecture, and a line for each tensor."""
     from math import prod
 
     from pipeline import output
@@ -41,5 +41,5 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _one_line(value: object) -> str:
-    """Names in a foreign file may hold anything; a terminal gets what can be printed."""
+    """Return a name fit for a terminal: names in a foreign file may hold any character."""
     return str(value).encode("unicode_escape").decode("ascii")[:1000]

@@ -19,14 +19,14 @@ HEADINGS = ("benchmark", "teacher", "guided", "SiD", "best of SiDA, SiD2A", "rec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--json."""
+    """Add --json."""
     from pipeline import output
 
     output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """The paper's table, then what else there is."""
+    """Print the paper's table, then the other recipes."""
     from pipeline import output
     from sida import recipe
 
@@ -57,7 +57,7 @@ def _as_json(loaded: Recipe) -> dict[str, object]:
 
 
 def _order(variants: list[Recipe]) -> tuple[bool, int, int]:
-    """Pixels before latents, small before large."""
+    """Return a sort key: pixels before latents, small before large."""
     network = variants[0].teacher.network
     return variants[0].dataset.latents is not None, network.resolution, network.model_channels
 

@@ -14,7 +14,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --dry-run."""
+    """Add RECIPE, --dry-run."""
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Say each digest; write them all at once, or nothing."""
+    """Print each digest; write them all at once, or nothing."""
     from dataclasses import asdict
 
     from pipeline import output

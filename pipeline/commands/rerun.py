@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, STEP and where."""
+    """Add RUN, STEP and the options for their place."""
     from pipeline import remote
 
     parser.add_argument("run", metavar="RUN", nargs="?", help="id of the run; here: name of its folder in ./runs")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Find the record, then do as asked."""
+    """Read the record, then print, start or run the step."""
     from pipeline import profile, remote
     from sida import records
     from sida.errors import UserError
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _here(call: StepCall, force: bool) -> int:
-    """``sida step`` with the record's flags."""
+    """Run ``sida step`` with the record's flags."""
     import subprocess
 
     from pipeline import rerun

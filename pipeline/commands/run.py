@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE and how to run it."""
+    """Add RECIPE and how to run it."""
     from pipeline import nodes, running
 
     running.add_arguments(parser)
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _settle(outcome: Outcome) -> None:
-    """Runs of this machine that were killed whole before this one: how they ended is recorded, and told MLflow."""
+    """Record how earlier runs of this machine that were killed whole ended, and tell MLflow."""
     from sida.ending import settle_earlier
     from sida.errors import SidaError
     from sida.settings import settings
@@ -69,7 +69,7 @@ def _settle(outcome: Outcome) -> None:
 
 
 def _record(recipe: str, outcome: Outcome) -> None:
-    """A run that failed or was stopped after something was made: its end goes to the store, and what there is to MLflow."""
+    """Record in the store the end of a run that failed or was stopped after its first result, and tell MLflow."""
     from sida.ending import end_run
     from sida.errors import SidaError
     from sida.tracking.reconcile import track_quietly

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The cluster."""
+    """Add the cluster."""
     from pipeline import remote
 
     remote.add_profile(parser)
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Objects for kubectl."""
+    """Print objects for kubectl."""
     from pipeline import profile, rerun
     from sida.errors import UserError
 
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[str, Any]]:
-    """TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
+    """Return TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
     from pipeline.cluster_checks import runs_as
     from pipeline.profile import check_image
     from sida.launch import manifest

@@ -19,7 +19,7 @@ MOST = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """GENERATOR, which images, and where to."""
+    """Add GENERATOR, the choice of images, and the output options."""
     from pipeline import output
 
     parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def numbers(text: str) -> list[int]:
-    """``0-63`` or ``1,5,9`` or both -> the numbers, in order."""
+    """Return the numbers of ``0-63`` or ``1,5,9`` or both, in order."""
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -54,7 +54,7 @@ def numbers(text: str) -> list[int]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Draw, then say where."""
+    """Draw, then name the files."""
     from pipeline import output
     from sida import recipe
     from sida.errors import UserError

@@ -25,7 +25,7 @@ QUIET_ATTEMPTS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, the cluster, and what to do."""
+    """Add RECIPE, the cluster, and what to do."""
     from pipeline import output, remote
 
     remote.add_recipe(parser, required=False)  # --list needs none
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """List, pause, delete, or make."""
+    """List, pause, delete, or create."""
     from pipeline import output, profile
     from pipeline.client import Client
     from pipeline.cron import six_fields
@@ -157,7 +157,7 @@ def replace(
 def _undo(
     client: Client, new: str, made: str, same: Schedule | None, disabled: list[Schedule], error: SidaError
 ) -> None:
-    """The old schedules as they were; says so when that fails too."""
+    """Put the old schedules back as they were; report a failure of that too."""
     try:
         for schedule in disabled:
             client.enable_schedule(schedule.schedule_id, True)
@@ -172,7 +172,7 @@ def _undo(
 
 
 def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
-    """Until none of them fires now or in the next minute; not for those that always may."""
+    """Wait until none of them fires now or in the next minute, except those that may fire in every minute."""
     import sys
     import time
     from datetime import UTC, datetime
@@ -193,7 +193,7 @@ def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
 
 
 def _changes(wanted: Schedule, there: list[Schedule], same: Schedule | None) -> dict[str, tuple[str, str]]:
-    """Field -> (before, now) of a schedule that was made anew."""
+    """Return field -> (before, now) of a schedule that was created anew."""
     if same is not None or not there:
         return {}
     before, after = there[0].fields(), wanted.fields()

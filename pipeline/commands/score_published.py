@@ -19,7 +19,7 @@ from collections import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which recipes, and how to run."""
+    """Add the recipes, and how to run."""
     from pipeline import output
     from pipeline.commands.score import add_trust
 

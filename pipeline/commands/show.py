@@ -18,7 +18,7 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE."""
+    """Add RECIPE."""
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """The resolved recipe as YAML."""
+    """Print the resolved recipe as YAML."""
     from pipeline import output
     from sida import recipe
     from sida.recipe.origins import annotated, origins

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and where."""
+    """Add RUN and the options for its place."""
     from pipeline import output, remote
 
     parser.add_argument(
@@ -45,7 +45,7 @@ def _count(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> int:
-    """The states; exit status 1 for a run that failed, timed out or was cancelled."""
+    """Print the states; exit status 1 for a run that failed, timed out or was cancelled."""
     if args.run is None:
         return _list_kubeflow(args) if args.profile else _list_store(args)
     return _on_kubeflow(args) if args.profile else _in_store(args)
@@ -120,7 +120,7 @@ def _in_store(args: argparse.Namespace) -> int:
 
 
 def _settle(store: ObjectStore, run: str) -> None:
-    """A run of this machine that was killed whole ended so; a store that is only read is no reason to stop."""
+    """Record the end of a run of this machine that was killed whole; a read-only store is no reason to stop."""
     from sida import ending
     from sida.errors import SidaError
 
@@ -171,6 +171,6 @@ def _list_store(args: argparse.Namespace) -> int:
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
-    """Aligned, the last column as long as it is."""
+    """Return aligned rows; the last column is not padded."""
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows)

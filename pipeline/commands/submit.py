@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, the cluster, the run's parameters."""
+    """Add RECIPE, the cluster, the run's parameters."""
     from pipeline import output, remote
 
     remote.add_recipe(parser)
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Upload, start, perhaps follow."""
+    """Upload and start; with --wait, follow."""
     import time
 
     from pipeline import launching, output, profile, remote
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile) -> tuple[int, Standing | None]:
-    """Show each change of a step's state until the run has ended; the exit status, and how it stood last."""
+    """Show each change of a step's state until the run has ended; return the exit status and the last standing."""
     from pipeline import client as clients
     from pipeline import output
     from pipeline.observing import Observer

@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, where to write, and how to run it."""
+    """Add RECIPE, where to write, and how to run it."""
     from pipeline import running
 
     running.add_arguments(parser)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """SCORE and how far to go."""
+    """Add SCORE and how far to go."""
     from pipeline import output
     from pipeline.commands.score import add_trust
 
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _know_all_steps() -> None:
-    """Steps register themselves: without them their code could not be compared."""
+    """Import all steps, which register themselves: without them their code could not be compared."""
     import sida.data.prepare
     import sida.scoring.adopt
     import sida.scoring.images
