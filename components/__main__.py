@@ -160,7 +160,9 @@ def _run(step: Step[Any], values: dict[str, Any], folder: Path) -> None:
 def _tell(outputs: dict[str, LocalArtifact]) -> None:
     """Print a step's results: addresses on stdout, texts for people on stderr."""
     for name, output in outputs.items():
-        if failure := failure_in(output.path):  # a pipeline goes on without it; who runs it alone wants to know
+        if failure := failure_in(
+            output.path
+        ):  # a pipeline goes on without it; a user who runs the step alone wants to know
             raise Ended(failure)
         if address := _address(output):
             print(f"{name}\t{address}", flush=True)

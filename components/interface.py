@@ -39,7 +39,7 @@ class Parameter:
 
     name: str
     kind: Literal["text", "truth", "manifest", "manifests"]
-    text: str  # what it is, for --help and Kubeflow's pages
+    text: str  # description, for --help and Kubeflow's pages
     optional: bool = True
     artifact: str = ""  # Kubeflow's type, of a manifest
 

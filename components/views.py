@@ -22,7 +22,7 @@ class Views:
     """Further outputs of a component, and the function that fills them from the manifest and the component's arguments."""
 
     show: Callable[[Manifest[Any], dict[str, Any]], None]
-    outputs: tuple[tuple[str, str, str], ...] = ()  # name, Kubeflow's type, what it is
+    outputs: tuple[tuple[str, str, str], ...] = ()  # name, Kubeflow's type, description
 
 
 def _scores(manifest: Manifest[ScoresResult], given: dict[str, Any]) -> None:

@@ -128,7 +128,7 @@ def _looked(
                 faults.append(f"{shown} {fault}")
         except Refused as error:
             unseen.append(f"{shown} ({error.status}, {error.reason})")
-        except UserError as error:  # nobody answers
+        except UserError as error:  # the API could not be reached
             return Check(name, "unseen", f"could not look: {error}")
     said = [*faults, *([f"could not look at {', '.join(unseen)}"] if unseen else [])]
     if faults:

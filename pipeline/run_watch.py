@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.run_state import RunState
     from pipeline.standing import Standing, StepStanding
 
-STARTING_SECONDS = 20.0  # so long may a pod take to start before it is said
+STARTING_SECONDS = 20.0  # how long a pod may take to start before it is reported
 
 
 class Stuck(Exception):

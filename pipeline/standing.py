@@ -50,7 +50,7 @@ class StepStanding:
     failure: Failure | None = None
     reused: bool = False
     job: str = ""  # its TrainJob, in words
-    ended: str = ""  # as Kubeflow tells it, ISO 8601
+    ended: str = ""  # as Kubeflow reports it, ISO 8601
 
     def reason(self) -> str:
         """Return why it waits or failed, in a line; empty when there is nothing to say."""
@@ -71,7 +71,7 @@ class Standing:
     steps: tuple[StepStanding, ...]
     message: str = ""  # why it ended so: its first cause
     over: bool = False
-    sure: bool = True  # False: it is over, and nobody could tell why
+    sure: bool = True  # False: it is over, and the reason is unknown
 
     def ending(self) -> Ending | None:
         """Return the ending for the run's record; None while it goes on."""
@@ -158,7 +158,7 @@ def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, 
     if state in BAD or driver_failed:
         ended = ended or (driver.ended if driver is not None else "")
         failure = _failure(step, task, known, driver_failed)
-        if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever it said of that
+        if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever error it reported
             return StepStanding(step, CANCELLED, failure=failure if failure.cause == "never" else None, ended=ended)
         return StepStanding(step, FAILED, failure=failure, ended=ended)
     if not over and not state and driver is not None and driver.state in AT_WORK:

@@ -1,4 +1,4 @@
-"""What a recipe needs on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run."""
+"""Needs of a recipe on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Gpu:
     half: float  # float16 and bfloat16, accumulated in float32
 
     def peak(self, precision: str) -> float:
-        """FLOP/s of matrix products and convolutions in a recipe's ``precision``."""
+        """Return FLOP/s of matrix products and convolutions in a recipe's ``precision``."""
         return 1e12 * {"float32": self.float32, "tf32": self.tf32}.get(precision, self.half)
 
 
@@ -60,7 +60,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Machines:
-    """Where it would run."""
+    """Machines that the recipe would run on."""
 
     nodes: int
     gpus: int  # per node
@@ -75,7 +75,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Work:
-    """Hours of one GPU, and what they are spent on."""
+    """GPU hours, by purpose."""
 
     distilling: float
     selecting: float  # in-loop scoring
@@ -95,7 +95,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe on machines."""
+    """Needs of a recipe on machines."""
 
     recipe: Recipe
     cost: IterationCost
@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether a GPU holds it."""
+        """True if a GPU holds it."""
         return self.memory_bytes <= self.machines.gpu.memory_gib * GIB
 
     @property
@@ -126,14 +126,14 @@ class Plan:
 
 
 def plan(recipe: Recipe, cost: IterationCost, machines: Machines, micro_batch: int | None = None) -> Plan:
-    """Memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
+    """Compute memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
     micro = check_division(recipe, machines, micro_batch)
     memory, work = _memory(cost, machines, micro), _work(recipe, cost, machines)
     return Plan(recipe, cost, machines, micro, memory, work, _storage(recipe, cost))
 
 
 def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None = None) -> int:
-    """The micro-batch: as given, the recipe's, or the whole share. Raises UserError if it or the GPUs do not divide the batch."""
+    """Return the micro-batch: given, the recipe's, or the share. Raises UserError if it or the GPUs do not divide the batch."""
     share = _share(recipe, machines)
     micro = micro_batch or min(recipe.execution.micro_batch or share, share)
     if share % micro or micro % recipe.method.loss_group:
@@ -218,7 +218,7 @@ def _storage(recipe: Recipe, cost: IterationCost) -> dict[str, float]:
 
 
 def advice(plan: Plan) -> list[str]:
-    """What to change, where a plan does not fit; the first that helps stands first."""
+    """Return changes that may make a plan fit; the first that helps comes first."""
     method, gpu = plan.recipe.method, plan.machines.gpu
     fixed = plan.memory_bytes - plan.memory["activations at the micro-batch"] * (1 + FRAGMENTATION)
     room = gpu.memory_gib * GIB - fixed

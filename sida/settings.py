@@ -1,4 +1,4 @@
-"""Where things are on this machine. The only module that reads the environment.
+"""Settings of this machine. The only module that reads the environment.
 
 A recipe says *what* is done, settings say *where*. Every setting has a default with which all runs on this machine.
 """
@@ -129,7 +129,7 @@ def _number(variable: str, default: float) -> float:
 
 
 def _duration(variable: str, default: str) -> float:
-    """In seconds."""
+    """Return a variable's duration in seconds."""
     text = os.environ.get(variable) or default
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh]?)", text.strip())
     if found is None:
@@ -138,7 +138,7 @@ def _duration(variable: str, default: str) -> float:
 
 
 def _choice(variable: str, known: tuple[str, ...]) -> str:
-    """The variable's value, or the first of ``known`` when it is not set."""
+    """Return the variable's value, or the first of ``known`` when it is not set."""
     value = os.environ.get(variable) or known[0]
     if value not in known:
         raise UserError(f"{variable}={value!r}: write {' or '.join(known)}")
@@ -146,5 +146,5 @@ def _choice(variable: str, known: tuple[str, ...]) -> str:
 
 
 def environment() -> dict[str, str]:
-    """A copy of the environment, for a child process."""
+    """Return a copy of the environment, for a child process."""
     return dict(os.environ)

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
         return running.fail(outcome)
     run = result.read(outcome)
     output.result(args, run.as_text(outcome), **run.as_json(recipe.name, outcome))
-    if line := track_quietly(outcome.folder.name):  # after the result: nobody waits for MLflow
+    if line := track_quietly(outcome.folder.name):  # after the result, which does not wait for MLflow
         print(line, file=sys.stderr)
     _settle(outcome)
     return 0
@@ -80,7 +80,7 @@ def _record(recipe: str, outcome: Outcome) -> None:
     try:
         end_run(run, recipe, "CANCELLED" if stopped else "FAILED", outcome.status, outcome.message)
         line = track_quietly(run)
-    except (SidaError, OSError) as error:  # the store may be what failed; its own error is told
+    except (SidaError, OSError) as error:  # the store may be what failed; its own error is reported
         line = f"the run's end is not recorded: {error}"
     if line:
         print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""From a source to published shards, one after the other; what is published is not made again after a kill.
+"""Convert a source to published shards, one after the other; a published shard is not made again after a kill.
 
 A finished shard leaves a record ``data/<digest>/shard-00000.json`` in the store, where the digest covers source, transform and
 layout, but not what to do about bad images. So a run that failed over duplicates is repeated with ``skip`` in seconds.
@@ -33,7 +33,7 @@ _IMAGES_AT_ONCE = 128  # that wait, decoded, for the encoder
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is made of a source: its records' layout, how files are decoded, and the folder of shard records in the store."""
+    """Conversion of a source: its records' layout, how files are decoded, and the folder of shard records in the store."""
 
     source: Source
     layout: np.dtype
@@ -51,13 +51,13 @@ class Conversion:
         return -(-len(self.source) // self.per_shard)
 
     def part(self, number: int) -> slice:
-        """The source's images that shard ``number`` is made of."""
+        """Return the source's images that shard ``number`` is made of."""
         return slice(number * self.per_shard, min(len(self.source), (number + 1) * self.per_shard))
 
 
 @dataclass(frozen=True)
 class Made:
-    """A published shard: its readable images in order, a digest for every image of its part, and what was wrong with others."""
+    """Published shard: its readable images in order, a digest for every image of its part, and what was wrong with others."""
 
     shard: Shard
     digests: ObjectRef  # DIGEST_BYTES for each; zeros for unreadable ones
@@ -79,7 +79,7 @@ class Made:
 
 
 def finished(store: ObjectStore, conversion: Conversion, number: int) -> Made | None:
-    """The record of a shard that was published before and is still there."""
+    """Return the record of a shard that was published before and still exists."""
     try:
         made = Made.from_json(store.read(shard_key(conversion.folder, number)))
         for ref in (made.shard.object, made.digests):
@@ -101,7 +101,7 @@ def convert(
     progress: Callable[[int], None] = lambda images: None,
     processes: int | None = None,
 ) -> int:
-    """Make and publish the shards that are not there yet (of ``numbers``, or all); returns how many were found finished.
+    """Make and publish the shards that are missing (of ``numbers``, or all); return how many were already finished.
 
     A shard is stored while the next one is decoded. ``progress`` is told how many images have just been dealt with. Raises
     UserError when the disk is full.
@@ -179,14 +179,14 @@ def _fill(
 
 
 def _arrays(source: Source, part: slice, layout: np.dtype) -> Any:
-    """The images of a source that holds pixels; empty ones where it holds labels alone."""
+    """Return the images of a source that holds pixels; empty ones for a source of labels alone."""
     if source.images is not None:
         return source.images[part]
     return np.empty((part.stop - part.start, *layout["data"].shape), np.uint8)
 
 
 def reserve(path: Path, size: int) -> None:
-    """A file of that size with its blocks allocated: writing through a map to a full disk would kill the process.
+    """Create a file of that size with its blocks allocated: writing through a map to a full disk would kill the process.
 
     Raises UserError when the disk is full.
     """
@@ -234,12 +234,12 @@ def _publish(
 
 
 def name_of(source: Source, index: int) -> str:
-    """What an image is called in messages and lists."""
+    """Return an image's name in messages and lists."""
     return source.entries[index].name if source.entries else f"image {index}"
 
 
 def duplicates(digests: np.ndarray) -> list[tuple[int, int]]:
-    """uint8 [N, 16] -> (image, the first one that it equals), by image; absent ones equal nothing."""
+    """Return (image, the first one that it equals), by image, of uint8 [N, 16]; absent ones equal nothing."""
     words = np.ascontiguousarray(digests).view("<u8").reshape(len(digests), -1)
     order = np.lexsort(words.T)
     same = (words[order][1:] == words[order][:-1]).all(1)

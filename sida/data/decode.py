@@ -1,4 +1,4 @@
-"""From a file's bytes to pixels. The content decides how it is decoded, and only these formats are tried.
+"""Decode a file's bytes to pixels. The content decides how it is decoded, and only these formats are tried.
 
 EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and greyscale are
 taken as they are (grey tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
@@ -30,7 +30,7 @@ Modes = Literal["strict", "convert"]
 
 @dataclass(frozen=True)
 class Decoder:
-    """How files become images uint8 [channels, resolution, resolution]."""
+    """Decoder of files to images uint8 [channels, resolution, resolution]."""
 
     transform: str
     resolution: int
@@ -38,7 +38,7 @@ class Decoder:
     modes: Modes = "strict"
 
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
-        """The image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
+        """Return the image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
         try:
             image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
@@ -62,7 +62,7 @@ class Decoder:
         return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), rotated
 
     def _plain(self, image: Image.Image) -> Image.Image:
-        """The picture with the data set's number of channels."""
+        """Return the picture with the data set's number of channels."""
         mode = image.mode
         target = "RGB" if self.channels == 3 else "L"
         if mode == target or (mode, target) == ("L", "RGB"):
@@ -79,5 +79,5 @@ class Decoder:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file counts as an image: by the ending of its name, as in NVIDIA's tools."""
+    """Return whether a file counts as an image: by the ending of its name, as in NVIDIA's tools."""
     return name.lower().endswith(ENDINGS)

@@ -14,7 +14,7 @@ from sida.worker.job import Job
 
 
 def encode(job: Job[EncodeSpec]) -> EncodeOutcome | None:
-    """One process of the encoding job: shards as they are dealt; those already published are passed over."""
+    """Run one process of the encoding job: shards as they are dealt; those already published are skipped."""
     dataset, processes = job.recipe.dataset, job.processes
     assert dataset.latents is not None
     vae = load_vae(dataset.latents).to(processes.device)

@@ -16,7 +16,7 @@ GZIPS = (".tar.gz", ".tgz")
 
 
 def entries_of(path: Path, scratch: Path) -> list[Entry]:
-    """Every file of a folder, zip, tar or tar.gz, sorted by name as NVIDIA's tools sort: by the whole string, by code points.
+    """Return every file of a folder, zip, tar or tar.gz, sorted by name as NVIDIA's tools do: the whole string, by code points.
 
     ``scratch`` is a folder for an unpacked tar.gz. Raises UserError when there is nothing there, or for a damaged archive.
     """

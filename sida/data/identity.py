@@ -1,4 +1,4 @@
-"""What tells one state of a data source from another, without reading it all again every time."""
+"""The identity of a data source's state, found without reading it all again every time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sida.stores.objects import sha256_of
 
 
 def identify(dataset: Dataset) -> dict[str, str]:
-    """``sha256`` of an archive, or ``listing``: a digest over names, sizes and times of a folder's files; ``vae`` of a local one.
+    """Return ``sha256`` of an archive, or ``listing``: digest of a folder's names, sizes and times; ``vae`` of a local one.
 
     Raises UserError when it is not there, or is not what the recipe pins.
     """
@@ -56,7 +56,7 @@ def _listing(top: Path) -> str:
 
 
 def _remembered_sha256(path: Path) -> str:
-    """The file's sha256, from a note in the cache while the file has not been touched: archives may hold 150 GB."""
+    """Return the file's sha256, from a note in the cache while the file is untouched: archives may hold 150 GB."""
     status = path.stat()
     seen = [str(path), status.st_ino, status.st_mtime_ns, status.st_size]
     note = settings().cache / "hashed" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()

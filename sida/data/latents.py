@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NpyDecoder:
-    """Latents that EDM2's tool encoded: an .npy file of float32 [2 * channels, resolution, resolution]."""
+    """Decoder of latents that EDM2's tool encoded: an .npy file of float32 [2 * channels, resolution, resolution]."""
 
     channels: int
     resolution: int
 
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
-        """The record's data. Raises Unreadable with the reason."""
+        """Return the record's data. Raises Unreadable with the reason."""
         try:
             data = np.load(io.BytesIO(content), allow_pickle=False)
         except Exception as error:  # numpy's reader raises whatever a hostile header makes it raise
@@ -50,13 +50,13 @@ class NpyDecoder:
 
 
 def local_vae(latents: Latents | LatentsInfo) -> Path | None:
-    """The folder of a VAE on this machine, when the recipe names one rather than a repository."""
+    """Return the folder of a VAE on this machine, when the recipe names one rather than a repository."""
     text = latents.vae.removeprefix("file://")
     return Path(text) if text.startswith(("/", ".")) else None
 
 
 def check_pinned(latents: Latents | LatentsInfo) -> None:
-    """Raises UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
+    """Raise UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
     if local_vae(latents) is None and not re.fullmatch(r"[0-9a-f]{40}", latents.revision or ""):
         found = f"{latents.revision!r} is no commit" if latents.revision else "is not set"
         raise UserError(
@@ -66,7 +66,7 @@ def check_pinned(latents: Latents | LatentsInfo) -> None:
 
 
 def newest_revision(repository: str) -> str:
-    """The commit that the main branch of a repository on the Hugging Face Hub is at: 40 hex digits.
+    """Return the commit that the main branch of a repository on the Hugging Face Hub is at: 40 hex digits.
 
     Raises UserError when there is no such repository or the hub cannot be asked.
     """
@@ -86,7 +86,7 @@ def newest_revision(repository: str) -> str:
 
 
 def load_vae(latents: Latents | LatentsInfo) -> Any:
-    """diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
+    """Return diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
 
     Raises UserError when diffusers or the files are missing.
     """
@@ -106,7 +106,7 @@ def load_vae(latents: Latents | LatentsInfo) -> Any:
 
 
 def vae_sha256(latents: Latents) -> str | None:
-    """Digest of a local VAE's weights; None for a repository, whose revision says it."""
+    """Return the digest of a local VAE's weights; None for a repository, whose revision identifies them."""
     folder = local_vae(latents)
     if folder is None:
         return None
@@ -118,7 +118,7 @@ def vae_sha256(latents: Latents) -> str | None:
 
 
 def encoder_of(vae: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """A function: image uint8 [3, H, W] -> float32 [8, h, w], four means, then four standard deviations."""
+    """Return a function: image uint8 [3, H, W] -> float32 [8, h, w], four means, then four standard deviations."""
     import torch
 
     device = next((p.device for p in vae.parameters()), torch.device("cpu")) if hasattr(vae, "parameters") else None
@@ -133,7 +133,7 @@ def encoder_of(vae: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_std: tuple[float, ...]) -> Tensor:
-    """Normalised latents [B, 4, h, w] -> images uint8 [B, 3, H, W], truncated as EDM2 does; one image at a time."""
+    """Decode normalized latents [B, 4, h, w] to images uint8 [B, 3, H, W], truncated as EDM2 does; one image at a time."""
     import torch
 
     from sida.numerics.latents import decoder_input
@@ -145,7 +145,7 @@ def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_st
 
 
 def decoder_of(latents: Latents, device: Any) -> Callable[[Tensor], Tensor]:
-    """A function: normalised latents float [B, 4, h, w] -> images uint8 [B, 3, H, W]; the recipe's VAE on ``device``.
+    """Return a function: normalized latents float [B, 4, h, w] -> images uint8 [B, 3, H, W]; the recipe's VAE on ``device``.
 
     Raises UserError when diffusers or the VAE's files are missing.
     """

@@ -76,7 +76,7 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
 
 
 def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -> Conversion:
-    """What the dataset section asks for. Raises UserError where source and recipe do not fit."""
+    """Return the conversion that the dataset section asks for. Raises UserError if source and recipe do not fit."""
     from sida.data.convert import Conversion
     from sida.data.decode import Decoder
     from sida.data.sources import LATENT_ENDING, open_source
@@ -110,7 +110,7 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
 
 
 def decoder_name() -> str:
-    """Pillow's version and its JPEG library's: another one may differ by a level."""
+    """Return the version of Pillow and of its JPEG library: another one may differ by a level."""
     from PIL import __version__, features
 
     return f"Pillow {__version__}, libjpeg {features.version('jpg')}"
@@ -192,7 +192,7 @@ def _assemble(
 def _judge(
     run: StepRun, dataset: Dataset, where: str, total: int, unreadable: list[Any], same: list[Any], listed: str
 ) -> None:
-    """Say what is wrong; raise UserError where the policy is to fail."""
+    """Report what is wrong; raise UserError if the policy is to fail."""
     said, remedies = [], []
     if unreadable:
         examples = "; ".join(f"{name} {reason}" for name, reason in unreadable[:NAMED])

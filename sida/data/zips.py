@@ -11,7 +11,7 @@ from sida.errors import UserError
 
 
 def zip_entries(path: Path) -> list[Entry]:
-    """All files of a zip, in the order of its directory. Raises UserError naming the archive and what is wrong."""
+    """Return all files of a zip, in the order of its directory. Raises UserError naming the archive and what is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = archive.infolist()

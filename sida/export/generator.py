@@ -1,4 +1,4 @@
-"""Finding a finished generator: in a file, or behind a manifest's address; with what is needed to sample from it."""
+"""Find a finished generator: in a file, or behind a manifest's address; with all that is needed to sample from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOW = "give a .safetensors file of `run`, or the address of a generator's or run
 
 @dataclass(frozen=True)
 class Generator:
-    """G(z, c) = D_theta(sigma_init z; sigma_init, c): network in eval mode, and where it is from."""
+    """Finished generator G(z, c) = D_theta(sigma_init z; sigma_init, c): network in eval mode, and its origin."""
 
     denoiser: Denoiser
     network: dict[str, Any]
@@ -48,7 +48,7 @@ class Generator:
 
 
 def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
-    """The generator in a file, or behind an address (file://, s3://).
+    """Open the generator in a file, or behind an address (file://, s3://).
 
     ``recipe`` says network and sigma_init of files that do not: published pickles, bare safetensors. Nothing of a foreign file is
     executed. Raises UserError when it is neither, or is a teacher.
@@ -64,7 +64,7 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
 
 
 def _local(name: str) -> Path | None:
-    """The path of a file on this machine; None for an address elsewhere."""
+    """Return the path of a file on this machine; None for an address elsewhere."""
     parts = urlsplit(name) if "://" in name else None
     if parts is None:
         return Path(name)
@@ -107,7 +107,7 @@ def _from_manifest(content: bytes, where: str) -> Generator:
 
 
 def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
-    """A safetensors file with our header; with a recipe, anything that holds the recipe's network."""
+    """Open a safetensors file with our header; with a recipe, any file that holds the recipe's network."""
 
     found = read_network(path, where)
     about = {"weights sha256": sha256_of(path)[0]}

@@ -1,4 +1,4 @@
-"""Bringing a file that a recipe names to this machine: https, s3 or file; by the digest that the recipe pins.
+"""Fetch a file that a recipe names to this machine: https, s3 or file; by the digest that the recipe pins.
 
 Without a pinned digest the first one that is seen is recorded in the store, said loudly, and held to from then on;
 ``sida pin RECIPE`` writes it into the recipe.
@@ -32,7 +32,7 @@ MIB = 1 << 20
 
 
 def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str = "") -> tuple[Path, str]:
-    """A local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``what`` names it in messages.
+    """Return a local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``what`` names it in messages.
 
     A download is resumed after a kill, waits while another process of this machine has it, and is kept in the cache, whose limit
     counts it: what was used longest ago and is not in use makes room. Without ``sha256`` the digest recorded at first use is held
@@ -69,14 +69,14 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
 
 
 def digest_of_file(address: str, what: str, sha256: str | None, *, step: str = "") -> str:
-    """The sha256 of the file at ``address``, for a step's key; fetched only where nothing tells it. Raises as ``fetch_file``."""
+    """Return the sha256 of the file at ``address``, for a step's key; fetch it only if nothing else gives the digest."""
     if urlsplit(address).scheme != "file" and (known := sha256 or recorded_sha256(address)):
         return known
     return fetch_file(address, what, sha256, step=step)[1]
 
 
 def recorded_sha256(address: str) -> str | None:
-    """The digest that was recorded when the address was first used with this store; None before."""
+    """Return the digest that was recorded when the address was first used with this store; None before."""
     try:
         told = json.loads(open_store(settings().store).read(_pin(address)))
         return str(told["sha256"])
@@ -87,7 +87,7 @@ def recorded_sha256(address: str) -> str | None:
 
 
 def _mirrored(address: str) -> str | None:
-    """Where SIDA_MIRROR has the file of an https address, under its host and path as `wget -x` puts it; None if it has not."""
+    """Return SIDA_MIRROR's copy of an https address, under its host and path as `wget -x` puts it; None if it has none."""
     mirror, parts = settings().mirror, urlsplit(address)
     if not mirror or parts.scheme == "s3":
         return None
@@ -114,14 +114,14 @@ def _local(address: str, what: str, sha256: str | None) -> tuple[Path, str]:
 
 
 def _fetch(address: str, what: str, expected: str | None, folder: Path, step: str) -> tuple[Path, str]:
-    """From the cache, or downloaded; a download that was resumed and proves wrong is done once more from its beginning."""
+    """Return the file from the cache, or download it; a resumed download that proves wrong is repeated once from its beginning."""
     name = Path(unquote(urlsplit(address).path)).name or "file"
     if expected is not None:
         path = folder / expected / name
         if give_out(folder.parent, path):
             if sha256_of(path)[0] == expected:
                 return path, expected
-            path.unlink()  # somebody wrote into the cache
+            path.unlink()  # another program wrote into the cache
     part = folder / f"{_name(address)}.part"
     resumed = part.exists()
     progress.note(step or what, f"fetching {what} {redact(address)}")
@@ -189,7 +189,7 @@ def _forget(part: Path) -> None:
 
 
 def _record(address: str, what: str, found: str, step: str) -> None:
-    """Remember the digest of first use; of racing users one wins, and the others must have seen the same."""
+    """Record the digest of first use; of racing users one wins, and the others must have seen the same."""
     told = {"address": redact(address), "sha256": found}
     try:
         open_store(settings().store).put_if_absent(_pin(address), json.dumps(told, indent=1).encode())
@@ -212,7 +212,7 @@ def _pin(address: str) -> str:
 
 
 def _name(address: str) -> str:
-    """The address without userinfo, as a file name."""
+    """Return the address without userinfo, as a file name."""
     parts = urlsplit(address)
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
@@ -220,7 +220,7 @@ def _name(address: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process of this machine downloads an address; the others wait and find it there."""
+    """Hold an address's lock: one process of this machine downloads it; the others wait and find it there."""
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

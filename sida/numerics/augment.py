@@ -49,7 +49,7 @@ _CENTRE_OFFSET = -0.25
 
 @dataclass(frozen=True)
 class AugmentDraws:
-    """What the pipe needs per image, float [N] unless said. A ``_gate`` in [0, 1) lets its transform act where it is below p."""
+    """Draws that the pipe needs per image, float [N] unless said. A ``_gate`` in [0, 1) lets its transform act if it is below p."""
 
     xflip: Tensor  # bool: flip if the gate agrees
     xflip_gate: Tensor
@@ -68,7 +68,7 @@ class AugmentDraws:
 
 
 def draw_augment(draws: DrawSource, purpose: str, indices: Tensor) -> AugmentDraws:
-    """The draws of the images ``indices`` (int64 [N]); ``purpose`` separates generated from real images."""
+    """Return the draws of the images ``indices`` (int64 [N]); ``purpose`` separates generated from real images."""
     uniform = draws.uniform(f"{purpose}/uniform", indices, (10,)).unbind(dim=1)
     normal = draws.normal(f"{purpose}/normal", indices, (4,))
     return AugmentDraws(
@@ -92,7 +92,7 @@ def draw_augment(draws: DrawSource, purpose: str, indices: Tensor) -> AugmentDra
 def augment(
     images: Tensor, draws: AugmentDraws, p: float, transforms: Collection[str] = TRANSFORMS
 ) -> tuple[Tensor, Tensor]:
-    """Images float [N, C, H, W] -> augmented images of the same shape, labels [N, 9] (fewer if ``transforms`` leaves some out).
+    """Augment images float [N, C, H, W]; return the same shape and labels [N, 9] (fewer if ``transforms`` leaves some out).
 
     ``p`` is the probability of each transform but xflip, which is always eligible. Raises ValueError for an unknown transform.
     """
@@ -115,7 +115,7 @@ def augment(
 
 
 def _inverse_map(draws: AugmentDraws, p: float, names: list[str], images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """From output to input coordinates (pixels from the image's centre), [N, 3, 3]; and the transforms' labels."""
+    """Return the map from output to input coordinates (pixels from the image's center), [N, 3, 3]; and the transforms' labels."""
     height, width = images.shape[2:]
     inverse = torch.eye(3, dtype=images.dtype, device=images.device).expand(len(images), 3, 3)
     labels: list[Tensor] = []

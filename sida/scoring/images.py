@@ -49,7 +49,7 @@ def score_images(
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
-    """The first ``count`` image files under a folder, by name. Raises UserError when there are fewer."""
+    """Return the first ``count`` image files under a folder, by name. Raises UserError when there are fewer."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give a safetensors file or a folder of images")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
@@ -62,7 +62,7 @@ def find_images(folder: Path, count: int) -> list[Path]:
 
 
 def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
-    """uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
+    """Return uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
     import numpy as np
     import torch
     from PIL import Image

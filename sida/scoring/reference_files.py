@@ -32,7 +32,7 @@ class Statistics:
 
 
 def read_statistics(path: Path, metric: str, features: int) -> Statistics:
-    """The statistics for a metric in an npz or a pickle. Raises UserError for any file that does not hold them."""
+    """Return the statistics for a metric in an npz or a pickle. Raises UserError for any file that does not hold them."""
     try:
         with path.open("rb") as file:
             head = file.read(4)
@@ -60,7 +60,7 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
 
 
 def read_images(path: Path, resolution: int) -> np.ndarray:
-    """Reference images uint8 [N, 3, H, W]. Raises UserError for another file or size."""
+    """Return reference images uint8 [N, 3, H, W]. Raises UserError for another file or size."""
     images = _npz(path, ("arr_0",))["arr_0"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):
         raise UserError(

@@ -25,7 +25,7 @@ STALE_SECONDS = 86400.0  # one of any other host
 
 
 class FolderStore:
-    """Objects are plain files under ``root``; the folder is made at the first write."""
+    """Store of plain files under ``root``; the folder is created at the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""From a published file to what this project loads: safetensors with a header, and the same facts as JSON beside it."""
+"""Convert a published file to what this project loads: safetensors with a header, and the same facts as JSON beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sida.teachers.formats import Found, read_network, tensors_of
 
 @dataclass(frozen=True)
 class Converted:
-    """The files that were written, and the architecture they hold."""
+    """Files that were written, and the architecture they hold."""
 
     weights: Path
     facts: Path
@@ -85,19 +85,19 @@ def convert(
 
 
 def holds_another_head(path: Path, network: Mapping[str, Any]) -> bool:
-    """Whether a file, of any kind that is read, has EDM2's uncertainty head where this network has none."""
+    """Return whether a file, of any kind that is read, has EDM2's uncertainty head and this network has none."""
     return bool(_heads(read_network(path, str(path)).tensors, network))
 
 
 def _heads(names: Iterable[str], network: Mapping[str, Any]) -> set[str]:
-    """Names of EDM2's uncertainty head, where this network has none."""
+    """Return the names of EDM2's uncertainty head, if this network has none."""
     if network["architecture"] != "edm2" or network.get("logvar_channels"):
         return set()
     return {name for name in names if name.startswith("logvar_")}
 
 
 def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
-    """The architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
+    """Return the architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
     if found.problem:
         raise Refused(f"{what} holds a network that this project does not have: {found.problem}")
     if expected is None:
@@ -116,7 +116,7 @@ def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) 
 
 
 def _complete(network: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """With every field of a recipe's network section, checked as a recipe is."""
+    """Return the section with every field of a recipe's network section, checked as a recipe is."""
     from pydantic import ValidationError
 
     try:

@@ -1,4 +1,4 @@
-"""What kind of file a network lies in, told by its first bytes, and reading each kind without executing it.
+"""Kinds of network files, told by their first bytes, and reading each kind without executing it.
 
 Three kinds: pickles of NVIDIA and SiDA's authors (read by ``sida.foreign``), torch files (``weights_only``) and
 safetensors (with this project's header, or names that fit the recipe).
@@ -36,7 +36,7 @@ WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep 
 
 @dataclass(frozen=True)
 class Found:
-    """A network file read as far as needed: tensors by name, what it says of its architecture, and where it is from."""
+    """Network file read as far as needed: tensors by name, its architecture as far as it says, and its origin."""
 
     format: Format
     tensors: Mapping[
@@ -52,7 +52,7 @@ class Found:
 
 
 def format_of(path: Path, what: str) -> Format:
-    """The kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
+    """Return the kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -69,7 +69,7 @@ def format_of(path: Path, what: str) -> Format:
 
 
 def read_network(path: Path, what: str) -> Found:
-    """Names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
+    """Return names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
 
     Raises Refused or UserError in one line that names ``what``.
     """
@@ -89,7 +89,7 @@ def read_network(path: Path, what: str) -> Found:
 
 
 def tensors_of(found: Found, path: Path) -> dict[str, Tensor]:
-    """Copies of all tensors as torch's, whatever they were read from; types stay as they are."""
+    """Return copies of all tensors as torch's, whatever they were read from; types stay as they are."""
     if found.format == "safetensors":
         from safetensors.torch import load_file
 
@@ -134,7 +134,7 @@ def _read_torch(path: Path, what: str) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path, what: str) -> None:
-    """torch stores, never compresses: nothing in the archive may be larger than it; and its index must be harmless work."""
+    """Refuse a zip whose members claim more bytes than it has (torch never compresses), or whose index is costly to read."""
     size = path.stat().st_size
     try:
         if (listing := _directory_bytes(path)) > TORCH_DIRECTORY_BYTES:
@@ -162,7 +162,7 @@ def _check_zip(path: Path, what: str) -> None:
 
 
 def _directory_bytes(path: Path) -> int:
-    """How large a zip says that the list of its members is: zipfile would build an object for each."""
+    """Return the size that a zip gives for its list of members: zipfile would build an object for each."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
         tail = file.read()

@@ -57,7 +57,7 @@ _EDM2_FIXED = {
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """What a pickle's ``ema`` is: tensors by published name, a recipe's network section, and its class and arguments."""
+    """Contents of a pickle's ``ema``: tensors by published name, a recipe's network section, and its class and arguments."""
 
     tensors: dict[str, TensorView]
     class_name: str
@@ -69,7 +69,7 @@ class PublishedNetwork:
 
 
 def published_network(value: Any, what: str) -> PublishedNetwork:
-    """The network in a pickle's value, without building a tensor.
+    """Return the network in a pickle's value, without building a tensor.
 
     An architecture that this project does not have is told in ``problem``. Raises Refused when there is no network at all.
     """
@@ -95,7 +95,7 @@ def published_network(value: Any, what: str) -> PublishedNetwork:
 
 
 class _Unknown(Exception):
-    """An architecture that cannot be expressed; the text says which argument."""
+    """The architecture cannot be expressed; the text says which argument."""
 
 
 # -- tensors
@@ -109,7 +109,7 @@ def _modules(module: Inert) -> dict[str, Inert]:
 
 
 def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
-    """All parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
+    """Return all parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
     found: dict[str, TensorView] = {}
     level, seen = [("", ema)], {id(ema)}
     for _ in range(MODULE_DEPTH):
@@ -137,7 +137,7 @@ def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
 
 
 def _arguments(ema: Inert, what: str) -> dict[str, Any]:
-    """The constructor's arguments, positions named."""
+    """Return the constructor's arguments, positions named."""
     args, kwargs = ema.state.get("_init_args", ()), ema.state.get("_init_kwargs", {})
     names = ("img_resolution", "img_channels", "label_dim")
     if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
@@ -147,7 +147,7 @@ def _arguments(ema: Inert, what: str) -> dict[str, Any]:
 
 
 def _plain(value: Any, depth: int = 3) -> Any:
-    """Small values as JSON has them; everything else by its type's name."""
+    """Return small values as JSON has them; everything else by its type's name."""
     if isinstance(value, np.generic):  # before float, which numpy's float64 is too
         return _plain(value.item())
     if value is None or isinstance(value, bool | int | float | str):
@@ -193,7 +193,7 @@ def _network(
     fixed: Mapping[str, Any],
     optional: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A recipe's network section from the arguments; ``optional`` ones appear where they differ from the published."""
+    """Return a recipe's network section from the arguments; ``optional`` ones appear if they differ from the published."""
     arguments = {name: value for name, value in found.arguments.items() if name not in _IGNORED}
     for known in ("sigma_data", "logvar_channels"):
         arguments.pop(known, None)

@@ -1,4 +1,4 @@
-"""Makes MLflow say what the store says. Safe to repeat and to kill anywhere: what is there is found by tag and completed.
+"""Make MLflow agree with the store. Safe to repeat and to kill anywhere: existing parts are found by tag and completed.
 
 One reconciler of a benchmark at a time, by a lease in the store. The tag ``sida.projection`` is written last: all is there.
 """
@@ -32,7 +32,7 @@ OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fai
 
 
 def track(run: str) -> str:
-    """Write one recorded run; a line about what was done. Raises TrackingOff when MLflow cannot be written now."""
+    """Write one recorded run; return a line about it. Raises TrackingOff when MLflow cannot be written now."""
     here = settings()
     check(here.mlflow)
     store = open_store(here.store)
@@ -50,7 +50,7 @@ def track(run: str) -> str:
 
 
 def track_quietly(run: str) -> str:
-    """As ``track``, for the end of a run, which nothing about tracking may fail: a line when there is something to say."""
+    """Track at the end of a run, which must not fail for it; return a line when there is something to say."""
     try:
         track(run)
     except TrackingOff as error:
@@ -61,14 +61,14 @@ def track_quietly(run: str) -> str:
 
 
 class Reconciler:
-    """Writes projections through one client."""
+    """Writer of projections through one client."""
 
     def __init__(self, client: MlflowClient, store: ObjectStore, address: str, above: str) -> None:
-        """``above``: the MLflow run that ours are nested under, if any."""
+        """Take a client and ``above``: the MLflow run that ours are nested under, if any."""
         self.client, self.store, self.address, self.above = client, store, address, above
 
     def reconcile(self, wanted: Projection) -> str:
-        """Bring one run up to date; a line about it."""
+        """Bring one run up to date; return a line about it."""
         above = self._run_above()
         experiment = above.info.experiment_id if above else self._experiment(wanted.benchmark)
         parent = self._find(experiment, wanted.parent.identity)
@@ -114,14 +114,14 @@ class Reconciler:
             return str(found.experiment_id)
         try:
             return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
-        except MlflowException:  # somebody else, from another store, was faster
+        except MlflowException:  # a reconciler of another store was faster
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 raise
             return str(found.experiment_id)
 
     def _find(self, experiment: str, identity: str) -> Any:
-        """The run with this identity; the oldest, should two stores have made one each."""
+        """Return the run with this identity; the oldest, should two stores have created one each."""
         found = self.client.search_runs([experiment], f"tags.`sida.identity` = '{identity}'", max_results=10)
         return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
@@ -132,7 +132,7 @@ class Reconciler:
         return self.client.create_run(experiment, start_time=node.started, tags=tags, run_name=node.name)
 
     def _write(self, run_id: str, node: Node) -> None:
-        """Parameters, tags, metrics and artifacts that are not there yet."""
+        """Write the parameters, tags, metrics and artifacts that are missing."""
         from mlflow.entities import Metric, Param, RunTag
 
         there = self.client.get_run(run_id).data
@@ -160,7 +160,7 @@ class Reconciler:
         return {(point.step, point.value) for point in self.client.get_metric_history(run_id, name)}
 
     def _artifacts(self, run_id: str, artifacts: dict[str, str]) -> None:
-        """Files are written again: the same path holds the same thing."""
+        """Write files again: the same path holds the same thing."""
         folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for path, key in artifacts.items():
             folder, _, name = path.rpartition("/")
@@ -196,7 +196,7 @@ class Reconciler:
 
 
 def _joined(there: str, run: str) -> str:
-    """The ids of all runs that this MLflow run stands for."""
+    """Return the ids of all runs that this MLflow run stands for."""
     return " ".join(sorted({*there.split(), run}))
 
 

@@ -21,7 +21,7 @@ JUDGED = "sida.judged"
 def register(
     client: MlflowClient, experiment: str, distilled: str, scored: str, model: Model, dataset: dict[str, str]
 ) -> None:
-    """A LoggedModel with its metrics, a version of the registered model, and the alias that it has earned."""
+    """Register a LoggedModel with its metrics, a version of the registered model, and the alias that it has earned."""
     logged = _logged_model(client, experiment, distilled, model)
     _metrics(client, scored, logged, model, dataset)
     version = _version(client, logged, distilled, model)
@@ -116,7 +116,7 @@ def _judge(client: MlflowClient, version: Any, model: Model) -> None:
 
 
 def beats(model: Model, champion: dict[str, str]) -> tuple[bool, str]:
-    """Whether a generator is better than the champion (its tags) by more than the 95% interval of the difference, and why."""
+    """Return whether a generator is better than the champion (its tags) by more than the difference's 95% interval, and why."""
     if champion.get("sida.protocol") != model.protocol:
         return False, "measured with another detector or reference than the champion"
     theirs = Score.model_validate_json(champion["sida.score"])

@@ -98,13 +98,13 @@ class MPConv(nn.Module):
         self._folded: tuple[tuple[Any, ...], Tensor] | None = None
 
     def _fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
-        """The weight as it is used: normalised, scaled, cast."""
+        """Return the weight as it is used: normalized, scaled, cast."""
         weight = normalize(self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)))
         weight = weight * (gain / math.sqrt(self.weight[0].numel()))
         return weight.to(dtype, memory_format=self.weight_format)
 
     def _frozen_fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
-        """The same, computed once for as long as weight and gain do not change: in frozen networks, or while theta samples."""
+        """Return the same, computed once for as long as weight and gain stay: in frozen networks, or while theta samples."""
         parts = [part for part in (self.weight, gain) if isinstance(part, Tensor)]
         if torch.compiler.is_compiling() or any(part.is_inference() for part in parts):  # without versions to count
             return self._fold(gain, dtype)
@@ -131,7 +131,7 @@ class MPConv(nn.Module):
 
 
 def set_forced_normalization(network: nn.Module, on: bool) -> None:
-    """Switch forced weight normalisation of all magnitude-preserving layers; it acts in training mode only."""
+    """Switch forced weight normalization of all magnitude-preserving layers; it acts in training mode only."""
     for module in network.modules():
         if isinstance(module, MPConv):
             module.force_normalization = on

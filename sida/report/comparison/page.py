@@ -26,7 +26,7 @@ MEANING = {
     "sid2a": "SiD2A is SiDA that starts from SiD's generator",
 }
 
-Values = list[tuple[float | None, str]]  # what decides which is best, what is shown
+Values = list[tuple[float | None, str]]  # value that decides which is best, text that is shown
 
 
 def page_of(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
