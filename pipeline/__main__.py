@@ -1,4 +1,4 @@
-"""Distil a diffusion model to one step, and prove the score.
+"""Distill a diffusion model to one step, and prove the score.
 
 examples:
   sida list               which recipes there are

@@ -54,10 +54,10 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
     known, timed = placeholders(cluster)
 
     @dsl.pipeline(
-        name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distil and score: {plan.recipe}"
+        name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distill and score: {plan.recipe}"
     )
     def benchmark(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
-        """Distil a diffusion model to one step and score it.
+        """Distill a diffusion model to one step and score it.
 
         Args:
             recipe: Name of a recipe in the image, or address of a resolved one in the store with its digest.

@@ -1,7 +1,7 @@
 """The user's view of a run, drawn on stderr from the steps' events.
 
 On a terminal: one line per finished step, and below them a bar for the step at work. Elsewhere (a file, CI): plain lines, progress
-once a minute, no colours. Quiet: nothing but what the run itself has to say.
+once a minute, no colors. Quiet: nothing but what the run itself has to say.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from sida.patience import Told
 POLL_SECONDS = 0.1
 _ESCAPES = re.compile(
     r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]"
-)  # colours and cursor movements that a step printed
+)  # colors and cursor movements that a step printed
 
 
 class Tail:

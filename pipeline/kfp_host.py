@@ -42,7 +42,7 @@ def main(folder: Path, components: str) -> int:
 def _end_with_us(spec: Any) -> None:
     """Start every step through ``pipeline.step_process`` rather than through the shell that kfp would leave in between."""
     plain = "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main"
-    # kfp recognises its components by the module's name, hence the shell comment.
+    # kfp recognizes its components by the module's name, hence the shell comment.
     ours = '# calls kfp.dsl.executor_main\nexport _KFP_RUNTIME=true\nexec "python3" -m pipeline.step_process'
     for executor in spec.deployment_spec["executors"].values():
         command = executor["container"]["command"]

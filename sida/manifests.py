@@ -190,9 +190,9 @@ class ScoresResult(Part):
     precision: str | None = None  # that model and guide computed in; None: float32
 
     @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the digest that float32 scores had before precisions were recorded."""
-        fields: dict[str, Any] = serialise(self)
+        fields: dict[str, Any] = serialize(self)
         return fields if self.precision else {name: value for name, value in fields.items() if name != "precision"}
 
 

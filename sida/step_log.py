@@ -1,8 +1,8 @@
 """Every step's own log, kept in the store when the step ends, however it ends: ``runs/<run>/logs/<step>.txt``.
 
-While the step is at work, everything that its process and children write to stdout and stderr goes on as before, and its last MiB is
-kept on the side, with the notes that go to the reader of events. Pods are deleted after a while; this copy is what ``logs`` shows
-then. Secrets are masked in it.
+While the step is at work, everything that its process and children write to stdout and stderr goes on as before, and its last
+MiB is kept on the side, with the notes that go to the reader of events. Pods are deleted after a while; this copy is what ``logs``
+shows then. Secrets are masked in it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ stayed away, 1 another failure, 130 stopped.
 
 examples:
   sida run digits                    the demo
-  sida run digits --force distill    distil anew, and all that follows
+  sida run digits --force distill    distill anew, and all that follows
   sida run digits --json | jq .scores
   sida run ./mine.yaml --store s3://bucket/sida
   sida run digits --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500 --store s3://bucket/sida

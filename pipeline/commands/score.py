@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also: is, kid, precision_recall (may be repeated)",
     )
     parser.add_argument(
-        "--protocol", choices=("mean", "best"), help="best: the lowest range, as publications report it (labelled)"
+        "--protocol", choices=("mean", "best"), help="best: the lowest range, as publications report it (labeled)"
     )
     parser.add_argument(
         "--backend",

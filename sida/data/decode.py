@@ -1,9 +1,9 @@
 """Decode a file's bytes to pixels. The content decides how it is decoded, and only these formats are tried.
 
-EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and greyscale are
-taken as they are (grey tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
+EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and grayscale are
+taken as they are (gray tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
 palette and CMYK images silently. ``"convert"`` takes palette, CMYK and bilevel images by Pillow's conversion and drops alpha
-without blending, as EDM2's tool does. Deeper greys are refused always: that tool clipped them to white.
+without blending, as EDM2's tool does. Deeper grays are refused always: that tool clipped them to white.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ class Decoder:
         if mode not in (*CONVERTIBLE, "RGB"):
             raise Unreadable(f"has pixels of mode {mode} (deeper than 8 bits): convert it to 8 bits yourself")
         if target == "L" and mode not in ("1", "LA", "La"):
-            raise Unreadable(
-                f"is in colour (mode {mode}), dataset.channels is 1: convert it to grey, or set channels 3"
-            )
+            raise Unreadable(f"is in color (mode {mode}), dataset.channels is 1: convert it to gray, or set channels 3")
         if self.modes == "strict":
             raise Unreadable(f"has pixels of mode {mode}: set dataset.modes to convert to take it as EDM2 does")
         return image.convert(target)

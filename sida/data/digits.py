@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 grey images of 10 classes (UCI ML, test set of Alpaydin and Kaynak)."""
+"""scikit-learn's handwritten digits: 1,797 real 8x8 gray images of 10 classes (UCI ML, test set of Alpaydin and Kaynak)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Shards:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [N] -> what networks see, float32 [N, C, H, W], and one-hot labels float32 [N, classes].
 
-        Images are in [-1, 1]; latents are normalised means; of labels alone the images are zeros.
+        Images are in [-1, 1]; latents are normalized means; of labels alone the images are zeros.
         """
         data, labels = self.read(indices)
         return network_input(data, self.dataset), one_hot(labels, self.classes)

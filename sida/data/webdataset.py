@@ -1,4 +1,4 @@
-"""WebDataset tars: samples are neighbouring members that share a name up to its first dot; read here, written by ``export``."""
+"""WebDataset tars: samples are neighboring members that share a name up to its first dot; read here, written by ``export``."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def write_grid(path: Path, images: Tensor, columns: int | None = None) -> None:
 
 
 def picture(image: Tensor) -> Image.Image:
-    """Return uint8 [1 or 3, H, W] as a grey or RGB picture."""
+    """Return uint8 [1 or 3, H, W] as a gray or RGB picture."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 

@@ -42,7 +42,7 @@ _SYM6 = (
     -0.007800708325034148,
 )
 _REACH = len(_SYM6) // 2 - 1  # taps on either side of a pair of fine pixels
-# The published pipe turns and scales about a point half a fine pixel up and left of the image's centre: its doubled images
+# The published pipe turns and scales about a point half a fine pixel up and left of the image's center: its doubled images
 # are offset by that much. Networks are conditioned on such images, so we keep it.
 _CENTRE_OFFSET = -0.25
 
@@ -168,7 +168,7 @@ def _translation(shift: Tensor) -> Tensor:
 
 
 def _resample(images: Tensor, inverse: Tensor) -> Tensor:
-    """Apply an affine map given from output to input, [N, 3, 3] in pixels from the centre.
+    """Apply an affine map given from output to input, [N, 3, 3] in pixels from the center.
 
     The reflected border is as wide as reflection allows, whatever the map: shapes do not depend on the draws, nor an image on
     its batch.
@@ -182,11 +182,11 @@ def _resample(images: Tensor, inverse: Tensor) -> Tensor:
     taps = constant(_SYM6, images)
     taps = taps / taps.sum()
     across, along = ((shape, taps.reshape(shape)) for shape in ((1, 1, 1, -1), (1, 1, -1, 1)))
-    # Doubling: source pixel i becomes the fine pixels 2i and 2i + 1, the filter centred between them.
+    # Doubling: source pixel i becomes the fine pixels 2i and 2i + 1, the filter centered between them.
     for (_, kernel), stride, padding in ((across, (1, 2), (0, _REACH)), (along, (2, 1), (_REACH, 0))):
         kernel = (2 * kernel).expand(channels, 1, -1, -1)
         images = conv_transpose2d(images, kernel, stride=stride, padding=padding, groups=channels)
-    # The fine output grid has the taps' reach beyond the image. Both grids share the centre, 0 in [-1, 1].
+    # The fine output grid has the taps' reach beyond the image. Both grids share the center, 0 in [-1, 1].
     out_height, out_width = height + _REACH, width + _REACH
     to_pixels = constant((out_width / 2, out_height / 2, 1), images)
     from_pixels = constant((2 / in_width, 2 / in_height), images)

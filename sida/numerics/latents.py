@@ -25,7 +25,7 @@ def latent_scale_bias(
 def draw_latent(
     mean_std: Tensor, eps: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
 ) -> Tensor:
-    """Stored encoder output [B, 8, h, w] (4 means, then 4 standard deviations) and unit normal eps [B, 4, h, w] -> normalised
+    """Stored encoder output [B, 8, h, w] (4 means, then 4 standard deviations) and unit normal eps [B, 4, h, w] -> normalized
     latents [B, 4, h, w]."""
     mean, std = mean_std.chunk(2, dim=1)
     scale, bias = _columns(raw_means, raw_stds, mean)

@@ -1,7 +1,7 @@
 """Losses of SiD and SiDA as functions of the networks' outputs (arXiv 2410.14919, algorithm 1).
 
 Tensors: images float32 [B, C, H, W]; sigma [B] (or [B, 1, 1, 1]); logits [B, 1, h, w]; logvar u(sigma) [B, 1, 1, 1]; B is the
-micro-batch of one process. Nothing here synchronises with the host.
+micro-batch of one process. Nothing here synchronizes with the host.
 
 A sample that holds a NaN in anything that was passed is dropped: its losses are exactly 0 and its logits do not enter a BCE
 mean. ``keep`` says which samples stayed, so that the caller can count; the caller's divisor stays B.

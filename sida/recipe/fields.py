@@ -124,7 +124,7 @@ class Latents(Part):
     revision: str | None = None
     licence: str
     image_resolution: Positive  # of the images; dataset.resolution is that of the latents
-    raw_mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)  # per channel, as EDM2 normalises
+    raw_mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)  # per channel, as EDM2 normalizes
     raw_std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
 
 

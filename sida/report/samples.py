@@ -38,7 +38,7 @@ SHOWN = 12  # samples drawn with their neighbors
 NEIGHBORS = 3
 
 Model = Literal["real", "teacher", "generator"]
-Decode = Callable[[Tensor], Tensor]  # normalised latents [B, 4, h, w] -> uint8 [B, 3, H, W]
+Decode = Callable[[Tensor], Tensor]  # normalized latents [B, 4, h, w] -> uint8 [B, 3, H, W]
 
 
 @dataclass(frozen=True)

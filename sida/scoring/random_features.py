@@ -1,7 +1,7 @@
 """Features of a fixed random network, for pictures without a suitable pretrained network: ``fd_random``, never FID.
 
 Random convolutional features tell distributions apart where a network trained on photographs of objects knows nothing of the
-pictures (Naeem et al., "Reliable Fidelity and Diversity Metrics", ICML 2020, section 4.2). They see colour, texture and coarse
+pictures (Naeem et al., "Reliable Fidelity and Diversity Metrics", ICML 2020, section 4.2). They see color, texture and coarse
 layout; they know no objects. Numbers compare models at one resolution with one another, and with nothing published.
 """
 

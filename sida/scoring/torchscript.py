@@ -63,7 +63,7 @@ class TorchScriptDetector(nn.Module):
 
 
 def _three_channels(images: Tensor) -> Tensor:
-    """Repeat grey images to three channels."""
+    """Repeat gray images to three channels."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 

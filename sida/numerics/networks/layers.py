@@ -82,7 +82,7 @@ class Conv2d(nn.Module):
 
     def _resample_up(self, x: Tensor, padding: int) -> Tensor:
         assert self.resample_filter is not None
-        if self.resample_taps == [1, 1] and padding == 0:  # the box filter: nearest neighbour
+        if self.resample_taps == [1, 1] and padding == 0:  # the box filter: nearest neighbor
             return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         taps = (4 * self.resample_filter).to(x.dtype).expand(x.shape[1], 1, -1, -1)
         return conv_transpose2d(x, taps, stride=2, padding=padding, groups=x.shape[1])

@@ -1,7 +1,7 @@
 """Magnitude-preserving layers of EDM2 (Karras et al., arXiv 2312.02696, section 2 and appendix B), published names.
 
-Written from the paper and checked against golden numbers. Weights are normalised at each use ("traditional weight
-normalisation"); with ``force_normalization`` a forward in training mode first replaces the stored weight by its normalised
+Written from the paper and checked against golden numbers. Weights are normalized at each use ("traditional weight
+normalization"); with ``force_normalization`` a forward in training mode first replaces the stored weight by its normalized
 value, so that Adam's step size keeps its meaning.
 """
 
@@ -86,7 +86,7 @@ class MPFourier(nn.Module):
 class MPConv(nn.Module):
     """Convolution ([B, C, H, W], kernel (k, k)) or linear layer ([B, C], kernel ()) without bias (equation 47).
 
-    Computes in the input's dtype; the weight is normalised in its own.
+    Computes in the input's dtype; the weight is normalized in its own.
     """
 
     weight_format: torch.memory_format = torch.preserve_format  # of the weight as it is used
