@@ -1,4 +1,4 @@
-"""A run's pods and nodes as Argo Workflows makes them for Kubeflow Pipelines 2: which step each belongs to, and what it said.
+"""A run's pods and nodes as Argo Workflows makes them for Kubeflow Pipelines 2: the step of each, and its messages.
 
 A step has two: its driver, which prepares it, and its executor, which is our container. On Kubeflow Pipelines 2.17 with Argo 4.0
 pods carry the label ``pipeline/runid`` and their place in the DAG as an annotation:
@@ -59,16 +59,16 @@ def place(pod: Mapping[str, Any]) -> Place | None:
 
 def pods_by_place(pods: Iterable[dict[str, Any]]) -> dict[Place, list[dict[str, Any]]]:
     """Return the pods of each place, the newest last."""
-    found: dict[Place, list[dict[str, Any]]] = {}
+    grouped: dict[Place, list[dict[str, Any]]] = {}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
         if (its := place(pod)) is not None:
-            found.setdefault(its, []).append(pod)
-    return found
+            grouped.setdefault(its, []).append(pod)
+    return grouped
 
 
 def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
     """Return the nodes of type Pod, in the order in which they began."""
-    found = []
+    pod_nodes = []
     for workflow in workflows:
         status = workflow.get("status") or {}
         entries = status.get("nodes") or {}
@@ -76,8 +76,10 @@ def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
             entries = json.loads(gzip.decompress(base64.b64decode(packed)))
         for node in sorted(entries.values(), key=lambda node: str(node.get("startedAt"))):
             if node.get("type") == "Pod" and (place := place_of(str(node.get("name", "")))) is not None:
-                found.append(Node(place, str(node.get("phase", "")), " ".join(str(node.get("message", "")).split())))
-    return found
+                pod_nodes.append(
+                    Node(place, str(node.get("phase", "")), " ".join(str(node.get("message", "")).split()))
+                )
+    return pod_nodes
 
 
 def without_argo(lines: Iterable[str]) -> Iterator[str]:
@@ -87,13 +89,13 @@ def without_argo(lines: Iterable[str]) -> Iterator[str]:
 
 def driver_error(lines: Iterable[str]) -> str:
     """Return the error at the end of a driver's log: glog's fatal line, else its last error, else its last line."""
-    said = [
+    messages = [
         re.sub(r"^([A-Z])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^]]*\] ?", r"\1 ", line).strip()
         for line in without_argo(lines)
     ]
-    said = [line for line in said if line]
+    messages = [line for line in messages if line]
     for mark in ("F ", "E "):
-        marked = [line.removeprefix(mark) for line in said if line.startswith(mark)]
+        marked = [line.removeprefix(mark) for line in messages if line.startswith(mark)]
         if marked:
             return re.sub(r"^KFP driver: (driver\.\w+\(.*\) failed: )?", "", marked[-1])[:400]
-    return said[-1][:400] if said else ""
+    return messages[-1][:400] if messages else ""

@@ -50,8 +50,8 @@ class Schedule:
 
     def fields(self) -> dict[str, str]:
         """Return the fields that schedules are compared by."""
-        shown = {"cron": self.cron, "version": self.version_id} | self.parameters
-        return shown | {"pipeline root": self.pipeline_root, "service account": self.service_account}
+        values = {"cron": self.cron, "version": self.version_id} | self.parameters
+        return values | {"pipeline root": self.pipeline_root, "service account": self.service_account}
 
 
 class Client:
@@ -81,10 +81,10 @@ class Client:
             return Version(pipeline_id, version.pipeline_version_id, name, new=True)
 
     def _pipeline_id(self, name: str) -> str:
-        found = self._kfp.list_pipelines(
+        pipelines = self._kfp.list_pipelines(
             namespace=self._profile.namespace, filter=_named(name), page_size=100
         ).pipelines
-        return next((p.pipeline_id for p in found or [] if name in (p.display_name, p.name)), "")
+        return next((p.pipeline_id for p in pipelines or [] if name in (p.display_name, p.name)), "")
 
     def _create_pipeline(self, name: str, description: str) -> str:
         from kfp_server_api import V2beta1Pipeline
@@ -145,25 +145,25 @@ class Client:
 
     def runs(self, count: int) -> list[RunState]:
         """Return the newest runs of our experiment, without their tasks."""
-        found: list[RunState] = []
+        states: list[RunState] = []
         token = ""
         with self._errors("list the runs"), _quiet():
             here = self._profile
             experiments = self._kfp.list_experiments(
                 namespace=here.namespace, filter=_named(here.experiment)
             ).experiments
-            while experiments and len(found) < count:
+            while experiments and len(states) < count:
                 page = self._kfp.list_runs(
                     page_token=token,
                     page_size=min(count, 100),
                     sort_by="created_at desc",
                     experiment_id=experiments[0].experiment_id,
                 )
-                found += [run_state(run) for run in page.runs or []]
+                states += [run_state(run) for run in page.runs or []]
                 token = page.next_page_token or ""
                 if not token:
                     break
-        return found[:count]
+        return states[:count]
 
     def cancel(self, run_id: str) -> RunState:
         """Ask KFP to end a run; return the state before. A run that has ended, or is being ended, is left alone."""
@@ -196,29 +196,29 @@ class Client:
         return f"{base.rstrip('/')}/#/runs/details/{run_id}"
 
     def _experiment(self) -> str:
-        made = self._kfp.create_experiment(self._profile.experiment, namespace=self._profile.namespace)
-        return str(made.experiment_id)
+        experiment = self._kfp.create_experiment(self._profile.experiment, namespace=self._profile.namespace)
+        return str(experiment.experiment_id)
 
     # -- schedules
 
     def schedules(self, name: str = "") -> list[Schedule]:
         """Return the recurring runs of our experiment, or those called ``name`` (KFP allows several)."""
-        found: list[Schedule] = []
+        schedules: list[Schedule] = []
         token = ""
         with self._errors("list the schedules"), _quiet():
             experiment = self._experiment()
             while True:
                 page = self._kfp.list_recurring_runs(page_token=token, page_size=100, experiment_id=experiment)
-                found += [_schedule(item) for item in page.recurring_runs or []]
+                schedules += [_schedule(item) for item in page.recurring_runs or []]
                 token = page.next_page_token or ""
                 if not token:
                     break
-        return [schedule for schedule in found if name in ("", schedule.name)]
+        return [schedule for schedule in schedules if name in ("", schedule.name)]
 
     def create_schedule(self, schedule: Schedule, pipeline_id: str, description: str) -> str:
         """Create a recurring run without catch-up, one run at a time, enabled or not as ``schedule`` says; return its id."""
         with self._errors("create the schedule"), _quiet():
-            made = self._kfp.create_recurring_run(
+            created = self._kfp.create_recurring_run(
                 self._experiment(),
                 schedule.name,
                 description=description,
@@ -232,7 +232,7 @@ class Client:
                 pipeline_root=self._profile.pipeline_root,
                 service_account=self._profile.service_account,
             )
-            return str(made.recurring_run_id)
+            return str(created.recurring_run_id)
 
     def delete_schedule(self, schedule_id: str) -> None:
         """Remove a recurring run; its past runs stay."""
@@ -272,12 +272,12 @@ class Client:
             ) from error
 
     def _refused(self, error: Any, doing: str, missing: str) -> SidaError:
-        said = _message(error.body)
+        message = _message(error.body)
         if error.status in (401, 403):
-            what = "not logged in" if error.status == 401 else f"not allowed to {doing}"
+            reason = "not logged in" if error.status == 401 else f"not allowed to {doing}"
             return UserError(
-                f"{self._where}: {what} ({error.status}{f', {said}' if said else ''}): set the variable of kfp.token_variable "
-                f"or kfp.cookies_variable anew, and check kfp.namespace"
+                f"{self._where}: {reason} ({error.status}{f', {message}' if message else ''}): set the variable of "
+                f"kfp.token_variable or kfp.cookies_variable anew, and check kfp.namespace"
             )
         if error.status == 404 and missing:
             return UserError(f"{self._where}: {missing}")
@@ -287,8 +287,8 @@ class Client:
                 f"without /#/)"
             )
         if error.status in (400, 409):
-            return UserError(f"{self._where} refused to {doing}: {said or error.reason}")
-        return SidaError(f"{self._where} failed to {doing}: {error.status} {said or error.reason}: try again")
+            return UserError(f"{self._where} refused to {doing}: {message or error.reason}")
+        return SidaError(f"{self._where} failed to {doing}: {error.status} {message or error.reason}: try again")
 
 
 class Unreachable(UserError):
@@ -368,8 +368,8 @@ def _schedule(item: Any) -> Schedule:
 def _message(body: Any) -> str:
     """Return the server's message in one line: grpc-gateway's error or message."""
     try:
-        said = json.loads(body)
-        text = said.get("error_message") or said.get("message") or said.get("error") or ""
+        answer = json.loads(body)
+        text = answer.get("error_message") or answer.get("message") or answer.get("error") or ""
     except (TypeError, ValueError, AttributeError):
         return ""
     return " ".join(str(text).split())[:300]

@@ -45,8 +45,8 @@ def images(profile: Profile) -> Check:
 
 def namespaces(profile: Profile, cluster: Installed | str) -> Check:
     """Check that the namespaces exist."""
-    wanted = {name: f"namespace {name}" for name in places(profile)}
-    return _looked("namespaces", cluster, wanted, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
+    labels = {name: f"namespace {name}" for name in places(profile)}
+    return _looked("namespaces", cluster, labels, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
 
 
 def accounts(profile: Profile, cluster: Installed | str) -> Check:
@@ -58,26 +58,26 @@ def accounts(profile: Profile, cluster: Installed | str) -> Check:
         named += [(profile.job_namespace, name) for name in (profile.job_service_account, launching) if name]
     if jobs is not None and jobs.service_account:
         named.append((jobs.namespace, jobs.service_account))
-    wanted = {pair: "/".join(pair) for pair in named}
-    return _looked("accounts", cluster, wanted, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
+    labels = {pair: "/".join(pair) for pair in named}
+    return _looked("accounts", cluster, labels, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
 
 
 def secrets(profile: Profile, cluster: Installed | str) -> Check:
     """Check that every Secret exists in every namespace whose pods read it, with the keys that the profile names."""
     keys = {secret.name: set(secret.variables.values()) for secret in profile.secrets}
     keys |= {name: set() for name in profile.image_pull_secrets}
-    wanted = {(namespace, name): asked for namespace in places(profile) for name, asked in keys.items()}
+    labels = {(namespace, name): asked for namespace in places(profile) for name, asked in keys.items()}
     if profile.webhook is not None:  # the exit handler's alone
-        wanted[runs_as(profile)[0], profile.webhook.secret] = {profile.webhook.key}
+        labels[runs_as(profile)[0], profile.webhook.secret] = {profile.webhook.key}
 
     def wrong(seen: Installed, pair: tuple[str, str]) -> str:
-        found = seen.secret_keys(*pair)
-        if found is None:
+        present = seen.secret_keys(*pair)
+        if present is None:
             return "is missing"
-        missing = sorted(wanted[pair] - found)
+        missing = sorted(labels[pair] - present)
         return f"has no key {', '.join(missing)}" if missing else ""
 
-    return _looked("secrets", cluster, {pair: "/".join(pair) for pair in wanted}, wrong)
+    return _looked("secrets", cluster, {pair: "/".join(pair) for pair in labels}, wrong)
 
 
 def places(profile: Profile) -> list[str]:
@@ -104,14 +104,12 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
     except (Refused, UserError):
         return unseen
     if not ready:
-        found = f"no pod answers for {service} in namespace {namespace}"
-        return Check(failed.name, "bad", found, "every step", f"kubectl -n {namespace} get pods,endpointslices")
-    found = (
-        f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {here}"
-    )
+        text = f"no pod answers for {service} in namespace {namespace}"
+        return Check(failed.name, "bad", text, "every step", f"kubectl -n {namespace} get pods,endpointslices")
+    text = f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {here}"
     port = urlsplit(address).port or 80
     forward = f"kubectl -n {namespace} port-forward svc/{service} {port}:{port}, and {variable}=http://localhost:{port}"
-    return Check(failed.name, "unseen", found, "", forward)
+    return Check(failed.name, "unseen", text, "", forward)
 
 
 def _looked(
@@ -130,9 +128,9 @@ def _looked(
             unseen.append(f"{shown} ({error.status}, {error.reason})")
         except UserError as error:  # the API could not be reached
             return Check(name, "unseen", f"could not look: {error}")
-    said = [*faults, *([f"could not look at {', '.join(unseen)}"] if unseen else [])]
+    remarks = [*faults, *([f"could not look at {', '.join(unseen)}"] if unseen else [])]
     if faults:
-        return Check(name, "bad", "; ".join(said), *REMEDIES[name])
+        return Check(name, "bad", "; ".join(remarks), *REMEDIES[name])
     if unseen:
-        return Check(name, "unseen", "; ".join(said), "", "have `doctor` run by somebody who may look")
+        return Check(name, "unseen", "; ".join(remarks), "", "have `doctor` run by somebody who may look")
     return Check(name, "ok", ", ".join(wanted.values()) or "the profile names none")

@@ -49,8 +49,8 @@ def _check(part: str, index: int, name: str, accepted: str, text: str) -> None:
         raise UserError(f"--cron {text!r}: write 0 for Sunday: KFP knows no weekday 7")
     try:
         _alone(part, index)
-        known = not set(_UNKNOWN_TO_KFP.get(name, "")) & set(span.upper())
+        valid = not set(_UNKNOWN_TO_KFP.get(name, "")) & set(span.upper())
     except CronSimError:
-        known = False
-    if not known:
+        valid = False
+    if not valid:
         raise UserError(f"--cron {text!r}: {part!r} is no {name}: write {accepted}, *, lists, ranges or */n")

@@ -64,20 +64,20 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
             repeat: "scheduled": the scores are measured anew, under the time of the run, so that each firing of a schedule
                 measures. "reuse": scores that are there are taken. Any other text: once for each text.
         """
-        made: dict[str, Any] = {}
+        created: dict[str, Any] = {}
         with cluster.ending(recipe, plan.group) if cluster else nullcontext():
             for step, sources in tasks.items():
                 inputs = {}
                 for name, source in sources.items():
                     maker, output = source.split(".")
-                    inputs[name] = made[maker].outputs[output]
+                    inputs[name] = created[maker].outputs[output]
                 if STEPS[step].measures:
                     inputs |= {"repeat": repeat, **timed}
                 attempt = "new" if step in forced else ""
-                made[step] = steps[step](recipe=recipe, attempt=attempt, **known, **inputs)
-                made[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
+                created[step] = steps[step](recipe=recipe, attempt=attempt, **known, **inputs)
+                created[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
                 if cluster:
-                    cluster.configure(step, made[step])
+                    cluster.configure(step, created[step])
 
     return benchmark
 

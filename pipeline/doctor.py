@@ -48,12 +48,12 @@ def examine(profile: Profile | None = None) -> list[Check]:
 def summary(checks: list[Check], profile: str | None) -> str:
     """Return the last line: of this machine, or of a profile's cluster."""
     bad, unseen = ([check.name for check in checks if check.state == state] for state in ("bad", "unseen"))
-    where = f"runs on the cluster of {profile}" if profile else "runs on this machine"
+    place = f"runs on the cluster of {profile}" if profile else "runs on this machine"
     if bad:
-        return f"not ready for {where}: {len(bad)} of {len(checks)} checks are bad: {', '.join(bad)}"
+        return f"not ready for {place}: {len(bad)} of {len(checks)} checks are bad: {', '.join(bad)}"
     if unseen:
-        return f"nothing is wrong that could be seen for {where}; not looked at: {', '.join(unseen)}"
-    return f"ready for {where}"
+        return f"nothing is wrong that could be seen for {place}; not looked at: {', '.join(unseen)}"
+    return f"ready for {place}"
 
 
 def _of_profile(profile: Profile, checks: list[Callable[[], Check]]) -> list[Check]:
@@ -64,14 +64,14 @@ def _of_profile(profile: Profile, checks: list[Callable[[], Check]]) -> list[Che
 
     own, cluster = environment(), _seen(profile)
     with using_store(profile):
-        made = [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
-    for place, check in enumerate(made):
+        results = [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
+    for place, check in enumerate(results):
         variable = {"store": "SIDA_S3_ENDPOINT", "mlflow": "MLFLOW_TRACKING_URI"}.get(check.name, "")
         if check.state == "bad" and variable in profile.env and variable not in own:
-            made[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
-    made.append(cluster_checks.images(profile))
+            results[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
+    results.append(cluster_checks.images(profile))
     looks = (cluster_checks.namespaces, cluster_checks.accounts, cluster_checks.secrets)
-    return [*made, *(look(profile, cluster) for look in looks)]
+    return [*results, *(look(profile, cluster) for look in looks)]
 
 
 NAMES = ("python", "torch", "gpus", "packages", "store", "mlflow", "disk", "kubernetes", "trainer", "kfp")
@@ -187,8 +187,8 @@ def _disk() -> Check:
     here = settings()
     places = {"SIDA_RUNS": here.runs, "SIDA_CACHE": here.cache}
     free = {name: shutil.disk_usage(_existing(path)).free for name, path in places.items()}
-    found = ", ".join(f"{size / GIB:.1f} GiB free for {name}" for name, size in free.items())
-    return Check("disk", "ok" if min(free.values()) >= LEAST_DISK else "bad", found, *_when(free))
+    text = ", ".join(f"{size / GIB:.1f} GiB free for {name}" for name, size in free.items())
+    return Check("disk", "ok" if min(free.values()) >= LEAST_DISK else "bad", text, *_when(free))
 
 
 def _when(free: dict[str, int]) -> tuple[str, str]:
@@ -250,8 +250,8 @@ def _runtime_fault(profile: Profile | None, cluster: Installed) -> str:
 
 def _seen(profile: Profile) -> Installed | str:
     """Return the cluster for looking around, or the reason why there is none."""
-    found = _cluster(profile)
-    return found.found if isinstance(found, Check) else found
+    cluster = _cluster(profile)
+    return cluster.found if isinstance(cluster, Check) else cluster
 
 
 def _cluster(profile: Profile | None) -> Installed | Check:

@@ -15,10 +15,10 @@ class SecretFound(UserError, ValueError):
 
 def refuse_secret(field: str, name: str, value: str, instead: str) -> None:
     """Raise SecretFound, without showing the value, when a name or a value is that of a secret."""
-    what = "its name is that of a secret" if value and NAME.search(name) else ""
-    what = what or next((f"it holds {kind}" for kind, found in VALUES.items() if found.search(value)), "")
-    if what:
-        raise SecretFound(f"{field} looks like a secret ({what}), and would be printed: {instead}")
+    reason = "its name is that of a secret" if value and NAME.search(name) else ""
+    reason = reason or next((f"it holds {kind}" for kind, pattern in VALUES.items() if pattern.search(value)), "")
+    if reason:
+        raise SecretFound(f"{field} looks like a secret ({reason}), and would be printed: {instead}")
 
 
 def refuse_secrets_in(value: Any, where: str) -> None:

@@ -45,13 +45,13 @@ class Observer:
         self.missing: list[Unseen] = []  # what the last look could not look at
 
     def look(self, run: RunState) -> Standing:
-        """Return how the run stands now; record a cancel that nobody recorded."""
+        """Return how the run stands now; record a cancel that is not recorded yet."""
         self.missing = []
-        found: dict[str, Any] = {}
-        self._look_at_store(run, found)
-        self._look_at_pods(run, found)
-        self._look_at_jobs(run, found)
-        return standing(run, Known(**found), names())
+        facts: dict[str, Any] = {}
+        self._look_at_store(run, facts)
+        self._look_at_pods(run, facts)
+        self._look_at_jobs(run, facts)
+        return standing(run, Known(**facts), names())
 
     def settle(self, seen: Standing) -> None:
         """Record how the run ended, if its exit handler did not, or did not know; quietly if the store is out of reach."""

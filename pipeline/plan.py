@@ -33,10 +33,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         for step in self.force:
-            if step not in (known := self.tasks()):
-                near = difflib.get_close_matches(step, known, n=1)
+            if step not in (tasks := self.tasks()):
+                near = difflib.get_close_matches(step, tasks, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise UserError(f"--force {step}: no such step in this run: {hint}steps: {', '.join(known)}")
+                raise UserError(f"--force {step}: no such step in this run: {hint}steps: {', '.join(tasks)}")
 
     @classmethod
     def of(cls, recipe: Recipe, address: str, goal: str = "report", force: Iterable[str] = ()) -> Plan:

@@ -27,7 +27,7 @@ class Stuck(Exception):
 
     def __init__(self, step: str, waiting: Waiting, minutes: float) -> None:
         super().__init__(
-            f"{step} waits since {minutes:g} minutes for what does not come by itself: {waiting_in_words(waiting)}: "
+            f"{step} has waited {minutes:g} minutes for what does not come by itself: {waiting_in_words(waiting)}: "
             f"{remedy(waiting)}"
         )
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait",
         metavar="SECONDS",
         type=_seconds,
-        help="wait so long for a result that another run is making (default 0: say who makes it, and stop)",
+        help="how long to wait for a result that another run is making (default 0: name that run, and stop)",
     )
     output.add_amount(parser)
     output.add_json(parser)

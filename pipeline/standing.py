@@ -94,11 +94,11 @@ def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
         steps.append(_step(step, _joined(tasks), driver, known, run.ended, _cancelled(run, known)))
     for step in known.jobs.keys() - grouped.keys():
         steps.append(_job_alone(step, known))
-    made = tuple(steps)
+    standings = tuple(steps)
     if not run.ended:
-        return Standing(run.run_id, run.name, run.state, made)
-    state, message, sure = _ended(run, known, made)
-    return Standing(run.run_id, run.name, state, made, message, over=True, sure=sure)
+        return Standing(run.run_id, run.name, run.state, standings)
+    state, message, sure = _ended(run, known, standings)
+    return Standing(run.run_id, run.name, state, standings, message, over=True, sure=sure)
 
 
 def _frames(drivers: Iterable[Task], known: Known, names: Mapping[str, str]) -> Iterator[StepStanding]:
@@ -211,8 +211,8 @@ def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failur
     if driver_failed:
         return _driver_failure(task, known)
     pods = known.pods.get(Place(task.name, driver=False), ())
-    if pods and (found := failure_of(pods[-1])) is not None:
-        return _explained(found, step, known)
+    if pods and (failure := failure_of(pods[-1])) is not None:
+        return _explained(failure, step, known)
     if pods and (stuck := waiting_of(pods[-1], known.events)) is not None and not stuck.passes:
         return Failure("never", detail=waiting_in_words(stuck))
     messages = [node.message for node in known.nodes if node.place == Place(task.name, driver=False) and node.message]
@@ -232,11 +232,11 @@ def _explained(found: Failure, step: str, known: Known) -> Failure:
 def _driver_failure(task: Task, known: Known) -> Failure:
     pods = known.pods.get(Place(task.name, driver=True), ())
     pod = str(pods[-1]["metadata"]["name"]) if pods else ""
-    said = known.driver_errors.get(task.name, "")
+    text = known.driver_errors.get(task.name, "")
     argo = [node.message for node in known.nodes if node.place == Place(task.name, driver=True) and node.message]
-    if argo and (made := _from_argo(argo[-1])).cause in ("never", "deleted"):
-        return made
-    return Failure("driver", pod, said or (argo[-1] if argo else ""))
+    if argo and (failure := _from_argo(argo[-1])).cause in ("never", "deleted"):
+        return failure
+    return Failure("driver", pod, text or (argo[-1] if argo else ""))
 
 
 def _from_argo(message: str) -> Failure:
@@ -247,7 +247,7 @@ def _from_argo(message: str) -> Failure:
         return Failure("deleted")
     if "deadline" in message.lower():
         return Failure("deadline")
-    made = refusal(message, "")
-    if made.kind in ("quota", "policy"):
-        return Failure("never", detail=waiting_in_words(made))
+    refused = refusal(message, "")
+    if refused.kind in ("quota", "policy"):
+        return Failure("never", detail=waiting_in_words(refused))
     return Failure("exit", detail=message)

@@ -33,9 +33,9 @@ class StepLog:
 
     def lines(self, *, follow: bool) -> Iterator[str]:
         """Yield the lines; with ``follow`` until the pod ends. Raises UserError that names the places when there is none."""
-        found = self._of_trainjob(follow) or self._of_pod(follow)
-        if found is not None:
-            return found
+        log = self._of_trainjob(follow) or self._of_pod(follow)
+        if log is not None:
+            return log
         text = self._kept()
         if text is not None:
             return iter(text.splitlines())

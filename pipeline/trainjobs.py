@@ -20,7 +20,7 @@ def launches(profile: Profile) -> bool:
 
 
 def selector(run: str, step: str = "") -> str:
-    """Return the label selector of a run's TrainJobs, or of one step's. Raises UserError for what is no run."""
+    """Return the label selector of a run's TrainJobs, or of one step's. Raises UserError for a malformed run id."""
     return f"{RUN}={label(check_run_id(run))}{f',{STEP}={step}' if step else ''}"
 
 

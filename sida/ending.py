@@ -1,8 +1,9 @@
 """The end of a run, in one vocabulary: SUCCEEDED, FAILED, CANCELLED, TIMED OUT.
 
 The steps' own records decide, for Kubeflow Pipelines tells its exit handler less than they do: COMPLETE, FAILED, or RUNNING of a
-run that was cancelled or whose driver died, and never why. Who asks for a run's end says so in ``runs/<run>/cancel.json``. A run
-whose exit handler never ran is settled by whoever looks at it next: ``status``, ``track``, or the next run on the same machine.
+run that was cancelled or whose driver died, and never why. A request to end a run is recorded in ``runs/<run>/cancel.json``. A
+run whose exit handler never ran is settled by the next command that looks at it: ``status``, ``track``, or the next run on the
+same machine.
 """
 
 from __future__ import annotations
@@ -129,10 +130,10 @@ def _standstill(made: Mapping[str, StepCall]) -> str:
     at_work = [name for name, call in made.items() if call.state == "started"]
     done = [name for name, call in made.items() if call.state in _DONE]
     if at_work:
-        where = f"it ended while {', '.join(at_work)} {'was' if len(at_work) == 1 else 'were'} at work"
+        place = f"it ended while {', '.join(at_work)} {'was' if len(at_work) == 1 else 'were'} at work"
     else:
-        where = f"it ended after {done[-1]}, before the next step ran" if done else "it ended before a step ran"
-    return f"{where}: `status RUN --profile PROFILE` looks for the reason"
+        place = f"it ended after {done[-1]}, before the next step ran" if done else "it ended before a step ran"
+    return f"{place}: `status RUN --profile PROFILE` looks for the reason"
 
 
 # -- recording
@@ -141,16 +142,16 @@ def _standstill(made: Mapping[str, StepCall]) -> str:
 def end_by_records(run: str, recipe: str, said: str, code: int, message: str) -> RunEnd:
     """Record a run's end for the exit handler, from the steps' records and what Kubeflow Pipelines ``said``."""
     store = open_store(settings().store)
-    made = calls(store, run)
-    found = judge(made, None, cancel_of(store, run))
+    recorded = calls(store, run)
+    outcome = judge(recorded, None, cancel_of(store, run))
     over = said in ("COMPLETE", SUCCEEDED)
-    if found is None and over:
-        found = Ending(SUCCEEDED)
-    elif found is None or (found.state == SUCCEEDED and said == FAILED):
-        lost = next((f"{name}: {call.error}" for name, call in made.items() if call.state == "failed"), "")
-        told = message or lost
-        found = Ending(FAILED, told or _standstill(made), sure=bool(told))
-    return end_run(run, recipe, found.state, code, found.message, sure=found.sure)
+    if outcome is None and over:
+        outcome = Ending(SUCCEEDED)
+    elif outcome is None or (outcome.state == SUCCEEDED and said == FAILED):
+        lost = next((f"{name}: {call.error}" for name, call in recorded.items() if call.state == "failed"), "")
+        reason = message or lost
+        outcome = Ending(FAILED, reason or _standstill(recorded), sure=bool(reason))
+    return end_run(run, recipe, outcome.state, code, outcome.message, sure=outcome.sure)
 
 
 def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
@@ -158,8 +159,8 @@ def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
     there = end_of(store, run)
     if not ending.sure or (there is not None and _known(there)):
         return False
-    made = calls(store, run)
-    recipe = there.recipe if there is not None else next((call.recipe for call in made.values()), "")
+    recorded = calls(store, run)
+    recipe = there.recipe if there is not None else next((call.recipe for call in recorded.values()), "")
     code = 0 if ending.state == SUCCEEDED else 1
     end_run(run, recipe, ending.state, code, ending.message)
     return True
@@ -170,18 +171,18 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure:
 
     here = settings()
     store = open_store(here.store)
-    made = calls(store, run)
-    states: dict[str, str] = {step: call.state for step, call in made.items()}
+    recorded = calls(store, run)
+    states: dict[str, str] = {step: call.state for step, call in recorded.items()}
     line = " ".join(message.split())
     end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, sure=sure, ended=now(), steps=states)
-    found = _regression(made.get("compare"))
-    if found is not None:
-        end = end.model_copy(update={"standing": words.regression(found), "regressed": found.regressed})
+    regression = _regression(recorded.get("compare"))
+    if regression is not None:
+        end = end.model_copy(update={"standing": words.regression(regression), "regressed": regression.regressed})
     key = layout.run_end_key(run)
     store.put(key, to_json(end))  # before the call, which may take its time, or the pod's end
     if end.regressed and here.webhook:
         news = {"event": "regression", "run": run, "recipe": recipe, "text": f"{recipe}, run {run}: {end.standing}"}
-        numbers = found.model_dump(mode="json") if found is not None else {}
+        numbers = regression.model_dump(mode="json") if regression is not None else {}
         end = end.model_copy(update={"webhook": tell(here.webhook, news | {"score": numbers})})
         store.put(key, to_json(end))
     return end
@@ -203,11 +204,11 @@ def _regression(call: StepCall | None) -> Regression | None:
 
 def end_if_killed(store: ObjectStore, run: str) -> bool:
     """Record the end of a run of this machine that is over without a word: killed with -9, or the machine went down."""
-    made = calls(store, run)
-    drivers = {call.driver for call in made.values() if call.driver}
-    if not drivers or any(map(_may_live, drivers)) or ending_of(store, run, made) is not None:
+    recorded = calls(store, run)
+    drivers = {call.driver for call in recorded.values() if call.driver}
+    if not drivers or any(map(_may_live, drivers)) or ending_of(store, run, recorded) is not None:
         return False
-    recipe = next(iter(made.values())).recipe
+    recipe = next(iter(recorded.values())).recipe
     end_run(run, recipe, FAILED, 1, "killed, or the machine went down: run the recipe again to continue")
     return True
 

@@ -6,7 +6,7 @@
     +-- UserError             the input or the machine is not as it must be; exit status 2
     |   +-- RecipeError       a recipe does not say what it must
     |   +-- StoreUnusable     the store cannot be written or reached as configured
-    |   +-- LeaseHeld         somebody else is making this very result
+    |   +-- LeaseHeld         another process is making this very result
     |   +-- Refused           a foreign file holds what is not accepted
     +-- StoreError            the store failed
     |   +-- Unavailable       what is needed is away, and did not come back in time; exit status 75: the same again may succeed

@@ -1,7 +1,7 @@
 """Find and remove what a store holds and no run needs.
 
 Needed are: every attempt that a recorded run names, every attempt that is a step's latest, unfinished jobs, and each object whose
-sha256 occurs in what is kept. So whatever a record of any kind names stays. Not needed are superseded attempts that no run names,
+sha256 occurs in what is kept. So everything that any record names stays. Not needed are superseded attempts that no run names,
 their jobs, checkpoints of finished attempts, and the objects that only those named.
 """
 
@@ -60,7 +60,7 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
 
 
 def remove_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
-    """Find again and remove, while nobody else collects.
+    """Find again and remove, under the lease of garbage collection.
 
     Raises UserError while a step runs: it may have stored what no manifest names yet.
     """
@@ -75,17 +75,17 @@ def remove_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
 
 def _attempts(store: ObjectStore, keys: Iterable[str], told: bytes, lost: bytes) -> list[str]:
     """Return superseded attempts that no kept run names, and latest ones that only forgotten runs named."""
-    found = []
+    superseded = []
     for key in keys:
         attempt = layout.attempt_at(key)
         if attempt is None or key.encode() in told:
             continue
         latest = _latest(store, layout.step_folder(attempt.step, attempt.key))
         if key.encode() in lost or latest not in ("", str(attempt.number)):
-            found.append(key)
-    folders = {key.rpartition("/")[0] for key in found}
-    left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in found}
-    return found + [layout.latest_key(folder) for folder in sorted(folders - left)]
+            superseded.append(key)
+    folders = {key.rpartition("/")[0] for key in superseded}
+    left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in superseded}
+    return superseded + [layout.latest_key(folder) for folder in sorted(folders - left)]
 
 
 def _latest(store: ObjectStore, folder: str) -> str:
@@ -157,5 +157,5 @@ def summary(garbage: Garbage) -> str:
         "jobs' files": len(garbage.jobs),
         "objects": len(garbage.objects),
     }
-    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{said or 'nothing'} ({garbage.object_bytes / 2**20:.1f} MiB)"
+    text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{text or 'nothing'} ({garbage.object_bytes / 2**20:.1f} MiB)"

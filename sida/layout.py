@@ -2,7 +2,7 @@
 
     steps/<step>/<key>/<attempt>.json          a step's manifest, created once, never changed
                        latest                  the number of the attempt that counts
-    leases/<key held>/<number>.json            who holds a key (``steps/<step>/<key>``, ``gc``); the highest number does
+    leases/<key held>/<number>.json            the holder of a key (``steps/<step>/<key>``, ``gc``); the highest number does
     jobs/<step>/<key>/<attempt>/               what an attempt's workers need and leave
         spec.json, result.json, log.txt
         checkpoints/<images>-<lease>.json      a checkpoint, which names its objects
@@ -10,10 +10,10 @@
         parts/<range>/<start>-<stop>.safetensors   sums of a range's images, until all are there
         batch.json                             the batch that was found to be fastest
     runs/<run>/steps/<step>.json               a step's call in a run; <step> may be <step>.<item>
-               logs/<step>.txt                 the end of what it wrote
+               logs/<step>.txt                 the end of its log
                jobs/<step>.json                where its job lies
                failures/<number>.json          a failure that was passed on in place of an input
-               cancel.json, run.json           who asked for the run's end; how it ended
+               cancel.json, run.json           the request to end the run; how it ended
     data/<digest>/shard-<number>.json          a shard that has been converted; of a new attempt under attempt-<number>/
     series/<step>/<recipe's digest>/<time>-<key>-<attempt>.json   the scores of a recipe, in their order
     pins/<address's digest>.json               the sha256 of a file that was fetched without one

@@ -5,7 +5,7 @@ the largest one is the holder. A holder renews its own object every third of its
 released, or its process is gone from this machine, the next writer creates ``number + 1``. Whatever the old
 holder believes, it finds the larger number at its next check and is fenced. Objects before the last two are
 pruned, numbers never reused. While the store is away nobody can take over: when it is back, the key is still
-the holder's unless somebody was faster.
+the holder's unless another writer was faster.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def acquire(
 ) -> Lease:
     """Become the only writer of ``key``, waiting up to ``wait`` seconds while another one works.
 
-    ``owner`` describes the run for those who find the key held; ``note`` hears whom we wait for. A holder
+    ``owner`` describes the run to others that find the key held; ``note`` receives a line about the holder. A holder
     whose lease does not change for its whole life by our own clock is gone, whatever its clock says. One whose
     lease expired while the store was away has a moment to renew it.
     Raises LeaseHeld, naming the holder and what to do, and the store's errors.

@@ -2,8 +2,8 @@
 
     python -I -S log_copier.py OUT ERR FILE LIMIT    two descriptors to read, and the file of at most 2 * LIMIT bytes, appended to
 
-A process of its own: the step may be killed, or crash in native code, and what it said last is still passed on. It ends when
-nobody holds the other ends any more. Standard library alone, so that it starts in milliseconds.
+A process of its own: the step may be killed, or crash in native code, and its last words are still passed on. It ends when
+no process holds the other ends any more. Standard library alone, so that it starts in milliseconds.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The end of a log: what is kept of it in the store."""
+"""The end of a log, which is kept in the store."""
 
 from __future__ import annotations
 

@@ -405,8 +405,8 @@ def read_manifest(path: str | Path, kind: type[R]) -> Manifest[R]:
 def of_kind(manifest: Manifest[Part], kind: type[R], where: str) -> Manifest[R]:
     """Return the manifest itself, known to hold such a result. Raises UserError for another one."""
     if not isinstance(manifest.result, kind):
-        found = kind_of(type(manifest.result))
-        raise UserError(f"{where}: is a {found} manifest, this input takes a {kind_of(kind)} manifest")
+        actual = kind_of(type(manifest.result))
+        raise UserError(f"{where}: is a {actual} manifest, this input takes a {kind_of(kind)} manifest")
     return cast(Manifest[R], manifest)
 
 

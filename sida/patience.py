@@ -165,7 +165,7 @@ def answered(what: str) -> None:
 def settled_for() -> float:
     """Seconds since the last outage that this process knows of; 0 in one.
 
-    Right after an outage nobody has renewed a lease for as long as it lasted: who is silent need not be gone.
+    Right after an outage no lease has been renewed for as long as it lasted: a silent holder need not be gone.
     """
     return 0.0 if _outages else time.monotonic() - _last_end
 
@@ -182,13 +182,13 @@ class Told:
     def is_news(self, note: Mapping[str, Any]) -> bool:
         """Return whether a note of this or another process is to be passed on."""
         if away := note.get("away"):
-            known = away in self._away
+            reported = away in self._away
             self._away.add(away)
-            return not known
+            return not reported
         if back := note.get("back"):
-            known = back in self._away
+            reported = back in self._away
             self._away.discard(back)
-            return known
+            return reported
         return True
 
 

@@ -187,7 +187,7 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
         return flops / (at * machines.utilisation) / 3600
 
     per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
-    made = evaluation.images * evaluation.ranges
+    images = evaluation.images * evaluation.ranges
     by_teacher = evaluation.images * (evaluation.teacher_ranges or evaluation.ranges)
     selected = (recipe.method.images // evaluation.selection_every) * evaluation.selection_images
     encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
@@ -197,7 +197,7 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
         selecting=hours(selected * cost.forward_flops) + hours(selected * per_image, peak32),
         scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, scored)
         + hours(by_teacher * per_image, peak32),
-        scoring=hours(made * cost.forward_flops, scored) + hours(made * per_image, peak32),
+        scoring=hours(images * cost.forward_flops, scored) + hours(images * per_image, peak32),
         encoding=hours(encoded * ENCODE_FLOPS, peak32),
     )
 
@@ -222,27 +222,27 @@ def advice(plan: Plan) -> list[str]:
     method, gpu = plan.recipe.method, plan.machines.gpu
     fixed = plan.memory_bytes - plan.memory["activations at the micro-batch"] * (1 + FRAGMENTATION)
     room = gpu.memory_gib * GIB - fixed
-    found = []
+    changes = []
     fitting = [
         m for m in _micro_batches(plan.recipe, _share(plan.recipe, plan.machines)) if _activations(plan, m) <= room
     ]
     if fitting:
-        found.append(f"execution.micro_batch: {max(fitting)} (the numbers stay the same)")
+        changes.append(f"execution.micro_batch: {max(fitting)} (the numbers stay the same)")
     larger = [key for key, other in GPUS.items() if other.memory_gib * GIB >= plan.memory_bytes]
     if larger:
-        found.append(f"--gpu {min(larger, key=lambda key: GPUS[key].memory_gib)}")
+        changes.append(f"--gpu {min(larger, key=lambda key: GPUS[key].memory_gib)}")
     if not method.half:
-        found.append("method.precision: bfloat16 halves most activations (the numbers change)")
+        changes.append("method.precision: bfloat16 halves most activations (the numbers change)")
     groups = [
         g for g in range(method.loss_group - 1, 0, -1) if method.loss_group % g == 0 and _activations(plan, g) <= room
     ]
     if not fitting and groups:
-        found.append(
+        changes.append(
             f"method.loss_group and execution.micro_batch: {groups[0]} (a part of the method: the numbers change)"
         )
-    if not found:
-        found.append("no GPU known here holds it: the networks' states alone need more; sharding is not there yet")
-    return found
+    if not changes:
+        changes.append("no GPU known here holds it: the networks' states alone need more; sharding is not there yet")
+    return changes
 
 
 def _activations(plan: Plan, micro: int) -> float:

@@ -3,7 +3,7 @@
     runs/<run id>/steps/<step>.json       what the step was called with, and what came of it
     runs/<run id>/steps/<step>.<item>.json    the same, of a step that the run takes once for each of many recipes
     runs/<run id>/failures/<n>.json       what a step of many inputs was given in place of one that failed
-    runs/<run id>/cancel.json             that somebody asked for its end (sida.ending)
+    runs/<run id>/cancel.json             the request to end it (sida.ending)
     runs/<run id>/run.json                how the run ended (sida.ending)
     runs/<run id>/logs/<step>.txt         the end of a step's own log (sida.step_log)
 
@@ -207,11 +207,11 @@ def runs(store: ObjectStore) -> list[str]:
 
 def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
     """Return every recorded call of a run, by step (``step.item`` if there are many); empty for a run unknown to the store."""
-    found = {}
+    by_step = {}
     for key in store.list(layout.calls_folder(run)):
         if place := layout.call_at(key):
-            found[place[1]] = _parse(store.read(key), store.address_of(key))
-    return dict(sorted(found.items(), key=lambda item: item[1].started))
+            by_step[place[1]] = _parse(store.read(key), store.address_of(key))
+    return dict(sorted(by_step.items(), key=lambda item: item[1].started))
 
 
 def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Manifest]:
@@ -219,12 +219,12 @@ def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Ma
 
     Raises UserError for one that this version cannot read, NotFound for one that is gone.
     """
-    found = {}
+    by_step = {}
     for step, call in calls.items():
         if call.manifest:
             key = manifest_key(call)
-            found[step] = parse_manifest(store.read(key), store.address_of(key))
-    return found
+            by_step[step] = parse_manifest(store.read(key), store.address_of(key))
+    return by_step
 
 
 def manifest_key(call: StepCall) -> str:

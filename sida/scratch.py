@@ -86,7 +86,7 @@ def _lock_of(folder: Path) -> Path:
 def _locked(path: Path) -> int:
     """Return a descriptor that holds the lock, which ends with this process and its forks.
 
-    Somebody who removes abandoned folders may take the file between its making and its locking: then it is made again.
+    Removal of abandoned folders may take the file between its creation and its locking: then it is created again.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

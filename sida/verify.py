@@ -95,11 +95,11 @@ def _walk(chain: Chain, path: str, key: str, manifest: Manifest, hashing: bool, 
             chain.links.append(_checked(chain.store, f"{name}: {ref.name}", ref, hashing))
     for kind, digest in manifest.about.inputs.items():
         below = f"{path}/{kind}".strip("/")
-        where = manifest.about.input_keys.get(kind)
-        if where is None:
+        source = manifest.about.input_keys.get(kind)
+        if source is None:
             chain.links.append(Link(f"{below}: manifest", "", f"{name} does not say where its input lies"))
-        elif where not in seen:
-            _descend(chain, below, where, digest, hashing, seen)
+        elif source not in seen:
+            _descend(chain, below, source, digest, hashing, seen)
         else:
             chain.manifests.setdefault(below, next(m for m in chain.manifests.values() if m.digest == digest))
 
@@ -151,11 +151,11 @@ def _check_score(chain: Chain) -> None:
 def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
     below = {name: chain.manifests.get(f"{path}/{name}".strip("/")) for name in manifest.about.inputs}
     if (reference := below.get("reference")) is not None:
-        made = reference.result
-        assert isinstance(made, ReferenceResult)
+        statistics = reference.result
+        assert isinstance(statistics, ReferenceResult)
         if result.reference_digest != reference.digest:
             yield "the reference is not the one below it"
-        if not result.detector_sha256 == made.detector_sha256 == made.detector.sha256:
+        if not result.detector_sha256 == statistics.detector_sha256 == statistics.detector.sha256:
             yield "the detector is not the reference's"
     if (model := below.get("model")) is not None:
         weights = getattr(model.result, "weights", None)

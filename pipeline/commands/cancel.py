@@ -32,14 +32,14 @@ def main(args: argparse.Namespace) -> int:
     from pipeline.client import Client
     from sida import ending
 
-    where = profile.load(args.profile)
-    before = Client(where).cancel(args.run)
+    cluster = profile.load(args.profile)
+    before = Client(cluster).cancel(args.run)
     was = ending.CANCELLED if before.cancelled else before.state
     output.part(args, f"{before.name}: {f'had ended already, {was}' if before.ended else 'cancelling'}")
     if not before.ended:
-        _record(args, where)
+        _record(args, cluster)
     jobs: list[str] = []
-    for launcher in trainjobs.launchers(where, args.run):
+    for launcher in trainjobs.launchers(cluster, args.run):
         jobs.append(launcher.stop())
         output.part(args, jobs[-1])
     state = was if before.ended else "CANCELING"

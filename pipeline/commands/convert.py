@@ -34,16 +34,18 @@ def main(args: argparse.Namespace) -> int:
     from sida.teachers.convert import convert
 
     teacher = load(args.recipe).teacher if args.recipe else None
-    made = convert(
+    converted = convert(
         args.file,
         args.output,
         network=teacher.network.model_dump(mode="json") if teacher else None,
         licence=args.licence or (teacher.licence if teacher else ""),
     )
-    architecture = f"{made.network['architecture']}, {made.network['channels']} x {made.network['resolution']}^2"
+    architecture = (
+        f"{converted.network['architecture']}, {converted.network['channels']} x {converted.network['resolution']}^2"
+    )
     lines = [
-        f"{made.weights}: {architecture}, {made.tensors} tensors, from sha256 {made.source_sha256}",
-        f"{made.facts}: arguments, origin, digests, licence",
+        f"{converted.weights}: {architecture}, {converted.tensors} tensors, from sha256 {converted.source_sha256}",
+        f"{converted.facts}: arguments, origin, digests, licence",
     ]
-    output.result(args, "\n".join(lines), **asdict(made))
+    output.result(args, "\n".join(lines), **asdict(converted))
     return 0

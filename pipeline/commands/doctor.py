@@ -35,8 +35,8 @@ def main(args: argparse.Namespace) -> int:
     for check in checks:
         lines.append(f"{check.state:<8}{check.name:<12}{check.found}")
         if check.state != "ok":
-            told = {"prevents": check.prevents, "mend": check.mend}
-            lines += [f"{'':<20}{what}: {text}" for what, text in told.items() if text]
+            fields = {"prevents": check.prevents, "mend": check.mend}
+            lines += [f"{'':<20}{what}: {text}" for what, text in fields.items() if text]
     end = doctor.summary(checks, args.profile)
     output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=[check.as_json() for check in checks])
     return 1 if bad else 0

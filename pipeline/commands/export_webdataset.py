@@ -41,6 +41,6 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{args.manifest}: is a {manifest.result.kind} manifest, this takes a dataset manifest")
     shards = Shards(open_store(manifest.about.store), manifest.result)
     written = export_webdataset(shards, args.output, samples_per_tar=args.samples)
-    said = f"{len(shards):,} samples in {len(written)} tars: {written[0]} ... {written[-1].name}"
-    output.result(args, said, samples=len(shards), tars=[str(tar.absolute()) for tar in written])
+    summary = f"{len(shards):,} samples in {len(written)} tars: {written[0]} ... {written[-1].name}"
+    output.result(args, summary, samples=len(shards), tars=[str(tar.absolute()) for tar in written])
     return 0

@@ -26,17 +26,17 @@ def main(args: argparse.Namespace) -> int:
     from pipeline import output
     from sida.teachers.formats import read_network
 
-    found = read_network(args.file, str(args.file))
-    shapes = found.shapes()
+    network = read_network(args.file, str(args.file))
+    shapes = network.shapes()
     lines = [
-        f"{args.file}: {found.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers",
-        *(f"{name}: {_one_line(value)}" for name, value in found.about.items()),
-        f"network: {found.network or found.problem or 'the file does not say'}",
+        f"{args.file}: {network.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers",
+        *(f"{name}: {_one_line(value)}" for name, value in network.about.items()),
+        f"network: {network.network or network.problem or 'the file does not say'}",
         *(f"  {_one_line(name)}  {kind} {list(shape)}" for name, (kind, shape) in shapes.items()),
     ]
     tensors = {name: [kind, *shape] for name, (kind, shape) in shapes.items()}
-    told = {"format": found.format, "network": found.network, "problem": found.problem, **found.about}
-    output.result(args, "\n".join(lines), **{**told, "tensors": tensors})
+    fields = {"format": network.format, "network": network.network, "problem": network.problem, **network.about}
+    output.result(args, "\n".join(lines), **{**fields, "tensors": tensors})
     return 0
 
 

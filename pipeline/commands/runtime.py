@@ -33,12 +33,12 @@ def main(args: argparse.Namespace) -> int:
     from pipeline import profile, rerun
     from sida.errors import UserError
 
-    where = profile.load(args.profile)
-    if where.trainjob is None:
+    cluster = profile.load(args.profile)
+    if cluster.trainjob is None:
         raise UserError(f"{args.profile} has no section trainjob: add one, with a namespace at least")
     if args.max_restarts < 0:
         raise UserError(f"--max-restarts {args.max_restarts}: give 0 or more")
-    print(rerun.to_yaml(objects(where, args.profile, args.max_restarts)), end="")
+    print(rerun.to_yaml(objects(cluster, args.profile, args.max_restarts)), end="")
     return 0
 
 
@@ -50,9 +50,9 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
 
     jobs = profile.trainjob
     assert jobs is not None  # the caller has looked
-    made = []
+    manifests = []
     if jobs.runtime_kind == "TrainingRuntime":  # the cluster's is its administrator's
-        made.append(
+        manifests.append(
             manifest.training_runtime(
                 jobs.runtime,
                 jobs.namespace,
@@ -62,11 +62,11 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
                 max_restarts=max_restarts,
             )
         )
-    made.append(manifest.role(jobs.namespace))
+    manifests.append(manifest.role(jobs.namespace))
     account = jobs.launcher_account or profile.job_service_account
     if account:
         its_namespace = profile.job_namespace or jobs.namespace
-        made.append(manifest.binding(manifest.ROLE, jobs.namespace, account, its_namespace))
+        manifests.append(manifest.binding(manifest.ROLE, jobs.namespace, account, its_namespace))
     its_namespace, account = runs_as(profile)
-    made.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace))
-    return made
+    manifests.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace))
+    return manifests

@@ -73,8 +73,8 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 def use_trust(args: argparse.Namespace) -> None:
     """Trust the detectors in this process and in all that it starts."""
     if args.trust_detector:
-        known = os.environ.get("SIDA_TRUST_DETECTOR", "")
-        os.environ["SIDA_TRUST_DETECTOR"] = ",".join([*filter(None, [known]), *args.trust_detector])
+        trusted = os.environ.get("SIDA_TRUST_DETECTOR", "")
+        os.environ["SIDA_TRUST_DETECTOR"] = ",".join([*filter(None, [trusted]), *args.trust_detector])
 
 
 def main(args: argparse.Namespace) -> int:

@@ -36,11 +36,11 @@ def main(args: argparse.Namespace) -> int:
 
     loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
     if args.addresses:
-        found = [address for address in recipe.addresses(loaded).values() if address.startswith("https://")]
+        addresses = [address for address in recipe.addresses(loaded).values() if address.startswith("https://")]
         if loaded.dataset.latents is not None:
             vae = loaded.dataset.latents.vae
             print(f"and dataset.latents.vae: the repository or folder {vae}", file=sys.stderr)
-        output.result(args, "\n".join(found), addresses=found)
+        output.result(args, "\n".join(addresses), addresses=addresses)
         return 0
     text = f"# resolved from {path}\n{annotated(loaded, sources)}"
     output.result(args, text.rstrip("\n"), recipe=loaded.model_dump(mode="json"), path=path, origins=sources)

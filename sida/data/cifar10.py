@@ -48,10 +48,10 @@ def _check_meta(path: Path, members: dict[str, Entry]) -> None:
     if "batches.meta" not in members:
         return
     names = _field(_pickle(path, members, "batches.meta"), "label_names")
-    found = tuple(bytes(n).decode("latin1") if not isinstance(n, str) else n for n in names or ())
-    if found != CLASSES:
+    present = tuple(bytes(n).decode("latin1") if not isinstance(n, str) else n for n in names or ())
+    if present != CLASSES:
         raise UserError(
-            f"{path}: batches.meta names classes {found[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz"
+            f"{path}: batches.meta names classes {present[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz"
         )
 
 

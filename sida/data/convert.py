@@ -72,22 +72,22 @@ class Made:
 
     @classmethod
     def from_json(cls, content: bytes) -> Made:
-        found = json.loads(content)
-        shard = Shard(object=ObjectRef(**found["shard"]["object"]), count=found["shard"]["count"])
-        unreadable = tuple((name, reason) for name, reason in found["unreadable"])
-        return cls(shard, ObjectRef(**found["digests"]), unreadable, found["rotated"], found["content"])
+        fields = json.loads(content)
+        shard = Shard(object=ObjectRef(**fields["shard"]["object"]), count=fields["shard"]["count"])
+        unreadable = tuple((name, reason) for name, reason in fields["unreadable"])
+        return cls(shard, ObjectRef(**fields["digests"]), unreadable, fields["rotated"], fields["content"])
 
 
 def finished(store: ObjectStore, conversion: Conversion, number: int) -> Made | None:
     """Return the record of a shard that was published before and still exists."""
     try:
-        made = Made.from_json(store.read(shard_key(conversion.folder, number)))
-        for ref in (made.shard.object, made.digests):
+        record = Made.from_json(store.read(shard_key(conversion.folder, number)))
+        for ref in (record.shard.object, record.digests):
             if store.stat(ref.key).size != ref.size:
                 return None
     except (NotFound, ValueError, KeyError, TypeError):
         return None
-    return made
+    return record
 
 
 def convert(
@@ -103,10 +103,10 @@ def convert(
 ) -> int:
     """Make and publish the shards that are missing (of ``numbers``, or all); return how many were already finished.
 
-    A shard is stored while the next one is decoded. ``progress`` is told how many images have just been dealt with. Raises
+    A shard is stored while the next one is decoded. ``progress`` receives the number of images just processed. Raises
     UserError when the disk is full.
     """
-    found = 0
+    reused = 0
     decoders = Decoders(conversion.decode, processes) if conversion.decode else None
     storing: Future[None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="store shard") as background:
@@ -114,7 +114,7 @@ def convert(
             for number in range(conversion.shards) if numbers is None else numbers:
                 part = conversion.part(number)
                 if finished(store, conversion, number):
-                    found += 1
+                    reused += 1
                     progress(part.stop - part.start)
                     continue
                 path = scratch / f"shard-{number:05d}.bin"
@@ -127,7 +127,7 @@ def convert(
                 decoders.close()
         if storing is not None:
             storing.result()
-    return found
+    return reused
 
 
 def _fill(
@@ -221,14 +221,14 @@ def _publish(
         for place, outcome in enumerate(outcomes)
         if outcome.reason is not None
     )
-    made = Made(
+    record = Made(
         shard=Shard(object=put(path, path.name), count=int(readable.sum())),
         digests=put(digests, digests.name),
         unreadable=unreadable,
         rotated=sum(outcome.rotated for outcome in outcomes),
         content=content,
     )
-    store.put(shard_key(conversion.folder, number), made.to_json())
+    store.put(shard_key(conversion.folder, number), record.to_json())
     path.unlink()
     digests.unlink()
 
@@ -243,11 +243,11 @@ def duplicates(digests: np.ndarray) -> list[tuple[int, int]]:
     words = np.ascontiguousarray(digests).view("<u8").reshape(len(digests), -1)
     order = np.lexsort(words.T)
     same = (words[order][1:] == words[order][:-1]).all(1)
-    found: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     first = -1
     for place in np.flatnonzero(same):
         if place == 0 or not same[place - 1]:
             first = int(order[place])
         if words[order[place]].any():
-            found.append((int(order[place + 1]), first))
-    return sorted(found)
+            pairs.append((int(order[place + 1]), first))
+    return sorted(pairs)

@@ -47,8 +47,8 @@ class Decoder:
             rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
             if rotated and self.transform == UPRIGHT:
                 image, rotated = ImageOps.exif_transpose(image), False
-            made = TRANSFORMS[self.transform](self._plain(image), self.resolution)
-            pixels = np.asarray(made)
+            square = TRANSFORMS[self.transform](self._plain(image), self.resolution)
+            pixels = np.asarray(square)
         except Unreadable:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

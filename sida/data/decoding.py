@@ -1,6 +1,6 @@
 """Decoding on all cores: processes that read, decode and write records straight into the shard's file.
 
-They import numpy and Pillow alone, and send back a few bytes for each image: what they cost beyond decoding is little.
+They import numpy and Pillow alone, and send back a few bytes for each image: they cost little beyond decoding.
 """
 
 from __future__ import annotations

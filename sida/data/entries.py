@@ -37,14 +37,14 @@ class Entry(NamedTuple):
 
 def checked_name(name: str, where: str | Path) -> str:
     """Return the name without a leading ``./``. Raises UserError for one that leaves the archive or is not UTF-8."""
-    shown = name.encode("utf-8", "backslashreplace").decode()
+    printable = name.encode("utf-8", "backslashreplace").decode()
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: the name {shown!r} is not UTF-8: rename it, then pack again") from error
+        raise UserError(f"{where}: the name {printable!r} is not UTF-8: rename it, then pack again") from error
     plain = name.removeprefix("./")
     if plain.startswith("/") or "\\" in plain or "\0" in plain or ".." in plain.split("/"):
-        raise UserError(f"{where}: {shown!r} leads out of the archive: refused; do not use this archive")
+        raise UserError(f"{where}: {printable!r} leads out of the archive: refused; do not use this archive")
     return plain
 
 

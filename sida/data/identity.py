@@ -21,23 +21,24 @@ def identify(dataset: Dataset) -> dict[str, str]:
 
     Raises UserError when it is not there, or is not what the recipe pins.
     """
-    found: dict[str, str] = {}
+    identity: dict[str, str] = {}
     path = None
     if is_remote(dataset):
-        found["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
+        identity["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
     else:
         path = path_of(dataset)
     if path is not None and path.is_dir():
-        found["listing"] = _listing(path)
+        identity["listing"] = _listing(path)
     elif path is not None:
-        found["sha256"] = _remembered_sha256(path)
-        if dataset.sha256 and found["sha256"] != dataset.sha256:
+        identity["sha256"] = _remembered_sha256(path)
+        if dataset.sha256 and identity["sha256"] != dataset.sha256:
             raise UserError(
-                f"{path}: sha256 is {found['sha256']}, the recipe expects {dataset.sha256}: fetch it again, or pin the new digest"
+                f"{path}: sha256 is {identity['sha256']}, the recipe expects {dataset.sha256}: "
+                f"fetch it again, or pin the new digest"
             )
     if dataset.latents is not None and (digest := vae_sha256(dataset.latents)):
-        found["vae"] = digest
-    return found
+        identity["vae"] = digest
+    return identity
 
 
 def _listing(top: Path) -> str:

@@ -48,8 +48,8 @@ def by_name(names: list[str], labels: dict[str, int], where: str) -> np.ndarray:
             f"{where}: {len(missing)} of {len(names)} images have no label, e.g. {missing[0]}: label all, or none"
         )
     if len(labels) > len(names):
-        known = set(names)
-        absent = next(name for name in labels if name not in known)
+        expected = set(names)
+        absent = next(name for name in labels if name not in expected)
         raise UserError(
             f"{where}: {len(labels) - len(names)} labels are for images that are not there, e.g. {absent}: data is missing"
         )
@@ -102,12 +102,12 @@ def read_json(entries: list[Entry]) -> tuple[bytes, str] | None:
     """Return the dataset.json among the entries and its name; None if there is none."""
     for entry in entries:
         if entry.name == DATASET_JSON:
-            where = f"{entry.path}{'' if entry.path.endswith(DATASET_JSON) else '/' + DATASET_JSON}"
+            place = f"{entry.path}{'' if entry.path.endswith(DATASET_JSON) else '/' + DATASET_JSON}"
             reader = Reader()
             try:
-                return reader.read(entry), where
+                return reader.read(entry), place
             except Unreadable as error:
-                raise UserError(f"{where} {error}: fetch the data set again") from error
+                raise UserError(f"{place} {error}: fetch the data set again") from error
             finally:
                 reader.close()
     return None

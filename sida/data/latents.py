@@ -58,9 +58,9 @@ def local_vae(latents: Latents | LatentsInfo) -> Path | None:
 def check_pinned(latents: Latents | LatentsInfo) -> None:
     """Raise UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
     if local_vae(latents) is None and not re.fullmatch(r"[0-9a-f]{40}", latents.revision or ""):
-        found = f"{latents.revision!r} is no commit" if latents.revision else "is not set"
+        problem = f"{latents.revision!r} is no commit" if latents.revision else "is not set"
         raise UserError(
-            f"dataset.latents.revision {found}: the repository {latents.vae} may change, so pin a commit of it by its 40 hex "
+            f"dataset.latents.revision {problem}: the repository {latents.vae} may change, so pin a commit of it by its 40 hex "
             f"digits (`sida pin RECIPE` writes today's), or set dataset.latents.vae to a folder"
         )
 
@@ -76,13 +76,13 @@ def newest_revision(repository: str) -> str:
     except ImportError as error:
         raise UserError(f"asking for a revision needs diffusers: pip install 'sida[latents]', {by_hand}") from error
     try:
-        found = HfApi().model_info(repository, timeout=30).sha
+        commit = HfApi().model_info(repository, timeout=30).sha
     except (OSError, ValueError) as error:  # of the hub's client: answers, connections, names that cannot be
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{repository}: its revision cannot be found out ({reason}): try again, {by_hand}") from error
-    if not re.fullmatch(r"[0-9a-f]{40}", found or ""):
-        raise UserError(f"{repository}: the hub names no commit ({found!r}): try again, {by_hand}")
-    return str(found)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
+        raise UserError(f"{repository}: the hub names no commit ({commit!r}): try again, {by_hand}")
+    return str(commit)
 
 
 def load_vae(latents: Latents | LatentsInfo) -> Any:
@@ -96,9 +96,9 @@ def load_vae(latents: Latents | LatentsInfo) -> Any:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise UserError(f"latents need the package diffusers: pip install 'sida[latents]' ({error})") from error
-    where: dict[str, Any] = {"local_files_only": True} if folder else {"revision": latents.revision}
+    source: dict[str, Any] = {"local_files_only": True} if folder else {"revision": latents.revision}
     try:
-        vae = AutoencoderKL.from_pretrained(str(folder or latents.vae), use_safetensors=True, **where)
+        vae = AutoencoderKL.from_pretrained(str(folder or latents.vae), use_safetensors=True, **source)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"dataset.latents.vae {latents.vae}: cannot be loaded: {reason}") from error
@@ -126,8 +126,8 @@ def encoder_of(vae: Any) -> Callable[[np.ndarray], np.ndarray]:
     def encode(image: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             pixels = torch.from_numpy(np.array(image))[None].to(device).to(torch.float32) / 255
-            found = vae.encode(pixels).latent_dist
-            return torch.cat([found.mean, found.std], dim=1)[0].cpu().numpy()
+            distribution = vae.encode(pixels).latent_dist
+            return torch.cat([distribution.mean, distribution.std], dim=1)[0].cpu().numpy()
 
     return encode
 

@@ -56,7 +56,7 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
     conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
     total = len(conversion.source)
     if conversion.image_layout is not None:
-        found = run_job(run, EncodeSpec(work=work, shard_bytes=SHARD_BYTES)).reused
+        reused = run_job(run, EncodeSpec(work=work, shard_bytes=SHARD_BYTES)).reused
     else:
         shown, done = Progress(run.step.name, total, "images"), 0
 
@@ -65,14 +65,14 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
             done += images
             shown.update(done)
 
-        found = convert(conversion, run.store, run.put, folder, progress=advance)
-    if found:
-        run.note(f"{found} of {conversion.shards} shards were there already")
-    made = [finished(run.store, conversion, number) for number in range(conversion.shards)]
-    if None in made:
-        raise SidaError(f"{conversion.source.where}: shard {made.index(None)} is not in the store: run again")
+        reused = convert(conversion, run.store, run.put, folder, progress=advance)
+    if reused:
+        run.note(f"{reused} of {conversion.shards} shards were there already")
+    shards = [finished(run.store, conversion, number) for number in range(conversion.shards)]
+    if None in shards:
+        raise SidaError(f"{conversion.source.where}: shard {shards.index(None)} is not in the store: run again")
     run.notes["images_per_second"] = round(total / max(time.monotonic() - started, 1e-9), 1)
-    return _assemble(run, dataset, identity, conversion, [one for one in made if one is not None], folder)
+    return _assemble(run, dataset, identity, conversion, [one for one in shards if one is not None], folder)
 
 
 def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -> Conversion:
@@ -151,7 +151,7 @@ def _assemble(
         readable &= ~dropped
     count = int(readable.sum())
     if count == 0:
-        raise UserError(f"{source.where}: none of {len(source):,} images is left, e.g. {': '.join(unreadable[0])}")
+        raise UserError(f"{source.where}: no readable image among {len(source):,}, e.g. {': '.join(unreadable[0])}")
     labels = None if source.labels is None or not dataset.classes else source.labels[readable]
     histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
     if 0 in histogram:
@@ -219,13 +219,13 @@ def _record(conversion: Conversion) -> Any:
 def _latents_info(dataset: Dataset, conversion: Conversion, identity: dict[str, str]) -> LatentsInfo | None:
     if dataset.latents is None or _record(conversion) != "latents":
         return None
-    found = dataset.latents
+    latents = dataset.latents
     return LatentsInfo(
-        vae=found.vae,
-        revision=found.revision,
+        vae=latents.vae,
+        revision=latents.revision,
         vae_sha256=identity.get("vae") if conversion.image_layout is not None else None,
-        image_resolution=found.image_resolution,
-        raw_mean=found.raw_mean,
-        raw_std=found.raw_std,
-        licence=found.licence,
+        image_resolution=latents.image_resolution,
+        raw_mean=latents.raw_mean,
+        raw_std=latents.raw_std,
+        licence=latents.licence,
     )

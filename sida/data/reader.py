@@ -55,8 +55,8 @@ class ShuffledData:
 
     def _take(self, positions: tuple[int, ...]) -> Future[tuple[Tensor, Tensor]] | None:
         """Return the batch read ahead for these positions, if any. After a jump, batches behind or too far ahead are dropped."""
-        found = self._ahead.pop(positions, None)
-        if found is not None:
+        ready = self._ahead.pop(positions, None)
+        if ready is not None:
             self._room += self._bytes(positions)
         passed = [
             key for key in self._ahead if not self._stride or not positions[0] < key[0] <= positions[0] + self._stride
@@ -64,7 +64,7 @@ class ShuffledData:
         for key in passed:
             self._ahead.pop(key).cancel()
             self._room += self._bytes(key)
-        return found
+        return ready
 
     def _read_ahead(self, positions: Tensor) -> None:
         """Start reading a batch, if there is room: the batches already there are needed before."""

@@ -44,7 +44,7 @@ class Shards:
 
     def records(self, indices: list[int]) -> np.ndarray:
         """Return records [N] of the layout in ``sida.data.layout``, in the order asked for."""
-        found = np.empty(len(indices), self._layout)
+        records = np.empty(len(indices), self._layout)
         places: dict[int, list[tuple[int, int]]] = {}
         for slot, index in enumerate(indices):
             if not 0 <= index < len(self):
@@ -53,8 +53,8 @@ class Shards:
             places.setdefault(part, []).append((slot, index - (self._ends[part - 1] if part else 0)))
         waiting = [(slots, self._parts[part].ask([at for _, at in slots])) for part, slots in places.items()]
         for slots, answer in waiting:
-            found[[slot for slot, _ in slots]] = answer()
-        return found
+            records[[slot for slot, _ in slots]] = answer()
+        return records
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [N] -> data, labels int64 [N] (-1: none). Data is uint8 [N, C, H, W]; of latents float32 [N, 2 C, h, w]."""

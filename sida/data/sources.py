@@ -116,8 +116,8 @@ def _edm_zip(dataset: Dataset, scratch: Path) -> Source:
     path = path_of(dataset)
     assert path is not None
     entries = entries_of(path, scratch)
-    wanted = (lambda name: name.endswith(LATENT_ENDING)) if dataset.latents and _holds_latents(entries) else is_image
-    images = [entry for entry in entries if wanted(entry.name)]
+    is_member = (lambda name: name.endswith(LATENT_ENDING)) if dataset.latents and _holds_latents(entries) else is_image
+    images = [entry for entry in entries if is_member(entry.name)]
     return _files(path, entries, images, _json_labels(entries, images) if dataset.classes else None)
 
 
@@ -181,12 +181,12 @@ def _labels(dataset: Dataset, scratch: Path) -> Source:
     if not dataset.classes:
         raise UserError(f"{path}: source labels holds nothing but labels: set dataset.classes")
     try:
-        found = labelling.from_json(path.read_bytes(), str(path))
+        labels = labelling.from_json(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if not found:
+    if not labels:
         raise UserError(f"{path}: has no labels: give a dataset.json with some")
-    return Source(str(path), np.array([found[name] for name in sorted(found)], np.int32))
+    return Source(str(path), np.array([labels[name] for name in sorted(labels)], np.int32))
 
 
 _READERS: dict[str, Callable[[Dataset, Path], Source]] = {
@@ -212,11 +212,11 @@ def _files(path: Path, entries: Sequence[Entry], images: list[Entry], labels: np
 
 
 def _json_labels(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
-    found = labelling.read_json(entries)
-    if found is None:
+    listing = labelling.read_json(entries)
+    if listing is None:
         return None
-    labels = labelling.from_json(*found)
-    return None if labels is None else labelling.by_name([entry.name for entry in images], labels, found[1])
+    labels = labelling.from_json(*listing)
+    return None if labels is None else labelling.by_name([entry.name for entry in images], labels, listing[1])
 
 
 def _holds_latents(entries: list[Entry]) -> bool:

@@ -33,10 +33,10 @@ def labels_for(generator: Generator, count: int, wanted: Sequence[int] | None) -
         if wanted:
             raise UserError("--labels: this generator is unconditional: leave them out")
         return torch.zeros(count, dtype=torch.int64)
-    known = list(wanted or range(generator.classes))
-    if wrong := [label for label in known if not 0 <= label < generator.classes]:
+    classes = list(wanted or range(generator.classes))
+    if wrong := [label for label in classes if not 0 <= label < generator.classes]:
         raise UserError(f"--labels {wrong[0]}: this generator has classes 0 to {generator.classes - 1}")
-    return torch.tensor(known)[torch.arange(count) % len(known)]
+    return torch.tensor(classes)[torch.arange(count) % len(classes)]
 
 
 def sample(
@@ -88,8 +88,8 @@ def write_grid(path: Path, images: Tensor, columns: int | None = None) -> None:
     sheet = Image.new("RGB", (columns * pitch - GAP, math.ceil(len(images) / columns) * pitch - GAP), "white")
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
-        shown = picture(image)
-        cell = shown.resize((shown.width * zoom, shown.height * zoom), Image.Resampling.NEAREST)
+        tile = picture(image)
+        cell = tile.resize((tile.width * zoom, tile.height * zoom), Image.Resampling.NEAREST)
         sheet.paste(cell, (column * pitch, row * pitch))
     _write(path, sheet)
 

@@ -48,10 +48,10 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
         )
     expected = sha256 or recorded_sha256(address)
     if copy := _mirrored(address):
-        path, found = _local(copy, what, expected) if copy.startswith("file:") else fetch_file(copy, what, expected)
+        path, digest = _local(copy, what, expected) if copy.startswith("file:") else fetch_file(copy, what, expected)
         if expected is None:
-            _record(address, what, found, step)
-        return path, found
+            _record(address, what, digest, step)
+        return path, digest
     if scheme == "http" and expected is None and urlsplit(address).hostname not in LOCAL_HOSTS:
         raise UserError(
             f"{what} {redact(address)}: http:// needs a sha256 in the recipe: anybody on the way may change it"
@@ -60,12 +60,12 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
     try:
         make_folders(folder.parent)
         with _locked(folder / f"{_name(address)}.lock"):
-            path, found = _fetch(address, what, expected, folder, step)
+            path, digest = _fetch(address, what, expected, folder, step)
     except OSError as error:
         raise _disk_error(error, what, address, folder) from error
     if expected is None:
-        _record(address, what, found, step)
-    return path, found
+        _record(address, what, digest, step)
+    return path, digest
 
 
 def digest_of_file(address: str, what: str, sha256: str | None, *, step: str = "") -> str:
@@ -78,8 +78,8 @@ def digest_of_file(address: str, what: str, sha256: str | None, *, step: str = "
 def recorded_sha256(address: str) -> str | None:
     """Return the digest that was recorded when the address was first used with this store; None before."""
     try:
-        told = json.loads(open_store(settings().store).read(_pin(address)))
-        return str(told["sha256"])
+        record = json.loads(open_store(settings().store).read(_pin(address)))
+        return str(record["sha256"])
     except NotFound:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -126,37 +126,37 @@ def _fetch(address: str, what: str, expected: str | None, folder: Path, step: st
     resumed = part.exists()
     progress.note(step or what, f"fetching {what} {redact(address)}")
     _download(address, part, what, step)
-    found, _ = sha256_of(part)
-    if expected not in (None, found):
+    digest, _ = sha256_of(part)
+    if expected not in (None, digest):
         _forget(part)
         if resumed:
             _download(address, part, what, step)
             again, _ = sha256_of(part)
             if again != expected:
                 _forget(part)
-                if again != found:
+                if again != digest:
                     raise Corrupt(f"{what} {redact(address)}: two downloads differ, both damaged: look at the network")
                 raise UserError(_another(what, redact(address), again, str(expected), "expected is"))
-            found = again
+            digest = again
         else:
-            raise UserError(_another(what, redact(address), found, str(expected), "expected is"))
-    path = folder / found / name
+            raise UserError(_another(what, redact(address), digest, str(expected), "expected is"))
+    path = folder / digest / name
     keep_fetched(folder.parent, part, path)
     _forget(part)
-    return path, found
+    return path, digest
 
 
 def _download(address: str, part: Path, what: str, step: str) -> None:
-    shown: list[progress.Progress] = []
+    bars: list[progress.Progress] = []
 
     def heard(done: int, total: int) -> None:
-        if not shown:
+        if not bars:
             make_room(part.parent.parent, total - done, settings().cache_bytes)
             free = shutil.disk_usage(part.parent).free
             if total - done > free:
                 raise OSError(errno.ENOSPC, "disk full")
-            shown.append(progress.Progress(step or what, max(total // MIB, 1), "MiB"))
-        shown[0].update(done // MIB)
+            bars.append(progress.Progress(step or what, max(total // MIB, 1), "MiB"))
+        bars[0].update(done // MIB)
 
     if urlsplit(address).scheme != "s3":
         download(address, part, what, heard)
@@ -190,9 +190,9 @@ def _forget(part: Path) -> None:
 
 def _record(address: str, what: str, found: str, step: str) -> None:
     """Record the digest of first use; of racing users one wins, and the others must have seen the same."""
-    told = {"address": redact(address), "sha256": found}
+    record = {"address": redact(address), "sha256": found}
     try:
-        open_store(settings().store).put_if_absent(_pin(address), json.dumps(told, indent=1).encode())
+        open_store(settings().store).put_if_absent(_pin(address), json.dumps(record, indent=1).encode())
     except AlreadyExists:
         if (first := recorded_sha256(address)) != found:
             raise UserError(_another(what, redact(address), found, str(first), "another process saw")) from None

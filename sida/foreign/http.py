@@ -151,10 +151,10 @@ def _authorization(url: Url) -> dict[str, str]:
 def _resumable(part: Path, note: Path) -> tuple[int, str]:
     """Return the number of bytes downloaded and their version; (0, "") to begin anew."""
     try:
-        told = json.loads(note.read_text())
+        state = json.loads(note.read_text())
         size = part.stat().st_size
-        if isinstance(told["validator"], str) and told["validator"] and (not told["total"] or size < told["total"]):
-            return size, told["validator"]
+        if isinstance(state["validator"], str) and state["validator"] and (not state["total"] or size < state["total"]):
+            return size, state["validator"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return 0, ""
@@ -179,7 +179,9 @@ def _answer(status: int, what: str, shown: str) -> Exception:
     if status in (408, 425, 429) or status >= 500:
         return _Broken(f"the server answers {status}")
     if status in (401, 403, 407):
-        return UserError(f"{what} {shown}: the server answers {status}: it wants credentials, or its licence accepted")
+        return UserError(
+            f"{what} {shown}: the server answers {status}: it needs credentials, or its license must be accepted first"
+        )
     return UserError(f"{what} {shown}: the server answers {status}: correct the address in the recipe")
 
 

@@ -114,8 +114,8 @@ class Machine:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("a global whose name is no text")
         if (module, name) not in self.accepted:
-            shown = f"{module}.{name}"[:120].encode("unicode_escape").decode()
-            raise ValueError(f"global {shown} is not one that published networks or arrays need")
+            printable = f"{module}.{name}"[:120].encode("unicode_escape").decode()
+            raise ValueError(f"global {printable} is not one that published networks or arrays need")
         self.stack.append(Global(module, name))
 
 
@@ -407,13 +407,13 @@ def _called(machine: Machine, table: dict[tuple[str, str], Any]) -> None:
         raise ValueError(f"global {function} may be mentioned, not used so")
     machine.budget.charge(2 * OBJECT_BYTES)
     try:
-        made = call(args, machine.budget, machine.load_storage)
+        value = call(args, machine.budget, machine.load_storage)
     except Refused:
         raise
     except (ValueError, TypeError, IndexError) as error:
         reason = error if isinstance(error, ValueError) else "not the arguments it takes"
         raise ValueError(f"global {function}: {reason}") from error
-    machine.stack.append(made)
+    machine.stack.append(value)
 
 
 @instruction("REDUCE")

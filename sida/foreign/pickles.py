@@ -78,7 +78,7 @@ def _map(file: BinaryIO, limits: Limits) -> memoryview:
 
 def _read_storage(raw: memoryview, budget: Budget) -> Storage:
     """Read the output of ``torch.save(storage, _use_new_zipfile_serialization=False)``: five pickles, a count, the data."""
-    found: list[tuple[str, str, int]] = []
+    storages: list[tuple[str, str, int]] = []
 
     def persistent_load(identity: Any) -> Any:
         if not (isinstance(identity, tuple) and len(identity) == 6 and identity[0] == "storage"):
@@ -89,8 +89,8 @@ def _read_storage(raw: memoryview, budget: Budget) -> Storage:
             raise ValueError("a storage of another kind than torch's plain ones")
         if type(count) is not int or count < 0:
             raise ValueError("a storage without a count of elements")
-        found.append((key, dtype, count))
-        return found[-1]
+        storages.append((key, dtype, count))
+        return storages[-1]
 
     def no_storage(raw: memoryview) -> Storage:
         raise ValueError("a storage inside a storage")
@@ -108,9 +108,9 @@ def _read_storage(raw: memoryview, budget: Budget) -> Storage:
         raise ValueError("a storage that does not begin as torch's old stream does")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("a storage that is not little-endian")
-    if len(found) != 1 or value is not found[0] or keys != [found[0][0]]:
+    if len(storages) != 1 or value is not storages[0] or keys != [storages[0][0]]:
         raise ValueError("a storage stream that does not hold exactly one storage")
-    _, dtype, count = found[0]
+    _, dtype, count = storages[0]
     body = raw[at:]
     expected = 8 + count * DTYPES[dtype][0]
     if len(body) != expected or int.from_bytes(body[:8], "little") != count:

@@ -39,7 +39,7 @@ class Inert:
     """Object of a class that is not ours: its name, constructor's arguments, and attributes.
 
     For a class saved by NVIDIA's persistence ``name`` is the class's own name and ``source`` the program text that came
-    with it, which nobody runs. ``state`` is normally a dict.
+    with it, which is never run. ``state`` is normally a dict.
     """
 
     name: str

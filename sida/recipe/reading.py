@@ -172,8 +172,8 @@ def _explain(error: ValidationError, where: str) -> RecipeError:
     if first["type"] == "missing":
         return RecipeError(f"{where}: {field}: is missing; add it")
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(first.get("input"), dict) else f", found {str(first.get('input'))[:80]!r}"
-    return RecipeError(f"{where}: {field}: {message}{found}")
+    value = "" if isinstance(first.get("input"), dict) else f", found {str(first.get('input'))[:80]!r}"
+    return RecipeError(f"{where}: {field}: {message}{value}")
 
 
 def _known_keys(path: tuple[int | str, ...]) -> list[str]:

@@ -1,7 +1,7 @@
 """Files that come with the project, under addresses that mean the same file on every machine: ``recipes://assets/NAME``.
 
 A checkout lies elsewhere on each machine, and in images under /app. A recipe that travels names its teacher and detector so, and
-whoever reads it finds them in the recipes of its own project; the recipe's sha256 decides whether it is the very file.
+every reader finds them in the recipes of its own project; the recipe's sha256 decides whether it is the very file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images at once: the recipe's number, or with ``execution.sampling_batch: auto`` the fastest that fits, tried out here.
 
-Another batch rounds features otherwise (1e-6): a job tries once, and goes on with what it found after a kill.
+Another batch rounds features otherwise (1e-6): a job tries once, and keeps the batch after a kill.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def fastest_batch(
 ) -> tuple[int, dict[int, float]]:
     """Return the batch, and seconds per image of each that was tried: doublings up to ``limit``, until memory ends or time is lost.
 
-    ``work(batch)`` makes so many images and waits for them. A batch that does not fit raises torch.OutOfMemoryError;
+    ``work(batch)`` makes ``batch`` images and waits for them. A batch that does not fit raises torch.OutOfMemoryError;
     ``release`` then gives its memory back.
     """
     seconds: dict[int, float] = {}

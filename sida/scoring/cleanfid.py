@@ -162,14 +162,14 @@ def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: An
     except NotFound:
         resize = _clean_fid("resize").build_resizer(mode)
         shards, moments = Shards(store, dataset), Moments(FEATURES)
-        shown = progress.Progress("cleanfid", len(shards), "images")
+        bar = progress.Progress("cleanfid", len(shards), "images")
         for start in range(0, len(shards), BATCH):
             images, _ = shards.read(torch.arange(start, min(start + BATCH, len(shards))))
             pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
             resized = np.stack([np.asarray(resize(one)) for one in pixels]).astype(np.float32)
             with torch.no_grad():
                 moments.add(model(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)).cpu())
-            shown.update(start + len(images))
+            bar.update(start + len(images))
         mean, covariance = moments.mean_cov(ddof=1)
         tensors = {"mean": mean, "covariance": covariance}
         store.put(key, save(tensors))

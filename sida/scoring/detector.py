@@ -61,7 +61,7 @@ class DigitsDetector(nn.Module):
 def load_detector(path: Path) -> Detector:
     """Return the detector in a file, frozen: TorchScript at a known digest, or safetensors of the digits' or random features.
 
-    Raises UserError when the file is neither, or TorchScript that nobody vouches for.
+    Raises UserError when the file is neither, or untrusted TorchScript.
     """
     if is_torchscript(path):
         return load_torchscript(path)

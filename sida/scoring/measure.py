@@ -182,19 +182,19 @@ def further_metrics(
     sums: Sums, store: ObjectStore, device: torch.device, reference: ReferenceResult, extra: tuple[str, ...]
 ) -> dict[str, float]:
     """Return ``is``, ``kid``, ``precision`` and ``recall`` of one range, those that were asked for."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     if "is" in extra and sums.splits is not None:
-        found["is"] = sums.splits.score()[0]
+        values["is"] = sums.splits.score()[0]
     if not {"kid", "precision_recall"} & set(extra):
-        return found
+        return values
     generated = torch.cat(sums.features)
     if "kid" in extra:
         real = load_features(store, reference)
-        found["kid"] = kernel_distance(real, generated, kid_subsets(len(real), len(generated)))
+        values["kid"] = kernel_distance(real, generated, kid_subsets(len(real), len(generated)))
     if "precision_recall" in extra:
         real = load_features(store, reference, precision_recall=True)
-        found["precision"], found["recall"] = precision_recall(real.to(device), generated.to(device))
-    return found
+        values["precision"], values["recall"] = precision_recall(real.to(device), generated.to(device))
+    return values
 
 
 def _floor(
@@ -209,9 +209,9 @@ def _floor(
     labels = shards.labels() if dataset.classes else torch.zeros(len(shards), dtype=torch.int64)  # stored as -1
     values = []
     for first_seed in job.spec.first_seeds:
-        wanted = range_labels(dataset.histogram, job.spec.count, first_seed)
+        classes = range_labels(dataset.histogram, job.spec.count, first_seed)
         moments = Moments(reference.features)
-        for part in real_resamples(features, labels, wanted, first_seed).split(4096):
+        for part in real_resamples(features, labels, classes, first_seed).split(4096):
             moments.add(part)
         values.append(frechet_distance(*moments.mean_cov(), *real))
     return values
@@ -221,12 +221,12 @@ def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor]) -> MakeImages:
     """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE."""
 
     def images(seeds: Tensor, labels: Tensor) -> Tensor:
-        made = make(seeds, labels)
-        if not bool(made.isfinite().all()):
+        latents = make(seeds, labels)
+        if not bool(latents.isfinite().all()):
             raise UserError(
                 f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
             )
-        return decode(made)
+        return decode(latents)
 
     return images
 

@@ -35,13 +35,13 @@ class RandomFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = from_uint8(images)
-        found = []
+        features = []
         for layer in self.layers:
             x = nn.functional.leaky_relu(layer(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")), 0.2)
             x = nn.functional.avg_pool2d(x, 2)
             flat = x.flatten(2)
-            found += [flat.mean(2), flat.var(2, correction=0).add(1e-6).sqrt()]
-        return torch.cat(found, dim=1)
+            features += [flat.mean(2), flat.var(2, correction=0).add(1e-6).sqrt()]
+        return torch.cat(features, dim=1)
 
     def with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raise UserError: there are no probabilities."""

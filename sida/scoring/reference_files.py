@@ -93,11 +93,11 @@ def _pickled(path: Path, metric: str) -> tuple[dict[str, np.ndarray], int | None
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
         held = ", ".join(sorted(str(name) for name in content)[:8]) if isinstance(content, Mapping) else "no dictionary"
         raise UserError(f"reference {path}: holds {held}, nothing for {key}: take the file of this metric")
-    found = {}
+    arrays = {}
     for name in ("mu", "sigma"):
         try:
-            found[name] = np.asarray(content[key][name])
+            arrays[name] = np.asarray(content[key][name])
         except KeyError:
             raise UserError(f"reference {path}: {key} holds no {name}: it is damaged, fetch it again") from None
     count = content.get("num_images")
-    return found, int(count) if isinstance(count, int) else None
+    return arrays, int(count) if isinstance(count, int) else None

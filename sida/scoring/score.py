@@ -271,7 +271,7 @@ def score(
         The generator's score: every range, mean and spread.
     """
     check_reference(recipe, reference.result)
-    made = generator.result
+    result = generator.result
     seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
     target = recipe.targets.model_dump(mode="json", exclude=unsaid(recipe)) if recipe.targets else None
     _claim(run, _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}, generator, reference)
@@ -282,10 +282,10 @@ def score(
         n=n,
         seeds=seeds,
         model="generator",
-        label=f"generator, {made.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
+        label=f"generator, {result.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
         nfe=1,
         sampler="one step",
-        checkpoint_sha256=made.weights.sha256,
+        checkpoint_sha256=result.weights.sha256,
         protocol=protocol,
     )
-    return _result(recipe, reference, measured, first, made.licence, gate=target_gate(recipe, first))
+    return _result(recipe, reference, measured, first, result.licence, gate=target_gate(recipe, first))

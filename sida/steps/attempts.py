@@ -44,8 +44,8 @@ def manifest_key(manifest: Manifest[Part]) -> str:
 def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:
     """Return the manifest that ``manifest`` was made from, under the name that its step gave it.
 
-    So what is known need not be handed on twice. Raises UserError when the manifest does not say, when what it names is gone,
-    or is another result or of another kind.
+    So an input that another one carries need not be passed too. Raises UserError when the manifest does not say, when the one it
+    names is gone, or is another result or of another kind.
     """
     store, maker = open_store(settings().store), manifest.about.step
     key = manifest.about.input_keys.get(name, "")

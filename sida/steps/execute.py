@@ -27,7 +27,7 @@ SCHEDULED = "scheduled"  # measured anew, under the time for which the run was p
 def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R]:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
-    Metrics get no such metadata: Kubeflow's pages show what is there as numbers, and the manifest says the same.
+    Metrics get no such metadata: Kubeflow's pages show all metadata as numbers, and the manifest says the same.
 
     The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it;
     what it wrote to stdout and stderr is kept beside that (``sida.step_log``). A SidaError becomes one line for the user and the

@@ -29,7 +29,7 @@ def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
 def recipe_key(text: str) -> str:
     """Return the key of the object that holds the recipe named ``NAME#sha256=DIGEST``; empty for a recipe by name or file.
 
-    Older records have the key itself in place of the name. Raises UserError for what is no digest.
+    Older records have the key itself in place of the name. Raises UserError for a malformed digest.
     """
     name, mark, digest = text.partition("#sha256=")
     if not mark:

@@ -5,7 +5,7 @@
     downloads/<sha256>             locked by the process that downloads, so that one does and others wait
     fetched/<sha256>/<name>        whole, verified files that recipes name by address (sida.foreign.fetch)
     fetched/<address>.part, .lock  the beginning of one, and the lock of the process that downloads it
-    users/<pid>-<random>           locked by a process for its life: what it was given is not evicted
+    users/<pid>-<random>           locked by a process for its life: files given to it are not evicted
     lock                           locked while objects are evicted or given out
 
 The least recently used go first, objects and files alike, by access time, set here at every use: many disks do not keep it.
@@ -106,13 +106,13 @@ def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
     """Return whether the file (of that size) is in the cache; if so it is marked as used by this process, now. Raises OSError."""
     with _locked(folder / "lock"):
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return False
-        if size not in (None, found.st_size):
+        if size not in (None, status.st_size):
             path.unlink()  # another program wrote into the cache
             return False
-        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
+        os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
         users = _users.get(folder)
         if users is None:
             users = os.open(
@@ -140,8 +140,8 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
         entries = []
         for path in (*folder.glob("objects/*"), *folder.glob("fetched/*.part"), *folder.glob("fetched/*/*")):
             with suppress(FileNotFoundError):  # a download has just been renamed
-                found = path.stat()
-                entries.append((found.st_atime_ns, found.st_size, path))
+                status = path.stat()
+                entries.append((status.st_atime_ns, status.st_size, path))
         total = sum(size for _, size, _ in entries) + size
         for _, found_size, path in sorted(entries):
             if total <= limit_bytes:

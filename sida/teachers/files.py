@@ -58,5 +58,5 @@ def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0) -
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) or "nothing"
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    listed = ", ".join(names[:5]) or "nothing"
+    return listed + (f" and {len(names) - 5} more" if len(names) > 5 else "")

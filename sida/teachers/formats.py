@@ -64,8 +64,10 @@ def format_of(path: Path, what: str) -> Format:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    shown = "a web page" if head[:1] == b"<" else f"it begins with {head[:8]!r}"
-    raise Refused(f"{what} is no pickle, torch file or safetensors ({shown}): check the address, and fetch it again")
+    beginning = "a web page" if head[:1] == b"<" else f"it begins with {head[:8]!r}"
+    raise Refused(
+        f"{what} is no pickle, torch file or safetensors ({beginning}): check the address, and fetch it again"
+    )
 
 
 def read_network(path: Path, what: str) -> Found:
@@ -75,14 +77,14 @@ def read_network(path: Path, what: str) -> Found:
     """
     kind = format_of(path, what)
     if kind == "pickle":
-        found = published_network(read_pickle(path, what=what), what)
+        network = published_network(read_pickle(path, what=what), what)
         about = {
-            "class": found.class_name,
-            "trunk": found.trunk,
-            "arguments": found.arguments,
-            "program_sha256": found.source_sha256,
+            "class": network.class_name,
+            "trunk": network.trunk,
+            "arguments": network.arguments,
+            "program_sha256": network.source_sha256,
         }
-        return Found(kind, found.tensors, found.network or None, about, found.problem)
+        return Found(kind, network.tensors, network.network or None, about, network.problem)
     if kind == "torch":
         return Found(kind, _read_torch(path, what), None)
     return _read_safetensors(path, what)
@@ -167,10 +169,10 @@ def _directory_bytes(path: Path) -> int:
         file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
         tail = file.read()
     end, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
-    found = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
-    if found[0] == 0xFFFFFFFF:
-        found = [int.from_bytes(tail[large + 40 : large + 48], "little")]
-    return found[0]
+    sizes = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
+    if sizes[0] == 0xFFFFFFFF:
+        sizes = [int.from_bytes(tail[large + 40 : large + 48], "little")]
+    return sizes[0]
 
 
 # -- safetensors

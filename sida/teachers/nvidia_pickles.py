@@ -71,7 +71,7 @@ class PublishedNetwork:
 def published_network(value: Any, what: str) -> PublishedNetwork:
     """Return the network in a pickle's value, without building a tensor.
 
-    An architecture that this project does not have is told in ``problem``. Raises Refused when there is no network at all.
+    ``problem`` names an architecture that this project does not have. Raises Refused when there is no network at all.
     """
     ema = value.get("ema") if isinstance(value, dict) else None
     if not isinstance(ema, Inert) or not isinstance(ema.state, dict):
@@ -110,7 +110,7 @@ def _modules(module: Inert) -> dict[str, Inert]:
 
 def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
     """Return all parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
-    found: dict[str, TensorView] = {}
+    tensors: dict[str, TensorView] = {}
     level, seen = [("", ema)], {id(ema)}
     for _ in range(MODULE_DEPTH):
         below: list[tuple[str, Inert]] = []
@@ -119,7 +119,7 @@ def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
                 own = module.state.get(kind) if isinstance(module.state, dict) else None
                 for name, tensor in (own if isinstance(own, dict) else {}).items():
                     if isinstance(tensor, TensorView):
-                        found[f"{prefix}{name}"] = tensor
+                        tensors[f"{prefix}{name}"] = tensor
                     elif tensor is not None:
                         raise Refused(f"{what}: {prefix}{name} is no tensor: the file is damaged")
             for name, child in _modules(module).items():
@@ -128,7 +128,7 @@ def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
                 seen.add(id(child))
                 below.append((f"{prefix}{name}.", child))
         if not below:
-            return found
+            return tensors
         level = below
     raise Refused(f"{what}: modules are nested more than {MODULE_DEPTH} deep")
 
@@ -142,8 +142,8 @@ def _arguments(ema: Inert, what: str) -> dict[str, Any]:
     names = ("img_resolution", "img_channels", "label_dim")
     if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
         raise Refused(f"{what}: the constructor's arguments are not those of a published network")
-    found = dict(zip(names, args, strict=False)) | kwargs
-    return {str(name): _plain(argument) for name, argument in found.items()}
+    arguments = dict(zip(names, args, strict=False)) | kwargs
+    return {str(name): _plain(argument) for name, argument in arguments.items()}
 
 
 def _plain(value: Any, depth: int = 3) -> Any:

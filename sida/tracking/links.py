@@ -39,12 +39,12 @@ def mlflow_link(recipe: str, run: str) -> str:
 
 def _experiment(address: str, name: str) -> str:
     """Return the experiment's id; create one if there is none, as the reconciler would."""
-    found = _ask(address, "experiments/get-by-name", experiment_name=name)
-    if found is None:
+    answer = _ask(address, "experiments/get-by-name", experiment_name=name)
+    if answer is None:
         tags = [{"key": key, "value": value} for key, value in EXPERIMENT.items()]
-        made = _ask(address, "experiments/create", {"name": name, "tags": tags})
-        return str(made["experiment_id"]) if made else ""
-    return str(found["experiment"]["experiment_id"])
+        created = _ask(address, "experiments/create", {"name": name, "tags": tags})
+        return str(created["experiment_id"]) if created else ""
+    return str(answer["experiment"]["experiment_id"])
 
 
 def _ask(address: str, method: str, body: dict[str, Any] | None = None, **fields: str) -> Any:

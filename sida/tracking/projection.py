@@ -142,8 +142,8 @@ def _status(store: ObjectStore, run: str, calls: dict[str, StepCall]) -> tuple[s
 
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
-    made: Any = manifest.result
-    curve: list[dict[str, float]] = json.loads(store.read(made.curve.key))
+    result: Any = manifest.result
+    curve: list[dict[str, float]] = json.loads(store.read(result.curve.key))
     names = {"score": f"selection_{recipe.evaluation.metric}"}
     metrics = [
         (names.get(name, name), value, int(point["images"]))
@@ -153,8 +153,8 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
     ]
     node = _child(recipe, identity, "distill", manifest)
     node.params = flat({"method": recipe.method.model_dump(mode="json")})
-    node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", made.images_seen)])]
-    node.artifacts = {"curve.json": made.curve.key}
+    node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", result.images_seen)])]
+    node.artifacts = {"curve.json": result.curve.key}
     return node
 
 

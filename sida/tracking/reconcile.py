@@ -39,14 +39,14 @@ def track(run: str) -> str:
     if any(call.item or step in OTHERS for step, call in records.calls(store, run).items()):
         return f"run {run}: of `teach` or `score-published`, which MLflow is not told of"
     end_if_killed(store, run)
-    wanted = projection(store, run)
-    if up_to_date(here.mlflow, wanted.parent.identity, wanted.digest):
+    content = projection(store, run)
+    if up_to_date(here.mlflow, content.parent.identity, content.digest):
         return f"run {run}: already in MLflow"
     with (
-        acquire(store, f"tracking/{wanted.benchmark}", ttl=here.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
+        acquire(store, f"tracking/{content.benchmark}", ttl=here.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
         connected(here.mlflow) as client,
     ):
-        return Reconciler(client, store, here.mlflow, here.mlflow_run).reconcile(wanted)
+        return Reconciler(client, store, here.mlflow, here.mlflow_run).reconcile(content)
 
 
 def track_quietly(run: str) -> str:
@@ -107,23 +107,23 @@ class Reconciler:
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self.client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         try:
             return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
         except MlflowException:  # a reconciler of another store was faster
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-            return str(found.experiment_id)
+            return str(experiment.experiment_id)
 
     def _find(self, experiment: str, identity: str) -> Any:
         """Return the run with this identity; the oldest, should two stores have created one each."""
-        found = self.client.search_runs([experiment], f"tags.`sida.identity` = '{identity}'", max_results=10)
-        return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+        runs = self.client.search_runs([experiment], f"tags.`sida.identity` = '{identity}'", max_results=10)
+        return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
     def _create(self, experiment: str, node: Node, parent: str) -> Any:
         tags = {"sida.identity": node.identity, "sida.part": node.tags["sida.part"]}
@@ -144,13 +144,13 @@ class Reconciler:
             self.client.log_batch(run_id, params=part)
         for part in _parts(tags, BATCH):
             self.client.log_batch(run_id, tags=part)
-        known = {
+        logged = {
             name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)
         }
         metrics = [
             Metric(name, value, node.time_of(step), step)
             for name, value, step in node.metrics
-            if (step, value) not in known.get(name, set())
+            if (step, value) not in logged.get(name, set())
         ]
         for part in _parts(metrics, METRICS):
             self.client.log_batch(run_id, metrics=part)

@@ -41,9 +41,9 @@ def _tags(model: Model) -> dict[str, str]:
 
 
 def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Model) -> Any:
-    found = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
-    if found:
-        logged = found[0]
+    models = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
+    if models:
+        logged = models[0]
     else:
         logged = client.create_logged_model(
             experiment, model.title, run_id, _tags(model), model.params, "one-step generator"

@@ -53,10 +53,10 @@ def check(address: str) -> None:
 
 def _check_answers(address: str) -> None:
     until, pause = time.monotonic() + min(WAIT_SECONDS, patience.limit()), 0.5
-    while said := _silence(address):
+    while reason := _silence(address):
         if time.monotonic() >= until:
             raise TrackingOff(
-                f"MLflow at {redact(address)} does not answer ({said}): not written; `sida track` does so later"
+                f"MLflow at {redact(address)} does not answer ({reason}): not written; `sida track` does so later"
             )
         time.sleep(pause)
         pause *= 2

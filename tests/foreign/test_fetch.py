@@ -67,7 +67,7 @@ def test_a_step_s_key_needs_no_download_where_the_digest_is_known(web: Web) -> N
 
 def test_without_a_pin_the_first_digest_is_recorded_aloud_and_held_to(web: Web, place: Path) -> None:
     fetch_file(web.address, "teacher", step="fetch_teacher")
-    assert "NOT PINNED" in notes(place) and SHA256 in notes(place) and "pipeline pin RECIPE" in notes(place)
+    assert "NOT PINNED" in notes(place) and SHA256 in notes(place) and "sida pin RECIPE" in notes(place)
     assert recorded_sha256(web.address) == SHA256
     shutil.rmtree(place / "cache")
     web.content = b"another file"
@@ -118,7 +118,7 @@ def test_errors_of_the_server_that_pass_are_waited_for_and_others_are_named(web:
     for status, kind, said in (
         (500, Unavailable, r"broke off again and again \(the server answers 500\)"),
         (404, UserError, "answers 404: correct the address"),
-        (403, UserError, "it wants credentials"),
+        (403, UserError, "it needs credentials"),
     ):
         web.plan = [status] * 9
         with pytest.raises(kind, match=said) as caught:
