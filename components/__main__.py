@@ -35,7 +35,7 @@ PROGRAM = "sida step"
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Ended(SidaError):
-    """The step was one of many and passed a failure on."""
+    """Raised when the step was one of many and passed a failure on."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.item}: {failure.message}")
@@ -51,7 +51,7 @@ class Ended(SidaError):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List, explain, or run; the exit status."""
+    """List, explain, or run; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         _list_steps()
         return 0
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _track(run: str) -> None:
-    """A step of a recorded run was run again: MLflow hears of it, if it can."""
+    """Tell MLflow, if possible, that a step of a recorded run was run again."""
     if run and (line := track_quietly(run)):
         print(line, file=sys.stderr)
 
@@ -90,7 +90,7 @@ def _list_steps() -> None:
 
 
 def parser_of(step: Step[Any]) -> Parser:
-    """The command line of a step: parameters are flags, manifests are given by address."""
+    """Return the command line of a step: parameters are flags, manifests are given by address."""
     results = [f"  {output.name:<22}{output.text}" for output in outputs_of(step)]
     parser = Parser(
         prog=f"{PROGRAM} {step.name}",
@@ -117,7 +117,7 @@ def parser_of(step: Step[Any]) -> Parser:
 
 
 def _truth(text: str) -> bool:
-    """``true`` or ``false``."""
+    """Return the value of ``true`` or ``false``."""
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
     return text.lower() == "true"
@@ -158,9 +158,11 @@ def _run(step: Step[Any], values: dict[str, Any], folder: Path) -> None:
 
 
 def _tell(outputs: dict[str, LocalArtifact]) -> None:
-    """Print what there is of a step's results: addresses on stdout, texts for people on stderr."""
+    """Print a step's results: addresses on stdout, texts for people on stderr."""
     for name, output in outputs.items():
-        if failure := failure_in(output.path):  # a pipeline goes on without it; who runs it alone wants to know
+        if failure := failure_in(
+            output.path
+        ):  # a pipeline goes on without it; a user who runs the step alone wants to know
             raise Ended(failure)
         if address := _address(output):
             print(f"{name}\t{address}", flush=True)
@@ -169,7 +171,7 @@ def _tell(outputs: dict[str, LocalArtifact]) -> None:
 
 
 def _address(output: LocalArtifact) -> str:
-    """Where a result is published; empty for an output that is none. Metrics hold numbers alone: their manifest tells."""
+    """Return a result's address; empty if it is not published. Metrics hold only numbers: the address is in their manifest."""
     path = Path(output.path)
     if output.schema_title != "system.Metrics" or not path.exists():
         return str(output.metadata.get("address", ""))
@@ -178,7 +180,7 @@ def _address(output: LocalArtifact) -> str:
 
 
 def _fetched(parameter: Parameter, address: str, folder: Path, number: int = 0) -> LocalArtifact:
-    """The manifest at an address as a local file."""
+    """Return the manifest at an address as a local file."""
     path = Path(address)
     try:
         content = read_address(str(path.absolute()) if "://" not in address else address)

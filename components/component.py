@@ -16,7 +16,7 @@ from sida.steps import Step
 
 
 def component_of(name: str) -> Any:
-    """The kfp component of a step; its image is replaced by the profile's where a pipeline is compiled."""
+    """Return the kfp component of a step; its image is replaced by the profile's when a pipeline is compiled."""
     import typing
 
     from kfp import dsl
@@ -29,7 +29,7 @@ def component_of(name: str) -> Any:
 
 
 def source_of(step: Step[Any]) -> str:
-    """Source text of the component's function."""
+    """Return the source text of the component's function."""
     parameters, outputs = parameters_of(step), outputs_of(step)
     required = [parameter for parameter in parameters if not parameter.optional]
     optional = [parameter for parameter in parameters if parameter.optional]

@@ -1,4 +1,4 @@
-"""What a step takes and gives as a component: the manifests of its signature, and what every component has beside them."""
+"""Inputs and outputs of a step as a component: the manifests of its signature, and those that every component has."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ ARTIFACTS: dict[type[Part], str] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a component; a manifest has no default."""
+    """Parameter of a component; a manifest has no default."""
 
     name: str
     kind: Literal["text", "truth", "manifest", "manifests"]
-    text: str  # what it is, for --help and Kubeflow's pages
+    text: str  # description, for --help and Kubeflow's pages
     optional: bool = True
     artifact: str = ""  # Kubeflow's type, of a manifest
 
     @property
     def default(self) -> str | bool | None:
-        """Of an optional parameter."""
+        """Return the default of an optional parameter."""
         return "" if self.kind == "text" else False if self.kind == "truth" else None
 
 
 @dataclass(frozen=True)
 class Output:
-    """A result of a component: the step's manifest, or a view of it."""
+    """Result of a component: the step's manifest, or a view of it."""
 
     name: str
     artifact: str
@@ -59,7 +59,7 @@ class Output:
 
 
 def parameters_of(step: Step[Any]) -> list[Parameter]:
-    """The parameters of a step's component, in order."""
+    """Return the parameters of a step's component, in order."""
     described = _sections(step)[1]
     parameters = [
         Parameter("recipe", "text", "Name of a recipe, or address of a resolved one in the store.", optional=False)
@@ -86,19 +86,19 @@ def parameters_of(step: Step[Any]) -> list[Parameter]:
 
 
 def outputs_of(step: Step[Any]) -> list[Output]:
-    """The results of a step's component: its manifest first."""
+    """Return the results of a step's component: its manifest first."""
     views = VIEWS[step.name].outputs if step.name in VIEWS else ()
     manifest = Output(step.output_name, ARTIFACTS[step.result], _sections(step)[2])
     return [manifest, *(Output(name, artifact, text) for name, artifact, text in views)]
 
 
 def description_of(step: Step[Any]) -> str:
-    """What the step does: its docstring without the sections on arguments and result."""
+    """Return the step's docstring without the sections on arguments and result."""
     return _sections(step)[0]
 
 
 def _sections(step: Step[Any]) -> tuple[str, dict[str, str], str]:
-    """(description, argument -> text, result) of a docstring in Google's style."""
+    """Return (description, argument -> text, result) of a docstring in Google's style."""
     text, _, rest = (inspect.getdoc(step.function) or "").partition("\n\nReturns:\n")
     text, _, arguments = text.partition("\n\nArgs:\n")
     pairs = (line.strip().partition(": ") for line in arguments.splitlines() if line.strip())

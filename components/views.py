@@ -1,4 +1,4 @@
-"""What Kubeflow's pages show of a result, beside the manifest itself."""
+"""Views of a result on Kubeflow's pages, beside the manifest itself."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sida.tracking.links import mlflow_link
 
 @dataclass(frozen=True)
 class Views:
-    """Further outputs of a component, and what fills them from the manifest and the component's arguments."""
+    """Further outputs of a component, and the function that fills them from the manifest and the component's arguments."""
 
     show: Callable[[Manifest[Any], dict[str, Any]], None]
-    outputs: tuple[tuple[str, str, str], ...] = ()  # name, Kubeflow's type, what it is
+    outputs: tuple[tuple[str, str, str], ...] = ()  # name, Kubeflow's type, description
 
 
 def _scores(manifest: Manifest[ScoresResult], given: dict[str, Any]) -> None:

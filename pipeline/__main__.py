@@ -1,4 +1,4 @@
-"""Distil a diffusion model to one step, and prove the score.
+"""Distill a diffusion model to one step, and prove the score.
 
 examples:
   sida list               which recipes there are
@@ -31,7 +31,7 @@ EXIT_STATUS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, from the modules under ``pipeline/commands``."""
+    """Return the command line, from the modules under ``pipeline/commands``."""
     layout = argparse.RawDescriptionHelpFormatter
     summary, _, examples = (__doc__ or "").partition("\n\n")
     statuses = "\n".join(f"  {status:<5}{meaning}" for status, meaning in EXIT_STATUS.items())
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run one verb; its exit status."""
+    """Run one verb; return its exit status."""
     top = parser()
     args, flags = top.parse_known_args()
     if args.verb == "step":  # its flags are the step's own

@@ -1,4 +1,4 @@
-"""A run's pods and nodes as Argo Workflows makes them for Kubeflow Pipelines 2: which step each belongs to, and what it said.
+"""A run's pods and nodes as Argo Workflows makes them for Kubeflow Pipelines 2: the step of each, and its messages.
 
 A step has two: its driver, which prepares it, and its executor, which is our container. On Kubeflow Pipelines 2.17 with Argo 4.0
 pods carry the label ``pipeline/runid`` and their place in the DAG as an annotation:
@@ -23,7 +23,7 @@ CONTAINER = "main"
 
 @dataclass(frozen=True)
 class Place:
-    """Of a pod or node: the task as KFP calls it, and whether it is its driver."""
+    """Place of a pod or node in the DAG: the task as KFP calls it, and whether it is its driver."""
 
     task: str
     driver: bool
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the workflow that is, or should be, a pod."""
+    """Node of the workflow that is, or should be, a pod."""
 
     place: Place
     phase: str
@@ -39,12 +39,12 @@ class Node:
 
 
 def selector(run_id: str) -> str:
-    """Label selector of a run's pods, and of its Workflow."""
+    """Return the label selector of a run's pods, and of its Workflow."""
     return f"{RUN_LABEL}={run_id}"
 
 
 def place_of(node_name: str) -> Place | None:
-    """From a node's name; None for what is no step's."""
+    """Return the place that a node's name stands for; None if it belongs to no step."""
     parts = re.sub(r"\([^()]*\)", "", node_name).split(".")
     last = parts[-1]
     if last == "executor" and len(parts) > 1:
@@ -58,17 +58,17 @@ def place(pod: Mapping[str, Any]) -> Place | None:
 
 
 def pods_by_place(pods: Iterable[dict[str, Any]]) -> dict[Place, list[dict[str, Any]]]:
-    """The pods of each place, the newest last."""
-    found: dict[Place, list[dict[str, Any]]] = {}
+    """Return the pods of each place, the newest last."""
+    grouped: dict[Place, list[dict[str, Any]]] = {}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
         if (its := place(pod)) is not None:
-            found.setdefault(its, []).append(pod)
-    return found
+            grouped.setdefault(its, []).append(pod)
+    return grouped
 
 
 def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """The nodes of type Pod, in the order in which they began."""
-    found = []
+    """Return the nodes of type Pod, in the order in which they began."""
+    pod_nodes = []
     for workflow in workflows:
         status = workflow.get("status") or {}
         entries = status.get("nodes") or {}
@@ -76,24 +76,26 @@ def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
             entries = json.loads(gzip.decompress(base64.b64decode(packed)))
         for node in sorted(entries.values(), key=lambda node: str(node.get("startedAt"))):
             if node.get("type") == "Pod" and (place := place_of(str(node.get("name", "")))) is not None:
-                found.append(Node(place, str(node.get("phase", "")), " ".join(str(node.get("message", "")).split())))
-    return found
+                pod_nodes.append(
+                    Node(place, str(node.get("phase", "")), " ".join(str(node.get("message", "")).split()))
+                )
+    return pod_nodes
 
 
 def without_argo(lines: Iterable[str]) -> Iterator[str]:
-    """Without what Argo's own program says in the same container."""
+    """Yield the lines without those of Argo's own program in the same container."""
     return (line for line in lines if not (line.startswith("time=") and " argo=true" in line))
 
 
 def driver_error(lines: Iterable[str]) -> str:
-    """The error that a driver ended with, from the end of its log: glog's fatal line, else its last error, else its last line."""
-    said = [
+    """Return the error at the end of a driver's log: glog's fatal line, else its last error, else its last line."""
+    messages = [
         re.sub(r"^([A-Z])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^]]*\] ?", r"\1 ", line).strip()
         for line in without_argo(lines)
     ]
-    said = [line for line in said if line]
+    messages = [line for line in messages if line]
     for mark in ("F ", "E "):
-        marked = [line.removeprefix(mark) for line in said if line.startswith(mark)]
+        marked = [line.removeprefix(mark) for line in messages if line.startswith(mark)]
         if marked:
             return re.sub(r"^KFP driver: (driver\.\w+\(.*\) failed: )?", "", marked[-1])[:400]
-    return said[-1][:400] if said else ""
+    return messages[-1][:400] if messages else ""

@@ -1,4 +1,4 @@
-"""One check of the doctor's: what it found, what a failure prevents, how to mend it."""
+"""One check of ``doctor``: its result, what a failure prevents, how to fix it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ State = Literal["ok", "off", "bad", "unseen"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's; ``prevents`` and ``mend`` are empty when all is well."""
+    """Line of ``doctor``; ``prevents`` and ``mend`` are empty when all is well."""
 
     name: str
     state: State

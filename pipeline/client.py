@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines behind one small seam: kfp.Client, its errors as one line each, its remarks not on our stdout."""
+"""Kubeflow Pipelines behind one small seam: kfp.Client, each of its errors in one line, its remarks kept off our stdout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE = 12  # polls in a row that may fail while a run is followed
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a pipeline on the server."""
+    """Version of a pipeline on the server."""
 
     pipeline_id: str
     version_id: str
@@ -37,7 +37,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A recurring run: what decides whether it has to be made anew."""
+    """Recurring run: the fields that decide whether it has to be created anew."""
 
     name: str
     cron: str  # KFP's six fields
@@ -49,13 +49,13 @@ class Schedule:
     schedule_id: str = ""
 
     def fields(self) -> dict[str, str]:
-        """What two schedules are compared by."""
-        shown = {"cron": self.cron, "version": self.version_id} | self.parameters
-        return shown | {"pipeline root": self.pipeline_root, "service account": self.service_account}
+        """Return the fields that schedules are compared by."""
+        values = {"cron": self.cron, "version": self.version_id} | self.parameters
+        return values | {"pipeline root": self.pipeline_root, "service account": self.service_account}
 
 
 class Client:
-    """A connection to one KFP server. Every method raises UserError for what the user can mend, SidaError otherwise."""
+    """Connection to one KFP server. Every method raises UserError for what the user can fix, SidaError otherwise."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile, self._where = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
@@ -67,7 +67,7 @@ class Client:
     # -- pipelines
 
     def upload(self, made: Compiled, description: str) -> Version:
-        """The version of a compiled pipeline, named after recipe, day and digest; the same digest is never sent twice."""
+        """Return the version of a compiled pipeline, named after recipe, day and digest; upload each digest only once."""
         with self._errors("upload the pipeline"), _quiet():
             pipeline_id = self._pipeline_id(made.name) or self._create_pipeline(made.name, description)
             found = self._version_of(pipeline_id, made.mark)
@@ -81,10 +81,10 @@ class Client:
             return Version(pipeline_id, version.pipeline_version_id, name, new=True)
 
     def _pipeline_id(self, name: str) -> str:
-        found = self._kfp.list_pipelines(
+        pipelines = self._kfp.list_pipelines(
             namespace=self._profile.namespace, filter=_named(name), page_size=100
         ).pipelines
-        return next((p.pipeline_id for p in found or [] if name in (p.display_name, p.name)), "")
+        return next((p.pipeline_id for p in pipelines or [] if name in (p.display_name, p.name)), "")
 
     def _create_pipeline(self, name: str, description: str) -> str:
         from kfp_server_api import V2beta1Pipeline
@@ -93,7 +93,7 @@ class Client:
         return str(self._kfp.pipelines.pipeline_service_create_pipeline(pipeline=body).pipeline_id)
 
     def _version_of(self, pipeline_id: str, mark: str) -> Any:
-        """The version whose name ends with the digest; None when it is not there."""
+        """Return the version whose name ends with the digest; None if there is none."""
         token = ""
         while True:
             page = self._kfp.list_pipeline_versions(pipeline_id, page_token=token, page_size=100)
@@ -107,7 +107,7 @@ class Client:
     # -- runs
 
     def start(self, name: str, pipeline_id: str, version_id: str, parameters: dict[str, str]) -> str:
-        """Start a run of an uploaded version; its id."""
+        """Start a run of an uploaded version; return its id."""
         with self._errors("start the run"), _quiet():
             run = self._kfp.run_pipeline(
                 self._experiment(),
@@ -134,7 +134,7 @@ class Client:
             return str(run.run_id)
 
     def run(self, run_id: str) -> RunState:
-        """How a run stands. Raises UserError for one that the server does not know."""
+        """Return the state of a run. Raises UserError for one that the server does not know."""
         with (
             self._errors(
                 f"find run {run_id}", missing=f"no run {run_id!r}: `status --profile` lists runs with their ids"
@@ -144,29 +144,29 @@ class Client:
             return run_state(self._kfp.get_run(run_id))
 
     def runs(self, count: int) -> list[RunState]:
-        """The newest runs of our experiment, without their tasks."""
-        found: list[RunState] = []
+        """Return the newest runs of our experiment, without their tasks."""
+        states: list[RunState] = []
         token = ""
         with self._errors("list the runs"), _quiet():
             here = self._profile
             experiments = self._kfp.list_experiments(
                 namespace=here.namespace, filter=_named(here.experiment)
             ).experiments
-            while experiments and len(found) < count:
+            while experiments and len(states) < count:
                 page = self._kfp.list_runs(
                     page_token=token,
                     page_size=min(count, 100),
                     sort_by="created_at desc",
                     experiment_id=experiments[0].experiment_id,
                 )
-                found += [run_state(run) for run in page.runs or []]
+                states += [run_state(run) for run in page.runs or []]
                 token = page.next_page_token or ""
                 if not token:
                     break
-        return found[:count]
+        return states[:count]
 
     def cancel(self, run_id: str) -> RunState:
-        """Ask KFP to end a run; the state before. A run that has ended, or is being ended, is left alone."""
+        """Ask KFP to end a run; return the state before. A run that has ended, or is being ended, is left alone."""
         before = self.run(run_id)
         if not before.ended and not before.cancelled:
             with self._errors(f"cancel run {run_id}"), _quiet():
@@ -174,7 +174,7 @@ class Client:
         return before
 
     def follow(self, run_id: str, show: Callable[[RunState], None], poll: float = POLL_SECONDS) -> RunState:
-        """Show every state until the run has ended; a server that is away for a minute is waited for."""
+        """Show every state until the run has ended; tolerate a server that is away for a minute."""
         failures = 0
         while True:
             try:
@@ -191,34 +191,34 @@ class Client:
             time.sleep(poll)
 
     def link(self, run_id: str) -> str:
-        """Where a run is shown in the UI."""
+        """Return the address of a run's page in the UI."""
         base = self._profile.ui or self._profile.host or ""
         return f"{base.rstrip('/')}/#/runs/details/{run_id}"
 
     def _experiment(self) -> str:
-        made = self._kfp.create_experiment(self._profile.experiment, namespace=self._profile.namespace)
-        return str(made.experiment_id)
+        experiment = self._kfp.create_experiment(self._profile.experiment, namespace=self._profile.namespace)
+        return str(experiment.experiment_id)
 
     # -- schedules
 
     def schedules(self, name: str = "") -> list[Schedule]:
-        """The recurring runs of our experiment, or those called ``name`` (KFP allows several)."""
-        found: list[Schedule] = []
+        """Return the recurring runs of our experiment, or those called ``name`` (KFP allows several)."""
+        schedules: list[Schedule] = []
         token = ""
         with self._errors("list the schedules"), _quiet():
             experiment = self._experiment()
             while True:
                 page = self._kfp.list_recurring_runs(page_token=token, page_size=100, experiment_id=experiment)
-                found += [_schedule(item) for item in page.recurring_runs or []]
+                schedules += [_schedule(item) for item in page.recurring_runs or []]
                 token = page.next_page_token or ""
                 if not token:
                     break
-        return [schedule for schedule in found if name in ("", schedule.name)]
+        return [schedule for schedule in schedules if name in ("", schedule.name)]
 
     def create_schedule(self, schedule: Schedule, pipeline_id: str, description: str) -> str:
-        """Make a recurring run that misses are not made up for, one run at a time; enabled or not as it says; its id."""
+        """Create a recurring run without catch-up, one run at a time, enabled or not as ``schedule`` says; return its id."""
         with self._errors("create the schedule"), _quiet():
-            made = self._kfp.create_recurring_run(
+            created = self._kfp.create_recurring_run(
                 self._experiment(),
                 schedule.name,
                 description=description,
@@ -232,7 +232,7 @@ class Client:
                 pipeline_root=self._profile.pipeline_root,
                 service_account=self._profile.service_account,
             )
-            return str(made.recurring_run_id)
+            return str(created.recurring_run_id)
 
     def delete_schedule(self, schedule_id: str) -> None:
         """Remove a recurring run; its past runs stay."""
@@ -257,7 +257,7 @@ class Client:
 
     @contextlib.contextmanager
     def _errors(self, doing: str, missing: str = "") -> Iterator[None]:
-        """kfp's and urllib3's exceptions as ours."""
+        """Raise kfp's and urllib3's exceptions as ours."""
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -272,12 +272,12 @@ class Client:
             ) from error
 
     def _refused(self, error: Any, doing: str, missing: str) -> SidaError:
-        said = _message(error.body)
+        message = _message(error.body)
         if error.status in (401, 403):
-            what = "not logged in" if error.status == 401 else f"not allowed to {doing}"
+            reason = "not logged in" if error.status == 401 else f"not allowed to {doing}"
             return UserError(
-                f"{self._where}: {what} ({error.status}{f', {said}' if said else ''}): set the variable of kfp.token_variable "
-                f"or kfp.cookies_variable anew, and check kfp.namespace"
+                f"{self._where}: {reason} ({error.status}{f', {message}' if message else ''}): set the variable of "
+                f"kfp.token_variable or kfp.cookies_variable anew, and check kfp.namespace"
             )
         if error.status == 404 and missing:
             return UserError(f"{self._where}: {missing}")
@@ -287,16 +287,16 @@ class Client:
                 f"without /#/)"
             )
         if error.status in (400, 409):
-            return UserError(f"{self._where} refused to {doing}: {said or error.reason}")
-        return SidaError(f"{self._where} failed to {doing}: {error.status} {said or error.reason}: try again")
+            return UserError(f"{self._where} refused to {doing}: {message or error.reason}")
+        return SidaError(f"{self._where} failed to {doing}: {error.status} {message or error.reason}: try again")
 
 
 class Unreachable(UserError):
-    """Nobody answers."""
+    """The API could not be reached."""
 
 
 def _connect(profile: Profile) -> Any:
-    """kfp.Client with bounded waits, that does not ask for health five times before it reports a refusal."""
+    """Return a kfp.Client with bounded waits, which does not ask for health five times before it reports a refusal."""
     import kfp
 
     class Quick(kfp.Client):
@@ -334,7 +334,7 @@ def _token(profile: Profile) -> str | None:
 
 
 def _variable(field: str, name: str | None) -> str | None:
-    """The value of the environment variable that a profile names."""
+    """Return the value of the environment variable that a profile names."""
     if name is None:
         return None
     value = environment().get(name)
@@ -366,10 +366,10 @@ def _schedule(item: Any) -> Schedule:
 
 
 def _message(body: Any) -> str:
-    """What the server says, in a line: grpc-gateway's error or message."""
+    """Return the server's message in one line: grpc-gateway's error or message."""
     try:
-        said = json.loads(body)
-        text = said.get("error_message") or said.get("message") or said.get("error") or ""
+        answer = json.loads(body)
+        text = answer.get("error_message") or answer.get("message") or answer.get("error") or ""
     except (TypeError, ValueError, AttributeError):
         return ""
     return " ".join(str(text).split())[:300]
@@ -382,7 +382,7 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """kfp prints links and warns about its own future."""
+    """Silence kfp, which prints links and warns about its own future."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What a profile's cluster has to have before a run: images by digest, namespaces, service accounts, Secrets with their keys."""
+"""Checks of a profile's cluster before a run: images by digest, namespaces, service accounts, Secrets with their keys."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ REMEDIES = {
 
 
 def runs_as(profile: Profile) -> tuple[str, str]:
-    """(namespace, service account) of the pods of a run on Kubeflow Pipelines."""
+    """Return (namespace, service account) of the pods of a run on Kubeflow Pipelines."""
     return profile.kfp.namespace or KFP_NAMESPACE, profile.kfp.service_account or KFP_ACCOUNT
 
 
 def images(profile: Profile) -> Check:
-    """Every image that some step's pod or TrainJob takes is named by its digest. Whether a node can pull it is not tried."""
+    """Check that every image of a step's pod or TrainJob is named by its digest. Whether a node can pull it is not tried."""
     used = dict(profile.image_for(step) for step in STEPS) | {"images.cpu": profile.images.cpu}
     wrong = [f"{field} {image!r} has no digest" if image else f"{field} is empty" for field, image in used.items()]
     wrong = [text for text, image in zip(wrong, used.values(), strict=True) if not has_digest(image)]
@@ -44,13 +44,13 @@ def images(profile: Profile) -> Check:
 
 
 def namespaces(profile: Profile, cluster: Installed | str) -> Check:
-    """They are there."""
-    wanted = {name: f"namespace {name}" for name in places(profile)}
-    return _looked("namespaces", cluster, wanted, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
+    """Check that the namespaces exist."""
+    labels = {name: f"namespace {name}" for name in places(profile)}
+    return _looked("namespaces", cluster, labels, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
 
 
 def accounts(profile: Profile, cluster: Installed | str) -> Check:
-    """Service accounts of KFP's pods, of rerun's Jobs and of TrainJobs."""
+    """Check the service accounts of KFP's pods, of rerun's Jobs and of TrainJobs."""
     jobs = profile.trainjob
     named = [runs_as(profile)]
     if profile.job_namespace:
@@ -58,37 +58,37 @@ def accounts(profile: Profile, cluster: Installed | str) -> Check:
         named += [(profile.job_namespace, name) for name in (profile.job_service_account, launching) if name]
     if jobs is not None and jobs.service_account:
         named.append((jobs.namespace, jobs.service_account))
-    wanted = {pair: "/".join(pair) for pair in named}
-    return _looked("accounts", cluster, wanted, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
+    labels = {pair: "/".join(pair) for pair in named}
+    return _looked("accounts", cluster, labels, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
 
 
 def secrets(profile: Profile, cluster: Installed | str) -> Check:
-    """Every Secret is there, in every namespace whose pods read it, with the keys that the profile names."""
+    """Check that every Secret exists in every namespace whose pods read it, with the keys that the profile names."""
     keys = {secret.name: set(secret.variables.values()) for secret in profile.secrets}
     keys |= {name: set() for name in profile.image_pull_secrets}
-    wanted = {(namespace, name): asked for namespace in places(profile) for name, asked in keys.items()}
+    labels = {(namespace, name): asked for namespace in places(profile) for name, asked in keys.items()}
     if profile.webhook is not None:  # the exit handler's alone
-        wanted[runs_as(profile)[0], profile.webhook.secret] = {profile.webhook.key}
+        labels[runs_as(profile)[0], profile.webhook.secret] = {profile.webhook.key}
 
     def wrong(seen: Installed, pair: tuple[str, str]) -> str:
-        found = seen.secret_keys(*pair)
-        if found is None:
+        present = seen.secret_keys(*pair)
+        if present is None:
             return "is missing"
-        missing = sorted(wanted[pair] - found)
+        missing = sorted(labels[pair] - present)
         return f"has no key {', '.join(missing)}" if missing else ""
 
-    return _looked("secrets", cluster, {pair: "/".join(pair) for pair in wanted}, wrong)
+    return _looked("secrets", cluster, {pair: "/".join(pair) for pair in labels}, wrong)
 
 
 def places(profile: Profile) -> list[str]:
-    """The namespaces in which pods of a run or of its reruns are."""
+    """Return the namespaces that hold pods of a run or of its reruns."""
     jobs = profile.trainjob
     named = [runs_as(profile)[0], profile.job_namespace, jobs.namespace if jobs else None]
     return list(dict.fromkeys(name for name in named if name))
 
 
 def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installed | str) -> Check:
-    """A server that this machine cannot reach by the pods' address of it: do pods of the cluster answer for it?
+    """Check whether the cluster has ready pods behind a server address that this machine cannot reach.
 
     ``variable`` is the setting by which this machine would know another address.
     """
@@ -104,20 +104,18 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
     except (Refused, UserError):
         return unseen
     if not ready:
-        found = f"no pod answers for {service} in namespace {namespace}"
-        return Check(failed.name, "bad", found, "every step", f"kubectl -n {namespace} get pods,endpointslices")
-    found = (
-        f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {here}"
-    )
+        text = f"no pod answers for {service} in namespace {namespace}"
+        return Check(failed.name, "bad", text, "every step", f"kubectl -n {namespace} get pods,endpointslices")
+    text = f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {here}"
     port = urlsplit(address).port or 80
     forward = f"kubectl -n {namespace} port-forward svc/{service} {port}:{port}, and {variable}=http://localhost:{port}"
-    return Check(failed.name, "unseen", found, "", forward)
+    return Check(failed.name, "unseen", text, "", forward)
 
 
 def _looked(
     name: str, cluster: Installed | str, wanted: dict[Thing, str], wrong: Callable[[Installed, Thing], str]
 ) -> Check:
-    """One look at each wanted thing. What may not be looked at is said, and is no fault."""
+    """Check each thing with one request. A thing that may not be read is named, and is no fault."""
 
     if isinstance(cluster, str):
         return Check(name, "unseen", f"could not look: {cluster}", "", "set KUBECONFIG, and try `kubectl get nodes`")
@@ -128,11 +126,11 @@ def _looked(
                 faults.append(f"{shown} {fault}")
         except Refused as error:
             unseen.append(f"{shown} ({error.status}, {error.reason})")
-        except UserError as error:  # nobody answers
+        except UserError as error:  # the API could not be reached
             return Check(name, "unseen", f"could not look: {error}")
-    said = [*faults, *([f"could not look at {', '.join(unseen)}"] if unseen else [])]
+    remarks = [*faults, *([f"could not look at {', '.join(unseen)}"] if unseen else [])]
     if faults:
-        return Check(name, "bad", "; ".join(said), *REMEDIES[name])
+        return Check(name, "bad", "; ".join(remarks), *REMEDIES[name])
     if unseen:
-        return Check(name, "unseen", "; ".join(said), "", "have `doctor` run by somebody who may look")
+        return Check(name, "unseen", "; ".join(remarks), "", "have `doctor` run by somebody who may look")
     return Check(name, "ok", ", ".join(wanted.values()) or "the profile names none")

@@ -1,4 +1,4 @@
-"""Completion for shells: shtab reads the command line's parser, and here stands what it cannot know."""
+"""Shell completion: shtab reads the command line's parser; this module adds the names that it cannot know."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _sida_runs() { local -a names=("${SIDA_RUNS:-runs}"/20*-*-*(N:t)); compadd -a na
 
 
 def script(shell: str) -> str:
-    """The whole script for bash or zsh."""
+    """Return the whole script for bash or zsh."""
     top = parser()
     for action in _actions(top):
         if action.metavar in VALUES:
@@ -51,6 +51,6 @@ def script(shell: str) -> str:
 
 
 def _actions(top: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Those of all verbs."""
+    """Return the actions of all verbs."""
     (verbs,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
     return [action for verb in verbs.choices.values() for action in verb._actions]

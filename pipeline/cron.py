@@ -1,4 +1,4 @@
-"""Cron expressions: five fields as everybody writes them, six as KFP wants them."""
+"""Cron expressions: the usual five fields, and KFP's six."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNKNOWN_TO_KFP = {"day of the month": "L", "day of the week": "7L#"}  # though 
 
 
 def six_fields(text: str) -> str:
-    """``0 3 * * 1`` -> ``0 0 3 * * 1``: KFP counts seconds first. Raises UserError that names the wrong field."""
+    """Turn ``0 3 * * 1`` into ``0 0 3 * * 1``: KFP counts seconds first. Raises UserError that names the wrong field."""
     fields = text.split()
     if len(fields) != len(_FIELDS):
         raise UserError(
@@ -27,7 +27,7 @@ def six_fields(text: str) -> str:
 
 
 def fires_within(expression: str, now: datetime, minutes: int) -> bool:
-    """Whether six fields may fire in this or the next ``minutes`` minutes.
+    """Return whether six fields may fire in this or the next ``minutes`` minutes.
 
     Only their minutes are looked at: the cluster's time zone, which we do not know, shifts hours. Half-hour zones are allowed for.
     """
@@ -36,7 +36,7 @@ def fires_within(expression: str, now: datetime, minutes: int) -> bool:
 
 
 def _alone(field: str, index: int) -> CronSim:
-    """The expression in which all other fields are stars; KFP takes ? for a star. Raises CronSimError."""
+    """Return the expression in which all other fields are stars; KFP takes ? for a star. Raises CronSimError."""
     fields = ["*"] * len(_FIELDS)
     fields[index] = field.replace("?", "*")
     return CronSim(" ".join(fields), datetime(2000, 1, 1))
@@ -49,8 +49,8 @@ def _check(part: str, index: int, name: str, accepted: str, text: str) -> None:
         raise UserError(f"--cron {text!r}: write 0 for Sunday: KFP knows no weekday 7")
     try:
         _alone(part, index)
-        known = not set(_UNKNOWN_TO_KFP.get(name, "")) & set(span.upper())
+        valid = not set(_UNKNOWN_TO_KFP.get(name, "")) & set(span.upper())
     except CronSimError:
-        known = False
-    if not known:
+        valid = False
+    if not valid:
         raise UserError(f"--cron {text!r}: {part!r} is no {name}: write {accepted}, *, lists, ranges or */n")

@@ -1,4 +1,4 @@
-"""A plan as a pipeline of kfp, for Kubeflow and for kfp's local runner.
+"""A plan as a kfp pipeline, for Kubeflow and for kfp's local runner.
 
 kfp is imported by ``build`` only, so that the command line can check a step's name without it. It reads the annotations of the
 pipeline's function: no ``from __future__ import annotations`` here.
@@ -14,22 +14,22 @@ from sida.steps.execute import SCHEDULED
 
 
 class Cluster(Protocol):
-    """What a pipeline needs beyond its DAG where it runs on a cluster; see ``pipeline.compile``."""
+    """The cluster's part of a pipeline, beyond its DAG; see ``pipeline.compile``."""
 
     def configure(self, step: str, task: Any) -> None:
         """Set the image, resources and environment of a step's task."""
 
     def ending(self, recipe: Any, name: str) -> Any:
-        """The context manager around all steps: an exit handler that records how the run ended."""
+        """Return the context manager around all steps: an exit handler that records how the run ended."""
 
 
 def repeat_by_default(cluster: Cluster | None) -> str:
-    """What ``repeat`` is where nobody says: a schedule made in Kubeflow's own pages measures each time."""
+    """Return the default of ``repeat``: a schedule created in Kubeflow's own pages measures each time."""
     return SCHEDULED if cluster else ""
 
 
 def placeholders(cluster: Cluster | None) -> tuple[dict[str, str], dict[str, str]]:
-    """(what every step is told, what scoring steps are told too): the run's id and time, which KFP fills in on a cluster alone.
+    """Return (arguments of every step, further ones of scoring steps): the run's id and time, which KFP fills in on a cluster only.
 
     As the whole constant of a task's input they are resolved; inside of a parameter's value they are not (seen on KFP 2.17).
     """
@@ -41,7 +41,7 @@ def placeholders(cluster: Cluster | None) -> tuple[dict[str, str], dict[str, str
 
 
 def build(plan: Plan, components: str = "components", cluster: Cluster | None = None) -> Any:
-    """The kfp pipeline of a plan; ``components`` is the package whose ``component_of`` gives each step's component.
+    """Return the kfp pipeline of a plan; ``components`` is the package whose ``component_of`` gives each step's component.
 
     Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (see ``sida.steps.execute.repetition``).
     """
@@ -54,30 +54,30 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
     known, timed = placeholders(cluster)
 
     @dsl.pipeline(
-        name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distil and score: {plan.recipe}"
+        name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distill and score: {plan.recipe}"
     )
     def benchmark(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
-        """Distil a diffusion model to one step and score it.
+        """Distill a diffusion model to one step and score it.
 
         Args:
             recipe: Name of a recipe in the image, or address of a resolved one in the store with its digest.
             repeat: "scheduled": the scores are measured anew, under the time of the run, so that each firing of a schedule
                 measures. "reuse": scores that are there are taken. Any other text: once for each text.
         """
-        made: dict[str, Any] = {}
+        created: dict[str, Any] = {}
         with cluster.ending(recipe, plan.group) if cluster else nullcontext():
             for step, sources in tasks.items():
                 inputs = {}
                 for name, source in sources.items():
                     maker, output = source.split(".")
-                    inputs[name] = made[maker].outputs[output]
+                    inputs[name] = created[maker].outputs[output]
                 if STEPS[step].measures:
                     inputs |= {"repeat": repeat, **timed}
                 attempt = "new" if step in forced else ""
-                made[step] = steps[step](recipe=recipe, attempt=attempt, **known, **inputs)
-                made[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
+                created[step] = steps[step](recipe=recipe, attempt=attempt, **known, **inputs)
+                created[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
                 if cluster:
-                    cluster.configure(step, made[step])
+                    cluster.configure(step, created[step])
 
     return benchmark
 
@@ -88,7 +88,7 @@ def _components(plan: Plan, package: str) -> dict[str, Any]:
 
 
 def _score_published(plan: Plan, components: str, cluster: Cluster | None) -> Any:
-    """The DAG that scores released generators: fetch, convert, score each, then one table."""
+    """Return the DAG that scores released generators: fetch, convert, score each, then one table."""
     from kfp import dsl
 
     steps = _components(plan, components)

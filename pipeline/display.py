@@ -1,7 +1,7 @@
-"""What the user sees of a run, drawn on stderr from the steps' events.
+"""The user's view of a run, drawn on stderr from the steps' events.
 
 On a terminal: one line per finished step, and below them a bar for the step at work. Elsewhere (a file, CI): plain lines, progress
-once a minute, no colours. Quiet: nothing but what the run itself has to say.
+once a minute, no colors. Quiet: nothing but what the run itself has to say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NAME_WIDTH = 22
 
 
 class Display(Protocol):
-    """Draws events; ``close`` leaves the terminal as it was. ``verbose``: it wants the logs' lines too."""
+    """Drawer of events; ``close`` leaves the terminal as it was. ``verbose``: it takes the logs' lines too."""
 
     verbose: bool
 
@@ -28,7 +28,7 @@ class Display(Protocol):
 
 
 def open_display(stream: TextIO | None = None, *, quiet: bool = False, verbose: bool = False) -> Display:
-    """The form that fits where stderr goes, and how much was asked for."""
+    """Return the display that fits stderr and the amount asked for."""
     stream = stream or sys.stderr
     if quiet:
         return QuietDisplay(stream)
@@ -36,7 +36,7 @@ def open_display(stream: TextIO | None = None, *, quiet: bool = False, verbose: 
 
 
 def finished_line(event: dict[str, Any]) -> str:
-    """``distill               ran     312.4 s``."""
+    """Return ``distill               ran     312.4 s``."""
     return f"{event['step']:<{NAME_WIDTH}}{event['state']:<8}{event['seconds']:7.1f} s"
 
 
@@ -48,7 +48,7 @@ class PlainDisplay:
         self._said = time.monotonic()
 
     def show(self, event: dict[str, Any]) -> None:
-        """One event; progress at most once a minute."""
+        """Print one event; progress at most once a minute."""
         match event["event"]:
             case "step_started":
                 self._said = time.monotonic()
@@ -61,18 +61,18 @@ class PlainDisplay:
                 self.say(f"{event['step']:<{NAME_WIDTH}}{progress_in_words(event)}")
 
     def say(self, text: str) -> None:
-        """A line of our own."""
+        """Print a line of our own."""
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing to undo."""
+        """Do nothing: there is nothing to undo."""
 
 
 class QuietDisplay(PlainDisplay):
     """No events."""
 
     def show(self, event: dict[str, Any]) -> None:
-        """Not this one either."""
+        """Print nothing."""
 
 
 class TerminalDisplay:
@@ -97,7 +97,7 @@ class TerminalDisplay:
         self._at_work: tuple[str, Any] | None = None  # step and its bar
 
     def show(self, event: dict[str, Any]) -> None:
-        """One event."""
+        """Draw one event."""
         step = event["step"]
         match event["event"]:
             case "step_started":
@@ -111,7 +111,7 @@ class TerminalDisplay:
                 self.say(finished_line(event), "green" if event["state"] == "ran" else "dim")
 
     def say(self, text: str, style: str = "") -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._console.print(text, style=style, markup=False)
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class TerminalDisplay:
 
 
 def _words(event: dict[str, Any]) -> str:
-    """``51,200/2,000,000 images, 4,310/s, 7:32 left, loss_psi 0.41``."""
+    """Return ``51,200/2,000,000 images, 4,310/s, 7:32 left, loss_psi 0.41``."""
     done, total, rate = event["done"], event["total"], event.get("rate")
     parts = [f"{done:,}/{total:,} {event['unit']}"]
     if rate:

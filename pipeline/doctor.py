@@ -1,4 +1,4 @@
-"""What this machine can do: one check each, with what its failure prevents and how to mend it. Nothing is changed or installed."""
+"""Checks of this machine, each with what its failure prevents and how to fix it. Nothing is changed or installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PACKAGES = {
 
 
 def examine(profile: Profile | None = None) -> list[Check]:
-    """Every check in turn. A check that itself fails is one that says so."""
+    """Run every check in turn. A check that itself fails is reported as one."""
     from sida.patience import impatient
 
     checks: list[Callable[[], Check]] = [_python, _torch, _gpus, _packages, _store, _mlflow, _disk]
@@ -46,32 +46,32 @@ def examine(profile: Profile | None = None) -> list[Check]:
 
 
 def summary(checks: list[Check], profile: str | None) -> str:
-    """The last line: of this machine, or of a profile's cluster."""
+    """Return the last line: of this machine, or of a profile's cluster."""
     bad, unseen = ([check.name for check in checks if check.state == state] for state in ("bad", "unseen"))
-    where = f"runs on the cluster of {profile}" if profile else "runs on this machine"
+    place = f"runs on the cluster of {profile}" if profile else "runs on this machine"
     if bad:
-        return f"not ready for {where}: {len(bad)} of {len(checks)} checks are bad: {', '.join(bad)}"
+        return f"not ready for {place}: {len(bad)} of {len(checks)} checks are bad: {', '.join(bad)}"
     if unseen:
-        return f"nothing is wrong that could be seen for {where}; not looked at: {', '.join(unseen)}"
-    return f"ready for {where}"
+        return f"nothing is wrong that could be seen for {place}; not looked at: {', '.join(unseen)}"
+    return f"ready for {place}"
 
 
 def _of_profile(profile: Profile, checks: list[Callable[[], Check]]) -> list[Check]:
-    """The same on the profile's store and MLflow, and what its cluster has to have."""
+    """Run the same checks on the profile's store and MLflow, and those of its cluster."""
     from pipeline import cluster_checks
     from pipeline.remote import using_store
     from sida.settings import environment
 
     own, cluster = environment(), _seen(profile)
     with using_store(profile):
-        made = [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
-    for place, check in enumerate(made):
+        results = [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
+    for place, check in enumerate(results):
         variable = {"store": "SIDA_S3_ENDPOINT", "mlflow": "MLFLOW_TRACKING_URI"}.get(check.name, "")
         if check.state == "bad" and variable in profile.env and variable not in own:
-            made[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
-    made.append(cluster_checks.images(profile))
+            results[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
+    results.append(cluster_checks.images(profile))
     looks = (cluster_checks.namespaces, cluster_checks.accounts, cluster_checks.secrets)
-    return [*made, *(look(profile, cluster) for look in looks)]
+    return [*results, *(look(profile, cluster) for look in looks)]
 
 
 NAMES = ("python", "torch", "gpus", "packages", "store", "mlflow", "disk", "kubernetes", "trainer", "kfp")
@@ -187,8 +187,8 @@ def _disk() -> Check:
     here = settings()
     places = {"SIDA_RUNS": here.runs, "SIDA_CACHE": here.cache}
     free = {name: shutil.disk_usage(_existing(path)).free for name, path in places.items()}
-    found = ", ".join(f"{size / GIB:.1f} GiB free for {name}" for name, size in free.items())
-    return Check("disk", "ok" if min(free.values()) >= LEAST_DISK else "bad", found, *_when(free))
+    text = ", ".join(f"{size / GIB:.1f} GiB free for {name}" for name, size in free.items())
+    return Check("disk", "ok" if min(free.values()) >= LEAST_DISK else "bad", text, *_when(free))
 
 
 def _when(free: dict[str, int]) -> tuple[str, str]:
@@ -196,7 +196,7 @@ def _when(free: dict[str, int]) -> tuple[str, str]:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder that is there."""
+    """Return the nearest folder that exists."""
     return path if path.exists() or path == path.parent else _existing(path.parent)
 
 
@@ -234,7 +234,7 @@ def _trainer(profile: Profile | None) -> Check:
 
 
 def _runtime_fault(profile: Profile | None, cluster: Installed) -> str:
-    """What is wrong with the runtime that the profile's TrainJobs refer to; nothing is the empty text."""
+    """Return what is wrong with the runtime that the profile's TrainJobs refer to; empty if nothing is."""
     jobs = profile.trainjob if profile else None
     if jobs is None:
         return ""
@@ -249,13 +249,13 @@ def _runtime_fault(profile: Profile | None, cluster: Installed) -> str:
 
 
 def _seen(profile: Profile) -> Installed | str:
-    """The cluster for looking around; or why there is none."""
-    found = _cluster(profile)
-    return found.found if isinstance(found, Check) else found
+    """Return the cluster for looking around, or the reason why there is none."""
+    cluster = _cluster(profile)
+    return cluster.found if isinstance(cluster, Check) else cluster
 
 
 def _cluster(profile: Profile | None) -> Installed | Check:
-    """A cluster, or the check that says why there is none: a fault only where a profile wants one."""
+    """Return a cluster, or the check that says why there is none: a fault only if a profile needs one."""
     from sida.errors import UserError
     from sida.launch.installed import Installed
 

@@ -1,4 +1,4 @@
-"""What steps say while they work: their events drawn on a display and, for who asked for them, the lines of their logs."""
+"""Show the steps' events as they arrive, and with --verbose their log lines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sida.patience import Told
 POLL_SECONDS = 0.1
 _ESCAPES = re.compile(
     r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]"
-)  # colours and cursor movements that a step printed
+)  # colors and cursor movements that a step printed
 
 
 class Tail:
-    """The new lines of a file that grows, from the byte ``start``; it need not be there yet."""
+    """New lines of a file that grows, from the byte ``start``; it need not exist yet."""
 
     def __init__(self, path: Path, start: int = 0) -> None:
         self._path, self._at, self._rest = path, start, b""
 
     def lines(self) -> list[str]:
-        """Those that are complete."""
+        """Return the new complete lines."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._at)
@@ -41,7 +41,7 @@ class Tail:
 
 
 class Following:
-    """Draws the events of one file, and the lines of the logs that they name."""
+    """Drawing of one file's events, and of the lines of the logs that they name."""
 
     def __init__(self, events: Path, display: Display, log: Path | None = None) -> None:
         self._events, self._display = Tail(events), display
@@ -49,7 +49,7 @@ class Following:
         self._told = Told()  # launcher and workers meet the same outages
 
     def draw(self) -> list[dict[str, Any]]:
-        """Whatever is new; the events."""
+        """Draw whatever is new; return the events."""
         events = [json.loads(line) for line in self._events.lines()]
         for event in events:
             if event["event"] == "log":
@@ -65,7 +65,7 @@ class Following:
 
 @contextmanager
 def drawn(display: Display) -> Iterator[None]:
-    """While the block lasts, what steps in this process report is drawn. Where SIDA_EVENTS says otherwise, that holds."""
+    """Draw what steps in this process report, while the block lasts. If SIDA_EVENTS is set already, it is kept."""
     if os.environ.get("SIDA_EVENTS"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Values that look like secrets are refused: KFP stores and prints every parameter of a run."""
+"""Refuse values that look like secrets: KFP stores and prints every parameter of a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sida.masking import NAME, VALUES
 
 
 class SecretFound(UserError, ValueError):
-    """A value that looks like a secret; a ValueError too, so that pydantic names the field."""
+    """A value looks like a secret; a ValueError too, so that pydantic names the field."""
 
 
 def refuse_secret(field: str, name: str, value: str, instead: str) -> None:
-    """Raises SecretFound, without showing the value, when a name or a value is that of a secret."""
-    what = "its name is that of a secret" if value and NAME.search(name) else ""
-    what = what or next((f"it holds {kind}" for kind, found in VALUES.items() if found.search(value)), "")
-    if what:
-        raise SecretFound(f"{field} looks like a secret ({what}), and would be printed: {instead}")
+    """Raise SecretFound, without showing the value, when a name or a value is that of a secret."""
+    reason = "its name is that of a secret" if value and NAME.search(name) else ""
+    reason = reason or next((f"it holds {kind}" for kind, pattern in VALUES.items() if pattern.search(value)), "")
+    if reason:
+        raise SecretFound(f"{field} looks like a secret ({reason}), and would be printed: {instead}")
 
 
 def refuse_secrets_in(value: Any, where: str) -> None:

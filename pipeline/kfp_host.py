@@ -16,7 +16,7 @@ STOP_FILE = "stopping"  # beside the events; once it is there no further step be
 
 
 def main(folder: Path, components: str) -> int:
-    """Run the plan in ``folder``; 0 when all steps ended well, 1 otherwise (they report why as events)."""
+    """Run the plan in ``folder``; return 0 when all steps ended well, 1 otherwise (they report why as events)."""
     die_with_parent()
     # The steps get the same SIGTERM and may be writing a checkpoint: we wait for them.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -40,9 +40,9 @@ def main(folder: Path, components: str) -> int:
 
 
 def _end_with_us(spec: Any) -> None:
-    """Start every step through ``pipeline.step_process``, in place of the shell that kfp would leave in between."""
+    """Start every step through ``pipeline.step_process`` rather than through the shell that kfp would leave in between."""
     plain = "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main"
-    # kfp recognises its components by the module's name, hence the shell comment.
+    # kfp recognizes its components by the module's name, hence the shell comment.
     ours = '# calls kfp.dsl.executor_main\nexport _KFP_RUNTIME=true\nexec "python3" -m pipeline.step_process'
     for executor in spec.deployment_spec["executors"].values():
         command = executor["container"]["command"]

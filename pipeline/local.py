@@ -1,4 +1,4 @@
-"""Runs a plan on this machine: kfp's local runner in a child process, the terminal in our hands.
+"""Run a plan on this machine: kfp's local runner in a child process, the terminal in our hands.
 
     sida (draws)  -->  pipeline.kfp_host (kfp.local)  -->  one process per step  -->  worker processes
 
@@ -41,7 +41,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class Outcome:
-    """How a run ended: status 0 with all steps, or a line for the user."""
+    """Outcome of a run: status 0 with all steps, or a line for the user."""
 
     folder: Path
     status: int = 0
@@ -50,7 +50,7 @@ class Outcome:
     steps: list[dict[str, Any]] = field(default_factory=list)  # step_finished events
 
     def manifest(self, step: str) -> str:
-        """Address of what a step made."""
+        """Return the address of a step's result."""
         return str(next(event["manifest"] for event in self.steps if event["step"] == step))
 
 
@@ -122,7 +122,7 @@ class _Run:
         self._following = Following(self.events, display, self.log)
 
     def follow(self, signals: list[int]) -> int:
-        """Draw until the child has ended; its status. Passes the user's wish to stop on, once; the second time kills."""
+        """Draw until the child has ended; return its status. Pass the user's wish to stop on, once; the second time kills."""
         heard = 0
         kill_at = float("inf")
         while (status := self.child.poll()) is None:
@@ -168,7 +168,7 @@ class _Run:
         let_go(self.folder / "tmp", self._held)
 
     def explain(self) -> None:
-        """Why it failed, in a line: the first error that was reported, else the end of the log."""
+        """Return why it failed, in a line: the first error that was reported, else the end of the log."""
         outcome = self.outcome
         if self.errors:
             first = self.errors[0]
@@ -183,7 +183,7 @@ class _Run:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Signals that ask us to stop, as they come in, in place of their usual effect."""
+    """Yield the signals that ask us to stop, as they come in, instead of their usual effect."""
     heard: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -198,7 +198,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _last_exception(log: Path) -> str:
-    """The line of the log that names an exception, kfp's own remark aside; else its last line."""
+    """Return the last line of the log that names an exception, kfp's own remark aside; else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     named = [line for line in lines if line.partition(":")[0].isidentifier() and "Error" in line.partition(":")[0]]
     return (named or lines or ["it left no word"])[-1][:300]

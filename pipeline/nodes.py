@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--nodes, --node-rank, --rendezvous."""
+    """Add --nodes, --node-rank, --rendezvous."""
     group = parser.add_argument_group("several machines (the same command on each, and a store that all can reach)")
     group.add_argument("--nodes", metavar="N", type=int, default=1, help="number of machines (default 1)")
     group.add_argument("--node-rank", metavar="R", type=int, default=0, help="number of this one, from 0; 0 leads")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def machines(args: argparse.Namespace) -> Nodes | None:
-    """What the options say; None for this machine alone. Raises UserError for options that do not fit together."""
+    """Return the machines that the options name; None for this one alone. Raises UserError if the options do not fit together."""
     from sida.errors import UserError
     from sida.launch.nodes import Nodes
 
@@ -41,7 +41,7 @@ def machines(args: argparse.Namespace) -> Nodes | None:
 
 @contextmanager
 def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
-    """Node 0: while the run lasts, the others find it under its rendezvous in the store."""
+    """Announce the run as node 0: while it lasts, the others find it under its rendezvous in the store."""
     if found is None:
         yield
         return
@@ -61,7 +61,7 @@ def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
 
 
 def follow(args: argparse.Namespace, found: Nodes) -> int:
-    """Another node: work on what node 0 announces, until its run ends."""
+    """Work as another node on what node 0 announces, until its run ends."""
     from pipeline.display import open_display
     from pipeline.following import drawn
     from sida import recipe

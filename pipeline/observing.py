@@ -1,4 +1,4 @@
-"""Gathers what is known of a run on Kubeflow, from wherever this machine may look, and says in one line where it may not."""
+"""Gather what is known of a run on Kubeflow, from wherever this machine may look, and say in one line where it may not."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ REST_SECONDS = 60.0  # after the store could not be read, before it is tried aga
 
 
 def names() -> dict[str, str]:
-    """A task's name as KFP has it -> the step that a reader of the recipe knows."""
+    """Return task name as KFP has it -> step that a reader of the recipe knows."""
 
     return {step.replace("_", "-"): step for step in (*STEPS, EXIT_TASK)}
 
 
 class Observer:
-    """Looks at one run again and again. Nothing but Kubeflow Pipelines' own answer is needed for a standing."""
+    """Observer of one run, again and again. Nothing but Kubeflow Pipelines' own answer is needed for a standing."""
 
     def __init__(self, profile: Profile, run_id: str) -> None:
         self.run_id, self._profile = run_id, profile
@@ -45,16 +45,16 @@ class Observer:
         self.missing: list[Unseen] = []  # what the last look could not look at
 
     def look(self, run: RunState) -> Standing:
-        """How it stands now. A cancel that nobody recorded is recorded."""
+        """Return how the run stands now; record a cancel that is not recorded yet."""
         self.missing = []
-        found: dict[str, Any] = {}
-        self._look_at_store(run, found)
-        self._look_at_pods(run, found)
-        self._look_at_jobs(run, found)
-        return standing(run, Known(**found), names())
+        facts: dict[str, Any] = {}
+        self._look_at_store(run, facts)
+        self._look_at_pods(run, facts)
+        self._look_at_jobs(run, facts)
+        return standing(run, Known(**facts), names())
 
     def settle(self, seen: Standing) -> None:
-        """Record how the run ended, where its exit handler did not, or did not know; quietly where the store is out of reach."""
+        """Record how the run ended, if its exit handler did not, or did not know; quietly if the store is out of reach."""
         end = seen.ending()
         if end is not None and end.sure and not self._store_rests():
             with self._store() as store:
@@ -64,7 +64,7 @@ class Observer:
     # -- the store
 
     def _store_rests(self) -> bool:
-        """Whether it could not be read a moment ago."""
+        """Return whether the store could not be read a moment ago."""
         since, why = self._store_failed
         rests = time.monotonic() - since < REST_SECONDS
         if rests:
@@ -73,7 +73,7 @@ class Observer:
 
     @contextmanager
     def _store(self) -> Iterator[ObjectStore]:
-        """What fails inside the block is among what could not be looked at."""
+        """Yield the store; an error inside the block is noted as a place that could not be looked at."""
         try:
             with store_at_hand(self._profile) as store:
                 yield store
@@ -98,7 +98,7 @@ class Observer:
         return answer
 
     def _look_at_pods(self, run: RunState, found: dict[str, Any]) -> None:
-        """The run's own pods; warnings and the Workflow only where they may tell something."""
+        """Look at the run's own pods, and at warnings and the Workflow only if they may explain something."""
         failed = {task.name for task in run.tasks if task.state in BAD}
         at_work = any(task.state in AT_WORK for task in run.tasks)
         if run.state == "SUCCEEDED" or not (failed or at_work):
@@ -142,7 +142,7 @@ def _waits(pod: dict[str, Any]) -> bool:
 
 
 def _has_none(run: RunState, pods: dict[argo.Place, Any]) -> bool:
-    """Whether something is at work, as Kubeflow has it, of which there is no pod."""
+    """Return whether a task that Kubeflow calls at work has no pod."""
     at_work = {task.name for task in run.tasks if task.state in AT_WORK}
     bases = {name.removesuffix("-driver") for name in at_work if name in names() or name.endswith("-driver")}
     return any(

@@ -1,4 +1,4 @@
-"""What a verb says: its result on stdout, as text or as one JSON object; all else on stderr, as much of it as was asked for."""
+"""A verb's output: its result on stdout, as text or as one JSON object; all else on stderr, as much as was asked for."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NO_JSON = {  # verbs without a result of their own, and why
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """--json."""
+    """Add --json."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
 
 
 def add_amount(parser: argparse.ArgumentParser, *, logs: bool = True) -> None:
-    """--quiet and, where there are ``logs`` to show, --verbose."""
+    """Add --quiet and, if there are ``logs`` to show, --verbose."""
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("-q", "--quiet", action="store_true", help="only the result, warnings and errors")
     if logs:
@@ -32,17 +32,17 @@ def add_amount(parser: argparse.ArgumentParser, *, logs: bool = True) -> None:
 
 
 def result(args: argparse.Namespace, text: str, /, **fields: Any) -> None:
-    """The end of a verb: ``text`` for people (empty when all is said), ``fields`` for programs."""
+    """Print a verb's result: ``text`` for people (empty when all is said), ``fields`` for programs."""
     if args.json or text:
         print(json.dumps(fields, indent=1, default=str) if args.json else text, flush=True)
 
 
 def part(args: argparse.Namespace, text: str) -> None:
-    """A line of the result that is known before its end; where an object will be the result, it is a note."""
+    """Print a line of the result before its end; on stderr when the result will be a JSON object."""
     print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
 
 def note(args: argparse.Namespace, text: str) -> None:
-    """A line on the way."""
+    """Print a line on the way."""
     if not args.quiet:
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Digests and revisions written into a recipe's file, line by line, so that its comments and layout stay."""
+"""Write digests and revisions into a recipe's file, line by line, so that its comments and layout stay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sida.stores.base import redact
 
 @dataclass(frozen=True)
 class Pin:
-    """A section of the recipe, the address or repository it names, and what was found there: its sha256 or its revision."""
+    """Section of the recipe, the address or repository it names, and its sha256 or revision as fetched."""
 
     field: str
     address: str
@@ -30,7 +30,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class _Gap:
-    """A section that names something without its digest or revision, and the lines that this is to replace."""
+    """Section that names something without its digest or revision, and the lines to replace."""
 
     field: str
     key: str  # "sha256" of an address, or "revision" of a VAE's repository
@@ -66,7 +66,7 @@ def _pin(gap: _Gap, folder: Path) -> Pin:
 
 
 def pinned_elsewhere(path: Path, pins: list[Pin]) -> list[str]:
-    """A line for each field of the resolved recipe that a base recipe leaves without its sha256 or revision."""
+    """Return a line for each field of the resolved recipe that a base recipe leaves without its sha256 or revision."""
     if path.parent.name == "bases":
         return []
     sources, own = origins(str(path)), {f"{each.field}.{each.key}" for each in pins}
@@ -90,12 +90,12 @@ def _unpinned(section: dict[str, Any], field: str) -> Iterator[tuple[str, str]]:
 
 
 def _user_of(path: Path) -> str:
-    """A published recipe that extends the file, which may not be whole by itself; empty when there is none."""
+    """Return a published recipe that extends the file, which may not be whole by itself; empty when there is none."""
     return next((name for name in recipes.names() if path in recipes.chain(name)), "")
 
 
 def _gaps(node: Any, field: str, path: Path) -> Iterator[_Gap]:
-    """Each mapping with an ``address`` and without a ``sha256``, or a ``vae`` without a ``revision``."""
+    """Yield each mapping with an ``address`` and without a ``sha256``, or a ``vae`` without a ``revision``."""
     if not isinstance(node, yaml.MappingNode):
         return
     entries = {key.value: (key, value) for key, value in node.value}
@@ -118,7 +118,7 @@ def _gaps(node: Any, field: str, path: Path) -> Iterator[_Gap]:
 
 
 def _is_repository(vae: str) -> bool:
-    """Not a folder of this machine."""
+    """Return whether the VAE is not a folder of this machine."""
     return not vae.startswith(("/", ".", "file://"))
 
 

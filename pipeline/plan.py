@@ -1,4 +1,4 @@
-"""What is to be run: which steps, and which of them takes what from which."""
+"""The steps to run, and which of them takes what from which."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RELEASED = ("fetch_released", "score_data", "reference_statistics", "score", "pu
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run: the DAG up to ``goal``, for one resolved recipe."""
+    """The DAG up to ``goal``, for one resolved recipe."""
 
     recipe: str  # its name
     address: str  # where its resolved form lies in the store, with its digest
@@ -33,19 +33,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         for step in self.force:
-            if step not in (known := self.tasks()):
-                near = difflib.get_close_matches(step, known, n=1)
+            if step not in (tasks := self.tasks()):
+                near = difflib.get_close_matches(step, tasks, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise UserError(f"--force {step}: no such step in this run: {hint}steps: {', '.join(known)}")
+                raise UserError(f"--force {step}: no such step in this run: {hint}steps: {', '.join(tasks)}")
 
     @classmethod
     def of(cls, recipe: Recipe, address: str, goal: str = "report", force: Iterable[str] = ()) -> Plan:
-        """The plan for a recipe; without an address to fetch its teacher from, it trains one."""
+        """Return the plan for a recipe; without an address to fetch its teacher from, it trains one."""
         trains = recipe.teacher.address is None or goal == "teach"
         return cls(recipe.name, address, goal, trains, recipe.generator is not None, tuple(force))
 
     def tasks(self) -> dict[str, dict[str, str]]:
-        """Step -> {input: "step.output"}, every step after those it needs.
+        """Return step -> {input: "step.output"}, every step after those it needs.
 
         A manifest says what it was made from, so a step takes only what nothing else brings: Kubeflow's metadata store refuses
         one artifact on two inputs of a task.
@@ -70,7 +70,7 @@ class Plan:
         return tasks
 
     def forced(self) -> set[str]:
-        """The steps named in ``force`` and everything after them."""
+        """Return the steps named in ``force`` and everything after them."""
         forced: set[str] = set(self.force)
         for step, sources in self.tasks().items():
             if any(source.split(".")[0] in forced for source in sources.values()):
@@ -78,12 +78,12 @@ class Plan:
         return forced
 
     def to_json(self) -> str:
-        """For another process; see ``from_json``."""
+        """Return JSON for another process; see ``from_json``."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """What ``to_json`` wrote."""
+        """Read the JSON of ``to_json``."""
         values = json.loads(text)
         lists = {name: tuple(values[name]) for name in ("force", "published")}
         return cls(**values | lists)

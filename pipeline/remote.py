@@ -1,4 +1,4 @@
-"""What the verbs that talk to a cluster share: arguments, and from RECIPE and profile to a compiled pipeline."""
+"""Parts common to the verbs that talk to a cluster: arguments, and from RECIPE and profile to a compiled pipeline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """RECIPE and what to compile of it."""
+    """Add RECIPE and what to compile of it."""
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
@@ -38,7 +38,7 @@ def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
 
 
 def add_profile(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """--profile."""
+    """Add --profile."""
     parser.add_argument(
         "--profile",
         metavar="PROFILE",
@@ -75,7 +75,7 @@ def _warn_of_tags(profile: Profile, steps: list[str]) -> None:
 
 
 def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -> str:
-    """The pipeline's parameter ``recipe``; a user's own recipe is put into the profile's store."""
+    """Return the pipeline's parameter ``recipe``; a user's own recipe is put into the profile's store."""
     from pipeline.compile import recipe_parameter
     from sida.steps.recipes import recipe_key
     from sida.stores import open_store
@@ -88,9 +88,9 @@ def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -
 
 
 def use_store(profile: Profile) -> None:
-    """Work on the profile's store from here; what the environment says about S3 stands above what pods are told.
+    """Work on the profile's store from here; this environment's S3 settings take precedence over those for pods.
 
-    How long they wait for what is away is theirs: a command's user waits for it.
+    SIDA_PATIENCE is left alone: it is the pods' own, and here the user of the command waits.
     """
     for name, value in profile.variables().items():
         if name == "SIDA_STORE":
@@ -101,7 +101,7 @@ def use_store(profile: Profile) -> None:
 
 @contextmanager
 def using_store(profile: Profile) -> Iterator[None]:
-    """``use_store``, for as long as the block lasts."""
+    """Work on the profile's store while the block lasts, as ``use_store`` does."""
     before = dict(os.environ)
     try:
         use_store(profile)
@@ -113,7 +113,7 @@ def using_store(profile: Profile) -> Iterator[None]:
 
 @contextmanager
 def store_at_hand(profile: Profile) -> Iterator[ObjectStore]:
-    """The profile's store for a look at its records, or for a word there, which may fail: nobody waits for one that is away."""
+    """Yield the profile's store for a brief read or write that may fail: a store that is away is not waited for."""
     from sida.patience import impatient
     from sida.stores import open_store
 
@@ -123,5 +123,5 @@ def store_at_hand(profile: Profile) -> Iterator[ObjectStore]:
 
 
 def task_line(name: str, state: str, error: str = "") -> str:
-    """``distill               RUNNING``."""
+    """Return ``distill               RUNNING``."""
     return f"{name:<22}{state}{f'  {error}' if error else ''}".rstrip()

@@ -1,4 +1,4 @@
-"""The end of a run, for people and for programs, from the manifests that its last step wrote."""
+"""The result of a run, for people and for programs, from the manifests that its last step wrote."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its manifest, where that lies, and the addresses of what it made."""
+    """Finished run: its manifest, where that lies, and the addresses of its results."""
 
     manifest: Manifest[RunResult]
     address: str
@@ -28,7 +28,7 @@ class Run:
     report: str
 
     def as_text(self, outcome: Outcome) -> str:
-        """Table, verdict, addresses."""
+        """Return table, verdict, addresses."""
         result = self.manifest.result
         reused = [event["step"] for event in outcome.steps if event["state"] == "reused"]
         lines = ["", *aligned(table(self.manifest)), "", result.verdict, ""]
@@ -40,7 +40,7 @@ class Run:
         return "\n".join([*lines, f"done in {outcome.seconds:.1f} s; {ending}"])
 
     def as_json(self, recipe: str, outcome: Outcome) -> dict[str, Any]:
-        """What ``run --json`` prints; names and meanings stay as they are."""
+        """Return the fields of ``run --json``; names and meanings stay as they are."""
         result = self.manifest.result
         return {
             "recipe": recipe,
@@ -68,7 +68,7 @@ class Run:
 
 
 def read(outcome: Outcome) -> Run:
-    """The run that ``compare`` described; leaves ``report.html`` in the run's folder."""
+    """Return the run that ``compare`` described; write ``report.html`` into the run's folder."""
     address = outcome.manifest("compare")
     manifest = of_kind(parse_manifest(read_address(address), address), RunResult, address)
     result, store = manifest.result, open_store(manifest.about.store)
@@ -84,7 +84,7 @@ def _file_address(path: Path) -> str:
 
 
 def aligned(rows: Sequence[tuple[str, ...]], left: int = 1) -> list[str]:
-    """Columns: the first ``left`` of them to the left, the others to the right."""
+    """Return aligned columns: the first ``left`` of them to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

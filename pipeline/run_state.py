@@ -1,4 +1,4 @@
-"""A run and its tasks as Kubeflow Pipelines tells them. It tells no reasons: see ``pipeline.standing``."""
+"""A run and its tasks as Kubeflow Pipelines reports them. It gives no reasons: see ``pipeline.standing``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a run, as KFP tells it."""
+    """Task of a run, as KFP reports it."""
 
     name: str
     state: str  # empty: it has not begun
@@ -21,7 +21,7 @@ class Task:
 
 @dataclass(frozen=True)
 class RunState:
-    """A run, as KFP tells it."""
+    """Run, as KFP reports it."""
 
     run_id: str
     name: str
@@ -33,12 +33,12 @@ class RunState:
 
     @property
     def ended(self) -> bool:
-        """Nothing more will happen."""
+        """True when nothing more will happen."""
         return self.state in ENDED
 
 
 def run_state(run: Any) -> RunState:
-    """From the API's own model."""
+    """Build the state from the API's own model."""
     tasks = []
     for detail in (run.run_details.task_details if run.run_details else None) or []:
         error = " ".join(detail.error.message.split()) if detail.error and detail.error.message else ""

@@ -1,4 +1,4 @@
-"""What ``submit --wait`` says while a run goes on: each step's state when it changes, why one waits, and when waiting is no use."""
+"""The lines of ``submit --wait``: each step's state when it changes, why one waits, and when waiting is no use."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from pipeline.run_state import RunState
     from pipeline.standing import Standing, StepStanding
 
-STARTING_SECONDS = 20.0  # so long may a pod take to start before it is said
+STARTING_SECONDS = 20.0  # how long a pod may take to start before it is reported
 
 
 class Stuck(Exception):
-    """A step waits for what does not come by itself, for too long."""
+    """A step has waited too long for what does not come by itself."""
 
     def __init__(self, step: str, waiting: Waiting, minutes: float) -> None:
         super().__init__(
-            f"{step} waits since {minutes:g} minutes for what does not come by itself: {waiting_in_words(waiting)}: "
+            f"{step} has waited {minutes:g} minutes for what does not come by itself: {waiting_in_words(waiting)}: "
             f"{remedy(waiting)}"
         )
 
 
 @dataclass
 class _Wait:
-    """One step's: since when it waits for one thing, and since when for what does not pass."""
+    """A step's wait: since when for this reason, and since when for one that does not pass."""
 
     key: tuple[str, str]
     since: float
@@ -43,7 +43,7 @@ class _Wait:
 
 
 class Watch:
-    """Shows a run's states as they change; ``stuck_minutes`` 0 waits for ever."""
+    """Printer of a run's states as they change; ``stuck_minutes`` 0 waits forever."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Watch:
         self.last: Standing | None = None
 
     def show(self, run: RunState) -> None:
-        """One look. Raises Stuck."""
+        """Look at the run once and print what changed. Raises Stuck."""
         self.last = seen = self._observer.look(run)
         if news := [unseen for unseen in self._observer.missing if unseen not in self._unseen]:
             self._unseen += news
@@ -86,7 +86,7 @@ class Watch:
             self._say(task_line(step.name, state, reason))
 
     def _is_worth_a_line(self, step: str, waiting: Waiting) -> bool:
-        """Seen twice, as pods wait for a moment in the best of runs."""
+        """Return True from the second look on: pods wait for a moment in the best of runs."""
         now, before = self._clock(), self._waits.get(step)
         if before is None or before.key != _key(waiting):
             since = before.stuck_since if before is not None else None
@@ -105,5 +105,5 @@ class Watch:
 
 
 def _key(waiting: Waiting) -> tuple[str, str]:
-    """What makes a reason another one: numbers change all the time, and pods are made anew under other names."""
+    """Return the waiting's identity: numbers change all the time, and new pods get other names."""
     return waiting.kind, re.sub(r"\d+", "#", waiting.detail)

@@ -1,4 +1,4 @@
-"""What the verbs that run a plan share: arguments, preparation, and the line that ends a failure."""
+"""Parts common to the verbs that run a plan: arguments, preparation, and the line that ends a failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --store, --wait and what is shown."""
+    """Add RECIPE, --store, --wait and what is shown."""
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait",
         metavar="SECONDS",
         type=_seconds,
-        help="wait so long for a result that another run is making (default 0: say who makes it, and stop)",
+        help="how long to wait for a result that another run is making (default 0: name that run, and stop)",
     )
     output.add_amount(parser)
     output.add_json(parser)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """--force."""
+    """Add --force."""
     parser.add_argument(
         "--force",
         metavar="STEP",
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
 
 
 def _divide_work(recipe: Recipe) -> None:
-    """Fail early: the batch divides among the processes that SIDA_WORKERS and --nodes make of the recipe's."""
+    """Fail early unless the batch divides among the processes that SIDA_WORKERS and --nodes make of the recipe's."""
     from sida.launch.nodes import Nodes
     from sida.planning import GPUS, Machines, check_division
     from sida.settings import settings
@@ -90,7 +90,7 @@ def _divide_work(recipe: Recipe) -> None:
 
 
 def _find_files(recipe: Recipe) -> None:
-    """Fail early: what the recipe names on this machine is there, with its digest."""
+    """Fail early unless every file that the recipe names on this machine exists, with its digest."""
     from sida.data.sources import is_remote, path_of
     from sida.foreign.fetch import fetch_file
 
@@ -103,7 +103,7 @@ def _find_files(recipe: Recipe) -> None:
 
 
 def fail(outcome: Outcome) -> int:
-    """Say why, in one line; the exit status."""
+    """Print the error in one line; return the exit status."""
     stopped = outcome.status > 128
     print(outcome.message if stopped else f"error: {outcome.message}", file=sys.stderr)
     return outcome.status

@@ -1,4 +1,4 @@
-"""How a run on Kubeflow stands, step by step: put together from all that is known of it, typed; words are made at the end.
+"""The standing of a run on Kubeflow, step by step: put together from all that is known of it, typed; words are made at the end.
 
 What is known: Kubeflow Pipelines' states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
 nodes, TrainJobs. Each may be missing (``pipeline.observing`` says which), and Kubeflow's API alone never says why.
@@ -26,7 +26,7 @@ _DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
 
 @dataclass(frozen=True)
 class Known:
-    """What was found about a run beside Kubeflow's own account; what could not be looked at is empty."""
+    """Facts about a run beside Kubeflow's own account; empty where they could not be looked at."""
 
     calls: Mapping[str, StepCall] = field(default_factory=dict)
     cancel: Cancel | None = None
@@ -42,7 +42,7 @@ class Known:
 
 @dataclass(frozen=True)
 class StepStanding:
-    """One step."""
+    """State of one step."""
 
     name: str
     state: str
@@ -50,10 +50,10 @@ class StepStanding:
     failure: Failure | None = None
     reused: bool = False
     job: str = ""  # its TrainJob, in words
-    ended: str = ""  # as Kubeflow tells it, ISO 8601
+    ended: str = ""  # as Kubeflow reports it, ISO 8601
 
     def reason(self) -> str:
-        """Why it waits or failed, in a line; empty when there is nothing to say."""
+        """Return why it waits or failed, in a line; empty when there is nothing to say."""
         if self.waiting is not None:
             return waiting_in_words(self.waiting)
         if self.failure is not None:
@@ -63,7 +63,7 @@ class StepStanding:
 
 @dataclass(frozen=True)
 class Standing:
-    """A run. ``state``: Kubeflow's while it goes on, one of ``sida.ending.ENDINGS`` when it is over."""
+    """State of a run. ``state``: Kubeflow's while it goes on, one of ``sida.ending.ENDINGS`` when it is over."""
 
     run: str
     name: str
@@ -71,15 +71,15 @@ class Standing:
     steps: tuple[StepStanding, ...]
     message: str = ""  # why it ended so: its first cause
     over: bool = False
-    sure: bool = True  # False: it is over, and nobody could tell why
+    sure: bool = True  # False: it is over, and the reason is unknown
 
     def ending(self) -> Ending | None:
-        """For the run's record; None while it goes on."""
+        """Return the ending for the run's record; None while it goes on."""
         return Ending(self.state, self.message, self.sure) if self.over else None
 
 
 def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
-    """Put it together. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
+    """Combine all that is known. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
     grouped: dict[str, list[Task]] = {}
     for task in run.tasks:
         if (step := names.get(task.name.replace("_", "-"))) is not None:
@@ -94,15 +94,15 @@ def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
         steps.append(_step(step, _joined(tasks), driver, known, run.ended, _cancelled(run, known)))
     for step in known.jobs.keys() - grouped.keys():
         steps.append(_job_alone(step, known))
-    made = tuple(steps)
+    standings = tuple(steps)
     if not run.ended:
-        return Standing(run.run_id, run.name, run.state, made)
-    state, message, sure = _ended(run, known, made)
-    return Standing(run.run_id, run.name, state, made, message, over=True, sure=sure)
+        return Standing(run.run_id, run.name, run.state, standings)
+    state, message, sure = _ended(run, known, standings)
+    return Standing(run.run_id, run.name, state, standings, message, over=True, sure=sure)
 
 
 def _frames(drivers: Iterable[Task], known: Known, names: Mapping[str, str]) -> Iterator[StepStanding]:
-    """Drivers of the whole and of the group around the steps, where they wait: then no step begins."""
+    """Yield the drivers of the whole and of the group around the steps that wait: then no step begins."""
     for task in drivers:
         base = task.name.removesuffix("-driver")
         waiting = _driver_waiting(base, known) if task.state in AT_WORK and base not in names else None
@@ -111,13 +111,13 @@ def _frames(drivers: Iterable[Task], known: Known, names: Mapping[str, str]) -> 
 
 
 def _joined(tasks: Sequence[Task]) -> Task:
-    """One for the many tasks of a step that a loop runs: what went wrong first, then what is at work."""
+    """Return one of the many tasks of a step in a loop: the first that failed, else one at work."""
     order = (*BAD, *AT_WORK, SUCCEEDED)
     return min(tasks, key=lambda task: order.index(task.state) if task.state in order else len(order))
 
 
 def _ended(run: RunState, known: Known, steps: Sequence[StepStanding]) -> tuple[str, str, bool]:
-    """(one of ENDINGS, its first cause, whether that is known)"""
+    """Return (one of ENDINGS, its first cause, whether that is known)."""
     if run.state in (SUCCEEDED, "SKIPPED"):
         return SUCCEEDED, "", True
     failed = sorted((step for step in steps if step.state == FAILED), key=lambda step: step.ended or "9")
@@ -142,7 +142,7 @@ def _ended(run: RunState, known: Known, steps: Sequence[StepStanding]) -> tuple[
 
 
 def _cancelled(run: RunState, known: Known) -> str:
-    """When its end was asked for, ISO 8601; empty when it was not."""
+    """Return when the run's end was asked for, ISO 8601; empty when it was not."""
     return run.cancelled or (known.cancel.asked if known.cancel is not None else "")
 
 
@@ -158,7 +158,7 @@ def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, 
     if state in BAD or driver_failed:
         ended = ended or (driver.ended if driver is not None else "")
         failure = _failure(step, task, known, driver_failed)
-        if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever it said of that
+        if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever error it reported
             return StepStanding(step, CANCELLED, failure=failure if failure.cause == "never" else None, ended=ended)
         return StepStanding(step, FAILED, failure=failure, ended=ended)
     if not over and not state and driver is not None and driver.state in AT_WORK:
@@ -172,13 +172,13 @@ def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, 
 
 
 def _job_alone(step: str, known: Known) -> StepStanding:
-    """Of a TrainJob whose step Kubeflow does not show."""
+    """Return the standing of a TrainJob whose step Kubeflow does not show."""
     waiting = waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
     return StepStanding(step, WAITING if waiting is not None else "", waiting, job=job_in_words(known.jobs[step]))
 
 
 def _waiting(step: str, task: Task, known: Known) -> Waiting | None:
-    """Why a step that Kubeflow calls RUNNING does not begin."""
+    """Return why a step that Kubeflow calls RUNNING does not begin."""
     if step in known.jobs:
         return waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
     if pods := known.pods.get(Place(task.name, driver=False)):
@@ -187,7 +187,7 @@ def _waiting(step: str, task: Task, known: Known) -> Waiting | None:
 
 
 def _driver_waiting(task: str, known: Known) -> Waiting | None:
-    """Why a task's driver does not begin. That it takes some seconds is not worth a word: every step's does."""
+    """Return why a task's driver does not begin. Its usual few seconds are not worth a word."""
     place = Place(task, driver=True)
     if pods := known.pods.get(place):
         waiting = waiting_of(pods[-1], known.events)
@@ -196,7 +196,7 @@ def _driver_waiting(task: str, known: Known) -> Waiting | None:
 
 
 def _refused(place: Place, known: Known) -> Waiting | None:
-    """Why there is no pod at all, from the Workflow's own words."""
+    """Return why there is no pod at all, from the Workflow's own words."""
     messages = [
         node.message for node in known.nodes if node.place == place and node.phase == "Pending" and node.message
     ]
@@ -204,15 +204,15 @@ def _refused(place: Place, known: Known) -> Waiting | None:
 
 
 def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failure:
-    """Its own words first; then what Kubernetes did to it; then Argo's account."""
+    """Return the step's own error; else what Kubernetes did to it; else Argo's account."""
     call = known.calls.get(step)
     if call is not None and call.state == "failed" and call.error:
         return Failure("deadline" if call.timed_out else "error", said=call.error)
     if driver_failed:
         return _driver_failure(task, known)
     pods = known.pods.get(Place(task.name, driver=False), ())
-    if pods and (found := failure_of(pods[-1])) is not None:
-        return _explained(found, step, known)
+    if pods and (failure := failure_of(pods[-1])) is not None:
+        return _explained(failure, step, known)
     if pods and (stuck := waiting_of(pods[-1], known.events)) is not None and not stuck.passes:
         return Failure("never", detail=waiting_in_words(stuck))
     messages = [node.message for node in known.nodes if node.place == Place(task.name, driver=False) and node.message]
@@ -224,7 +224,7 @@ def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failur
 
 
 def _explained(found: Failure, step: str, known: Known) -> Failure:
-    """The launching pod only passes on how its TrainJob ended."""
+    """Return the failure of the TrainJob's pod if the launching pod only passes it on."""
     behind = failed_pod(known.job_pods.get(step, ()))
     return behind if behind is not None and found.cause == "exit" else found
 
@@ -232,22 +232,22 @@ def _explained(found: Failure, step: str, known: Known) -> Failure:
 def _driver_failure(task: Task, known: Known) -> Failure:
     pods = known.pods.get(Place(task.name, driver=True), ())
     pod = str(pods[-1]["metadata"]["name"]) if pods else ""
-    said = known.driver_errors.get(task.name, "")
+    text = known.driver_errors.get(task.name, "")
     argo = [node.message for node in known.nodes if node.place == Place(task.name, driver=True) and node.message]
-    if argo and (made := _from_argo(argo[-1])).cause in ("never", "deleted"):
-        return made
-    return Failure("driver", pod, said or (argo[-1] if argo else ""))
+    if argo and (failure := _from_argo(argo[-1])).cause in ("never", "deleted"):
+        return failure
+    return Failure("driver", pod, text or (argo[-1] if argo else ""))
 
 
 def _from_argo(message: str) -> Failure:
-    """From a node's message, which outlives its pod: ``main: OOMKilled (exit code 137)``."""
+    """Read a node's message, which outlives its pod: ``main: OOMKilled (exit code 137)``."""
     if "OOMKilled" in message:
         return Failure("memory")
     if any(word in message for word in _DELETED):
         return Failure("deleted")
     if "deadline" in message.lower():
         return Failure("deadline")
-    made = refusal(message, "")
-    if made.kind in ("quota", "policy"):
-        return Failure("never", detail=waiting_in_words(made))
+    refused = refusal(message, "")
+    if refused.kind in ("quota", "policy"):
+        return Failure("never", detail=waiting_in_words(refused))
     return Failure("exit", detail=message)

@@ -1,4 +1,4 @@
-"""The log of any step of a run on Kubeflow: its pod's while that is there, else the copy that was kept in the store at its end."""
+"""The log of any step of a run on Kubeflow: its pod's while that exists, else the copy that was kept in the store at its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class StepLog:
-    """Where the log of one step is looked for."""
+    """Log of one step, and the places to look for it."""
 
     def __init__(self, profile: Profile, run: str, step: str) -> None:
         self.run, self.step = check_run_id(run), step
@@ -32,10 +32,10 @@ class StepLog:
         self._lookers: list[Looker] = []
 
     def lines(self, *, follow: bool) -> Iterator[str]:
-        """Line by line; with ``follow`` until the pod ends. Raises UserError when there is none, saying where was looked."""
-        found = self._of_trainjob(follow) or self._of_pod(follow)
-        if found is not None:
-            return found
+        """Yield the lines; with ``follow`` until the pod ends. Raises UserError that names the places when there is none."""
+        log = self._of_trainjob(follow) or self._of_pod(follow)
+        if log is not None:
+            return log
         text = self._kept()
         if text is not None:
             return iter(text.splitlines())
@@ -46,7 +46,7 @@ class StepLog:
         )
 
     def _of_trainjob(self, follow: bool) -> Iterator[str] | None:
-        """Of the first node's newest pod."""
+        """Return the log of the first node's newest pod."""
         if self._profile.trainjob is None or not trainjobs.launches(self._profile):
             return None
         looker = self._looker(self._profile.trainjob.namespace)
@@ -58,7 +58,7 @@ class StepLog:
         return TrainJobLauncher(cluster, job, looker=looker).log(follow=follow)
 
     def _of_pod(self, follow: bool) -> Iterator[str] | None:
-        """Of the step's own pod; of its driver's where it has come no further."""
+        """Return the log of the step's own pod, or of its driver's if it came no further."""
         looker = self._looker(self._profile.kfp.namespace or KFP_NAMESPACE)
         for driver in (False, True):
             here = partial(_is_at, argo.Place(self.step.replace("_", "-"), driver))
@@ -72,7 +72,7 @@ class StepLog:
         return self._lookers[-1]
 
     def _kept(self) -> str | None:
-        """From the store: the workers' log of a TrainJob, else the step's own."""
+        """Return the store's copy: the workers' log of a TrainJob, else the step's own."""
         try:
             with store_at_hand(self._profile) as store:
                 return kept_log(store, self.run, self.step)
@@ -86,7 +86,7 @@ def _is_at(place: argo.Place, pod: dict[str, Any]) -> bool:
 
 
 def kept_log(store: ObjectStore, run: str, step: str) -> str | None:
-    """What the store holds of a step that has ended; None when there is nothing."""
+    """Return the store's log of a step that has ended; None when there is none."""
     try:
         folder = json.loads(store.read(run_job_key(run, step.partition(".")[0])))["folder"]
         if text := store.read(f"{folder}/log.txt").decode(errors="replace"):

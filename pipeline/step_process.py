@@ -1,4 +1,4 @@
-"""The process of one step: kfp's own executor, which ends with those who started it.
+"""The process of one step: kfp's own executor, which ends with the processes that started it.
 
     python -m pipeline.step_process [arguments of kfp.dsl.executor_main]
 

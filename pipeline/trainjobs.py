@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def launches(profile: Profile) -> bool:
-    """Whether the profile makes TrainJobs."""
+    """Return whether the profile makes TrainJobs."""
     return profile.trainjob is not None and any(profile.launched(step) for step in LAUNCHED)
 
 
 def selector(run: str, step: str = "") -> str:
-    """Return the label selector of a run's TrainJobs, or of one step's. Raises UserError for what is no run."""
+    """Return the label selector of a run's TrainJobs, or of one step's. Raises UserError for a malformed run id."""
     return f"{RUN}={label(check_run_id(run))}{f',{STEP}={step}' if step else ''}"
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Run ``sida`` of the checkout or image that this library belongs to; the exit status."""
+    """Run ``sida`` of the checkout or image that this library belongs to; return the exit status."""
     if not (ROOT / "pipeline" / "__main__.py").is_file():
         print(
             "error: this installation has the library alone: run `sida` from a checkout (make setup) or from the images",

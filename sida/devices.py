@@ -23,12 +23,12 @@ BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
 
 
 def kind() -> str:
-    """The kind of device that this machine computes on: its GPUs, else the CPU."""
+    """Return the kind of device that this machine computes on: its GPUs, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def claim(number: int = 0) -> torch.device:
-    """The device of this process, made its own: what names none, lands there. ``number``: which of the machine's GPUs.
+    """Make a device this process's default and return it. ``number``: which of the machine's GPUs.
 
     From now on a GPU computes float32 in float32 (``products``), sums half precision in float32, and its convolutions take the
     kernels that it finds to be the fastest, unless ``be_deterministic`` was called before.
@@ -45,13 +45,13 @@ def claim(number: int = 0) -> torch.device:
 
 
 def apart(device: torch.device) -> bool:
-    """Whether the device has memory of its own, which is copied to and from, and works while the host goes on."""
+    """Return whether the device has memory of its own, which is copied to and from, and works while the host goes on."""
     return device.type != "cpu"
 
 
 @contextmanager
 def products(precision: str) -> Iterator[None]:
-    """A context for matrix products and convolutions of float32, and their backward passes.
+    """Enter a context for matrix products and convolutions of float32, and their backward passes.
 
     In it a GPU rounds their factors to TF32 (10 bits of 23) for ``tf32``, and for no other precision. A CPU never does.
     """
@@ -64,12 +64,12 @@ def products(precision: str) -> Iterator[None]:
 
 
 def _allow_tf32(matmul: bool, convolutions: bool) -> None:
-    """By the switches that every torch from 2.6 has; with its newer ``fp32_precision`` set, torch.compile stumbles on these."""
+    """Set the switches that every torch from 2.6 has; with its newer ``fp32_precision`` set, torch.compile stumbles on these."""
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
 
 
 def be_deterministic() -> None:
-    """From now on only kernels that give the same bits each time (on a CPU they all do). Call before ``claim``.
+    """Use only kernels that give the same bits each time (on a CPU they all do) from now on. Call before ``claim``.
 
     What torch has no such kernel for raises RuntimeError.
     """
@@ -79,7 +79,7 @@ def be_deterministic() -> None:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was told."""
+    """Wait until the device has finished its work."""
     if apart(device):
         _module(device).synchronize(device)
 
@@ -91,17 +91,17 @@ def release_memory(device: torch.device) -> None:
 
 
 def to_send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The host's tensor where the device can fetch it while the host goes on: in page-locked memory, for one that is apart."""
+    """Return the host's tensor where the device can fetch it while the host goes on: page-locked, for a device that is apart."""
     return tensor.pin_memory() if apart(device) else tensor
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The host's tensor on the device, without waiting for it."""
+    """Return the host's tensor on the device, without waiting for it."""
     return to_send(tensor, device).to(device, non_blocking=True)
 
 
 def host_bytes(count: int, device: torch.device) -> Tensor:
-    """uint8 [count] of the host's memory, uninitialised, that the device can copy to while the host goes on.
+    """Return uint8 [count] of the host's memory, uninitialized, that the device can copy to while the host goes on.
 
     torch takes a power of two of bytes for it.
     """
@@ -109,7 +109,7 @@ def host_bytes(count: int, device: torch.device) -> Tensor:
 
 
 def elementwise(source: str, outputs: int, numbers: Sequence[str]) -> Callable[..., Any]:
-    """A kernel of the GPU for each element of its tensors, which broadcast; torch compiles it when it is first called.
+    """Return a kernel of the GPU for each element of its tensors, which broadcast; torch compiles it when it is first called.
 
     ``source``: C++ templates of the elements' type, of which the last is the kernel; several outputs are its last arguments, by
     reference. ``numbers`` are arguments after the tensors, given by name.
@@ -123,7 +123,7 @@ def elementwise(source: str, outputs: int, numbers: Sequence[str]) -> Callable[.
 
 
 def cards() -> list[Any]:
-    """What torch says of each GPU of this machine (name, total_memory, ...); none on a CPU."""
+    """Return torch's properties of each GPU of this machine (name, total_memory, ...); none on a CPU."""
     if kind() == "cpu":
         return []
     module = torch.get_device_module(kind())

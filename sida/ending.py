@@ -1,8 +1,9 @@
-"""How a run ended, in one vocabulary: SUCCEEDED, FAILED, CANCELLED, TIMED OUT.
+"""The end of a run, in one vocabulary: SUCCEEDED, FAILED, CANCELLED, TIMED OUT.
 
 The steps' own records decide, for Kubeflow Pipelines tells its exit handler less than they do: COMPLETE, FAILED, or RUNNING of a
-run that was cancelled or whose driver died, and never why. Who asks for a run's end says so in ``runs/<run>/cancel.json``. A run
-whose exit handler never ran is settled by whoever looks at it next: ``status``, ``track``, or the next run on the same machine.
+run that was cancelled or whose driver died, and never why. A request to end a run is recorded in ``runs/<run>/cancel.json``. A
+run whose exit handler never ran is settled by the next command that looks at it: ``status``, ``track``, or the next run on the
+same machine.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _EARLIER = {"COMPLETE": SUCCEEDED, "CANCELED": CANCELLED}  # Kubeflow's words in
 
 
 class Cancel(Part):
-    """That somebody asked for a run's end."""
+    """Record of a request to end a run."""
 
     schema_version: Literal[1] = 1
     run: Annotated[str, Field(pattern=f"^{layout.RUN_ID}$")]
@@ -42,15 +43,15 @@ class Cancel(Part):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended; ``message`` is empty for one that succeeded."""
+    """End of a run; ``message`` is empty for one that succeeded."""
 
     state: str
     message: str = ""
-    sure: bool = True  # False: it is over, and nobody told why
+    sure: bool = True  # False: it is over, and the reason is unknown
 
 
 def cancel(store: ObjectStore, run: str, how: str) -> bool:
-    """Record that somebody asked for the run's end; False when that is recorded already, or a step had failed before."""
+    """Record a request to end the run; False when one is recorded already, or a step had failed before."""
     if first_failure(calls(store, run)):
         return False
     mark = Cancel(run=run, asked=now(), how=how)
@@ -62,7 +63,7 @@ def cancel(store: ObjectStore, run: str, how: str) -> bool:
 
 
 def cancel_of(store: ObjectStore, run: str) -> Cancel | None:
-    """Who asked for the run's end, if anybody did."""
+    """Return the request to end the run, if there is one."""
     key = layout.cancel_key(run)
     try:
         return Cancel.model_validate_json(store.read(key))
@@ -76,13 +77,13 @@ def cancel_of(store: ObjectStore, run: str) -> Cancel | None:
 
 
 def ending_of(store: ObjectStore, run: str, made: Mapping[str, StepCall] | None = None) -> Ending | None:
-    """How a recorded run ended, as far as the store tells; None while it may go on."""
+    """Return how a recorded run ended, as far as the store tells; None while it may go on."""
     made = calls(store, run) if made is None else made
     return judge(made, end_of(store, run), cancel_of(store, run))
 
 
 def judge(made: Mapping[str, StepCall], end: RunEnd | None, asked: Cancel | None) -> Ending | None:
-    """As ``ending_of``, from what was read."""
+    """Return the ending that these records show; see ``ending_of``."""
     failed = first_failure(made)
     if not failed and LAST in made and made[LAST].manifest:
         return Ending(SUCCEEDED)  # also when the run had failed, and its steps were run again one by one
@@ -100,17 +101,17 @@ def judge(made: Mapping[str, StepCall], end: RunEnd | None, asked: Cancel | None
 
 
 def first_failure(made: Mapping[str, StepCall]) -> str:
-    """``step: why`` of the first step that failed; what a run of many recipes goes on without is none."""
+    """Return ``step: why`` of the first step that failed; failures that a run of many recipes goes on without do not count."""
     return next((f"{name}: {call.error}" for name, call in made.items() if _is_failure(call)), "")
 
 
 def in_words(asked: Cancel) -> str:
-    """``cancelled at 2026-11-28T14:26:03+00:00 (by `cancel`)``."""
+    """Return ``cancelled at 2026-11-28T14:26:03+00:00 (by `cancel`)``."""
     return f"cancelled at {asked.asked} ({asked.how})"
 
 
 def _known(end: RunEnd) -> str:
-    """The ending that a record is sure of, in today's words; empty for one that says none."""
+    """Return the ending that a record is sure of, in today's words; empty if there is none."""
     state = _EARLIER.get(end.state, end.state)
     return state if end.sure and state in ENDINGS else ""
 
@@ -125,70 +126,70 @@ def _failed_state(made: Mapping[str, StepCall]) -> str:
 
 
 def _standstill(made: Mapping[str, StepCall]) -> str:
-    """Where a run stood when it ended without a word."""
+    """Describe how far a run was when it ended without a word."""
     at_work = [name for name, call in made.items() if call.state == "started"]
     done = [name for name, call in made.items() if call.state in _DONE]
     if at_work:
-        where = f"it ended while {', '.join(at_work)} {'was' if len(at_work) == 1 else 'were'} at work"
+        place = f"it ended while {', '.join(at_work)} {'was' if len(at_work) == 1 else 'were'} at work"
     else:
-        where = f"it ended after {done[-1]}, before the next step ran" if done else "it ended before a step ran"
-    return f"{where}: `status RUN --profile PROFILE` looks for the reason"
+        place = f"it ended after {done[-1]}, before the next step ran" if done else "it ended before a step ran"
+    return f"{place}: `status RUN --profile PROFILE` looks for the reason"
 
 
 # -- recording
 
 
 def end_by_records(run: str, recipe: str, said: str, code: int, message: str) -> RunEnd:
-    """The exit handler's part: what the steps recorded, beside what Kubeflow Pipelines ``said``."""
+    """Record a run's end for the exit handler, from the steps' records and what Kubeflow Pipelines ``said``."""
     store = open_store(settings().store)
-    made = calls(store, run)
-    found = judge(made, None, cancel_of(store, run))
+    recorded = calls(store, run)
+    outcome = judge(recorded, None, cancel_of(store, run))
     over = said in ("COMPLETE", SUCCEEDED)
-    if found is None and over:
-        found = Ending(SUCCEEDED)
-    elif found is None or (found.state == SUCCEEDED and said == FAILED):
-        lost = next((f"{name}: {call.error}" for name, call in made.items() if call.state == "failed"), "")
-        told = message or lost
-        found = Ending(FAILED, told or _standstill(made), sure=bool(told))
-    return end_run(run, recipe, found.state, code, found.message, sure=found.sure)
+    if outcome is None and over:
+        outcome = Ending(SUCCEEDED)
+    elif outcome is None or (outcome.state == SUCCEEDED and said == FAILED):
+        lost = next((f"{name}: {call.error}" for name, call in recorded.items() if call.state == "failed"), "")
+        reason = message or lost
+        outcome = Ending(FAILED, reason or _standstill(recorded), sure=bool(reason))
+    return end_run(run, recipe, outcome.state, code, outcome.message, sure=outcome.sure)
 
 
 def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
-    """Record an ending that is known for sure, where none is recorded or nobody knew why; whether it was."""
+    """Record an ending that is known for sure, if none is recorded or the reason was unknown; return whether it was recorded."""
     there = end_of(store, run)
     if not ending.sure or (there is not None and _known(there)):
         return False
-    made = calls(store, run)
-    recipe = there.recipe if there is not None else next((call.recipe for call in made.values()), "")
+    recorded = calls(store, run)
+    recipe = there.recipe if there is not None else next((call.recipe for call in recorded.values()), "")
     code = 0 if ending.state == SUCCEEDED else 1
     end_run(run, recipe, ending.state, code, ending.message)
     return True
 
 
 def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure: bool = True) -> RunEnd:
-    """Record how a run ended, and whether its score regressed; then a webhook is told, if SIDA_WEBHOOK names one."""
+    """Record how a run ended, and whether its score regressed; then call the webhook, if SIDA_WEBHOOK names one."""
 
     here = settings()
     store = open_store(here.store)
-    made = calls(store, run)
-    states: dict[str, str] = {step: call.state for step, call in made.items()}
+    recorded = calls(store, run)
+    states: dict[str, str] = {step: call.state for step, call in recorded.items()}
     line = " ".join(message.split())
     end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, sure=sure, ended=now(), steps=states)
-    found = _regression(made.get("compare"))
-    if found is not None:
-        end = end.model_copy(update={"standing": words.regression(found), "regressed": found.regressed})
+    regression = _regression(recorded.get("compare"))
+    if regression is not None:
+        end = end.model_copy(update={"standing": words.regression(regression), "regressed": regression.regressed})
     key = layout.run_end_key(run)
     store.put(key, to_json(end))  # before the call, which may take its time, or the pod's end
     if end.regressed and here.webhook:
         news = {"event": "regression", "run": run, "recipe": recipe, "text": f"{recipe}, run {run}: {end.standing}"}
-        numbers = found.model_dump(mode="json") if found is not None else {}
+        numbers = regression.model_dump(mode="json") if regression is not None else {}
         end = end.model_copy(update={"webhook": tell(here.webhook, news | {"score": numbers})})
         store.put(key, to_json(end))
     return end
 
 
 def _regression(call: StepCall | None) -> Regression | None:
-    """What the run's comparison found. One that was reused has been told by the run that made it."""
+    """Return the regression found by this run, or None if compare was reused (already reported)."""
     if call is None or call.state != "ran":
         return None
     try:
@@ -203,17 +204,17 @@ def _regression(call: StepCall | None) -> Regression | None:
 
 def end_if_killed(store: ObjectStore, run: str) -> bool:
     """Record the end of a run of this machine that is over without a word: killed with -9, or the machine went down."""
-    made = calls(store, run)
-    drivers = {call.driver for call in made.values() if call.driver}
-    if not drivers or any(map(_may_live, drivers)) or ending_of(store, run, made) is not None:
+    recorded = calls(store, run)
+    drivers = {call.driver for call in recorded.values() if call.driver}
+    if not drivers or any(map(_may_live, drivers)) or ending_of(store, run, recorded) is not None:
         return False
-    recipe = next(iter(made.values())).recipe
+    recipe = next(iter(recorded.values())).recipe
     end_run(run, recipe, FAILED, 1, "killed, or the machine went down: run the recipe again to continue")
     return True
 
 
 def settle_earlier(store: ObjectStore, folder: Path, but: str, count: int = 5) -> list[str]:
-    """Those of the newest runs in a folder of runs that were killed whole, whose end is recorded only now; ``but`` is our own."""
+    """Record the end of the newest runs in a folder that were killed whole, except our own, ``but``; return their names."""
     names = sorted((path.parent.name for path in folder.glob("*/plan.json")), reverse=True)
     return [run for run in names[: count + 1] if run != but and end_if_killed(store, run)]
 

@@ -6,7 +6,7 @@
     +-- UserError             the input or the machine is not as it must be; exit status 2
     |   +-- RecipeError       a recipe does not say what it must
     |   +-- StoreUnusable     the store cannot be written or reached as configured
-    |   +-- LeaseHeld         somebody else is making this very result
+    |   +-- LeaseHeld         another process is making this very result
     |   +-- Refused           a foreign file holds what is not accepted
     +-- StoreError            the store failed
     |   +-- Unavailable       what is needed is away, and did not come back in time; exit status 75: the same again may succeed
@@ -28,18 +28,18 @@ class SidaError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """One line, whatever a foreign file put into a name."""
+        """Return one line, whatever a foreign file put into a name."""
         return " ".join(super().__str__().splitlines())
 
 
 class UserError(SidaError):
-    """Something the user can mend: input, a missing file, a full disk."""
+    """Error that the user can fix: input, a missing file, a full disk."""
 
     exit_code = 2
 
 
 class RecipeError(UserError):
-    """A recipe has an unknown key, a wrong value, or cannot be found."""
+    """Recipe with an unknown key or a wrong value, or one that cannot be found."""
 
 
 class StoreUnusable(UserError):
@@ -64,7 +64,7 @@ class Unavailable(StoreError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
     def __init__(self, message: str, what: str, reason: str) -> None:
-        """``what`` is away ("the store at http://..."), fit to be printed; ``reason`` in a few words."""
+        """Store ``what`` is away ("the store at http://..."), fit to be printed, and ``reason`` in a few words."""
         super().__init__(message)
         self.what, self.reason = what, reason
 
@@ -89,4 +89,4 @@ class Fenced(SidaError):
 
 
 class TimedOut(SidaError):
-    """It ran longer than the profile's timeout_seconds."""
+    """The step ran longer than the profile's timeout_seconds."""

@@ -1,4 +1,4 @@
-"""What a step leaves in place of its result when it is one of many: the others go on, and the end of the run reports it."""
+"""Failures that one of many steps leaves in place of its result: the others go on, and the end of the run reports them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARK = b'"passed_on"'
 
 
 class Failure(BaseModel):
-    """Which step of which item failed, and why: one line for the user."""
+    """Failure of a step for one item, with the reason: one line for the user."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class Failure(BaseModel):
 
 
 def failure_in(path: str | Path) -> Failure | None:
-    """The failure in the file where a manifest should be; None for anything else, also for no file."""
+    """Return the failure in the file where a manifest should be; None for anything else, also for no file."""
     try:
         content = Path(path).read_bytes()
     except OSError:
@@ -34,7 +34,7 @@ def failure_in(path: str | Path) -> Failure | None:
 
 
 def is_failure(content: bytes) -> bool:
-    """Whether this is what a step left in place of its result."""
+    """Return whether this is a failure that a step left in place of its result."""
     return _parse(content) is not None
 
 
@@ -48,12 +48,12 @@ def _parse(content: bytes) -> Failure | None:
 
 
 def first_failure(values: Iterable[object]) -> Failure | None:
-    """The first failure among a step's arguments."""
+    """Return the first failure among a step's arguments."""
     paths = (value for value in values if isinstance(value, str) and value.startswith("/"))
     return next(filter(None, map(failure_in, paths)), None)
 
 
 def write(failure: Failure, path: str | Path) -> None:
-    """Leave it where the result would have been."""
+    """Write the failure in place of the result."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(failure.model_dump_json(indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""What a store holds that no run needs, and removing it.
+"""Find and remove what a store holds and no run needs.
 
 Needed are: every attempt that a recorded run names, every attempt that is a step's latest, unfinished jobs, and each object whose
-sha256 occurs in what is kept. So whatever a record of any kind names stays. Not needed are superseded attempts that no run names,
+sha256 occurs in what is kept. So everything that any record names stays. Not needed are superseded attempts that no run names,
 their jobs, checkpoints of finished attempts, and the objects that only those named.
 """
 
@@ -32,12 +32,12 @@ class Garbage:
     object_bytes: int = 0
 
     def all_keys(self) -> list[str]:
-        """In the order of removal: what names an object goes before the object."""
+        """Return all keys in the order of removal: what names an object goes before the object."""
         return [*self.runs, *self.attempts, *self.jobs, *self.objects]
 
 
 def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
-    """Look through the whole store; removes nothing. Runs in ``forget`` are treated as if they had never been.
+    """Look through the whole store; remove nothing. Runs in ``forget`` are treated as if they had never been.
 
     Raises UserError for a run that is not recorded, and the store's errors.
     """
@@ -60,7 +60,7 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
 
 
 def remove_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
-    """Find again and remove, while nobody else collects.
+    """Find again and remove, under the lease of garbage collection.
 
     Raises UserError while a step runs: it may have stored what no manifest names yet.
     """
@@ -74,22 +74,22 @@ def remove_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
 
 
 def _attempts(store: ObjectStore, keys: Iterable[str], told: bytes, lost: bytes) -> list[str]:
-    """Superseded attempts that no kept run names, and latest ones that only forgotten runs named."""
-    found = []
+    """Return superseded attempts that no kept run names, and latest ones that only forgotten runs named."""
+    superseded = []
     for key in keys:
         attempt = layout.attempt_at(key)
         if attempt is None or key.encode() in told:
             continue
         latest = _latest(store, layout.step_folder(attempt.step, attempt.key))
         if key.encode() in lost or latest not in ("", str(attempt.number)):
-            found.append(key)
-    folders = {key.rpartition("/")[0] for key in found}
-    left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in found}
-    return found + [layout.latest_key(folder) for folder in sorted(folders - left)]
+            superseded.append(key)
+    folders = {key.rpartition("/")[0] for key in superseded}
+    left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in superseded}
+    return superseded + [layout.latest_key(folder) for folder in sorted(folders - left)]
 
 
 def _latest(store: ObjectStore, folder: str) -> str:
-    """Number of the attempt that counts; empty where a killed writer did not get to saying so: then all stay."""
+    """Return the number of the attempt that counts; empty if a killed writer did not record it: then all stay."""
     try:
         return store.read(layout.latest_key(folder)).decode("ascii", "replace").strip()
     except NotFound:
@@ -97,7 +97,7 @@ def _latest(store: ObjectStore, folder: str) -> str:
 
 
 def _job_is_over(key: str, attempts: list[str], keys: set[str]) -> bool:
-    """A job's files whose attempt goes, and a finished attempt's checkpoints."""
+    """Return whether a job's file goes with its attempt, or is a finished attempt's checkpoint."""
     file = layout.job_file_at(key)
     if file is None:
         return False
@@ -106,7 +106,7 @@ def _job_is_over(key: str, attempts: list[str], keys: set[str]) -> bool:
 
 
 def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str]) -> set[str]:
-    """Digests that the records name, and those that JSON objects named by them name in turn."""
+    """Return the digests that the records name, and those that JSON objects named by them name in turn."""
     by_digest: dict[str, list[str]] = {}
     for key in objects:
         by_digest.setdefault(layout.digest_at(key), []).append(key)
@@ -122,7 +122,7 @@ def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str
 
 
 def _running(store: ObjectStore) -> str:
-    """A step's key whose lease is alive; empty when there is none."""
+    """Return a step's key whose lease is alive; empty when there is none."""
     newest: dict[str, int] = {}
     for key in store.list(layout.LEASES):
         if (lease := layout.lease_at(key)) and lease[0] != LEASE:
@@ -131,7 +131,7 @@ def _running(store: ObjectStore) -> str:
 
 
 def _text(store: ObjectStore, keys: Iterable[str]) -> bytes:
-    """The records' bytes, one after another; large ones are not records."""
+    """Return the records' bytes, one after another; large ones are not records."""
     parts = []
     for key in keys:
         try:
@@ -150,12 +150,12 @@ def _size(store: ObjectStore, key: str) -> int:
 
 
 def summary(garbage: Garbage) -> str:
-    """One line: how much of what."""
+    """Return one line: how much of what."""
     counts = {
         "runs' records": len(garbage.runs),
         "attempts' files": len(garbage.attempts),
         "jobs' files": len(garbage.jobs),
         "objects": len(garbage.objects),
     }
-    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{said or 'nothing'} ({garbage.object_bytes / 2**20:.1f} MiB)"
+    text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{text or 'nothing'} ({garbage.object_bytes / 2**20:.1f} MiB)"

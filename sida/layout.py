@@ -2,7 +2,7 @@
 
     steps/<step>/<key>/<attempt>.json          a step's manifest, created once, never changed
                        latest                  the number of the attempt that counts
-    leases/<key held>/<number>.json            who holds a key (``steps/<step>/<key>``, ``gc``); the highest number does
+    leases/<key held>/<number>.json            the holder of a key (``steps/<step>/<key>``, ``gc``); the highest number does
     jobs/<step>/<key>/<attempt>/               what an attempt's workers need and leave
         spec.json, result.json, log.txt
         checkpoints/<images>-<lease>.json      a checkpoint, which names its objects
@@ -10,10 +10,10 @@
         parts/<range>/<start>-<stop>.safetensors   sums of a range's images, until all are there
         batch.json                             the batch that was found to be fastest
     runs/<run>/steps/<step>.json               a step's call in a run; <step> may be <step>.<item>
-               logs/<step>.txt                 the end of what it wrote
+               logs/<step>.txt                 the end of its log
                jobs/<step>.json                where its job lies
                failures/<number>.json          a failure that was passed on in place of an input
-               cancel.json, run.json           who asked for the run's end; how it ended
+               cancel.json, run.json           the request to end the run; how it ended
     data/<digest>/shard-<number>.json          a shard that has been converted; of a new attempt under attempt-<number>/
     series/<step>/<recipe's digest>/<time>-<key>-<attempt>.json   the scores of a recipe, in their order
     pins/<address's digest>.json               the sha256 of a file that was fetched without one
@@ -57,17 +57,17 @@ def manifest_key(step: str, key: str, attempt: int) -> str:
 
 
 def latest_key(folder: str) -> str:
-    """``folder`` is that of a step."""
+    """Return the key of the number of the attempt that counts; ``folder`` is that of a step."""
     return f"{folder}/latest"
 
 
 def manifest_key_in(address: str) -> str:
-    """The key in the full address of a manifest, whichever store that names."""
+    """Return the key in the full address of a manifest, whichever store that names."""
     return STEPS + address.rpartition(f"/{STEPS}")[2]
 
 
 def attempt_at(key: str) -> Attempt | None:
-    """The attempt whose manifest is at ``key``; None where something else is."""
+    """Return the attempt whose manifest is at ``key``; None if something else is."""
     match = re.fullmatch(rf"{STEPS}([^/]+)/([0-9a-f]{{64}})/([0-9]+)\.json", key)
     return Attempt(match[1], match[2], int(match[3])) if match else None
 
@@ -84,7 +84,7 @@ def lease_key(held: str, number: int) -> str:
 
 
 def lease_at(key: str) -> tuple[str, int] | None:
-    """The key that is held, and the lease's number; None where something else is."""
+    """Return the key that is held, and the lease's number; None if something else is at ``key``."""
     match = re.fullmatch(rf"{LEASES}(.+)/([0-9]{{8}})\.json", key)
     return (match[1], int(match[2])) if match else None
 
@@ -97,7 +97,7 @@ def job_folder(step: str, key: str, attempt: int) -> str:
 
 
 def job_file_at(key: str) -> tuple[Attempt, str] | None:
-    """The attempt that a job's file belongs to, and its name in the job's folder; None where something else is."""
+    """Return the attempt that a job's file belongs to, and its name in the job's folder; None if something else is at ``key``."""
     match = re.fullmatch(rf"{JOBS}([^/]+)/([^/]+)/([0-9]+)/(.+)", key)
     return (Attempt(match[1], match[2], int(match[3])), match[4]) if match else None
 
@@ -133,7 +133,7 @@ def run_folder(run: str) -> str:
 
 
 def run_at(key: str) -> str:
-    """The run that a record belongs to."""
+    """Return the run that a record belongs to."""
     return key.split("/")[1]
 
 
@@ -142,12 +142,12 @@ def calls_folder(run: str) -> str:
 
 
 def call_key(run: str, step: str) -> str:
-    """``step`` may be ``step.item``, as in all of a run's keys."""
+    """Return the key of a call; ``step`` may be ``step.item``, as in all of a run's keys."""
     return f"{calls_folder(run)}{step}.json"
 
 
 def call_at(key: str) -> tuple[str, str] | None:
-    """The run and the step whose call is at ``key``; None where something else is."""
+    """Return the run and the step whose call is at ``key``; None if something else is."""
     match = re.fullmatch(rf"{RUNS}([^/]+)/steps/([^/]+)\.json", key)
     return (match[1], match[2]) if match else None
 
@@ -176,7 +176,7 @@ def run_end_key(run: str) -> str:
 
 
 def data_folder(digest: str, attempt: int | None = None) -> str:
-    """The records of converted shards: shared by equal conversions, or one attempt's own."""
+    """Return the folder of converted shards' records: shared by equal conversions, or one attempt's own."""
     return f"data/{digest}" + (f"/attempt-{attempt}" if attempt is not None else "")
 
 
@@ -189,7 +189,7 @@ def series_folder(step: str, recipe_digest: str) -> str:
 
 
 def series_key(attempt: Attempt, recipe_digest: str, created: str) -> str:
-    """Sorts by time, then by key, so that two scores of one second have an order. ``created`` is an ISO time in UTC."""
+    """Return a key that sorts by time, then by step key, so that two scores of one second have an order. ``created``: ISO, UTC."""
     time = re.sub("[^0-9T]", "", created.partition("+")[0])
     return f"{series_folder(attempt.step, recipe_digest)}{time}-{attempt.key[:16]}-{attempt.number:04d}.json"
 
@@ -210,7 +210,7 @@ def doctor_key(name: str) -> str:
 
 
 def object_key(sha256: str, name: str = "") -> str:
-    """``objects/ab/ab...ef.pkl`` for content ``ab...ef`` of a file ``*.pkl``; UserError for a bad digest."""
+    """Return ``objects/ab/ab...ef.pkl`` for content ``ab...ef`` of a file ``*.pkl``. Raises UserError for a bad digest."""
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise UserError(f"{sha256!r} is not a sha256: expected 64 lower-case hex digits")
     suffix = PurePath(name).suffix
@@ -220,5 +220,5 @@ def object_key(sha256: str, name: str = "") -> str:
 
 
 def digest_at(key: str) -> str:
-    """The sha256 in an object's key."""
+    """Return the sha256 in an object's key."""
     return key.rpartition("/")[2][:64]

@@ -5,7 +5,7 @@ the largest one is the holder. A holder renews its own object every third of its
 released, or its process is gone from this machine, the next writer creates ``number + 1``. Whatever the old
 holder believes, it finds the larger number at its next check and is fenced. Objects before the last two are
 pruned, numbers never reused. While the store is away nobody can take over: when it is back, the key is still
-the holder's unless somebody was faster.
+the holder's unless another writer was faster.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lease object says; times in seconds since 1970, ``nonce`` is new at every writing."""
+    """Content of a lease object; times in seconds since 1970, a fresh ``nonce`` is written each time."""
 
     host: str
     machine: str
@@ -51,7 +51,7 @@ class Holder:
     nonce: str
 
     def alive(self, now: float) -> bool:
-        """False when released, expired, or on this machine and its process gone."""
+        """Return False if released, expired, or on this machine with its process gone."""
         if self.released:
             return False
         if self.machine == machine_id():
@@ -59,7 +59,7 @@ class Holder:
         return now < self.expires + CLOCK_SLACK_SECONDS
 
     def silenced(self, seconds: float) -> bool:
-        """Whether it may have had no way to renew: the store was away until less than ``seconds`` ago."""
+        """Return whether the holder may have been unable to renew: the store was away until less than ``seconds`` ago."""
         if self.released or patience.settled_for() >= seconds:
             return False
         return self.machine != machine_id() or Process(self.pid, self.process_started).alive()
@@ -71,7 +71,7 @@ class Holder:
 
 
 class Lease:
-    """A held key; renews itself in the background until released. A context manager."""
+    """Held key; renews itself in the background until released. A context manager."""
 
     def __init__(self, store: ObjectStore, key: str, number: int, holder: Holder, ttl: float) -> None:
         self.store, self.key, self.number, self.ttl = store, key, number, ttl
@@ -87,7 +87,7 @@ class Lease:
         return f"Lease({self.key!r}, number={self.number})"
 
     def raise_if_lost(self) -> None:
-        """Raise Fenced when a successor has been seen; asks nobody, so it never waits. For a loop's every turn."""
+        """Raise Fenced when a successor has been seen; asks no server, so it never waits. For every iteration of a loop."""
         if self._fenced:
             raise Fenced(f"{self._fenced}: stopped without publishing; run again to continue from the last checkpoint")
 
@@ -101,7 +101,7 @@ class Lease:
         self.raise_if_lost()
 
     def guarded(self, write: Callable[[], Result]) -> Result:
-        """What ``write`` returns, done only while this is the holder, however long the store is away. Raises Fenced."""
+        """Return the result of ``write``, called only while this is the holder, however long the store is away. Raises Fenced."""
 
         def attempt() -> Result:
             self.check()
@@ -113,7 +113,7 @@ class Lease:
         if _clock() < self._valid_until:
             self._look_for_successor()
         else:
-            self._renew()  # the machine slept, or the store was away: still ours if nobody took over
+            self._renew()  # the machine slept, or the store was away: still ours unless another writer took over
 
     def release(self) -> None:
         """Let the next writer start at once. Harmless when fenced, or called twice."""
@@ -178,7 +178,7 @@ def acquire(
 ) -> Lease:
     """Become the only writer of ``key``, waiting up to ``wait`` seconds while another one works.
 
-    ``owner`` describes the run for those who find the key held; ``note`` hears whom we wait for. A holder
+    ``owner`` describes the run to others that find the key held; ``note`` receives a line about the holder. A holder
     whose lease does not change for its whole life by our own clock is gone, whatever its clock says. One whose
     lease expired while the store was away has a moment to renew it.
     Raises LeaseHeld, naming the holder and what to do, and the store's errors.
@@ -215,7 +215,7 @@ def acquire(
 
 
 def check_fence(store: ObjectStore, key: str, number: int) -> None:
-    """For a process that works under another's lease: raise Fenced unless ``number`` is the newest."""
+    """Raise Fenced unless lease ``number`` is the newest; for a process that works under another's lease."""
     newest = _newest(store, key)
     if newest != number:
         raise Fenced(
@@ -226,7 +226,7 @@ def check_fence(store: ObjectStore, key: str, number: int) -> None:
 
 
 def is_alive(store: ObjectStore, key: str, number: int) -> bool:
-    """Whether lease ``number`` is the newest, not released, not expired, its process (if of here) running."""
+    """Return whether lease ``number`` is the newest, not released, not expired, its process (if on this machine) running."""
     if _newest(store, key) != number:
         return False
     holder = _read(store, key, number)
@@ -234,20 +234,20 @@ def is_alive(store: ObjectStore, key: str, number: int) -> bool:
 
 
 def last_expiry(store: ObjectStore, key: str) -> float | None:
-    """When the newest lease ends or ended, in seconds since 1970; None when there is none that can be read."""
+    """Return when the newest lease ends or ended, in seconds since 1970; None when there is none that can be read."""
     holder = _read(store, key, _newest(store, key))
     return holder.expires if holder is not None else None
 
 
 def alive_holder(store: ObjectStore, key: str) -> tuple[int, Holder] | None:
-    """Who holds the key now, and the lease's number; None when nobody does."""
+    """Return the number of the live lease on the key, and its holder; None if there is none."""
     number = _newest(store, key)
     holder = _read(store, key, number)
     return (number, holder) if holder is not None and holder.alive(time.time()) else None
 
 
 def last_words(store: ObjectStore, key: str, number: int) -> bool:
-    """Whether lease ``number`` was released by its holder, which so ended in order."""
+    """Return whether lease ``number`` was released by its holder, which thus ended in order."""
     holder = _read(store, key, number)
     return holder is not None and holder.released
 
@@ -265,7 +265,7 @@ def _newest(store: ObjectStore, key: str) -> int:
 
 
 def _read(store: ObjectStore, key: str, number: int) -> Holder | None:
-    """None for number 0, an object pruned meanwhile, and one that cannot be understood."""
+    """Return the holder; None for number 0, an object pruned meanwhile, and one that cannot be understood."""
     try:
         return Holder(**json.loads(store.read(lease_key(key, number)))) if number else None
     except (NotFound, ValueError, TypeError):
@@ -273,7 +273,7 @@ def _read(store: ObjectStore, key: str, number: int) -> Holder | None:
 
 
 def _prune(store: ObjectStore, key: str, predecessor: int) -> None:
-    """Remove what is older than our predecessor, whose last words explain how we came to hold the key."""
+    """Delete leases older than our predecessor's, which explains how we came to hold the key."""
     for number in _numbers(store, key):
         if number < predecessor:
             store.delete(lease_key(key, number))
@@ -324,6 +324,6 @@ def _held(store: ObjectStore, key: str, holder: Holder) -> str:
 
 
 def _clock() -> float:
-    """Seconds on a clock that no one sets and that, where there is one, runs on while the machine sleeps."""
+    """Return seconds on a clock that no one sets and that, if there is one, runs on while the machine sleeps."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)

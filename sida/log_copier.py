@@ -1,9 +1,9 @@
-"""Copies two pipes on, and keeps the end of what went through in a file; started by ``sida.step_log``, never by hand.
+"""Copy two pipes on, and keep the end of what went through in a file; started by ``sida.step_log``, never by hand.
 
     python -I -S log_copier.py OUT ERR FILE LIMIT    two descriptors to read, and the file of at most 2 * LIMIT bytes, appended to
 
-A process of its own: the step may be killed, or crash in native code, and what it said last is still passed on. It ends when
-nobody holds the other ends any more. Standard library alone, so that it starts in milliseconds.
+A process of its own: the step may be killed, or crash in native code, and its last words are still passed on. It ends when
+no process holds the other ends any more. Standard library alone, so that it starts in milliseconds.
 """
 
 import os
@@ -14,7 +14,7 @@ BLOCK = 1 << 16
 
 
 def main(out: int, err: int, path: str, limit: int) -> None:
-    """Until both pipes are at their end. What is kept are whole lines: others append to the file too."""
+    """Copy until both pipes are at their end. Whole lines are kept: others append to the file too."""
     begun = {out: b"", err: b""}  # lines that are not ended yet
     with selectors.DefaultSelector() as waiting, open(path, "a+b", buffering=0) as kept:
         for source, target in ((out, 1), (err, 2)):

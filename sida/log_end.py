@@ -1,4 +1,4 @@
-"""The end of a log: what is kept of it in the store."""
+"""The end of a log, which is kept in the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KEPT_BYTES = 1 << 20
 
 
 def end_of_log(path: Path) -> bytes:
-    """The last MiB of a log, from the beginning of a line on, without secrets: what is kept in the store."""
+    """Return the last MiB of a log, from the beginning of a line on, without secrets."""
     with path.open("rb") as log:
         size = log.seek(0, 2)
         log.seek(max(0, size - KEPT_BYTES))

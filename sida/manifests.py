@@ -29,13 +29,13 @@ SCHEMA_VERSION = 1
 
 
 class Part(BaseModel):
-    """Frozen, and strict about keys: an unknown field is another schema's."""
+    """Frozen model, strict about keys: an unknown field is another schema's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class About(Part):
-    """How a manifest came to be. Nothing here enters a digest."""
+    """Origin of a manifest. Nothing here enters a digest."""
 
     step: str
     key: str
@@ -54,7 +54,7 @@ class About(Part):
 
 
 class TeacherResult(Part):
-    """A pretrained denoiser as safetensors: the teacher, or the finished generator that SiD2A starts from."""
+    """Pretrained denoiser as safetensors: the teacher, or the finished generator that SiD2A starts from."""
 
     kind: Literal["teacher"] = "teacher"
     network: dict[str, Any]
@@ -64,7 +64,7 @@ class TeacherResult(Part):
 
 
 class GeneratorResult(Part):
-    """A distilled one-step generator (the EMA of theta) as safetensors."""
+    """Distilled one-step generator (the EMA of theta) as safetensors."""
 
     kind: Literal["generator"] = "generator"
     network: dict[str, Any]
@@ -89,7 +89,7 @@ class Shard(Part):
 
 
 class LatentsInfo(Part):
-    """What encoded the images, and how the latents are normalised."""
+    """Encoder of the images, and normalization of their latents."""
 
     vae: str
     revision: str | None
@@ -101,7 +101,7 @@ class LatentsInfo(Part):
 
 
 class Excluded(Part):
-    """How many images of the source were not as they should be; ``listing`` names them (JSON)."""
+    """Counts of images of the source that were not as they should be; ``listing`` names them (JSON)."""
 
     unreadable: int = 0
     duplicates: int = 0
@@ -176,7 +176,7 @@ class Score(Part):
 
 
 class ScoresResult(Part):
-    """Scores with what they rest on."""
+    """Scores, and what they rest on."""
 
     kind: Literal["scores"] = "scores"
     rows: tuple[Score, ...]
@@ -190,14 +190,14 @@ class ScoresResult(Part):
     precision: str | None = None  # that model and guide computed in; None: float32
 
     @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Scores in float32 keep the digest that they had before precisions were recorded."""
-        fields: dict[str, Any] = serialise(self)
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest that float32 scores had before precisions were recorded."""
+        fields: dict[str, Any] = serialize(self)
         return fields if self.precision else {name: value for name, value in fields.items() if name != "precision"}
 
 
 class Regression(Part):
-    """A generator's score against the last one of the same recipe; half-widths are of 95% intervals, None where unknown."""
+    """Comparison of a score with the last one of the same recipe; half-widths are of 95% intervals, None if unknown."""
 
     metric: str
     before: float
@@ -268,7 +268,7 @@ class PublishedFailure(Part):
 
 
 class PaperRow(Part):
-    """A row of the paper: one published number, and the file here that stands for it, the best of those that could be it."""
+    """Row of the paper: one published number, and the file here that stands for it, the best of those that could be it."""
 
     benchmark: str
     line: str  # "SiD", "best of SiDA and SiD2A"
@@ -322,7 +322,7 @@ class Manifest(Part, Generic[R_co]):
     schema_version: int = SCHEMA_VERSION
     result: R_co
     about: About
-    checksum: str = ""  # of all above, so that a damaged file is noticed by whoever reads it
+    checksum: str = ""  # of all above, so that every reader notices a damaged file
 
     @property
     def digest(self) -> str:
@@ -331,25 +331,25 @@ class Manifest(Part, Generic[R_co]):
 
     @property
     def measured(self) -> tuple[Score, ...]:
-        """The rows of a scores manifest, and the further metrics of the same images."""
+        """Return the rows of a scores manifest, and the further metrics of the same images."""
         return (*self.rows, *self.result.further) if isinstance(self.result, ScoresResult) else self.rows
 
     @property
     def rows(self) -> tuple[Score, ...]:
-        """The scores it holds; none for manifests that are no scores."""
+        """Return the scores it holds; none for manifests that are no scores."""
         return self.result.rows if isinstance(self.result, ScoresResult | RunResult) else ()
 
     def objects(self) -> list[ObjectRef]:
-        """Every object the result names."""
+        """Return every object the result names."""
         return list(_objects(self.result))
 
     def to_json(self) -> bytes:
-        """The file's bytes."""
+        """Return the file's bytes."""
         whole = self.model_copy(update={"checksum": self.expected_checksum()})
         return (whole.model_dump_json(indent=1) + "\n").encode()
 
     def expected_checksum(self) -> str:
-        """sha256 of result and about in canonical JSON."""
+        """Return the sha256 of result and about in canonical JSON."""
         return digest_of(self.model_dump(mode="json", exclude={"checksum"}))
 
 
@@ -365,7 +365,7 @@ def _objects(value: Any) -> Any:
 
 
 def digest_of(value: Any) -> str:
-    """sha256 of canonical JSON (sorted keys, no spaces)."""
+    """Return the sha256 of canonical JSON (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -373,7 +373,7 @@ _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """Manifest from a file's bytes. Raises UserError naming the file for another schema, Corrupt for a changed one."""
+    """Return the manifest in a file's bytes. Raises UserError naming the file for another schema, Corrupt for a changed one."""
     try:
         version = json.loads(content).get("schema_version")
     except (ValueError, AttributeError) as error:
@@ -394,7 +394,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 
 def read_manifest(path: str | Path, kind: type[R]) -> Manifest[R]:
-    """The manifest in a local file. Raises UserError when it is not of the kind a step expects."""
+    """Return the manifest in a local file. Raises UserError when it is not of the kind a step expects."""
     try:
         manifest = parse_manifest(Path(path).read_bytes(), str(path))
     except FileNotFoundError as error:
@@ -403,13 +403,13 @@ def read_manifest(path: str | Path, kind: type[R]) -> Manifest[R]:
 
 
 def of_kind(manifest: Manifest[Part], kind: type[R], where: str) -> Manifest[R]:
-    """The manifest itself, known to hold such a result. Raises UserError for another one."""
+    """Return the manifest itself, known to hold such a result. Raises UserError for another one."""
     if not isinstance(manifest.result, kind):
-        found = kind_of(type(manifest.result))
-        raise UserError(f"{where}: is a {found} manifest, this input takes a {kind_of(kind)} manifest")
+        actual = kind_of(type(manifest.result))
+        raise UserError(f"{where}: is a {actual} manifest, this input takes a {kind_of(kind)} manifest")
     return cast(Manifest[R], manifest)
 
 
 def kind_of(result: type[Part]) -> str:
-    """The word for a type of result: teacher, generator, dataset, ..."""
+    """Return the word for a type of result: teacher, generator, dataset, ..."""
     return str(result.model_fields["kind"].default)

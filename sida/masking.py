@@ -1,4 +1,4 @@
-"""What secrets look like, by name and by value: refused where it would be printed, masked in what is kept."""
+"""Recognize secrets by name and by value: refused where they would be printed, masked in what is kept."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?)[^\s'\",]
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable of this name holds a secret. Ids are none: they are printed by every tool."""
+    """Return whether a variable of this name holds a secret. Ids are none: every tool prints them."""
     return name == "SIDA_WEBHOOK" or bool(NAME.search(name) and not name.upper().endswith("_ID"))
 
 
 def masked(text: str, variables: Mapping[str, str]) -> str:
-    """``text`` without the values of secret variables, and without what looks like a secret.
+    """Return ``text`` without the values of secret variables, and without other parts that look like a secret.
 
     >>> masked("key s3cr3t-key of https://me:pw@host", {"AWS_SECRET_ACCESS_KEY": "s3cr3t-key"})
     'key *** of https://***@host'

@@ -1,4 +1,4 @@
-"""Waiting for what is away: a store that restarts, a name that is not found for a moment, a proxy that answers 502.
+"""Wait for what is away: a store that restarts, a name that is not found for a moment, a proxy that answers 502.
 
 Such errors (``Unavailable``) pass by themselves. The first seconds go by without a word. Then one line says what is away, since
 when and how long we wait for it (SIDA_PATIENCE), and another one when it is back: once a process, however many threads wait. When
@@ -22,7 +22,7 @@ from sida import progress
 from sida.errors import AlreadyExists, NotFound, Unavailable
 from sida.settings import settings
 
-QUICK_TRIES, QUICK_SECONDS = 4, 5.0  # so much is tried without a word, whatever the patience
+QUICK_TRIES, QUICK_SECONDS = 4, 5.0  # tried without a word, whatever the patience
 FIRST_PAUSE, LONGEST_PAUSE = 0.3, 20.0  # seconds between two tries: they double, and vary by half
 
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 def keep_trying(what: str, attempt: Callable[[], Result]) -> Result:
-    """What ``attempt`` returns, tried again while ``what`` (as errors name it) is away. Raises Unavailable in the end."""
+    """Return the result of ``attempt``, repeated while ``what`` (as errors name it) is away. Raises Unavailable in the end."""
     wait = Wait()
     while True:
         try:
@@ -48,7 +48,7 @@ def keep_trying(what: str, attempt: Callable[[], Result]) -> Result:
 
 
 def as_one(attempt: Callable[[], Result]) -> Result:
-    """Several requests of which each try makes all again: a lease is looked at anew before what it guards is written."""
+    """Repeat several requests as a whole: a lease is checked again before each write that it guards."""
     wait = Wait(quick_tries=1)
     while True:
         try:
@@ -60,7 +60,7 @@ def as_one(attempt: Callable[[], Result]) -> Result:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """In this thread, while the block lasts, nothing waits longer than the first seconds."""
+    """Wait no longer than the first seconds for anything, in this thread, while the block lasts."""
     mark = _impatient.set(True)
     try:
         yield
@@ -70,7 +70,7 @@ def impatient() -> Iterator[None]:
 
 @contextmanager
 def ticking(tick: Callable[[], None]) -> Iterator[None]:
-    """In this thread, while the block lasts, a wait calls ``tick`` about once a second; what it raises ends the wait."""
+    """Call ``tick`` about once a second of any wait in this thread, while the block lasts; its exception ends the wait."""
     mark = _tick.set(tick)
     try:
         yield
@@ -83,12 +83,12 @@ _tick: ContextVar[Callable[[], None]] = ContextVar("tick", default=lambda: None)
 
 
 def limit() -> float:
-    """How many seconds this thread may wait for what is away."""
+    """Return how many seconds this thread may wait for what is away."""
     return 0.0 if _impatient.get() else settings().patience
 
 
 class Wait:
-    """The pauses between the tries of one thing."""
+    """Pauses between the tries of one thing."""
 
     def __init__(self, quick_tries: int = QUICK_TRIES) -> None:
         self._began, self._tries, self._quick_tries = time.monotonic(), 0, quick_tries
@@ -111,13 +111,13 @@ class Wait:
 
 
 def gave_up(error: Unavailable, waited: float) -> Unavailable:
-    """The error that ends a wait of so many seconds; nothing waits for this outage any more."""
+    """Return the error that ends a wait of ``waited`` seconds; from then on there is no waiting for this outage."""
     _outage(error.what, time.monotonic() - waited).given_up = True
     return Unavailable(f"{error} (it stayed away for {in_words(waited)}, SIDA_PATIENCE)", error.what, error.reason)
 
 
 def _sleep(outage: _Outage, seconds: float) -> None:
-    """Until it is time for another try, or somebody else has got an answer."""
+    """Sleep until it is time for another try, or another thread has got an answer."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         _tick.get()()
@@ -125,7 +125,7 @@ def _sleep(outage: _Outage, seconds: float) -> None:
             return
 
 
-# --- what is away -------------------------------------------------------------------------------------------------
+# --- outages -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -149,7 +149,7 @@ def _outage(what: str, since: float) -> _Outage:
 
 
 def answered(what: str) -> None:
-    """It is there, or there again."""
+    """Note that ``what`` is there, or there again."""
     global _last_end
     if not _outages:
         return
@@ -165,30 +165,30 @@ def answered(what: str) -> None:
 def settled_for() -> float:
     """Seconds since the last outage that this process knows of; 0 in one.
 
-    Right after an outage nobody has renewed a lease for as long as it lasted: who is silent need not be gone.
+    Right after an outage no lease has been renewed for as long as it lasted: a silent holder need not be gone.
     """
     return 0.0 if _outages else time.monotonic() - _last_end
 
 
-# --- what is said -------------------------------------------------------------------------------------------------
+# --- notes -------------------------------------------------------------------------------------------------------
 
 
 class Told:
-    """Which outages the reader knows of: of all who wait for one thing, the first speaks, and the first for whom it is back."""
+    """Outages that the reader has been told of, so that each is reported once, and its end once, however many processes wait."""
 
     def __init__(self) -> None:
         self._away: set[str] = set()
 
     def is_news(self, note: Mapping[str, Any]) -> bool:
-        """Whether a note of this or another process is to be passed on."""
+        """Return whether a note of this or another process is to be passed on."""
         if away := note.get("away"):
-            known = away in self._away
+            reported = away in self._away
             self._away.add(away)
-            return not known
+            return not reported
         if back := note.get("back"):
-            known = back in self._away
+            reported = back in self._away
             self._away.discard(back)
-            return known
+            return reported
         return True
 
 
@@ -197,13 +197,13 @@ _speaks = True
 
 
 def be_silent() -> None:
-    """For one of many processes that meet the same outage: another one speaks for all."""
+    """Say nothing in this one of many processes that meet the same outage: another one speaks for all."""
     global _speaks
     _speaks = False
 
 
 def say_away(error: Unavailable, what_we_do: str) -> None:
-    """Once an outage."""
+    """Report an outage, once."""
     began = time.localtime(_outage(error.what, time.monotonic()).began)
     since = time.strftime("%H:%M:%S %Z", began).rstrip()
     _say(f"{error.what} is away since {since} ({error.reason}): {what_we_do}", away=error.what)
@@ -217,7 +217,7 @@ def _say(text: str, **fields: str) -> None:
 
 
 def in_words(seconds: float) -> str:
-    """To the second up to two minutes, to the minute above.
+    """Return seconds as words: to the second up to two minutes, to the minute above.
 
     >>> in_words(47), in_words(60), in_words(900), in_words(5400)
     ('47 s', '1 min', '15 min', '1 h 30 min')
@@ -229,5 +229,5 @@ def in_words(seconds: float) -> str:
 
 
 def hush_retries() -> None:
-    """urllib3 warns of every attempt, in long lines; we say what is away ourselves, once."""
+    """Silence urllib3, which warns of every attempt in long lines; we report each outage once."""
     logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a recipe needs on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run."""
+"""Needs of a recipe on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Gpu:
     half: float  # float16 and bfloat16, accumulated in float32
 
     def peak(self, precision: str) -> float:
-        """FLOP/s of matrix products and convolutions in a recipe's ``precision``."""
+        """Return FLOP/s of matrix products and convolutions in a recipe's ``precision``."""
         return 1e12 * {"float32": self.float32, "tf32": self.tf32}.get(precision, self.half)
 
 
@@ -60,7 +60,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Machines:
-    """Where it would run."""
+    """Machines that the recipe would run on."""
 
     nodes: int
     gpus: int  # per node
@@ -75,7 +75,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Work:
-    """Hours of one GPU, and what they are spent on."""
+    """GPU hours, by purpose."""
 
     distilling: float
     selecting: float  # in-loop scoring
@@ -95,7 +95,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe on machines."""
+    """Needs of a recipe on machines."""
 
     recipe: Recipe
     cost: IterationCost
@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether a GPU holds it."""
+        """True if a GPU holds it."""
         return self.memory_bytes <= self.machines.gpu.memory_gib * GIB
 
     @property
@@ -126,14 +126,14 @@ class Plan:
 
 
 def plan(recipe: Recipe, cost: IterationCost, machines: Machines, micro_batch: int | None = None) -> Plan:
-    """Memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
+    """Compute memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
     micro = check_division(recipe, machines, micro_batch)
     memory, work = _memory(cost, machines, micro), _work(recipe, cost, machines)
     return Plan(recipe, cost, machines, micro, memory, work, _storage(recipe, cost))
 
 
 def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None = None) -> int:
-    """The micro-batch: as given, the recipe's, or the whole share. Raises UserError if it or the GPUs do not divide the batch."""
+    """Return the micro-batch: given, the recipe's, or the share. Raises UserError if it or the GPUs do not divide the batch."""
     share = _share(recipe, machines)
     micro = micro_batch or min(recipe.execution.micro_batch or share, share)
     if share % micro or micro % recipe.method.loss_group:
@@ -187,7 +187,7 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
         return flops / (at * machines.utilisation) / 3600
 
     per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
-    made = evaluation.images * evaluation.ranges
+    images = evaluation.images * evaluation.ranges
     by_teacher = evaluation.images * (evaluation.teacher_ranges or evaluation.ranges)
     selected = (recipe.method.images // evaluation.selection_every) * evaluation.selection_images
     encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
@@ -197,7 +197,7 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
         selecting=hours(selected * cost.forward_flops) + hours(selected * per_image, peak32),
         scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, scored)
         + hours(by_teacher * per_image, peak32),
-        scoring=hours(made * cost.forward_flops, scored) + hours(made * per_image, peak32),
+        scoring=hours(images * cost.forward_flops, scored) + hours(images * per_image, peak32),
         encoding=hours(encoded * ENCODE_FLOPS, peak32),
     )
 
@@ -218,31 +218,31 @@ def _storage(recipe: Recipe, cost: IterationCost) -> dict[str, float]:
 
 
 def advice(plan: Plan) -> list[str]:
-    """What to change, where a plan does not fit; the first that helps stands first."""
+    """Return changes that may make a plan fit; the first that helps comes first."""
     method, gpu = plan.recipe.method, plan.machines.gpu
     fixed = plan.memory_bytes - plan.memory["activations at the micro-batch"] * (1 + FRAGMENTATION)
     room = gpu.memory_gib * GIB - fixed
-    found = []
+    changes = []
     fitting = [
         m for m in _micro_batches(plan.recipe, _share(plan.recipe, plan.machines)) if _activations(plan, m) <= room
     ]
     if fitting:
-        found.append(f"execution.micro_batch: {max(fitting)} (the numbers stay the same)")
+        changes.append(f"execution.micro_batch: {max(fitting)} (the numbers stay the same)")
     larger = [key for key, other in GPUS.items() if other.memory_gib * GIB >= plan.memory_bytes]
     if larger:
-        found.append(f"--gpu {min(larger, key=lambda key: GPUS[key].memory_gib)}")
+        changes.append(f"--gpu {min(larger, key=lambda key: GPUS[key].memory_gib)}")
     if not method.half:
-        found.append("method.precision: bfloat16 halves most activations (the numbers change)")
+        changes.append("method.precision: bfloat16 halves most activations (the numbers change)")
     groups = [
         g for g in range(method.loss_group - 1, 0, -1) if method.loss_group % g == 0 and _activations(plan, g) <= room
     ]
     if not fitting and groups:
-        found.append(
+        changes.append(
             f"method.loss_group and execution.micro_batch: {groups[0]} (a part of the method: the numbers change)"
         )
-    if not found:
-        found.append("no GPU known here holds it: the networks' states alone need more; sharding is not there yet")
-    return found
+    if not changes:
+        changes.append("no GPU known here holds it: the networks' states alone need more; sharding is not there yet")
+    return changes
 
 
 def _activations(plan: Plan, micro: int) -> float:

@@ -1,4 +1,4 @@
-"""What a running step tells its user: one JSON object a line, appended to the file that SIDA_EVENTS names ("-": stderr).
+"""Events of a running step for its user: one JSON object a line, appended to the file that SIDA_EVENTS names ("-": stderr).
 
 ``sida`` draws these events. Without that file (a pod, a step run alone) they become plain lines on stderr: notes and
 errors at once, progress at most once a minute. Any number of processes may append: an event is a single write to a file opened for
@@ -31,7 +31,7 @@ _hear: Callable[[str], None] | None = None
 
 
 def emit(event: str, step: str, **fields: Any) -> None:
-    """Append one event, or say it on stderr when nobody reads events."""
+    """Append one event, or print it on stderr when nobody reads events."""
     path = settings().events
     if path is None:
         if line := _in_words(event, fields):
@@ -45,7 +45,7 @@ def emit(event: str, step: str, **fields: Any) -> None:
 
 @contextmanager
 def heard_by(hear: Callable[[str], None]) -> Iterator[None]:
-    """While the block lasts, ``hear`` is given the lines that are said as events and not on stderr; of progress none."""
+    """Give ``hear`` the lines that become events rather than stderr, while the block lasts; progress excepted."""
     global _hear
     before, _hear = _hear, hear
     try:
@@ -55,44 +55,44 @@ def heard_by(hear: Callable[[str], None]) -> Iterator[None]:
 
 
 def work_on(step: str) -> None:
-    """From now on this process works on ``step``, for those who do not know what they are used for, as stores are."""
+    """Name ``step`` as this process's work from now on, for parts that do not know what they are used for, such as stores."""
     global _at_work
     _at_work = step
 
 
 def at_work() -> str:
-    """The step that this process works on; empty outside of one."""
+    """Return the step that this process works on; empty outside of one."""
     return _at_work
 
 
 def step_started(step: str) -> None:
-    """A step begins."""
+    """Report that a step begins."""
     work_on(step)
     emit("step_started", step, time=time.time())
 
 
 def step_finished(step: str, state: str, seconds: float, manifest: str) -> None:
-    """A step is done; ``state`` is ``ran`` or ``reused``, ``manifest`` the address of its result."""
+    """Report that a step is done; ``state`` is ``ran`` or ``reused``, ``manifest`` the address of its result."""
     emit("step_finished", step, state=state, seconds=round(seconds, 3), manifest=manifest, time=time.time())
 
 
 def note(step: str, text: str, **fields: str) -> None:
-    """One line that the user should see; ``fields`` are for programs that hear it."""
+    """Report one line that the user should see; ``fields`` are for programs that hear it."""
     emit("note", step, text=_one_line(text), **fields)
 
 
 def log(step: str, path: Path) -> None:
-    """A step's workers will write to this log from here on."""
+    """Report that a step's workers will write to this log from here on."""
     emit("log", step, path=str(path), start=path.stat().st_size if path.is_file() else 0)
 
 
 def error(step: str, message: str, exit_code: int) -> None:
-    """The one line that ends the run; 2 for what the user can mend, 1 otherwise."""
+    """Report the one line that ends the run; 2 for what the user can fix, 1 otherwise."""
     emit("error", step, message=_one_line(message), exit_code=exit_code)
 
 
 class Progress:
-    """How far a long step is. Cheap to call every iteration: all but about four updates a second are dropped."""
+    """Progress of a long step. Cheap to call every iteration: all but about four updates a second are dropped."""
 
     def __init__(self, step: str, total: int, unit: str) -> None:
         self.step, self.total, self.unit = step, total, unit
@@ -101,7 +101,7 @@ class Progress:
         self._seen: deque[tuple[float, int]] = deque()
 
     def update(self, done: int, **numbers: float | None) -> None:
-        """``done`` of ``total`` units are behind us; ``numbers`` are shown beside it. The last update is always sent."""
+        """Report that ``done`` of ``total`` units are finished; ``numbers`` are shown beside it. The last update is always sent."""
         now = time.monotonic()
         if now - self._sent < self._interval and done < self.total:
             return
@@ -118,7 +118,7 @@ class Progress:
         )
 
     def _rate(self, now: float, done: int) -> float | None:
-        """Units per second over the window; None before there is something to measure."""
+        """Return units per second over the window; None before there is something to measure."""
         if self._seen and done < self._seen[-1][1]:  # started again further back
             self._seen.clear()
         self._seen.append((now, done))
@@ -144,7 +144,7 @@ def _one_line(text: str) -> str:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no infinities; what is not a number is left out."""
+    """Return a finite number, or None: JSON has no infinities."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
@@ -162,7 +162,7 @@ def _in_words(event: str, fields: dict[str, Any]) -> str:
 
 
 def progress_in_words(fields: dict[str, Any]) -> str:
-    """``1,024 of 50,000 images (2%), 310 images/s, 2:38 left, loss 0.41``."""
+    """Return ``1,024 of 50,000 images (2%), 310 images/s, 2:38 left, loss 0.41``."""
     done, total, unit, rate = fields["done"], fields["total"], fields["unit"], fields.get("rate")
     parts = [f"{done:,} of {total:,} {unit} ({100 * done / max(total, 1):.0f}%)"]
     if rate:
@@ -174,7 +174,7 @@ def progress_in_words(fields: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Of minutes and seconds, of hours where there are any.
+    """Return minutes and seconds, with hours if there are any.
 
     >>> duration(7), duration(750), duration(3723)
     ('0:07', '12:30', '1:02:03')

@@ -1,4 +1,4 @@
-"""Which code, on which machine, made a result."""
+"""Origin of a result: the code, and the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CODE = (".py", ".html", ".css", ".js")
 
 
 def code_digest(sources: Iterable[str]) -> str:
-    """sha256 over code, and templates of pages, in the named files and folders (relative to the repository root)."""
+    """Return sha256 over code, and templates of pages, in the named files and folders (relative to the repository root)."""
     digest = hashlib.sha256()
     for source in sorted(sources):
         path = ROOT / source
@@ -27,7 +27,7 @@ def code_digest(sources: Iterable[str]) -> str:
 
 @cache
 def machine() -> dict[str, str]:
-    """What a reader of a score wants to know about where it was made."""
+    """Return facts about this machine for a reader of a score."""
     facts = {"python": platform.python_version(), "platform": platform.platform(), "processor": platform.machine()}
     for package in ("torch", "numpy", "kfp"):
         try:
@@ -40,7 +40,7 @@ def machine() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """The checkout's commit, with a mark when files differ from it; None outside a checkout."""
+    """Return the checkout's commit, with a mark when files differ from it; None outside a checkout."""
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,4 +1,4 @@
-"""Scoring again what a manifest says was scored, from the objects that it names, and comparing the numbers."""
+"""Score again from the objects that a manifest names, and compare the numbers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ TOLERANCE = 1e-3  # of the value: float32 kernels of another machine; the same m
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A row as it was published and as it came out now."""
+    """Row as it was published, and as it was computed now."""
 
     published: Score
     again: Score
 
     @property
     def difference(self) -> float:
-        """The largest relative difference of a range's value."""
+        """Largest relative difference of a range's value."""
         pairs = zip(self.published.values, self.again.values, strict=True)
         return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
 
     @property
     def agrees(self) -> bool:
-        """Within what another machine's rounding explains."""
+        """True if another machine's rounding explains the difference."""
         return self.difference <= TOLERANCE
 
 

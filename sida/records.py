@@ -3,7 +3,7 @@
     runs/<run id>/steps/<step>.json       what the step was called with, and what came of it
     runs/<run id>/steps/<step>.<item>.json    the same, of a step that the run takes once for each of many recipes
     runs/<run id>/failures/<n>.json       what a step of many inputs was given in place of one that failed
-    runs/<run id>/cancel.json             that somebody asked for its end (sida.ending)
+    runs/<run id>/cancel.json             the request to end it (sida.ending)
     runs/<run id>/run.json                how the run ended (sida.ending)
     runs/<run id>/logs/<step>.txt         the end of a step's own log (sida.step_log)
 
@@ -36,7 +36,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Part(BaseModel):
-    """Frozen, and strict about keys."""
+    """Frozen model, strict about keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,7 +76,7 @@ class StepCall(Part):
 
 
 class RunEnd(Part):
-    """How a run ended."""
+    """End of a run."""
 
     schema_version: Literal[1] = 1
     run: Annotated[str, Field(pattern=f"^{layout.RUN_ID}$")]
@@ -84,7 +84,7 @@ class RunEnd(Part):
     state: str  # SUCCEEDED, FAILED, CANCELLED, TIMED OUT; records of earlier versions hold Kubeflow's own words
     code: int = 0
     message: str = ""  # of the first step that failed
-    sure: bool = True  # False: nobody told why; who knows more may write it again
+    sure: bool = True  # False: the reason is unknown; a later look may write it again
     ended: str
     steps: dict[str, str]  # step -> state, of those that were started
     standing: str = ""  # the score against the last one of the recipe, in words
@@ -99,7 +99,7 @@ _RUN: ContextVar[str] = ContextVar("run", default="")
 
 
 def current_run() -> str:
-    """The run that the step at work belongs to; empty outside of one."""
+    """Return the run that the step at work belongs to; empty outside of one."""
     return _RUN.get()
 
 
@@ -147,7 +147,7 @@ def _driver() -> str:
 
 
 def _input(path: Path, run: str, number: int = 0) -> Input:
-    """Where the manifest in a local file was published, from what it says about itself. A failure is kept with the run."""
+    """Return the published address of the manifest in a local file, from its own fields. A failure is kept with the run."""
     content = path.read_bytes()
     digest = digest_of_input(content, str(path))
     if is_failure(content):
@@ -160,19 +160,19 @@ def _input(path: Path, run: str, number: int = 0) -> Input:
 
 
 def digest_of_input(content: bytes, where: str) -> str:
-    """Of a manifest's result part, or of a failure that was passed on in its place."""
+    """Return the digest of a manifest's result part, or of a failure that was passed on in its place."""
     return sha256(content).hexdigest() if is_failure(content) else parse_manifest(content, where).digest
 
 
 def finished(call: StepCall | None, manifest: str, digest: str, reused: bool) -> None:
-    """The call made, or found, this result."""
+    """Record that the call made, or reused, this result."""
     if call is not None:
         state = "reused" if reused else "ran"
         _write(call.model_copy(update={"state": state, "manifest": manifest, "digest": digest}))
 
 
 def failed(call: StepCall | None, message: str, *, timed_out: bool = False) -> None:
-    """The call ended with an error."""
+    """Record that the call ended with an error."""
     if call is not None:
         error = " ".join(message.split())
         _write(call.model_copy(update={"state": "failed", "error": error, "timed_out": timed_out}))
@@ -183,20 +183,20 @@ def _write(call: StepCall) -> None:
 
 
 def now() -> str:
-    """UTC, ISO 8601, to the second."""
+    """Return UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def to_json(part: Part) -> bytes:
-    """As it lies in the store."""
+    """Return the record as it lies in the store."""
     return (part.model_dump_json(indent=1) + "\n").encode()
 
 
-# -- read by whoever repeats a step
+# -- read to repeat a step
 
 
 def runs(store: ObjectStore) -> list[str]:
-    """Ids of all recorded runs, in the order in which they began."""
+    """Return the ids of all recorded runs, in the order in which they began."""
     begun: dict[str, str] = {}
     for key in store.list(layout.RUNS):
         if place := layout.call_at(key):
@@ -206,34 +206,34 @@ def runs(store: ObjectStore) -> list[str]:
 
 
 def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
-    """Every recorded call of a run, by step (``step.item`` where there are many); empty for a run that the store does not know."""
-    found = {}
+    """Return every recorded call of a run, by step (``step.item`` if there are many); empty for a run unknown to the store."""
+    by_step = {}
     for key in store.list(layout.calls_folder(run)):
         if place := layout.call_at(key):
-            found[place[1]] = _parse(store.read(key), store.address_of(key))
-    return dict(sorted(found.items(), key=lambda item: item[1].started))
+            by_step[place[1]] = _parse(store.read(key), store.address_of(key))
+    return dict(sorted(by_step.items(), key=lambda item: item[1].started))
 
 
 def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Manifest]:
-    """What the calls of a run made, by step, read from ``store`` wherever it stood when they were made.
+    """Return the results of a run's calls, by step, read from ``store`` wherever it was when they were made.
 
     Raises UserError for one that this version cannot read, NotFound for one that is gone.
     """
-    found = {}
+    by_step = {}
     for step, call in calls.items():
         if call.manifest:
             key = manifest_key(call)
-            found[step] = parse_manifest(store.read(key), store.address_of(key))
-    return found
+            by_step[step] = parse_manifest(store.read(key), store.address_of(key))
+    return by_step
 
 
 def manifest_key(call: StepCall) -> str:
-    """The key of the manifest that a call made."""
+    """Return the key of the manifest that a call made."""
     return layout.manifest_key_in(call.manifest)
 
 
 def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
-    """A step's recorded call, ``step`` or ``step.item``. Raises UserError that says which runs or steps there are."""
+    """Return a step's recorded call, ``step`` or ``step.item``. Raises UserError that says which runs or steps there are."""
     key = layout.call_key(run, step)
     try:
         call = _parse(store.read(key), store.address_of(key))
@@ -258,7 +258,7 @@ def _parse(content: bytes, where: str) -> StepCall:
 
 
 def end_of(store: ObjectStore, run: str) -> RunEnd | None:
-    """How a run ended, if that was recorded."""
+    """Return how a run ended, if that was recorded."""
     try:
         return RunEnd.model_validate(json.loads(store.read(layout.run_end_key(run))))
     except NotFound:

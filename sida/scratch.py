@@ -23,7 +23,7 @@ PREFIX = "sida-scratch-"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder for the block; those of processes that were killed are removed first. Raises OSError."""
+    """Yield an empty folder for the block; remove those of killed processes first. Raises OSError."""
     remove_abandoned()
     folder = Path(tempfile.gettempdir()) / f"{PREFIX}{secrets.token_hex(8)}"
     held = hold(folder)
@@ -34,7 +34,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def hold(folder: Path) -> int:
-    """Make a folder that counts as abandoned once this process, and whoever inherits the descriptor, is gone. Raises OSError."""
+    """Create a folder that counts as abandoned once this process, and every heir of the descriptor, is gone. Raises OSError."""
     descriptor = _locked(_lock_of(folder))
     try:
         folder.mkdir(mode=0o700)
@@ -52,7 +52,7 @@ def let_go(folder: Path, descriptor: int) -> None:
 
 
 def remove_abandoned(*, dry_run: bool = False) -> list[Path]:
-    """This user's temporary folders whose processes are gone, here and those of killed local runs; removed now."""
+    """Remove this user's temporary folders whose processes are gone, here and in killed local runs; return them."""
     runs = settings().runs
     places = [Path(tempfile.gettempdir()), *runs.glob("*/tmp")]
     removed = []
@@ -84,9 +84,9 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _locked(path: Path) -> int:
-    """A descriptor that holds the lock, which ends with this process and its forks.
+    """Return a descriptor that holds the lock, which ends with this process and its forks.
 
-    Somebody who removes abandoned folders may take the file between its making and its locking: then it is made again.
+    Removal of abandoned folders may take the file between its creation and its locking: then it is created again.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

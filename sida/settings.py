@@ -1,4 +1,4 @@
-"""Where things are on this machine. The only module that reads the environment.
+"""Settings of this machine. The only module that reads the environment.
 
 A recipe says *what* is done, settings say *where*. Every setting has a default with which all runs on this machine.
 """
@@ -111,10 +111,10 @@ def settings() -> Settings:
 
 
 def _digests(variable: str) -> tuple[str, ...]:
-    found = tuple(part.strip() for part in os.environ.get(variable, "").split(",") if part.strip())
-    if bad := next((digest for digest in found if not re.fullmatch("[0-9a-f]{64}", digest)), None):
+    parts = tuple(part.strip() for part in os.environ.get(variable, "").split(",") if part.strip())
+    if bad := next((digest for digest in parts if not re.fullmatch("[0-9a-f]{64}", digest)), None):
         raise UserError(f"{variable}: {bad!r} is not a sha256: give 64 lower-case hex digits")
-    return found
+    return parts
 
 
 def _number(variable: str, default: float) -> float:
@@ -129,16 +129,16 @@ def _number(variable: str, default: float) -> float:
 
 
 def _duration(variable: str, default: str) -> float:
-    """In seconds."""
+    """Return a variable's duration in seconds."""
     text = os.environ.get(variable) or default
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh]?)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh]?)", text.strip())
+    if match is None:
         raise UserError(f"{variable}={text!r} is not a duration: write seconds, or such as 90s, 15m, 2h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _choice(variable: str, known: tuple[str, ...]) -> str:
-    """The variable's value, or the first of ``known`` when it is not set."""
+    """Return the variable's value, or the first of ``known`` when it is not set."""
     value = os.environ.get(variable) or known[0]
     if value not in known:
         raise UserError(f"{variable}={value!r}: write {' or '.join(known)}")
@@ -146,5 +146,5 @@ def _choice(variable: str, known: tuple[str, ...]) -> str:
 
 
 def environment() -> dict[str, str]:
-    """A copy of the environment, for a child process."""
+    """Return a copy of the environment, for a child process."""
     return dict(os.environ)

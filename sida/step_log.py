@@ -1,8 +1,8 @@
 """Every step's own log, kept in the store when the step ends, however it ends: ``runs/<run>/logs/<step>.txt``.
 
-While the step is at work all that its process and its children write to stdout and stderr goes on as before, and its last MiB is
-kept on the side, with the notes that go to whoever reads events. Pods are deleted after a while; this copy is what ``logs`` shows
-then. Secrets are masked in it.
+While the step is at work, everything that its process and children write to stdout and stderr goes on as before, and its last
+MiB is kept on the side, with the notes that go to the reader of events. Pods are deleted after a while; this copy is what ``logs``
+shows then. Secrets are masked in it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
-DRAIN_SECONDS = 5.0  # so long may what a child still writes hold the end up
+DRAIN_SECONDS = 5.0  # how long output of a remaining child may delay the end
 _COPIER = Path(__file__).with_name("log_copier.py")
 _NEEDED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment, by the copier
 
 
 def read_log(store: ObjectStore, run: str, step: str) -> str | None:
-    """The copy; None when there is none."""
+    """Return the copy; None when there is none."""
     try:
         return store.read(log_key(run, step)).decode(errors="replace")
     except NotFound:
@@ -59,14 +59,14 @@ def kept(run: str, step: str) -> Iterator[None]:
 
 
 def _last_words(step: str, error: BaseException) -> str:
-    """What is said of the error only after the block: by the interpreter, or by whoever reads our events."""
+    """Return the error's text, which is otherwise printed only after the block."""
     if isinstance(error, SidaError):
         return f"{step}: error: {error}\n"
     return "" if isinstance(error, SystemExit) else "".join(traceback.format_exception(error))
 
 
 def _keep(run: str, step: str, content: bytes) -> None:
-    """Nothing about the copy may fail the step, or hide why it failed."""
+    """Store the copy; a failure to do so must not fail the step, or hide why it failed."""
     try:
         open_store(settings().store).put(log_key(run, step), content)
     except (SidaError, OSError) as error:
@@ -74,7 +74,7 @@ def _keep(run: str, step: str, content: bytes) -> None:
 
 
 class _Capture:
-    """Puts a copier between our stdout and stderr and those that they were."""
+    """Copier between our stdout and stderr and the ones we were started with."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -95,12 +95,12 @@ class _Capture:
             os.close(write)
 
     def add(self, text: str) -> None:
-        """What was said elsewhere than on stdout and stderr."""
+        """Add text that does not go to stdout or stderr."""
         with self._path.open("ab") as log:
             log.write(text.encode())
 
     def end(self, last: str) -> bytes:
-        """Put things back; the end of what was written, ``last`` included."""
+        """Restore stdout and stderr; return the end of what was written, ``last`` included."""
         _flush()
         for number, before in enumerate(self._before, 1):
             os.dup2(before, number)

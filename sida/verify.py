@@ -1,4 +1,4 @@
-"""Whether a score still rests on what it says: the chain of manifests and objects under it, hashed again, one by one.
+"""Check that a score still rests on what it says: the chain of manifests and objects under it, hashed again, one by one.
 
 score -> model (generator -> teacher, ...), data set, reference (detector, published file), the recipe of every step, its code,
 and the seeds.
@@ -21,7 +21,7 @@ from sida.stores.objects import verify_object
 
 @dataclass(frozen=True)
 class Link:
-    """One object of the chain. ``problem`` is empty when it is what it should be."""
+    """Link of the chain, one object. ``problem`` is empty when it is what it should be."""
 
     what: str  # "score/model: weights.safetensors"
     address: str
@@ -30,7 +30,7 @@ class Link:
 
 @dataclass
 class Chain:
-    """All links below a score, in the order in which they were met, and remarks that are no faults."""
+    """Links below a score, in the order in which they were met, and remarks that are no faults."""
 
     root: Manifest
     store: ObjectStore
@@ -45,7 +45,7 @@ class Chain:
 
 
 def open_chain(address: str) -> tuple[ObjectStore, str]:
-    """The store and the key of a manifest at a full address. Raises UserError for another form."""
+    """Return the store and the key of a manifest at a full address. Raises UserError for another form."""
     parts = address.split("/")
     place = next((at for at in range(len(parts) - 1, -1, -1) if parts[at] == "steps"), None)
     if place is None or place == 0 or len(parts) - place != 4:
@@ -74,7 +74,7 @@ def verify(address: str, *, hashing: bool = True) -> Chain:
 
 
 def _exact(content: bytes, where: str) -> Manifest:
-    """The manifest, byte for byte as it was published."""
+    """Return the manifest; raise Corrupt unless it is byte for byte as it was published."""
     manifest = parse_manifest(content, where)
     if not manifest.checksum:
         raise Corrupt(f"{where}: has no checksum: it was written by an older version; run its step again")
@@ -95,11 +95,11 @@ def _walk(chain: Chain, path: str, key: str, manifest: Manifest, hashing: bool, 
             chain.links.append(_checked(chain.store, f"{name}: {ref.name}", ref, hashing))
     for kind, digest in manifest.about.inputs.items():
         below = f"{path}/{kind}".strip("/")
-        where = manifest.about.input_keys.get(kind)
-        if where is None:
+        source = manifest.about.input_keys.get(kind)
+        if source is None:
             chain.links.append(Link(f"{below}: manifest", "", f"{name} does not say where its input lies"))
-        elif where not in seen:
-            _descend(chain, below, where, digest, hashing, seen)
+        elif source not in seen:
+            _descend(chain, below, source, digest, hashing, seen)
         else:
             chain.manifests.setdefault(below, next(m for m in chain.manifests.values() if m.digest == digest))
 
@@ -128,7 +128,7 @@ def _checked(store: ObjectStore, what: str, ref: ObjectRef, hashing: bool) -> Li
 
 
 def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:
-    """Code is no object of the store: another version is said, and no fault."""
+    """Remark on another version of a step's code: code is no object of the store, and this is no fault."""
     step = EVERY_STEP.get(manifest.about.step)
     if step is not None and step.code() != manifest.about.code:
         commit = manifest.about.machine.get("commit", "an unknown commit")
@@ -138,7 +138,7 @@ def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:
 
 
 def _check_score(chain: Chain) -> None:
-    """What the score says about itself agrees with what lies below it."""
+    """Add a link for each contradiction between a score and what lies below it."""
     for path, manifest in list(chain.manifests.items()):
         result = manifest.result
         if not isinstance(result, ScoresResult):
@@ -151,11 +151,11 @@ def _check_score(chain: Chain) -> None:
 def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
     below = {name: chain.manifests.get(f"{path}/{name}".strip("/")) for name in manifest.about.inputs}
     if (reference := below.get("reference")) is not None:
-        made = reference.result
-        assert isinstance(made, ReferenceResult)
+        statistics = reference.result
+        assert isinstance(statistics, ReferenceResult)
         if result.reference_digest != reference.digest:
             yield "the reference is not the one below it"
-        if not result.detector_sha256 == made.detector_sha256 == made.detector.sha256:
+        if not result.detector_sha256 == statistics.detector_sha256 == statistics.detector.sha256:
             yield "the detector is not the reference's"
     if (model := below.get("model")) is not None:
         weights = getattr(model.result, "weights", None)
@@ -166,7 +166,7 @@ def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Man
 
 
 def _seeds(chain: Chain, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
-    """Ranges that are reported lie apart from each other and from those that the checkpoint was chosen by."""
+    """Yield a problem for each reported range that overlaps another one or the seeds that the checkpoint was chosen by."""
     if manifest.about.recipe is None:
         return
     try:

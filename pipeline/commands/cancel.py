@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and where."""
+    """Add RUN and the options for its place."""
     from pipeline import output, remote
 
     parser.add_argument("run", metavar="RUN", help="id of the run, as `submit` printed it")
@@ -27,19 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Ask KFP to end it."""
+    """Ask KFP to end the run."""
     from pipeline import output, profile, trainjobs
     from pipeline.client import Client
     from sida import ending
 
-    where = profile.load(args.profile)
-    before = Client(where).cancel(args.run)
+    cluster = profile.load(args.profile)
+    before = Client(cluster).cancel(args.run)
     was = ending.CANCELLED if before.cancelled else before.state
     output.part(args, f"{before.name}: {f'had ended already, {was}' if before.ended else 'cancelling'}")
     if not before.ended:
-        _record(args, where)
+        _record(args, cluster)
     jobs: list[str] = []
-    for launcher in trainjobs.launchers(where, args.run):
+    for launcher in trainjobs.launchers(cluster, args.run):
         jobs.append(launcher.stop())
         output.part(args, jobs[-1])
     state = was if before.ended else "CANCELING"
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace, where: Profile) -> None:
-    """Kubeflow calls a run that was cancelled FAILED in the end: the store remembers that somebody asked for it."""
+    """Record the cancellation in the store: Kubeflow calls a cancelled run FAILED in the end."""
     from pipeline import remote
     from sida import ending
     from sida.errors import SidaError

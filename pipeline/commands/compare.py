@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE ..., --runs and where to."""
+    """Add RECIPE ..., --runs and the output options."""
     from pipeline import output
 
     parser.add_argument(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, the cluster, and the form."""
+    """Add RECIPE, the cluster, and the form."""
     from pipeline import remote
 
     remote.add_recipe(parser)
@@ -33,13 +33,13 @@ def main(args: argparse.Namespace) -> int:
     """Compile and write."""
     from pipeline import profile, remote
 
-    where = profile.load(args.profile) if args.profile else None
-    _, made = remote.compile_for(args, where, kubernetes=args.kubernetes)
-    if where is None:
+    cluster = profile.load(args.profile) if args.profile else None
+    _, compiled = remote.compile_for(args, cluster, kubernetes=args.kubernetes)
+    if cluster is None:
         print("note: no profile: the image is a placeholder, fit to be read but not to be run", file=sys.stderr)
     if args.output:
-        args.output.write_text(made.text, encoding="utf-8")
-        print(f"{made.version}: {args.output}", file=sys.stderr)
+        args.output.write_text(compiled.text, encoding="utf-8")
+        print(f"{compiled.version}: {args.output}", file=sys.stderr)
     else:
-        print(made.text, end="")
+        print(compiled.text, end="")
     return 0

@@ -13,7 +13,7 @@ SHELLS = ("bash", "zsh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """SHELL."""
+    """Add SHELL."""
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash or zsh")
 
 

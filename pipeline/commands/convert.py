@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, --output DIR, --recipe RECIPE, --licence TEXT."""
+    """Add FILE, --output DIR, --recipe RECIPE, --licence TEXT."""
     from pipeline import output
 
     parser.add_argument("file", metavar="FILE", type=Path, help="the network as published")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Say which files were written."""
+    """Convert, then name the files that were written."""
     from dataclasses import asdict
 
     from pipeline import output
@@ -34,16 +34,18 @@ def main(args: argparse.Namespace) -> int:
     from sida.teachers.convert import convert
 
     teacher = load(args.recipe).teacher if args.recipe else None
-    made = convert(
+    converted = convert(
         args.file,
         args.output,
         network=teacher.network.model_dump(mode="json") if teacher else None,
         licence=args.licence or (teacher.licence if teacher else ""),
     )
-    architecture = f"{made.network['architecture']}, {made.network['channels']} x {made.network['resolution']}^2"
+    architecture = (
+        f"{converted.network['architecture']}, {converted.network['channels']} x {converted.network['resolution']}^2"
+    )
     lines = [
-        f"{made.weights}: {architecture}, {made.tensors} tensors, from sha256 {made.source_sha256}",
-        f"{made.facts}: arguments, origin, digests, licence",
+        f"{converted.weights}: {architecture}, {converted.tensors} tensors, from sha256 {converted.source_sha256}",
+        f"{converted.facts}: arguments, origin, digests, licence",
     ]
-    output.result(args, "\n".join(lines), **asdict(made))
+    output.result(args, "\n".join(lines), **asdict(converted))
     return 0

@@ -18,7 +18,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--profile, --json."""
+    """Add --profile, --json."""
     from pipeline import output
 
     parser.add_argument("--profile", metavar="PROFILE", help="check this cluster too: a name, or path of a YAML file")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """A line each, and below what to do."""
+    """Print a line for each check, and below how to fix what failed."""
     from pipeline import doctor, output, profile
 
     checks = doctor.examine(profile.load(args.profile) if args.profile else None)
@@ -35,8 +35,8 @@ def main(args: argparse.Namespace) -> int:
     for check in checks:
         lines.append(f"{check.state:<8}{check.name:<12}{check.found}")
         if check.state != "ok":
-            told = {"prevents": check.prevents, "mend": check.mend}
-            lines += [f"{'':<20}{what}: {text}" for what, text in told.items() if text]
+            fields = {"prevents": check.prevents, "mend": check.mend}
+            lines += [f"{'':<20}{what}: {text}" for what, text in fields.items() if text]
     end = doctor.summary(checks, args.profile)
     output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=[check.as_json() for check in checks])
     return 1 if bad else 0

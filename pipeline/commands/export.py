@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """GENERATOR, --output FOLDER."""
+    """Add GENERATOR, --output FOLDER."""
     from pipeline import output
 
     parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
@@ -37,6 +37,6 @@ def main(args: argparse.Namespace) -> int:
     files = export_generator(generator, args.output)
     lines = [f"{file}  {file.stat().st_size:,} bytes" for file in files]
     lines.append(f"try: python {args.output / 'sample.py'} --seeds 0-63 --grid grid.png")
-    told = [str(file.absolute()) for file in files]
-    output.result(args, "\n".join(lines), files=told, licence=generator.licence)
+    names = [str(file.absolute()) for file in files]
+    output.result(args, "\n".join(lines), files=names, licence=generator.licence)
     return 0

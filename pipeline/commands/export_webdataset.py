@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """MANIFEST and where to write."""
+    """Add MANIFEST and the output options."""
     from pipeline import output
 
     parser.add_argument("manifest", metavar="MANIFEST", help="address or file of a data set's manifest")
@@ -41,6 +41,6 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{args.manifest}: is a {manifest.result.kind} manifest, this takes a dataset manifest")
     shards = Shards(open_store(manifest.about.store), manifest.result)
     written = export_webdataset(shards, args.output, samples_per_tar=args.samples)
-    said = f"{len(shards):,} samples in {len(written)} tars: {written[0]} ... {written[-1].name}"
-    output.result(args, said, samples=len(shards), tars=[str(tar.absolute()) for tar in written])
+    summary = f"{len(shards):,} samples in {len(written)} tars: {written[0]} ... {written[-1].name}"
+    output.result(args, summary, samples=len(shards), tars=[str(tar.absolute()) for tar in written])
     return 0

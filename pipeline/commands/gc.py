@@ -16,7 +16,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--delete, --forget RUN, --store ADDRESS, --json."""
+    """Add --delete, --forget RUN, --store ADDRESS, --json."""
     from pipeline import output
 
     parser.add_argument("--delete", action="store_true", help="remove it; without this nothing is changed")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """One line, or JSON with every key."""
+    """Print one line, or JSON with every key."""
     from pipeline import output
     from sida.garbage import find_garbage, remove_garbage, summary
     from sida.scratch import remove_abandoned
@@ -34,10 +34,10 @@ def main(args: argparse.Namespace) -> int:
     from sida.stores import open_store
 
     store = open_store(args.store or settings().store)
-    found = (remove_garbage if args.delete else find_garbage)(store, args.forget)
+    garbage = (remove_garbage if args.delete else find_garbage)(store, args.forget)
     abandoned = remove_abandoned(dry_run=not args.delete)
-    hint = "" if args.delete or not (found.all_keys() or abandoned) else "; nothing was changed: --delete removes it"
+    hint = "" if args.delete or not (garbage.all_keys() or abandoned) else "; nothing was changed: --delete removes it"
     left = f"; {len(abandoned)} temporary folders of killed steps and runs" if abandoned else ""
-    said = f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(found)}{left}{hint}"
-    output.result(args, said, removed=args.delete, folders=[str(folder) for folder in abandoned], **vars(found))
+    line = f"{store.address}: {'removed' if args.delete else 'not needed'}: {summary(garbage)}{left}{hint}"
+    output.result(args, line, removed=args.delete, folders=[str(folder) for folder in abandoned], **vars(garbage))
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, --json."""
+    """Add FILE, --json."""
     from pipeline import output
 
     parser.add_argument("file", metavar="FILE", type=Path, help="a pickle, torch file or safetensors")
@@ -20,26 +20,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Format, class, architecture, and a line for each tensor."""
+    """Print format, class, architecture, and a line for each tensor."""
     from math import prod
 
     from pipeline import output
     from sida.teachers.formats import read_network
 
-    found = read_network(args.file, str(args.file))
-    shapes = found.shapes()
+    network = read_network(args.file, str(args.file))
+    shapes = network.shapes()
     lines = [
-        f"{args.file}: {found.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers",
-        *(f"{name}: {_one_line(value)}" for name, value in found.about.items()),
-        f"network: {found.network or found.problem or 'the file does not say'}",
+        f"{args.file}: {network.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers",
+        *(f"{name}: {_one_line(value)}" for name, value in network.about.items()),
+        f"network: {network.network or network.problem or 'the file does not say'}",
         *(f"  {_one_line(name)}  {kind} {list(shape)}" for name, (kind, shape) in shapes.items()),
     ]
     tensors = {name: [kind, *shape] for name, (kind, shape) in shapes.items()}
-    told = {"format": found.format, "network": found.network, "problem": found.problem, **found.about}
-    output.result(args, "\n".join(lines), **{**told, "tensors": tensors})
+    fields = {"format": network.format, "network": network.network, "problem": network.problem, **network.about}
+    output.result(args, "\n".join(lines), **{**fields, "tensors": tensors})
     return 0
 
 
 def _one_line(value: object) -> str:
-    """Names in a foreign file may hold anything; a terminal gets what can be printed."""
+    """Return a name fit for a terminal: names in a foreign file may hold any character."""
     return str(value).encode("unicode_escape").decode("ascii")[:1000]

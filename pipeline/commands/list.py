@@ -19,30 +19,30 @@ HEADINGS = ("benchmark", "teacher", "guided", "SiD", "best of SiDA, SiD2A", "rec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--json."""
+    """Add --json."""
     from pipeline import output
 
     output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """The paper's table, then what else there is."""
+    """Print the paper's table, then the other recipes."""
     from pipeline import output
     from sida import recipe
 
-    known = {name: recipe.load(name) for name in recipe.names()}
+    recipes = {name: recipe.load(name) for name in recipe.names()}
     rows: dict[str, list[Recipe]] = {}
-    for loaded in known.values():
+    for loaded in recipes.values():
         if loaded.benchmark:
             rows.setdefault(loaded.benchmark, []).append(loaded)
     table = [HEADINGS, *(_row(*variants) for variants in sorted(rows.values(), key=_order))]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
     lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
     lines += ["", "others"]
-    others = [loaded for loaded in known.values() if not loaded.benchmark]
+    others = [loaded for loaded in recipes.values() if not loaded.benchmark]
     width = max((len(loaded.name) for loaded in others), default=0)
     lines += [f"{loaded.name:<{width}}  {' '.join(loaded.description.split())}" for loaded in others]
-    output.result(args, "\n".join(lines), recipes=[_as_json(loaded) for loaded in known.values()])
+    output.result(args, "\n".join(lines), recipes=[_as_json(loaded) for loaded in recipes.values()])
     return 0
 
 
@@ -57,7 +57,7 @@ def _as_json(loaded: Recipe) -> dict[str, object]:
 
 
 def _order(variants: list[Recipe]) -> tuple[bool, int, int]:
-    """Pixels before latents, small before large."""
+    """Return a sort key: pixels before latents, small before large."""
     network = variants[0].teacher.network
     return variants[0].dataset.latents is not None, network.resolution, network.model_channels
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, STEP and where."""
+    """Add RUN, STEP and the options for their place."""
     from pipeline import remote
 
     parser.add_argument("run", metavar="RUN", help="id of the run; here: name of its folder in ./runs")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the log."""
     from pipeline import profile
     from pipeline.step_logs import StepLog
 
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _here(run: str, step: str) -> Iterator[str]:
-    """Of the workers, where the step has some; else what the step itself left; of one at work, the log of its run."""
+    """Return the log of the step's workers if it has some; else the step's own; of one at work, the log of its run."""
     from sida import records
     from sida.errors import UserError
     from sida.launch.local import LocalLauncher

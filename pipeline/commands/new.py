@@ -21,7 +21,7 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """NAME, and what is known already."""
+    """Add NAME, and the options for what is known already."""
     from pipeline import output
 
     parser.add_argument("name", metavar="NAME", help="of the recipe: small letters, digits and hyphens")
@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _random_detector(path: Path) -> dict[str, str | None]:
-    """The file of random features, written unless it is there; its equal digest on every machine."""
+    """Return the file of random features, written unless it exists; its digest is the same on every machine."""
     from sida.scoring.random_features import write_random_features
     from sida.stores.objects import sha256_of
 
@@ -94,14 +94,14 @@ def _random_detector(path: Path) -> dict[str, str | None]:
 
 
 def _relative(address: str, recipe: Path) -> str:
-    """A path given from here, as it has to stand in the recipe's folder."""
+    """Return a path given from here as it has to stand in the recipe's folder."""
     if "://" in address or Path(address).is_absolute() or recipe.parent == Path():
         return address
     return str(Path(address).absolute())
 
 
 def _scalar(value: str) -> str:
-    """A YAML scalar on one line, quoted where it has to be."""
+    """Return a YAML scalar on one line, quoted where necessary."""
     import yaml
 
     return yaml.safe_dump(value, width=10_000).removesuffix("...\n").strip()

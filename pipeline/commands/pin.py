@@ -14,7 +14,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --dry-run."""
+    """Add RECIPE, --dry-run."""
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Say each digest; write them all at once, or nothing."""
+    """Print each digest; write them all at once, or nothing."""
     from dataclasses import asdict
 
     from pipeline import output
@@ -32,11 +32,11 @@ def main(args: argparse.Namespace) -> int:
 
     path = find(args.recipe)
     pins = pin(path, write=not args.dry_run)
-    lines = [f"{found.field}: {found.value}  {found.address}" for found in pins]
+    lines = [f"{each.field}: {each.value}  {each.address}" for each in pins]
     done = "would be written" if args.dry_run else "written"
     lines.append(f"{path}: {len(pins)} pins {done}" if pins else f"{path}: all that it names itself is pinned")
     elsewhere = pinned_elsewhere(path, pins)
-    told = [asdict(found) for found in pins]
+    fields = [asdict(each) for each in pins]
     written = bool(pins) and not args.dry_run
-    output.result(args, "\n".join([*lines, *elsewhere]), recipe=path, written=written, pins=told, elsewhere=elsewhere)
+    output.result(args, "\n".join([*lines, *elsewhere]), recipe=path, written=written, pins=fields, elsewhere=elsewhere)
     return 0

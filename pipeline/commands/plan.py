@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE and machines."""
+    """Add RECIPE and machines."""
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
@@ -58,9 +58,9 @@ def main(args: argparse.Namespace) -> int:
     from sida.training.cost import iteration_cost
 
     cost = iteration_cost(loaded.teacher.network, loaded.method, loaded.execution)
-    made = planning.plan(loaded, cost, machines, args.micro_batch)
-    output.result(args, _as_text(made), **_as_json(made))
-    return 0 if made.fits else 1
+    needs = planning.plan(loaded, cost, machines, args.micro_batch)
+    output.result(args, _as_text(needs), **_as_json(needs))
+    return 0 if needs.fits else 1
 
 
 def _as_json(plan: Plan) -> dict[str, Any]:

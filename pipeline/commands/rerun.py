@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, STEP and where."""
+    """Add RUN, STEP and the options for their place."""
     from pipeline import remote
 
     parser.add_argument("run", metavar="RUN", nargs="?", help="id of the run; here: name of its folder in ./runs")
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--current-image", action="store_true", help="the profile's present image in place of the one that the run used"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--kfp", action="store_true", help="start it as a run of one step on Kubeflow Pipelines")
-    where.add_argument("--local", action="store_true", help="run it on this machine")
-    where.add_argument(
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--kfp", action="store_true", help="start it as a run of one step on Kubeflow Pipelines")
+    group.add_argument("--local", action="store_true", help="run it on this machine")
+    group.add_argument(
         "--cronjobs",
         metavar="RECIPE",
         help="print a suspended CronJob for each step of RECIPE, to be started by `kubectl create job --from`",
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Find the record, then do as asked."""
+    """Read the record, then print, start or run the step."""
     from pipeline import profile, remote
     from sida import records
     from sida.errors import UserError
@@ -61,19 +61,19 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("which step of which run? `rerun RUN STEP`; `status RUN` shows them")
     if not args.local and not args.profile:
         raise UserError("where? give --profile for a cluster, or --local for this machine")
-    where = profile.load(args.profile) if args.profile else None
-    if where is not None:
-        remote.use_store(where)
+    cluster = profile.load(args.profile) if args.profile else None
+    if cluster is not None:
+        remote.use_store(cluster)
     store = open_store(settings().store)
     step, dot, item = args.step.partition(".")  # of many: score.cifar10-uncond-sid
     call = records.call_of(store, args.run, step.replace("-", "_") + dot + item)
-    if where is None or args.local:
+    if cluster is None or args.local:
         return _here(call, args.force)
-    return _there(args, call, where)
+    return _there(args, call, cluster)
 
 
 def _here(call: StepCall, force: bool) -> int:
-    """``sida step`` with the record's flags."""
+    """Run ``sida step`` with the record's flags."""
     import subprocess
 
     from pipeline import rerun

@@ -6,7 +6,7 @@ stayed away, 1 another failure, 130 stopped.
 
 examples:
   sida run digits                    the demo
-  sida run digits --force distill    distil anew, and all that follows
+  sida run digits --force distill    distill anew, and all that follows
   sida run digits --json | jq .scores
   sida run ./mine.yaml --store s3://bucket/sida
   sida run digits --nodes 2 --node-rank 0 --rendezvous 10.0.0.1:29500 --store s3://bucket/sida
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE and how to run it."""
+    """Add RECIPE and how to run it."""
     from pipeline import nodes, running
 
     running.add_arguments(parser)
@@ -46,14 +46,14 @@ def main(args: argparse.Namespace) -> int:
         return running.fail(outcome)
     run = result.read(outcome)
     output.result(args, run.as_text(outcome), **run.as_json(recipe.name, outcome))
-    if line := track_quietly(outcome.folder.name):  # after the result: nobody waits for MLflow
+    if line := track_quietly(outcome.folder.name):  # after the result, which does not wait for MLflow
         print(line, file=sys.stderr)
     _settle(outcome)
     return 0
 
 
 def _settle(outcome: Outcome) -> None:
-    """Runs of this machine that were killed whole before this one: how they ended is recorded, and told MLflow."""
+    """Record how earlier runs of this machine that were killed whole ended, and tell MLflow."""
     from sida.ending import settle_earlier
     from sida.errors import SidaError
     from sida.settings import settings
@@ -69,7 +69,7 @@ def _settle(outcome: Outcome) -> None:
 
 
 def _record(recipe: str, outcome: Outcome) -> None:
-    """A run that failed or was stopped after something was made: its end goes to the store, and what there is to MLflow."""
+    """Record in the store the end of a run that failed or was stopped after its first result, and tell MLflow."""
     from sida.ending import end_run
     from sida.errors import SidaError
     from sida.tracking.reconcile import track_quietly
@@ -80,7 +80,7 @@ def _record(recipe: str, outcome: Outcome) -> None:
     try:
         end_run(run, recipe, "CANCELLED" if stopped else "FAILED", outcome.status, outcome.message)
         line = track_quietly(run)
-    except (SidaError, OSError) as error:  # the store may be what failed; its own error is told
+    except (SidaError, OSError) as error:  # the store may be what failed; its own error is reported
         line = f"the run's end is not recorded: {error}"
     if line:
         print(line, file=sys.stderr)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The cluster."""
+    """Add the cluster."""
     from pipeline import remote
 
     remote.add_profile(parser)
@@ -29,30 +29,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Objects for kubectl."""
+    """Print objects for kubectl."""
     from pipeline import profile, rerun
     from sida.errors import UserError
 
-    where = profile.load(args.profile)
-    if where.trainjob is None:
+    cluster = profile.load(args.profile)
+    if cluster.trainjob is None:
         raise UserError(f"{args.profile} has no section trainjob: add one, with a namespace at least")
     if args.max_restarts < 0:
         raise UserError(f"--max-restarts {args.max_restarts}: give 0 or more")
-    print(rerun.to_yaml(objects(where, args.profile, args.max_restarts)), end="")
+    print(rerun.to_yaml(objects(cluster, args.profile, args.max_restarts)), end="")
     return 0
 
 
 def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[str, Any]]:
-    """TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
+    """Return TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
     from pipeline.cluster_checks import runs_as
     from pipeline.profile import check_image
     from sida.launch import manifest
 
     jobs = profile.trainjob
     assert jobs is not None  # the caller has looked
-    made = []
+    manifests = []
     if jobs.runtime_kind == "TrainingRuntime":  # the cluster's is its administrator's
-        made.append(
+        manifests.append(
             manifest.training_runtime(
                 jobs.runtime,
                 jobs.namespace,
@@ -62,11 +62,11 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
                 max_restarts=max_restarts,
             )
         )
-    made.append(manifest.role(jobs.namespace))
+    manifests.append(manifest.role(jobs.namespace))
     account = jobs.launcher_account or profile.job_service_account
     if account:
         its_namespace = profile.job_namespace or jobs.namespace
-        made.append(manifest.binding(manifest.ROLE, jobs.namespace, account, its_namespace))
+        manifests.append(manifest.binding(manifest.ROLE, jobs.namespace, account, its_namespace))
     its_namespace, account = runs_as(profile)
-    made.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace))
-    return made
+    manifests.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace))
+    return manifests

@@ -19,7 +19,7 @@ MOST = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """GENERATOR, which images, and where to."""
+    """Add GENERATOR, the choice of images, and the output options."""
     from pipeline import output
 
     parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
@@ -39,22 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def numbers(text: str) -> list[int]:
-    """``0-63`` or ``1,5,9`` or both -> the numbers, in order."""
-    found: list[int] = []
+    """Return the numbers of ``0-63`` or ``1,5,9`` or both, in order."""
+    chosen: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         digits = [first, last] if dash else [first]
         if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in digits):
             raise argparse.ArgumentTypeError(f"expected numbers such as 0-63 or 1,5,9, found {text[:40]!r}")
         start, stop = int(first), int(last if dash else first)
-        if stop < start or stop - start + len(found) >= MOST:
+        if stop < start or stop - start + len(chosen) >= MOST:
             raise argparse.ArgumentTypeError(f"{part}: give first-last, and {MOST:,} numbers at most")
-        found += range(start, stop + 1)
-    return found
+        chosen += range(start, stop + 1)
+    return chosen
 
 
 def main(args: argparse.Namespace) -> int:
-    """Draw, then say where."""
+    """Draw, then name the files."""
     from pipeline import output
     from sida import recipe
     from sida.errors import UserError

@@ -25,45 +25,45 @@ QUIET_ATTEMPTS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, the cluster, and what to do."""
+    """Add RECIPE, the cluster, and what to do."""
     from pipeline import output, remote
 
     remote.add_recipe(parser, required=False)  # --list needs none
     remote.add_profile(parser)
     parser.add_argument("--name", metavar="NAME", help="name of the schedule (default: sida- and the recipe's name)")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(
         "--cron", metavar="FIELDS", help="'minute hour day month weekday': make the schedule, or change it"
     )
-    what.add_argument("--pause", action="store_true", help="start no more runs until --cron is given again")
-    what.add_argument("--delete", action="store_true", help="remove the schedule; its runs stay")
-    what.add_argument("--list", action="store_true", help="show all schedules of the profile's experiment")
+    group.add_argument("--pause", action="store_true", help="start no more runs until --cron is given again")
+    group.add_argument("--delete", action="store_true", help="remove the schedule; its runs stay")
+    group.add_argument("--list", action="store_true", help="show all schedules of the profile's experiment")
     output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """List, pause, delete, or make."""
+    """List, pause, delete, or create."""
     from pipeline import output, profile
     from pipeline.client import Client
     from pipeline.cron import six_fields
     from sida import recipe
     from sida.errors import UserError
 
-    where = profile.load(args.profile)
+    cluster = profile.load(args.profile)
     if args.list:
-        return _list(args, where, Client(where))
+        return _list(args, cluster, Client(cluster))
     if args.recipe is None and args.name is None:
         raise UserError("which schedule? give RECIPE, or --name as `schedule --list` shows it")
     name = args.name or f"sida-{recipe.load(args.recipe).name}"
     if args.cron:
         if args.recipe is None:
             raise UserError("which recipe? `schedule RECIPE --cron ...`")
-        return _set(args, where, name, six_fields(args.cron))
-    client = Client(where)
-    found = client.schedules(name)
-    if not found:
+        return _set(args, cluster, name, six_fields(args.cron))
+    client = Client(cluster)
+    schedules = client.schedules(name)
+    if not schedules:
         raise UserError(f"no schedule {name!r}: `schedule --list` shows all")
-    for schedule in found:
+    for schedule in schedules:
         if args.delete:
             client.delete_schedule(schedule.schedule_id)
         else:
@@ -76,12 +76,13 @@ def main(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace, where: Profile, client: Client) -> int:
     from pipeline import output
 
-    found = client.schedules()
+    schedules = client.schedules()
     lines = [
-        f"{s.name}  {s.cron}  recipe {s.parameters.get('recipe', '?')}{'' if s.enabled else '  paused'}" for s in found
+        f"{s.name}  {s.cron}  recipe {s.parameters.get('recipe', '?')}{'' if s.enabled else '  paused'}"
+        for s in schedules
     ]
     none = f"no schedule in experiment {where.kfp.experiment}: `schedule RECIPE --cron ...` makes one"
-    output.result(args, "\n".join(lines) or none, schedules=[dataclasses.asdict(schedule) for schedule in found])
+    output.result(args, "\n".join(lines) or none, schedules=[dataclasses.asdict(schedule) for schedule in schedules])
     return 0
 
 
@@ -91,13 +92,13 @@ def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
     from pipeline.plan import Plan
     from sida.steps.execute import SCHEDULED
 
-    recipe, made = remote.compile_for(args, where)
+    recipe, compiled = remote.compile_for(args, where)
     launching.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
     parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": SCHEDULED}
     description = " ".join(recipe.description.split())
-    version = client.upload(made, description)
-    wanted = Schedule(
+    version = client.upload(compiled, description)
+    schedule = Schedule(
         name,
         cron,
         version.version_id,
@@ -106,10 +107,10 @@ def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
         service_account=where.kfp.service_account or "",
     )
     there = client.schedules(name)
-    same = next((s for s in there if s.fields() == wanted.fields()), None)
-    replace(client, wanted, there, same, version.pipeline_id, description)
+    same = next((s for s in there if s.fields() == schedule.fields()), None)
+    replace(client, schedule, there, same, version.pipeline_id, description)
     state = ("unchanged" if same.enabled else "goes on") if same else "changed" if there else "created"
-    changes = _changes(wanted, there, same)
+    changes = _changes(schedule, there, same)
     lines = [f"{name}: {state}" + ("" if changes else f", {cron}")]
     for field, (before, after) in changes.items():
         lines += [f"- {field}: {before}", f"+ {field}: {after}"]
@@ -133,22 +134,22 @@ def replace(
     these calls fails, all is as it was before. A command that was killed in between is put right by giving it again.
     """
     old = [schedule for schedule in there if schedule is not same]
-    made = ""
+    new_id = ""
     if same is None:
-        made = client.create_schedule(dataclasses.replace(wanted, enabled=not old), pipeline_id, description)
-    new = same.schedule_id if same else made
+        new_id = client.create_schedule(dataclasses.replace(wanted, enabled=not old), pipeline_id, description)
+    new = same.schedule_id if same else new_id
     firing = [schedule for schedule in old if schedule.enabled]
     if firing:
         _wait_for_a_quiet_minute([wanted, *firing], pause)
     disabled: list[Schedule] = []
     try:
-        if (same and not same.enabled) or (made and old):
+        if (same and not same.enabled) or (new_id and old):
             client.enable_schedule(new, True)
         for schedule in firing:
             client.enable_schedule(schedule.schedule_id, False)
             disabled.append(schedule)
     except SidaError as error:
-        _undo(client, new, made, same, disabled, error)
+        _undo(client, new, new_id, same, disabled, error)
         raise
     for schedule in old:  # they fire no more: one that cannot be deleted now is deleted the next time
         client.delete_schedule(schedule.schedule_id)
@@ -157,7 +158,7 @@ def replace(
 def _undo(
     client: Client, new: str, made: str, same: Schedule | None, disabled: list[Schedule], error: SidaError
 ) -> None:
-    """The old schedules as they were; says so when that fails too."""
+    """Put the old schedules back as they were; report a failure of that too."""
     try:
         for schedule in disabled:
             client.enable_schedule(schedule.schedule_id, True)
@@ -172,7 +173,7 @@ def _undo(
 
 
 def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
-    """Until none of them fires now or in the next minute; not for those that always may."""
+    """Wait until none of them fires now or in the next minute, except those that may fire in every minute."""
     import sys
     import time
     from datetime import UTC, datetime
@@ -193,7 +194,7 @@ def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
 
 
 def _changes(wanted: Schedule, there: list[Schedule], same: Schedule | None) -> dict[str, tuple[str, str]]:
-    """Field -> (before, now) of a schedule that was made anew."""
+    """Return field -> (before, now) of a schedule that was created anew."""
     if same is not None or not there:
         return {}
     before, after = there[0].fields(), wanted.fields()

@@ -25,7 +25,7 @@ METRICS = ("is", "kid", "precision_recall")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, the recipe, and what to measure."""
+    """Add FILE, the recipe, and what to measure."""
     from pipeline import output
 
     parser.add_argument(
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also: is, kid, precision_recall (may be repeated)",
     )
     parser.add_argument(
-        "--protocol", choices=("mean", "best"), help="best: the lowest range, as publications report it (labelled)"
+        "--protocol", choices=("mean", "best"), help="best: the lowest range, as publications report it (labeled)"
     )
     parser.add_argument(
         "--backend",
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """--trust-detector."""
+    """Add --trust-detector."""
     parser.add_argument(
         "--trust-detector",
         metavar="SHA256",
@@ -71,10 +71,10 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def use_trust(args: argparse.Namespace) -> None:
-    """For us and for all that we start."""
+    """Trust the detectors in this process and in all that it starts."""
     if args.trust_detector:
-        known = os.environ.get("SIDA_TRUST_DETECTOR", "")
-        os.environ["SIDA_TRUST_DETECTOR"] = ",".join([*filter(None, [known]), *args.trust_detector])
+        trusted = os.environ.get("SIDA_TRUST_DETECTOR", "")
+        os.environ["SIDA_TRUST_DETECTOR"] = ",".join([*filter(None, [trusted]), *args.trust_detector])
 
 
 def main(args: argparse.Namespace) -> int:
@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
-    """The recipe with what the command line asks for."""
+    """Return the recipe with the changes that the command line asks for."""
     from sida.recipe import parse
 
     fields = recipe.model_dump(mode="json")

@@ -19,7 +19,7 @@ from collections import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which recipes, and how to run."""
+    """Add the recipes, and how to run."""
     from pipeline import output
     from pipeline.commands.score import add_trust
 
@@ -71,6 +71,6 @@ def main(args: argparse.Namespace) -> int:
     table = parse_manifest(read_address(address), address).result
     assert isinstance(table, PublishedResult)
     ending = ["", verdict(table), "", f"table  {address}", f"done in {outcome.seconds:.1f} s"]
-    told = table.model_dump(mode="json", exclude={"kind"})
-    output.result(args, "\n".join([*result.aligned(lines(table), left=2), *ending]), **told, table=address)
+    fields = table.model_dump(mode="json", exclude={"kind"})
+    output.result(args, "\n".join([*result.aligned(lines(table), left=2), *ending]), **fields, table=address)
     return running.fail(outcome) if outcome.status else 0

@@ -18,7 +18,7 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE."""
+    """Add RECIPE."""
     from pipeline import output
 
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
@@ -29,18 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """The resolved recipe as YAML."""
+    """Print the resolved recipe as YAML."""
     from pipeline import output
     from sida import recipe
     from sida.recipe.origins import annotated, origins
 
     loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
     if args.addresses:
-        found = [address for address in recipe.addresses(loaded).values() if address.startswith("https://")]
+        addresses = [address for address in recipe.addresses(loaded).values() if address.startswith("https://")]
         if loaded.dataset.latents is not None:
             vae = loaded.dataset.latents.vae
             print(f"and dataset.latents.vae: the repository or folder {vae}", file=sys.stderr)
-        output.result(args, "\n".join(found), addresses=found)
+        output.result(args, "\n".join(addresses), addresses=addresses)
         return 0
     text = f"# resolved from {path}\n{annotated(loaded, sources)}"
     output.result(args, text.rstrip("\n"), recipe=loaded.model_dump(mode="json"), path=path, origins=sources)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and where."""
+    """Add RUN and the options for its place."""
     from pipeline import output, remote
 
     parser.add_argument(
@@ -45,7 +45,7 @@ def _count(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> int:
-    """The states; exit status 1 for a run that failed, timed out or was cancelled."""
+    """Print the states; exit status 1 for a run that failed, timed out or was cancelled."""
     if args.run is None:
         return _list_kubeflow(args) if args.profile else _list_store(args)
     return _on_kubeflow(args) if args.profile else _in_store(args)
@@ -61,9 +61,9 @@ def _on_kubeflow(args: argparse.Namespace) -> int:
     from pipeline.standing import FAILED
     from sida.launch.looker import in_a_line
 
-    where = profile.load(args.profile)
-    client = Client(where)
-    observer = Observer(where, args.run)
+    cluster = profile.load(args.profile)
+    client = Client(cluster)
+    observer = Observer(cluster, args.run)
     seen = observer.look(client.run(args.run))
     unseen = in_a_line(observer.missing)
     observer.settle(seen)
@@ -82,8 +82,8 @@ def _on_kubeflow(args: argparse.Namespace) -> int:
         }
         for step in seen.steps
     ]
-    told = {"run": args.run, "name": seen.name, "state": seen.state, "error": seen.message, "link": link}
-    output.result(args, "\n".join(lines), **told, unseen=unseen, steps=steps)
+    fields = {"run": args.run, "name": seen.name, "state": seen.state, "error": seen.message, "link": link}
+    output.result(args, "\n".join(lines), **fields, unseen=unseen, steps=steps)
     return int(seen.over and seen.state != "SUCCEEDED")
 
 
@@ -112,15 +112,15 @@ def _in_store(args: argparse.Namespace) -> int:
         {"name": step, "state": call.state, "error": call.error, "manifest": call.manifest}
         for step, call in calls.items()
     ]
-    told: dict[str, Any] = {"state": how and how.state, "message": how and how.message}  # None: it goes on
-    told |= {name: getattr(end, name, None) for name in ("standing", "webhook")}
-    output.result(args, "\n".join(lines), run=run, **told, steps=steps)
+    fields: dict[str, Any] = {"state": how and how.state, "message": how and how.message}  # None: it goes on
+    fields |= {name: getattr(end, name, None) for name in ("standing", "webhook")}
+    output.result(args, "\n".join(lines), run=run, **fields, steps=steps)
     bad = how is not None and how.state != ending.SUCCEEDED
     return int(bad or any(call.state == "failed" for call in calls.values()))
 
 
 def _settle(store: ObjectStore, run: str) -> None:
-    """A run of this machine that was killed whole ended so; a store that is only read is no reason to stop."""
+    """Record the end of a run of this machine that was killed whole; a read-only store is no reason to stop."""
     from sida import ending
     from sida.errors import SidaError
 
@@ -138,13 +138,13 @@ def _list_kubeflow(args: argparse.Namespace) -> int:
     from pipeline.client import Client
     from sida.ending import CANCELLED
 
-    where = profile.load(args.profile)
-    runs = Client(where).runs(args.last)
+    cluster = profile.load(args.profile)
+    runs = Client(cluster).runs(args.last)
     states = [CANCELLED if run.ended and run.cancelled and run.state != "SUCCEEDED" else run.state for run in runs]
     rows = [(run.run_id, run.created, state, run.name) for run, state in zip(runs, states, strict=True)]
-    text = _table(rows) or f"no runs in experiment {where.kfp.experiment}: `submit` starts one"
-    told = [{"run": run, "created": created, "state": state, "name": name} for run, created, state, name in rows]
-    output.result(args, text, experiment=where.kfp.experiment, runs=told)
+    text = _table(rows) or f"no runs in experiment {cluster.kfp.experiment}: `submit` starts one"
+    fields = [{"run": run, "created": created, "state": state, "name": name} for run, created, state, name in rows]
+    output.result(args, text, experiment=cluster.kfp.experiment, runs=fields)
     return 0
 
 
@@ -155,7 +155,7 @@ def _list_store(args: argparse.Namespace) -> int:
     from sida.stores import open_store
 
     store = open_store(settings().store)
-    rows, told = [], []
+    rows, fields = [], []
     for run in reversed(records.runs(store)[-args.last :]):
         calls = records.calls(store, run)
         _settle(store, run)
@@ -164,13 +164,13 @@ def _list_store(args: argparse.Namespace) -> int:
         state = how.state if how is not None else f"{', '.join(at_work)} at work" if at_work else "between two steps"
         message = how.message if how is not None else ""
         rows.append((run, begun, state, message))
-        told.append({"run": run, "begun": begun, "state": how and how.state, "message": message})
+        fields.append({"run": run, "begun": begun, "state": how and how.state, "message": message})
     text = _table(rows) or f"no runs in {store.address}: `run` makes one; --profile lists those on Kubeflow"
-    output.result(args, text, store=store.address, runs=told)
+    output.result(args, text, store=store.address, runs=fields)
     return 0
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
-    """Aligned, the last column as long as it is."""
+    """Return aligned rows; the last column is not padded."""
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows)

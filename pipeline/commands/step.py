@@ -14,7 +14,7 @@ OWN_HELP = True  # of the step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """STEP --flag ..."""
+    """Add STEP --flag ..."""
     parser.add_argument("arguments", metavar="STEP --flag ...", nargs=argparse.REMAINDER, help="the step and its flags")
 
 

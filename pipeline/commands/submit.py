@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, the cluster, the run's parameters."""
+    """Add RECIPE, the cluster, the run's parameters."""
     from pipeline import output, remote
 
     remote.add_recipe(parser)
@@ -40,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         type=_minutes,
         default=15.0,
-        help="with --wait: give up after so long a wait for what does not come by itself (default 15; 0: never)",
+        help="with --wait: how long to wait for what does not come by itself before giving up (default 15; 0: never)",
     )
     output.add_amount(parser, logs=False)
     output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Upload, start, perhaps follow."""
+    """Upload and start; with --wait, follow."""
     import time
 
     from pipeline import launching, output, profile, remote
@@ -56,30 +56,30 @@ def main(args: argparse.Namespace) -> int:
     from pipeline.plan import Plan
     from sida.steps.execute import REUSE
 
-    where = profile.load(args.profile)
+    cluster = profile.load(args.profile)
     refuse_secret("--repeat", "", args.repeat, "give another text")
-    recipe, made = remote.compile_for(args, where)
-    launching.check_cluster(where, Plan.of(recipe, "").tasks())
-    client = Client(where)
-    parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": args.repeat or REUSE}
-    version = client.upload(made, " ".join(recipe.description.split()))
+    recipe, compiled = remote.compile_for(args, cluster)
+    launching.check_cluster(cluster, Plan.of(recipe, "").tasks())
+    client = Client(cluster)
+    parameters = {"recipe": remote.publish_recipe(args, recipe, cluster), "repeat": args.repeat or REUSE}
+    version = client.upload(compiled, " ".join(recipe.description.split()))
     output.note(args, f"{version.name}: {'uploaded' if version.new else 'already there'}")
     name = args.name or f"{recipe.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     run_id = client.start(name, version.pipeline_id, version.version_id, parameters)
     output.note(args, f"run {run_id}")
     link = client.link(run_id)
-    told = {"run": run_id, "name": name, "version": version.name, "uploaded": version.new, "link": link}
+    fields = {"run": run_id, "name": name, "version": version.name, "uploaded": version.new, "link": link}
     if not args.wait:
-        output.result(args, link, **told)
+        output.result(args, link, **fields)
         return 0
     output.part(args, link)  # it is what one watches
-    status, end = follow(client, run_id, args, where)
-    output.result(args, "", **told, state=end.state if end else None, error=end.message if end else "")
+    status, end = follow(client, run_id, args, cluster)
+    output.result(args, "", **fields, state=end.state if end else None, error=end.message if end else "")
     return status
 
 
 def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile) -> tuple[int, Standing | None]:
-    """Show each change of a step's state until the run has ended; the exit status, and how it stood last."""
+    """Show each change of a step's state until the run has ended; return the exit status and the last standing."""
     from pipeline import client as clients
     from pipeline import output
     from pipeline.observing import Observer

@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, where to write, and how to run it."""
+    """Add RECIPE, where to write, and how to run it."""
     from pipeline import running
 
     running.add_arguments(parser)
@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> int:
     if outcome.status:
         return running.fail(outcome)
     addresses = {step: outcome.manifest(step) for step in ("teach", "prepare_data")}
-    made = {step: parse_manifest(read_address(address), address) for step, address in addresses.items()}
-    assets = export_assets(recipe, made["teach"], made["prepare_data"], args.output)
+    manifests = {step: parse_manifest(read_address(address), address) for step, address in addresses.items()}
+    assets = export_assets(recipe, manifests["teach"], manifests["prepare_data"], args.output)
     lines = [f"{asset.field}:\n  address: {asset.path}\n  sha256: {asset.sha256}  # {asset.note}" for asset in assets]
     output.result(args, "\n".join(lines), recipe=recipe.name, assets=[asdict(asset) for asset in assets])
     return 0

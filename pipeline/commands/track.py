@@ -16,7 +16,7 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN ..."""
+    """Add RUN ..."""
     from pipeline import output
 
     parser.add_argument("runs", metavar="RUN", nargs="*", help="ids of runs (default: all in the store, oldest first)")
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write them; status 2 when MLflow cannot be written, 1 when some runs could not be read."""
+    """Write the runs; status 2 when MLflow cannot be written, 1 when some runs could not be read."""
     import os
 
     from pipeline import output

@@ -11,7 +11,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--port."""
+    """Add --port."""
     parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default 5000)")
 
 

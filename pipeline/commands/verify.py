@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """SCORE and how far to go."""
+    """Add SCORE and how far to go."""
     from pipeline import output
     from pipeline.commands.score import add_trust
 
@@ -52,28 +52,30 @@ def main(args: argparse.Namespace) -> int:
         output.note(args, f"note: {remark}")
     for link in chain.problems:
         print(f"error: {link.what}: {link.problem}", file=sys.stderr)
-    lines, told = [], {"problems": [asdict(link) for link in chain.problems], "remarks": chain.remarks}
+    lines, fields = [], {"problems": [asdict(link) for link in chain.problems], "remarks": chain.remarks}
     if args.list:
         lines += [link.address for link in chain.links if link.address and not link.problem]
-        told["addresses"] = [*lines]
+        fields["addresses"] = [*lines]
     elif not chain.problems:
         lines.append(f"{len(chain.links)} objects are what they were; checkpoint, detector, reference and seeds agree")
     again = _recompute(args, chain) if args.recompute and not chain.problems else []
     for row in again:
         values = ", ".join(f"{value:.6g}" for value in row.again.values)
-        found = f"{'agrees' if row.agrees else 'DIFFERS'}, largest relative difference {row.difference:.2e} ({values})"
-        lines.append(f"{row.published.metric}  {row.published.label}: {found}")
+        outcome = (
+            f"{'agrees' if row.agrees else 'DIFFERS'}, largest relative difference {row.difference:.2e} ({values})"
+        )
+        lines.append(f"{row.published.metric}  {row.published.label}: {outcome}")
     holds = not chain.problems and all(row.agrees for row in again)
     recomputed = [
         {"metric": row.again.metric, "label": row.again.label, "agrees": row.agrees, "difference": row.difference}
         for row in again
     ]
-    output.result(args, "\n".join(lines), holds=holds, objects=len(chain.links), **told, recomputed=recomputed)
+    output.result(args, "\n".join(lines), holds=holds, objects=len(chain.links), **fields, recomputed=recomputed)
     return 0 if holds else 1
 
 
 def _know_all_steps() -> None:
-    """Steps register themselves: without them their code could not be compared."""
+    """Import all steps, which register themselves: without them their code could not be compared."""
     import sida.data.prepare
     import sida.scoring.adopt
     import sida.scoring.images

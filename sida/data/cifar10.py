@@ -18,7 +18,7 @@ _FOLDER = "cifar-10-batches-py"
 
 
 def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The training set, data_batch_1 to 5, each as stored: images uint8 [N, 3, 32, 32], labels int32 [N].
+    """Return the training set, data_batch_1 to 5, each as stored: images uint8 [N, 3, 32, 32], labels int32 [N].
 
     The test batch is not part of it. Raises UserError for a damaged archive, or one of another layout.
     """
@@ -44,14 +44,14 @@ def _batch(path: Path, members: dict[str, Entry], name: str) -> tuple[np.ndarray
 
 
 def _check_meta(path: Path, members: dict[str, Entry]) -> None:
-    """The class names, where the archive has them, are CIFAR-10's: CIFAR-100's file has the same layout."""
+    """Check that the class names, if present, are CIFAR-10's: CIFAR-100's file has the same layout."""
     if "batches.meta" not in members:
         return
     names = _field(_pickle(path, members, "batches.meta"), "label_names")
-    found = tuple(bytes(n).decode("latin1") if not isinstance(n, str) else n for n in names or ())
-    if found != CLASSES:
+    present = tuple(bytes(n).decode("latin1") if not isinstance(n, str) else n for n in names or ())
+    if present != CLASSES:
         raise UserError(
-            f"{path}: batches.meta names classes {found[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz"
+            f"{path}: batches.meta names classes {present[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz"
         )
 
 
@@ -68,7 +68,7 @@ def _pickle(path: Path, members: dict[str, Entry], name: str) -> Any:
 
 
 def _field(content: Any, name: str) -> Any:
-    """A dict's entry, whose key Python 2 wrote as bytes."""
+    """Return a dict's entry, whose key Python 2 wrote as bytes."""
     if not isinstance(content, dict):
         return None
     return content.get(name.encode(), content.get(name))

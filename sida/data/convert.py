@@ -1,4 +1,4 @@
-"""From a source to published shards, one after the other; what is published is not made again after a kill.
+"""Convert a source to published shards, one after the other; a published shard is not made again after a kill.
 
 A finished shard leaves a record ``data/<digest>/shard-00000.json`` in the store, where the digest covers source, transform and
 layout, but not what to do about bad images. So a run that failed over duplicates is repeated with ``skip`` in seconds.
@@ -33,7 +33,7 @@ _IMAGES_AT_ONCE = 128  # that wait, decoded, for the encoder
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is made of a source: its records' layout, how files are decoded, and the folder of shard records in the store."""
+    """Conversion of a source: its records' layout, how files are decoded, and the folder of shard records in the store."""
 
     source: Source
     layout: np.dtype
@@ -51,13 +51,13 @@ class Conversion:
         return -(-len(self.source) // self.per_shard)
 
     def part(self, number: int) -> slice:
-        """The source's images that shard ``number`` is made of."""
+        """Return the source's images that shard ``number`` is made of."""
         return slice(number * self.per_shard, min(len(self.source), (number + 1) * self.per_shard))
 
 
 @dataclass(frozen=True)
 class Made:
-    """A published shard: its readable images in order, a digest for every image of its part, and what was wrong with others."""
+    """Published shard: its readable images in order, a digest for every image of its part, and what was wrong with others."""
 
     shard: Shard
     digests: ObjectRef  # DIGEST_BYTES for each; zeros for unreadable ones
@@ -72,22 +72,22 @@ class Made:
 
     @classmethod
     def from_json(cls, content: bytes) -> Made:
-        found = json.loads(content)
-        shard = Shard(object=ObjectRef(**found["shard"]["object"]), count=found["shard"]["count"])
-        unreadable = tuple((name, reason) for name, reason in found["unreadable"])
-        return cls(shard, ObjectRef(**found["digests"]), unreadable, found["rotated"], found["content"])
+        fields = json.loads(content)
+        shard = Shard(object=ObjectRef(**fields["shard"]["object"]), count=fields["shard"]["count"])
+        unreadable = tuple((name, reason) for name, reason in fields["unreadable"])
+        return cls(shard, ObjectRef(**fields["digests"]), unreadable, fields["rotated"], fields["content"])
 
 
 def finished(store: ObjectStore, conversion: Conversion, number: int) -> Made | None:
-    """The record of a shard that was published before and is still there."""
+    """Return the record of a shard that was published before and still exists."""
     try:
-        made = Made.from_json(store.read(shard_key(conversion.folder, number)))
-        for ref in (made.shard.object, made.digests):
+        record = Made.from_json(store.read(shard_key(conversion.folder, number)))
+        for ref in (record.shard.object, record.digests):
             if store.stat(ref.key).size != ref.size:
                 return None
     except (NotFound, ValueError, KeyError, TypeError):
         return None
-    return made
+    return record
 
 
 def convert(
@@ -101,12 +101,12 @@ def convert(
     progress: Callable[[int], None] = lambda images: None,
     processes: int | None = None,
 ) -> int:
-    """Make and publish the shards that are not there yet (of ``numbers``, or all); returns how many were found finished.
+    """Make and publish the shards that are missing (of ``numbers``, or all); return how many were already finished.
 
-    A shard is stored while the next one is decoded. ``progress`` is told how many images have just been dealt with. Raises
+    A shard is stored while the next one is decoded. ``progress`` receives the number of images just processed. Raises
     UserError when the disk is full.
     """
-    found = 0
+    reused = 0
     decoders = Decoders(conversion.decode, processes) if conversion.decode else None
     storing: Future[None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="store shard") as background:
@@ -114,7 +114,7 @@ def convert(
             for number in range(conversion.shards) if numbers is None else numbers:
                 part = conversion.part(number)
                 if finished(store, conversion, number):
-                    found += 1
+                    reused += 1
                     progress(part.stop - part.start)
                     continue
                 path = scratch / f"shard-{number:05d}.bin"
@@ -127,7 +127,7 @@ def convert(
                 decoders.close()
         if storing is not None:
             storing.result()
-    return found
+    return reused
 
 
 def _fill(
@@ -179,14 +179,14 @@ def _fill(
 
 
 def _arrays(source: Source, part: slice, layout: np.dtype) -> Any:
-    """The images of a source that holds pixels; empty ones where it holds labels alone."""
+    """Return the images of a source that holds pixels; empty ones for a source of labels alone."""
     if source.images is not None:
         return source.images[part]
     return np.empty((part.stop - part.start, *layout["data"].shape), np.uint8)
 
 
 def reserve(path: Path, size: int) -> None:
-    """A file of that size with its blocks allocated: writing through a map to a full disk would kill the process.
+    """Create a file of that size with its blocks allocated: writing through a map to a full disk would kill the process.
 
     Raises UserError when the disk is full.
     """
@@ -221,33 +221,33 @@ def _publish(
         for place, outcome in enumerate(outcomes)
         if outcome.reason is not None
     )
-    made = Made(
+    record = Made(
         shard=Shard(object=put(path, path.name), count=int(readable.sum())),
         digests=put(digests, digests.name),
         unreadable=unreadable,
         rotated=sum(outcome.rotated for outcome in outcomes),
         content=content,
     )
-    store.put(shard_key(conversion.folder, number), made.to_json())
+    store.put(shard_key(conversion.folder, number), record.to_json())
     path.unlink()
     digests.unlink()
 
 
 def name_of(source: Source, index: int) -> str:
-    """What an image is called in messages and lists."""
+    """Return an image's name in messages and lists."""
     return source.entries[index].name if source.entries else f"image {index}"
 
 
 def duplicates(digests: np.ndarray) -> list[tuple[int, int]]:
-    """uint8 [N, 16] -> (image, the first one that it equals), by image; absent ones equal nothing."""
+    """Return (image, the first one that it equals), by image, of uint8 [N, 16]; absent ones equal nothing."""
     words = np.ascontiguousarray(digests).view("<u8").reshape(len(digests), -1)
     order = np.lexsort(words.T)
     same = (words[order][1:] == words[order][:-1]).all(1)
-    found: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     first = -1
     for place in np.flatnonzero(same):
         if place == 0 or not same[place - 1]:
             first = int(order[place])
         if words[order[place]].any():
-            found.append((int(order[place + 1]), first))
-    return sorted(found)
+            pairs.append((int(order[place + 1]), first))
+    return sorted(pairs)

@@ -1,9 +1,9 @@
-"""From a file's bytes to pixels. The content decides how it is decoded, and only these formats are tried.
+"""Decode a file's bytes to pixels. The content decides how it is decoded, and only these formats are tried.
 
-EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and greyscale are
-taken as they are (grey tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
+EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and grayscale are
+taken as they are (gray tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
 palette and CMYK images silently. ``"convert"`` takes palette, CMYK and bilevel images by Pillow's conversion and drops alpha
-without blending, as EDM2's tool does. Deeper greys are refused always: that tool clipped them to white.
+without blending, as EDM2's tool does. Deeper grays are refused always: that tool clipped them to white.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Modes = Literal["strict", "convert"]
 
 @dataclass(frozen=True)
 class Decoder:
-    """How files become images uint8 [channels, resolution, resolution]."""
+    """Decoder of files to images uint8 [channels, resolution, resolution]."""
 
     transform: str
     resolution: int
@@ -38,7 +38,7 @@ class Decoder:
     modes: Modes = "strict"
 
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
-        """The image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
+        """Return the image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
         try:
             image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
@@ -47,8 +47,8 @@ class Decoder:
             rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
             if rotated and self.transform == UPRIGHT:
                 image, rotated = ImageOps.exif_transpose(image), False
-            made = TRANSFORMS[self.transform](self._plain(image), self.resolution)
-            pixels = np.asarray(made)
+            square = TRANSFORMS[self.transform](self._plain(image), self.resolution)
+            pixels = np.asarray(square)
         except Unreadable:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -62,7 +62,7 @@ class Decoder:
         return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), rotated
 
     def _plain(self, image: Image.Image) -> Image.Image:
-        """The picture with the data set's number of channels."""
+        """Return the picture with the data set's number of channels."""
         mode = image.mode
         target = "RGB" if self.channels == 3 else "L"
         if mode == target or (mode, target) == ("L", "RGB"):
@@ -70,14 +70,12 @@ class Decoder:
         if mode not in (*CONVERTIBLE, "RGB"):
             raise Unreadable(f"has pixels of mode {mode} (deeper than 8 bits): convert it to 8 bits yourself")
         if target == "L" and mode not in ("1", "LA", "La"):
-            raise Unreadable(
-                f"is in colour (mode {mode}), dataset.channels is 1: convert it to grey, or set channels 3"
-            )
+            raise Unreadable(f"is in color (mode {mode}), dataset.channels is 1: convert it to gray, or set channels 3")
         if self.modes == "strict":
             raise Unreadable(f"has pixels of mode {mode}: set dataset.modes to convert to take it as EDM2 does")
         return image.convert(target)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file counts as an image: by the ending of its name, as in NVIDIA's tools."""
+    """Return whether a file counts as an image: by the ending of its name, as in NVIDIA's tools."""
     return name.lower().endswith(ENDINGS)

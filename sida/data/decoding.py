@@ -1,6 +1,6 @@
 """Decoding on all cores: processes that read, decode and write records straight into the shard's file.
 
-They import numpy and Pillow alone, and send back a few bytes for each image: what they cost beyond decoding is little.
+They import numpy and Pillow alone, and send back a few bytes for each image: they cost little beyond decoding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Decode = Callable[[bytes], tuple[np.ndarray, bool]]
 
 
 class Outcome(NamedTuple):  # a tuple travels between processes in half the time of a dataclass
-    """What became of one entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes."""
+    """Outcome of one entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes."""
 
     digest: bytes
     reason: str | None
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):  # a tuple travels between processes in half the time
 
 
 def pixels_digest(data: np.ndarray) -> bytes:
-    """Equal exactly for equal data."""
+    """Return a digest that is equal exactly for equal data."""
     return hashlib.blake2b(np.ascontiguousarray(data).data, digest_size=DIGEST_BYTES).digest()
 
 
@@ -76,12 +76,12 @@ def decode_into(
 
 
 def _content_digest(entry: Entry, content: bytes) -> bytes:
-    """sha256 of a file on disk; an archive is hashed as a whole."""
+    """Return the sha256 of a file on disk; empty in an archive, which is hashed as a whole."""
     return hashlib.sha256(content).digest() if entry.crc is None else b""
 
 
 class Decoders:
-    """A pool of decoding processes, started at first use; a handful of images is decoded here."""
+    """Pool of decoding processes, started at first use; a handful of images is decoded in this process."""
 
     def __init__(self, decode: Decode, processes: int | None = None) -> None:
         self.decode = decode
@@ -91,7 +91,7 @@ class Decoders:
     def run(
         self, path: Path, layout: np.dtype, entries: Sequence[Entry], labels: np.ndarray
     ) -> Iterator[list[Outcome]]:
-        """Decode entries into the slots 0 .. of the file; yields outcomes in order, some at a time."""
+        """Decode entries into the slots 0 .. of the file; yield outcomes in order, some at a time."""
         parts = [slice(start, start + CHUNK) for start in range(0, len(entries), CHUNK)]
         if len(entries) <= 2 * CHUNK or self.processes == 1:
             for part in parts:
@@ -126,7 +126,7 @@ class Decoders:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 grey images of 10 classes (UCI ML, test set of Alpaydin and Kaynak)."""
+"""scikit-learn's handwritten digits: 1,797 real 8x8 gray images of 10 classes (UCI ML, test set of Alpaydin and Kaynak)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LICENCE = "CC BY 4.0 (UCI Machine Learning Repository, doi 10.24432/C50P49)"
 
 
 def load_digits_images() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [1797, 1, 8, 8] in [0, 255] and labels int64 [1797], in the order in which scikit-learn ships them.
+    """Return images uint8 [1797, 1, 8, 8] in [0, 255] and labels int64 [1797], in the order in which scikit-learn ships them.
 
     The stored values are ink counts from 0 to 16; they are stretched to [0, 255] and rounded.
     """

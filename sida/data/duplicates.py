@@ -1,4 +1,4 @@
-"""Leaving duplicates out of shards that are published already."""
+"""Leave duplicates out of shards that are published already."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def without(
     put: Put,
     folder: Path,
 ) -> list[Shard]:
-    """The shards, those with dropped images written anew; ``readable`` and ``dropped`` are bool [N] over the source's images."""
+    """Return the shards, those with dropped images rewritten; ``readable``, ``dropped``: bool [N] over the source's images."""
     shards = []
     for number, one in enumerate(made):
         part = conversion.part(number)

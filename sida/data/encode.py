@@ -14,20 +14,20 @@ from sida.worker.job import Job
 
 
 def encode(job: Job[EncodeSpec]) -> EncodeOutcome | None:
-    """One process of the encoding job: shards as they are dealt; those already published are passed over."""
+    """Run one process of the encoding job: shards as they are dealt; those already published are skipped."""
     dataset, processes = job.recipe.dataset, job.processes
     assert dataset.latents is not None
     vae = load_vae(dataset.latents).to(processes.device)
     with scratch_folder() as folder, torch.inference_mode():
         conversion = conversion_of(dataset, folder, job.spec.work, job.spec.shard_bytes)
-        shown = Progress(job.step, len(conversion.source), "images")
+        bar = Progress(job.step, len(conversion.source), "images")
         done = 0
 
         def progress(images: int) -> None:
             nonlocal done
             done += images
             if processes.first:
-                shown.update(min(done * processes.world, len(conversion.source)))
+                bar.update(min(done * processes.world, len(conversion.source)))
 
         numbers = processes.deal(conversion.shards)
         reused = convert(

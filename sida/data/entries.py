@@ -1,4 +1,4 @@
-"""Files of a data set wherever they lie: in a folder, a zip, a tar, or a tar inside a tar.
+"""Files of a data set wherever they are: in a folder, a zip, a tar, or a tar inside a tar.
 
 An entry is a place (file, offset, size), so that any process reads it by itself, at random, without walking an archive again.
 """
@@ -20,11 +20,11 @@ STORED, DEFLATED = 0, 8  # zip's numbers; entries outside a zip are stored
 
 
 class Unreadable(SidaError):
-    """An entry whose bytes are not what the archive says, or that is no image; the message does not name it."""
+    """The bytes of an entry are not what the archive says, or are no image; the message does not name it."""
 
 
 class Entry(NamedTuple):
-    """A file: its name inside the source and the place of its bytes. ``raw`` is its size in bytes once inflated."""
+    """File of a source: its name and the place of its bytes. ``raw`` is its size in bytes once inflated."""
 
     name: str
     path: str
@@ -36,20 +36,20 @@ class Entry(NamedTuple):
 
 
 def checked_name(name: str, where: str | Path) -> str:
-    """The name without a leading ``./``. Raises UserError for one that leaves the archive or is not UTF-8."""
-    shown = name.encode("utf-8", "backslashreplace").decode()
+    """Return the name without a leading ``./``. Raises UserError for one that leaves the archive or is not UTF-8."""
+    printable = name.encode("utf-8", "backslashreplace").decode()
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: the name {shown!r} is not UTF-8: rename it, then pack again") from error
+        raise UserError(f"{where}: the name {printable!r} is not UTF-8: rename it, then pack again") from error
     plain = name.removeprefix("./")
     if plain.startswith("/") or "\\" in plain or "\0" in plain or ".." in plain.split("/"):
-        raise UserError(f"{where}: {shown!r} leads out of the archive: refused; do not use this archive")
+        raise UserError(f"{where}: {printable!r} leads out of the archive: refused; do not use this archive")
     return plain
 
 
 def check_size(name: str, size: int, raw: int, where: str | Path) -> None:
-    """Raises UserError for an entry that would fill memory."""
+    """Raise UserError for an entry that would fill memory."""
     if raw > MAX_ENTRY_BYTES or size > MAX_ENTRY_BYTES:
         raise UserError(f"{where}: {name} is {raw:,} bytes, more than {MAX_ENTRY_BYTES:,}: refused as a bomb")
     if raw > 2**20 and raw > MAX_RATIO * max(size, 1):
@@ -57,13 +57,13 @@ def check_size(name: str, size: int, raw: int, where: str | Path) -> None:
 
 
 class Reader:
-    """Reads entries; keeps a few archives open. One for each process or thread."""
+    """Reader of entries; keeps a few archives open. One for each process or thread."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def read(self, entry: Entry) -> bytes:
-        """An entry's bytes, inflated and checked. Raises Unreadable."""
+        """Return an entry's bytes, inflated and checked. Raises Unreadable."""
         try:
             file = self._file(entry.path)
             if entry.crc is None:
@@ -84,7 +84,7 @@ class Reader:
         return file
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open archives."""
         while self._open:
             os.close(self._open.popitem()[1])
 
@@ -100,7 +100,7 @@ def _exactly(file: int, offset: int, size: int) -> bytes:
 
 
 def _from_zip(file: int, entry: Entry) -> bytes:
-    """After the local header, whose name and extra field may have other lengths than those in the directory."""
+    """Return the bytes after the local header, whose name and extra field may differ in length from those in the directory."""
     header = _exactly(file, entry.offset, 30)
     if header[:4] != b"PK\3\4":
         raise Unreadable("has no header where the zip's directory says")

@@ -34,8 +34,8 @@ def export_webdataset(
     written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if found := next(folder.glob("data-*.tar"), None):
-            raise UserError(f"{found} exists already: give an empty folder")
+        if existing := next(folder.glob("data-*.tar"), None):
+            raise UserError(f"{existing} exists already: give an empty folder")
         for number, start in enumerate(range(0, len(shards), samples_per_tar)):
             path = folder / f"data-{number:06d}.tar"
             hidden = folder / f".{path.name}"

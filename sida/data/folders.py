@@ -16,22 +16,22 @@ GZIPS = (".tar.gz", ".tgz")
 
 
 def entries_of(path: Path, scratch: Path) -> list[Entry]:
-    """Every file of a folder, zip, tar or tar.gz, sorted by name as NVIDIA's tools sort: by the whole string, by code points.
+    """Return every file of a folder, zip, tar or tar.gz, sorted by name as NVIDIA's tools do: the whole string, by code points.
 
     ``scratch`` is a folder for an unpacked tar.gz. Raises UserError when there is nothing there, or for a damaged archive.
     """
     if path.is_dir():
-        found = _folder_entries(path)
+        entries = _folder_entries(path)
     elif zipfile.is_zipfile(path) or path.name.lower().endswith(".zip"):
-        found = zip_entries(path)
+        entries = zip_entries(path)
     elif path.name.lower().endswith((".tar", *GZIPS)):
-        found = list(tar_entries(unpacked(path, scratch)))
+        entries = list(tar_entries(unpacked(path, scratch)))
     elif path.exists():
         raise UserError(f"{path}: neither a folder nor a .zip, .tar or .tar.gz: correct dataset.address")
     else:
         raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
-    found.sort(key=lambda entry: entry.name)
-    return found
+    entries.sort(key=lambda entry: entry.name)
+    return entries
 
 
 def _folder_entries(top: Path) -> list[Entry]:
@@ -44,12 +44,12 @@ def _folder_entries(top: Path) -> list[Entry]:
             path = os.path.join(where, name)
             relative = checked_name(os.path.relpath(path, top), top)
             try:
-                found = os.stat(path)
+                status = os.stat(path)
             except OSError as error:
                 raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path}: a pipe, socket or device, not a file: remove it")
-            entries.append(Entry(relative, path, 0, found.st_size, found.st_size))
+            entries.append(Entry(relative, path, 0, status.st_size, status.st_size))
     return entries
 
 

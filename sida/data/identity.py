@@ -1,4 +1,4 @@
-"""What tells one state of a data source from another, without reading it all again every time."""
+"""The identity of a data source's state, found without reading it all again every time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from sida.stores.objects import sha256_of
 
 
 def identify(dataset: Dataset) -> dict[str, str]:
-    """``sha256`` of an archive, or ``listing``: a digest over names, sizes and times of a folder's files; ``vae`` of a local one.
+    """Return ``sha256`` of an archive, or ``listing``: digest of a folder's names, sizes and times; ``vae`` of a local one.
 
     Raises UserError when it is not there, or is not what the recipe pins.
     """
-    found: dict[str, str] = {}
+    identity: dict[str, str] = {}
     path = None
     if is_remote(dataset):
-        found["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
+        identity["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
     else:
         path = path_of(dataset)
     if path is not None and path.is_dir():
-        found["listing"] = _listing(path)
+        identity["listing"] = _listing(path)
     elif path is not None:
-        found["sha256"] = _remembered_sha256(path)
-        if dataset.sha256 and found["sha256"] != dataset.sha256:
+        identity["sha256"] = _remembered_sha256(path)
+        if dataset.sha256 and identity["sha256"] != dataset.sha256:
             raise UserError(
-                f"{path}: sha256 is {found['sha256']}, the recipe expects {dataset.sha256}: fetch it again, or pin the new digest"
+                f"{path}: sha256 is {identity['sha256']}, the recipe expects {dataset.sha256}: "
+                f"fetch it again, or pin the new digest"
             )
     if dataset.latents is not None and (digest := vae_sha256(dataset.latents)):
-        found["vae"] = digest
-    return found
+        identity["vae"] = digest
+    return identity
 
 
 def _listing(top: Path) -> str:
@@ -56,7 +57,7 @@ def _listing(top: Path) -> str:
 
 
 def _remembered_sha256(path: Path) -> str:
-    """The file's sha256, from a note in the cache while the file has not been touched: archives may hold 150 GB."""
+    """Return the file's sha256, from a note in the cache while the file is untouched: archives may hold 150 GB."""
     status = path.stat()
     seen = [str(path), status.st_ino, status.st_mtime_ns, status.st_size]
     note = settings().cache / "hashed" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,4 +1,4 @@
-"""Which class an image is of: dataset.json, class folders, or ImageNet's synsets.
+"""Classes of images: from dataset.json, class folders, or ImageNet's synsets.
 
 Nothing is lost silently, as NVIDIA's tools lose it: an image without a label, a label without an image and a class without images
 are refused by name.
@@ -21,7 +21,7 @@ DATASET_JSON = "dataset.json"
 
 
 def from_json(content: bytes, where: str) -> dict[str, int] | None:
-    """Name -> label of a dataset.json as EDM writes it, {"labels": [[name, label], ...]}; None where labels are null."""
+    """Return name -> label of a dataset.json as EDM writes it, {"labels": [[name, label], ...]}; None if labels are null."""
     try:
         labels = json.loads(content)["labels"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -41,15 +41,15 @@ def from_json(content: bytes, where: str) -> dict[str, int] | None:
 
 
 def by_name(names: list[str], labels: dict[str, int], where: str) -> np.ndarray:
-    """int32 [N], a label for every image and an image for every label."""
+    """Return int32 [N], a label for every image and an image for every label."""
     missing = [name for name in names if name not in labels]
     if missing:
         raise UserError(
             f"{where}: {len(missing)} of {len(names)} images have no label, e.g. {missing[0]}: label all, or none"
         )
     if len(labels) > len(names):
-        known = set(names)
-        absent = next(name for name in labels if name not in known)
+        expected = set(names)
+        absent = next(name for name in labels if name not in expected)
         raise UserError(
             f"{where}: {len(labels) - len(names)} labels are for images that are not there, e.g. {absent}: data is missing"
         )
@@ -57,7 +57,7 @@ def by_name(names: list[str], labels: dict[str, int], where: str) -> np.ndarray:
 
 
 def from_folders(entries: list[Entry], images: list[Entry], classes: int, where: str) -> np.ndarray:
-    """int32 [N]: the place of an image's first folder among all, sorted by name. Raises UserError where they do not match."""
+    """Return int32 [N]: the place of an image's first folder among all, sorted by name. Raises UserError if they do not match."""
     folders = sorted({entry.name.partition("/")[0] for entry in images if "/" in entry.name})
     loose = [entry.name for entry in images if "/" not in entry.name]
     if loose:
@@ -79,12 +79,12 @@ def from_folders(entries: list[Entry], images: list[Entry], classes: int, where:
 
 @cache
 def synsets() -> tuple[str, ...]:
-    """ImageNet-1k's classes in their published order, which is that of their names."""
+    """Return ImageNet-1k's classes in their published order, which is that of their names."""
     return tuple((Path(__file__).parent / "imagenet_synsets.txt").read_text().split())
 
 
 def check_synsets(folders: list[str], classes: int, where: str) -> None:
-    """Raises UserError unless the class folders are ImageNet's: all of them, or as many as ``classes`` says."""
+    """Raise UserError unless the class folders are ImageNet's: all of them, or as many as ``classes`` says."""
     strange = [folder for folder in folders if folder not in set(synsets())]
     if strange:
         looks = "a synset, but not one" if re.fullmatch(r"n\d{8}", strange[0]) else "not"
@@ -99,22 +99,22 @@ def check_synsets(folders: list[str], classes: int, where: str) -> None:
 
 
 def read_json(entries: list[Entry]) -> tuple[bytes, str] | None:
-    """The dataset.json among the entries and where it is; None without one."""
+    """Return the dataset.json among the entries and its name; None if there is none."""
     for entry in entries:
         if entry.name == DATASET_JSON:
-            where = f"{entry.path}{'' if entry.path.endswith(DATASET_JSON) else '/' + DATASET_JSON}"
+            place = f"{entry.path}{'' if entry.path.endswith(DATASET_JSON) else '/' + DATASET_JSON}"
             reader = Reader()
             try:
-                return reader.read(entry), where
+                return reader.read(entry), place
             except Unreadable as error:
-                raise UserError(f"{where} {error}: fetch the data set again") from error
+                raise UserError(f"{place} {error}: fetch the data set again") from error
             finally:
                 reader.close()
     return None
 
 
 def check_range(labels: np.ndarray, classes: int, where: Any) -> None:
-    """Raises UserError for labels that are not 0 to classes - 1."""
+    """Raise UserError for labels that are not 0 to classes - 1."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(
             f"{where}: has labels {labels.min()} to {labels.max()}, the recipe says {classes} classes: correct dataset.classes"

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NpyDecoder:
-    """Latents that EDM2's tool encoded: an .npy file of float32 [2 * channels, resolution, resolution]."""
+    """Decoder of latents that EDM2's tool encoded: an .npy file of float32 [2 * channels, resolution, resolution]."""
 
     channels: int
     resolution: int
 
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
-        """The record's data. Raises Unreadable with the reason."""
+        """Return the record's data. Raises Unreadable with the reason."""
         try:
             data = np.load(io.BytesIO(content), allow_pickle=False)
         except Exception as error:  # numpy's reader raises whatever a hostile header makes it raise
@@ -50,23 +50,23 @@ class NpyDecoder:
 
 
 def local_vae(latents: Latents | LatentsInfo) -> Path | None:
-    """The folder of a VAE on this machine, when the recipe names one rather than a repository."""
+    """Return the folder of a VAE on this machine, when the recipe names one rather than a repository."""
     text = latents.vae.removeprefix("file://")
     return Path(text) if text.startswith(("/", ".")) else None
 
 
 def check_pinned(latents: Latents | LatentsInfo) -> None:
-    """Raises UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
+    """Raise UserError for a repository without a pinned revision (a commit's 40 hex digits)."""
     if local_vae(latents) is None and not re.fullmatch(r"[0-9a-f]{40}", latents.revision or ""):
-        found = f"{latents.revision!r} is no commit" if latents.revision else "is not set"
+        problem = f"{latents.revision!r} is no commit" if latents.revision else "is not set"
         raise UserError(
-            f"dataset.latents.revision {found}: the repository {latents.vae} may change, so pin a commit of it by its 40 hex "
+            f"dataset.latents.revision {problem}: the repository {latents.vae} may change, so pin a commit of it by its 40 hex "
             f"digits (`sida pin RECIPE` writes today's), or set dataset.latents.vae to a folder"
         )
 
 
 def newest_revision(repository: str) -> str:
-    """The commit that the main branch of a repository on the Hugging Face Hub is at: 40 hex digits.
+    """Return the commit that the main branch of a repository on the Hugging Face Hub is at: 40 hex digits.
 
     Raises UserError when there is no such repository or the hub cannot be asked.
     """
@@ -76,17 +76,17 @@ def newest_revision(repository: str) -> str:
     except ImportError as error:
         raise UserError(f"asking for a revision needs diffusers: pip install 'sida[latents]', {by_hand}") from error
     try:
-        found = HfApi().model_info(repository, timeout=30).sha
+        commit = HfApi().model_info(repository, timeout=30).sha
     except (OSError, ValueError) as error:  # of the hub's client: answers, connections, names that cannot be
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{repository}: its revision cannot be found out ({reason}): try again, {by_hand}") from error
-    if not re.fullmatch(r"[0-9a-f]{40}", found or ""):
-        raise UserError(f"{repository}: the hub names no commit ({found!r}): try again, {by_hand}")
-    return str(found)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
+        raise UserError(f"{repository}: the hub names no commit ({commit!r}): try again, {by_hand}")
+    return str(commit)
 
 
 def load_vae(latents: Latents | LatentsInfo) -> Any:
-    """diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
+    """Return diffusers' AutoencoderKL in evaluation mode, float32, from safetensors only.
 
     Raises UserError when diffusers or the files are missing.
     """
@@ -96,9 +96,9 @@ def load_vae(latents: Latents | LatentsInfo) -> Any:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise UserError(f"latents need the package diffusers: pip install 'sida[latents]' ({error})") from error
-    where: dict[str, Any] = {"local_files_only": True} if folder else {"revision": latents.revision}
+    source: dict[str, Any] = {"local_files_only": True} if folder else {"revision": latents.revision}
     try:
-        vae = AutoencoderKL.from_pretrained(str(folder or latents.vae), use_safetensors=True, **where)
+        vae = AutoencoderKL.from_pretrained(str(folder or latents.vae), use_safetensors=True, **source)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"dataset.latents.vae {latents.vae}: cannot be loaded: {reason}") from error
@@ -106,7 +106,7 @@ def load_vae(latents: Latents | LatentsInfo) -> Any:
 
 
 def vae_sha256(latents: Latents) -> str | None:
-    """Digest of a local VAE's weights; None for a repository, whose revision says it."""
+    """Return the digest of a local VAE's weights; None for a repository, whose revision identifies them."""
     folder = local_vae(latents)
     if folder is None:
         return None
@@ -118,7 +118,7 @@ def vae_sha256(latents: Latents) -> str | None:
 
 
 def encoder_of(vae: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """A function: image uint8 [3, H, W] -> float32 [8, h, w], four means, then four standard deviations."""
+    """Return a function: image uint8 [3, H, W] -> float32 [8, h, w], four means, then four standard deviations."""
     import torch
 
     device = next((p.device for p in vae.parameters()), torch.device("cpu")) if hasattr(vae, "parameters") else None
@@ -126,14 +126,14 @@ def encoder_of(vae: Any) -> Callable[[np.ndarray], np.ndarray]:
     def encode(image: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             pixels = torch.from_numpy(np.array(image))[None].to(device).to(torch.float32) / 255
-            found = vae.encode(pixels).latent_dist
-            return torch.cat([found.mean, found.std], dim=1)[0].cpu().numpy()
+            distribution = vae.encode(pixels).latent_dist
+            return torch.cat([distribution.mean, distribution.std], dim=1)[0].cpu().numpy()
 
     return encode
 
 
 def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_std: tuple[float, ...]) -> Tensor:
-    """Normalised latents [B, 4, h, w] -> images uint8 [B, 3, H, W], truncated as EDM2 does; one image at a time."""
+    """Decode normalized latents [B, 4, h, w] to images uint8 [B, 3, H, W], truncated as EDM2 does; one image at a time."""
     import torch
 
     from sida.numerics.latents import decoder_input
@@ -145,7 +145,7 @@ def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_st
 
 
 def decoder_of(latents: Latents, device: Any) -> Callable[[Tensor], Tensor]:
-    """A function: normalised latents float [B, 4, h, w] -> images uint8 [B, 3, H, W]; the recipe's VAE on ``device``.
+    """Return a function: normalized latents float [B, 4, h, w] -> images uint8 [B, 3, H, W]; the recipe's VAE on ``device``.
 
     Raises UserError when diffusers or the VAE's files are missing.
     """

@@ -19,28 +19,28 @@ SHARD_BYTES = 128 * 2**20
 
 
 def data_shape(record: str, channels: int, resolution: int) -> tuple[int, ...]:
-    """The shape of a record's data."""
+    """Return the shape of a record's data."""
     if record == "labels":
         return (0,)
     return (2 * channels if record == "latents" else channels, resolution, resolution)
 
 
 def record_dtype(record: str, channels: int, resolution: int) -> np.dtype:
-    """The layout of one record: of ``pixels``, ``latents`` or ``labels``."""
+    """Return the layout of one record: of ``pixels``, ``latents`` or ``labels``."""
     element = "<f4" if record == "latents" else "u1"
     return np.dtype([("label", "<i4"), ("crc", "<u4"), ("data", element, data_shape(record, channels, resolution))])
 
 
 def dtype_of(dataset: DatasetResult) -> np.dtype:
-    """The layout of a data set's records."""
+    """Return the layout of a data set's records."""
     return record_dtype(dataset.record, dataset.channels, dataset.resolution)
 
 
 def records_per_shard(layout: np.dtype, shard_bytes: int) -> int:
-    """As many as fit, at least one."""
+    """Return how many records fit into a shard, at least one."""
     return max(1, shard_bytes // layout.itemsize)
 
 
 def crc_of(data: np.ndarray) -> int:
-    """The checksum that a record carries, for reads of single records."""
+    """Return the checksum that a record carries, for reads of single records."""
     return zlib.crc32(np.ascontiguousarray(data).data)

@@ -1,4 +1,4 @@
-"""Which training image is read when: endless shuffled reading as a function of the position alone."""
+"""Endless shuffled order of training images, as a function of the position alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ShuffledOrder:
         self._epoch = lru_cache(maxsize=2)(lambda epoch: draws.permutation(f"data order {epoch}", count))
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """int64 [N] positions in the endless order -> int64 [N] image indices."""
+        """Return int64 [N] image indices at int64 [N] positions in the endless order."""
         epochs = positions // self.count
         items = torch.empty_like(positions)
         for epoch in torch.unique(epochs).tolist():

@@ -49,7 +49,7 @@ def _cell(data: np.ndarray, dataset: DatasetResult) -> Image.Image:
 
 
 def _chart(pen: ImageDraw.ImageDraw, font: object, histogram: tuple[int, ...], left: int, top: int, width: int) -> None:
-    """One bar a class; with more classes than pixels each column shows the largest of its classes."""
+    """Draw one bar a class; with more classes than pixels each column shows the largest of its classes."""
     smallest, largest = min(histogram), max(histogram)
     text = f"images per class: {smallest:,} to {largest:,} in {len(histogram):,} classes"
     pen.text((left, top), text, "black", font)  # type: ignore[arg-type]

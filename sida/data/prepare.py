@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sida import progress
+from sida.data import layout as record_layout
 from sida.data.decoding import DIGEST_BYTES
 from sida.data.latents import NpyDecoder, check_pinned
-from sida.data.layout import SHARD_BYTES, record_dtype
+from sida.data.layout import record_dtype
 from sida.errors import SidaError, UserError
 from sida.launch.job import run_job
 from sida.launch.spec import EncodeSpec
@@ -50,13 +51,13 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
 
     dataset = run.recipe.dataset
     parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
-    digest = digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])
+    digest = digest_of([parts, identity, record_layout.SHARD_BYTES, decoder_name(), run.step.code()])
     work = data_folder(digest, run.attempt if run.anew else None)
     started = time.monotonic()
-    conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
+    conversion = conversion_of(dataset, folder, work, record_layout.SHARD_BYTES)
     total = len(conversion.source)
     if conversion.image_layout is not None:
-        found = run_job(run, EncodeSpec(work=work, shard_bytes=SHARD_BYTES)).reused
+        reused = run_job(run, EncodeSpec(work=work, shard_bytes=record_layout.SHARD_BYTES)).reused
     else:
         shown, done = Progress(run.step.name, total, "images"), 0
 
@@ -65,18 +66,18 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
             done += images
             shown.update(done)
 
-        found = convert(conversion, run.store, run.put, folder, progress=advance)
-    if found:
-        run.note(f"{found} of {conversion.shards} shards were there already")
-    made = [finished(run.store, conversion, number) for number in range(conversion.shards)]
-    if None in made:
-        raise SidaError(f"{conversion.source.where}: shard {made.index(None)} is not in the store: run again")
+        reused = convert(conversion, run.store, run.put, folder, progress=advance)
+    if reused:
+        run.note(f"{reused} of {conversion.shards} shards were there already")
+    shards = [finished(run.store, conversion, number) for number in range(conversion.shards)]
+    if None in shards:
+        raise SidaError(f"{conversion.source.where}: shard {shards.index(None)} is not in the store: run again")
     run.notes["images_per_second"] = round(total / max(time.monotonic() - started, 1e-9), 1)
-    return _assemble(run, dataset, identity, conversion, [one for one in made if one is not None], folder)
+    return _assemble(run, dataset, identity, conversion, [one for one in shards if one is not None], folder)
 
 
 def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -> Conversion:
-    """What the dataset section asks for. Raises UserError where source and recipe do not fit."""
+    """Return the conversion that the dataset section asks for. Raises UserError if source and recipe do not fit."""
     from sida.data.convert import Conversion
     from sida.data.decode import Decoder
     from sida.data.sources import LATENT_ENDING, open_source
@@ -110,7 +111,7 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
 
 
 def decoder_name() -> str:
-    """Pillow's version and its JPEG library's: another one may differ by a level."""
+    """Return the version of Pillow and of its JPEG library: another one may differ by a level."""
     from PIL import __version__, features
 
     return f"Pillow {__version__}, libjpeg {features.version('jpg')}"
@@ -151,7 +152,7 @@ def _assemble(
         readable &= ~dropped
     count = int(readable.sum())
     if count == 0:
-        raise UserError(f"{source.where}: none of {len(source):,} images is left, e.g. {': '.join(unreadable[0])}")
+        raise UserError(f"{source.where}: no readable image among {len(source):,}, e.g. {': '.join(unreadable[0])}")
     labels = None if source.labels is None or not dataset.classes else source.labels[readable]
     histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
     if 0 in histogram:
@@ -192,7 +193,7 @@ def _assemble(
 def _judge(
     run: StepRun, dataset: Dataset, where: str, total: int, unreadable: list[Any], same: list[Any], listed: str
 ) -> None:
-    """Say what is wrong; raise UserError where the policy is to fail."""
+    """Report what is wrong; raise UserError if the policy is to fail."""
     said, remedies = [], []
     if unreadable:
         examples = "; ".join(f"{name} {reason}" for name, reason in unreadable[:NAMED])
@@ -219,13 +220,13 @@ def _record(conversion: Conversion) -> Any:
 def _latents_info(dataset: Dataset, conversion: Conversion, identity: dict[str, str]) -> LatentsInfo | None:
     if dataset.latents is None or _record(conversion) != "latents":
         return None
-    found = dataset.latents
+    latents = dataset.latents
     return LatentsInfo(
-        vae=found.vae,
-        revision=found.revision,
+        vae=latents.vae,
+        revision=latents.revision,
         vae_sha256=identity.get("vae") if conversion.image_layout is not None else None,
-        image_resolution=found.image_resolution,
-        raw_mean=found.raw_mean,
-        raw_std=found.raw_std,
-        licence=found.licence,
+        image_resolution=latents.image_resolution,
+        raw_mean=latents.raw_mean,
+        raw_std=latents.raw_std,
+        licence=latents.licence,
     )

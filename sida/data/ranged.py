@@ -1,4 +1,4 @@
-"""Where a shard's records come from: a mapped file, or a remote object read by range until its copy is here."""
+"""Sources of a shard's records: a mapped file, or a remote object read by range until its copy has arrived."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Answer = Callable[[], np.ndarray]
 
 
 class Part(Protocol):
-    """One shard."""
+    """Records of one shard."""
 
     def ask(self, places: list[int]) -> Answer:
-        """Begin to read records; the answer waits for them."""
+        """Begin to read records; calling the answer waits for them."""
 
 
 def open_parts(store: ObjectStore, shards: Sequence[Shard], layout: np.dtype) -> list[Part]:
-    """One part a shard. Raises Corrupt or NotFound naming a shard that is fetched at once."""
+    """Open one part per shard. Raises Corrupt or NotFound naming a shard that is fetched at once."""
     total = sum(shard.object.size for shard in shards)
     budget = CACHE_SHARE * settings().cache_bytes
     local = all(store.local_path(shard.object.key) is not None for shard in shards)
@@ -55,7 +55,7 @@ def _copy(parts: list[Ranged]) -> None:
 
 
 class Mapped:
-    """A verified local file."""
+    """Verified local file."""
 
     def __init__(self, store: ObjectStore, shard: Shard, layout: np.dtype) -> None:
         path = fetch_object(store, shard.object)
@@ -68,7 +68,7 @@ class Mapped:
 
 
 class Ranged:
-    """A remote object: neighbouring records in one request, many requests at once, every record checked by its CRC."""
+    """Remote object: neighboring records in one request, many requests at once, every record checked by its CRC."""
 
     def __init__(self, store: ObjectStore, shard: Shard, layout: np.dtype, readers: ThreadPoolExecutor) -> None:
         self.shard = shard

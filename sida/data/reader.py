@@ -39,8 +39,8 @@ class ShuffledData:
         self._ahead: dict[tuple[int, ...], Future[tuple[Tensor, Tensor]]] = {}
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [N] positions in the order, on the host -> float32 [N, C, H, W] (images in [-1, 1], or latents drawn anew for every
-        position) and one-hot labels float32 [N, classes], on the device."""
+        """Return the images at int64 [N] positions in the order, on the host, as float32 [N, C, H, W] (in [-1, 1], or latents
+        drawn anew for every position) and one-hot labels float32 [N, classes], on the device."""
         future = self._take(tuple(positions.tolist()))
         indices = self.order(positions)
         data, labels = future.result() if future else self._read(indices)
@@ -54,9 +54,9 @@ class ShuffledData:
         return network_input(data, self.shards.dataset, eps), one_hot(labels, self.shards.classes)
 
     def _take(self, positions: tuple[int, ...]) -> Future[tuple[Tensor, Tensor]] | None:
-        """What was read ahead for these positions; what lies behind them, or too far ahead, is for a caller who leapt: it goes."""
-        found = self._ahead.pop(positions, None)
-        if found is not None:
+        """Return the batch read ahead for these positions, if any. After a jump, batches behind or too far ahead are dropped."""
+        ready = self._ahead.pop(positions, None)
+        if ready is not None:
             self._room += self._bytes(positions)
         passed = [
             key for key in self._ahead if not self._stride or not positions[0] < key[0] <= positions[0] + self._stride
@@ -64,10 +64,10 @@ class ShuffledData:
         for key in passed:
             self._ahead.pop(key).cancel()
             self._room += self._bytes(key)
-        return found
+        return ready
 
     def _read_ahead(self, positions: Tensor) -> None:
-        """Unless there is no room: what is there already is asked for before."""
+        """Start reading a batch, if there is room: the batches already there are needed before."""
         key = tuple(positions.tolist())
         if self._bytes(key) <= self._room:
             self._room -= self._bytes(key)

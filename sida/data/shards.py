@@ -20,14 +20,14 @@ from sida.stores import ObjectStore
 
 
 class Shards:
-    """Record i, from whichever shard holds it. Safe for threads.
+    """Records of a data set, from whichever shard holds them. Safe for threads.
 
     A folder's shards, and a small data set of a remote store, are verified here and mapped. Of a large remote one single records
     are read by range, and checked, until verified copies of whole shards, as many as the cache may hold, have arrived.
     """
 
     def __init__(self, store: ObjectStore, dataset: DatasetResult) -> None:
-        """Raises Corrupt or NotFound naming the shard, or Corrupt when the index does not add up."""
+        """Open the shards. Raises Corrupt or NotFound naming the shard, or Corrupt when the index does not add up."""
         layout = dtype_of(dataset)
         _check_index(dataset, layout)
         self.dataset, self.classes, self._layout = dataset, dataset.classes, layout
@@ -43,8 +43,8 @@ class Shards:
         return self._layout.itemsize
 
     def records(self, indices: list[int]) -> np.ndarray:
-        """Records [N] of the layout in ``sida.data.layout``, in the order asked for."""
-        found = np.empty(len(indices), self._layout)
+        """Return records [N] of the layout in ``sida.data.layout``, in the order asked for."""
+        records = np.empty(len(indices), self._layout)
         places: dict[int, list[tuple[int, int]]] = {}
         for slot, index in enumerate(indices):
             if not 0 <= index < len(self):
@@ -53,8 +53,8 @@ class Shards:
             places.setdefault(part, []).append((slot, index - (self._ends[part - 1] if part else 0)))
         waiting = [(slots, self._parts[part].ask([at for _, at in slots])) for part, slots in places.items()]
         for slots, answer in waiting:
-            found[[slot for slot, _ in slots]] = answer()
-        return found
+            records[[slot for slot, _ in slots]] = answer()
+        return records
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [N] -> data, labels int64 [N] (-1: none). Data is uint8 [N, C, H, W]; of latents float32 [N, 2 C, h, w]."""
@@ -62,21 +62,21 @@ class Shards:
         return torch.from_numpy(records["data"].copy()), torch.from_numpy(records["label"].astype(np.int64))
 
     def labels(self) -> Tensor:
-        """int64 [count]: every label, in order. Reads every record, a block at a time."""
+        """Return int64 [count]: every label, in order. Reads every record, a block at a time."""
         blocks = [self.records(block) for block in _blocks(len(self))]
         return torch.from_numpy(np.concatenate([block["label"] for block in blocks]).astype(np.int64))
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [N] -> what networks see, float32 [N, C, H, W], and one-hot labels float32 [N, classes].
 
-        Images are in [-1, 1]; latents are normalised means; of labels alone the images are zeros.
+        Images are in [-1, 1]; latents are normalized means; of labels alone the images are zeros.
         """
         data, labels = self.read(indices)
         return network_input(data, self.dataset), one_hot(labels, self.classes)
 
 
 def network_input(data: Tensor, dataset: DatasetResult, eps: Tensor | None = None) -> Tensor:
-    """Data as stored -> float32 [N, C, H, W]; ``eps`` unit normal [N, C, H, W] draws latents, without it they are their means."""
+    """Turn data as stored into float32 [N, C, H, W]; unit normal ``eps`` [N, C, H, W] draws latents, else they are their means."""
     if dataset.record == "labels":
         shape = data_shape("pixels", dataset.channels, dataset.resolution)
         return torch.zeros(len(data), *shape, device=data.device)
@@ -88,14 +88,14 @@ def network_input(data: Tensor, dataset: DatasetResult, eps: Tensor | None = Non
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """int64 [N] -> float32 [N, classes]; [N, 0] for unconditional networks."""
+    """Return int64 [N] as float32 [N, classes]; [N, 0] for unconditional networks."""
     if classes == 0:
         return torch.zeros(len(labels), 0, device=labels.device)
     return torch.nn.functional.one_hot(labels, classes).to(torch.float32)
 
 
 def _check_index(dataset: DatasetResult, layout: np.dtype) -> None:
-    """Raises Corrupt when the manifest, which is the index, contradicts itself."""
+    """Raise Corrupt when the manifest, which is the index, contradicts itself."""
     wrong = [s for s in dataset.shards if s.object.size != s.count * layout.itemsize]
     if wrong:
         raise Corrupt(

@@ -1,4 +1,4 @@
-"""From a recipe's dataset section to a list of images with labels, in the published order. Nothing is decoded here."""
+"""Turn a recipe's dataset section into a list of images with labels, in the published order. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Source:
 
 
 def is_remote(dataset: Dataset) -> bool:
-    """Whether the data are a file that has to be fetched. Raises UserError when the recipe says nowhere where they are."""
+    """Return whether the data are a file to fetch. Raises UserError when the recipe names no address of the data."""
     if dataset.source == "digits":
         return False
     if dataset.address is None:
@@ -57,7 +57,7 @@ def is_remote(dataset: Dataset) -> bool:
 
 
 def path_of(dataset: Dataset) -> Path | None:
-    """The local file or folder of the data, fetched if need be; None for sources that need none.
+    """Return the local file or folder of the data, fetched if need be; None for sources that need none.
 
     Raises UserError when it is not there, and what fetching raises.
     """
@@ -72,7 +72,7 @@ def path_of(dataset: Dataset) -> Path | None:
 
 
 def open_source(dataset: Dataset, scratch: Path) -> Source:
-    """The images of a recipe's dataset section; ``scratch`` is an empty folder for unpacked archives.
+    """Return the images of a recipe's dataset section; ``scratch`` is an empty folder for unpacked archives.
 
     Raises UserError for damaged or hostile archives, missing labels and wrong counts.
     """
@@ -112,17 +112,17 @@ def _cifar10(dataset: Dataset, scratch: Path) -> Source:
 
 
 def _edm_zip(dataset: Dataset, scratch: Path) -> Source:
-    """What NVIDIA's tools write: images, or EDM2's latents, and dataset.json."""
+    """Open an archive by NVIDIA's tools: images, or EDM2's latents, and dataset.json."""
     path = path_of(dataset)
     assert path is not None
     entries = entries_of(path, scratch)
-    wanted = (lambda name: name.endswith(LATENT_ENDING)) if dataset.latents and _holds_latents(entries) else is_image
-    images = [entry for entry in entries if wanted(entry.name)]
+    is_member = (lambda name: name.endswith(LATENT_ENDING)) if dataset.latents and _holds_latents(entries) else is_image
+    images = [entry for entry in entries if is_member(entry.name)]
     return _files(path, entries, images, _json_labels(entries, images) if dataset.classes else None)
 
 
 def _folder(dataset: Dataset, scratch: Path) -> Source:
-    """Class folders, or any folders with a dataset.json; on disk or packed."""
+    """Open class folders, or any folders with a dataset.json; on disk or packed."""
     path = path_of(dataset)
     assert path is not None
     entries = entries_of(path, scratch)
@@ -143,7 +143,7 @@ def _ffhq(dataset: Dataset, scratch: Path) -> Source:
 
 
 def _afhqv2(dataset: Dataset, scratch: Path) -> Source:
-    """The folders under ``train``: cat, dog, wild."""
+    """Open the folders under ``train``: cat, dog, wild."""
     path = path_of(dataset)
     assert path is not None
     entries = _under("train", entries_of(path, scratch))
@@ -153,7 +153,7 @@ def _afhqv2(dataset: Dataset, scratch: Path) -> Source:
 
 
 def _imagenet(dataset: Dataset, scratch: Path) -> Source:
-    """Synset folders (on disk or packed, under ``train`` or not), or the ILSVRC tar of one tar a synset."""
+    """Open synset folders (on disk or packed, under ``train`` or not), or the ILSVRC tar of one tar a synset."""
     path = path_of(dataset)
     assert path is not None
     entries = _without_top(_expand_tars(path, entries_of(path, scratch)))
@@ -175,18 +175,18 @@ def _webdataset(dataset: Dataset, scratch: Path) -> Source:
 
 
 def _labels(dataset: Dataset, scratch: Path) -> Source:
-    """A dataset.json alone: data-free distillation (SiD) reads labels and never looks at an image."""
+    """Read a dataset.json alone: data-free distillation (SiD) reads labels and never looks at an image."""
     path = path_of(dataset)
     assert path is not None
     if not dataset.classes:
         raise UserError(f"{path}: source labels holds nothing but labels: set dataset.classes")
     try:
-        found = labelling.from_json(path.read_bytes(), str(path))
+        labels = labelling.from_json(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if not found:
+    if not labels:
         raise UserError(f"{path}: has no labels: give a dataset.json with some")
-    return Source(str(path), np.array([found[name] for name in sorted(found)], np.int32))
+    return Source(str(path), np.array([labels[name] for name in sorted(labels)], np.int32))
 
 
 _READERS: dict[str, Callable[[Dataset, Path], Source]] = {
@@ -212,11 +212,11 @@ def _files(path: Path, entries: Sequence[Entry], images: list[Entry], labels: np
 
 
 def _json_labels(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
-    found = labelling.read_json(entries)
-    if found is None:
+    listing = labelling.read_json(entries)
+    if listing is None:
         return None
-    labels = labelling.from_json(*found)
-    return None if labels is None else labelling.by_name([entry.name for entry in images], labels, found[1])
+    labels = labelling.from_json(*listing)
+    return None if labels is None else labelling.by_name([entry.name for entry in images], labels, listing[1])
 
 
 def _holds_latents(entries: list[Entry]) -> bool:
@@ -224,7 +224,7 @@ def _holds_latents(entries: list[Entry]) -> bool:
 
 
 def _under(folder: str, entries: list[Entry]) -> list[Entry]:
-    """The entries under a folder, named from there; all of them when there is no such folder."""
+    """Return the entries under a folder, named from there; all of them when there is no such folder."""
     inside = [
         entry._replace(name=entry.name.removeprefix(f"{folder}/"))
         for entry in entries
@@ -238,7 +238,7 @@ def _without_top(entries: list[Entry]) -> list[Entry]:
 
 
 def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
-    """A class folder without any file is seen on disk only."""
+    """Refuse a class folder without any file; only a folder on disk can show one."""
     if path.is_dir():
         full = {entry.name.partition("/")[0] for entry in images}
         empty = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name not in full)

@@ -20,7 +20,7 @@ _BLOCK = 2**20
 
 
 def unpacked(path: Path, folder: Path) -> Path:
-    """The tar itself: ``path``, or its gunzipped copy in ``folder``, read to the end so that gzip's CRC is checked.
+    """Return the tar itself: ``path``, or its gunzipped copy in ``folder``, read to the end so that gzip's CRC is checked.
 
     Raises UserError when it is damaged or inflates like a bomb; OSError when the disk is full.
     """
@@ -46,7 +46,7 @@ def unpacked(path: Path, folder: Path) -> Path:
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file: a tar inside a tar."""
+    """Part of a file as a file: a tar inside a tar."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
         self._file, self._offset, self._size, self._at = file, offset, size, 0
@@ -74,7 +74,7 @@ class _Window(io.RawIOBase):
 
 
 def tar_entries(path: Path, inside: Entry | None = None) -> Iterator[Entry]:
-    """All files of a tar, or of the tar that ``inside`` is, in its order.
+    """Return all files of a tar, or of the tar that ``inside`` is, in its order.
 
     Raises UserError naming the archive: damaged headers and cuts (which Python's tarfile passes over), links, devices, names
     that lead out of it, the same name twice.

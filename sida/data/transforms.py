@@ -1,4 +1,4 @@
-"""From a picture to the data set's square, as each published data set was made (numbers: EDM's and EDM2's dataset tools).
+"""Transforms of a picture to the data set's square, as each published set was made (numbers: EDM's and EDM2's dataset tools).
 
 Resizing runs horizontally, then vertically, in two calls: so every Pillow gives what versions up to 12 give, with which the
 published data sets were made (13 turns the passes round for tall images).
@@ -13,19 +13,19 @@ from PIL.Image import Resampling
 
 
 def none(image: Image.Image, resolution: int) -> Image.Image:
-    """The picture as it is; another size is an error."""
+    """Return the picture as it is; raise for another size."""
     if image.size != (resolution, resolution):
         raise ValueError(f"is {image.width}x{image.height}, not {resolution}x{resolution}")
     return image
 
 
 def lanczos(image: Image.Image, resolution: int) -> Image.Image:
-    """Straight to the square without a crop, so that other shapes are squeezed: FFHQ-64, AFHQv2-64."""
+    """Resize straight to the square without a crop, so that other shapes are squeezed: FFHQ-64, AFHQv2-64."""
     return _resize(image, (resolution, resolution), Resampling.LANCZOS)
 
 
 def center_crop(image: Image.Image, resolution: int) -> Image.Image:
-    """The largest centred square, then LANCZOS: ImageNet-64 as EDM made it."""
+    """Crop the largest centered square, then LANCZOS: ImageNet-64 as EDM made it."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
@@ -33,7 +33,7 @@ def center_crop(image: Image.Image, resolution: int) -> Image.Image:
 
 
 def center_crop_dhariwal(image: Image.Image, resolution: int) -> Image.Image:
-    """Halved by BOX while twice as large, BICUBIC to the shorter side, centre: ImageNet-512 as EDM2 and ADM made it."""
+    """Halve by BOX while twice as large, BICUBIC to the shorter side, crop the center: ImageNet-512 as EDM2 and ADM made it."""
     while min(image.size) >= 2 * resolution:
         image = _resize(image, (image.width // 2, image.height // 2), Resampling.BOX)
     scale = resolution / min(image.size)

@@ -1,4 +1,4 @@
-"""WebDataset tars: samples are neighbouring members that share a name up to its first dot; read here, written by ``export``."""
+"""WebDataset tars: samples are neighboring members that share a name up to its first dot; read here, written by ``export``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sida.errors import UserError
 
 
 def webdataset_entries(path: Path, scratch: Path, *, labelled: bool) -> tuple[list[Entry], np.ndarray | None, int]:
-    """Images in the order of the tars (by name) and of their members, labels int32 [N] from ``.cls`` or ``.json``, other files.
+    """Return images in the order of the tars (by name) and their members, labels int32 [N] from ``.cls`` or ``.json``, other files.
 
     Raises UserError naming the tar for a sample with two images or, when ``labelled``, without a label.
     """

@@ -11,15 +11,15 @@ from sida.errors import UserError
 
 
 def zip_entries(path: Path) -> list[Entry]:
-    """All files of a zip, in the order of its directory. Raises UserError naming the archive and what is wrong."""
+    """Return all files of a zip, in the order of its directory. Raises UserError naming the archive and what is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
-            found = archive.infolist()
+            members = archive.infolist()
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:  # ValueError: names not UTF-8
         raise UserError(f"{path}: not a whole zip ({error}): fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    entries = [_entry(path, info) for info in found if not info.is_dir()]
+    entries = [_entry(path, info) for info in members if not info.is_dir()]
     names = {entry.name for entry in entries}
     if len(names) != len(entries):
         twice = next(name for name in names if sum(entry.name == name for entry in entries) > 1)

@@ -1,1 +1,1 @@
-"""Using a finished generator elsewhere: samples, and a folder that needs nothing of this project."""
+"""Use a finished generator elsewhere: samples, and a folder that needs nothing of this project."""

@@ -1,4 +1,4 @@
-"""Finding a finished generator: in a file, or behind a manifest's address; with what is needed to sample from it."""
+"""Find a finished generator: in a file, or behind a manifest's address; with all that is needed to sample from it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOW = "give a .safetensors file of `run`, or the address of a generator's or run
 
 @dataclass(frozen=True)
 class Generator:
-    """G(z, c) = D_theta(sigma_init z; sigma_init, c): network in eval mode, and where it is from."""
+    """Finished generator G(z, c) = D_theta(sigma_init z; sigma_init, c): network in eval mode, and its origin."""
 
     denoiser: Denoiser
     network: dict[str, Any]
@@ -48,7 +48,7 @@ class Generator:
 
 
 def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
-    """The generator in a file, or behind an address (file://, s3://).
+    """Open the generator in a file, or behind an address (file://, s3://).
 
     ``recipe`` says network and sigma_init of files that do not: published pickles, bare safetensors. Nothing of a foreign file is
     executed. Raises UserError when it is neither, or is a teacher.
@@ -64,7 +64,7 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
 
 
 def _local(name: str) -> Path | None:
-    """The path of a file on this machine; None for an address elsewhere."""
+    """Return the path of a file on this machine; None for an address elsewhere."""
     parts = urlsplit(name) if "://" in name else None
     if parts is None:
         return Path(name)
@@ -93,8 +93,10 @@ def _from_manifest(content: bytes, where: str) -> Generator:
     manifest: Manifest = parse_manifest(content, where)
     store, result = open_store(manifest.about.store), manifest.result
     if isinstance(result, RunResult):
-        found = _from_file(fetch_object(store, result.generator), where, None)
-        return Generator(found.denoiser, found.network, found.sigma_init, result.licence, found.about)
+        network_file = _from_file(fetch_object(store, result.generator), where, None)
+        return Generator(
+            network_file.denoiser, network_file.network, network_file.sigma_init, result.licence, network_file.about
+        )
     if not isinstance(result, GeneratorResult):
         raise UserError(f"{where}: is a {result.kind} manifest, this takes a generator's or a run's")
     about = {
@@ -107,20 +109,22 @@ def _from_manifest(content: bytes, where: str) -> Generator:
 
 
 def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
-    """A safetensors file with our header; with a recipe, anything that holds the recipe's network."""
+    """Open a safetensors file with our header; with a recipe, any file that holds the recipe's network."""
 
-    found = read_network(path, where)
+    network_file = read_network(path, where)
     about = {"weights sha256": sha256_of(path)[0]}
     if recipe is not None:
         network, method = generator_network(recipe), recipe.method
         with tempfile.TemporaryDirectory() as folder:
             weights = as_safetensors(path, network, Path(folder))
             return _built(weights, network, method.sigma_init, recipe.teacher.licence, about)
-    sigma_init = found.about.get("sigma_init")
-    if found.network is None or not isinstance(sigma_init, int | float):
-        what = "is a teacher, or made elsewhere" if found.network else "does not say which network it holds"
-        raise UserError(f"{where}: {what}: add --recipe, whose teacher.network and method.sigma_init are its own")
-    return _built(path, found.network, float(sigma_init), str(found.about.get("licence", "unknown")), about)
+    sigma_init = network_file.about.get("sigma_init")
+    if network_file.network is None or not isinstance(sigma_init, int | float):
+        problem = "is a teacher, or made elsewhere" if network_file.network else "does not say which network it holds"
+        raise UserError(f"{where}: {problem}: add --recipe, whose teacher.network and method.sigma_init are its own")
+    return _built(
+        path, network_file.network, float(sigma_init), str(network_file.about.get("licence", "unknown")), about
+    )
 
 
 def _built(path: Path, network: dict[str, Any], sigma_init: float, licence: str, about: dict[str, str]) -> Generator:

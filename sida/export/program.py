@@ -84,8 +84,8 @@ def _record(generator: Generator, path: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, on its way from one form to another
         try:
-            made = torch.export.export(sampler, (seeds, labels), dynamic_shapes=({0: batch}, {0: batch}))
-            torch.export.save(made, path, extra_files={"facts.json": json.dumps(facts)})
+            program = torch.export.export(sampler, (seeds, labels), dynamic_shapes=({0: batch}, {0: batch}))
+            torch.export.save(program, path, extra_files={"facts.json": json.dumps(facts)})
             again = torch.export.load(path).module()(seeds, labels)
         except (RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]

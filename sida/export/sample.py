@@ -28,21 +28,21 @@ Noise = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def labels_for(generator: Generator, count: int, wanted: Sequence[int] | None) -> Tensor:
-    """int64 [count]: the wanted classes in turn; by default every class in turn. Raises UserError for classes it does not have."""
+    """Return int64 [count]: the wanted classes in turn; by default every class in turn."""
     if not generator.classes:
         if wanted:
             raise UserError("--labels: this generator is unconditional: leave them out")
         return torch.zeros(count, dtype=torch.int64)
-    known = list(wanted or range(generator.classes))
-    if wrong := [label for label in known if not 0 <= label < generator.classes]:
+    classes = list(wanted or range(generator.classes))
+    if wrong := [label for label in classes if not 0 <= label < generator.classes]:
         raise UserError(f"--labels {wrong[0]}: this generator has classes 0 to {generator.classes - 1}")
-    return torch.tensor(known)[torch.arange(count) % len(known)]
+    return torch.tensor(classes)[torch.arange(count) % len(classes)]
 
 
 def sample(
     generator: Generator, seeds: Sequence[int], labels: Tensor, *, noise: Noise = sampling_noise, batch: int = 64
 ) -> Tensor:
-    """uint8 [N, C, H, W], one image for each seed. ``labels`` int64 [N]; ``noise`` by default that of scores.
+    """Return uint8 [N, C, H, W], one image for each seed. ``labels`` int64 [N]; ``noise`` by default that of scores.
 
     Raises UserError for a generator of latents, which are no pictures yet, and for images that are not finite.
     """
@@ -64,44 +64,44 @@ def sample(
 
 
 def authors_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """The noise of the SiD authors' image writer."""
+    """Return the noise of the SiD authors' image writer."""
     return seeded_latents(seeds.tolist(), shape)[0]
 
 
 def authors_labels(generator: Generator, seeds: Sequence[int]) -> Tensor:
-    """int64 [N]: the class that the authors' image writer draws after a seed's noise."""
+    """Return int64 [N]: the class that the authors' image writer draws after a seed's noise."""
     return torch.cat([seeded_latents([seed], generator.shape, generator.classes)[1] for seed in seeds])
 
 
 def write_images(folder: Path, seeds: Sequence[int], images: Tensor) -> None:
-    """One PNG for each seed, ``00000042.png``: a folder that `score` takes."""
+    """Write one PNG for each seed, ``00000042.png``: a folder that `score` takes."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, image in zip(seeds, images, strict=True):
         _write(folder / f"{seed:08d}.png", picture(image))
 
 
 def write_grid(path: Path, images: Tensor, columns: int | None = None) -> None:
-    """One PNG with all images in rows, about as many rows as columns."""
+    """Write one PNG with all images in rows, about as many rows as columns."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     zoom = max(1, SMALL // images.shape[-1])
     pitch = images.shape[-1] * zoom + GAP
     sheet = Image.new("RGB", (columns * pitch - GAP, math.ceil(len(images) / columns) * pitch - GAP), "white")
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
-        shown = picture(image)
-        cell = shown.resize((shown.width * zoom, shown.height * zoom), Image.Resampling.NEAREST)
+        tile = picture(image)
+        cell = tile.resize((tile.width * zoom, tile.height * zoom), Image.Resampling.NEAREST)
         sheet.paste(cell, (column * pitch, row * pitch))
     _write(path, sheet)
 
 
 def picture(image: Tensor) -> Image.Image:
-    """uint8 [1 or 3, H, W] -> grey or RGB."""
+    """Return uint8 [1 or 3, H, W] as a gray or RGB picture."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _write(path: Path, made: Image.Image) -> None:
-    """All or nothing."""
+    """Write all or nothing."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         made.save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""Files of other people's making, read without executing anything that they say.
+"""Read files from others without executing anything in them.
 
 ``read_pickle`` is the one way in: a pickle becomes plain Python values, numpy arrays, tensors as views of the file, and
 inert stand-ins that hold a class's name and its state.

@@ -1,4 +1,4 @@
-"""The globals that a foreign pickle may mention, and what calling each of them amounts to here.
+"""Globals that a foreign pickle may mention, and what calling each of them amounts to here.
 
 Nothing is imported or called by name: a global is looked up in these tables, and what it builds is a plain value or an
 inert stand-in. Sources: pickletools on files written by NVIDIA's persistence module, torch 2.13 and numpy 1 and 2.
@@ -27,7 +27,7 @@ NUMPY_TYPES = {
 
 
 def check_key(key: Any) -> Any:
-    """``key`` if hashing and comparing it is cheap and cannot be made to collide; raises ValueError otherwise."""
+    """Return ``key`` if hashing and comparing it is cheap and cannot be made to collide; raise ValueError otherwise."""
     if key is None or type(key) in (str, bytes, bool, float) or (type(key) is int and abs(key) < 2**63):
         return key
     raise ValueError(f"a key or set member of type {type(key).__name__}; text, bytes and numbers are accepted")
@@ -63,7 +63,7 @@ class DType:
 
 
 def array_of(state: Any, budget: Budget) -> np.ndarray:
-    """numpy's state tuple (version, shape, type, Fortran order, raw bytes) as a read-only view of the bytes."""
+    """Return numpy's state tuple (version, shape, type, Fortran order, raw bytes) as a read-only view of the bytes."""
     if not (isinstance(state, tuple) and len(state) == 5):
         raise ValueError("the state of a numpy array that is not numpy's")
     _, shape, dtype, fortran, raw = state
@@ -121,7 +121,7 @@ def _encode(args: tuple[Any, ...], budget: Budget, load: Loader) -> Any:
 
 
 def _no_bytes(args: tuple[Any, ...], budget: Budget, load: Loader) -> Any:
-    """How Python 3 writes b"" under protocol 2."""
+    """Return b"", as Python 3 writes it under protocol 2."""
     if args:
         raise ValueError("bytes made of something")
     return b""
@@ -146,12 +146,12 @@ def _dict(args: tuple[Any, ...], budget: Budget, load: Loader) -> Any:
 
 
 def _bound_method(args: tuple[Any, ...], budget: Budget, load: Loader) -> Any:
-    """A hook that is a bound method: remembered as a pair, never looked up."""
+    """Return a hook that is a bound method as a pair; it is never looked up."""
     return Inert("builtins.getattr", args)
 
 
 def _persistent(args: tuple[Any, ...], budget: Budget, load: Loader) -> Any:
-    """NVIDIA's persistence would execute ``module_src`` here. The state may still be filled in later: it is shared."""
+    """Return a stand-in where NVIDIA's persistence would execute ``module_src``. Its state is shared, and may be filled later."""
     (meta,) = args
     if not isinstance(meta, dict) or meta.get("type") != "class" or not isinstance(meta.get("class_name"), str):
         raise ValueError("a persistent object that does not name its class")

@@ -1,4 +1,4 @@
-"""Bringing a file that a recipe names to this machine: https, s3 or file; by the digest that the recipe pins.
+"""Fetch a file that a recipe names to this machine: https, s3 or file; by the digest that the recipe pins.
 
 Without a pinned digest the first one that is seen is recorded in the store, said loudly, and held to from then on;
 ``sida pin RECIPE`` writes it into the recipe.
@@ -32,7 +32,7 @@ MIB = 1 << 20
 
 
 def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str = "") -> tuple[Path, str]:
-    """A local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``what`` names it in messages.
+    """Return a local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``what`` names it in messages.
 
     A download is resumed after a kill, waits while another process of this machine has it, and is kept in the cache, whose limit
     counts it: what was used longest ago and is not in use makes room. Without ``sha256`` the digest recorded at first use is held
@@ -48,10 +48,10 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
         )
     expected = sha256 or recorded_sha256(address)
     if copy := _mirrored(address):
-        path, found = _local(copy, what, expected) if copy.startswith("file:") else fetch_file(copy, what, expected)
+        path, digest = _local(copy, what, expected) if copy.startswith("file:") else fetch_file(copy, what, expected)
         if expected is None:
-            _record(address, what, found, step)
-        return path, found
+            _record(address, what, digest, step)
+        return path, digest
     if scheme == "http" and expected is None and urlsplit(address).hostname not in LOCAL_HOSTS:
         raise UserError(
             f"{what} {redact(address)}: http:// needs a sha256 in the recipe: anybody on the way may change it"
@@ -60,26 +60,26 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
     try:
         make_folders(folder.parent)
         with _locked(folder / f"{_name(address)}.lock"):
-            path, found = _fetch(address, what, expected, folder, step)
+            path, digest = _fetch(address, what, expected, folder, step)
     except OSError as error:
         raise _disk_error(error, what, address, folder) from error
     if expected is None:
-        _record(address, what, found, step)
-    return path, found
+        _record(address, what, digest, step)
+    return path, digest
 
 
 def digest_of_file(address: str, what: str, sha256: str | None, *, step: str = "") -> str:
-    """The sha256 of the file at ``address``, for a step's key; fetched only where nothing tells it. Raises as ``fetch_file``."""
+    """Return the sha256 of the file at ``address``, for a step's key; fetch it only if nothing else gives the digest."""
     if urlsplit(address).scheme != "file" and (known := sha256 or recorded_sha256(address)):
         return known
     return fetch_file(address, what, sha256, step=step)[1]
 
 
 def recorded_sha256(address: str) -> str | None:
-    """The digest that was recorded when the address was first used with this store; None before."""
+    """Return the digest that was recorded when the address was first used with this store; None before."""
     try:
-        told = json.loads(open_store(settings().store).read(_pin(address)))
-        return str(told["sha256"])
+        record = json.loads(open_store(settings().store).read(_pin(address)))
+        return str(record["sha256"])
     except NotFound:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -87,7 +87,7 @@ def recorded_sha256(address: str) -> str | None:
 
 
 def _mirrored(address: str) -> str | None:
-    """Where SIDA_MIRROR has the file of an https address, under its host and path as `wget -x` puts it; None if it has not."""
+    """Return SIDA_MIRROR's copy of an https address, under its host and path as `wget -x` puts it; None if it has none."""
     mirror, parts = settings().mirror, urlsplit(address)
     if not mirror or parts.scheme == "s3":
         return None
@@ -114,49 +114,49 @@ def _local(address: str, what: str, sha256: str | None) -> tuple[Path, str]:
 
 
 def _fetch(address: str, what: str, expected: str | None, folder: Path, step: str) -> tuple[Path, str]:
-    """From the cache, or downloaded; a download that was resumed and proves wrong is done once more from its beginning."""
+    """Return the file from the cache, or download it; a resumed download that proves wrong is repeated once from its beginning."""
     name = Path(unquote(urlsplit(address).path)).name or "file"
     if expected is not None:
         path = folder / expected / name
         if give_out(folder.parent, path):
             if sha256_of(path)[0] == expected:
                 return path, expected
-            path.unlink()  # somebody wrote into the cache
+            path.unlink()  # another program wrote into the cache
     part = folder / f"{_name(address)}.part"
     resumed = part.exists()
     progress.note(step or what, f"fetching {what} {redact(address)}")
     _download(address, part, what, step)
-    found, _ = sha256_of(part)
-    if expected not in (None, found):
+    digest, _ = sha256_of(part)
+    if expected not in (None, digest):
         _forget(part)
         if resumed:
             _download(address, part, what, step)
             again, _ = sha256_of(part)
             if again != expected:
                 _forget(part)
-                if again != found:
+                if again != digest:
                     raise Corrupt(f"{what} {redact(address)}: two downloads differ, both damaged: look at the network")
                 raise UserError(_another(what, redact(address), again, str(expected), "expected is"))
-            found = again
+            digest = again
         else:
-            raise UserError(_another(what, redact(address), found, str(expected), "expected is"))
-    path = folder / found / name
+            raise UserError(_another(what, redact(address), digest, str(expected), "expected is"))
+    path = folder / digest / name
     keep_fetched(folder.parent, part, path)
     _forget(part)
-    return path, found
+    return path, digest
 
 
 def _download(address: str, part: Path, what: str, step: str) -> None:
-    shown: list[progress.Progress] = []
+    bars: list[progress.Progress] = []
 
     def heard(done: int, total: int) -> None:
-        if not shown:
+        if not bars:
             make_room(part.parent.parent, total - done, settings().cache_bytes)
             free = shutil.disk_usage(part.parent).free
             if total - done > free:
                 raise OSError(errno.ENOSPC, "disk full")
-            shown.append(progress.Progress(step or what, max(total // MIB, 1), "MiB"))
-        shown[0].update(done // MIB)
+            bars.append(progress.Progress(step or what, max(total // MIB, 1), "MiB"))
+        bars[0].update(done // MIB)
 
     if urlsplit(address).scheme != "s3":
         download(address, part, what, heard)
@@ -189,10 +189,10 @@ def _forget(part: Path) -> None:
 
 
 def _record(address: str, what: str, found: str, step: str) -> None:
-    """Remember the digest of first use; of racing users one wins, and the others must have seen the same."""
-    told = {"address": redact(address), "sha256": found}
+    """Record the digest of first use; of racing users one wins, and the others must have seen the same."""
+    record = {"address": redact(address), "sha256": found}
     try:
-        open_store(settings().store).put_if_absent(_pin(address), json.dumps(told, indent=1).encode())
+        open_store(settings().store).put_if_absent(_pin(address), json.dumps(record, indent=1).encode())
     except AlreadyExists:
         if (first := recorded_sha256(address)) != found:
             raise UserError(_another(what, redact(address), found, str(first), "another process saw")) from None
@@ -212,7 +212,7 @@ def _pin(address: str) -> str:
 
 
 def _name(address: str) -> str:
-    """The address without userinfo, as a file name."""
+    """Return the address without userinfo, as a file name."""
     parts = urlsplit(address)
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
@@ -220,7 +220,7 @@ def _name(address: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process of this machine downloads an address; the others wait and find it there."""
+    """Hold an address's lock: one process of this machine downloads it; the others wait and find it there."""
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -21,13 +21,13 @@ from sida.settings import environment
 from sida.stores.base import redact
 
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
-STALL_SECONDS, STALL_BYTES = 60.0, 60 << 10  # slower than this for so long is no answer
+STALL_SECONDS, STALL_BYTES = 60.0, 60 << 10  # fewer bytes than this in that time count as no answer
 ATTEMPTS = 5  # in a row, none of which brought a byte, whatever the patience
 MOST_ATTEMPTS = 1000
 REDIRECTS = 5
 BLOCK_BYTES = 1 << 20
 
-Heard = Callable[[int, int], None]  # bytes so far, bytes in all (0: not told)
+Heard = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
 
 class _Broken(Exception):
@@ -58,7 +58,7 @@ def download(address: str, part: Path, what: str, heard: Heard) -> None:
 
 
 def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
-    """One request; appends to ``part`` when the server goes on from there, else starts it anew."""
+    """Make one request; append to ``part`` when the server goes on from there, else start it anew."""
     note = part.with_name(f"{part.name}.json")
     offset, validator = _resumable(part, note)
     response = _open(address, offset, validator, what)
@@ -99,7 +99,7 @@ def _copy(response: Any, file: Any, done: int, total: int, heard: Heard) -> None
 
 
 def _open(address: str, offset: int, validator: str, what: str) -> Any:
-    """The response, redirects followed: credentials go to the address's own origin and to no other."""
+    """Return the response, redirects followed: credentials go to the address's own origin and to no other."""
     url = named = parse_url(address)
     headers = {"Accept-Encoding": "identity", "User-Agent": "sida"}
     if offset and validator:
@@ -124,7 +124,7 @@ def _open(address: str, offset: int, validator: str, what: str) -> Any:
 
 
 def _pool(url: Url) -> urllib3.PoolManager:
-    """Connections with verified TLS, through the proxy that the environment names."""
+    """Return connections with verified TLS, through the proxy that the environment names."""
     hush_retries()
     options: dict[str, Any] = {
         "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
@@ -149,25 +149,25 @@ def _authorization(url: Url) -> dict[str, str]:
 
 
 def _resumable(part: Path, note: Path) -> tuple[int, str]:
-    """How many bytes are here and of which version; (0, "") to begin anew."""
+    """Return the number of bytes downloaded and their version; (0, "") to begin anew."""
     try:
-        told = json.loads(note.read_text())
+        state = json.loads(note.read_text())
         size = part.stat().st_size
-        if isinstance(told["validator"], str) and told["validator"] and (not told["total"] or size < told["total"]):
-            return size, told["validator"]
+        if isinstance(state["validator"], str) and state["validator"] and (not state["total"] or size < state["total"]):
+            return size, state["validator"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return 0, ""
 
 
 def _validator(response: Any) -> str:
-    """A strong ETag, else the date; without either a download cannot be resumed."""
+    """Return a strong ETag, else the date; without either a download cannot be resumed."""
     etag = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
 def _start(response: Any) -> int:
-    """First byte of a partial answer."""
+    """Return the first byte of a partial answer; -1 if none is given."""
     head = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     return int(head) if head.isdigit() else -1
 
@@ -179,12 +179,14 @@ def _answer(status: int, what: str, shown: str) -> Exception:
     if status in (408, 425, 429) or status >= 500:
         return _Broken(f"the server answers {status}")
     if status in (401, 403, 407):
-        return UserError(f"{what} {shown}: the server answers {status}: it wants credentials, or its licence accepted")
+        return UserError(
+            f"{what} {shown}: the server answers {status}: it needs credentials, or its license must be accepted first"
+        )
     return UserError(f"{what} {shown}: the server answers {status}: correct the address in the recipe")
 
 
 def _raise_what_stays(error: Exception, what: str, shown: str) -> None:
-    """Raise for what no further attempt mends."""
+    """Raise if no further attempt would help."""
     if isinstance(error, urllib3.exceptions.SSLError | ssl.SSLError):
         raise UserError(
             f"{what} {shown}: no TLS connection ({_line(error)}): set SSL_CERT_FILE to its authority"

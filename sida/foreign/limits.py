@@ -1,4 +1,4 @@
-"""How much a foreign file may ask of this machine."""
+"""Limits on what a foreign file may ask of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Limits:
 
 
 class Budget:
-    """What is left of the limits for one file; shared by the streams nested in it."""
+    """Rest of the limits for one file; shared by the streams nested in it."""
 
     def __init__(self, limits: Limits, size: int) -> None:
         self.opcodes = limits.opcodes
@@ -36,7 +36,7 @@ class Budget:
             raise ValueError("its objects would take far more memory than the file has bytes")
 
     def charge_tensor(self, size: int) -> None:
-        """Account for a tensor of so many bytes, which costs nothing before somebody copies it."""
+        """Account for a tensor of ``size`` bytes, which costs nothing before somebody copies it."""
         self._tensors -= size
         if self._tensors < 0:
             raise ValueError("its tensors would take far more memory than the file has bytes")

@@ -29,7 +29,7 @@ class Stop(Exception):  # not an error: how the instruction STOP ends the loop
 
 
 class Machine:
-    """Runs one pickle from ``data[at:]``; afterwards ``at`` is the byte after its STOP."""
+    """Interpreter of one pickle from ``data[at:]``; afterwards ``at`` is the byte after its STOP."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """The pickle's value. Raises Refused naming the instruction or global, without the file's name."""
+        """Return the pickle's value. Raises Refused naming the instruction or global, without the file's name."""
         start, opcode = self.at, -1
         try:
             while True:
@@ -73,7 +73,7 @@ class Machine:
     # -- reading
 
     def take(self, size: int) -> memoryview:
-        """The next ``size`` bytes, which must be there: a claimed length alone takes no memory."""
+        """Return the next ``size`` bytes, which must be there: a claimed length alone takes no memory."""
         end = self.at + size
         if end > len(self.data):
             raise ValueError(f"{size} bytes are claimed, {len(self.data) - self.at} are there")
@@ -114,13 +114,13 @@ class Machine:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("a global whose name is no text")
         if (module, name) not in self.accepted:
-            shown = f"{module}.{name}"[:120].encode("unicode_escape").decode()
-            raise ValueError(f"global {shown} is not one that published networks or arrays need")
+            printable = f"{module}.{name}"[:120].encode("unicode_escape").decode()
+            raise ValueError(f"global {printable} is not one that published networks or arrays need")
         self.stack.append(Global(module, name))
 
 
 def name_of(opcode: int) -> str:
-    """``REDUCE``, or ``0xff (unknown)``."""
+    """Return ``REDUCE``, or ``0xff (unknown)``."""
     return NAMES.get(opcode, f"0x{opcode:02x} (unknown)")
 
 
@@ -211,7 +211,7 @@ def _long(size: int) -> Callable[[Machine], Any]:
 
 
 def _int_line(machine: Machine) -> Any:
-    """Python 2 wrote integers of more than 32 bits so, under protocol 2 too."""
+    """Read a line of an integer: Python 2 wrote those of more than 32 bits so, under protocol 2 too."""
     text = machine.line()
     if text in ("00", "01"):
         return text == "01"
@@ -407,13 +407,13 @@ def _called(machine: Machine, table: dict[tuple[str, str], Any]) -> None:
         raise ValueError(f"global {function} may be mentioned, not used so")
     machine.budget.charge(2 * OBJECT_BYTES)
     try:
-        made = call(args, machine.budget, machine.load_storage)
+        value = call(args, machine.budget, machine.load_storage)
     except Refused:
         raise
     except (ValueError, TypeError, IndexError) as error:
         reason = error if isinstance(error, ValueError) else "not the arguments it takes"
         raise ValueError(f"global {function}: {reason}") from error
-    machine.stack.append(made)
+    machine.stack.append(value)
 
 
 @instruction("REDUCE")

@@ -1,4 +1,4 @@
-"""Reading a foreign pickle: the file as one view, the outer stream, torch's streams inside, and a last look at depth."""
+"""Read a foreign pickle: the file as one view, the outer stream, torch's streams inside, and a last look at depth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Source = BinaryIO | bytes | bytearray | memoryview | Path
 
 
 def read_pickle(source: Source, *, what: str, limits: Limits = Limits()) -> Any:  # noqa: B008 - frozen
-    """The value of a foreign pickle (protocols 2 to 5), of which nothing is executed.
+    """Return the value of a foreign pickle (protocols 2 to 5); nothing of it is executed.
 
     ``what`` names the file in messages. A path or an open file is mapped into memory, not read; an open file is taken
     from where it stands. Comes back: None, bool, int, float, str (Python 2's str as bytes), list, tuple, dict (also
@@ -64,7 +64,7 @@ def _view(source: Source, what: str, limits: Limits) -> memoryview:
 
 
 def _map(file: BinaryIO, limits: Limits) -> memoryview:
-    """A file of the system is mapped; what has none, or another one (a member of an archive), is read."""
+    """Map a file of the system; read any other (a member of an archive)."""
     if isinstance(getattr(file, "raw", file), io.FileIO) and os.fstat(file.fileno()).st_size > file.tell():
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[file.tell() :]
     content = bytearray()
@@ -77,8 +77,8 @@ def _map(file: BinaryIO, limits: Limits) -> memoryview:
 
 
 def _read_storage(raw: memoryview, budget: Budget) -> Storage:
-    """What ``torch.save(storage, _use_new_zipfile_serialization=False)`` wrote: five pickles, a count, the data."""
-    found: list[tuple[str, str, int]] = []
+    """Read the output of ``torch.save(storage, _use_new_zipfile_serialization=False)``: five pickles, a count, the data."""
+    storages: list[tuple[str, str, int]] = []
 
     def persistent_load(identity: Any) -> Any:
         if not (isinstance(identity, tuple) and len(identity) == 6 and identity[0] == "storage"):
@@ -89,8 +89,8 @@ def _read_storage(raw: memoryview, budget: Budget) -> Storage:
             raise ValueError("a storage of another kind than torch's plain ones")
         if type(count) is not int or count < 0:
             raise ValueError("a storage without a count of elements")
-        found.append((key, dtype, count))
-        return found[-1]
+        storages.append((key, dtype, count))
+        return storages[-1]
 
     def no_storage(raw: memoryview) -> Storage:
         raise ValueError("a storage inside a storage")
@@ -108,9 +108,9 @@ def _read_storage(raw: memoryview, budget: Budget) -> Storage:
         raise ValueError("a storage that does not begin as torch's old stream does")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("a storage that is not little-endian")
-    if len(found) != 1 or value is not found[0] or keys != [found[0][0]]:
+    if len(storages) != 1 or value is not storages[0] or keys != [storages[0][0]]:
         raise ValueError("a storage stream that does not hold exactly one storage")
-    _, dtype, count = found[0]
+    _, dtype, count = storages[0]
     body = raw[at:]
     expected = 8 + count * DTYPES[dtype][0]
     if len(body) != expected or int.from_bytes(body[:8], "little") != count:
@@ -122,7 +122,7 @@ def _read_storage(raw: memoryview, budget: Budget) -> Storage:
 
 
 def check_nesting(value: Any, depth: int) -> None:
-    """Refuse what is nested deeper than ``depth``, arrays that never got their state; in time linear in the objects."""
+    """Refuse objects nested deeper than ``depth``, and arrays that never got their state; in time linear in the objects."""
     level, seen = [value], {id(value)}
     for _ in range(depth):
         below: list[Any] = []

@@ -1,4 +1,4 @@
-"""What stands for the objects of a foreign file: names and data, no behaviour."""
+"""Stand-ins for the objects of a foreign file: names and data, no behavior."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_DIMENSIONS = 16
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle mentions. It is never looked up."""
+    """Name that a pickle mentions. It is never looked up."""
 
     module: str
     name: str
@@ -36,10 +36,10 @@ class Global:
 
 @dataclass(eq=False)
 class Inert:
-    """An object of a class that is not ours: its name, constructor's arguments, and attributes.
+    """Object of a class that is not ours: its name, constructor's arguments, and attributes.
 
     For a class saved by NVIDIA's persistence ``name`` is the class's own name and ``source`` the program text that came
-    with it, which nobody runs. ``state`` is normally a dict.
+    with it, which is never run. ``state`` is normally a dict.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Inert:
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """The flat data of one or several tensors: ``count`` elements, as a read-only view of the file."""
+    """Flat data of one or several tensors: ``count`` elements, as a read-only view of the file."""
 
     dtype: str
     count: int
@@ -62,7 +62,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class TensorView:
-    """A tensor as the file describes it; offset and strides in elements, checked to stay inside the storage."""
+    """Tensor as the file describes it; offset and strides in elements, checked to stay inside the storage."""
 
     storage: Storage = field(repr=False)
     offset: int
@@ -84,7 +84,7 @@ class TensorView:
         return size
 
     def array(self) -> np.ndarray:
-        """A read-only view of the file; bfloat16 comes as the uint16 with the same bits."""
+        """Return a read-only view of the file; bfloat16 comes as the uint16 with the same bits."""
         size, dtype = DTYPES[self.dtype]
         if 0 in self.shape:
             return np.empty(self.shape, dtype)
@@ -96,7 +96,7 @@ class TensorView:
 
 
 def checked_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:
-    """A tensor whose every element lies in its storage; raises ValueError otherwise."""
+    """Return a tensor whose every element lies in its storage; raise ValueError otherwise."""
     if not isinstance(storage, Storage):
         raise ValueError("a tensor without a storage")
     if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):

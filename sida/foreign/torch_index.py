@@ -1,4 +1,4 @@
-"""A look through the index of a torch file before torch reads it: torch executes nothing, but works as long as it is told to.
+"""Check the index of a torch file before torch reads it: torch runs no code here, but a crafted index can keep it busy for hours.
 
 The index (``data.pkl``) is run by our interpreter under its limits on work, memory, depth and keys, and every tensor is checked to
 lie inside its member of the archive. What passes, torch reads in seconds.
@@ -28,7 +28,7 @@ ACCEPTED = frozenset(
 
 
 def check_index(index: bytes, members: Mapping[str, int], size: int) -> None:
-    """Raises Refused naming the instruction or global; ``members``: bytes of each storage by key, ``size``: of the file."""
+    """Raise Refused naming the instruction or global; ``members``: bytes of each storage by key, ``size``: of the file."""
 
     def persistent_load(identity: Any) -> Storage:
         if not (isinstance(identity, tuple) and len(identity) == 5 and identity[0] == "storage"):

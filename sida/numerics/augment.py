@@ -42,14 +42,14 @@ _SYM6 = (
     -0.007800708325034148,
 )
 _REACH = len(_SYM6) // 2 - 1  # taps on either side of a pair of fine pixels
-# The published pipe turns and scales about a point half a fine pixel up and left of the image's centre: its doubled images
+# The published pipe turns and scales about a point half a fine pixel up and left of the image's center: its doubled images
 # are offset by that much. Networks are conditioned on such images, so we keep it.
 _CENTRE_OFFSET = -0.25
 
 
 @dataclass(frozen=True)
 class AugmentDraws:
-    """What the pipe needs per image, float [N] unless said. A ``_gate`` in [0, 1) lets its transform act where it is below p."""
+    """Draws that the pipe needs per image, float [N] unless said. A ``_gate`` in [0, 1) lets its transform act if it is below p."""
 
     xflip: Tensor  # bool: flip if the gate agrees
     xflip_gate: Tensor
@@ -68,7 +68,7 @@ class AugmentDraws:
 
 
 def draw_augment(draws: DrawSource, purpose: str, indices: Tensor) -> AugmentDraws:
-    """The draws of the images ``indices`` (int64 [N]); ``purpose`` separates generated from real images."""
+    """Return the draws of the images ``indices`` (int64 [N]); ``purpose`` separates generated from real images."""
     uniform = draws.uniform(f"{purpose}/uniform", indices, (10,)).unbind(dim=1)
     normal = draws.normal(f"{purpose}/normal", indices, (4,))
     return AugmentDraws(
@@ -92,7 +92,7 @@ def draw_augment(draws: DrawSource, purpose: str, indices: Tensor) -> AugmentDra
 def augment(
     images: Tensor, draws: AugmentDraws, p: float, transforms: Collection[str] = TRANSFORMS
 ) -> tuple[Tensor, Tensor]:
-    """Images float [N, C, H, W] -> augmented images of the same shape, labels [N, 9] (fewer if ``transforms`` leaves some out).
+    """Augment images float [N, C, H, W]; return the same shape and labels [N, 9] (fewer if ``transforms`` leaves some out).
 
     ``p`` is the probability of each transform but xflip, which is always eligible. Raises ValueError for an unknown transform.
     """
@@ -115,7 +115,7 @@ def augment(
 
 
 def _inverse_map(draws: AugmentDraws, p: float, names: list[str], images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """From output to input coordinates (pixels from the image's centre), [N, 3, 3]; and the transforms' labels."""
+    """Return the map from output to input coordinates (pixels from the image's center), [N, 3, 3]; and the transforms' labels."""
     height, width = images.shape[2:]
     inverse = torch.eye(3, dtype=images.dtype, device=images.device).expand(len(images), 3, 3)
     labels: list[Tensor] = []
@@ -168,7 +168,7 @@ def _translation(shift: Tensor) -> Tensor:
 
 
 def _resample(images: Tensor, inverse: Tensor) -> Tensor:
-    """Apply an affine map given from output to input, [N, 3, 3] in pixels from the centre.
+    """Apply an affine map given from output to input, [N, 3, 3] in pixels from the center.
 
     The reflected border is as wide as reflection allows, whatever the map: shapes do not depend on the draws, nor an image on
     its batch.
@@ -182,11 +182,11 @@ def _resample(images: Tensor, inverse: Tensor) -> Tensor:
     taps = constant(_SYM6, images)
     taps = taps / taps.sum()
     across, along = ((shape, taps.reshape(shape)) for shape in ((1, 1, 1, -1), (1, 1, -1, 1)))
-    # Doubling: source pixel i becomes the fine pixels 2i and 2i + 1, the filter centred between them.
+    # Doubling: source pixel i becomes the fine pixels 2i and 2i + 1, the filter centered between them.
     for (_, kernel), stride, padding in ((across, (1, 2), (0, _REACH)), (along, (2, 1), (_REACH, 0))):
         kernel = (2 * kernel).expand(channels, 1, -1, -1)
         images = conv_transpose2d(images, kernel, stride=stride, padding=padding, groups=channels)
-    # The fine output grid has the taps' reach beyond the image. Both grids share the centre, 0 in [-1, 1].
+    # The fine output grid has the taps' reach beyond the image. Both grids share the center, 0 in [-1, 1].
     out_height, out_width = height + _REACH, width + _REACH
     to_pixels = constant((out_width / 2, out_height / 2, 1), images)
     from_pixels = constant((2 / in_width, 2 / in_height), images)

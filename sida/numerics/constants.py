@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def constant(values: Sequence[float], like: Tensor) -> Tensor:
-    """The numbers as a tensor [N] of ``like``'s dtype on its device; at least one.
+    """Return the numbers as a tensor [N] of ``like``'s dtype on its device; at least one.
 
     >>> constant([1, 0.5], torch.zeros(3))
     tensor([1.0000, 0.5000])

@@ -64,7 +64,7 @@ class Draws:
         return ((words >> 8).to(torch.float64) * 2.0**-24).to(dtype).reshape(-1, *shape)
 
     def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
-        """bool [N, *shape], False with probability ``p``: ``uniform(...) >= p`` to the bit, in one kernel of a GPU."""
+        """Return bool [N, *shape], False with probability ``p``: ``uniform(...) >= p`` to the bit, in one kernel of a GPU."""
         count = math.prod(shape)
         groups = self._counted((count + MASKS - 1) // MASKS, indices.device)
         masks = philox_masks(indices, groups, *self._key(purpose), self.least_kept(p)).view(torch.bool)
@@ -72,7 +72,7 @@ class Draws:
 
     @staticmethod
     def least_kept(p: float) -> int:
-        """The least 24-bit integer whose uniform draw is at least ``p``, as torch compares float32 with a number: in float32."""
+        """Return the least 24-bit integer whose uniform draw is at least ``p``, compared in float32, as torch compares."""
         return math.ceil(float(numpy.float32(p)) * 2**24)
 
     def normal(

@@ -19,7 +19,7 @@ class Moments:
 
     @classmethod
     def from_state(cls, state: Sequence[Tensor]) -> Moments:
-        """The inverse of :meth:`state`; the tensors are copied. Raises ValueError if their shapes do not fit together."""
+        """Build from :meth:`state`; the tensors are copied. Raises ValueError if their shapes do not fit together."""
         count, total, outer = state
         if total.ndim != 1 or outer.shape != (len(total), len(total)):
             raise ValueError(f"moments of shapes {tuple(total.shape)} and {tuple(outer.shape)} do not fit together")
@@ -34,7 +34,7 @@ class Moments:
         return [self.count, self.sum, self.outer]
 
     def add(self, features: Tensor) -> None:
-        """Features [N, F] of any float dtype. Raises ValueError for another width."""
+        """Add features [N, F] of any float dtype. Raises ValueError for another width."""
         if features.ndim != 2 or features.shape[1] != len(self.sum):
             raise ValueError(f"expected features [N, {len(self.sum)}], not {list(features.shape)}")
         features = features.detach().to(self.sum)
@@ -88,7 +88,7 @@ def frechet_distance(
 
 
 def check_covariance(sigma: Tensor) -> None:
-    """Raises ValueError for a matrix [F, F] that is no covariance, beyond what rounding explains."""
+    """Raise ValueError for a matrix [F, F] that is no covariance, beyond what rounding explains."""
     sigma = sigma.to(torch.float64)
     _refuse_asymmetric(sigma)
     _refuse_indefinite(sigma)
@@ -102,7 +102,7 @@ _PROBES = 32  # an entry that is wrong escapes one of them with a chance of at m
 
 
 def _factor(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """F [n, r] with F F^T = one of the two, the other, and whether F is lower triangular.
+    """Return F [n, r] with F F^T = one of the two, the other, and whether F is lower triangular.
 
     The distance is the same whichever is factored: the one of low rank, a covariance of few samples, where there is one, so
     that the rest of the work shrinks with it. Raises ValueError if either is no covariance.
@@ -172,7 +172,7 @@ def _refuse_asymmetric(sigma: Tensor) -> None:
 
 
 def _refuse_indefinite(sigma: Tensor) -> None:
-    """By a Cholesky factor of the matrix with a small shift; eigenvalues, where there is none, say the last word."""
+    """Refuse an indefinite matrix by a Cholesky factor of it with a small shift; without one, eigenvalues decide."""
     trace = float(sigma.trace())
     largest = float(sigma.square().sum()) / trace if trace > 0 else 0.0  # or less than the largest eigenvalue
     _, failed = torch.linalg.cholesky_ex(sigma + _NEGATIVE * largest * torch.eye(len(sigma)).to(sigma))
@@ -189,7 +189,7 @@ def _refuse_negative(eigenvalues: Tensor) -> None:
 
 
 def sampling_bias(sigma: Tensor, count: int) -> float:
-    """What ``count`` samples of a Gaussian of covariance ``sigma`` [F, F] score against it, to first order in 1 / count.
+    """Return the score of ``count`` samples of a Gaussian of covariance ``sigma`` [F, F] against it, to first order in 1 / count.
 
     The mean's error gives tr S / n; the covariance's gives 1 / 2n times the sum of a b (1 + [i = j]) / (a + b) over all pairs
     of eigenvalues (the Bures metric). Raises ValueError for count < 1.

@@ -9,13 +9,13 @@ SPLITS = 10
 
 
 class SplitSums:
-    """What the score needs of each of ``splits`` consecutive parts of ``count`` rows: mergeable in any order.
+    """Sums that the score needs of each of ``splits`` consecutive parts of ``count`` rows: mergeable in any order.
 
     int64 counts [splits], float64 sums of p log p [splits] and of p [splits, classes].
     """
 
     def __init__(self, classes: int, count: int, splits: int = SPLITS, device: torch.device | str = "cpu") -> None:
-        """Raises ValueError if count < splits."""
+        """Start at zero. Raises ValueError if count < splits."""
         if not 1 <= splits <= count:
             raise ValueError(f"{count} rows do not make {splits} splits")
         starts = [split * count // splits for split in range(1, splits)]
@@ -29,7 +29,7 @@ class SplitSums:
         return [self.counts, self.entropy, self.total]
 
     def add(self, probabilities: Tensor, first_row: int) -> None:
-        """Rows [N, classes] of any float dtype that sum to 1; the first of them is row ``first_row`` of the whole."""
+        """Add rows [N, classes] of any float dtype that sum to 1; the first of them is row ``first_row`` of the whole."""
         p = probabilities.detach().to(self.total)
         rows = first_row + torch.arange(len(p), device=p.device)
         split = torch.bucketize(rows, self.starts, right=True)

@@ -1,4 +1,4 @@
-"""EDM2's latent normalisation (arXiv 2312.02696): latents of the Stable Diffusion VAE, each channel to a deviation of 0.5."""
+"""EDM2's latent normalization (arXiv 2312.02696): latents of the Stable Diffusion VAE, each channel to a deviation of 0.5."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def latent_scale_bias(
 def draw_latent(
     mean_std: Tensor, eps: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
 ) -> Tensor:
-    """Stored encoder output [B, 8, h, w] (4 means, then 4 standard deviations) and unit normal eps [B, 4, h, w] -> normalised
+    """Stored encoder output [B, 8, h, w] (4 means, then 4 standard deviations) and unit normal eps [B, 4, h, w] -> normalized
     latents [B, 4, h, w]."""
     mean, std = mean_std.chunk(2, dim=1)
     scale, bias = _columns(raw_means, raw_stds, mean)
@@ -35,7 +35,7 @@ def draw_latent(
 def decoder_input(
     latents: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
 ) -> Tensor:
-    """Normalised latents [B, 4, h, w] -> what the VAE's decoder takes."""
+    """Turn normalized latents [B, 4, h, w] into the input of the VAE's decoder."""
     scale, bias = _columns(raw_means, raw_stds, latents)
     return (latents - bias) / scale
 

@@ -1,7 +1,7 @@
-"""The losses of SiD and SiDA as functions of what the networks returned (arXiv 2410.14919, algorithm 1).
+"""Losses of SiD and SiDA as functions of the networks' outputs (arXiv 2410.14919, algorithm 1).
 
 Tensors: images float32 [B, C, H, W]; sigma [B] (or [B, 1, 1, 1]); logits [B, 1, h, w]; logvar u(sigma) [B, 1, 1, 1]; B is the
-micro-batch of one process. Nothing here synchronises with the host.
+micro-batch of one process. Nothing here synchronizes with the host.
 
 A sample that holds a NaN in anything that was passed is dropped: its losses are exactly 0 and its logits do not enter a BCE
 mean. ``keep`` says which samples stayed, so that the caller can count; the caller's divisor stays B.
@@ -136,7 +136,7 @@ def group_bce(logits: Tensor, real: bool, keep: Tensor, group: int | None) -> Te
 
 
 def sanitise_gradients(gradients: Iterable[Tensor], clip: float | None = None) -> None:
-    """In place: nan -> 0, +-inf -> +-1e5, then each element to [-clip, clip] (phase A of EDM recipes with the adversarial term)."""
+    """Clean in place: nan -> 0, +-inf -> +-1e5, then clip elements to [-clip, clip] (phase A of EDM recipes, adversarial term)."""
     together = list(gradients)
     for gradient in together:  # torch has no nan_to_num over a list
         torch.nan_to_num(gradient, nan=0.0, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT, out=gradient)
@@ -158,5 +158,5 @@ def _masked(tensor: Tensor | None, keep: Tensor) -> Tensor | None: ...
 
 
 def _masked(tensor: Tensor | None, keep: Tensor) -> Tensor | None:
-    """Dropped samples replaced by 0, with a gradient of exactly 0 towards what was replaced. None stays None."""
+    """Replace dropped samples by 0, with a gradient of exactly 0 towards the replaced values. None stays None."""
     return None if tensor is None else torch.where(keep[:, None, None, None], tensor, 0)

@@ -19,7 +19,7 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_CACHED = 1 << 15  # blocks that are computed together on a CPU: what is in between stays in its cache
+_CACHED = 1 << 15  # blocks computed together on a CPU: intermediate values stay in its cache
 MASKS = 8  # in an int64, one byte each
 
 
@@ -57,7 +57,7 @@ def _block(indices: Tensor, blocks: Tensor, key: tuple[int, int]) -> tuple[Tenso
     schema="(Tensor indices, Tensor blocks, int key0, int key1) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def philox_words(indices: Tensor, blocks: Tensor, key0: int, key1: int) -> tuple[Tensor, ...]:
-    """``words`` as one operator."""
+    """Compute ``words`` as one operator."""
     return _block(indices, blocks, (key0, key1))
 
 
@@ -67,7 +67,7 @@ def philox_words(indices: Tensor, blocks: Tensor, key0: int, key1: int) -> tuple
     schema="(Tensor indices, Tensor groups, int key0, int key1, int least) -> Tensor",
 )
 def philox_masks(indices: Tensor, groups: Tensor, key0: int, key1: int, least: int) -> Tensor:
-    """Whether the upper 24 bits of a word are at least ``least``: int64 [N] and [G] -> int64 [N, G].
+    """Return whether the upper 24 bits of a word are at least ``least``: int64 [N] and [G] -> int64 [N, G].
 
     Each holds eight bytes of 0 or 1: those of the blocks 2g and 2g + 1, in their order.
     """

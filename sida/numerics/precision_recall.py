@@ -14,13 +14,13 @@ def precision_recall(
     """Share of generated samples inside the real manifold, and of real samples inside the generated one.
 
     Features [N, F] and [M, F]; as in the published metric they and the distances are rounded to ``dtype``. The manifold is the
-    union of balls around each sample that reach its k-th neighbour (the (k+1)-th smallest distance, itself included); the
+    union of balls around each sample that reach its k-th neighbor (the (k+1)-th smallest distance, itself included); the
     boundary counts. ``rows`` bounds the memory: rows x max(N, M) distances at a time.
 
     Raises ValueError if a side has not more than k samples.
     """
     if min(len(real), len(generated)) <= k:
-        raise ValueError(f"k = {k} neighbours need more than {min(len(real), len(generated))} samples on each side")
+        raise ValueError(f"k = {k} neighbors need more than {min(len(real), len(generated))} samples on each side")
     real, generated = real.to(dtype), generated.to(dtype)
     precision = _inside(generated, real, _radii(real, k, rows), rows)
     recall = _inside(real, generated, _radii(generated, k, rows), rows)
@@ -30,7 +30,7 @@ def precision_recall(
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     """[n, F], [m, F] -> [n, m] Euclidean distances in the features' dtype, computed in float32 at least.
 
-    Without the matrix-product shortcut, which loses the small distances that decide about neighbours.
+    Without the matrix-product shortcut, which loses the small distances that decide about neighbors.
     """
     accurate = torch.promote_types(x.dtype, torch.float32)
     return torch.cdist(x.to(accurate), y.to(accurate), compute_mode="donot_use_mm_for_euclid_dist").to(x.dtype)

@@ -1,4 +1,4 @@
-"""From network output to 8-bit pixels and back. The published scores depend on truncation: rounding changes them."""
+"""Network output to 8-bit pixels and back. The published scores depend on truncation: rounding changes them."""
 
 from __future__ import annotations
 

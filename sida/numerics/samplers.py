@@ -116,7 +116,7 @@ def heun_edm2(
 
 
 class _Churn:
-    """How much noise a step adds before it denoises (EDM algorithm 2, line 4)."""
+    """Noise that a step adds before it denoises (EDM algorithm 2, line 4)."""
 
     def __init__(self, S_churn: float, S_min: float, S_max: float, S_noise: float) -> None:
         self.amount, self.lowest, self.highest, self.scale = S_churn, S_min, S_max, S_noise

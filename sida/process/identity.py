@@ -1,4 +1,4 @@
-"""Which process is which: a pid alone is reused, a pid with its start time is not."""
+"""Identity of processes: a pid alone is reused, a pid with its start time is not."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The process that has ``pid`` now; one that is not there is never alive."""
+        """Return the process that has ``pid`` now; one that has ended is never alive."""
         return cls(pid, _start_time(pid) or "gone")
 
     @classmethod
     def parse(cls, text: str) -> Process:
-        """The inverse of ``str``. Raises ValueError."""
+        """Parse the text of ``str``. Raises ValueError."""
         pid, _, started = text.partition("@")
         return cls(int(pid), started)
 
@@ -41,13 +41,13 @@ class Process:
         return f"{self.pid}@{self.started}"
 
     def alive(self) -> bool:
-        """False once it has ended, also while its parent has not yet waited for it."""
+        """Return True until it has ended; one whose parent has not yet waited for it has ended."""
         return _start_time(self.pid) in (self.started, HIDDEN)
 
 
 @lru_cache(maxsize=1)
 def machine_id() -> str:
-    """Equal for two processes exactly when they can see each other's pids: host, boot and pid namespace."""
+    """Return a text that is equal for two processes exactly when they can see each other's pids: host, boot and pid namespace."""
     name = os.uname().nodename
     if not LINUX:
         return name
@@ -70,7 +70,7 @@ def _start_time(pid: int) -> str | None:
     except ValueError:
         return None  # below zero
     if LINUX and psutil.boot_time() != booted:
-        return _start_time(pid)  # somebody has just set the clock
+        return _start_time(pid)  # the clock has just been set
     return str(ticks)
 
 

@@ -1,4 +1,4 @@
-"""Processes that are found by a variable in their environment, whoever started them: it passes on to all of their children."""
+"""Processes identified by a variable in their environment, whoever started them: it passes on to all of their children."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def marked(variable: str, value: str) -> list[psutil.Process]:
 
 
 def kill_marked(variable: str, value: str) -> None:
-    """Send SIGKILL to all of them; returns when none runs."""
+    """Send SIGKILL to all of them; return when none runs."""
     while survivors := marked(variable, value):
         for process in survivors:
             try:
@@ -27,4 +27,4 @@ def _variables(process: psutil.Process) -> dict[str, str]:
     try:
         return dict(process.environ())
     except (psutil.Error, OSError):
-        return {}  # it has ended, or belongs to somebody else
+        return {}  # it has ended, or belongs to another user

@@ -1,4 +1,4 @@
-"""Workers end with those who started them.
+"""End workers together with the processes that started them.
 
 Neither kfp's parent nor torchrun takes its workers along when killed with -9: they would train on, unseen.
 """

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a call, for who has something to end first."""
+"""Call a function on SIGTERM or SIGINT, before exiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def on_stop(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call ``stop(number)`` for each of these signals, in the main thread; elsewhere Python lets nobody listen."""
+    """Call ``stop(number)`` for each of these signals, in the main thread; Python allows no handler in others."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -46,7 +46,7 @@ class Network(Part):
     channels_per_head: Positive | None = None  # of EDM2's attention; None: 64
 
     def of_generator(self) -> Network:
-        """A generator's network from its teacher's: the same, without EDM2's uncertainty head, which no generator has."""
+        """Return a generator's network from its teacher's: the same, without EDM2's uncertainty head, which no generator has."""
         return self.model_copy(update={"logvar_channels": None})
 
 
@@ -68,7 +68,7 @@ class Sampler(Part):
 
 
 class TeacherTraining(Part):
-    """How this project trains the teacher (EDM's loss, equation 8) when it has none to fetch."""
+    """This project's training of the teacher (EDM's loss, equation 8) when there is none to fetch."""
 
     images: Positive
     batch: Positive
@@ -124,7 +124,7 @@ class Latents(Part):
     revision: str | None = None
     licence: str
     image_resolution: Positive  # of the images; dataset.resolution is that of the latents
-    raw_mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)  # per channel, as EDM2 normalises
+    raw_mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)  # per channel, as EDM2 normalizes
     raw_std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
 
 
@@ -194,22 +194,22 @@ class Method(Part):
 
     @property
     def title(self) -> str:
-        """As the papers spell it."""
+        """Name as the papers spell it."""
         return {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}[self.name]
 
     @property
     def adversarial(self) -> bool:
-        """Whether the discriminator takes part (SiDA, SiD2A)."""
+        """True if the discriminator takes part (SiDA, SiD2A)."""
         return self.name != "sid"
 
     @property
     def half(self) -> bool:
-        """Whether the networks' inner tensors are of 16 bits."""
+        """True if the networks' inner tensors are of 16 bits."""
         return self.precision in ("float16", "bfloat16")
 
     @property
     def loss_scale(self) -> int:
-        """What losses are multiplied by for the backward pass, and gradients divided by in float32 afterwards.
+        """Factor that losses are multiplied by for the backward pass, and gradients divided by in float32 afterwards.
 
         The published runs took each process's loss over its own share, on 4 processes, and averaged afterwards. float16 holds no
         smaller gradients than theirs: it runs on the same loss, whatever the number of processes.
@@ -240,7 +240,7 @@ class ReferenceFile(Part):
 
 
 class Evaluation(Part):
-    """How a score is measured. Selection and reporting use different seeds."""
+    """Measurement of scores. Selection and reporting use different seeds."""
 
     metric: Annotated[str, Field(pattern="^[a-z0-9_]+$")]
     extra_metrics: tuple[Literal["is", "kid", "precision_recall"], ...] = ()
@@ -255,7 +255,7 @@ class Evaluation(Part):
     selection_every: Positive  # in images seen
     precision: Precision | None = None  # of scored networks, not the detector; None: method.precision
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
-    stop_after: Positive | None = None  # end the run after so many selections without a better score; None: never
+    stop_after: Positive | None = None  # end the run after this many selections without a better score; None: never
 
     @model_validator(mode="after")
     def _fid_is_inception_s(self) -> Evaluation:
@@ -273,7 +273,7 @@ class Evaluation(Part):
 
 
 class Gate(Part):
-    """What the teacher must score before anything is distilled, and what the generator is held to."""
+    """Limits that the teacher must meet before anything is distilled, and those that the generator is held to."""
 
     teacher_at_most: Annotated[float, Field(gt=0)]
     generator_within: Annotated[float, Field(gt=0)] = 1.0  # times the teacher's score
@@ -284,7 +284,7 @@ class Gate(Part):
 
 
 class Targets(Part):
-    """What was published for this benchmark; read by people, plan and reports, never by a step's key."""
+    """Numbers published for this benchmark; read by people, plan and reports, never by a step's key."""
 
     metric: str
     source: str
@@ -300,7 +300,7 @@ class Targets(Part):
 
 
 class Expected(Part):
-    """What this project measured: the mean scores of another run of the same recipe lie in these ranges. Not inherited."""
+    """Numbers that this project measured: another run's mean scores of the same recipe lie in these ranges. Not inherited."""
 
     teacher: tuple[float, float]  # lowest and highest mean score of the teacher
     generator: tuple[float, float]  # lowest and highest mean score of the generator
@@ -325,7 +325,7 @@ class Released(Part):
 
 
 class Execution(Part):
-    """What does not change a number: how the work is laid out on machines."""
+    """Settings that change no number: the layout of the work on machines."""
 
     processes: Positive = 1  # over all machines, one for each GPU
     threads: Positive = 1
@@ -343,7 +343,7 @@ class Execution(Part):
 
     @property
     def batch_limit(self) -> int:
-        """Images at once, at most, where nothing is tried out."""
+        """Largest number of images at once if nothing is tried out."""
         return 512 if self.sampling_batch == "auto" else self.sampling_batch
 
     @model_validator(mode="before")
@@ -396,18 +396,18 @@ class Recipe(Part):
 
     @property
     def score_precision(self) -> str:
-        """What generator, teacher and guide compute in when they are scored: float32, tf32, float16 or bfloat16."""
+        """Precision that generator, teacher and guide compute in when they are scored: float32, tf32, float16 or bfloat16."""
         return self.evaluation.precision or self.method.precision
 
     @property
     def in_another_precision(self) -> bool:
-        """Whether it is distilled or scored in another precision than the published numbers were."""
+        """True if it is distilled or scored in another precision than the published numbers were."""
         published = self.targets.precision if self.targets else None
         return published is not None and {self.method.precision, self.score_precision} != {published}
 
     @property
     def title(self) -> str:
-        """Its name and method, for people: ``digits (SiDA)``."""
+        """Name and method, for people: ``digits (SiDA)``."""
         return f"{self.name} ({self.method.title})"
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Where each value of a resolved recipe comes from: the file and line that set it, or a default."""
+"""Origin of each value of a resolved recipe: the file and line that set it, or a default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sida.recipe.shipped import RECIPES
 
 
 def origins(name: str) -> dict[str, str]:
-    """Dotted path of a field -> "file:line" of the last file that set it; fields left to their default are absent."""
+    """Return dotted path of a field -> "file:line" of the last file that set it; fields left to their default are absent."""
     sources: dict[str, str] = {}
     for path in reversed(chain(name)):
         file = path.relative_to(RECIPES) if path.is_relative_to(RECIPES) else path.name
@@ -35,7 +35,7 @@ def _note(node: Any, prefix: str, file: str, sources: dict[str, str]) -> None:
 
 
 def annotated(recipe: Recipe, sources: dict[str, str]) -> str:
-    """The resolved recipe as YAML; behind each value, as a comment, where it comes from."""
+    """Return the resolved recipe as YAML; behind each value, as a comment, its origin."""
     lines: list[tuple[str, str]] = []
     _write(recipe.model_dump(mode="json"), "", 0, sources, lines)
     width = min(76, max(len(text) for text, _ in lines))

@@ -1,4 +1,4 @@
-"""From a recipe's file to a Recipe: safe YAML, bases under variants, errors with the field's path and what would be accepted."""
+"""Read a recipe's file: safe YAML, bases under variants, errors with the field's path and what would be accepted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: not a value of {node.tag}") from error
 
     def construct_scalar(self, node: Any) -> str:
-        """JSON writes a character beyond U+FFFF as two halves: they are put together, half a one is refused."""
+        """Join a character beyond U+FFFF, which JSON writes as two halves; refuse half a one."""
         text: str = super().construct_scalar(node)
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
@@ -61,12 +61,12 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER), lis
 
 
 def names() -> list[str]:
-    """The recipes that come with the project."""
+    """Return the recipes that come with the project."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def find(name: str) -> Path:
-    """A recipe's file, by name or by path.
+    """Return a recipe's file, by name or by path. Raises RecipeError that suggests the nearest name.
 
     Raises RecipeError that suggests the nearest name.
     """
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
-    if "address" in changes and changes["address"] != base.get("address"):  # what was said of the other file
+    if "address" in changes and changes["address"] != base.get("address"):  # fields of the other file
         merged.pop("sha256", None)
         merged.pop("note", None)
     for key, value in changes.items():
@@ -106,7 +106,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make_absolute(section: dict[str, Any], where: Path) -> None:
-    """Every ``address`` that is a path relative to the file ``where`` becomes a file:// address."""
+    """Turn every ``address`` that is a path relative to the file ``where`` into a file:// address."""
     for key, value in section.items():
         if isinstance(value, dict):
             _make_absolute(value, where)
@@ -117,7 +117,7 @@ def _make_absolute(section: dict[str, Any], where: Path) -> None:
 
 
 def addresses(recipe: Recipe) -> dict[str, str]:
-    """Dotted path of a field -> the address in it, of every file or folder that the recipe names, in its order."""
+    """Return dotted path of a field -> the address in it, of every file or folder that the recipe names, in its order."""
     return dict(_addresses(recipe.model_dump(mode="json"), ""))
 
 
@@ -130,7 +130,7 @@ def _addresses(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]
 
 
 def chain(name: str) -> list[Path]:
-    """The recipe's file, then the one it extends, and so on."""
+    """Return the recipe's file, then the one it extends, and so on."""
     path = find(name)
     files: list[Path] = []
     while True:
@@ -150,13 +150,13 @@ def chain(name: str) -> list[Path]:
 
 
 def _resolve(files: list[Path]) -> dict[str, Any]:
-    """Each file's fields over those of the recipe it extends, addresses made absolute."""
+    """Return each file's fields over those of the recipe it extends, addresses made absolute."""
     merged: dict[str, Any] = {}
     for path in reversed(files):
         fields = _read(path)
         fields.pop("extends", None)
         _make_absolute(fields, path)
-        merged.pop("expected", None)  # what was measured belongs to the recipe that it was measured with
+        merged.pop("expected", None)  # measurements belong to the recipe that they were made with
         merged = _merge(merged, fields)
     return merged
 
@@ -172,8 +172,8 @@ def _explain(error: ValidationError, where: str) -> RecipeError:
     if first["type"] == "missing":
         return RecipeError(f"{where}: {field}: is missing; add it")
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(first.get("input"), dict) else f", found {str(first.get('input'))[:80]!r}"
-    return RecipeError(f"{where}: {field}: {message}{found}")
+    value = "" if isinstance(first.get("input"), dict) else f", found {str(first.get('input'))[:80]!r}"
+    return RecipeError(f"{where}: {field}: {message}{value}")
 
 
 def _known_keys(path: tuple[int | str, ...]) -> list[str]:
@@ -186,7 +186,7 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
 
 
 def parse(data: dict[str, Any], where: str) -> Recipe:
-    """Resolved fields -> Recipe. Raises RecipeError with the field's path and what would be accepted."""
+    """Turn resolved fields into a Recipe. Raises RecipeError with the field's path and what would be accepted."""
     try:
         return Recipe.model_validate_json(json.dumps(each_address(data, located)), strict=True)
     except RecipeError as error:
@@ -198,7 +198,7 @@ def parse(data: dict[str, Any], where: str) -> Recipe:
 
 
 def load(name: str) -> Recipe:
-    """The recipe called ``name``, or the one in the file ``name``.
+    """Load the recipe called ``name``, or the one in the file ``name``.
 
     >>> recipe = load("cifar10-uncond")
     >>> recipe.method.name, recipe.method.alpha, recipe.dataset.resolution

@@ -1,7 +1,7 @@
 """Files that come with the project, under addresses that mean the same file on every machine: ``recipes://assets/NAME``.
 
 A checkout lies elsewhere on each machine, and in images under /app. A recipe that travels names its teacher and detector so, and
-whoever reads it finds them in the recipes of its own project; the recipe's sha256 decides whether it is the very file.
+every reader finds them in the recipes of its own project; the recipe's sha256 decides whether it is the very file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCHEME = "recipes://"
 
 
 def portable(address: str) -> str:
-    """The ``recipes://`` address of a file or folder of the project; any other address as it is."""
+    """Return the ``recipes://`` address of a file or folder of the project; any other address as it is."""
     if not address.startswith("file://"):
         return address
     path = Path(unquote(urlsplit(address).path))
@@ -30,7 +30,7 @@ def portable(address: str) -> str:
 
 
 def located(address: str) -> str:
-    """Where a ``recipes://`` address is on this machine, as file://; any other address as it is.
+    """Return the file:// address on this machine of a ``recipes://`` address; any other address as it is.
 
     Raises RecipeError for one that leads out of the project's recipes.
     """
@@ -43,7 +43,7 @@ def located(address: str) -> str:
 
 
 def each_address(section: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A copy of a recipe's fields with every address changed."""
+    """Return a copy of a recipe's fields with every address changed."""
 
     def changed(key: str, value: Any) -> Any:
         if isinstance(value, dict):
@@ -54,6 +54,6 @@ def each_address(section: dict[str, Any], change: Callable[[str], str]) -> dict[
 
 
 def travelling(recipe: Recipe) -> bytes:
-    """The resolved recipe as it lies in a store; ``parse`` reads it on any machine."""
+    """Return the resolved recipe as it lies in a store; ``parse`` reads it on any machine."""
     fields = each_address(recipe.model_dump(mode="json"), portable)
     return json.dumps(fields, indent=1, ensure_ascii=False).encode()

@@ -83,6 +83,6 @@ def _cell(image: np.ndarray, side: int) -> Image.Image:
 
 
 def _picture(image: np.ndarray) -> Image.Image:
-    """uint8 [C, H, W] -> an RGB picture; grey repeats to three channels."""
+    """Return uint8 [C, H, W] as an RGB picture; gray repeats to three channels."""
     rgb = np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image[:3]
     return Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0)))

@@ -51,11 +51,11 @@ def report(this: StepRun, recipe: Recipe, run: Annotated[Manifest[RunResult], Fr
 
 
 def curve_of(store: ObjectStore, generator: Manifest[GeneratorResult]) -> list[dict[str, float]]:
-    """The points of a distillation; none of a generator that was made elsewhere."""
+    """Return the points of a distillation; none of a generator that was made elsewhere."""
     curve = generator.result.curve
     return [] if curve is None else json.loads(store.read(curve.key))
 
 
 def page_bytes(store: ObjectStore, manifest: Manifest[ReportResult]) -> bytes:
-    """The page of a report's manifest."""
+    """Return the page of a report's manifest."""
     return store.read(manifest.result.page.key)

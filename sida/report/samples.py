@@ -38,7 +38,7 @@ SHOWN = 12  # samples drawn with their neighbors
 NEIGHBORS = 3
 
 Model = Literal["real", "teacher", "generator"]
-Decode = Callable[[Tensor], Tensor]  # normalised latents [B, 4, h, w] -> uint8 [B, 3, H, W]
+Decode = Callable[[Tensor], Tensor]  # normalized latents [B, 4, h, w] -> uint8 [B, 3, H, W]
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
     most = SAMPLES if decode is None else DECODED_SAMPLES
     labels = _labels(data.classes, max(GRID_ROWS * GRID_COLUMNS, min(most, recipe.evaluation.images)))
     seeds = first_seeds(recipe)[0] + torch.arange(len(labels))
-    shown = slice(0, GRID_ROWS * GRID_COLUMNS)
+    cells = slice(0, GRID_ROWS * GRID_COLUMNS)
     with torch.no_grad():
         c = one_hot(labels, data.classes)
-        by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[shown].to(device), c[shown].to(device)).cpu()
+        by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[cells].to(device), c[cells].to(device)).cpu()
         theta = network_to_score(store, recipe, generator.weights, generator.network, device)
         make, batch = generator_images(theta, generator.sigma_init), recipe.execution.batch_limit
         make = make if decode is None else decoded(make, decode)
@@ -76,13 +76,13 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
         by_generator = torch.cat(parts)
     panels: dict[Model, Panel] = {
         "teacher": Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
-        "generator": Panel(f"generator ({generator.method}), 1 evaluation", by_generator[shown]),
+        "generator": Panel(f"generator ({generator.method}), 1 evaluation", by_generator[cells]),
     }
     evidence: dict[str, Any] = {"samples": len(labels), "first_seed": int(seeds[0]), "coverage": []}
     nearest = None
     if data.record != "labels":
         images, real_labels = _training_images(Shards(store, data), device, decode)
-        real = Panel("real images", images[_one_of_each(real_labels, labels[shown], bool(data.classes))])
+        real = Panel("real images", images[_one_of_each(real_labels, labels[cells], bool(data.classes))])
         panels = {"real": real, **panels}
         reference: ReferenceResult = inputs["reference"].result
         near, distances, real_distance = _neighbors(store, reference, by_generator, images, device)

@@ -62,12 +62,12 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
 
 
 def generator_network(recipe: Recipe) -> dict[str, Any]:
-    """The teacher's architecture; EDM2's generator has no uncertainty head."""
+    """Return the teacher's architecture; EDM2's generator has no uncertainty head."""
     return recipe.teacher.network.of_generator().model_dump(mode="json")
 
 
 def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
-    """The file itself when it is a safetensors file that loads as this network, else its conversion in ``folder``.
+    """Return the file itself when it is a safetensors file that loads as this network, else its conversion in ``folder``.
 
     Nothing of a foreign file is executed. Raises UserError for a file of another form or network.
     """

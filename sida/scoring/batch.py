@@ -1,6 +1,6 @@
-"""How many images at once: the recipe's number, or with ``execution.sampling_batch: auto`` the fastest that fits, tried out here.
+"""Images at once: the recipe's number, or with ``execution.sampling_batch: auto`` the fastest that fits, tried out here.
 
-Another batch rounds features otherwise (1e-6): a job tries once, and goes on with what it found after a kill.
+Another batch rounds features otherwise (1e-6): a job tries once, and keeps the batch after a kill.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def fastest_batch(
     clock: Callable[[], float] = time.perf_counter,
     release: Callable[[], None] = lambda: None,
 ) -> tuple[int, dict[int, float]]:
-    """The batch, and seconds per image of each that was tried: doublings up to ``limit``, until memory ends or time is lost.
+    """Return the batch, and seconds per image of each that was tried: doublings up to ``limit``, until memory ends or time is lost.
 
-    ``work(batch)`` makes so many images and waits for them. A batch that does not fit raises torch.OutOfMemoryError;
+    ``work(batch)`` makes ``batch`` images and waits for them. A batch that does not fit raises torch.OutOfMemoryError;
     ``release`` then gives its memory back.
     """
     seconds: dict[int, float] = {}
@@ -63,7 +63,7 @@ def fastest_batch(
 
 
 def job_batch(job: Job, make: MakeImages, detector: Detector, classes: int) -> int:
-    """The batch of a scoring job, the same on all its processes and after each of its starts."""
+    """Return the batch of a scoring job, the same on all its processes and after each of its starts."""
     execution = job.recipe.execution
     if execution.sampling_batch != "auto":
         return execution.sampling_batch

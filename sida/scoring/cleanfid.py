@@ -40,7 +40,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class CleanFid:
-    """What clean-fid said."""
+    """Result of clean-fid."""
 
     metric: str  # fid_cleanfid_legacy_tensorflow
     value: float
@@ -48,7 +48,7 @@ class CleanFid:
 
 
 def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
-    """A folder's score against the recipe's statistics. Raises UserError without clean-fid, or for another source."""
+    """Score a folder against the recipe's statistics. Raises UserError without clean-fid, or for another source."""
     mode = BACKENDS[backend]
     if not folder.is_dir():
         raise UserError(f"--backend {backend}: {folder} is no folder: clean-fid scores folders of images")
@@ -97,7 +97,7 @@ def _clean_fid(module: str) -> Any:
 
 
 def _model(detector: Path, mode: str, device: Any) -> Callable[[Any], Any]:
-    """clean-fid's own wrapper around the detector; only a file that may run is handed to it."""
+    """Return clean-fid's own wrapper around the detector; only a file that may run is handed to it."""
     from sida.scoring.torchscript import trusted_bytes
 
     content = trusted_bytes(detector)
@@ -110,7 +110,7 @@ def _model(detector: Path, mode: str, device: Any) -> Callable[[Any], Any]:
 
 
 def _refuse_other_sizes(paths: list[Path], recipe: Recipe) -> None:
-    """clean-fid would resize anything."""
+    """Refuse images of other sizes, which clean-fid would resize."""
     from PIL import Image
 
     latents = recipe.dataset.latents
@@ -139,7 +139,7 @@ def _distance(fid: Any, mean: np.ndarray, covariance: np.ndarray, reference: Sta
 
 
 def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: Any) -> Statistics:
-    """The training set's, through clean-fid's resize of this mode and its model; kept in the store."""
+    """Return the training set's statistics, through clean-fid's resize of this mode and its model; kept in the store."""
     import numpy as np
     import torch
     from safetensors.torch import load, save
@@ -162,14 +162,14 @@ def _statistics(recipe: Recipe, mode: str, model: Any, detector: str, device: An
     except NotFound:
         resize = _clean_fid("resize").build_resizer(mode)
         shards, moments = Shards(store, dataset), Moments(FEATURES)
-        shown = progress.Progress("cleanfid", len(shards), "images")
+        bar = progress.Progress("cleanfid", len(shards), "images")
         for start in range(0, len(shards), BATCH):
             images, _ = shards.read(torch.arange(start, min(start + BATCH, len(shards))))
             pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
             resized = np.stack([np.asarray(resize(one)) for one in pixels]).astype(np.float32)
             with torch.no_grad():
                 moments.add(model(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)).cpu())
-            shown.update(start + len(images))
+            bar.update(start + len(images))
         mean, covariance = moments.mean_cov(ddof=1)
         tensors = {"mean": mean, "covariance": covariance}
         store.put(key, save(tensors))

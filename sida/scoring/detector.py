@@ -59,9 +59,9 @@ class DigitsDetector(nn.Module):
 
 
 def load_detector(path: Path) -> Detector:
-    """The detector in a file, frozen: TorchScript at a known digest, or safetensors of the digits' or random features.
+    """Return the detector in a file, frozen: TorchScript at a known digest, or safetensors of the digits' or random features.
 
-    Raises UserError when the file is neither, or TorchScript that nobody vouches for.
+    Raises UserError when the file is neither, or untrusted TorchScript.
     """
     if is_torchscript(path):
         return load_torchscript(path)
@@ -81,7 +81,7 @@ def load_detector(path: Path) -> Detector:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file has TorchScript's form (a zip archive)."""
+    """Return whether a file has TorchScript's form (a zip archive)."""
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"
@@ -90,7 +90,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def train_digits_detector(images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> tuple[DigitsDetector, float]:
-    """Train on four fifths of the images; returns the detector and its accuracy on the held-out fifth.
+    """Train on four fifths of the images; return the detector and its accuracy on the held-out fifth.
 
     images uint8 [N, 1, 8, 8], labels int64 [N]. Seeded: the same bits on the same machine and torch.
     """
@@ -117,7 +117,7 @@ def train_digits_detector(images: Tensor, labels: Tensor, *, epochs: int, seed: 
 
 
 def _shift(images: Tensor) -> Tensor:
-    """Half of the batch moved by at most one pixel, as a mild augmentation."""
+    """Move half of the batch by at most one pixel, as a mild augmentation."""
     half = len(images) // 2
     rows, columns = torch.randint(-1, 2, (2,)).tolist()
     moved = nn.functional.pad(images[:half], (1, 1, 1, 1))[:, :, 1 + rows : 9 + rows, 1 + columns : 9 + columns]

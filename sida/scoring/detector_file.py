@@ -1,4 +1,4 @@
-"""Where the detector's file is: fetched, or put there by hand; with its digest."""
+"""File of the detector: fetched, or put there by hand; with its digest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sida.scoring.torchscript_facts import where_to_get_it
 
 
 def detector_file(detector: Detector) -> tuple[Path, str]:
-    """The detector's file and its sha256; what the recipe pins is what it must be.
+    """Return the detector's file and its sha256, which must be the one that the recipe pins.
 
-    Raises UserError that says where the published file is to be had when it cannot be fetched.
+    Raises UserError that says where to get the published file when it cannot be fetched.
     """
     try:
         return fetch_file(detector.address, "detector", detector.sha256, step="reference_statistics")

@@ -15,7 +15,7 @@ from sida.steps import StepOutcome
 
 
 def score_file(path: Path, recipe: Recipe, *, repeat: str = "", attempt: str = "") -> StepOutcome[ScoresResult]:
-    """The published score of a safetensors file, a published pickle, or a folder of images. Raises UserError for others."""
+    """Return the published score of a safetensors file, a published pickle, or a folder of images. Raises UserError for others."""
     generator: Manifest[GeneratorResult] | None = None
     if path.is_dir() or not path.exists():
         find_images(path, recipe.evaluation.images)  # before anything is computed

@@ -114,7 +114,7 @@ def versus_published(score: Score, published: float) -> Literal["better", "withi
 
 @dataclass(frozen=True)
 class Standing:
-    """How one score, of which less is better, stands to another."""
+    """Standing of one score, of which less is better, to another."""
 
     kind: Literal["ahead", "level", "behind"]  # level: the difference lies within its interval
     difference: float

@@ -49,7 +49,7 @@ def score_images(
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
-    """The first ``count`` image files under a folder, by name. Raises UserError when there are fewer."""
+    """Return the first ``count`` image files under a folder, by name. Raises UserError when there are fewer."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give a safetensors file or a folder of images")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
@@ -62,7 +62,7 @@ def find_images(folder: Path, count: int) -> list[Path]:
 
 
 def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
-    """uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
+    """Return uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
     import numpy as np
     import torch
     from PIL import Image
@@ -93,14 +93,14 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
     from sida.scoring.protocol import refuse_constant
     from sida.scoring.sums import Sums
 
-    recipe, made = run.recipe, reference.result
+    recipe, statistics = run.recipe, reference.result
     device = devices.claim()
-    detector = load_detector(fetch_object(run.store, made.detector)).to(device)
+    detector = load_detector(fetch_object(run.store, statistics.detector)).to(device)
     extra, batch = recipe.evaluation.extra_metrics, recipe.execution.batch_limit
     latents = recipe.dataset.latents
     channels = 3 if latents else recipe.dataset.channels
     resolution = latents.image_resolution if latents else recipe.dataset.resolution
-    sums = Sums(made.features, len(paths), extra)
+    sums = Sums(statistics.features, len(paths), extra)
     progress = Progress(run.step.name, len(paths), "images")
     with torch.no_grad():
         for start in range(0, len(paths), batch):
@@ -108,7 +108,7 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
             sums.add(detector, part.to(device), start)
             progress.update(start + len(part))
     refuse_constant(sums.moments, "the folder")
-    real = load_statistics(run.store, made)
+    real = load_statistics(run.store, statistics)
     mean, covariance = (tensor.cpu() for tensor in sums.moments.mean_cov())
     value = frechet_distance(mean, covariance, *real)
     about: dict[str, Any] = {
@@ -120,10 +120,10 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
         "sampler": "files",
         "checkpoint_sha256": sha256,
     }
-    further = further_metrics(sums, run.store, device, made, extra)
+    further = further_metrics(sums, run.store, device, statistics, extra)
     return ScoresResult(
         rows=(row(recipe, [value], **about),),
-        detector_sha256=made.detector_sha256,
+        detector_sha256=statistics.detector_sha256,
         reference_digest=reference.digest,
         licence="unknown: made elsewhere",
         sampling_bias=sampling_bias(real[1], len(paths)),

@@ -18,7 +18,7 @@ CIFAR10 = (5_000,) * 10
 
 
 def needs_images(recipe: Recipe) -> bool:
-    """Whether scoring this recipe takes the training images, or its label distribution alone."""
+    """Return whether scoring this recipe takes the training images, not just its label distribution."""
     return recipe.evaluation.reference is None or bool(set(recipe.evaluation.extra_metrics) - {"is"})
 
 
@@ -64,7 +64,7 @@ def label_distribution(run: StepRun, recipe: Recipe) -> DatasetResult:
 
 
 def data_step(recipe: Recipe) -> Step[DatasetResult]:
-    """The step that finds what scoring needs of the training set: its images, or its label distribution alone."""
+    """Return the step that finds what scoring needs of the training set: its images, or its label distribution alone."""
     return prepare_data if needs_images(recipe) else label_distribution
 
 
@@ -79,7 +79,7 @@ def score_data(run: StepRun, recipe: Recipe) -> DatasetResult:
 
 
 def read_histogram(path: Path, classes: int) -> tuple[int, ...]:
-    """Images per class in a ``dataset.json`` {"labels": [[name, class], ...]}. Raises UserError for anything else."""
+    """Return images per class in a ``dataset.json`` {"labels": [[name, class], ...]}. Raises UserError for anything else."""
     try:
         entries = json.loads(path.read_bytes())["labels"]
         labels = [label for _, label in entries]

@@ -42,7 +42,7 @@ from sida.worker.job import Job
 
 
 def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None = None) -> MakeImages:
-    """The teacher under its own sampler; the noise of a stochastic one belongs to the image's seed too.
+    """Return a maker of the teacher's images under its own sampler; the noise of a stochastic one belongs to the image's seed too.
 
     With guidance each evaluation asks ``guide`` too. Raises UserError for guidance without one, or with EDM's float64 sampler.
     """
@@ -74,7 +74,7 @@ def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None =
 
 
 def _of_width(guide: Denoiser, teacher: Denoiser) -> Callable[..., Tensor]:
-    """The guide under the teacher's labels: an unconditional one is not told the class, as EDM2's is not."""
+    """Return the guide under the teacher's labels: an unconditional one is not told the class, as EDM2's is not."""
     if guide.label_dim == teacher.label_dim:
         return guide
     if guide.label_dim:
@@ -86,7 +86,7 @@ def _of_width(guide: Denoiser, teacher: Denoiser) -> Callable[..., Tensor]:
 
 
 def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
-    """The one-step generator."""
+    """Return a maker of the one-step generator's images."""
     shape = (generator.img_channels, generator.img_resolution, generator.img_resolution)
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
 
 
 class _Report:
-    """How many images are behind us, seen from one process: the others are taken to be as fast."""
+    """Progress in images, seen from one process: the others are taken to be as fast."""
 
     def __init__(self, job: Job, total: int) -> None:
         self.total, self.world = total, job.processes.world
@@ -163,44 +163,44 @@ class _Report:
         self.started = time.time()
 
     def found(self, images: int) -> None:
-        """So many had been made before this start."""
+        """Count the images made before this start."""
         self.before = images
         self.made(0)
 
     def made(self, images: int) -> None:
-        """This process made some more."""
+        """Count images that this process made."""
         self.here += images
         if self.progress:
             self.progress.update(min(self.before + self.here * self.world, self.total))
 
     def rate(self) -> float:
-        """Images a second, of those made since this start."""
+        """Return images a second, of those made since this start."""
         return (self.total - self.before) / max(time.time() - self.started, 1e-9)
 
 
 def further_metrics(
     sums: Sums, store: ObjectStore, device: torch.device, reference: ReferenceResult, extra: tuple[str, ...]
 ) -> dict[str, float]:
-    """``is``, ``kid``, ``precision`` and ``recall`` of one range, those that were asked for."""
-    found: dict[str, float] = {}
+    """Return ``is``, ``kid``, ``precision`` and ``recall`` of one range, those that were asked for."""
+    values: dict[str, float] = {}
     if "is" in extra and sums.splits is not None:
-        found["is"] = sums.splits.score()[0]
+        values["is"] = sums.splits.score()[0]
     if not {"kid", "precision_recall"} & set(extra):
-        return found
+        return values
     generated = torch.cat(sums.features)
     if "kid" in extra:
         real = load_features(store, reference)
-        found["kid"] = kernel_distance(real, generated, kid_subsets(len(real), len(generated)))
+        values["kid"] = kernel_distance(real, generated, kid_subsets(len(real), len(generated)))
     if "precision_recall" in extra:
         real = load_features(store, reference, precision_recall=True)
-        found["precision"], found["recall"] = precision_recall(real.to(device), generated.to(device))
-    return found
+        values["precision"], values["recall"] = precision_recall(real.to(device), generated.to(device))
+    return values
 
 
 def _floor(
     job: Job[ScoreSpec], reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]
 ) -> list[float]:
-    """Scores of real images drawn anew: what a perfect generator would get at this n."""
+    """Return the scores of real images drawn anew: what a perfect generator would get at this n."""
 
     features = load_features(job.store, reference)
     shards = Shards(job.store, dataset)
@@ -209,30 +209,30 @@ def _floor(
     labels = shards.labels() if dataset.classes else torch.zeros(len(shards), dtype=torch.int64)  # stored as -1
     values = []
     for first_seed in job.spec.first_seeds:
-        wanted = range_labels(dataset.histogram, job.spec.count, first_seed)
+        classes = range_labels(dataset.histogram, job.spec.count, first_seed)
         moments = Moments(reference.features)
-        for part in real_resamples(features, labels, wanted, first_seed).split(4096):
+        for part in real_resamples(features, labels, classes, first_seed).split(4096):
             moments.add(part)
         values.append(frechet_distance(*moments.mean_cov(), *real))
     return values
 
 
 def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor]) -> MakeImages:
-    """Images uint8 from a model of EDM2's latents, decoded by the VAE. Raises UserError for latents that are not finite."""
+    """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE."""
 
     def images(seeds: Tensor, labels: Tensor) -> Tensor:
-        made = make(seeds, labels)
-        if not bool(made.isfinite().all()):
+        latents = make(seeds, labels)
+        if not bool(latents.isfinite().all()):
             raise UserError(
                 f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
             )
-        return decode(made)
+        return decode(latents)
 
     return images
 
 
 def _model(job: Job[ScoreSpec]) -> tuple[MakeImages, int]:
-    """How to make images, and how many classes the network knows (0: unconditional)."""
+    """Return a maker of the model's images, and the number of classes the network knows (0: unconditional)."""
     model = job.manifest(job.spec.model, Part).result
     assert isinstance(model, TeacherResult | GeneratorResult)
     network = network_to_score(job.store, job.recipe, model.weights, model.network, job.processes.device)
@@ -247,7 +247,7 @@ def _model(job: Job[ScoreSpec]) -> tuple[MakeImages, int]:
 
 
 def guide_of(store: ObjectStore, recipe: Recipe, stored: ObjectRef | None, device: torch.device) -> Denoiser | None:
-    """The network that the teacher is guided away from, as score_teacher stored it; None for a teacher without guidance."""
+    """Return the network that the teacher is guided away from, as score_teacher stored it; None for a teacher without guidance."""
     if stored is None or recipe.teacher.guide is None:
         return None
     return network_to_score(store, recipe, stored, recipe.teacher.guide.network.model_dump(mode="json"), device)
@@ -256,14 +256,14 @@ def guide_of(store: ObjectStore, recipe: Recipe, stored: ObjectRef | None, devic
 def network_to_score(
     store: ObjectStore, recipe: Recipe, weights: ObjectRef, network: dict[str, Any], device: torch.device
 ) -> Denoiser:
-    """The stored network on the device, frozen, in the precision that scores are measured in."""
+    """Return the stored network on the device, frozen, in the precision that scores are measured in."""
     model = load_network(fetch_object(store, weights), network)
     model.compute_in(recipe.score_precision)
     return model.to(device).eval().requires_grad_(False)
 
 
 def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:
-    """Real images drawn with replacement, class by class: the floor that a perfect generator would reach at this n.
+    """Draw real images with replacement, class by class: the floor that a perfect generator would reach at this n.
 
     features [N, F] and labels int64 [N] of the data set, wanted int64 [n] classes -> features [n, F].
     """

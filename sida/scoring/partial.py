@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sida.worker.job import Job
 
 PART_IMAGES = 2_000  # at 2048 features a part's moments are 32 MiB
-PARTS = 8  # at least so many in a small range, so that it too is shared and goes on where it stopped
+PARTS = 8  # at least this many in a small range, so that it too is shared and goes on where it stopped
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """Of its file in the job's folder."""
+        """Name of its file in the job's folder."""
         return part_name(self.group, self.start, self.stop)
 
 
 def pieces(groups: int, count: int) -> list[Piece]:
-    """All pieces of ``groups`` ranges of ``count`` images, in order. Their size follows from ``count`` alone."""
+    """Return all pieces of ``groups`` ranges of ``count`` images, in order. Their size follows from ``count`` alone."""
     size = min(PART_IMAGES, math.ceil(count / PARTS))
     return [Piece(group, start, min(start + size, count)) for group in range(groups) for start in range(0, count, size)]
 
@@ -46,7 +46,7 @@ def pieces(groups: int, count: int) -> list[Piece]:
 def gather(
     job: Job, work: list[Piece], sums_of: Callable[[Piece], Sums], report: Callable[[int], None] = lambda images: None
 ) -> None:
-    """Make the pieces that the job's folder lacks, dealt to its processes as they become free. ``report`` hears of images done."""
+    """Make the pieces that the job's folder lacks, dealt to its processes as they become free. ``report`` gets image counts."""
     stored = set(job.store.list(f"{job.folder}/parts/"))
     missing = [piece for piece in work if f"{job.folder}/{piece.name}" not in stored]
     job.processes.meet()  # everybody has looked before anybody writes: all see the same list
@@ -57,7 +57,7 @@ def gather(
 
 
 def merged(job: Job, work: list[Piece], empty: Callable[[], Sums]) -> Iterator[Sums]:
-    """The sums of each range in turn, merged in the order of its pieces."""
+    """Yield the sums of each range in turn, merged in the order of its pieces."""
     from safetensors.torch import load
 
     for group in sorted({piece.group for piece in work}):

@@ -1,4 +1,4 @@
-"""Which images a score is made of: seeds, labels, and the loop from noise to feature moments.
+"""Images that a score is made of: seeds, labels, and the loop from noise to feature moments.
 
 Seed s gives the same image whatever the number of processes and the batch size. Labels are in the training set's exact class
 proportions (largest remainders), dealt to the seeds of a range by a fixed permutation.
@@ -27,7 +27,7 @@ MakeImages = Callable[[Tensor, Tensor], Tensor]  # seeds int64 [B], one-hot labe
 
 
 def range_labels(histogram: Sequence[int], count: int, first_seed: int) -> Tensor:
-    """int64 [count]: class of each seed of a range; class counts as close to the histogram's shares as integers allow.
+    """Return int64 [count]: class of each seed of a range; class counts as close to the histogram's shares as integers allow.
 
     >>> labels = range_labels(histogram=[500, 300, 200], count=10, first_seed=0)
     >>> torch.bincount(labels).tolist()
@@ -44,17 +44,17 @@ def range_labels(histogram: Sequence[int], count: int, first_seed: int) -> Tenso
 
 
 def sampling_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """The unit noise float32 [N, *shape] from which the images of these seeds are made."""
+    """Return the unit noise float32 [N, *shape] from which the images of these seeds are made."""
     return Draws(SAMPLING_SEED).normal("sample", seeds, shape)
 
 
 def churn_noise(seeds: Tensor, shape: Sequence[int]) -> Callable[[int], Tensor]:
-    """The unit noise that a stochastic sampler adds in each of its steps to the images of these seeds."""
+    """Return the unit noise that a stochastic sampler adds in each of its steps to the images of these seeds."""
     return lambda step: Draws(SAMPLING_SEED).normal(f"churn {step}", seeds, shape, torch.float64)
 
 
 def pixels_of(images: Tensor, first_seed: int) -> Tensor:
-    """Images in [-1, 1] -> uint8 by EDM's rule; decoded latents are uint8 already.
+    """Turn images in [-1, 1] into uint8 by EDM's rule; decoded latents are uint8 already.
 
     Raises UserError naming a seed whose image is not finite.
     """
@@ -107,7 +107,7 @@ def piece_sums(
 
 
 def refuse_constant(moments: Moments, what: str) -> None:
-    """Raises UserError when all images gave the same features: such a model has collapsed, or never drew anything."""
+    """Raise UserError when all images gave the same features: such a model has collapsed, or never drew anything."""
     _, covariance = moments.mean_cov()
     scale = float(moments.outer.diagonal().sum()) / max(1, int(moments.count))
     if float(covariance.trace()) <= 1e-12 * max(scale, 1e-300):
@@ -126,7 +126,7 @@ def range_moments(
     processes: Processes,
     report: Callable[[int], None] = lambda done: None,
 ) -> Moments:
-    """Feature moments of the images of seeds first_seed to first_seed + count - 1, summed over all processes.
+    """Return feature moments of the images of seeds first_seed to first_seed + count - 1, summed over all processes.
 
     Batches are cut at fixed places of the range, so that float64 sums differ between process counts by rounding alone.
     """

@@ -1,7 +1,7 @@
-"""Features of a fixed random network, for pictures that no pretrained network is at hand for: ``fd_random``, never FID.
+"""Features of a fixed random network, for pictures without a suitable pretrained network: ``fd_random``, never FID.
 
 Random convolutional features tell distributions apart where a network trained on photographs of objects knows nothing of the
-pictures (Naeem et al., "Reliable Fidelity and Diversity Metrics", ICML 2020, section 4.2). They see colour, texture and coarse
+pictures (Naeem et al., "Reliable Fidelity and Diversity Metrics", ICML 2020, section 4.2). They see color, texture and coarse
 layout; they know no objects. Numbers compare models at one resolution with one another, and with nothing published.
 """
 
@@ -35,21 +35,21 @@ class RandomFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = from_uint8(images)
-        found = []
+        features = []
         for layer in self.layers:
             x = nn.functional.leaky_relu(layer(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")), 0.2)
             x = nn.functional.avg_pool2d(x, 2)
             flat = x.flatten(2)
-            found += [flat.mean(2), flat.var(2, correction=0).add(1e-6).sqrt()]
-        return torch.cat(found, dim=1)
+            features += [flat.mean(2), flat.var(2, correction=0).add(1e-6).sqrt()]
+        return torch.cat(features, dim=1)
 
     def with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """There are none. Raises UserError."""
+        """Raise UserError: there are no probabilities."""
         raise UserError("metric is: the random detector knows no classes: take `is` out of evaluation.extra_metrics")
 
 
 def random_features(channels: int, seed: int = 0) -> RandomFeatures:
-    """The network of a seed: uniform weights from this project's own counter-based draws, the same bits on every machine."""
+    """Return the network of a seed: uniform weights from this project's own counter-based draws, the same bits on every machine."""
     detector, draws = RandomFeatures(channels), Draws(seed)
     for number, layer in enumerate(detector.layers):
         shape = tuple(layer.weight.shape)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def random_features(channels: int, seed: int = 0) -> RandomFeatures:
 
 
 def write_random_features(path: Path, channels: int, seed: int = 0) -> None:
-    """The network as safetensors; equal arguments give equal bytes."""
+    """Write the network as safetensors; equal arguments give equal bytes."""
     from safetensors.torch import save_file
 
     header = {"detector": json.dumps({"kind": KIND, "seed": seed})}
@@ -68,12 +68,12 @@ def write_random_features(path: Path, channels: int, seed: int = 0) -> None:
 
 
 def is_random(tensors: dict[str, Tensor]) -> bool:
-    """Whether a file's tensors are those of such a network."""
+    """Return whether a file's tensors are those of such a network."""
     return "layers.0.weight" in tensors
 
 
 def from_tensors(tensors: dict[str, Tensor]) -> RandomFeatures:
-    """The network of a file. Raises RuntimeError for tensors that are not its own."""
+    """Return the network of a file. Raises RuntimeError for tensors that are not its own."""
     detector = RandomFeatures(tensors["layers.0.weight"].shape[1])
     detector.load_state_dict(tensors)
     return detector.eval().requires_grad_(False)

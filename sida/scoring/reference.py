@@ -161,12 +161,12 @@ def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:
 
 
 def load_statistics(store: ObjectStore, reference: ReferenceResult) -> tuple[Tensor, Tensor]:
-    """Mean [F] and covariance [F, F] of the training set, float64, that scores are distances to."""
+    """Return mean [F] and covariance [F, F] of the training set, float64, that scores are distances to."""
     return _statistics(store, reference.moments)
 
 
 def load_features(store: ObjectStore, reference: ReferenceResult, *, precision_recall: bool = False) -> Tensor:
-    """Features [N, F] of real images. Raises UserError when the reference was made without."""
+    """Return features [N, F] of real images. Raises UserError when the reference was made without."""
     from safetensors.torch import load_file
 
     ref = (precision_recall and reference.precision_recall_features) or reference.real_features
@@ -179,5 +179,5 @@ def load_features(store: ObjectStore, reference: ReferenceResult, *, precision_r
 
 
 def state_of(moments: Moments) -> dict[str, Tensor]:
-    """Feature moments by name, as they are stored."""
+    """Return feature moments by name, as they are stored."""
     return dict(zip(("count", "sum", "outer"), moments.state(), strict=True))

@@ -32,7 +32,7 @@ class Statistics:
 
 
 def read_statistics(path: Path, metric: str, features: int) -> Statistics:
-    """The statistics for a metric in an npz or a pickle. Raises UserError for any file that does not hold them."""
+    """Return the statistics for a metric in an npz or a pickle. Raises UserError for any file that does not hold them."""
     try:
         with path.open("rb") as file:
             head = file.read(4)
@@ -60,7 +60,7 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
 
 
 def read_images(path: Path, resolution: int) -> np.ndarray:
-    """Reference images uint8 [N, 3, H, W]. Raises UserError for another file or size."""
+    """Return reference images uint8 [N, 3, H, W]. Raises UserError for another file or size."""
     images = _npz(path, ("arr_0",))["arr_0"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):
         raise UserError(
@@ -93,11 +93,11 @@ def _pickled(path: Path, metric: str) -> tuple[dict[str, np.ndarray], int | None
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
         held = ", ".join(sorted(str(name) for name in content)[:8]) if isinstance(content, Mapping) else "no dictionary"
         raise UserError(f"reference {path}: holds {held}, nothing for {key}: take the file of this metric")
-    found = {}
+    arrays = {}
     for name in ("mu", "sigma"):
         try:
-            found[name] = np.asarray(content[key][name])
+            arrays[name] = np.asarray(content[key][name])
         except KeyError:
             raise UserError(f"reference {path}: {key} holds no {name}: it is damaged, fetch it again") from None
     count = content.get("num_images")
-    return found, int(count) if isinstance(count, int) else None
+    return arrays, int(count) if isinstance(count, int) else None

@@ -25,11 +25,13 @@ from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 from sida.worker.job import Job
 
-REAL_IMAGES = 200_000  # at most so many real images take part in KID, precision and recall, as in the published metrics
+REAL_IMAGES = (
+    200_000  # at most this many real images take part in KID, precision and recall, as in the published metrics
+)
 
 
 def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
-    """Compute the moments, and the features themselves where they are asked for; the first process returns them."""
+    """Compute the moments, and the features themselves if asked for; the first process returns them."""
     dataset = job.manifest(job.spec.dataset, DatasetResult).result
     shards = Shards(job.store, dataset)
     detector = load_detector(fetch_object(job.store, job.spec.detector)).to(job.processes.device)
@@ -78,14 +80,14 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
 
 
 def _published(job: Job[ReferenceSpec], images: ObjectRef, dataset: DatasetResult, detector: Detector) -> ObjectRef:
-    """Features of published reference images."""
+    """Return features of published reference images."""
     pixels = torch.from_numpy(read_images(fetch_object(job.store, images), dataset.resolution))
     features = _features(detector, pixels, job.recipe.execution.batch_limit, job.processes.device)
     return _put(job, {"features": features}, "reference-images.safetensors")
 
 
 def _merge(job: Job[ReferenceSpec], work: list[Piece], features: int) -> tuple[Moments, list[Tensor]]:
-    """In the order of the pieces: the same bits on any number of processes."""
+    """Merge in the order of the pieces: the same bits on any number of processes."""
     from safetensors.torch import load
 
     moments, real = Moments(features), []
@@ -98,7 +100,7 @@ def _merge(job: Job[ReferenceSpec], work: list[Piece], features: int) -> tuple[M
 
 
 def _kept(count: int) -> Tensor:
-    """bool [count]: all images, or a seeded choice of REAL_IMAGES of them."""
+    """Return bool [count]: all images, or a seeded choice of REAL_IMAGES of them."""
     kept = torch.ones(count, dtype=torch.bool)
     if count > REAL_IMAGES:
         kept[Draws(0).permutation("real images", count)[REAL_IMAGES:]] = False

@@ -1,4 +1,4 @@
-"""Whether the generator's score is worse than the last one of the same recipe by more than chance explains."""
+"""Test for a regression: a generator's score worse than the last one of the same recipe by more than chance explains."""
 
 from __future__ import annotations
 

@@ -41,13 +41,13 @@ FEW = 10  # images per feature, below which the sample's size shows in the score
 
 
 def first_seeds(recipe: Recipe, ranges: int | None = None) -> list[int]:
-    """Where each reported seed range begins."""
+    """Return where each reported seed range begins."""
     evaluation = recipe.evaluation
     return [evaluation.first_seed + i * evaluation.images for i in range(ranges or evaluation.ranges)]
 
 
 def row(recipe: Recipe, values: Sequence[float], *, n: int, seeds: list[int], metric: str = "", **fields: Any) -> Score:
-    """One row of the table from the values of its seed ranges."""
+    """Return one row of the table from the values of its seed ranges."""
     return Score(
         metric=metric or recipe.evaluation.metric,
         values=tuple(values),
@@ -61,7 +61,7 @@ def row(recipe: Recipe, values: Sequence[float], *, n: int, seeds: list[int], me
 
 
 def further_name(recipe: Recipe, metric: str) -> str:
-    """``kid``, or ``kid_digits`` where the features are not Inception's."""
+    """Return ``kid``, or ``kid_digits`` if the features are not Inception's."""
     own = recipe.evaluation.metric
     return metric + own.removeprefix("fd") if own.startswith("fd_") else metric
 
@@ -116,7 +116,7 @@ def _measured(run: StepRun, seeds: list[int], n: int, *, floor: bool, guide: Obj
 
 
 def _size_effect(measured: ScoreOutcome) -> str:
-    """What the sample's size does to the score: measured on real images where they are there, else the theory and its terms."""
+    """Return the sample size's effect on the score: measured on real images if they are there, else the theory and its terms."""
     bias = f"{measured.sampling_bias:.3g}"
     theory = f"a perfect model would score {bias} were the features Gaussian and the labels drawn at random"
     if measured.floor:
@@ -132,7 +132,7 @@ def _result(
     licence: str,
     **fields: Any,
 ) -> ScoresResult:
-    """The model's row, the real images' where they were measured, and further metrics of the same images."""
+    """Return the model's row, the real images' if they were measured, and further metrics of the same images."""
     seeds, n = list(first.first_seeds), first.n
     rows = [first]
     if measured.floor:
@@ -173,13 +173,13 @@ def _parameters(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
 
 
 def unsaid(recipe: Recipe) -> set[str]:
-    """Fields of the targets of which the verdict says nothing; without them the key is what it was before there were any."""
+    """Return fields of the targets that the verdict does not mention; without them the key is what it was before there were any."""
     unknown = {name for name in ("sida", "sid2a") if getattr(recipe.targets, name) is None}
     return unknown if recipe.in_another_precision else unknown | {"precision"}
 
 
 def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
-    """The guide's file and its sha256; None for a teacher without guidance."""
+    """Return the guide's file and its sha256; None for a teacher without guidance."""
     if recipe.teacher.sampler.guidance == 1 or recipe.teacher.guide is None:
         return None
 
@@ -191,7 +191,7 @@ def _guide_key(guide: tuple[Path, str] | None) -> dict[str, str]:
 
 
 def _stored_guide(run: StepRun, path: Path) -> ObjectRef:
-    """The guide's weights as safetensors, converted without running anything in the file."""
+    """Return the guide's weights as safetensors, converted without running anything in the file."""
 
     guide = run.recipe.teacher.guide
     assert guide is not None
@@ -271,7 +271,7 @@ def score(
         The generator's score: every range, mean and spread.
     """
     check_reference(recipe, reference.result)
-    made = generator.result
+    result = generator.result
     seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
     target = recipe.targets.model_dump(mode="json", exclude=unsaid(recipe)) if recipe.targets else None
     _claim(run, _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}, generator, reference)
@@ -282,10 +282,10 @@ def score(
         n=n,
         seeds=seeds,
         model="generator",
-        label=f"generator, {made.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
+        label=f"generator, {result.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
         nfe=1,
         sampler="one step",
-        checkpoint_sha256=made.weights.sha256,
+        checkpoint_sha256=result.weights.sha256,
         protocol=protocol,
     )
-    return _result(recipe, reference, measured, first, made.licence, gate=target_gate(recipe, first))
+    return _result(recipe, reference, measured, first, result.licence, gate=target_gate(recipe, first))

@@ -1,4 +1,4 @@
-"""What one pass over images gathers for every metric: mergeable, so that a score can be cut, killed and put together again."""
+"""Sums of one pass over images for every metric: mergeable, so that a score can be cut, killed and put together again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sums:
         self.features: list[Tensor] = []  # float32, on the CPU, in the order of the seeds
 
     def add(self, detector: Detector, images: Tensor, first_row: int) -> None:
-        """uint8 images [B, C, H, W], the first of them number ``first_row`` of the range.
+        """Add uint8 images [B, C, H, W], the first of them number ``first_row`` of the range.
 
         Raises UserError when the detector's features have another width, or are not finite.
         """

@@ -82,9 +82,9 @@ def paper_rows(
     rows: Sequence[PublishedRow], failed: Sequence[PublishedFailure], recipes: Mapping[str, Recipe]
 ) -> list[PaperRow]:
     """Return the rows of the paper's table and those of other ``recipes``, each with its best score here."""
-    known = {name: load(name) for name in released_recipes()} | dict(recipes)
+    by_name = {name: load(name) for name in released_recipes()} | dict(recipes)
     groups: dict[tuple[str, str], list[Recipe]] = {}
-    for recipe in known.values():
+    for recipe in by_name.values():
         if target_of(recipe) is not None:
             line = LINES["sid" if recipe.method.name == "sid" else "best"]
             groups.setdefault((recipe.benchmark or recipe.name, line), []).append(recipe)

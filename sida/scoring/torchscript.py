@@ -63,12 +63,12 @@ class TorchScriptDetector(nn.Module):
 
 
 def _three_channels(images: Tensor) -> Tensor:
-    """Grey images repeat."""
+    """Repeat gray images to three channels."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
 def trusted_bytes(path: Path) -> bytes:
-    """The content of a TorchScript file that may run: its sha256 is pinned, or trusted by the user. Raises UserError otherwise."""
+    """Return the content of a TorchScript file that may run: its sha256 is pinned, or trusted by the user."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -83,7 +83,7 @@ def trusted_bytes(path: Path) -> bytes:
 
 
 def load_torchscript(path: Path) -> TorchScriptDetector:
-    """The detector in a TorchScript file, frozen; nothing in it runs unless its sha256 is pinned or trusted.
+    """Return the detector in a TorchScript file, frozen; nothing in it runs unless its sha256 is pinned or trusted.
 
     The bytes that are hashed are the bytes that are loaded. Raises UserError for another digest, or a file that is none.
     """

@@ -20,7 +20,7 @@ R_co = TypeVar("R_co", bound=Part, covariant=True)
 
 @dataclass(frozen=True)
 class StepOutcome(Generic[R_co]):
-    """A step's result: the manifest, its address, and whether it was there already."""
+    """Result of a step: the manifest, its address, and whether it existed already."""
 
     manifest: Manifest[R_co]
     address: str
@@ -30,13 +30,13 @@ class StepOutcome(Generic[R_co]):
 def key_of(
     step: str, version: int, parameters: Mapping[str, Any], inputs: Mapping[str, Manifest[Part]], repeat: str
 ) -> str:
-    """A step's key: 64 hex digits."""
+    """Return a step's key: 64 hex digits."""
     digests = {name: manifest.digest for name, manifest in inputs.items()}
     return digest_of([step, version, dict(parameters), digests, repeat])
 
 
 def manifest_key(manifest: Manifest[Part]) -> str:
-    """Where a published manifest lies in its store."""
+    """Return the key of a published manifest in its store."""
     about = manifest.about
     return layout.manifest_key(about.step, about.key, about.attempt)
 
@@ -44,8 +44,8 @@ def manifest_key(manifest: Manifest[Part]) -> str:
 def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:
     """Return the manifest that ``manifest`` was made from, under the name that its step gave it.
 
-    So what is known need not be handed on twice. Raises UserError when the manifest does not say, when what it names is gone,
-    or is another result or of another kind.
+    So an input that another one carries need not be passed too. Raises UserError when the manifest does not say, when the one it
+    names is gone, or is another result or of another kind.
     """
     store, maker = open_store(settings().store), manifest.about.step
     key = manifest.about.input_keys.get(name, "")
@@ -82,7 +82,7 @@ def publish(store: ObjectStore, lease: Lease, folder: str, number: int, manifest
 
 
 def next_number(store: ObjectStore, folder: str) -> int:
-    """The number of an attempt that is still to be made."""
+    """Return the number of the next attempt."""
     return max(_attempts(store, folder), default=0) + 1
 
 
@@ -91,7 +91,7 @@ def _attempts(store: ObjectStore, folder: str) -> list[int]:
 
 
 def _latest(store: ObjectStore, folder: str) -> int | None:
-    """The attempt that counts; the newest one when a killed writer did not get to moving the pointer."""
+    """Return the attempt that counts; the newest one when a killed writer did not get to moving the pointer."""
     try:
         return int(store.read(latest_key(folder)))
     except (NotFound, ValueError):

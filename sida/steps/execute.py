@@ -27,7 +27,7 @@ SCHEDULED = "scheduled"  # measured anew, under the time for which the run was p
 def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R]:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
-    Metrics get no such metadata: Kubeflow's pages show what is there as numbers, and the manifest says the same.
+    Metrics get no such metadata: Kubeflow's pages show all metadata as numbers, and the manifest says the same.
 
     The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it;
     what it wrote to stdout and stderr is kept beside that (``sida.step_log``). A SidaError becomes one line for the user and the
@@ -44,7 +44,7 @@ def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -
 
 
 def execute_one_of_many(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R] | None:
-    """As ``execute``, but a failure is passed on in place of the result, and the run goes on without it.
+    """Run as ``execute`` does, but pass a failure on in place of the result: the run goes on without it.
 
     The call is recorded under the step's and the recipe's names, so that those of other recipes stay beside it.
     """
@@ -85,7 +85,7 @@ def _recorded(
         message, _ = _in_a_line(error, strict=False)
         try:
             records.failed(call, message, timed_out=isinstance(error, TimedOut))
-        except (SidaError, OSError) as lost:  # the store may be what failed: its own error is told
+        except (SidaError, OSError) as lost:  # the store may be what failed: its own error is reported
             progress.note(step.name, f"its failure is not recorded: {lost}")
         raise
     records.finished(call, outcome.address, outcome.manifest.digest, outcome.reused)
@@ -93,7 +93,7 @@ def _recorded(
 
 
 def repetition(repeat: str, scheduled: str) -> str:
-    """The text that tells one measurement from another; ``scheduled`` is the time for which Kubeflow planned the run.
+    """Return the text that tells one measurement from another; ``scheduled`` is the time for which Kubeflow planned the run.
 
     Raises SidaError for a time that Kubeflow left as a placeholder: all firings of a schedule would be one measurement.
     """
@@ -110,7 +110,7 @@ def repetition(repeat: str, scheduled: str) -> str:
 
 
 def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
-    """(message, exit status). ``strict``: raise again what is no user's mistake."""
+    """Return (message, exit status). ``strict``: re-raise anything that is not a user error."""
     if isinstance(error, SidaError):
         return str(error), error.exit_code
     if isinstance(error, OSError) and error.errno in (28, 122):  # disk full, quota

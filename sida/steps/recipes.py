@@ -17,7 +17,7 @@ from sida.stores.objects import put_object
 
 
 def recipe_address(recipe: Recipe) -> str:
-    """Store the resolved recipe; returns how it is named from now on, ``digits#sha256=DIGEST``."""
+    """Store the resolved recipe; return how it is named from now on, ``digits#sha256=DIGEST``."""
     return f"{recipe.name}#sha256={put_recipe(open_store(settings().store), recipe).sha256}"
 
 
@@ -27,9 +27,9 @@ def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
 
 
 def recipe_key(text: str) -> str:
-    """Key of the object that holds the recipe named ``NAME#sha256=DIGEST``; empty for a recipe by name or file.
+    """Return the key of the object that holds the recipe named ``NAME#sha256=DIGEST``; empty for a recipe by name or file.
 
-    Older records have the key itself in place of the name. Raises UserError for what is no digest.
+    Older records have the key itself in place of the name. Raises UserError for a malformed digest.
     """
     name, mark, digest = text.partition("#sha256=")
     if not mark:
@@ -38,7 +38,7 @@ def recipe_key(text: str) -> str:
 
 
 def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
-    """The recipe that was stored as ``NAME#sha256=DIGEST``, that of a name, or of a file's path."""
+    """Return the recipe that was stored as ``NAME#sha256=DIGEST``, that of a name, or of a file's path."""
     key, digest = recipe_key(text), text.rpartition("#sha256=")[2]
     if not key:
         return load_recipe(text)
@@ -49,7 +49,7 @@ def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
 
 
 def recipe_of(store: ObjectStore, manifest: Manifest[Part]) -> Recipe:
-    """The recipe that a step was called with. Raises Corrupt, NotFound, UserError."""
+    """Return the recipe that a step was called with. Raises Corrupt, NotFound, UserError."""
     ref = manifest.about.recipe
     if ref is None:
         raise UserError(f"{manifest.about.step}: an older version made it and recorded no recipe: run it again")

@@ -1,4 +1,4 @@
-"""What a step is, and one run of it."""
+"""Steps, and one run of a step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ R = TypeVar("R", bound=Part)
 
 
 class From:
-    """Names the steps that an input may come from, in its annotation; of those in a run the first one counts."""
+    """Steps that an input may come from, in its annotation; the first of them that a run has counts."""
 
     def __init__(self, *steps: str) -> None:
         self.steps = steps
@@ -39,7 +39,7 @@ class From:
 
 @dataclass(frozen=True)
 class StepInput:
-    """A manifest that a step takes."""
+    """Manifest that a step takes."""
 
     name: str
     kind: type[Part]  # of its result
@@ -49,7 +49,7 @@ class StepInput:
 
 
 class Reused(Exception):
-    """Ends a step whose result is published already."""
+    """The result is published already: the step ends."""
 
     def __init__(self, outcome: StepOutcome[Any]) -> None:
         super().__init__(outcome.address)
@@ -101,7 +101,7 @@ class StepRun:
 
     @property
     def folder(self) -> str:
-        """Where the attempts of this key lie in the store."""
+        """Folder of this key's attempts in the store."""
         return step_folder(self.step.name, self.key)
 
     def note(self, text: str) -> None:
@@ -143,7 +143,7 @@ class StepRun:
 
 @dataclass(frozen=True)
 class Step(Generic[R]):
-    """A step's function with what a run must know of it. Called, it runs or reuses; see :func:`step` for the fields."""
+    """Function of a step with the facts that a run needs. Called, it runs or reuses; see :func:`step` for the fields."""
 
     function: Callable[..., R]
     version: int
@@ -189,7 +189,7 @@ class Step(Generic[R]):
         return inputs
 
     def code(self) -> str:
-        """Digest of the step's own code."""
+        """Return the digest of the step's own code."""
         return code_digest(self.sources)
 
     def __call__(
@@ -218,7 +218,7 @@ class Step(Generic[R]):
 
 
 def _result_in(annotation: Any) -> type[Part]:
-    """The result's type in ``Manifest[TeacherResult]``, wherever it stands in an annotation."""
+    """Return the result's type in ``Manifest[TeacherResult]``, wherever it stands in an annotation."""
     if hasattr(annotation, "__pydantic_generic_metadata__"):
         (result,) = annotation.__pydantic_generic_metadata__["args"]
         kind: type[Part] = result
@@ -227,7 +227,7 @@ def _result_in(annotation: Any) -> type[Part]:
 
 
 def _opened(taken: StepInput, given: Any) -> Any:
-    """The manifests of an input; of a list, a failure that was passed on stays one."""
+    """Return the manifests of an input; in a list, a failure that was passed on stays one."""
     if taken.many:
         return [failure_in(one) or _manifest(taken, one) for one in given]
     return None if taken.optional and not given else _manifest(taken, given)

@@ -24,7 +24,7 @@ __all__ = [
 
 
 def open_store(address: str) -> ObjectStore:
-    """The store at ``file:///folder``, ``s3://bucket/prefix`` or a plain path of a folder.
+    """Open the store at ``file:///folder``, ``s3://bucket/prefix`` or a plain path of a folder.
 
     Opening touches neither disk nor network; the first use does. Raises UserError for any other form.
 
@@ -58,7 +58,7 @@ def open_store(address: str) -> ObjectStore:
 
 
 def read_address(address: str) -> bytes:
-    """The bytes of the object at a full address. Raises NotFound, StoreError, UserError."""
+    """Return the bytes of the object at a full address. Raises NotFound, StoreError, UserError."""
     folder, slash, name = address.rpartition("/")
     if not slash or not name:
         raise UserError(f"{redact(address)!r} is not the address of an object: write file:///folder/file or s3://...")

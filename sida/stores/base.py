@@ -1,4 +1,4 @@
-"""What a store can do. A key is a relative path (``steps/score/ab12/1.json``) under the store's root; see ``sida.layout``."""
+"""Interface of a store. A key is a relative path (``steps/score/ab12/1.json``) under the store's root; see ``sida.layout``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Source = bytes | Path | BinaryIO
 
 @dataclass(frozen=True)
 class Stat:
-    """``size`` in bytes; an ``etag`` that differs tells of other content (compare, never interpret)."""
+    """Facts about an object: ``size`` in bytes; a different ``etag`` means other content (compare, never interpret)."""
 
     size: int
     etag: str
@@ -29,7 +29,7 @@ class Stat:
 
 @dataclass(frozen=True)
 class ObjectRef:
-    """One content-addressed object: its file name for people, size in bytes, sha256 as 64 hex digits."""
+    """Content-addressed object: its file name for people, size in bytes, sha256 as 64 hex digits."""
 
     name: str
     size: int
@@ -41,7 +41,7 @@ class ObjectRef:
 
 
 class ObjectStore(Protocol):
-    """A flat space of keys. Writes are all or nothing: no reader ever sees half an object.
+    """Flat space of keys. Writes are all or nothing: no reader ever sees half an object.
 
     All methods raise UserError for a malformed key, StoreUnusable when the store cannot be used as
     configured, Unavailable when it stays away (sida.patience), StoreError when it fails, and NotFound where a
@@ -50,16 +50,16 @@ class ObjectStore(Protocol):
 
     @property
     def address(self) -> str:
-        """The root, fit to be printed: no user, password or query."""
+        """Address of the root, fit to be printed: no user, password or query."""
 
     def address_of(self, key: str) -> str:
-        """Full address of a key, fit to be printed."""
+        """Return the full address of a key, fit to be printed."""
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable binary file."""
+        """Open an object as a seekable binary file."""
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        """All bytes, or up to ``length`` of them from ``offset``."""
+        """Return all bytes, or up to ``length`` of them from ``offset``."""
 
     def put(self, key: str, source: Source) -> Stat:
         """Write or replace. A file object is read from where it stands to its end."""
@@ -72,20 +72,20 @@ class ObjectStore(Protocol):
     def exists(self, key: str) -> bool: ...
 
     def list(self, prefix: str = "") -> Sequence[str]:
-        """All keys that begin with ``prefix`` (a string, not a folder), sorted."""
+        """Return all keys that begin with ``prefix`` (a string, not a folder), sorted."""
 
     def delete(self, key: str) -> None:
-        """Remove; a key that is not there is no error."""
+        """Remove an object; a key that does not exist is no error."""
 
     def local_path(self, key: str) -> Path | None:
-        """The object's own file where the store is a folder, else None. Treat it as read-only."""
+        """Return the object's own file if the store is a folder, else None. Treat it as read-only."""
 
 
 # -- keys and addresses
 
 
 def check_key(key: str) -> str:
-    """``key`` itself if it is a relative path of plain parts; raises UserError otherwise."""
+    """Return ``key`` if it is a relative path of plain parts; raise UserError otherwise."""
     parts = key.split("/")
     if any(part in ("", ".", "..") for part in parts) or parts[0] == RESERVED or re.search(r"[\x00-\x1f\x7f]", key):
         raise UserError(f"{key!r} is not an object key: write a relative path such as steps/score/1.json")
@@ -93,7 +93,7 @@ def check_key(key: str) -> str:
 
 
 def redact(address: str) -> str:
-    """An address without user, password, query and fragment; folders, which may hold '?', stay as is.
+    """Return an address without user, password, query and fragment; folders, which may hold '?', stay as is.
 
     >>> redact("https://me:secret@host:9000/bucket?token=1")
     'https://host:9000/bucket'

@@ -5,7 +5,7 @@
     downloads/<sha256>             locked by the process that downloads, so that one does and others wait
     fetched/<sha256>/<name>        whole, verified files that recipes name by address (sida.foreign.fetch)
     fetched/<address>.part, .lock  the beginning of one, and the lock of the process that downloads it
-    users/<pid>-<random>           locked by a process for its life: what it was given is not evicted
+    users/<pid>-<random>           locked by a process for its life: files given to it are not evicted
     lock                           locked while objects are evicted or given out
 
 The least recently used go first, objects and files alike, by access time, set here at every use: many disks do not keep it.
@@ -31,7 +31,7 @@ _users: dict[Path, int] = {}  # by cache folder: descriptor of this process's li
 
 
 def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_bytes: int) -> Path:
-    """The verified local copy of an object, downloaded unless it is there; then old objects are evicted.
+    """Return the verified local copy of an object, downloaded unless it exists; then evict old objects.
 
     Raises Corrupt when two whole downloads had another sha256, UserError when the disk is full, StoreUnusable
     when the cache cannot be written, and the store's errors.
@@ -55,7 +55,7 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
 
 
 def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
-    """Go on with what an earlier, killed download left; start anew once if the whole then proves wrong."""
+    """Continue the download of an earlier, killed process; start anew once if the whole then proves wrong."""
     part = path.with_name(f"{path.name}.part")
     for attempt in (1, 2):
         digest = hashlib.sha256()
@@ -99,20 +99,20 @@ def _blocks(store: ObjectStore, ref: ObjectRef, offset: int) -> Iterator[bytes]:
             yield block
 
 
-# -- who uses what, and what may go
+# -- files in use, and files that may go
 
 
 def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
-    """Whether the file (of that size) is in the cache; if so it is marked as used by this process, now. Raises OSError."""
+    """Return whether the file (of that size) is in the cache; if so it is marked as used by this process, now. Raises OSError."""
     with _locked(folder / "lock"):
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return False
-        if size not in (None, found.st_size):
-            path.unlink()  # somebody wrote into the cache
+        if size not in (None, status.st_size):
+            path.unlink()  # another program wrote into the cache
             return False
-        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
+        os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
         users = _users.get(folder)
         if users is None:
             users = os.open(
@@ -133,15 +133,15 @@ def keep_fetched(folder: Path, part: Path, path: Path) -> None:
 
 
 def make_room(folder: Path, size: int, limit_bytes: int) -> None:
-    """Remove what was used longest ago until ``size`` more bytes fit; what a live process uses stays. Raises OSError."""
+    """Remove the least recently used files until ``size`` more bytes fit; those of live processes stay. Raises OSError."""
     make_folders(folder)
     with _locked(folder / "lock"):
         used = _in_use(folder)
         entries = []
         for path in (*folder.glob("objects/*"), *folder.glob("fetched/*.part"), *folder.glob("fetched/*/*")):
             with suppress(FileNotFoundError):  # a download has just been renamed
-                found = path.stat()
-                entries.append((found.st_atime_ns, found.st_size, path))
+                status = path.stat()
+                entries.append((status.st_atime_ns, status.st_size, path))
         total = sum(size for _, size, _ in entries) + size
         for _, found_size, path in sorted(entries):
             if total <= limit_bytes:
@@ -159,13 +159,13 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """The cache's folders. Raises OSError."""
+    """Create the cache's folders. Raises OSError."""
     for part in ("objects", "downloads", "fetched", "users"):
         (folder / part).mkdir(parents=True, exist_ok=True)
 
 
 def _token(folder: Path, path: Path) -> str:
-    """What the lists of users call a file: an object's name, or the digest of a fetched file (whose name may hold blanks)."""
+    """Return a file's name in the lists of users: an object's, or the digest of a fetched file (whose name may hold blanks)."""
     return path.name if path.parent == folder / "objects" else path.parent.name
 
 
@@ -178,7 +178,7 @@ def _is_downloading(folder: Path, path: Path) -> bool:
 
 
 def _in_use(folder: Path) -> set[str]:
-    """Names given out to processes that live; the lists of others are removed."""
+    """Return the names given out to live processes; remove the lists of others."""
     names: set[str] = set()
     for entry in list(os.scandir(folder / "users")):
         path = Path(entry.path)
@@ -197,7 +197,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a process (this one too) holds a lock on the file; False when there is none."""
+    """Return whether a process (this one too) holds a lock on the file; False when there is none."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

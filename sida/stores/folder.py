@@ -25,7 +25,7 @@ STALE_SECONDS = 86400.0  # one of any other host
 
 
 class FolderStore:
-    """Objects are plain files under ``root``; the folder is made at the first write."""
+    """Store of plain files under ``root``; the folder is created at the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,10 +55,10 @@ class FolderStore:
     def stat(self, key: str) -> Stat:
         path = self._path(key)
         with self._reading(key):
-            found = path.stat()
+            status = path.stat()
         if not path.is_file():
             raise NotFound(f"no object at {self.address_of(key)}")
-        return _stat(found)
+        return _stat(status)
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -212,7 +212,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove temporary files that nobody will finish: their writers were killed."""
+    """Remove temporary files whose writers were killed."""
     now = time.time()
     for entry in list(os.scandir(folder)):
         host, _, rest = entry.name.rpartition("-")[0].rpartition("-")

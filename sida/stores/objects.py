@@ -17,7 +17,7 @@ from sida.stores.cache import fetch_through_cache
 
 
 class HashingReader(io.RawIOBase):
-    """Reads a file and refuses to end unless its bytes have the sha256: then nothing is published."""
+    """Reader of a file that refuses to end unless its bytes have the sha256: then nothing is published."""
 
     def __init__(self, file: BinaryIO, sha256: str, described: str) -> None:
         self._file, self._expected, self._described = file, sha256, described
@@ -34,7 +34,7 @@ class HashingReader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """To the beginning, for a store that tries again, or to the end, for one that asks the size."""
+        """Seek to the beginning, for a store that tries again, or to the end, for one that asks the size."""
         assert offset == 0 and whence in (os.SEEK_SET, os.SEEK_END), "content is hashed from its beginning"
         self._hash = hashlib.sha256()
         self._at = self._size if whence else 0
@@ -51,7 +51,7 @@ class HashingReader(io.RawIOBase):
 
 
 def sha256_of(source: bytes | Path) -> tuple[str, int]:
-    """Digest and size in bytes; raises UserError when the file cannot be read."""
+    """Return digest and size in bytes; raise UserError when the file cannot be read."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest(), len(source)
     try:
@@ -62,7 +62,7 @@ def sha256_of(source: bytes | Path) -> tuple[str, int]:
 
 
 def _digest(file: BinaryIO) -> tuple[str, int]:
-    """sha256 and number of the bytes from here to the end."""
+    """Return sha256 and number of the bytes from here to the end."""
     digest, size = hashlib.sha256(), 0
     while block := file.read(BLOCK_BYTES):
         digest.update(block)
@@ -92,7 +92,7 @@ def put_object(store: ObjectStore, source: bytes | Path, name: str = "") -> Obje
 
 
 def verify_object(store: ObjectStore, ref: ObjectRef) -> None:
-    """Read an object whole and compare its size and sha256; raises Corrupt or NotFound."""
+    """Read an object whole and compare its size and sha256; raise Corrupt or NotFound."""
     with store.open(ref.key) as file:
         digest, size = _digest(file)
     _compare(store, ref, digest, size)
@@ -107,7 +107,7 @@ def _compare(store: ObjectStore, ref: ObjectRef, digest: str, size: int) -> None
 
 
 def fetch_object(store: ObjectStore, ref: ObjectRef, cache_dir: Path | None = None) -> Path:
-    """A local, verified, read-only file with the object's bytes.
+    """Return a local, verified, read-only file with the object's bytes.
 
     A folder store answers with its own file, hashed the first time this machine meets it. Other stores are
     read through a cache of limited size in ``cache_dir`` (default: settings), safe for many processes.
@@ -149,7 +149,7 @@ def _read_marker(marker: Path) -> str:
 
 
 def _write_marker(marker: Path, text: str) -> None:
-    """Remember; a cache that cannot be written only costs another hashing, so that is no error."""
+    """Write the marker; a cache that cannot be written only costs another hashing, so that is no error."""
     temporary = marker.with_name(f"{marker.name}.{os.getpid()}")
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)

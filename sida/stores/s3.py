@@ -51,7 +51,7 @@ class S3Store:
 
     @classmethod
     def from_address(cls, address: str) -> S3Store:
-        """From ``s3://bucket/prefix`` and settings. Raises UserError when the address is malformed."""
+        """Build from ``s3://bucket/prefix`` and settings. Raises UserError when the address is malformed."""
         parts = urlsplit(address)
         if parts.username or parts.password or parts.query:
             raise UserError(
@@ -100,7 +100,7 @@ class S3Store:
         return content
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
-        """Bytes from ``offset`` to ``size`` in order, a few blocks being read at once ahead of the reader."""
+        """Yield bytes from ``offset`` to ``size`` in order, a few blocks being read at once ahead of the reader."""
 
         def block(start: int) -> bytes:
             return self.read(key, start, min(BLOCK_BYTES, size - start))
@@ -189,7 +189,7 @@ class S3Store:
             pass
 
     def _create(self, key: str, content: bytes) -> Stat:
-        """One conditional PUT, read back. After a lost answer "exists" may mean that we won."""
+        """Make one conditional PUT, read back. After a lost answer "exists" may mean that we won."""
         name, unsure = self._name(key), False
 
         def create() -> None:
@@ -272,7 +272,7 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 
 
 def _in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """The results in order, a few items being worked on at once ahead of the reader."""
+    """Yield the results in order, a few items being worked on at once ahead of the reader."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="s3") as pool:
         try:
@@ -307,7 +307,7 @@ class _RangedFile(io.RawIOBase):
         return self._at
 
     def readall(self) -> bytes:
-        """The rest, in parallel; io's own would ask for it in pieces of 8 KiB."""
+        """Return the rest, read in parallel; io's own would ask for it in pieces of 8 KiB."""
         rest = b"".join(self._store.blocks(self._key, self._at, self._size))
         self._at += len(rest)
         return rest

@@ -37,7 +37,7 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
     logging.getLogger("botocore").setLevel(logging.ERROR)  # it tells where it found credentials
     variables: dict[str, tuple[str | None, ...]] = {
         "config_file": (None, None, os.devnull, None)
-    }  # settings say what it could
+    }  # the settings cover what it could say
     if environment().get("AWS_ACCESS_KEY_ID"):
         variables["profile"] = (None, None, None, None)  # not needed, and one that is missing would be an error
     session = Session(variables)
@@ -48,7 +48,7 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
         max_pool_connections=connections,
         retries={"mode": "standard", "total_max_attempts": 1},
         proxies={},
-        # Not every server knows the newer checksums. Bodies are signed, and objects verified by whoever reads them.
+        # Not every server knows the newer checksums. Bodies are signed, and objects verified by every reader.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "virtual" if parts.hostname.endswith(".amazonaws.com") else "path"},

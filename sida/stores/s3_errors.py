@@ -1,4 +1,4 @@
-"""What went wrong with an S3 server, in one line that says what to change."""
+"""Errors of an S3 server, each in one line that says what to change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_CREDENTIALS = (
 
 
 class Described(Protocol):
-    """What an error's message needs of a store."""
+    """Facts about a store that an error's message needs."""
 
     endpoint: str
     bucket: str
@@ -144,7 +144,7 @@ def _cut_off(error: Exception) -> bool:
 
 
 def _skew(error: boto.ClientError) -> float:
-    """Seconds between our clock and the server's, as its answer is dated."""
+    """Return seconds between our clock and the server's, as its answer is dated."""
     date = error.response["ResponseMetadata"]["HTTPHeaders"].get("date")
     try:
         return abs(parsedate_to_datetime(date).timestamp() - time.time()) if date else 0.0

@@ -1,4 +1,4 @@
-"""From a published file to what this project loads: safetensors with a header, and the same facts as JSON beside it."""
+"""Convert a published file to what this project loads: safetensors with a header, and the same facts as JSON beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sida.teachers.formats import Found, read_network, tensors_of
 
 @dataclass(frozen=True)
 class Converted:
-    """The files that were written, and the architecture they hold."""
+    """Files that were written, and the architecture they hold."""
 
     weights: Path
     facts: Path
@@ -47,76 +47,76 @@ def convert(
     Raises Refused and UserError in one line.
     """
     what = what or str(path)
-    found = read_network(path, what)
-    network = agreed_network(found, network, what)
+    source = read_network(path, what)
+    network = agreed_network(source, network, what)
     digest = sha256_of(path)[0]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", path.stem).strip(".") or "network"
     weights, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
-    about = {"format": found.format, "origin": origin or path.name, "source_sha256": digest, "licence": licence}
-    about |= {key: value for key, value in found.about.items() if key not in about}
+    about = {"format": source.format, "origin": origin or path.name, "source_sha256": digest, "licence": licence}
+    about |= {key: value for key, value in source.about.items() if key not in about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
-            made = Path(temporary) / weights.name
-            ours = found.format == "safetensors" and found.network is not None
-            if ours and not _heads(found.tensors, network):
-                shutil.copyfile(path, made)
+            draft = Path(temporary) / weights.name
+            ours = source.format == "safetensors" and source.network is not None
+            if ours and not _heads(source.tensors, network):
+                shutil.copyfile(path, draft)
             else:
-                tensors = tensors_of(found, path)
+                tensors = tensors_of(source, path)
                 left_out = _heads(tensors, network)
-                save_network(made, {name: t for name, t in tensors.items() if name not in left_out}, network, **about)
-            load_network(made, network)  # names and shapes fit; also says what does not
+                save_network(draft, {name: t for name, t in tensors.items() if name not in left_out}, network, **about)
+            load_network(draft, network)  # names and shapes fit; also says what does not
             told = {
                 "network": dict(network),
                 **about,
                 "weights": weights.name,
-                "weights_sha256": sha256_of(made)[0],
-                "tensors": {key: [kind, *shape] for key, (kind, shape) in sorted(found.shapes().items())},
+                "weights_sha256": sha256_of(draft)[0],
+                "tensors": {key: [kind, *shape] for key, (kind, shape) in sorted(source.shapes().items())},
             }
             aside = Path(temporary) / facts.name
             aside.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
-            os.replace(made, weights)
+            os.replace(draft, weights)
             os.replace(aside, facts)
     except OSError as error:
         raise UserError(
             f"--output {folder}: {error.strerror}: choose a folder with room that can be written"
         ) from error
-    return Converted(weights, facts, dict(network), digest, len(found.tensors))
+    return Converted(weights, facts, dict(network), digest, len(source.tensors))
 
 
 def holds_another_head(path: Path, network: Mapping[str, Any]) -> bool:
-    """Whether a file, of any kind that is read, has EDM2's uncertainty head where this network has none."""
+    """Return whether a file, of any kind that is read, has EDM2's uncertainty head and this network has none."""
     return bool(_heads(read_network(path, str(path)).tensors, network))
 
 
 def _heads(names: Iterable[str], network: Mapping[str, Any]) -> set[str]:
-    """Names of EDM2's uncertainty head, where this network has none."""
+    """Return the names of EDM2's uncertainty head, if this network has none."""
     if network["architecture"] != "edm2" or network.get("logvar_channels"):
         return set()
     return {name for name in names if name.startswith("logvar_")}
 
 
 def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
-    """The architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
+    """Return the architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
     if found.problem:
         raise Refused(f"{what} holds a network that this project does not have: {found.problem}")
     if expected is None:
         if found.network is None:
             raise Refused(f"{what} does not say which architecture it holds: name a recipe that does (--recipe)")
         return _complete(found.network, what)
-    wanted = _complete(expected, what)
+    complete = _complete(expected, what)
     if found.network is not None:
         held = _complete(found.network, what)
-        if wanted["logvar_channels"] is None:
+        if complete["logvar_channels"] is None:
             held["logvar_channels"] = None  # left out
         for name, value in held.items():
-            if value != wanted[name]:
-                raise Refused(f"{what}: {name} of its network is {value}, the recipe's is {wanted[name]}: correct it")
-    return wanted
+            if value != complete[name]:
+                raise Refused(f"{what}: {name} of its network is {value}, the recipe's is {complete[name]}: correct it")
+    return complete
 
 
 def _complete(network: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """With every field of a recipe's network section, checked as a recipe is."""
+    """Return the section with every field of a recipe's network section, checked as a recipe is."""
     from pydantic import ValidationError
 
     try:

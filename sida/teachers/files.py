@@ -26,7 +26,7 @@ def save_network(path: Path, tensors: Mapping[str, Tensor], network: Mapping[str
 
 
 def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
-    """A denoiser of the given architecture with the file's weights, by name and strictly.
+    """Return a denoiser of the given architecture with the file's weights, by name and strictly.
 
     Raises UserError that lists missing and unexpected names, or wrong shapes.
     """
@@ -58,5 +58,5 @@ def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0) -
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) or "nothing"
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    listed = ", ".join(names[:5]) or "nothing"
+    return listed + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""What kind of file a network lies in, told by its first bytes, and reading each kind without executing it.
+"""Kinds of network files, told by their first bytes, and reading each kind without executing it.
 
 Three kinds: pickles of NVIDIA and SiDA's authors (read by ``sida.foreign``), torch files (``weights_only``) and
 safetensors (with this project's header, or names that fit the recipe).
@@ -36,7 +36,7 @@ WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep 
 
 @dataclass(frozen=True)
 class Found:
-    """A network file read as far as needed: tensors by name, what it says of its architecture, and where it is from."""
+    """Network file read as far as needed: tensors by name, its architecture as far as it says, and its origin."""
 
     format: Format
     tensors: Mapping[
@@ -52,7 +52,7 @@ class Found:
 
 
 def format_of(path: Path, what: str) -> Format:
-    """The kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
+    """Return the kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -64,32 +64,34 @@ def format_of(path: Path, what: str) -> Format:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    shown = "a web page" if head[:1] == b"<" else f"it begins with {head[:8]!r}"
-    raise Refused(f"{what} is no pickle, torch file or safetensors ({shown}): check the address, and fetch it again")
+    beginning = "a web page" if head[:1] == b"<" else f"it begins with {head[:8]!r}"
+    raise Refused(
+        f"{what} is no pickle, torch file or safetensors ({beginning}): check the address, and fetch it again"
+    )
 
 
 def read_network(path: Path, what: str) -> Found:
-    """Names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
+    """Return names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
 
     Raises Refused or UserError in one line that names ``what``.
     """
     kind = format_of(path, what)
     if kind == "pickle":
-        found = published_network(read_pickle(path, what=what), what)
+        network = published_network(read_pickle(path, what=what), what)
         about = {
-            "class": found.class_name,
-            "trunk": found.trunk,
-            "arguments": found.arguments,
-            "program_sha256": found.source_sha256,
+            "class": network.class_name,
+            "trunk": network.trunk,
+            "arguments": network.arguments,
+            "program_sha256": network.source_sha256,
         }
-        return Found(kind, found.tensors, found.network or None, about, found.problem)
+        return Found(kind, network.tensors, network.network or None, about, network.problem)
     if kind == "torch":
         return Found(kind, _read_torch(path, what), None)
     return _read_safetensors(path, what)
 
 
 def tensors_of(found: Found, path: Path) -> dict[str, Tensor]:
-    """Copies of all tensors as torch's, whatever they were read from; types stay as they are."""
+    """Return copies of all tensors as torch's, whatever they were read from; types stay as they are."""
     if found.format == "safetensors":
         from safetensors.torch import load_file
 
@@ -134,7 +136,7 @@ def _read_torch(path: Path, what: str) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path, what: str) -> None:
-    """torch stores, never compresses: nothing in the archive may be larger than it; and its index must be harmless work."""
+    """Refuse a zip whose members claim more bytes than it has (torch never compresses), or whose index is costly to read."""
     size = path.stat().st_size
     try:
         if (listing := _directory_bytes(path)) > TORCH_DIRECTORY_BYTES:
@@ -162,15 +164,15 @@ def _check_zip(path: Path, what: str) -> None:
 
 
 def _directory_bytes(path: Path) -> int:
-    """How large a zip says that the list of its members is: zipfile would build an object for each."""
+    """Return the size that a zip gives for its list of members: zipfile would build an object for each."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
         tail = file.read()
     end, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
-    found = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
-    if found[0] == 0xFFFFFFFF:
-        found = [int.from_bytes(tail[large + 40 : large + 48], "little")]
-    return found[0]
+    sizes = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
+    if sizes[0] == 0xFFFFFFFF:
+        sizes = [int.from_bytes(tail[large + 40 : large + 48], "little")]
+    return sizes[0]
 
 
 # -- safetensors

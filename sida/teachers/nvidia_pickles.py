@@ -57,7 +57,7 @@ _EDM2_FIXED = {
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """What a pickle's ``ema`` is: tensors by published name, a recipe's network section, and its class and arguments."""
+    """Contents of a pickle's ``ema``: tensors by published name, a recipe's network section, and its class and arguments."""
 
     tensors: dict[str, TensorView]
     class_name: str
@@ -69,9 +69,9 @@ class PublishedNetwork:
 
 
 def published_network(value: Any, what: str) -> PublishedNetwork:
-    """The network in a pickle's value, without building a tensor.
+    """Return the network in a pickle's value, without building a tensor.
 
-    An architecture that this project does not have is told in ``problem``. Raises Refused when there is no network at all.
+    ``problem`` names an architecture that this project does not have. Raises Refused when there is no network at all.
     """
     ema = value.get("ema") if isinstance(value, dict) else None
     if not isinstance(ema, Inert) or not isinstance(ema.state, dict):
@@ -95,7 +95,7 @@ def published_network(value: Any, what: str) -> PublishedNetwork:
 
 
 class _Unknown(Exception):
-    """An architecture that cannot be expressed; the text says which argument."""
+    """The architecture cannot be expressed; the text says which argument."""
 
 
 # -- tensors
@@ -109,8 +109,8 @@ def _modules(module: Inert) -> dict[str, Inert]:
 
 
 def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
-    """All parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
-    found: dict[str, TensorView] = {}
+    """Return all parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
+    tensors: dict[str, TensorView] = {}
     level, seen = [("", ema)], {id(ema)}
     for _ in range(MODULE_DEPTH):
         below: list[tuple[str, Inert]] = []
@@ -119,7 +119,7 @@ def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
                 own = module.state.get(kind) if isinstance(module.state, dict) else None
                 for name, tensor in (own if isinstance(own, dict) else {}).items():
                     if isinstance(tensor, TensorView):
-                        found[f"{prefix}{name}"] = tensor
+                        tensors[f"{prefix}{name}"] = tensor
                     elif tensor is not None:
                         raise Refused(f"{what}: {prefix}{name} is no tensor: the file is damaged")
             for name, child in _modules(module).items():
@@ -128,7 +128,7 @@ def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
                 seen.add(id(child))
                 below.append((f"{prefix}{name}.", child))
         if not below:
-            return found
+            return tensors
         level = below
     raise Refused(f"{what}: modules are nested more than {MODULE_DEPTH} deep")
 
@@ -137,17 +137,17 @@ def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
 
 
 def _arguments(ema: Inert, what: str) -> dict[str, Any]:
-    """The constructor's arguments, positions named."""
+    """Return the constructor's arguments, positions named."""
     args, kwargs = ema.state.get("_init_args", ()), ema.state.get("_init_kwargs", {})
     names = ("img_resolution", "img_channels", "label_dim")
     if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
         raise Refused(f"{what}: the constructor's arguments are not those of a published network")
-    found = dict(zip(names, args, strict=False)) | kwargs
-    return {str(name): _plain(argument) for name, argument in found.items()}
+    arguments = dict(zip(names, args, strict=False)) | kwargs
+    return {str(name): _plain(argument) for name, argument in arguments.items()}
 
 
 def _plain(value: Any, depth: int = 3) -> Any:
-    """Small values as JSON has them; everything else by its type's name."""
+    """Return small values as JSON has them; everything else by its type's name."""
     if isinstance(value, np.generic):  # before float, which numpy's float64 is too
         return _plain(value.item())
     if value is None or isinstance(value, bool | int | float | str):
@@ -193,7 +193,7 @@ def _network(
     fixed: Mapping[str, Any],
     optional: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A recipe's network section from the arguments; ``optional`` ones appear where they differ from the published."""
+    """Return a recipe's network section from the arguments; ``optional`` ones appear if they differ from the published."""
     arguments = {name: value for name, value in found.arguments.items() if name not in _IGNORED}
     for known in ("sigma_data", "logvar_channels"):
         arguments.pop(known, None)

@@ -1,4 +1,4 @@
-"""Where in MLflow's pages a run of ours is, or will be: for the pages of Kubeflow Pipelines. Does not import MLflow."""
+"""Address of a run's page in MLflow, before or after it exists: for the pages of Kubeflow Pipelines. Does not import MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sida.tracking.server import ANSWER_SECONDS, EXPERIMENT
 
 
 def mlflow_link(recipe: str, run: str) -> str:
-    """The page that shows a run of a recipe (a name or an address); empty where no MLflow server is configured.
+    """Return the page that shows a run of a recipe (a name or an address); empty if no MLflow server is configured.
 
     It is known before the run is written there: the experiment is made now, and the page looks for the run by its tag. A server
     that does not answer, or wants a login, costs seconds at most; the link is to its first page then.
@@ -38,17 +38,17 @@ def mlflow_link(recipe: str, run: str) -> str:
 
 
 def _experiment(address: str, name: str) -> str:
-    """Its id; made when there is none, as the reconciler would."""
-    found = _ask(address, "experiments/get-by-name", experiment_name=name)
-    if found is None:
+    """Return the experiment's id; create one if there is none, as the reconciler would."""
+    answer = _ask(address, "experiments/get-by-name", experiment_name=name)
+    if answer is None:
         tags = [{"key": key, "value": value} for key, value in EXPERIMENT.items()]
-        made = _ask(address, "experiments/create", {"name": name, "tags": tags})
-        return str(made["experiment_id"]) if made else ""
-    return str(found["experiment"]["experiment_id"])
+        created = _ask(address, "experiments/create", {"name": name, "tags": tags})
+        return str(created["experiment_id"]) if created else ""
+    return str(answer["experiment"]["experiment_id"])
 
 
 def _ask(address: str, method: str, body: dict[str, Any] | None = None, **fields: str) -> Any:
-    """The answer of MLflow's REST API, or None."""
+    """Return the answer of MLflow's REST API, or None."""
     import urllib3
 
     verb, url = "POST" if body else "GET", f"{address.rstrip('/')}/api/2.0/mlflow/{method}"

@@ -1,4 +1,4 @@
-"""What MLflow should say about a run of the pipeline, computed from the store alone; no MLflow here.
+"""Content of MLflow for a run of the pipeline, computed from the store alone; no MLflow here.
 
     parent    the recipe (by digest) and ``repeat``: one however often it is run
     distill   a child for each generator: losses, health and selection scores over images seen
@@ -30,7 +30,7 @@ STATUS = {SUCCEEDED: "FINISHED", FAILED: "FAILED", CANCELLED: "KILLED", TIMED_OU
 
 @dataclass
 class Node:
-    """One MLflow run. ``metrics``: (name, value, step); ``artifacts``: path -> key in the store; times in ms since 1970."""
+    """Run in MLflow. ``metrics``: (name, value, step); ``artifacts``: path -> key in the store; times in ms since 1970."""
 
     identity: str
     name: str
@@ -43,7 +43,7 @@ class Node:
     artifacts: dict[str, str] = field(default_factory=dict)
 
     def time_of(self, step: int) -> int:
-        """When a metric was measured: of ``distill``, in proportion to the images seen, for MLflow's charts begin with time."""
+        """Return when a metric was measured: for ``distill`` in proportion to the images seen: MLflow's charts begin with time."""
         if self.ended is None:
             return self.started
         last = max((number for _, _, number in self.metrics), default=0)
@@ -54,7 +54,7 @@ class Node:
 
 @dataclass
 class Model:
-    """The generator, registered by address, with the score that decides whether it is the champion."""
+    """Generator as a model, registered by address, with the score that decides whether it is the champion."""
 
     name: str  # of the registered model: benchmark, metric and n, which only together are comparable
     identity: str
@@ -80,7 +80,7 @@ class Projection:
 
     @property
     def digest(self) -> str:
-        """Equal when there is nothing new to say. Which of several equal runs said it does not matter."""
+        """Digest that is equal when there is nothing new to say. It does not matter which of several equal runs said it."""
         content = asdict(self) | {
             "model": self.model and {**asdict(self.model), "score": self.model.score.model_dump()}
         }
@@ -93,7 +93,7 @@ class Projection:
 
 
 def projection(store: ObjectStore, run: str) -> Projection:
-    """The projection of a recorded run. Raises UserError for one that the store does not know, or cannot read any more."""
+    """Return the projection of a recorded run. Raises UserError for one that the store does not know, or cannot read any more."""
     calls = records.calls(store, run)
     if not calls:
         raise UserError(f"no run {run!r} in {store.address}: check the id and the store")
@@ -136,14 +136,14 @@ def _projection(
 
 
 def _status(store: ObjectStore, run: str, calls: dict[str, StepCall]) -> tuple[str, str]:
-    """MLflow's word for how it stands, and what went wrong."""
+    """Return MLflow's word for the run's state, and what went wrong."""
     end = ending_of(store, run, calls)
     return ("RUNNING", "") if end is None else (STATUS[end.state], end.message)
 
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
-    made: Any = manifest.result
-    curve: list[dict[str, float]] = json.loads(store.read(made.curve.key))
+    result: Any = manifest.result
+    curve: list[dict[str, float]] = json.loads(store.read(result.curve.key))
     names = {"score": f"selection_{recipe.evaluation.metric}"}
     metrics = [
         (names.get(name, name), value, int(point["images"]))
@@ -153,8 +153,8 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
     ]
     node = _child(recipe, identity, "distill", manifest)
     node.params = flat({"method": recipe.method.model_dump(mode="json")})
-    node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", made.images_seen)])]
-    node.artifacts = {"curve.json": made.curve.key}
+    node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", result.images_seen)])]
+    node.artifacts = {"curve.json": result.curve.key}
     return node
 
 
@@ -187,7 +187,7 @@ def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> No
 
 
 def _child(recipe: Recipe, identity: str, part: str, manifest: Manifest) -> Node:
-    """A finished child of the step's result, by a name that tells it from others in MLflow's charts."""
+    """Return a finished child of the step's result, by a name that tells it from others in MLflow's charts."""
     about, ended = manifest.about, when(manifest.about.created)
     return Node(
         identity=f"{identity}/{part}/{manifest.digest}",
@@ -260,7 +260,7 @@ def _model(recipe: Recipe, identity: str, made: dict[str, Manifest]) -> Model | 
 
 
 def when(text: str) -> int:
-    """ISO 8601 -> ms since 1970."""
+    """Return ISO 8601 as ms since 1970."""
     return round(1000 * datetime.fromisoformat(text).timestamp())
 
 

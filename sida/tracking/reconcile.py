@@ -1,4 +1,4 @@
-"""Makes MLflow say what the store says. Safe to repeat and to kill anywhere: what is there is found by tag and completed.
+"""Make MLflow agree with the store. Safe to repeat and to kill anywhere: existing parts are found by tag and completed.
 
 One reconciler of a benchmark at a time, by a lease in the store. The tag ``sida.projection`` is written last: all is there.
 """
@@ -32,25 +32,25 @@ OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fai
 
 
 def track(run: str) -> str:
-    """Write one recorded run; a line about what was done. Raises TrackingOff when MLflow cannot be written now."""
+    """Write one recorded run; return a line about it. Raises TrackingOff when MLflow cannot be written now."""
     here = settings()
     check(here.mlflow)
     store = open_store(here.store)
     if any(call.item or step in OTHERS for step, call in records.calls(store, run).items()):
         return f"run {run}: of `teach` or `score-published`, which MLflow is not told of"
     end_if_killed(store, run)
-    wanted = projection(store, run)
-    if up_to_date(here.mlflow, wanted.parent.identity, wanted.digest):
+    content = projection(store, run)
+    if up_to_date(here.mlflow, content.parent.identity, content.digest):
         return f"run {run}: already in MLflow"
     with (
-        acquire(store, f"tracking/{wanted.benchmark}", ttl=here.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
+        acquire(store, f"tracking/{content.benchmark}", ttl=here.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
         connected(here.mlflow) as client,
     ):
-        return Reconciler(client, store, here.mlflow, here.mlflow_run).reconcile(wanted)
+        return Reconciler(client, store, here.mlflow, here.mlflow_run).reconcile(content)
 
 
 def track_quietly(run: str) -> str:
-    """As ``track``, for the end of a run, which nothing about tracking may fail: a line when there is something to say."""
+    """Track at the end of a run, which must not fail for it; return a line when there is something to say."""
     try:
         track(run)
     except TrackingOff as error:
@@ -61,14 +61,14 @@ def track_quietly(run: str) -> str:
 
 
 class Reconciler:
-    """Writes projections through one client."""
+    """Writer of projections through one client."""
 
     def __init__(self, client: MlflowClient, store: ObjectStore, address: str, above: str) -> None:
-        """``above``: the MLflow run that ours are nested under, if any."""
+        """Take a client and ``above``: the MLflow run that ours are nested under, if any."""
         self.client, self.store, self.address, self.above = client, store, address, above
 
     def reconcile(self, wanted: Projection) -> str:
-        """Bring one run up to date; a line about it."""
+        """Bring one run up to date; return a line about it."""
         above = self._run_above()
         experiment = above.info.experiment_id if above else self._experiment(wanted.benchmark)
         parent = self._find(experiment, wanted.parent.identity)
@@ -107,23 +107,23 @@ class Reconciler:
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self.client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         try:
             return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
-        except MlflowException:  # somebody else, from another store, was faster
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
+        except MlflowException:  # a reconciler of another store was faster
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-            return str(found.experiment_id)
+            return str(experiment.experiment_id)
 
     def _find(self, experiment: str, identity: str) -> Any:
-        """The run with this identity; the oldest, should two stores have made one each."""
-        found = self.client.search_runs([experiment], f"tags.`sida.identity` = '{identity}'", max_results=10)
-        return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+        """Return the run with this identity; the oldest, should two stores have created one each."""
+        runs = self.client.search_runs([experiment], f"tags.`sida.identity` = '{identity}'", max_results=10)
+        return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
     def _create(self, experiment: str, node: Node, parent: str) -> Any:
         tags = {"sida.identity": node.identity, "sida.part": node.tags["sida.part"]}
@@ -132,7 +132,7 @@ class Reconciler:
         return self.client.create_run(experiment, start_time=node.started, tags=tags, run_name=node.name)
 
     def _write(self, run_id: str, node: Node) -> None:
-        """Parameters, tags, metrics and artifacts that are not there yet."""
+        """Write the parameters, tags, metrics and artifacts that are missing."""
         from mlflow.entities import Metric, Param, RunTag
 
         there = self.client.get_run(run_id).data
@@ -144,13 +144,13 @@ class Reconciler:
             self.client.log_batch(run_id, params=part)
         for part in _parts(tags, BATCH):
             self.client.log_batch(run_id, tags=part)
-        known = {
+        logged = {
             name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)
         }
         metrics = [
             Metric(name, value, node.time_of(step), step)
             for name, value, step in node.metrics
-            if (step, value) not in known.get(name, set())
+            if (step, value) not in logged.get(name, set())
         ]
         for part in _parts(metrics, METRICS):
             self.client.log_batch(run_id, metrics=part)
@@ -160,7 +160,7 @@ class Reconciler:
         return {(point.step, point.value) for point in self.client.get_metric_history(run_id, name)}
 
     def _artifacts(self, run_id: str, artifacts: dict[str, str]) -> None:
-        """Files are written again: the same path holds the same thing."""
+        """Write files again: the same path holds the same thing."""
         folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for path, key in artifacts.items():
             folder, _, name = path.rpartition("/")
@@ -196,7 +196,7 @@ class Reconciler:
 
 
 def _joined(there: str, run: str) -> str:
-    """The ids of all runs that this MLflow run stands for."""
+    """Return the ids of all runs that this MLflow run stands for."""
     return " ".join(sorted({*there.split(), run}))
 
 

@@ -21,7 +21,7 @@ JUDGED = "sida.judged"
 def register(
     client: MlflowClient, experiment: str, distilled: str, scored: str, model: Model, dataset: dict[str, str]
 ) -> None:
-    """A LoggedModel with its metrics, a version of the registered model, and the alias that it has earned."""
+    """Register a LoggedModel with its metrics, a version of the registered model, and the alias that it has earned."""
     logged = _logged_model(client, experiment, distilled, model)
     _metrics(client, scored, logged, model, dataset)
     version = _version(client, logged, distilled, model)
@@ -41,9 +41,9 @@ def _tags(model: Model) -> dict[str, str]:
 
 
 def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Model) -> Any:
-    found = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
-    if found:
-        logged = found[0]
+    models = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
+    if models:
+        logged = models[0]
     else:
         logged = client.create_logged_model(
             experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
@@ -116,7 +116,7 @@ def _judge(client: MlflowClient, version: Any, model: Model) -> None:
 
 
 def beats(model: Model, champion: dict[str, str]) -> tuple[bool, str]:
-    """Whether a generator is better than the champion (its tags) by more than the 95% interval of the difference, and why."""
+    """Return whether a generator is better than the champion (its tags) by more than the difference's 95% interval, and why."""
     if champion.get("sida.protocol") != model.protocol:
         return False, "measured with another detector or reference than the champion"
     theirs = Score.model_validate_json(champion["sida.score"])

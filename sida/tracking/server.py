@@ -1,4 +1,4 @@
-"""Where MLflow is, whether it answers, and a client for it. Nothing here takes long when it does not."""
+"""MLflow's address, its health, and a client for it. Nothing here takes long when it does not answer."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ EXPERIMENT = {  # tags of ours
 
 
 class TrackingOff(SidaError):
-    """Tracking cannot be done now, and need not: the store keeps everything. Says why, and what completes it later."""
+    """Tracking is impossible now, and not needed: the store keeps everything. The message says why, and what completes it later."""
 
 
 def check(address: str) -> None:
-    """Raises TrackingOff for ``none``, a server that does not answer, or a database that this installation cannot open."""
+    """Raise TrackingOff for ``none``, a server that does not answer, or a database that this installation cannot open."""
     if address == "none":
         raise TrackingOff("MLFLOW_TRACKING_URI is none")
     if address.startswith(("http://", "https://")):
@@ -53,17 +53,17 @@ def check(address: str) -> None:
 
 def _check_answers(address: str) -> None:
     until, pause = time.monotonic() + min(WAIT_SECONDS, patience.limit()), 0.5
-    while said := _silence(address):
+    while reason := _silence(address):
         if time.monotonic() >= until:
             raise TrackingOff(
-                f"MLflow at {redact(address)} does not answer ({said}): not written; `sida track` does so later"
+                f"MLflow at {redact(address)} does not answer ({reason}): not written; `sida track` does so later"
             )
         time.sleep(pause)
         pause *= 2
 
 
 def _silence(address: str) -> str:
-    """Why it is taken to be away; empty when it answers, be it with a refusal, which will be told when it is written to."""
+    """Return why the server is taken to be away; empty when it answers, even with a refusal, which the first write will report."""
     import urllib3
 
     url = f"{address.rstrip('/')}/health"
@@ -75,7 +75,7 @@ def _silence(address: str) -> str:
 
 
 def up_to_date(address: str, identity: str, digest: str) -> bool:
-    """Whether a SQLite file already says all of a projection; False where that is not known. Does not import MLflow."""
+    """Return whether a SQLite file already holds all of a projection; False if that is not known. Does not import MLflow."""
     path = Path(address.removeprefix(SQLITE))
     if not address.startswith(SQLITE) or not path.is_file():
         return False
@@ -93,7 +93,7 @@ def up_to_date(address: str, identity: str, digest: str) -> bool:
 
 @contextmanager
 def connected(address: str) -> Iterator[MlflowClient]:
-    """A client. Whatever MLflow or the network raises inside becomes TrackingOff: the projection is completed another time."""
+    """Yield a client. Any error of MLflow or the network inside becomes TrackingOff: the projection is completed another time."""
     check(address)
     patience.hush_retries()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -116,7 +116,7 @@ def connected(address: str) -> Iterator[MlflowClient]:
 
 
 def artifact_location(address: str, experiment: str) -> str | None:
-    """Beside a SQLite file; a server has a place of its own."""
+    """Return the folder beside a SQLite file; a server has a place of its own."""
     if not address.startswith(SQLITE):
         return None
     return (Path(address.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / experiment).as_uri()

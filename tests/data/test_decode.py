@@ -53,7 +53,7 @@ def test_grey_is_tripled_for_colour_and_colour_refused_for_grey() -> None:
     image, _ = DECODE(grey)
     assert (image == image[:1]).all()
     assert np.array_equal(Decoder("center-crop", 8, 1)(grey)[0], image[:1])
-    with pytest.raises(Unreadable, match="is in colour"):
+    with pytest.raises(Unreadable, match="is in color"):
         Decoder("center-crop", 8, 1)(png(1))
 
 

@@ -153,7 +153,7 @@ def test_duplicates_can_be_kept_as_published_and_are_still_counted(place: Path, 
 def test_a_source_without_a_single_readable_image_is_refused(place: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "x.png").write_bytes(b"text")
-    with pytest.raises(UserError, match="none of 1 images is left"):
+    with pytest.raises(UserError, match="no readable image among 1"):
         prepare(tmp_path / "images", unreadable="skip")
 
 

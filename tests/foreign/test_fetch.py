@@ -118,7 +118,7 @@ def test_errors_of_the_server_that_pass_are_waited_for_and_others_are_named(web:
     for status, kind, said in (
         (500, Unavailable, r"broke off again and again \(the server answers 500\)"),
         (404, UserError, "answers 404: correct the address"),
-        (403, UserError, "it wants credentials"),
+        (403, UserError, "it needs credentials"),
     ):
         web.plan = [status] * 9
         with pytest.raises(kind, match=said) as caught:

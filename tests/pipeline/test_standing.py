@@ -406,9 +406,7 @@ def test_a_wait_that_cannot_end_by_itself_is_given_up_and_the_run_goes_on(
     )
     assert said.status == 3
     last = said.err.splitlines()[-1]
-    assert (
-        "fetch_teacher waits since 0.002 minutes for what does not come by itself: the image cannot be pulled" in last
-    )
+    assert "fetch_teacher has waited 0.002 minutes for what does not come by itself: the image cannot be pulled" in last
     assert "check `images`" in last and "the run goes on" in last and "cancel" in last
     (run,) = kfp.runs.values()
     assert run["state"] == "RUNNING"

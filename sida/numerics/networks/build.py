@@ -1,4 +1,4 @@
-"""From an architecture's description to a network."""
+"""Build a network from its architecture's description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SONG: dict[str, dict[str, Any]] = {
 
 
 def build_network(network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
-    """A freshly initialised denoiser for a recipe's ``teacher.network`` section (as a mapping).
+    """Return a freshly initialized denoiser for a recipe's ``teacher.network`` section (as a mapping).
 
     Raises ValueError for an architecture that is not known.
     """

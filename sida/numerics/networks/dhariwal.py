@@ -92,7 +92,7 @@ class DhariwalUNet(nn.Module):
         return silu(emb)
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """All encoder activations that the decoder reads; the last is the discriminator's input."""
+        """Return all encoder activations that the decoder reads; the last is the discriminator's input."""
         skips: list[Tensor] = []
         for module in self.enc.values():
             x = module(x, emb) if isinstance(module, UNetBlock) else module(x)

@@ -102,7 +102,7 @@ class UNet(nn.Module):
         return mp_silu(emb)
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """All encoder activations that the decoder reads; the last is the discriminator's input."""
+        """Return all encoder activations that the decoder reads; the last is the discriminator's input."""
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         skips: list[Tensor] = []
         for module in self.enc.values():

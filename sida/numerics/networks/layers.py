@@ -23,14 +23,14 @@ from torch.nn.functional import (
 
 
 def initial_weight(shape: Sequence[int], gain: float) -> Tensor:
-    """Xavier-uniform start scaled by ``gain`` (0 starts a residual branch silent)."""
+    """Return a Xavier-uniform start scaled by ``gain`` (0 starts a residual branch silent)."""
     weight = torch.empty(*shape)
     nn.init.xavier_uniform_(weight)
     return weight * gain
 
 
 def cast(parameter: Tensor | None, like: Tensor) -> Tensor | None:
-    """The parameter in the dtype of the activations."""
+    """Return the parameter in the dtype of the activations."""
     return None if parameter is None else parameter.to(like.dtype)
 
 
@@ -82,7 +82,7 @@ class Conv2d(nn.Module):
 
     def _resample_up(self, x: Tensor, padding: int) -> Tensor:
         assert self.resample_filter is not None
-        if self.resample_taps == [1, 1] and padding == 0:  # the box filter: nearest neighbour
+        if self.resample_taps == [1, 1] and padding == 0:  # the box filter: nearest neighbor
             return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         taps = (4 * self.resample_filter).to(x.dtype).expand(x.shape[1], 1, -1, -1)
         return conv_transpose2d(x, taps, stride=2, padding=padding, groups=x.shape[1])
@@ -114,7 +114,7 @@ class Conv2d(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with min(32, C // 4) groups."""
+    """Group normalization with min(32, C // 4) groups."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()

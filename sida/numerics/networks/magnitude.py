@@ -1,7 +1,7 @@
 """Magnitude-preserving layers of EDM2 (Karras et al., arXiv 2312.02696, section 2 and appendix B), published names.
 
-Written from the paper and checked against golden numbers. Weights are normalised at each use ("traditional weight
-normalisation"); with ``force_normalization`` a forward in training mode first replaces the stored weight by its normalised
+Written from the paper and checked against golden numbers. Weights are normalized at each use ("traditional weight
+normalization"); with ``force_normalization`` a forward in training mode first replaces the stored weight by its normalized
 value, so that Adam's step size keeps its meaning.
 """
 
@@ -86,7 +86,7 @@ class MPFourier(nn.Module):
 class MPConv(nn.Module):
     """Convolution ([B, C, H, W], kernel (k, k)) or linear layer ([B, C], kernel ()) without bias (equation 47).
 
-    Computes in the input's dtype; the weight is normalised in its own.
+    Computes in the input's dtype; the weight is normalized in its own.
     """
 
     weight_format: torch.memory_format = torch.preserve_format  # of the weight as it is used
@@ -98,13 +98,13 @@ class MPConv(nn.Module):
         self._folded: tuple[tuple[Any, ...], Tensor] | None = None
 
     def _fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
-        """The weight as it is used: normalised, scaled, cast."""
+        """Return the weight as it is used: normalized, scaled, cast."""
         weight = normalize(self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)))
         weight = weight * (gain / math.sqrt(self.weight[0].numel()))
         return weight.to(dtype, memory_format=self.weight_format)
 
     def _frozen_fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
-        """The same, computed once for as long as weight and gain do not change: in frozen networks, or while theta samples."""
+        """Return the same, computed once for as long as weight and gain stay: in frozen networks, or while theta samples."""
         parts = [part for part in (self.weight, gain) if isinstance(part, Tensor)]
         if torch.compiler.is_compiling() or any(part.is_inference() for part in parts):  # without versions to count
             return self._fold(gain, dtype)
@@ -131,7 +131,7 @@ class MPConv(nn.Module):
 
 
 def set_forced_normalization(network: nn.Module, on: bool) -> None:
-    """Switch forced weight normalisation of all magnitude-preserving layers; it acts in training mode only."""
+    """Switch forced weight normalization of all magnitude-preserving layers; it acts in training mode only."""
     for module in network.modules():
         if isinstance(module, MPConv):
             module.force_normalization = on

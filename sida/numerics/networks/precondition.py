@@ -14,7 +14,7 @@ SIGMA_DATA = 0.5
 
 
 class Denoiser(nn.Module):
-    """What all denoisers offer: image, logits, or both in one pass.
+    """Interface of all denoisers: image, logits, or both in one pass.
 
     ``forward(x, sigma, labels, augment_labels, want)``: x float32 [B, C, H, W] = clean + sigma * noise; sigma a number or [B];
     labels one-hot [B, label_dim] or None (zeros); augment_labels [B, 9] or None (zeros). "image" gives D(x; sigma) [B, C, H, W],
@@ -29,7 +29,7 @@ class Denoiser(nn.Module):
     working_dtype: torch.dtype = torch.float32
 
     def compute_in(self, precision: str) -> None:
-        """Set what inner tensors are (weights stay as they are): float32, float16 or bfloat16; tf32 is float32 too.
+        """Set the dtype of inner tensors (weights stay as they are): float32, float16 or bfloat16; tf32 is float32 too.
 
         That a GPU may then round its products is for the caller to allow, around forward and backward pass.
         """
@@ -72,7 +72,7 @@ class Denoiser(nn.Module):
         return None
 
     def drop_logvar(self) -> None:
-        """Remove that head, where there is one: a generator's does nothing."""
+        """Remove that head, if there is one: a generator's is unused."""
 
 
 def sigma_column(sigma: Tensor | float, x: Tensor) -> Tensor:

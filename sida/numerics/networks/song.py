@@ -123,7 +123,7 @@ class SongUNet(nn.Module):
         return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """All encoder activations that the decoder reads; the last is the discriminator's input."""
+        """Return all encoder activations that the decoder reads; the last is the discriminator's input."""
         skips: list[Tensor] = []
         residual = x
         for name, module in self.enc.items():

@@ -26,7 +26,7 @@ MEANING = {
     "sid2a": "SiD2A is SiDA that starts from SiD's generator",
 }
 
-Values = list[tuple[float | None, str]]  # what decides which is best, what is shown
+Values = list[tuple[float | None, str]]  # value that decides which is best, text that is shown
 
 
 def page_of(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
@@ -47,9 +47,9 @@ def page_of(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
 
 
 def _part(benchmark: Benchmark, store: ObjectStore) -> dict[str, Any]:
-    best, shown = benchmark.entries[0], benchmark.entries[:GRIDS]
+    best, pictured = benchmark.entries[0], benchmark.entries[:GRIDS]
     chart, pictures = _chart(benchmark), _pictures(benchmark, store)
-    scores = [(entry.title, entry.generator) for entry in shown]
+    scores = [(entry.title, entry.generator) for entry in pictured]
     scores.append((f"teacher of {best.recipe.name}, {best.teacher.nfe} NFE", best.teacher))
     bars = [(name, score.mean, half_width(score.values) or 0.0) for name, score in scores]
     return {
@@ -59,8 +59,8 @@ def _part(benchmark: Benchmark, store: ObjectStore) -> dict[str, Any]:
         "chart_title": chart.title,
         "standings": intervals(bars, benchmark.metric) if len(benchmark.entries) > 1 else "",
         "standings_title": f"{benchmark.title}: {benchmark.metric} on held-out seeds, with 95% intervals",
-        "names": [entry.title for entry in shown],
-        "facts": _side_by_side(shown, store),
+        "names": [entry.title for entry in pictured],
+        "facts": _side_by_side(pictured, store),
         "pictures": pictures,
         "left": 0,
         "right": min(1, len(pictures) - 1),
