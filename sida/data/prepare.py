@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sida import progress
-from sida.data import layout as record_layout
 from sida.data.decoding import DIGEST_BYTES
 from sida.data.latents import NpyDecoder, check_pinned
-from sida.data.layout import record_dtype
+from sida.data.layout import SHARD_BYTES, record_dtype
 from sida.errors import SidaError, UserError
 from sida.launch.job import run_job
 from sida.launch.spec import EncodeSpec
@@ -51,13 +50,13 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
 
     dataset = run.recipe.dataset
     parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
-    digest = digest_of([parts, identity, record_layout.SHARD_BYTES, decoder_name(), run.step.code()])
+    digest = digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])
     work = data_folder(digest, run.attempt if run.anew else None)
     started = time.monotonic()
-    conversion = conversion_of(dataset, folder, work, record_layout.SHARD_BYTES)
+    conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
     total = len(conversion.source)
     if conversion.image_layout is not None:
-        reused = run_job(run, EncodeSpec(work=work, shard_bytes=record_layout.SHARD_BYTES)).reused
+        reused = run_job(run, EncodeSpec(work=work, shard_bytes=SHARD_BYTES)).reused
     else:
         shown, done = Progress(run.step.name, total, "images"), 0
 
