@@ -1,13 +1,11 @@
 """The task that Kubeflow Pipelines runs last, whatever happened: it records how the run ended.
 
-No ``from __future__ import annotations`` and no annotation of the result: kfp pastes the function's source.
+No ``from __future__ import annotations`` and no annotation of the result: kfp pastes the function's source,
+and nothing else of this file: what it needs is imported inside.
 """
 
 from kfp import dsl
 from kfp.dsl import PipelineTaskFinalStatus
-
-from sida.ending import end_by_records
-from sida.tracking.reconcile import track_quietly
 
 
 @dsl.component(base_image="sida:0.1.0", install_kfp_package=False)
@@ -19,6 +17,8 @@ def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # ty
         run_id: The run.
         status: How the steps ended, from Kubeflow Pipelines.
     """
+    from sida.ending import end_by_records
+    from sida.tracking.reconcile import track_quietly
 
     end = end_by_records(run_id, recipe, status.state, status.error_code or 0, status.error_message or "")
     print(
