@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     """Upload, start, perhaps follow."""
     import time
 
-    from pipeline import launching, output, profile, remote
+    from pipeline import output, profile, remote, trainjobs
     from pipeline.client import Client
     from pipeline.guard import refuse_secret
     from pipeline.plan import Plan
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     where = profile.load(args.profile)
     refuse_secret("--repeat", "", args.repeat, "give another text")
     recipe, made = remote.compile_for(args, where)
-    launching.check_cluster(where, Plan.of(recipe, "").tasks())
+    trainjobs.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
     parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": args.repeat or REUSE}
     version = client.upload(made, " ".join(recipe.description.split()))

@@ -68,6 +68,7 @@ def test_images_environment_and_secrets_of_every_task_are_the_profile_s(document
         pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]
         keys = {pair["envVar"]: pair["secretKey"] for secret in pod["secretAsEnv"] for pair in secret["keyToEnv"]}
         assert keys == {"AWS_ACCESS_KEY_ID": "access-key", "AWS_SECRET_ACCESS_KEY": "secret-key"}
+        assert pod["securityContext"] == {"runAsUser": "1000", "runAsGroup": "1000", "runAsNonRoot": True}  # as a Job's
     assert len(executors) == 9  # eight steps and the exit handler
 
 
