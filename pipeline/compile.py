@@ -1,7 +1,4 @@
-"""From recipe and profile to what Kubeflow Pipelines takes: IR YAML, or Pipeline and PipelineVersion objects.
-
-How many CPUs and accelerators a step asks for follows from the recipe's execution, everything else about its pod from the profile.
-"""
+"""From recipe and profile to what Kubeflow Pipelines takes: IR YAML, or Pipeline and PipelineVersion objects."""
 
 from __future__ import annotations
 
@@ -17,12 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from pipeline import launching
-from pipeline.amounts import amounts
 from pipeline.dag import build
 from pipeline.guard import refuse_secrets_in
 from pipeline.plan import Plan
-from pipeline.profile import READS, Profile, StepNeeds, check_image
+from pipeline.pod import pod_of
+from pipeline.profile import READS, Profile
 from sida import recipe as recipes
 from sida.errors import UserError
 from sida.recipe import Recipe
@@ -66,21 +62,7 @@ class OnCluster:
 
     def configure(self, step: str, task: Any) -> None:
         """Image, environment, resources, retries: what recipe and profile say about a step."""
-        needs = launching.pod_needs(step, self.profile) if self.profile else StepNeeds()
-        _resources(task, step, needs, self.recipe)
-        if self.profile is None:
-            return
-        pod_image = launching.pod_image(step, self.profile)
-        image = self.image or check_image(*pod_image, self.where, allow_tags=self.allow_tags)
-        task.set_container_image(image)
-        launch = launching.variables(step, self.recipe, self.profile, self.where, allow_tags=self.allow_tags)
-        plain = {"SIDA_LEASE_WAIT": launching.LEASE_WAIT} | self.profile.variables() | {"SIDA_IMAGE": image} | launch
-        for name, value in plain.items():
-            task.set_env_variable(name, value)
-        _pod(task, needs, self.profile)
-        if needs.retries:
-            backoff = f"{needs.backoff_seconds}s" if needs.backoff_seconds else None
-            task.set_retry(needs.retries, backoff_duration=backoff)
+        pod_of(step, self.recipe, self.profile, self.where, allow_tags=self.allow_tags, image=self.image).as_kfp(task)
 
     def ending(self, recipe: Any, name: str) -> Any:
         """An exit handler around all steps."""
@@ -94,39 +76,6 @@ class OnCluster:
         if self.profile is not None and (webhook := self.profile.webhook) is not None:
             kubernetes.use_secret_as_env(task, webhook.secret, {webhook.key: "SIDA_WEBHOOK"})
         return dsl.ExitHandler(task, name=name)
-
-
-def _resources(task: Any, step: str, needs: StepNeeds, recipe: Recipe) -> None:
-    requests, limits = amounts(step, needs, recipe)
-    task.set_cpu_request(requests["cpu"])
-    if "cpu" in limits:
-        task.set_cpu_limit(limits["cpu"])
-    if needs.memory:
-        task.set_memory_request(requests["memory"]).set_memory_limit(limits["memory"])
-    if needs.accelerator:
-        task.set_accelerator_type(needs.accelerator).set_accelerator_limit(limits[needs.accelerator])
-
-
-def _pod(task: Any, needs: StepNeeds, profile: Profile) -> None:
-    from kfp import kubernetes
-
-    for secret in profile.secrets:
-        for variable, key in secret.variables.items():
-            kubernetes.use_secret_as_env(task, secret.name, {key: variable})
-    if profile.image_pull_secrets:
-        kubernetes.set_image_pull_secrets(task, list(profile.image_pull_secrets))
-    for key, value in (needs.node_selector or {}).items():
-        kubernetes.add_node_selector(task, key, value)
-    for toleration in needs.tolerations or ():
-        kubernetes.add_toleration(
-            task, key=toleration.key, operator=toleration.operator, value=toleration.value, effect=toleration.effect
-        )
-    if needs.shared_memory:
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=needs.shared_memory)  # noqa: S108
-    for volume in needs.volumes or ():
-        kubernetes.mount_pvc(task, volume.claim, volume.path, sub_path=volume.folder)
-    if needs.timeout_seconds:
-        kubernetes.set_timeout(task, needs.timeout_seconds)
 
 
 # -- the recipe on a cluster

@@ -12,19 +12,17 @@ from typing import Any
 import yaml
 
 from components.interface import parameters_of
-from pipeline import launching
-from pipeline.amounts import amounts
 from pipeline.compile import OnCluster
-from pipeline.profile import Profile, check_image, has_digest
+from pipeline.pod import image_of, pod_of
+from pipeline.profile import Profile, check_image
 from sida.errors import NotFound, UserError
+from sida.launch.pod import Variables
 from sida.recipe import Recipe
 from sida.records import StepCall, digest_of_input
 from sida.registry import STEPS
 from sida.stores import read_address
 
-KEPT_SECONDS = 7 * 86400  # a finished Job is kept so long
 CONFIG_MAP = "sida-rerun"  # names the run that a CronJob's Job repeats
-CONTAINER = "step"
 NEVER = "0 0 31 2 *"  # CronJobs need a schedule; theirs are suspended, and there is no such day
 
 
@@ -75,7 +73,7 @@ def check_inputs(call: StepCall) -> None:
 def image_for(call: StepCall, profile: Profile, where: str, *, current: bool = False) -> str:
     """The image of a rerun: the run's own if the profile allows it, else the profile's present one."""
     if current or not call.image:
-        return check_image(*launching.pod_image(call.step, profile), where)
+        return check_image(*image_of(call.step, profile), where)
     if call.image not in profile.allowed_images():
         raise UserError(
             f"{where}: run {call.run} used {call.image!r}, which is not among the profile's images: "
@@ -89,10 +87,9 @@ def image_for(call: StepCall, profile: Profile, where: str, *, current: bool = F
 
 def job(call: StepCall, recipe: Recipe, profile: Profile, image: str, *, force: bool) -> dict[str, Any]:
     """A batch/v1 Job for ``kubectl create -f -``: its name is generated, so that a second one is another Job."""
-    command = ["sida", "step", call.step]
-    spec = _job_spec(call.step, recipe, profile, image, command, arguments(call, force=force), [])
     labels = _labels(call.step) | {"sida/run": _label(call.run)}
-    spec["template"]["metadata"] = {"labels": labels}
+    pod = pod_of(call.step, recipe, profile, "profile", image=image)
+    spec = pod.as_job(["sida", "step", call.step], arguments(call, force=force), labels)
     metadata: dict[str, Any] = {"generateName": f"sida-{_dashed(call.step)}-", "labels": labels}
     metadata["annotations"] = {"sida/run": call.run, "sida/recipe": call.recipe}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _in_namespace(metadata, profile), "spec": spec}
@@ -103,11 +100,10 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
 
     The run is the key ``run`` of the ConfigMap ``sida-rerun``. The pod reads the record itself.
     """
-    image = check_image(*launching.pod_image(step, profile), where)
-    chosen = {"name": "SIDA_RERUN", "valueFrom": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
-    command = ["sida", "rerun"]
-    spec = _job_spec(step, recipe, profile, image, command, ["$(SIDA_RERUN)", step, "--local"], [chosen])
-    spec["template"]["metadata"] = {"labels": _labels(step)}  # by which network policies know the pod
+    chosen: Variables = {"SIDA_RERUN": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
+    args = ["$(SIDA_RERUN)", step, "--local"]
+    # Network policies know the pod by its labels.
+    spec = pod_of(step, recipe, profile, where).as_job(["sida", "rerun"], args, _labels(step), chosen)
     metadata = _in_namespace({"name": f"sida-{_dashed(step)}", "labels": _labels(step)}, profile)
     template = {"metadata": {"labels": _labels(step)}, "spec": spec}
     return {
@@ -115,91 +111,6 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
         "kind": "CronJob",
         "metadata": metadata,
         "spec": {"schedule": NEVER, "suspend": True, "concurrencyPolicy": "Forbid", "jobTemplate": template},
-    }
-
-
-def _job_spec(
-    step: str,
-    recipe: Recipe,
-    profile: Profile,
-    image: str,
-    command: list[str],
-    args: list[str],
-    more_env: list[dict[str, Any]],
-) -> dict[str, Any]:
-    needs = launching.pod_needs(step, profile)
-    pod: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": profile.launched(step),  # to make TrainJobs with
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": profile.run_as_user,
-            "runAsGroup": profile.run_as_user,
-            "fsGroup": profile.run_as_user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-        "containers": [_container(step, recipe, profile, image, command, args, more_env)],
-    }
-    if account := launching.job_account(step, profile):
-        pod["serviceAccountName"] = account
-    if profile.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": name} for name in profile.image_pull_secrets]
-    if needs.node_selector:
-        pod["nodeSelector"] = dict(needs.node_selector)
-    if needs.tolerations:
-        pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in needs.tolerations]
-    if needs.shared_memory:
-        pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": needs.shared_memory}})
-        pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
-    for number, volume in enumerate(needs.volumes or ()):
-        claim = {"claimName": volume.claim, "readOnly": True}
-        pod["volumes"].append({"name": f"data-{number}", "persistentVolumeClaim": claim})
-        mount = {"name": f"data-{number}", "mountPath": volume.path, "readOnly": True}
-        pod["containers"][0]["volumeMounts"].append(mount | ({"subPath": volume.folder} if volume.folder else {}))
-    mistake = {"containerName": CONTAINER, "operator": "In", "values": [UserError.exit_code]}
-    spec: dict[str, Any] = {
-        "backoffLimit": needs.retries or 0,
-        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},  # it would end the same again
-        "ttlSecondsAfterFinished": KEPT_SECONDS,
-    }
-    if needs.timeout_seconds:
-        spec["activeDeadlineSeconds"] = needs.timeout_seconds
-    return spec | {"template": {"spec": pod}}
-
-
-def _container(
-    step: str,
-    recipe: Recipe,
-    profile: Profile,
-    image: str,
-    command: list[str],
-    args: list[str],
-    more_env: list[dict[str, Any]],
-) -> dict[str, Any]:
-    requests, limits = amounts(step, launching.pod_needs(step, profile), recipe)
-    places = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (the pod's own)
-    launch = launching.variables(step, recipe, profile, "profile")
-    # A pod that Kubernetes starts in place of a lost one waits for that one's lease to expire.
-    plain = {"SIDA_LEASE_WAIT": launching.LEASE_WAIT} | profile.variables() | {"SIDA_IMAGE": image} | launch | places
-    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
-    for secret in profile.secrets:
-        for variable, key in secret.variables.items():
-            env.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}})
-    return {
-        "name": CONTAINER,
-        "image": image,
-        "imagePullPolicy": "IfNotPresent" if has_digest(image) else "Always",
-        "command": command,
-        "args": args,
-        "env": env + more_env,
-        "resources": {"requests": requests} | ({"limits": limits} if limits else {}),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }
 
 

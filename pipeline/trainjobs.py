@@ -1,17 +1,16 @@
-"""The TrainJobs of a run, found by the run's label."""
+"""The TrainJobs of a run, found by the run's label; and what must be there before a run that makes some is submitted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable
 
 from pipeline.profile import LAUNCHED, Profile
+from sida.errors import SidaError, UserError
 from sida.launch.cluster import Cluster, Refused, explain
-from sida.launch.manifest import RUN, STEP, label
+from sida.launch.manifest import API_VERSION, RUN, STEP, label
 from sida.launch.trainjob import TrainJobLauncher
 from sida.layout import check_run_id
-
-if TYPE_CHECKING:
-    from sida.launch.trainjob import TrainJobLauncher
 
 
 def launches(profile: Profile) -> bool:
@@ -36,3 +35,35 @@ def launchers(profile: Profile, run: str) -> list[TrainJobLauncher]:
         raise explain(error, "list TrainJobs", cluster.namespace) from error
     suspends = profile.trainjob.on_termination == "suspend"
     return [TrainJobLauncher(cluster, job, "suspend" if suspends else "delete") for job in jobs]
+
+
+def check_cluster(profile: Profile, steps: Iterable[str]) -> None:
+    """Before anything is submitted: is there a Kubeflow Trainer, and the runtime that the profile names?
+
+    Raises UserError when one of them is missing. Without access to the cluster from here there is a warning, for KFP may be reached
+    through a gateway alone.
+    """
+    jobs, launched = profile.trainjob, [step for step in steps if profile.launched(step)]
+    if jobs is None or not launched:
+        return
+    who = f"{', '.join(launched)}: launcher: trainjob"
+    try:
+        cluster = Cluster(jobs.namespace, outage_seconds=10.0)
+        if not cluster.serves_trainjobs():
+            raise Missing(
+                f"{who}, but the cluster at {cluster.host} does not serve TrainJobs ({API_VERSION}): install Kubeflow Trainer 2.2 "
+                f"or newer, or set launcher: local in the profile"
+            )
+        if not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
+            raise Missing(
+                f"{who}, but there is no {jobs.runtime_kind} {jobs.runtime!r} in namespace {jobs.namespace}: "
+                f"`sida runtime --profile ... | kubectl apply -f -` makes ours"
+            )
+    except Missing:
+        raise
+    except (SidaError, Refused) as error:
+        print(f"warning: whether TrainJobs can be made in {jobs.namespace} was not checked: {error}", file=sys.stderr)
+
+
+class Missing(UserError):
+    """The cluster has not what the profile asks for."""

@@ -19,7 +19,7 @@ VARIABLES = {
     "SIDA_IMAGE": "the container image that a step runs in, by digest; set from a profile, recorded with each call",
     "SIDA_EVENTS": "file that steps append progress events to, - for stderr; set by `sida` and the launcher",
     "SIDA_LAUNCHER": "where heavy work runs: local (default) in processes of this machine, or trainjob on Kubernetes",
-    "SIDA_TRAINJOB": "JSON: namespace, runtime, image, nodes of the TrainJob; set from a profile (sida.launch.target)",
+    "SIDA_TRAINJOB": "JSON: namespace, runtime, pod, nodes of the TrainJob; set from a profile (sida.launch.target)",
     "SIDA_WEBHOOK": "https address that is told of a score that got worse; a secret (a profile's webhook), never printed",
     "SIDA_WORKERS": "worker processes on this machine, in place of the recipe's execution.processes",
     "SIDA_NODES": "the machines that run together; set by `sida run --nodes`",

@@ -87,13 +87,13 @@ def _list(args: argparse.Namespace, where: Profile, client: Client) -> int:
 
 
 def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
-    from pipeline import launching, output, remote
+    from pipeline import output, remote, trainjobs
     from pipeline.client import Client, Schedule
     from pipeline.plan import Plan
     from sida.steps.execute import SCHEDULED
 
     recipe, compiled = remote.compile_for(args, where)
-    launching.check_cluster(where, Plan.of(recipe, "").tasks())
+    trainjobs.check_cluster(where, Plan.of(recipe, "").tasks())
     client = Client(where)
     parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": SCHEDULED}
     description = " ".join(recipe.description.split())

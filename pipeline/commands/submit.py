@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     """Upload and start; with --wait, follow."""
     import time
 
-    from pipeline import launching, output, profile, remote
+    from pipeline import output, profile, remote, trainjobs
     from pipeline.client import Client
     from pipeline.guard import refuse_secret
     from pipeline.plan import Plan
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     cluster = profile.load(args.profile)
     refuse_secret("--repeat", "", args.repeat, "give another text")
     recipe, compiled = remote.compile_for(args, cluster)
-    launching.check_cluster(cluster, Plan.of(recipe, "").tasks())
+    trainjobs.check_cluster(cluster, Plan.of(recipe, "").tasks())
     client = Client(cluster)
     parameters = {"recipe": remote.publish_recipe(args, recipe, cluster), "repeat": args.repeat or REUSE}
     version = client.upload(compiled, " ".join(recipe.description.split()))

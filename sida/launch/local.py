@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.log import explain, failure
+from sida.launch.pod import THREAD_VARIABLES
 from sida.process.identity import LINUX, Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
@@ -35,13 +36,6 @@ WORKER = "sida.worker"
 TICK_SECONDS = 1.0
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 60.0
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 MARK = "SIDA_LAUNCH"
 SHIM = Path(__file__).parents[1] / "process" / "shim.py"
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import Any
 
+from sida.launch.pod import PLACES, RESTRICTED, THREAD_VARIABLES, Variables, environment, security
 from sida.launch.target import Target
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -23,8 +24,6 @@ RESTART = "jobset.sigs.k8s.io/restart-attempt"  # label of pods
 GRACE_SECONDS = 120  # to finish an iteration and write a checkpoint
 PART = {"app.kubernetes.io/part-of": "sida"}
 RBAC, ROLE = "rbac.authorization.k8s.io", "sida-launcher"
-RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def job_name(step: str, folder: str, store: str) -> str:
@@ -41,21 +40,21 @@ def train_job(
     ``processes`` is the number over all nodes. Raises UserError when they cannot be shared out evenly.
     """
     per_node = target.per_node(processes)
-    both: dict[str, Any] = {"memory": target.memory} if target.memory else {}
-    if target.accelerator:
-        both[target.accelerator] = per_node
-    requests = {"cpu": target.cpu or str(per_node * threads)} | both
-    limits = ({"cpu": target.cpu_limit} if target.cpu_limit else {}) | both
+    pod = target.pod.model_copy(update={"processes": per_node, "threads": threads})
+    restart: Variables = {"SIDA_RESTART": {"fieldRef": {"fieldPath": f"metadata.labels['{RESTART}']"}}}
+    own = {"SIDA_IMAGE": pod.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | PLACES
+    env = restart | pod.env | own | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    patch = {"terminationGracePeriodSeconds": GRACE_SECONDS} | pod.around({"name": NODE})
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
         "trainer": {
-            "image": target.image,
+            "image": pod.image,
             "numNodes": target.nodes,
             "numProcPerNode": per_node,
             "command": ["torchrun", "-m", "sida.worker"],
             "args": ["--job", f"{folder}/spec.json"],
-            "env": _environment(target, threads),
-            "resourcesPerNode": {"requests": requests} | ({"limits": limits} if limits else {}),
+            "env": environment(env),
+            "resourcesPerNode": pod.resources(),
         },
         "runtimePatches": [
             {
@@ -63,17 +62,15 @@ def train_job(
                 "trainingRuntimeSpec": {
                     "template": {
                         "spec": {
-                            "replicatedJobs": [
-                                {"name": NODE, "template": {"spec": {"template": {"spec": _pod(target)}}}}
-                            ]
+                            "replicatedJobs": [{"name": NODE, "template": {"spec": {"template": {"spec": patch}}}}]
                         }
                     }
                 },
             }
         ],
     }
-    if target.deadline_seconds:
-        spec["activeDeadlineSeconds"] = target.deadline_seconds
+    if pod.timeout_seconds:
+        spec["activeDeadlineSeconds"] = pod.timeout_seconds
     labels = PART | {STEP: step}
     if target.queue:  # Kueue starts it
         labels[QUEUE] = target.queue
@@ -97,53 +94,6 @@ def label(text: str) -> str:
     return text[:63].rstrip("-_.")
 
 
-def _environment(target: Target, threads: int) -> list[dict[str, Any]]:
-    places = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (the pod's own)
-    plain = target.env | {"SIDA_IMAGE": target.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | places
-    plain |= {name: str(threads) for name in THREADS}
-    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
-    env.append({"name": "SIDA_RESTART", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{RESTART}']"}}})
-    for secret in target.secrets:
-        for variable, key in secret.variables.items():
-            env.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}})
-    return env
-
-
-def _pod(target: Target) -> dict[str, Any]:
-    """What the patch adds to the runtime's pods."""
-    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}]
-    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
-    if target.shared_memory:
-        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": target.shared_memory}})
-        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
-    container = {
-        "name": NODE,
-        "volumeMounts": mounts,
-        "securityContext": RESTRICTED,
-    }
-    pod: dict[str, Any] = {
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": _security(target.run_as_user),
-        "volumes": volumes,
-        "containers": [container],
-    }
-    if target.service_account:
-        pod["serviceAccountName"] = target.service_account
-    if target.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": name} for name in target.image_pull_secrets]
-    if target.node_selector:
-        pod["nodeSelector"] = dict(target.node_selector)
-    if target.tolerations:
-        pod["tolerations"] = [dict(toleration) for toleration in target.tolerations]
-    return pod
-
-
-def _security(user: int) -> dict[str, Any]:
-    """Of a pod as Pod Security "restricted" wants it."""
-    group = {"runAsGroup": user, "fsGroup": user}
-    return {"runAsNonRoot": True, "runAsUser": user} | group | {"seccompProfile": {"type": "RuntimeDefault"}}
-
-
 # -- what the namespace needs: `sida runtime` prints it, manifests/base installs it, a test compares the two
 
 
@@ -159,7 +109,7 @@ def training_runtime(
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": _security(run_as_user),
+        "securityContext": security(run_as_user),
         "containers": [{"name": NODE, "image": image, "securityContext": RESTRICTED}],
     }
     if service_account:

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from sida.errors import UserError
-
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Part(BaseModel):
-    """Frozen, and strict about keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SecretVariables(Part):
-    """A Kubernetes Secret whose keys become environment variables: names only."""
-
-    name: str
-    variables: dict[str, str]  # variable -> key in the Secret
+from sida.launch.pod import Part, Pod, Positive
 
 
 class Target(Part):
-    """One step's TrainJob on one cluster. Quantities are Kubernetes' (``4``, ``64Gi``), amounts are those of one node."""
+    """One step's TrainJob on one cluster. The pod is that of one node; its processes and threads are the recipe's."""
 
     namespace: str
     runtime: str
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
-    image: str
+    pod: Pod
     nodes: Positive = 1
-    cpu: str = ""  # requested; empty: processes of a node times threads
-    cpu_limit: str = ""  # empty: as many as are idle
-    memory: str = ""
-    accelerator: str = ""  # a resource such as nvidia.com/gpu: one for each process
-    shared_memory: str = ""
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[dict[str, Any], ...] = ()
-    service_account: str = ""
-    image_pull_secrets: tuple[str, ...] = ()
-    run_as_user: Positive = 1000
-    env: dict[str, str] = {}
-    secrets: tuple[SecretVariables, ...] = ()
     queue: str = ""  # of Kueue
-    deadline_seconds: Positive | None = None
     on_termination: Literal["delete", "suspend", "keep"] = (
         "delete"  # what SIGTERM to the launching step does to the job
     )

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from sida.launch.manifest import GRACE_SECONDS
+from sida.launch.pod import secret_key
 from tests.cluster.conftest import Cluster, Undisturbed
 from tests.cluster.installed import NAMESPACE
 from tests.cluster.kubectl import apply, create, get, kubectl, until
@@ -30,11 +31,12 @@ NO_GPUS = {  # of what the launching step's own pod does not ask for
 
 @contextmanager
 def launched(cluster: Cluster, run: str, **changes: Any) -> Iterator[str]:
-    """A Job that launches distill with another target for its TrainJob; ended, with the TrainJob, after the block."""
+    """A Job that launches distill with another pod for its TrainJob; ended, with the TrainJob, after the block."""
     job = yaml.safe_load(cluster.done("rerun", run, "distill", "--force", "--profile", cluster.profile))
     for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
         if variable["name"] == "SIDA_TRAINJOB":
-            variable["value"] = json.dumps(json.loads(variable["value"]) | changes)
+            target = json.loads(variable["value"])
+            variable["value"] = json.dumps(target | {"pod": target["pod"] | changes})
     name = create(yaml.safe_dump(job)).removeprefix("job.batch/")
     try:
         yield name
@@ -91,7 +93,7 @@ def line_of(job: str, words: tuple[str, ...]) -> str:
         pytest.param({"image": NOTHING}, ("image", "nothing@sha256"), id="an image that cannot be pulled"),
         pytest.param({"cpu": "1000"}, ("room", "cpu"), id="no node has room"),
         pytest.param(
-            {"secrets": [{"name": "nobodys", "variables": {"AWS_ACCESS_KEY_ID": "access-key"}}]},
+            {"env": {"AWS_ACCESS_KEY_ID": secret_key("nobodys", "access-key")}},
             ("nobodys",),
             id="a Secret that is not there",
         ),

@@ -16,6 +16,7 @@ from sida.launch.base import Stopped, Work
 from sida.launch.cluster import Clock, Cluster
 from sida.launch.job_state import SUSPENDED_BY
 from sida.launch.manifest import RUN, SPEC, job_name, train_job, training_runtime
+from sida.launch.pod import THREAD_VARIABLES, Pod
 from sida.launch.target import Target
 from sida.launch.trainjob import TrainJobLauncher
 from sida.launch.worker_error import WorkerError
@@ -26,7 +27,14 @@ from tests.stores.outage import hasten
 
 FOLDER = "jobs/distill/abc/1"
 IMAGE = "registry.test/sida-cuda@sha256:" + "2" * 64
-TARGET = Target(namespace=NAMESPACE, runtime="sida-torch", image=IMAGE, env={"SIDA_STORE": "s3://bucket/sida"})
+TARGET = Target(namespace=NAMESPACE, runtime="sida-torch", pod=Pod(image=IMAGE, env={"SIDA_STORE": "s3://bucket/sida"}))
+
+
+def changed(target: Target, **changes: Any) -> Target:
+    """With other values of its own, or of its pod."""
+    pod = {name: value for name, value in changes.items() if name in Pod.model_fields}
+    own = {name: value for name, value in changes.items() if name not in pod}
+    return target.model_copy(update=own | {"pod": target.pod.model_copy(update=pod)})
 
 
 @pytest.fixture
@@ -47,7 +55,7 @@ class Launch:
     """The launcher in a thread of its own, as a step calls it."""
 
     def __init__(self, place: Path, speed: float = 20.0, **target: Any) -> None:
-        self.target = TARGET.model_copy(update=target)
+        self.target = changed(TARGET, **target)
         self.done = False
         self.place = place
         self.outcome: bool | BaseException | None = None
@@ -131,25 +139,26 @@ def followed(kube: Kube) -> bool:
 
 
 def test_manifests_pass_the_real_crds_with_unknown_fields_refused() -> None:
-    full = TARGET.model_copy(
-        update={
-            "nodes": 2,
-            "memory": "64Gi",
-            "accelerator": "nvidia.com/gpu",
-            "shared_memory": "8Gi",
-            "node_selector": {"pool": "gpu"},
-            "tolerations": ({"key": "nvidia.com/gpu", "operator": "Exists"},),
-            "service_account": "runner",
-            "image_pull_secrets": ("registry",),
-            "queue": "gpu",
-            "deadline_seconds": 86400,
-        }
+    full = changed(
+        TARGET,
+        nodes=2,
+        memory="64Gi",
+        accelerator="nvidia.com/gpu",
+        shared_memory="8Gi",
+        node_selector={"pool": "gpu"},
+        tolerations=({"key": "nvidia.com/gpu", "operator": "Exists"},),
+        service_account="runner",
+        image_pull_secrets=("registry",),
+        queue="gpu",
+        timeout_seconds=86400,
     )
     made = train_job(full, name="sida-x", step="distill", run="r", folder=FOLDER, processes=16, threads=4)
     assert errors(made) == []
     assert errors(training_runtime("sida-torch", NAMESPACE, IMAGE)) == []
     trainer = made["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
+    env = {variable["name"]: variable.get("value") for variable in trainer["env"]}
+    assert {env[name] for name in THREAD_VARIABLES} == {"4"}
     amounts = {"memory": "64Gi", "nvidia.com/gpu": 8}
     assert trainer["resourcesPerNode"] == {"requests": {"cpu": "32"} | amounts, "limits": amounts}
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
@@ -159,7 +168,7 @@ def test_manifests_pass_the_real_crds_with_unknown_fields_refused() -> None:
 
 
 def test_cpu_is_limited_where_the_profile_asks_for_it() -> None:
-    limited = TARGET.model_copy(update={"cpu": "500m", "cpu_limit": "2"})
+    limited = changed(TARGET, cpu="500m", cpu_limit="2")
     for target, amounts in (
         (limited, {"requests": {"cpu": "500m"}, "limits": {"cpu": "2"}}),
         (TARGET, {"requests": {"cpu": "8"}}),
@@ -196,7 +205,7 @@ def test_a_job_s_name_is_its_folder_s_and_its_spec_hash_is_that_of_all_that_matt
     assert job_name("distill", FOLDER, "s3://a") != job_name("distill", FOLDER, "s3://b")
     first, again = launch.manifest("run-1"), launch.manifest("run-2")
     assert first["metadata"]["annotations"] == again["metadata"]["annotations"]
-    launch.target = launch.target.model_copy(update={"memory": "1Gi"})
+    launch.target = changed(launch.target, memory="1Gi")
     assert launch.manifest()["metadata"]["annotations"][SPEC] != first["metadata"]["annotations"][SPEC]
 
 
@@ -500,7 +509,7 @@ def test_a_failure_without_a_word_names_reason_and_log(launch: Launch, kube: Kub
 
 
 def test_a_deadline_is_named_with_the_field_that_sets_it(launch: Launch, kube: Kube) -> None:
-    launch.target = launch.target.model_copy(update={"deadline_seconds": 7})
+    launch.target = changed(launch.target, timeout_seconds=7)
     launch.start()
     until(lambda: created(kube))
     kube.condition("Failed", "DeadlineExceeded")

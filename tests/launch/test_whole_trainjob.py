@@ -79,8 +79,7 @@ def test_heavy_steps_run_as_trainjobs_through_restarts_with_the_numbers_of_local
     target = {
         "namespace": NAMESPACE,
         "runtime": "sida-torch",
-        "image": "sida@sha256:" + "1" * 64,
-        "env": {"SIDA_STORE": store},
+        "pod": {"image": "sida@sha256:" + "1" * 64, "env": {"SIDA_STORE": store}},
     }
     monkeypatch.setenv("SIDA_LAUNCHER", "trainjob")
     monkeypatch.setenv("SIDA_TRAINJOB", json.dumps(target))

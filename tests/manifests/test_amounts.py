@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from kubernetes.utils.quantity import parse_quantity
 
-from pipeline import launching
-from pipeline.amounts import amounts
 from pipeline.plan import Plan
+from pipeline.pod import pod_of
 from pipeline.profile import Profile, load
 from sida import recipe
 from sida.launch.manifest import train_job
@@ -39,10 +38,10 @@ def while_running(step: str, where: Profile) -> dict[str, Decimal]:
         for _, pod in pods(of_kind(overlay("kind"), "Deployment", "StatefulSet"))
         for container in containers(pod)
     ]
-    own, _ = amounts(step, launching.pod_needs(step, where), loaded)
-    nodes = []
-    if told := launching.variables(step, loaded, where, "profile"):
-        target = parse_target(told["SIDA_TRAINJOB"])
+    pod = pod_of(step, loaded, where, "profile")
+    own, nodes = pod.resources()["requests"], []
+    if told := pod.env.get("SIDA_TRAINJOB"):
+        target = parse_target(str(told))
         job = train_job(target, name="x", step=step, run="", folder="f", processes=2, threads=1)["spec"]["trainer"]
         nodes = [job["resourcesPerNode"]["requests"]] * job["numNodes"]
     return added(SERVERS, *servers, own, KFP, *nodes)
@@ -57,7 +56,7 @@ def test_each_step_of_the_digits_fits_beside_the_servers_and_the_pod_of_another_
     assert where.launched("distill") and where.needs("distill").nodes == 2
     for step in Plan.of(recipe.load("digits"), "").tasks():
         asked = while_running(step, where)
-        beside = added(amounts("compare", where.default, recipe.load("digits"))[0], KFP)
+        beside = added(pod_of("compare", recipe.load("digits"), where, "profile").resources()["requests"], KFP)
         assert asked["cpu"] + beside["cpu"] <= cores, step
         assert asked["memory"] + beside["memory"] <= gib * GIB, step
     assert where.default.cpu_limit is None, "idle cores are taken"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sida.launch.manifest import job_name, train_job
+from sida.launch.pod import Pod
 from sida.launch.target import Target, parse_target
 from sida.stores import open_store
 from tests.launch.crds import errors
@@ -50,12 +51,21 @@ def test_a_launched_step_s_pod_is_light_and_its_variables_make_a_valid_trainjob(
     env = {item["name"]: item["value"] for item in pod["env"]}
     assert env["SIDA_LAUNCHER"] == "trainjob"
     target = parse_target(env["SIDA_TRAINJOB"])
-    assert (target.image, target.nodes, target.memory, target.queue) == (IMAGE, 2, "64Gi", "gpu")
-    assert (target.accelerator, target.deadline_seconds) == ("nvidia.com/gpu", 86400)
+    assert (target.pod.image, target.nodes, target.pod.memory, target.queue) == (IMAGE, 2, "64Gi", "gpu")
+    assert (target.pod.accelerator, target.pod.timeout_seconds) == ("nvidia.com/gpu", 86400)
     made = train_job(target, name="sida-x", step="distill", run="r", folder="jobs/x", processes=2, threads=1)
     assert errors(made) == []
     assert "secretKeyRef" in json.dumps(made) and "SIDA_LAUNCHER" not in json.dumps(made)
     assert "SIDA_LAUNCHER" not in str(container(said.out, "score"))
+
+
+def test_a_volume_is_mounted_by_the_launching_pod_which_reads_it(command: Command) -> None:
+    needs = "steps:\n  reference_statistics: {launcher: trainjob, volumes: [{claim: sets, path: /data}]}\n"
+    said = command("compile", "digits", "--profile", command.profile(LAUNCHED[0], ("steps:\n", needs)))
+    platform = list(yaml.safe_load_all(said.out))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert platform["exec-reference-statistics"]["pvcMount"][0]["constant"] == "sets"
+    env = {item["name"]: item["value"] for item in container(said.out, "reference-statistics")["env"]}
+    assert parse_target(env["SIDA_TRAINJOB"]).pod.volumes == ()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_status_logs_and_cancel_reach_the_trainjob_of_the_run(command: Command, 
     kfp.story = [("RUNNING", {"distill": "RUNNING"})]
     command("submit", "digits", "--profile", mine)
     (run,) = kfp.runs
-    target = Target(namespace=NAMESPACE, runtime="sida-torch", image=IMAGE)
+    target = Target(namespace=NAMESPACE, runtime="sida-torch", pod=Pod(image=IMAGE))
     name = job_name("distill", "jobs/x", "s3://b")
     made = train_job(target, name=name, step="distill", run=run, folder="jobs/x", processes=1, threads=1)
     kube.answer("POST", f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs", {}, made)

@@ -1,0 +1,163 @@
+"""The pod of a step: made from recipe and profile, rendered for Kubeflow Pipelines and as a Job.
+
+How many CPUs and accelerators it asks for follows from the recipe's execution, everything else from the profile. A step whose heavy
+part runs in a TrainJob has a light pod, which is handed the TrainJob's in SIDA_TRAINJOB.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.profile import Profile, TrainJobs, check_image, has_digest
+from sida.errors import UserError
+from sida.launch.pod import PLACES, SHM, Pod, Variables, environment, secret_key
+from sida.launch.target import Target
+from sida.recipe import Recipe
+from sida.registry import STEPS
+
+KEPT_SECONDS = 7 * 86400  # how long to keep a finished Job
+CONTAINER = "step"
+# Seconds: the next pod starts at once, but cannot work before the lease of the one that was lost has expired.
+LEASE_WAIT = "120"
+FOLLOWING = {"cpu", "cpu_limit", "memory"}  # what a profile's TrainJobs ask for the pods that follow them
+
+
+class StepPod(Pod):
+    """A pod, and what happens when it fails."""
+
+    retries: int = 0
+    backoff_seconds: int | None = None
+    launches: bool = False  # makes a TrainJob
+
+    def as_kfp(self, task: Any) -> None:
+        """Set it on a task of Kubeflow Pipelines, whose backend and administrator say its security context."""
+        from kfp import kubernetes
+
+        task.set_cpu_request(self.resources()["requests"]["cpu"])
+        if self.cpu_limit:
+            task.set_cpu_limit(self.cpu_limit)
+        if self.memory:
+            task.set_memory_request(self.memory).set_memory_limit(self.memory)
+        if self.accelerator:
+            task.set_accelerator_type(self.accelerator).set_accelerator_limit(self.processes)
+        if self.image:
+            task.set_container_image(self.image)
+        for name, value in self.env.items():
+            if isinstance(value, str):
+                task.set_env_variable(name, value)
+            else:
+                secret = value["secretKeyRef"]
+                kubernetes.use_secret_as_env(task, secret["name"], {secret["key"]: name})
+        if self.image_pull_secrets:
+            kubernetes.set_image_pull_secrets(task, list(self.image_pull_secrets))
+        for key, value in self.node_selector.items():
+            kubernetes.add_node_selector(task, key, value)
+        for toleration in self.tolerations:
+            kubernetes.add_toleration(task, **toleration)
+        if self.shared_memory:
+            kubernetes.empty_dir_mount(task, *SHM, medium="Memory", size_limit=self.shared_memory)
+        for volume in self.volumes:  # KFP has no word for read-only (2.17: neither mount_pvc nor its message PvcMount)
+            kubernetes.mount_pvc(task, volume.claim, volume.path, sub_path=volume.folder)
+        if self.timeout_seconds:
+            kubernetes.set_timeout(task, self.timeout_seconds)
+        if self.retries:
+            backoff = f"{self.backoff_seconds}s" if self.backoff_seconds else None
+            task.set_retry(self.retries, backoff_duration=backoff)
+
+    def as_job(
+        self, command: list[str], args: list[str], labels: dict[str, str], more: Variables | None = None
+    ) -> dict[str, Any]:
+        """Return the spec of a Job that runs ``command``, with ``more`` variables than the pod's own."""
+        resources = self.resources().items()
+        container = {
+            "name": CONTAINER,
+            "image": self.image,
+            "imagePullPolicy": "IfNotPresent" if has_digest(self.image) else "Always",
+            "command": command,
+            "args": args,
+            "env": environment(self.env | PLACES | (more or {})),
+            "resources": {kind: {name: str(amount) for name, amount in each.items()} for kind, each in resources},
+        }
+        pod = {"restartPolicy": "Never", "automountServiceAccountToken": self.launches} | self.around(container)
+        mistake = {"containerName": CONTAINER, "operator": "In", "values": [UserError.exit_code]}
+        spec: dict[str, Any] = {
+            "backoffLimit": self.retries,
+            "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},  # would end the same again
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
+        }
+        if self.timeout_seconds:
+            spec["activeDeadlineSeconds"] = self.timeout_seconds
+        return spec | {"template": {"spec": pod, "metadata": {"labels": labels}}}
+
+
+def pod_of(
+    step: str, recipe: Recipe, profile: Profile | None, where: str, *, allow_tags: bool = False, image: str = ""
+) -> StepPod:
+    """Return a step's own pod; without a profile, what the recipe decides of it. ``image``: in place of the profile's.
+
+    Raises UserError for an image without a digest, or processes that cannot be shared out over a TrainJob's nodes.
+    """
+    execution = recipe.execution
+    work: dict[str, Any] = {"processes": execution.processes if _parallel(step, recipe) else 1}
+    work["threads"] = execution.threads
+    if profile is None:
+        return StepPod(**work)
+    image = image or check_image(*image_of(step, profile), where, allow_tags=allow_tags)
+    needs, account, launch = profile.needs(step), profile.job_service_account, dict[str, str]()
+    asked = needs.model_dump(exclude_none=True, exclude={"launcher", "nodes"})
+    if (jobs := profile.trainjob) is not None and profile.launched(step):
+        target = _target(step, profile, jobs, check_image(*profile.image_for(step), where, allow_tags=allow_tags))
+        try:
+            target.per_node(execution.processes)
+        except UserError as error:
+            raise UserError(f"{where}: steps.{step}.nodes: {error}") from error
+        launch = {"SIDA_LAUNCHER": "trainjob", "SIDA_TRAINJOB": target.model_dump_json(exclude_defaults=True)}
+        account = jobs.launcher_account or account
+        # Little, and no deadline of its own: it only follows the TrainJob.
+        asked = needs.model_dump(exclude_none=True, include={"retries", "backoff_seconds", "volumes"})
+        asked |= jobs.model_dump(exclude_none=True, include=FOLLOWING)
+    return StepPod(
+        image=image,
+        env={"SIDA_LEASE_WAIT": LEASE_WAIT, **profile.variables(), "SIDA_IMAGE": image, **launch, **_secrets(profile)},
+        service_account=account or "",
+        image_pull_secrets=profile.image_pull_secrets,
+        run_as_user=profile.run_as_user,
+        launches=bool(launch),
+        **work,
+        **asked,
+    )
+
+
+def image_of(step: str, profile: Profile) -> tuple[str, str]:
+    """(field, image) of the step's own pod."""
+    return ("images.cpu", profile.images.cpu) if profile.launched(step) else profile.image_for(step)
+
+
+def _target(step: str, profile: Profile, jobs: TrainJobs, image: str) -> Target:
+    needs = profile.needs(step)
+    own = {"launcher", "nodes", "retries", "backoff_seconds", "volumes"}  # not the pod's
+    pod = Pod(
+        image=image,
+        env={**profile.variables(), **_secrets(profile)},
+        service_account=jobs.service_account or "",
+        image_pull_secrets=profile.image_pull_secrets,
+        run_as_user=profile.run_as_user,
+        **needs.model_dump(exclude_none=True, exclude=own),
+    )
+    job = jobs.model_dump(exclude_none=True, exclude={"service_account", "launcher_account", *FOLLOWING})
+    return Target(pod=pod, nodes=needs.nodes or 1, **job)
+
+
+def _secrets(profile: Profile) -> Variables:
+    return {
+        variable: secret_key(secret.name, key)
+        for secret in profile.secrets
+        for variable, key in secret.variables.items()
+    }
+
+
+def _parallel(step: str, recipe: Recipe) -> bool:
+    """Whether the step starts the recipe's processes; prepare_data does where it encodes latents."""
+    if step == "prepare_data":
+        return recipe.dataset.latents is not None
+    return step in STEPS and STEPS[step].launches
