@@ -5,6 +5,7 @@ pipeline's function: no ``from __future__ import annotations`` here.
 """
 
 import importlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -49,9 +50,7 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
         return _score_published(plan, components, cluster)
     from kfp import dsl
 
-    tasks, forced = plan.tasks(), plan.forced()
-    steps = _components(plan, components)
-    known, timed = placeholders(cluster)
+    forced, place = plan.forced(), _placing(plan, components, cluster)
 
     @dsl.pipeline(
         name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distill and score: {plan.recipe}"
@@ -64,42 +63,45 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
             repeat: "scheduled": the scores are measured anew, under the time of the run, so that each firing of a schedule
                 measures. "reuse": scores that are there are taken. Any other text: once for each text.
         """
-        created: dict[str, Any] = {}
         with cluster.ending(recipe, plan.group) if cluster else nullcontext():
-            for step, sources in tasks.items():
-                inputs = {}
-                for name, source in sources.items():
-                    maker, output = source.split(".")
-                    inputs[name] = created[maker].outputs[output]
-                if STEPS[step].measures:
-                    inputs |= {"repeat": repeat, **timed}
-                attempt = "new" if step in forced else ""
-                created[step] = steps[step](recipe=recipe, attempt=attempt, **known, **inputs)
-                created[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
-                if cluster:
-                    cluster.configure(step, created[step])
+            for step in plan.tasks():
+                place(step, recipe, repeat, attempt="new" if step in forced else "")
 
     return benchmark
 
 
-def _components(plan: Plan, package: str) -> dict[str, Any]:
+def _placing(plan: Plan, package: str, cluster: Cluster | None) -> Callable[..., None]:
+    """Return a function that places a step's task in the pipeline that is being built, wired to those placed before it."""
+    from kfp import dsl
+
     component_of = importlib.import_module(f"{package}.component").component_of
-    return {step: component_of(step) for step in plan.tasks()}
+    tasks = plan.tasks()
+    steps = {step: component_of(step) for step in tasks}
+    always, timed = placeholders(cluster)
+    created: dict[str, Any] = {}
+
+    def place(step: str, recipe: Any, repeat: Any, **more: Any) -> None:
+        inputs: dict[str, Any] = {}
+        for name, source in tasks[step].items():
+            maker, output = source.split(".")
+            result = created[maker].outputs[output]
+            inputs[name] = dsl.Collected(result) if STEPS[step].inputs[name].many else result
+        if STEPS[step].measures:
+            inputs |= {"repeat": repeat, **timed}
+        created[step] = steps[step](recipe=recipe, **always, **inputs, **more)
+        created[step].set_caching_options(False)  # our keys decide: kfp's cannot see deleted objects
+        if cluster:
+            cluster.configure(step, created[step])
+
+    return place
 
 
 def _score_published(plan: Plan, components: str, cluster: Cluster | None) -> Any:
     """Return the DAG that scores released generators: fetch, convert, score each, then one table."""
     from kfp import dsl
 
-    steps = _components(plan, components)
-    known, timed = placeholders(cluster)
-    each: dict[str, Any] = known | {"one_of_many": True}  # a recipe that fails is named at the end; the others go on
-
-    def placed(step: str, task: Any) -> Any:
-        task.set_caching_options(False)  # our keys decide
-        if cluster:
-            cluster.configure(step, task)
-        return task
+    *each, table = plan.tasks()
+    place = _placing(plan, components, cluster)
 
     @dsl.pipeline(
         name=plan.pipeline or "sida-score-published", description="Score the generators that the authors released"
@@ -114,24 +116,8 @@ def _score_published(plan: Plan, components: str, cluster: Cluster | None) -> An
         """
         with cluster.ending(recipe, plan.group) if cluster else nullcontext():
             with dsl.ParallelFor(items=list(plan.published), parallelism=1) as item:
-                generator = placed("fetch_released", steps["fetch_released"](recipe=item, **each))
-                data = placed("score_data", steps["score_data"](recipe=item, **each))
-                reference = placed(
-                    "reference_statistics",
-                    steps["reference_statistics"](recipe=item, dataset=data.outputs["dataset"], **each),
-                )
-                scores = placed(
-                    "score",
-                    steps["score"](
-                        recipe=item,
-                        generator=generator.outputs["generator"],
-                        reference=reference.outputs["reference"],
-                        repeat=repeat,
-                        **timed,
-                        **each,
-                    ),
-                )
-            collected = dsl.Collected(scores.outputs["scores"])
-            placed("published_table", steps["published_table"](recipe=recipe, scores=collected, **known))
+                for step in each:  # a recipe that fails is named at the end; the others go on
+                    place(step, item, repeat, one_of_many=True)
+            place(table, recipe, repeat)
 
     return score_published
