@@ -92,7 +92,6 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
 
     ``variable`` is the setting by which this machine would know another address.
     """
-
     here = f"not reached from this machine ({failed.found})"
     unseen = Check(failed.name, "unseen", here, "", f"set {variable} to an address that this machine reaches")
     host = re.fullmatch(r"([a-z0-9-]+)\.([a-z0-9-]+)(\.svc(\..+)?)?", urlsplit(address).hostname or "")
@@ -116,7 +115,6 @@ def _looked(
     name: str, cluster: Installed | str, wanted: dict[Thing, str], wrong: Callable[[Installed, Thing], str]
 ) -> Check:
     """Check each thing with one request. A thing that may not be read is named, and is no fault."""
-
     if isinstance(cluster, str):
         return Check(name, "unseen", f"could not look: {cluster}", "", "set KUBECONFIG, and try `kubectl get nodes`")
     faults, unseen = [], []

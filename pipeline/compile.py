@@ -146,7 +146,6 @@ def plan_for(
 
 def _published_plan(recipe: Recipe, parameter: str) -> Plan:
     """All released generators of the recipe's benchmark."""
-
     same = [name for name in recipes.names() if recipes.load(name).benchmark == recipe.benchmark and recipe.benchmark]
     with_target = [name for name in same if recipes.load(name).released and target_of(recipes.load(name)) is not None]
     if not with_target:

@@ -30,7 +30,6 @@ REST_SECONDS = 60.0  # after the store could not be read, before it is tried aga
 
 def names() -> dict[str, str]:
     """Return task name as KFP has it -> step that a reader of the recipe knows."""
-
     return {step.replace("_", "-"): step for step in (*STEPS, EXIT_TASK)}
 
 

@@ -25,7 +25,6 @@ def selector(run: str, step: str = "") -> str:
 
 def launchers(profile: Profile, run: str) -> list[TrainJobLauncher]:
     """Return the launchers of a run's TrainJobs, which end them. Raises UserError when the cluster refuses to list them."""
-
     if profile.trainjob is None or not launches(profile):
         return []
     cluster = Cluster(profile.trainjob.namespace, outage_seconds=10.0)

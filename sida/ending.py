@@ -168,7 +168,6 @@ def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
 
 def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure: bool = True) -> RunEnd:
     """Record how a run ended, and whether its score regressed; then call the webhook, if SIDA_WEBHOOK names one."""
-
     here = settings()
     store = open_store(here.store)
     recorded = calls(store, run)

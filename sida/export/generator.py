@@ -110,7 +110,6 @@ def _from_manifest(content: bytes, where: str) -> Generator:
 
 def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
     """Open a safetensors file with our header; with a recipe, any file that holds the recipe's network."""
-
     network_file = read_network(path, where)
     about = {"weights sha256": sha256_of(path)[0]}
     if recipe is not None:

@@ -120,11 +120,7 @@ class LocalLauncher(Launcher):
             meeting.append("--local-addr=127.0.0.1")
         torchrun = [
             *(sys.executable, "-m", "torch.distributed.run", *meeting),
-            *(
-                f"--nproc-per-node={processes}",
-                "--max-restarts=0",
-                "--monitor-interval=0.2",
-            ),
+            *(f"--nproc-per-node={processes}", "--max-restarts=0", "--monitor-interval=0.2"),
             *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", self._module, "--job", work.job),
         ]
         variables = inherited() | {name: str(work.threads) for name in THREAD_VARIABLES}

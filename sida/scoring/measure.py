@@ -201,7 +201,6 @@ def _floor(
     job: Job[ScoreSpec], reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]
 ) -> list[float]:
     """Return the scores of real images drawn anew: what a perfect generator would get at this n."""
-
     features = load_features(job.store, reference)
     shards = Shards(job.store, dataset)
     if len(features) != len(shards):
@@ -267,7 +266,6 @@ def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed:
 
     features [N, F] and labels int64 [N] of the data set, wanted int64 [n] classes -> features [n, F].
     """
-
     chosen = torch.empty_like(wanted)
     picks = Draws(first_seed).uniform("real resamples", torch.arange(len(wanted)), (), torch.float64)
     for label in torch.unique(wanted).tolist():

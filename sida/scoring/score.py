@@ -192,7 +192,6 @@ def _guide_key(guide: tuple[Path, str] | None) -> dict[str, str]:
 
 def _stored_guide(run: StepRun, path: Path) -> ObjectRef:
     """Return the guide's weights as safetensors, converted without running anything in the file."""
-
     guide = run.recipe.teacher.guide
     assert guide is not None
     with tempfile.TemporaryDirectory() as folder:

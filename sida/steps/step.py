@@ -88,16 +88,12 @@ class StepRun:
         self.key = key_of(self.step.name, self.step.version, parameters, inputs, self.repeat)
         self._reuse()
         here = settings()
-        lease = acquire(
-            self.store, self.folder, ttl=here.lease_seconds, wait=here.lease_wait, note=lambda text: self.note(text)
-        )
+        lease = acquire(self.store, self.folder, ttl=here.lease_seconds, wait=here.lease_wait, note=self.note)
         self.lease = self._held.enter_context(lease)
         self._reuse()
         self.attempt = next_number(self.store, self.folder)
-        self._started, self._code = (
-            time.time(),
-            self.step.code(),
-        )  # the code that runs now, whatever is edited meanwhile
+        self._started = time.time()
+        self._code = self.step.code()  # the code that runs now, whatever is edited meanwhile
 
     @property
     def folder(self) -> str:
