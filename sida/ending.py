@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError
 
 from sida import layout
 from sida.errors import AlreadyExists, NotFound, SidaError, UserError
-from sida.manifests import Regression, RunResult, parse_manifest
+from sida.manifests import Part, Regression, RunResult, parse_manifest
 from sida.process.identity import Process, machine_id
-from sida.records import Part, RunEnd, StepCall, calls, end_of, now, to_json
+from sida.records import RunEnd, StepCall, calls, end_of, now, to_json
 from sida.scoring import words
 from sida.settings import settings
 from sida.stores import open_store, read_address

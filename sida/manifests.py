@@ -34,6 +34,12 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def first_fault(error: ValidationError, whole: str = "") -> str:
+    """Return ``field: message`` of the first fault; ``whole`` names what has no field."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+
+
 class About(Part):
     """Origin of a manifest. Nothing here enters a digest."""
 
@@ -385,9 +391,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         manifest = _MANIFEST.validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {field}: {first['msg']}: run the step that writes it again") from error
+        raise UserError(f"{where}: {first_fault(error)}: run the step that writes it again") from error
     if manifest.checksum and manifest.checksum != manifest.expected_checksum():
         raise Corrupt(f"{where}: is damaged: its checksum is not that of its content; delete it and run its step again")
     return manifest

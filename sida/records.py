@@ -20,12 +20,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sida import layout
 from sida.errors import NotFound, UserError
 from sida.failures import is_failure
-from sida.manifests import Manifest, parse_manifest
+from sida.manifests import Manifest, Part, first_fault, parse_manifest
 from sida.process.identity import machine_id
 from sida.process.parent import PARENTS
 from sida.settings import environment, settings
@@ -33,12 +33,6 @@ from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class Part(BaseModel):
-    """Frozen model, strict about keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Input(Part):
@@ -252,9 +246,7 @@ def _parse(content: bytes, where: str) -> StepCall:
     try:
         return StepCall.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {field}: {first['msg']}: not a record that this version reads") from error
+        raise UserError(f"{where}: {first_fault(error)}: not a record that this version reads") from error
 
 
 def end_of(store: ObjectStore, run: str) -> RunEnd | None:

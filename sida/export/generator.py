@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from sida.errors import NotFound, UserError
-from sida.manifests import GeneratorResult, RunResult, parse_manifest
+from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
 from sida.recipe import Network
 from sida.scoring.adopt import as_safetensors, generator_network
 from sida.stores import open_store, read_address
@@ -132,9 +132,6 @@ def _built(path: Path, network: dict[str, Any], sigma_init: float, licence: str,
     try:
         checked = Network.model_validate_json(json.dumps(network), strict=True).model_dump(mode="json")
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{path}: network.{'.'.join(map(str, first['loc']))}: {first['msg']}: fetch it again"
-        ) from error
+        raise UserError(f"{path}: network.{first_fault(error)}: fetch it again") from error
     denoiser = load_network(path, checked).eval().requires_grad_(False)
     return Generator(denoiser, checked, sigma_init, licence, about)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from sida.manifests import Part
 
 Positive = Annotated[int, Field(ge=1)]
 Source = dict[str, dict[str, str]]  # of a variable's value, as in a pod: {"secretKeyRef": {"name": ..., "key": ...}}
@@ -24,12 +26,6 @@ SHM = ("shm", "/dev/shm")  # noqa: S108
 RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
-class Part(BaseModel):
-    """Frozen, and strict about keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class Volume(Part):
     """A PersistentVolumeClaim that pods only read."""
 
@@ -42,7 +38,7 @@ class Pod(Part):
     """The pod around one container."""
 
     image: str = ""
-    env: Variables = {}
+    env: Variables = {}  # noqa: RUF012 (pydantic copies it)
     processes: Positive = 1
     threads: Positive = 1  # of each process
     cpu: str = ""  # requested; empty: processes times threads
@@ -51,7 +47,7 @@ class Pod(Part):
     accelerator: str = ""  # a resource such as nvidia.com/gpu: one for each process
     shared_memory: str = ""  # size of /dev/shm
     volumes: tuple[Volume, ...] = ()
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = {}  # noqa: RUF012
     tolerations: tuple[dict[str, Any], ...] = ()
     service_account: str = ""
     image_pull_secrets: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sida.errors import SidaError
-from sida.manifests import Manifest, Part
+from sida.manifests import Manifest, Part, first_fault
 from sida.steps.attempts import manifest_key
 from sida.stores.base import ObjectRef
 
@@ -192,8 +192,6 @@ def _parsed(adapter: TypeAdapter[O], content: bytes, where: str) -> O:
     try:
         return adapter.validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
         raise SidaError(
-            f"{where}: another version wrote it ({field}: {first['msg']}): make a new attempt with --force"
+            f"{where}: another version wrote it ({first_fault(error)}): make a new attempt with --force"
         ) from None

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from sida.errors import UserError
-from sida.launch.pod import Part, Pod, Positive
+from sida.launch.pod import Pod, Positive
+from sida.manifests import Part, first_fault
 
 
 class Target(Part):
@@ -44,6 +45,4 @@ def parse_target(text: str) -> Target:
     try:
         return Target.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the text"
-        raise UserError(f"SIDA_TRAINJOB: {field}: {first['msg']}: compile the pipeline anew") from error
+        raise UserError(f"SIDA_TRAINJOB: {first_fault(error, 'the text')}: compile the pipeline anew") from error
