@@ -30,7 +30,7 @@ class StepPod(Pod):
     launches: bool = False  # makes a TrainJob
 
     def as_kfp(self, task: Any) -> None:
-        """Set it on a task of Kubeflow Pipelines, whose backend and administrator say its security context."""
+        """Set it on a task of Kubeflow Pipelines, whose servers before 2.16 ignore the security context."""
         from kfp import kubernetes
 
         task.set_cpu_request(self.resources()["requests"]["cpu"])
@@ -42,6 +42,8 @@ class StepPod(Pod):
             task.set_accelerator_type(self.accelerator).set_accelerator_limit(self.processes)
         if self.image:
             task.set_container_image(self.image)
+            user = self.run_as_user
+            kubernetes.set_security_context(task, run_as_user=user, run_as_group=user, run_as_non_root=True)
         for name, value in self.env.items():
             if isinstance(value, str):
                 task.set_env_variable(name, value)

@@ -199,9 +199,7 @@ class Profile(Part):
     image_pull_secrets: tuple[DnsName, ...] = ()
     job_namespace: DnsName | None = None  # of the Jobs that `rerun` prints
     job_service_account: DnsName | None = None
-    run_as_user: Annotated[int, Field(ge=1)] = (
-        1000  # of Jobs and TrainJobs: numeric, so that Kubernetes can see it is not root
-    )
+    run_as_user: Annotated[int, Field(ge=1)] = 1000  # of every pod: numeric, so that Kubernetes can see it is not root
     trainjob: TrainJobs | None = None
     webhook: Webhook | None = None
     default: StepNeeds = StepNeeds()
