@@ -57,7 +57,7 @@ def speeds(mib: int, folder: Path) -> dict[str, float]:
         path.write_bytes(os.urandom(mib * MIB))
         ref = put_object(store, path, "file.bin")
         work: dict[str, Callable[[], object]] = {
-            "put": lambda k=f"bench/{number}": store.put(k, path),  # type: ignore[misc]
+            "put": lambda k=f"bench/{number}": store.put(k, path.open("rb")),  # type: ignore[misc]
             "bare put": lambda k=f"bench-bare/{number}": bare_put(client, store.bucket, k, path),  # type: ignore[misc]
             "get": lambda r=ref: fetch_object(store, r, cache),  # type: ignore[misc]
             "bare get": lambda r=ref: bare_get(client, store.bucket, r.key, out),  # type: ignore[misc]

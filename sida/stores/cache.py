@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sida.errors import Corrupt, SidaError, StoreError, StoreUnusable, UserError
-from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore
+from sida.errors import SidaError, StoreError, StoreUnusable, UserError
+from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore, damaged
 
 _users: dict[Path, int] = {}  # by cache folder: descriptor of this process's list of what it uses
 
@@ -66,7 +66,7 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
             done = file.tell()
-            for block in _blocks(store, ref, done):
+            for block in store.blocks(ref.key, done, ref.size):
                 # Small pieces are hashed while still in the processor's cache, and are spared the huge pages that Linux takes
                 # for large writes: twice the speed of whole blocks where a virtual machine has to ask its host for those.
                 for start in range(0, len(block), BLOCK_BYTES):
@@ -81,22 +81,7 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
             return
         part.unlink()
         if attempt == 2:
-            raise Corrupt(
-                f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is damaged: sha256 "
-                f"{digest.hexdigest()[:12]} of {done} bytes, expected {ref.sha256[:12]} of {ref.size}; "
-                f"delete it and rerun its step"
-            )
-
-
-def _blocks(store: ObjectStore, ref: ObjectRef, offset: int) -> Iterator[bytes]:
-    blocks = getattr(store, "blocks", None)
-    if blocks is not None:
-        yield from blocks(ref.key, offset, ref.size)
-        return
-    with store.open(ref.key) as file:
-        file.seek(offset)
-        while block := file.read(BLOCK_BYTES):
-            yield block
+            raise damaged(store, ref, digest.hexdigest(), done)
 
 
 # -- files in use, and files that may go

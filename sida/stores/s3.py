@@ -25,7 +25,7 @@ from botocore.exceptions import ClientError
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
-from sida.stores.base import RESERVED, Source, Stat, check_key, redact
+from sida.stores.base import RESERVED, ObjectStore, Stat, check_key, redact
 from sida.stores.s3_client import connect
 from sida.stores.s3_errors import FAILURES, explain, name_of, status_of
 
@@ -38,7 +38,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class S3Store:
+class S3Store(ObjectStore):
     """Objects under ``prefix`` of ``bucket``. Safe for threads, and after a fork."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str | None, region: str) -> None:
@@ -78,13 +78,6 @@ class S3Store:
 
     # -- reading
 
-    def open(self, key: str) -> BinaryIO:
-        size = self.stat(key).size
-        if size <= BLOCK_BYTES:
-            return io.BytesIO(self.read(key))
-        raw: io.RawIOBase = _RangedFile(self, key, size)
-        return io.BufferedReader(raw, BLOCK_BYTES)
-
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         name = self._name(key)
         if length == 0:
@@ -100,7 +93,7 @@ class S3Store:
         return content
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
-        """Yield bytes from ``offset`` to ``size`` in order, a few blocks being read at once ahead of the reader."""
+        """Yield the bytes in order, a few blocks being read at once ahead of the reader."""
 
         def block(start: int) -> bytes:
             return self.read(key, start, min(BLOCK_BYTES, size - start))
@@ -110,13 +103,6 @@ class S3Store:
     def stat(self, key: str) -> Stat:
         answer = self._request("head_object", key, Key=self._name(key))
         return Stat(answer["ContentLength"], _etag(answer))
-
-    def exists(self, key: str) -> bool:
-        try:
-            self.stat(key)
-        except NotFound:
-            return False
-        return True
 
     def list(self, prefix: str = "") -> Sequence[str]:
         root = f"{self.prefix}/" if self.prefix else ""
@@ -133,14 +119,7 @@ class S3Store:
 
     # -- writing
 
-    def put(self, key: str, source: Source) -> Stat:
-        if isinstance(source, Path):
-            try:
-                file = source.open("rb")
-            except OSError as error:
-                raise UserError(f"cannot read {source}: {error.strerror}") from error
-            with file:
-                return self.put(key, file)
+    def put(self, key: str, source: bytes | BinaryIO) -> Stat:
         name = self._name(key)
         stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
         begin = stream.tell()
@@ -285,38 +264,3 @@ def _in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads:
         finally:
             for future in pending:
                 future.cancel()
-
-
-class _RangedFile(io.RawIOBase):
-    """A large object as a seekable file; buffered by whoever opens it."""
-
-    def __init__(self, store: S3Store, key: str, size: int) -> None:
-        self._store, self._key, self._size, self._at = store, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readall(self) -> bytes:
-        """Return the rest, read in parallel; io's own would ask for it in pieces of 8 KiB."""
-        rest = b"".join(self._store.blocks(self._key, self._at, self._size))
-        self._at += len(rest)
-        return rest
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        block = self._store.read(self._key, self._at, length)
-        buffer[: len(block)] = block
-        self._at += len(block)
-        return len(block)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
@@ -13,6 +13,9 @@ from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionErro
 
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.stores.base import redact
+
+if TYPE_CHECKING:
+    from sida.stores.s3 import S3Store
 
 FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError)  # of a request
 SKEW_SECONDS = 300.0
@@ -37,18 +40,7 @@ NO_CREDENTIALS = (
 )
 
 
-class Described(Protocol):
-    """Facts about a store that an error's message needs."""
-
-    endpoint: str
-    bucket: str
-    region: str
-
-    @property
-    def address(self) -> str: ...
-
-
-def explain(error: Exception, store: Described, key: str) -> SidaError:
+def explain(error: Exception, store: S3Store, key: str) -> SidaError:
     """Return this project's error for one of FAILURES: Unavailable if it passes."""
     place = f"{store.address}/{key}" if key else store.address
     endpoint = redact(store.endpoint)
@@ -75,7 +67,7 @@ def status_of(error: boto.ClientError) -> int:
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
-def _answered(error: boto.ClientError, store: Described, place: str, endpoint: str) -> SidaError:
+def _answered(error: boto.ClientError, store: S3Store, place: str, endpoint: str) -> SidaError:
     code, message = (str(error.response["Error"].get(part) or "") for part in ("Code", "Message"))
     status = status_of(error)
     if code == "NoSuchBucket":

@@ -85,7 +85,7 @@ class Job(Generic[S]):
 
         return as_one(attempt)
 
-    def publish(self, name: str, content: bytes | Path) -> None:
+    def publish(self, name: str, content: bytes) -> None:
         """Write ``name`` in the job's folder."""
         self.guarded(lambda: self.store.put(f"{self.folder}/{name}", content))
 
