@@ -5,7 +5,7 @@
     runs/<run id>/failures/<n>.json       what a step of many inputs was given in place of one that failed
     runs/<run id>/cancel.json             the request to end it (sida.ending)
     runs/<run id>/run.json                how the run ended (sida.ending)
-    runs/<run id>/logs/<step>.txt         the end of a step's own log (sida.step_log)
+    runs/<run id>/logs/<step>.txt         the end of a step's own log (sida.steps.log)
 
 A record holds data only: no command and no environment. Who repeats a step builds the command from a template and these fields.
 """

@@ -13,8 +13,8 @@ import time
 
 from sida import patience, progress
 from sida.errors import SidaError
-from sida.lease import last_expiry
 from sida.stores import ObjectStore
+from sida.stores.lease import last_expiry
 
 LOOK_SECONDS = 30.0
 SETTLE_SECONDS = 60.0  # after an outage of the store

@@ -27,9 +27,9 @@ from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, Us
 from sida.launch.base import Stopped, Work
 from sida.launch.local import LocalLauncher
 from sida.launch.worker_error import error_key, read_error
-from sida.lease import alive_holder, last_words
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
+from sida.stores.lease import alive_holder, last_words
 
 RESTARTS = 3  # without a new checkpoint in between
 POLL_SECONDS = 1.0

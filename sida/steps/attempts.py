@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar, cast
 from sida import layout, progress
 from sida.errors import AlreadyExists, Fenced, NotFound, SidaError, UserError
 from sida.layout import attempt_at, latest_key
-from sida.lease import Lease
 from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
+from sida.stores.lease import Lease
 
 R = TypeVar("R", bound=Part)
 R_co = TypeVar("R_co", bound=Part, covariant=True)

@@ -12,8 +12,8 @@ from sida.failures import Failure, first_failure
 from sida.failures import write as write_failure
 from sida.manifests import Part
 from sida.settings import settings
-from sida.step_log import kept as kept_log
 from sida.steps.attempts import StepOutcome
+from sida.steps.log import kept as kept_log
 from sida.steps.recipes import recipe_at
 from sida.steps.step import Step
 
@@ -30,7 +30,7 @@ def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -
     Metrics get no such metadata: Kubeflow's pages show all metadata as numbers, and the manifest says the same.
 
     The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it;
-    what it wrote to stdout and stderr is kept beside that (``sida.step_log``). A SidaError becomes one line for the user and the
+    what it wrote to stdout and stderr is kept beside that (``sida.steps.log``). A SidaError becomes one line for the user and the
     exit status that it names.
     """
     try:

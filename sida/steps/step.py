@@ -16,15 +16,15 @@ from sida import progress
 from sida.errors import UserError
 from sida.failures import failure_in
 from sida.layout import step_folder
-from sida.lease import Lease, acquire
 from sida.manifests import About, Manifest, Part, kind_of, of_kind, read_manifest
-from sida.provenance import code_digest, machine
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps.attempts import StepOutcome, find, key_of, manifest_key, next_number, publish
+from sida.steps.provenance import code_digest, machine
 from sida.steps.recipes import put_recipe, recipe_at
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef
+from sida.stores.lease import Lease, acquire
 from sida.stores.objects import put_object
 
 R = TypeVar("R", bound=Part)

@@ -14,9 +14,9 @@ import pytest
 
 from sida import patience
 from sida.errors import AlreadyExists, StoreError
-from sida.lease import acquire
 from sida.stores import fetch_object, open_store, put_object, s3_client
 from sida.stores import s3 as s3_module
+from sida.stores.lease import acquire
 from sida.stores.s3 import S3Store
 from tests.stores.faults import FAULTS, Proxy, spoiling
 from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY, seaweedfs, weed

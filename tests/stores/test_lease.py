@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from sida import lease as leases
 from sida.errors import Fenced, LeaseHeld, StoreError
-from sida.lease import acquire, check_fence, is_alive
 from sida.process.identity import Process, machine_id
 from sida.stores import ObjectStore, open_store
+from sida.stores import lease as leases
 from sida.stores.folder import FolderStore
+from sida.stores.lease import acquire, check_fence, is_alive
 from tests.racing import racers
 
 KEY = "steps/distill/ab12"
@@ -118,7 +118,7 @@ def test_a_fenced_holder_that_releases_late_does_not_end_its_successor(store: Ob
 
 def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(store: ObjectStore) -> None:
     script = (
-        "import os, signal, sys; from sida.lease import acquire; from sida.stores import open_store\n"
+        "import os, signal, sys; from sida.stores.lease import acquire; from sida.stores import open_store\n"
         f"acquire(open_store(sys.argv[1]), {KEY!r}, ttl=1000)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

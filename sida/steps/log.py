@@ -20,12 +20,12 @@ from pathlib import Path
 from sida import progress
 from sida.errors import NotFound, SidaError
 from sida.layout import log_key
-from sida.log_end import KEPT_BYTES as LOG_BYTES
-from sida.log_end import end_of_log
+from sida.masking import masked
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
+LOG_BYTES = 1 << 20
 DRAIN_SECONDS = 5.0  # how long output of a remaining child may delay the end
 _COPIER = Path(__file__).with_name("log_copier.py")
 _NEEDED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment, by the copier
@@ -37,6 +37,17 @@ def read_log(store: ObjectStore, run: str, step: str) -> str | None:
         return store.read(log_key(run, step)).decode(errors="replace")
     except NotFound:
         return None
+
+
+def end_of_log(path: Path) -> bytes:
+    """Return the last MiB of a log, from the beginning of a line on, without secrets."""
+    with path.open("rb") as log:
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size - LOG_BYTES))
+        content = log.read()
+    if size > LOG_BYTES:
+        content = content.partition(b"\n")[2] or content
+    return masked(content.decode(errors="replace"), environment()).encode()[-LOG_BYTES:]
 
 
 @contextlib.contextmanager
@@ -107,9 +118,7 @@ class _Capture:
             os.close(before)
         try:
             self._copier.wait(DRAIN_SECONDS)
-        except (
-            subprocess.TimeoutExpired
-        ):  # a child that outlives the step still writes: the copier serves it until then
+        except subprocess.TimeoutExpired:  # a child that outlives the step still writes: the copier serves it
             threading.Thread(target=self._copier.wait, name="copier of a log", daemon=True).start()
         self.add(last)
         return end_of_log(self._path)

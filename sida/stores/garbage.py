@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from sida import layout
 from sida.errors import NotFound, UserError
-from sida.lease import acquire, is_alive
 from sida.stores import ObjectStore
+from sida.stores.lease import acquire, is_alive
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
 RECORD_BYTES = 64 << 20  # JSON objects up to here are looked into for digests of others
