@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sida import layout
 from sida.errors import NotFound, UserError
 from sida.stores import ObjectStore
-from sida.stores.lease import acquire, is_alive
+from sida.stores.lease import acquire, live_number
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
 RECORD_BYTES = 64 << 20  # JSON objects up to here are looked into for digests of others
@@ -123,11 +123,9 @@ def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str
 
 def _running(store: ObjectStore) -> str:
     """Return a step's key whose lease is alive; empty when there is none."""
-    newest: dict[str, int] = {}
-    for key in store.list(layout.LEASES):
-        if (lease := layout.lease_at(key)) and lease[0] != LEASE:
-            newest[lease[0]] = max(newest.get(lease[0], 0), lease[1])
-    return next((held for held, number in newest.items() if is_alive(store, held, number)), "")
+    leases = filter(None, map(layout.lease_at, store.list(layout.LEASES)))
+    held = sorted({key for key, _ in leases if key != LEASE})
+    return next((key for key in held if live_number(store, key) is not None), "")
 
 
 def _text(store: ObjectStore, keys: Iterable[str]) -> bytes:

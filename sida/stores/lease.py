@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sida import patience
 from sida.errors import AlreadyExists, Fenced, LeaseHeld, NotFound, SidaError
@@ -82,9 +82,6 @@ class Lease:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew_for_ever, name=f"lease {key}", daemon=True)
         self._thread.start()
-
-    def __repr__(self) -> str:
-        return f"Lease({self.key!r}, number={self.number})"
 
     def raise_if_lost(self) -> None:
         """Raise Fenced when a successor has been seen; asks no server, so it never waits. For every iteration of a loop."""
@@ -162,7 +159,7 @@ class Lease:
             self._valid_until = asked + self.ttl
 
     def _look_for_successor(self) -> None:
-        newest = _newest(self.store, self.key)
+        newest = newest_number(self.store, self.key)
         if newest > self.number:
             self._fenced = f"{_who(self.store, self.key, newest)} took over {self.key}"
 
@@ -187,8 +184,8 @@ def acquire(
     watched: tuple[int, str] | None = None
     unchanged_since, announced = _clock(), 0
     while True:
-        number = _newest(store, key)
-        holder = _read(store, key, number)
+        number = newest_number(store, key)
+        holder = holder_of(store, key, number)
         if holder is not None and holder.alive(time.time()):
             if watched != (number, holder.nonce):
                 watched, unchanged_since = (number, holder.nonce), _clock()
@@ -208,7 +205,7 @@ def acquire(
             store.put_if_absent(lease_key(key, number + 1), _encode(mine))
         except AlreadyExists:
             continue  # another one was faster: look at it
-        if _newest(store, key) != number + 1:
+        if newest_number(store, key) != number + 1:
             continue  # we looked long ago: our number had been used and pruned meanwhile
         _prune(store, key, number)
         return Lease(store, key, number + 1, mine, ttl)
@@ -216,7 +213,7 @@ def acquire(
 
 def check_fence(store: ObjectStore, key: str, number: int) -> None:
     """Raise Fenced unless lease ``number`` is the newest; for a process that works under another's lease."""
-    newest = _newest(store, key)
+    newest = newest_number(store, key)
     if newest != number:
         raise Fenced(
             f"{_who(store, key, newest)} took over {key} (lease {number} is over): stopped without publishing"
@@ -225,31 +222,11 @@ def check_fence(store: ObjectStore, key: str, number: int) -> None:
         )
 
 
-def is_alive(store: ObjectStore, key: str, number: int) -> bool:
-    """Return whether lease ``number`` is the newest, not released, not expired, its process (if on this machine) running."""
-    if _newest(store, key) != number:
-        return False
-    holder = _read(store, key, number)
-    return holder is not None and holder.alive(time.time())
-
-
-def last_expiry(store: ObjectStore, key: str) -> float | None:
-    """Return when the newest lease ends or ended, in seconds since 1970; None when there is none that can be read."""
-    holder = _read(store, key, _newest(store, key))
-    return holder.expires if holder is not None else None
-
-
-def alive_holder(store: ObjectStore, key: str) -> tuple[int, Holder] | None:
-    """Return the number of the live lease on the key, and its holder; None if there is none."""
-    number = _newest(store, key)
-    holder = _read(store, key, number)
-    return (number, holder) if holder is not None and holder.alive(time.time()) else None
-
-
-def last_words(store: ObjectStore, key: str, number: int) -> bool:
-    """Return whether lease ``number`` was released by its holder, which thus ended in order."""
-    holder = _read(store, key, number)
-    return holder is not None and holder.released
+def live_number(store: ObjectStore, key: str) -> int | None:
+    """Return the number of the live lease on the key; None if there is none."""
+    number = newest_number(store, key)
+    holder = holder_of(store, key, number)
+    return number if holder is not None and holder.alive(time.time()) else None
 
 
 # -- objects
@@ -260,12 +237,13 @@ def _numbers(store: ObjectStore, key: str) -> list[int]:
     return sorted(lease[1] for lease in leases if lease and lease[0] == key)
 
 
-def _newest(store: ObjectStore, key: str) -> int:
+def newest_number(store: ObjectStore, key: str) -> int:
+    """Return the number of the newest lease, alive or not; 0 if there is none."""
     return max(_numbers(store, key), default=0)
 
 
-def _read(store: ObjectStore, key: str, number: int) -> Holder | None:
-    """Return the holder; None for number 0, an object pruned meanwhile, and one that cannot be understood."""
+def holder_of(store: ObjectStore, key: str, number: int) -> Holder | None:
+    """Return what lease ``number`` says; None for number 0, an object pruned meanwhile, and one that cannot be understood."""
     try:
         return Holder(**json.loads(store.read(lease_key(key, number)))) if number else None
     except (NotFound, ValueError, TypeError):
@@ -285,16 +263,13 @@ def _encode(holder: Holder) -> bytes:
 
 def _new_holder(ttl: float, owner: str) -> Holder:
     me, now = Process.current(), time.time()
-    values: dict[str, Any] = {
-        "host": os.uname().nodename,
-        "machine": machine_id(),
-        "user": _user(),
-        "run": owner,
-    }
     return Holder(
-        **values,
+        host=os.uname().nodename,
+        machine=machine_id(),
         pid=me.pid,
         process_started=me.started,
+        user=_user(),
+        run=owner,
         created=now,
         expires=now + ttl,
         renewals=0,
@@ -311,7 +286,7 @@ def _user() -> str:
 
 
 def _who(store: ObjectStore, key: str, number: int) -> str:
-    holder = _read(store, key, number)
+    holder = holder_of(store, key, number)
     return str(holder) if holder is not None else f"lease {number}"
 
 
