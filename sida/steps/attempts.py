@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from sida import layout, progress
 from sida.errors import AlreadyExists, Fenced, NotFound, SidaError, UserError
@@ -119,4 +119,4 @@ def find(store: ObjectStore, step: str, folder: str, code: Callable[[], str]) ->
             return None
     if manifest.about.code != code():
         progress.note(step, "reused a result of another version of this step's code (--force makes it anew)")
-    return StepOutcome(cast(Manifest[Any], manifest), address, reused=True)
+    return StepOutcome(manifest, address, reused=True)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from sida import progress
 from sida.errors import UserError
 from sida.failures import failure_in
 from sida.layout import step_folder
-from sida.manifests import About, Manifest, Part, kind_of, of_kind, read_manifest
+from sida.manifests import About, Manifest, Part, kind_of, objects_in, of_kind, read_manifest
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps.attempts import StepOutcome, find, key_of, manifest_key, next_number, publish
@@ -121,7 +121,7 @@ class StepRun:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.time() - self._started, 3),
             store=self.store.address,
-            etags={},
+            etags={ref.key: self.store.stat(ref.key).etag for ref in objects_in(result)},
             code=self._code,
             inputs={name: manifest.digest for name, manifest in self.inputs.items()},
             parameters=self._parameters,
@@ -131,25 +131,37 @@ class StepRun:
             recipe=put_recipe(self.store, self.recipe),
         )
         manifest = Manifest(result=result, about=about)
-        etags = {ref.key: self.store.stat(ref.key).etag for ref in manifest.objects()}
-        manifest = manifest.model_copy(update={"about": about.model_copy(update={"etags": etags})})
         manifest = manifest.model_copy(update={"checksum": manifest.expected_checksum()})
         return publish(self.store, self.lease, self.folder, self.attempt, manifest)
 
 
-@dataclass(frozen=True)
-class Step(Generic[R]):
-    """Function of a step with the facts that a run needs. Called, it runs or reuses; see :func:`step` for the fields."""
+@dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """Facts about a step that its function does not say."""
+
+    version: int  # a new one means that equal inputs give another result
+    sources: tuple[str, ...]  # files and folders whose code decides the result
+    output: str = ""  # the result's name, where it is not the manifest's kind
+    launches: bool = False  # its heavy part runs in processes of their own, one for each accelerator
+    measures: bool = False  # it takes ``repeat``
+    per_recipe: bool = False  # a run may take it once for each of many recipes
+    choose: Callable[[Recipe], Step[Any]] | None = None  # the step that does it for a recipe
+    after: Callable[[StepRun, Manifest[Any]], None] | None = None  # called when the result is there, whoever made it
+
+
+class step(StepFacts):
+    """Decorator that makes a step of a function."""
+
+    def __call__(self, function: Callable[..., R]) -> Step[R]:
+        """Return the step."""
+        return Step(function=function, **vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(StepFacts, Generic[R]):
+    """Function of a step with the facts that a run needs. Called, it runs or reuses."""
 
     function: Callable[..., R]
-    version: int
-    sources: tuple[str, ...]
-    output: str = ""
-    launches: bool = False
-    measures: bool = False
-    per_recipe: bool = False
-    choose: Callable[[Recipe], Step[Any]] | None = None
-    after: Callable[[StepRun, Manifest[Any]], None] | None = None
 
     @property
     def name(self) -> str:
@@ -233,32 +245,3 @@ def _manifest(taken: StepInput, given: str | Path | Manifest[Part]) -> Manifest[
     if isinstance(given, Manifest):
         return of_kind(given, taken.kind, taken.name)
     return read_manifest(given, taken.kind)
-
-
-class _MakesStep(Protocol):
-    def __call__(self, function: Callable[..., R]) -> Step[R]: ...
-
-
-def step(
-    *,
-    version: int,
-    sources: tuple[str, ...],
-    output: str = "",
-    launches: bool = False,
-    measures: bool = False,
-    per_recipe: bool = False,
-    choose: Callable[[Recipe], Step[Any]] | None = None,
-    after: Callable[[StepRun, Manifest[Any]], None] | None = None,
-) -> _MakesStep:
-    """Make a step of a function.
-
-    version: a new one means that equal inputs give another result. sources: files and folders whose code decides the result.
-    output: the result's name, where it is not the manifest's kind. launches: its heavy part runs in processes of their own, one
-    for each accelerator. measures: it takes ``repeat``. per_recipe: a run may take it once for each of many recipes. choose:
-    the step that does it for a recipe. after: called when the result is there, whoever made it.
-    """
-
-    def make(function: Callable[..., R]) -> Step[R]:
-        return Step(function, version, sources, output, launches, measures, per_recipe, choose, after)
-
-    return make
