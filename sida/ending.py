@@ -28,7 +28,6 @@ from sida.webhook import tell
 
 SUCCEEDED, FAILED, CANCELLED, TIMED_OUT = ENDINGS = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED OUT")
 LAST = "report"  # the step that the DAG of a recipe ends with: it needs all others
-_DONE = ("ran", "reused")
 _EARLIER = {"COMPLETE": SUCCEEDED, "CANCELED": CANCELLED}  # Kubeflow's words in records of earlier versions
 
 
@@ -52,7 +51,7 @@ class Ending:
 
 def cancel(store: ObjectStore, run: str, how: str) -> bool:
     """Record a request to end the run; False when one is recorded already, or a step had failed before."""
-    if first_failure(calls(store, run)):
+    if _first_failed(calls(store, run)):
         return False
     mark = Cancel(run=run, asked=now(), how=how)
     try:
@@ -84,25 +83,26 @@ def ending_of(store: ObjectStore, run: str, made: Mapping[str, StepCall] | None 
 
 def judge(made: Mapping[str, StepCall], end: RunEnd | None, asked: Cancel | None) -> Ending | None:
     """Return the ending that these records show; see ``ending_of``."""
-    failed = first_failure(made)
+    failed = _first_failed(made)
+    reason = f"{failed.name}: {failed.error}" if failed else ""
     if not failed and LAST in made and made[LAST].manifest:
         return Ending(SUCCEEDED)  # also when the run had failed, and its steps were run again one by one
     if end is not None and (state := _known(end)):
         if state == SUCCEEDED:
             return Ending(SUCCEEDED)
-        return Ending(state, end.message if state == CANCELLED else failed or end.message)
+        return Ending(state, end.message if state == CANCELLED else reason or end.message)
     if asked is not None:
         return Ending(CANCELLED, in_words(asked))
     if failed:
-        return Ending(_failed_state(made), failed)
+        return Ending(TIMED_OUT if failed.timed_out else FAILED, reason)
     if end is not None:
         return Ending(FAILED, end.message or _standstill(made), sure=False)
     return None
 
 
-def first_failure(made: Mapping[str, StepCall]) -> str:
-    """Return ``step: why`` of the first step that failed; failures that a run of many recipes goes on without do not count."""
-    return next((f"{name}: {call.error}" for name, call in made.items() if _is_failure(call)), "")
+def _first_failed(made: Mapping[str, StepCall]) -> StepCall | None:
+    """Return the first call that failed; failures that a run of many recipes goes on without do not count."""
+    return next((call for call in made.values() if call.state == "failed" and not call.item), None)
 
 
 def in_words(asked: Cancel) -> str:
@@ -116,19 +116,10 @@ def _known(end: RunEnd) -> str:
     return state if end.sure and state in ENDINGS else ""
 
 
-def _is_failure(call: StepCall) -> bool:
-    return call.state == "failed" and not call.item
-
-
-def _failed_state(made: Mapping[str, StepCall]) -> str:
-    first = next(call for call in made.values() if _is_failure(call))
-    return TIMED_OUT if first.timed_out else FAILED
-
-
 def _standstill(made: Mapping[str, StepCall]) -> str:
     """Describe how far a run was when it ended without a word."""
     at_work = [name for name, call in made.items() if call.state == "started"]
-    done = [name for name, call in made.items() if call.state in _DONE]
+    done = [name for name, call in made.items() if call.state in ("ran", "reused")]
     if at_work:
         place = f"it ended while {', '.join(at_work)} {'was' if len(at_work) == 1 else 'were'} at work"
     else:
@@ -144,8 +135,7 @@ def end_by_records(run: str, recipe: str, said: str, code: int, message: str) ->
     store = open_store(settings().store)
     recorded = calls(store, run)
     outcome = judge(recorded, None, cancel_of(store, run))
-    over = said in ("COMPLETE", SUCCEEDED)
-    if outcome is None and over:
+    if outcome is None and said in ("COMPLETE", SUCCEEDED):
         outcome = Ending(SUCCEEDED)
     elif outcome is None or (outcome.state == SUCCEEDED and said == FAILED):
         lost = next((f"{name}: {call.error}" for name, call in recorded.items() if call.state == "failed"), "")

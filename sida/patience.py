@@ -131,7 +131,6 @@ def _sleep(outage: _Outage, seconds: float) -> None:
 @dataclass
 class _Outage:
     since: float  # on the monotonic clock
-    began: float = field(default_factory=time.time)
     over: threading.Event = field(default_factory=threading.Event)
     given_up: bool = False
 
@@ -143,9 +142,7 @@ _last_end = -math.inf
 
 def _outage(what: str, since: float) -> _Outage:
     with _lock:
-        if what not in _outages:
-            _outages[what] = _Outage(since, time.time() - (time.monotonic() - since))
-        return _outages[what]
+        return _outages.setdefault(what, _Outage(since))
 
 
 def answered(what: str) -> None:
@@ -204,8 +201,9 @@ def be_silent() -> None:
 
 def say_away(error: Unavailable, what_we_do: str) -> None:
     """Report an outage, once."""
-    began = time.localtime(_outage(error.what, time.monotonic()).began)
-    since = time.strftime("%H:%M:%S %Z", began).rstrip()
+    now = time.monotonic()
+    began = time.time() - (now - _outage(error.what, now).since)
+    since = time.strftime("%H:%M:%S %Z", time.localtime(began)).rstrip()
     _say(f"{error.what} is away since {since} ({error.reason}): {what_we_do}", away=error.what)
 
 

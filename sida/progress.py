@@ -132,11 +132,8 @@ def _append(path: Path, line: bytes) -> None:
     if path == LOG:
         os.write(2, line)
         return
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(file, line)
-    finally:
-        os.close(file)
+    with path.open("ab", buffering=0) as file:
+        file.write(line)
 
 
 def _one_line(text: str) -> str:

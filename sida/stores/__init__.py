@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from sida.errors import StoreUnusable, UserError
-from sida.stores.base import ObjectRef, ObjectStore, Stat, object_key, redact
+from sida.stores.base import ObjectRef, ObjectStore, redact
 from sida.stores.folder import FolderStore
-from sida.stores.objects import fetch_object, put_object, verify_object
+from sida.stores.objects import fetch_object, put_object
 
 __all__ = [
     "ObjectRef",
     "ObjectStore",
-    "Stat",
     "fetch_object",
-    "object_key",
     "open_store",
     "put_object",
     "read_address",
-    "redact",
-    "verify_object",
 ]
 
 

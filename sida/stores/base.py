@@ -46,6 +46,9 @@ class ObjectStore(Protocol):
     key that must exist does not.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address})"
+
     @property
     def address(self) -> str:
         """Address of the root, fit to be printed: no user, password or query."""

@@ -48,8 +48,6 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
                 _download(store, ref, path)
                 give_out(folder, path, ref.size)
         return path
-    except SidaError:
-        raise
     except OSError as error:
         raise _cache_error(folder, error) from error
 

@@ -41,9 +41,6 @@ class FolderStore(ObjectStore):
     def address_of(self, key: str) -> str:
         return f"file://{self._path(key)}"
 
-    def __repr__(self) -> str:
-        return f"FolderStore({self.address})"
-
     # -- reading
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -159,8 +156,6 @@ class FolderStore(ObjectStore):
     def _writing(self, key: str) -> Iterator[None]:
         try:
             yield
-        except SidaError:
-            raise
         except OSError as error:
             raise self._write_error(key, error) from error
 

@@ -73,9 +73,6 @@ class S3Store(ObjectStore):
     def address_of(self, key: str) -> str:
         return f"{self.address}/{check_key(key)}"
 
-    def __repr__(self) -> str:
-        return f"S3Store({self.address}, endpoint={redact(self.endpoint)})"
-
     # -- reading
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -182,7 +179,7 @@ class S3Store(ObjectStore):
                 if not unsure or self.read(key) != content:
                     raise
 
-        keep_trying(self._what, create)
+        keep_trying(name_of(self.endpoint), create)
         # Read it back, as some servers have answered several racing creators with success.
         answer = self._request("get_object", key, Key=name)
         if answer["Body"] != content:
@@ -214,7 +211,7 @@ class S3Store(ObjectStore):
 
     def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make a repeatable request, again while the server is away. Raises this project's errors only."""
-        return keep_trying(self._what, lambda: self._send(operation, key, **arguments))
+        return keep_trying(name_of(self.endpoint), lambda: self._send(operation, key, **arguments))
 
     def _send(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make one of botocore's requests, once, and read the answer's body. ``key`` is for messages."""
@@ -225,10 +222,6 @@ class S3Store(ObjectStore):
         except FAILURES as error:
             raise explain(error, self, key) from error
         return answer
-
-    @property
-    def _what(self) -> str:
-        return name_of(self.endpoint)
 
     @property
     def _client(self) -> BaseClient:

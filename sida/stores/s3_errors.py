@@ -62,6 +62,11 @@ def name_of(endpoint: str) -> str:
     return f"the store at {redact(endpoint)}"
 
 
+def not_an_address(endpoint: str) -> UserError:
+    """Return the error for an endpoint that no request can be sent to."""
+    return UserError(f"SIDA_S3_ENDPOINT={redact(endpoint)} is not an address: write https://host[:port]")
+
+
 def status_of(error: boto.ClientError) -> int:
     """Return the status that the server answered with."""
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
@@ -104,7 +109,7 @@ def _not_answered(error: Exception, place: str, endpoint: str) -> SidaError:
             f"SIDA_S3_ENDPOINT=http://... if the server has no TLS"
         )
     if isinstance(reason, LocationValueError):
-        return UserError(f"SIDA_S3_ENDPOINT={endpoint} is not an address: write https://host[:port]")
+        return not_an_address(endpoint)
     if isinstance(reason, NameResolutionError):
         return _unreachable(endpoint, "its name is not found")
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):

@@ -15,17 +15,9 @@ from pathlib import Path
 import pytest
 
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
-from sida.stores import (
-    ObjectRef,
-    ObjectStore,
-    fetch_object,
-    object_key,
-    open_store,
-    put_object,
-    read_address,
-    verify_object,
-)
-from sida.stores.objects import HashingReader
+from sida.layout import object_key
+from sida.stores import ObjectRef, ObjectStore, fetch_object, open_store, put_object, read_address
+from sida.stores.objects import HashingReader, verify_object
 from tests.racing import racers
 
 MIB = 1 << 20
