@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,8 +56,8 @@ class Reused(Exception):
         self.outcome = outcome
 
 
-class StepRun:
-    """One run of a step: its recipe and store at once; key, attempt, inputs and lease from :meth:`claim` on."""
+class StepRun(ExitStack):
+    """One run of a step: its recipe and store at once; key, attempt, inputs and lease, held to the end, from :meth:`claim` on."""
 
     key: str
     attempt: int
@@ -67,29 +67,22 @@ class StepRun:
     def __init__(
         self, step: Step[Any], recipe: Recipe, store: ObjectStore, *, anew: bool = False, repeat: str = ""
     ) -> None:
+        super().__init__()
         self.step, self.recipe, self.store, self.anew, self.repeat = step, recipe, store, anew, repeat
         self.notes: dict[str, str | float] = {}
-        self._parameters: dict[str, Any] = {}
-        self._held = ExitStack()
 
-    def __enter__(self) -> StepRun:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._held.close()
-
-    def claim(self, parameters: Mapping[str, Any], **inputs: Manifest[Any]) -> None:
+    def claim(self, parameters: dict[str, Any], **inputs: Manifest[Any]) -> None:
         """Become the one process that makes the result of these parameters and inputs, which decide the step's key.
 
         Where the result is published already, or another process publishes it while this one waits for the lease, the step
         ends here with that result: nothing after the call is run.
         """
-        self._parameters, self.inputs = dict(parameters), inputs
+        self._parameters, self.inputs = parameters, inputs
         self.key = key_of(self.step.name, self.step.version, parameters, inputs, self.repeat)
         self._reuse()
         here = settings()
         lease = acquire(self.store, self.folder, ttl=here.lease_seconds, wait=here.lease_wait, note=self.note)
-        self.lease = self._held.enter_context(lease)
+        self.lease = self.enter_context(lease)
         self._reuse()
         self.attempt = next_number(self.store, self.folder)
         self._started = time.time()

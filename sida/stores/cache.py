@@ -42,7 +42,7 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
         make_folders(folder)
         if give_out(folder, path, ref.size):
             return path
-        with _locked(folder / "downloads" / ref.sha256):
+        with locked(folder / "downloads" / ref.sha256):
             if not give_out(folder, path, ref.size):
                 make_room(folder, ref.size, limit_bytes)
                 _download(store, ref, path)
@@ -55,7 +55,7 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
 def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
     """Continue the download of an earlier, killed process; start anew once if the whole then proves wrong."""
     part = path.with_name(f"{path.name}.part")
-    for attempt in (1, 2):
+    for _ in range(2):
         digest = hashlib.sha256()
         with part.open("a+b") as file:
             if file.tell() > ref.size:
@@ -78,8 +78,7 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
             part.replace(path)
             return
         part.unlink()
-        if attempt == 2:
-            raise damaged(store, ref, digest.hexdigest(), done)
+    raise damaged(store, ref, digest.hexdigest(), done)
 
 
 # -- files in use, and files that may go
@@ -87,7 +86,7 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
 
 def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
     """Return whether the file (of that size) is in the cache; if so it is marked as used by this process, now. Raises OSError."""
-    with _locked(folder / "lock"):
+    with locked(folder / "lock"):
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -109,7 +108,7 @@ def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
 
 def keep_fetched(folder: Path, part: Path, path: Path) -> None:
     """Rename a finished download to its final name, used by this process. Raises OSError."""
-    with _locked(folder / "lock"):  # or an eviction could take its folder, still empty
+    with locked(folder / "lock"):  # or an eviction could take its folder, still empty
         path.parent.mkdir(exist_ok=True)
         part.replace(path)
     give_out(folder, path)
@@ -118,7 +117,7 @@ def keep_fetched(folder: Path, part: Path, path: Path) -> None:
 def make_room(folder: Path, size: int, limit_bytes: int) -> None:
     """Remove the least recently used files until ``size`` more bytes fit; those of live processes stay. Raises OSError."""
     make_folders(folder)
-    with _locked(folder / "lock"):
+    with locked(folder / "lock"):
         used = _in_use(folder)
         entries = []
         for path in (*folder.glob("objects/*"), *folder.glob("fetched/*.part"), *folder.glob("fetched/*/*")):
@@ -173,7 +172,8 @@ def _in_use(folder: Path) -> set[str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that a file stands for: of all processes of this machine, one is in the block."""
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
