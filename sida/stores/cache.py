@@ -125,7 +125,7 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
                 status = path.stat()
                 entries.append((status.st_atime_ns, status.st_size, path))
         total = sum(size for _, size, _ in entries) + size
-        for _, found_size, path in sorted(entries):
+        for _, freed, path in sorted(entries):
             if total <= limit_bytes:
                 return
             if _token(folder, path) in used or _is_downloading(folder, path):
@@ -137,7 +137,7 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
             elif path.parent.parent.name == "fetched":
                 with suppress(OSError):  # another file of the same content
                     path.parent.rmdir()
-            total -= found_size
+            total -= freed
 
 
 def make_folders(folder: Path) -> None:

@@ -66,8 +66,8 @@ class FolderStore(ObjectStore):
         folder = prefix.rpartition("/")[0]
         top = self._path(folder) if folder else self.root
         keys: list[str] = []
-        for where, folders, names in os.walk(top):
-            at = Path(where)
+        for path, folders, names in os.walk(top):
+            at = Path(path)
             if at == self.root and RESERVED in folders:
                 folders.remove(RESERVED)
             keys.extend((at / name).relative_to(self.root).as_posix() for name in names)
@@ -174,9 +174,9 @@ class FolderStore(ObjectStore):
         return StoreError(f"cannot write {self.address_of(key)}: {error.strerror}")
 
 
-def _stat(found: os.stat_result) -> Stat:
+def _stat(status: os.stat_result) -> Stat:
     # No inode: a store that is moved with its times (cp -a, rsync -a) keeps etags and so its results.
-    return Stat(found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
+    return Stat(status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
 def _sync_folder(folder: Path) -> None:

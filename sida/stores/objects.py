@@ -84,12 +84,11 @@ def fetch_object(store: ObjectStore, ref: ObjectRef, cache_dir: Path | None = No
     read through a cache of limited size in ``cache_dir`` (default: settings), safe for many processes.
     Raises Corrupt, NotFound, StoreError, UserError (disk full).
     """
-    here = settings()
-    cache_dir = cache_dir or here.cache
+    cache_dir = cache_dir or settings().cache
     path = store.local_path(ref.key)
     if path is not None:
         return _verify_once(store, ref, path, cache_dir)
-    return fetch_through_cache(store, ref, cache_dir, here.cache_bytes)
+    return fetch_through_cache(store, ref, cache_dir, settings().cache_bytes)
 
 
 def _verify_once(store: ObjectStore, ref: ObjectRef, path: Path, cache_dir: Path) -> Path:

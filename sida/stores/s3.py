@@ -63,8 +63,7 @@ class S3Store(ObjectStore):
         prefix = parts.path.strip("/")
         if prefix:
             check_key(prefix)
-        here = settings()
-        return cls(parts.netloc, prefix, here.s3_endpoint, here.s3_region)
+        return cls(parts.netloc, prefix, settings().s3_endpoint, settings().s3_region)
 
     @property
     def address(self) -> str:
@@ -198,7 +197,7 @@ class S3Store(ObjectStore):
         else:
             raise StoreUnusable(
                 f"{redact(self.endpoint)} ignores If-None-Match, so two writers could overwrite each other "
-                f"in {self.address}: use a server that honours it, or set SIDA_STORE to a folder"
+                f"in {self.address}: use a server that honors it, or set SIDA_STORE to a folder"
             )
         finally:
             self._request("delete_object", probe, Key=name)
