@@ -27,6 +27,7 @@ from sida.stores.base import ObjectStore
 from sida.webhook import tell
 
 SUCCEEDED, FAILED, CANCELLED, TIMED_OUT = ENDINGS = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED OUT")
+RECENT_RUNS = 6  # which a new run looks at
 LAST = "report"  # the step that the DAG of a recipe ends with: it needs all others
 _EARLIER = {"COMPLETE": SUCCEEDED, "CANCELED": CANCELLED}  # Kubeflow's words in records of earlier versions
 
@@ -202,10 +203,10 @@ def end_if_killed(store: ObjectStore, run: str) -> bool:
     return True
 
 
-def settle_earlier(store: ObjectStore, folder: Path, but: str, count: int = 5) -> list[str]:
-    """Record the end of the newest runs in a folder that were killed whole, except our own, ``but``; return their names."""
+def settle_earlier(store: ObjectStore, folder: Path, but: str) -> list[str]:
+    """Record the end of recent runs in a folder that were killed whole, except our own, ``but``; return their names."""
     names = sorted((path.parent.name for path in folder.glob("*/plan.json")), reverse=True)
-    return [run for run in names[: count + 1] if run != but and end_if_killed(store, run)]
+    return [run for run in names[:RECENT_RUNS] if run != but and end_if_killed(store, run)]
 
 
 def _may_live(driver: str) -> bool:

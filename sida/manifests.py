@@ -79,9 +79,7 @@ class GeneratorResult(Part):
     method: str
     images_seen: int
     selection_score: float | None  # None: it was made elsewhere
-    curve: (
-        ObjectRef | None
-    )  # JSON list of points: images seen, losses, health, selection scores (sida.training.history)
+    curve: ObjectRef | None  # JSON list of points: images, losses, health, selection scores (sida.training.history)
     recipe_sha256: str
     licence: str
     source_sha256: str | None = None  # of the file that it came as, before any conversion

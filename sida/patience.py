@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -58,24 +58,23 @@ def as_one(attempt: Callable[[], Result]) -> Result:
             wait.out(error)
 
 
-@contextmanager
-def impatient() -> Iterator[None]:
+def impatient() -> AbstractContextManager[None]:
     """Wait no longer than the first seconds for anything, in this thread, while the block lasts."""
-    mark = _impatient.set(True)
-    try:
-        yield
-    finally:
-        _impatient.reset(mark)
+    return _during(_impatient, True)
+
+
+def ticking(tick: Callable[[], None]) -> AbstractContextManager[None]:
+    """Call ``tick`` about once a second of any wait in this thread, while the block lasts; its exception ends the wait."""
+    return _during(_tick, tick)
 
 
 @contextmanager
-def ticking(tick: Callable[[], None]) -> Iterator[None]:
-    """Call ``tick`` about once a second of any wait in this thread, while the block lasts; its exception ends the wait."""
-    mark = _tick.set(tick)
+def _during(variable: ContextVar[Result], value: Result) -> Iterator[None]:
+    mark = variable.set(value)
     try:
         yield
     finally:
-        _tick.reset(mark)
+        variable.reset(mark)
 
 
 _impatient: ContextVar[bool] = ContextVar("impatient", default=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -74,10 +75,8 @@ def publish(store: ObjectStore, lease: Lease, folder: str, number: int, manifest
             raise SidaError(
                 f"{store.address_of(attempt_key)}: another process published this attempt with another result; run again"
             ) from None
-    try:
+    with suppress(Fenced):  # the attempt is there; which one counts is its successor's to say
         lease.guarded(lambda: store.put(latest_key(folder), str(number).encode()))
-    except Fenced:
-        pass  # the attempt is there; which one counts is its successor's to say
     return StepOutcome(manifest, store.address_of(attempt_key), reused=False)
 
 

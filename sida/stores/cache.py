@@ -162,8 +162,7 @@ def _is_downloading(folder: Path, path: Path) -> bool:
 def _in_use(folder: Path) -> set[str]:
     """Return the names given out to live processes; remove the lists of others."""
     names: set[str] = set()
-    for entry in list(os.scandir(folder / "users")):
-        path = Path(entry.path)
+    for path in list((folder / "users").iterdir()):
         if _is_locked(path):
             names.update(path.read_text().split())
         else:

@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -118,11 +119,11 @@ class Lease:
         self._stop.set()
         with self._writing:
             self._holder = replace(self._holder, released=True, nonce=secrets.token_hex(8))
-            try:
-                with patience.impatient():
-                    self.store.put(lease_key(self.key, self.number), _encode(self._holder))
-            except SidaError:
-                pass  # it expires by itself; what the lease guarded is published already
+            with (
+                suppress(SidaError),
+                patience.impatient(),
+            ):  # or it expires by itself; what it guarded is published already
+                self.store.put(lease_key(self.key, self.number), _encode(self._holder))
 
     def __enter__(self) -> Lease:
         return self

@@ -55,11 +55,9 @@ def put_object(store: ObjectStore, source: bytes | Path, name: str = "") -> Obje
     name = name or (source.name if isinstance(source, Path) else "")
     digest, size = sha256_of(source)
     ref = ObjectRef(name, size, digest)
-    try:
+    with suppress(NotFound):
         if store.stat(ref.key).size == size:
             return ref
-    except NotFound:
-        pass
     if isinstance(source, bytes):
         store.put(ref.key, source)
     else:
@@ -77,28 +75,27 @@ def verify_object(store: ObjectStore, ref: ObjectRef) -> None:
         raise damaged(store, ref, digest.hexdigest(), size)
 
 
-def fetch_object(store: ObjectStore, ref: ObjectRef, cache_dir: Path | None = None) -> Path:
+def fetch_object(store: ObjectStore, ref: ObjectRef) -> Path:
     """Return a local, verified, read-only file with the object's bytes.
 
     A folder store answers with its own file, hashed the first time this machine meets it. Other stores are
-    read through a cache of limited size in ``cache_dir`` (default: settings), safe for many processes.
+    read through a cache of limited size (SIDA_CACHE), safe for many processes.
     Raises Corrupt, NotFound, StoreError, UserError (disk full).
     """
-    cache_dir = cache_dir or settings().cache
     path = store.local_path(ref.key)
     if path is not None:
-        return _verify_once(store, ref, path, cache_dir)
-    return fetch_through_cache(store, ref, cache_dir, settings().cache_bytes)
+        return _verify_once(store, ref, path)
+    return fetch_through_cache(store, ref, settings().cache, settings().cache_bytes)
 
 
-def _verify_once(store: ObjectStore, ref: ObjectRef, path: Path, cache_dir: Path) -> Path:
+def _verify_once(store: ObjectStore, ref: ObjectRef, path: Path) -> Path:
     """Hash a stored file unless it was hashed since it was last written, as a marker in the cache tells."""
     try:
         before = path.stat()
     except OSError as error:
         raise NotFound(f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is not there any more") from error
     seen = json.dumps([str(path), before.st_ino, before.st_mtime_ns, before.st_size])
-    marker = cache_dir / "verified" / ref.sha256
+    marker = settings().cache / "verified" / ref.sha256
     with suppress(OSError):
         if before.st_size == ref.size and marker.read_text() == seen:
             return path

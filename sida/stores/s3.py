@@ -158,10 +158,8 @@ class S3Store(ObjectStore):
         return self._create(key, content)
 
     def delete(self, key: str) -> None:
-        try:
+        with suppress(NotFound):
             self._request("delete_object", key, Key=self._name(key))
-        except NotFound:
-            pass
 
     def _create(self, key: str, content: bytes) -> Stat:
         """Make one conditional PUT, read back. After a lost answer "exists" may mean that we won."""
