@@ -173,8 +173,7 @@ class Step(StepFacts, Generic[R]):
     @cached_property
     def result(self) -> type[R]:
         """Type of what the step makes."""
-        kind: type[R] = self._types["return"]
-        return kind
+        return self._types["return"]
 
     @cached_property
     def inputs(self) -> dict[str, StepInput]:
@@ -221,9 +220,7 @@ class Step(StepFacts, Generic[R]):
 def _result_in(annotation: Any) -> type[Part]:
     """Return the result's type in ``Manifest[TeacherResult]``, wherever it stands in an annotation."""
     if hasattr(annotation, "__pydantic_generic_metadata__"):
-        (result,) = annotation.__pydantic_generic_metadata__["args"]
-        kind: type[Part] = result
-        return kind
+        return annotation.__pydantic_generic_metadata__["args"][0]
     return next(filter(None, map(_result_in, get_args(annotation))))
 
 

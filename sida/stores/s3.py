@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,9 +44,9 @@ class S3Store(ObjectStore):
         self.bucket, self.prefix, self.region = bucket, prefix.strip("/"), region
         endpoint = endpoint or f"s3.{region}.amazonaws.com"
         self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
+        self._root = f"{self.prefix}/" if self.prefix else ""
         self._connected: tuple[int, BaseClient] | None = None
-        self._conditional = False
-        self._first = threading.Lock()
+        self._conditional = False  # not proven yet
 
     @classmethod
     def from_address(cls, address: str) -> S3Store:
@@ -101,12 +100,11 @@ class S3Store(ObjectStore):
         return Stat(answer["ContentLength"], _etag(answer))
 
     def list(self, prefix: str = "") -> Sequence[str]:
-        root = f"{self.prefix}/" if self.prefix else ""
         keys: list[str] = []
         after: dict[str, str] | None = {}
         while after is not None:
-            page = self._request("list_objects_v2", prefix, Prefix=root + prefix, **after)
-            keys += [entry["Key"].removeprefix(root) for entry in page.get("Contents", ())]
+            page = self._request("list_objects_v2", prefix, Prefix=self._root + prefix, **after)
+            keys += [entry["Key"].removeprefix(self._root) for entry in page.get("Contents", ())]
             after = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
         return sorted(key for key in keys if not key.startswith(f"{RESERVED}/"))
 
@@ -151,18 +149,10 @@ class S3Store(ObjectStore):
         return Stat(size, _etag(answer))
 
     def put_if_absent(self, key: str, content: bytes) -> Stat:
-        with self._first:
-            if not self._conditional:
-                self._require_conditional_writes()
-                self._conditional = True
-        return self._create(key, content)
-
-    def delete(self, key: str) -> None:
-        with suppress(NotFound):
-            self._request("delete_object", key, Key=self._name(key))
-
-    def _create(self, key: str, content: bytes) -> Stat:
         """Make one conditional PUT, read back. After a lost answer "exists" may mean that we won."""
+        if not self._conditional:  # threads that come here together prove it once each
+            self._require_conditional_writes()
+            self._conditional = True
         name, unsure = self._name(key), False
 
         def create() -> None:
@@ -183,10 +173,14 @@ class S3Store(ObjectStore):
             raise AlreadyExists(f"{self.address_of(key)} exists already: another process wrote it at the same time")
         return Stat(len(content), _etag(answer))
 
+    def delete(self, key: str) -> None:
+        with suppress(NotFound):
+            self._request("delete_object", key, Key=self._name(key))
+
     def _require_conditional_writes(self) -> None:
         """Prove once that this server refuses to overwrite: leases and attempts rest on it."""
         probe = f"{RESERVED}/probe-{secrets.token_hex(8)}"
-        name = self._name(probe, reserved=True)
+        name = self._root + probe
         self._request("put_object", probe, Key=name, Body=b"1")
         try:
             self._request("put_object", probe, Key=name, Body=b"2", IfNoneMatch="*")
@@ -202,9 +196,8 @@ class S3Store(ObjectStore):
 
     # -- requests
 
-    def _name(self, key: str, reserved: bool = False) -> str:
-        key = key if reserved else check_key(key)
-        return f"{self.prefix}/{key}" if self.prefix else key
+    def _name(self, key: str) -> str:
+        return self._root + check_key(key)
 
     def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make a repeatable request, again while the server is away. Raises this project's errors only."""
