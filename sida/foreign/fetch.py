@@ -7,10 +7,13 @@ Without a pinned digest the first one that is seen is recorded in the store, sai
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,7 +24,7 @@ from sida.layout import pin_key
 from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import redact
-from sida.stores.cache import give_out, keep_fetched, locked, make_folders, make_room
+from sida.stores.cache import give_out, keep_fetched, make_folders, make_room
 from sida.stores.objects import sha256_of
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -56,7 +59,7 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
     folder = settings().cache / "fetched"
     try:
         make_folders(folder.parent)
-        with locked(folder / f"{_name(address)}.lock"):
+        with _locked(folder / f"{_name(address)}.lock"):
             path, digest = _fetch(address, what, expected, folder, step)
     except OSError as error:
         raise _disk_error(error, what, address, folder) from error
@@ -213,6 +216,14 @@ def _name(address: str) -> str:
     parts = urlsplit(address)
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an address's lock: one process of this machine downloads it; the others wait and find it there."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _disk_error(error: OSError, what: str, address: str, folder: Path) -> Exception:

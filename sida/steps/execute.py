@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import traceback
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sida import progress, records
 from sida.errors import SidaError, TimedOut
@@ -24,7 +24,14 @@ REUSE = "reuse"  # scores that are there are taken
 SCHEDULED = "scheduled"  # measured anew, under the time for which the run was planned
 
 
-def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R]:
+class Artifact(Protocol):
+    """Output of a component as kfp hands it over: a file, and facts about it for Kubeflow's pages."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+def execute(step: Step[R], output: Artifact, *, run_id: str = "", **arguments: Any) -> StepOutcome[R]:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
     Metrics get no such metadata: Kubeflow's pages show all metadata as numbers, and the manifest says the same.
@@ -44,7 +51,9 @@ def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -
     return _delivered(outcome, output)
 
 
-def execute_one_of_many(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R] | None:
+def execute_one_of_many(
+    step: Step[R], output: Artifact, *, run_id: str = "", **arguments: Any
+) -> StepOutcome[R] | None:
     """Run as ``execute`` does, but pass a failure on in place of the result: the run goes on without it.
 
     The call is recorded under the step's and the recipe's names, so that those of other recipes stay beside it.
@@ -120,7 +129,7 @@ def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
     return f"{type(error).__name__}: {' '.join(str(error).split())}", 1
 
 
-def _delivered(outcome: StepOutcome[R], output: Any) -> StepOutcome[R]:
+def _delivered(outcome: StepOutcome[R], output: Artifact) -> StepOutcome[R]:
     path = Path(output.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(outcome.manifest.to_json())

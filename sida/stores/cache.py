@@ -42,7 +42,7 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
         make_folders(folder)
         if give_out(folder, path, ref.size):
             return path
-        with locked(folder / "downloads" / ref.sha256):
+        with _locked(folder / "downloads" / ref.sha256):
             if not give_out(folder, path, ref.size):
                 make_room(folder, ref.size, limit_bytes)
                 _download(store, ref, path)
@@ -86,7 +86,7 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
 
 def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
     """Return whether the file (of that size) is in the cache; if so it is marked as used by this process, now. Raises OSError."""
-    with locked(folder / "lock"):
+    with _locked(folder / "lock"):
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -108,7 +108,7 @@ def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
 
 def keep_fetched(folder: Path, part: Path, path: Path) -> None:
     """Rename a finished download to its final name, used by this process. Raises OSError."""
-    with locked(folder / "lock"):  # or an eviction could take its folder, still empty
+    with _locked(folder / "lock"):  # or an eviction could take its folder, still empty
         path.parent.mkdir(exist_ok=True)
         part.replace(path)
     give_out(folder, path)
@@ -117,7 +117,7 @@ def keep_fetched(folder: Path, part: Path, path: Path) -> None:
 def make_room(folder: Path, size: int, limit_bytes: int) -> None:
     """Remove the least recently used files until ``size`` more bytes fit; those of live processes stay. Raises OSError."""
     make_folders(folder)
-    with locked(folder / "lock"):
+    with _locked(folder / "lock"):
         used = _in_use(folder)
         entries = []
         for path in (*folder.glob("objects/*"), *folder.glob("fetched/*.part"), *folder.glob("fetched/*/*")):
@@ -171,8 +171,7 @@ def _in_use(folder: Path) -> set[str]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that a file stands for: of all processes of this machine, one is in the block."""
+def _locked(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
