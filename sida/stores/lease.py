@@ -17,10 +17,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sida import patience
 from sida.errors import AlreadyExists, Fenced, LeaseHeld, NotFound, SidaError
@@ -50,10 +50,11 @@ class Holder:
     released: bool
     nonce: str
 
-    def alive(self, now: float) -> bool:
+    def alive(self) -> bool:
         """Return False if released, expired, or on this machine with its process gone."""
         if self.released:
             return False
+        now = time.time()
         if self.machine == machine_id():
             return now < self.expires and Process(self.pid, self.process_started).alive()
         return now < self.expires + CLOCK_SLACK_SECONDS
@@ -70,8 +71,8 @@ class Holder:
         return f"process {self.pid} of {self.user} on {self.host}{run}, since {since}"
 
 
-class Lease:
-    """Held key; renews itself in the background until released. A context manager."""
+class Lease(AbstractContextManager["Lease"]):
+    """Held key; renews itself in the background until released."""
 
     def __init__(self, store: ObjectStore, key: str, number: int, holder: Holder, ttl: float) -> None:
         self.store, self.key, self.number, self.ttl = store, key, number, ttl
@@ -80,8 +81,7 @@ class Lease:
         self._fenced = ""
         self._writing = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew_for_ever, name=f"lease {key}", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._renew_for_ever, name=f"lease {key}", daemon=True).start()
 
     def raise_if_lost(self) -> None:
         """Raise Fenced when a successor has been seen; asks no server, so it never waits. For every iteration of a loop."""
@@ -117,16 +117,9 @@ class Lease:
         if self._stop.is_set():
             return
         self._stop.set()
-        with self._writing:
-            self._holder = replace(self._holder, released=True, nonce=secrets.token_hex(8))
-            with (
-                suppress(SidaError),
-                patience.impatient(),
-            ):  # or it expires by itself; what it guarded is published already
-                self.store.put(lease_key(self.key, self.number), _encode(self._holder))
-
-    def __enter__(self) -> Lease:
-        return self
+        # A lease that cannot be released expires by itself; what it guarded is published already.
+        with self._writing, suppress(SidaError), patience.impatient():
+            self._write(released=True)
 
     def __exit__(self, *error: object) -> None:
         self.release()
@@ -147,16 +140,16 @@ class Lease:
         with self._writing:
             if self._stop.is_set():
                 return
-            renewed = replace(
-                self._holder,
-                expires=time.time() + self.ttl,
-                renewals=self._holder.renewals + 1,
-                nonce=secrets.token_hex(8),
-            )
-            self.store.put(lease_key(self.key, self.number), _encode(renewed))
+            renewed = self._write(expires=time.time() + self.ttl, renewals=self._holder.renewals + 1)
             self._look_for_successor()
             self._holder = renewed
             self._valid_until = asked + self.ttl
+
+    def _write(self, **changes: Any) -> Holder:
+        """Write our own object with these changes, and return it."""
+        holder = replace(self._holder, **changes, nonce=secrets.token_hex(8))
+        self.store.put(lease_key(self.key, self.number), _encode(holder))
+        return holder
 
     def _look_for_successor(self) -> None:
         newest = newest_number(self.store, self.key)
@@ -186,7 +179,7 @@ def acquire(
     while True:
         number = newest_number(store, key)
         holder = holder_of(store, key, number)
-        if holder is not None and holder.alive(time.time()):
+        if holder is not None and holder.alive():
             if watched != (number, holder.nonce):
                 watched, unchanged_since = (number, holder.nonce), _clock()
             if _clock() - unchanged_since <= max(ttl, holder.expires - holder.created) + CLOCK_SLACK_SECONDS:
@@ -226,7 +219,7 @@ def live_number(store: ObjectStore, key: str) -> int | None:
     """Return the number of the live lease on the key; None if there is none."""
     number = newest_number(store, key)
     holder = holder_of(store, key, number)
-    return number if holder is not None and holder.alive(time.time()) else None
+    return number if holder is not None and holder.alive() else None
 
 
 # -- objects
