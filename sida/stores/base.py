@@ -55,6 +55,7 @@ class ObjectStore(Protocol):
 
     def address_of(self, key: str) -> str:
         """Return the full address of a key, fit to be printed."""
+        return f"{self.address.rstrip('/')}/{check_key(key)}"
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return all bytes, or up to ``length`` of them from ``offset``."""
@@ -86,6 +87,7 @@ class ObjectStore(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Return the object's own file if the store is a folder, else None. Treat it as read-only."""
+        return None
 
 
 def damaged(store: ObjectStore, ref: ObjectRef, sha256: str, size: int) -> Corrupt:

@@ -38,9 +38,6 @@ class FolderStore(ObjectStore):
     def address(self) -> str:
         return f"file://{self.root}"
 
-    def address_of(self, key: str) -> str:
-        return f"file://{self._path(key)}"
-
     # -- reading
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:

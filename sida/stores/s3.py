@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -68,9 +67,6 @@ class S3Store(ObjectStore):
     def address(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
-    def address_of(self, key: str) -> str:
-        return f"{self.address}/{check_key(key)}"
-
     # -- reading
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -107,9 +103,6 @@ class S3Store(ObjectStore):
             keys += [entry["Key"].removeprefix(self._root) for entry in page.get("Contents", ())]
             after = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
         return sorted(key for key in keys if not key.startswith(f"{RESERVED}/"))
-
-    def local_path(self, key: str) -> Path | None:
-        return None
 
     # -- writing
 
