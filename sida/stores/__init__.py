@@ -41,7 +41,7 @@ def open_store(address: str) -> ObjectStore:
                 f"{redact(address)} needs the package botocore, which is not installed: pip install botocore, "
                 f"or set SIDA_STORE to a folder (file:///...)"
             ) from error
-        return S3Store.from_address(address)
+        return S3Store(address)
     if address.startswith("file://"):
         # Taken literally, not as percent-encoded: folders may hold '%', '#' and '?'.
         path = address.removeprefix("file://").removeprefix("localhost")

@@ -37,19 +37,10 @@ Result = TypeVar("Result")
 
 
 class S3Store(ObjectStore):
-    """Objects under ``prefix`` of ``bucket``. Safe for threads, and after a fork."""
+    """Objects under a prefix of a bucket. Safe for threads, and after a fork."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint: str | None, region: str) -> None:
-        self.bucket, self.prefix, self.region = bucket, prefix.strip("/"), region
-        endpoint = endpoint or f"s3.{region}.amazonaws.com"
-        self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
-        self._root = f"{self.prefix}/" if self.prefix else ""
-        self._connected: tuple[int, BaseClient] | None = None
-        self._conditional = False  # not proven yet
-
-    @classmethod
-    def from_address(cls, address: str) -> S3Store:
-        """Build from ``s3://bucket/prefix`` and settings. Raises UserError when the address is malformed."""
+    def __init__(self, address: str) -> None:
+        """Take ``s3://bucket/prefix``; settings say the endpoint. Raises UserError when the address is malformed."""
         parts = urlsplit(address)
         if parts.username or parts.password or parts.query:
             raise UserError(
@@ -59,13 +50,16 @@ class S3Store(ObjectStore):
         if not parts.netloc:
             raise UserError(f"store address {address} names no bucket: write s3://bucket/prefix")
         prefix = parts.path.strip("/")
-        if prefix:
-            check_key(prefix)
-        return cls(parts.netloc, prefix, settings().s3_endpoint, settings().s3_region)
+        self._root = f"{check_key(prefix)}/" if prefix else ""
+        self.bucket, self.region = parts.netloc, settings().s3_region
+        endpoint = settings().s3_endpoint or f"s3.{self.region}.amazonaws.com"
+        self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
+        self._connected: tuple[int, BaseClient] | None = None
+        self._conditional = False  # not proven yet
 
     @property
     def address(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        return f"s3://{self.bucket}/{self._root}".rstrip("/")
 
     # -- reading
 
