@@ -159,7 +159,7 @@ def answered(what: str) -> None:
 
 
 def settled_for() -> float:
-    """Seconds since the last outage that this process knows of; 0 in one.
+    """Return seconds since the last outage that this process knows of; 0 in one.
 
     Right after an outage no lease has been renewed for as long as it lasted: a silent holder need not be gone.
     """
@@ -198,12 +198,12 @@ def be_silent() -> None:
     _speaks = False
 
 
-def say_away(error: Unavailable, what_we_do: str) -> None:
+def say_away(error: Unavailable, action: str) -> None:
     """Report an outage, once."""
     now = time.monotonic()
     began = time.time() - (now - _outage(error.what, now).since)
     since = time.strftime("%H:%M:%S %Z", time.localtime(began)).rstrip()
-    _say(f"{error.what} is away since {since} ({error.reason}): {what_we_do}", away=error.what)
+    _say(f"{error.what} is away since {since} ({error.reason}): {action}", away=error.what)
 
 
 def _say(text: str, **fields: str) -> None:
