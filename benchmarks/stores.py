@@ -52,14 +52,15 @@ def speeds(mib: int, folder: Path) -> dict[str, float]:
     assert isinstance(store, S3Store), "set SIDA_STORE to s3://..., or run under scripts.s3"
     client = store._client
     path, out, cache = folder / "file", folder / "out", folder / "cache"
+    os.environ["SIDA_CACHE"] = str(cache)
     times: dict[str, list[tuple[float, float]]] = {"put": [], "bare put": [], "get": [], "bare get": []}
     for number in range(ROUNDS):
         path.write_bytes(os.urandom(mib * MIB))
         ref = put_object(store, path, "file.bin")
         work: dict[str, Callable[[], object]] = {
-            "put": lambda k=f"bench/{number}": store.put(k, path),  # type: ignore[misc]
+            "put": lambda k=f"bench/{number}": store.put(k, path.open("rb")),  # type: ignore[misc]
             "bare put": lambda k=f"bench-bare/{number}": bare_put(client, store.bucket, k, path),  # type: ignore[misc]
-            "get": lambda r=ref: fetch_object(store, r, cache),  # type: ignore[misc]
+            "get": lambda r=ref: fetch_object(store, r),  # type: ignore[misc]
             "bare get": lambda r=ref: bare_get(client, store.bucket, r.key, out),  # type: ignore[misc]
         }
         # Whoever comes second meets other free memory and other dirty pages (up to half the speed): so they take turns.
@@ -94,7 +95,8 @@ def measure_peak(mib: int) -> None:
                 file.write(os.urandom(MIB))
         store.put("peak-warm", b"1")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        fetch_object(store, put_object(store, path, "file.bin"), Path(temporary) / "cache")
+        os.environ["SIDA_CACHE"] = str(Path(temporary) / "cache")
+        fetch_object(store, put_object(store, path, "file.bin"))
         print(round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1))
 
 

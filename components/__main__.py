@@ -23,7 +23,7 @@ from components.body import run_step
 from components.interface import Parameter, description_of, outputs_of, parameters_of
 from sida import progress
 from sida.errors import NotFound, SidaError, UserError
-from sida.failures import Failure, failure_in
+from sida.failures import failure_in
 from sida.manifests import parse_manifest
 from sida.registry import STEPS
 from sida.steps import Step
@@ -40,14 +40,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
         self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
-
-
-class Ended(SidaError):
-    """Raised when the step was one of many and passed a failure on."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.item}: {failure.message}")
-        self.exit_code = failure.exit_code
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,14 +63,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     finally:
-        _track(args.run_id)
+        if args.run_id and (line := track_quietly(args.run_id)):  # of a recorded run
+            print(line, file=sys.stderr)
     return 0
-
-
-def _track(run: str) -> None:
-    """Tell MLflow, if possible, that a step of a recorded run was run again."""
-    if run and (line := track_quietly(run)):
-        print(line, file=sys.stderr)
 
 
 def _list_steps() -> None:
@@ -162,8 +149,10 @@ def _tell(outputs: dict[str, LocalArtifact]) -> None:
     for name, output in outputs.items():
         if failure := failure_in(
             output.path
-        ):  # a pipeline goes on without it; a user who runs the step alone wants to know
-            raise Ended(failure)
+        ):  # a pipeline goes on without it; whoever runs the step alone wants to know
+            error = SidaError(f"{failure.item}: {failure.message}")
+            error.exit_code = failure.exit_code
+            raise error
         if address := _address(output):
             print(f"{name}\t{address}", flush=True)
         elif Path(output.path).exists() and output.schema_title != "system.HTML":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import textwrap
+import typing
 from typing import Any
 
 from components.interface import Output, Parameter, description_of, outputs_of, parameters_of
@@ -17,8 +18,6 @@ from sida.steps import Step
 
 def component_of(name: str) -> Any:
     """Return the kfp component of a step; its image is replaced by the profile's when a pipeline is compiled."""
-    import typing
-
     from kfp import dsl
 
     source, file = source_of(STEPS[name]), f"components/{name} (generated)"

@@ -6,31 +6,12 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.views import VIEWS
-from sida.manifests import (
-    DatasetResult,
-    GeneratorResult,
-    Part,
-    PublishedResult,
-    ReferenceResult,
-    ReportResult,
-    RunResult,
-    ScoresResult,
-    TeacherResult,
-)
+from components.views import VIEWS, Output
+from sida.manifests import Part, kind_of
 from sida.steps import Step
 
-# Kubeflow's types of artifacts.
-ARTIFACTS: dict[type[Part], str] = {
-    TeacherResult: "Model",
-    GeneratorResult: "Model",
-    DatasetResult: "Dataset",
-    ReferenceResult: "Artifact",
-    ScoresResult: "Metrics",
-    RunResult: "Artifact",
-    PublishedResult: "Artifact",
-    ReportResult: "Artifact",
-}
+# Kubeflow's types for kinds of manifests; "Artifact" for the others.
+ARTIFACTS = {"teacher": "Model", "generator": "Model", "dataset": "Dataset", "scores": "Metrics"}
 
 
 @dataclass(frozen=True)
@@ -49,15 +30,6 @@ class Parameter:
         return "" if self.kind == "text" else False if self.kind == "truth" else None
 
 
-@dataclass(frozen=True)
-class Output:
-    """Result of a component: the step's manifest, or a view of it."""
-
-    name: str
-    artifact: str
-    text: str
-
-
 def parameters_of(step: Step[Any]) -> list[Parameter]:
     """Return the parameters of a step's component, in order."""
     described = _sections(step)[1]
@@ -67,7 +39,7 @@ def parameters_of(step: Step[Any]) -> list[Parameter]:
     for taken in step.inputs.values():
         kind: Literal["manifest", "manifests"] = "manifests" if taken.many else "manifest"
         text = described[taken.name]
-        parameters.append(Parameter(taken.name, kind, text, taken.optional, ARTIFACTS[taken.kind]))
+        parameters.append(Parameter(taken.name, kind, text, taken.optional, _artifact(taken.kind)))
     parameters.append(Parameter("attempt", "text", '"new" makes the result again; empty reuses what is there.'))
     if step.measures:
         parameters += [
@@ -88,8 +60,11 @@ def parameters_of(step: Step[Any]) -> list[Parameter]:
 def outputs_of(step: Step[Any]) -> list[Output]:
     """Return the results of a step's component: its manifest first."""
     views = VIEWS[step.name].outputs if step.name in VIEWS else ()
-    manifest = Output(step.output_name, ARTIFACTS[step.result], _sections(step)[2])
-    return [manifest, *(Output(name, artifact, text) for name, artifact, text in views)]
+    return [Output(step.output_name, _artifact(step.result), _sections(step)[2]), *views]
+
+
+def _artifact(result: type[Part]) -> str:
+    return ARTIFACTS.get(kind_of(result), "Artifact")
 
 
 def description_of(step: Step[Any]) -> str:

@@ -18,11 +18,20 @@ from sida.tracking.links import mlflow_link
 
 
 @dataclass(frozen=True)
+class Output:
+    """Result of a component: the step's manifest, or a view of it."""
+
+    name: str
+    artifact: str  # Kubeflow's type
+    text: str  # description
+
+
+@dataclass(frozen=True)
 class Views:
     """Further outputs of a component, and the function that fills them from the manifest and the component's arguments."""
 
     show: Callable[[Manifest[Any], dict[str, Any]], None]
-    outputs: tuple[tuple[str, str, str], ...] = ()  # name, Kubeflow's type, description
+    outputs: tuple[Output, ...] = ()
 
 
 def _scores(manifest: Manifest[ScoresResult], given: dict[str, Any]) -> None:
@@ -53,14 +62,14 @@ VIEWS: dict[str, Views] = {
     "compare": Views(
         _run,
         (
-            ("summary", "Markdown", "The table and the verdict to read."),
-            (
+            Output("summary", "Markdown", "The table and the verdict to read."),
+            Output(
                 "standing",
                 "Metrics",
                 "The score now, the last one of this recipe, and whether it regressed (1) or not (0).",
             ),
         ),
     ),
-    "published_table": Views(_table, (("summary", "Markdown", "The table to read."),)),
-    "report": Views(_page, (("page", "HTML", "The page, one HTML file that needs nothing else."),)),
+    "published_table": Views(_table, (Output("summary", "Markdown", "The table to read."),)),
+    "report": Views(_page, (Output("page", "HTML", "The page, one HTML file that needs nothing else."),)),
 }

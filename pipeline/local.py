@@ -30,7 +30,7 @@ from pipeline.plan import Plan
 from sida.process.identity import Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
-from sida.scratch import hold, let_go, remove_abandoned
+from sida.process.scratch import hold, let_go, remove_abandoned
 from sida.settings import environment as inherited
 from sida.settings import settings
 

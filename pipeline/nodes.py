@@ -48,9 +48,9 @@ def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
     from dataclasses import replace
 
     from sida import recipe
-    from sida.lease import acquire
     from sida.settings import settings
     from sida.stores import open_store
+    from sida.stores.lease import acquire
 
     recipe.load(args.recipe)  # a mistake there is said before anything is written
     here = settings()

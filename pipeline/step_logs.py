@@ -15,7 +15,7 @@ from sida.launch.cluster import Cluster
 from sida.launch.looker import Looker, Unseen, in_a_line
 from sida.launch.trainjob import TrainJobLauncher
 from sida.layout import check_run_id, run_job_key
-from sida.step_log import read_log
+from sida.steps.log import read_log
 
 if TYPE_CHECKING:
     from pipeline.profile import Profile

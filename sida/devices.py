@@ -37,7 +37,7 @@ def claim(number: int = 0) -> torch.device:
     if chosen == "cpu":
         return torch.device(chosen)
     device, matmul = torch.device(chosen, number), torch.backends.cuda.matmul
-    _module(device).set_device(device)
+    torch.get_device_module(device).set_device(device)
     _allow_tf32(False, False)
     matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
@@ -81,13 +81,13 @@ def be_deterministic() -> None:
 def wait(device: torch.device) -> None:
     """Wait until the device has finished its work."""
     if apart(device):
-        _module(device).synchronize(device)
+        torch.get_device_module(device).synchronize(device)
 
 
 def release_memory(device: torch.device) -> None:
     """Give memory back that torch keeps for later, after something did not fit."""
     if apart(device):
-        _module(device).empty_cache()
+        torch.get_device_module(device).empty_cache()
 
 
 def to_send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -128,7 +128,3 @@ def cards() -> list[Any]:
         return []
     module = torch.get_device_module(kind())
     return [module.get_device_properties(number) for number in range(module.device_count())]
-
-
-def _module(device: torch.device) -> Any:
-    return torch.get_device_module(device)

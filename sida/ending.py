@@ -27,8 +27,8 @@ from sida.stores.base import ObjectStore
 from sida.webhook import tell
 
 SUCCEEDED, FAILED, CANCELLED, TIMED_OUT = ENDINGS = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED OUT")
+RECENT_RUNS = 6  # which a new run looks at
 LAST = "report"  # the step that the DAG of a recipe ends with: it needs all others
-_DONE = ("ran", "reused")
 _EARLIER = {"COMPLETE": SUCCEEDED, "CANCELED": CANCELLED}  # Kubeflow's words in records of earlier versions
 
 
@@ -52,7 +52,7 @@ class Ending:
 
 def cancel(store: ObjectStore, run: str, how: str) -> bool:
     """Record a request to end the run; False when one is recorded already, or a step had failed before."""
-    if first_failure(calls(store, run)):
+    if _first_failed(calls(store, run)):
         return False
     mark = Cancel(run=run, asked=now(), how=how)
     try:
@@ -76,38 +76,39 @@ def cancel_of(store: ObjectStore, run: str) -> Cancel | None:
 # -- judging
 
 
-def ending_of(store: ObjectStore, run: str, made: Mapping[str, StepCall] | None = None) -> Ending | None:
+def ending_of(store: ObjectStore, run: str, recorded: Mapping[str, StepCall] | None = None) -> Ending | None:
     """Return how a recorded run ended, as far as the store tells; None while it may go on."""
-    made = calls(store, run) if made is None else made
-    return judge(made, end_of(store, run), cancel_of(store, run))
+    recorded = calls(store, run) if recorded is None else recorded
+    return judge(recorded, end_of(store, run), cancel_of(store, run))
 
 
-def judge(made: Mapping[str, StepCall], end: RunEnd | None, asked: Cancel | None) -> Ending | None:
+def judge(recorded: Mapping[str, StepCall], end: RunEnd | None, request: Cancel | None) -> Ending | None:
     """Return the ending that these records show; see ``ending_of``."""
-    failed = first_failure(made)
-    if not failed and LAST in made and made[LAST].manifest:
+    failed = _first_failed(recorded)
+    reason = f"{failed.name}: {failed.error}" if failed else ""
+    if not failed and LAST in recorded and recorded[LAST].manifest:
         return Ending(SUCCEEDED)  # also when the run had failed, and its steps were run again one by one
     if end is not None and (state := _known(end)):
         if state == SUCCEEDED:
             return Ending(SUCCEEDED)
-        return Ending(state, end.message if state == CANCELLED else failed or end.message)
-    if asked is not None:
-        return Ending(CANCELLED, in_words(asked))
+        return Ending(state, end.message if state == CANCELLED else reason or end.message)
+    if request is not None:
+        return Ending(CANCELLED, in_words(request))
     if failed:
-        return Ending(_failed_state(made), failed)
+        return Ending(TIMED_OUT if failed.timed_out else FAILED, reason)
     if end is not None:
-        return Ending(FAILED, end.message or _standstill(made), sure=False)
+        return Ending(FAILED, end.message or _standstill(recorded), sure=False)
     return None
 
 
-def first_failure(made: Mapping[str, StepCall]) -> str:
-    """Return ``step: why`` of the first step that failed; failures that a run of many recipes goes on without do not count."""
-    return next((f"{name}: {call.error}" for name, call in made.items() if _is_failure(call)), "")
+def _first_failed(recorded: Mapping[str, StepCall]) -> StepCall | None:
+    """Return the first call that failed; failures that a run of many recipes goes on without do not count."""
+    return next((call for call in recorded.values() if call.state == "failed" and not call.item), None)
 
 
-def in_words(asked: Cancel) -> str:
+def in_words(request: Cancel) -> str:
     """Return ``cancelled at 2026-11-28T14:26:03+00:00 (by `cancel`)``."""
-    return f"cancelled at {asked.asked} ({asked.how})"
+    return f"cancelled at {request.asked} ({request.how})"
 
 
 def _known(end: RunEnd) -> str:
@@ -116,19 +117,10 @@ def _known(end: RunEnd) -> str:
     return state if end.sure and state in ENDINGS else ""
 
 
-def _is_failure(call: StepCall) -> bool:
-    return call.state == "failed" and not call.item
-
-
-def _failed_state(made: Mapping[str, StepCall]) -> str:
-    first = next(call for call in made.values() if _is_failure(call))
-    return TIMED_OUT if first.timed_out else FAILED
-
-
-def _standstill(made: Mapping[str, StepCall]) -> str:
+def _standstill(recorded: Mapping[str, StepCall]) -> str:
     """Describe how far a run was when it ended without a word."""
-    at_work = [name for name, call in made.items() if call.state == "started"]
-    done = [name for name, call in made.items() if call.state in _DONE]
+    at_work = [name for name, call in recorded.items() if call.state == "started"]
+    done = [name for name, call in recorded.items() if call.state in ("ran", "reused")]
     if at_work:
         place = f"it ended while {', '.join(at_work)} {'was' if len(at_work) == 1 else 'were'} at work"
     else:
@@ -139,15 +131,14 @@ def _standstill(made: Mapping[str, StepCall]) -> str:
 # -- recording
 
 
-def end_by_records(run: str, recipe: str, said: str, code: int, message: str) -> RunEnd:
-    """Record a run's end for the exit handler, from the steps' records and what Kubeflow Pipelines ``said``."""
+def end_by_records(run: str, recipe: str, kfp_state: str, code: int, message: str) -> RunEnd:
+    """Record a run's end for the exit handler, from the steps' records and the state that Kubeflow Pipelines gives."""
     store = open_store(settings().store)
     recorded = calls(store, run)
     outcome = judge(recorded, None, cancel_of(store, run))
-    over = said in ("COMPLETE", SUCCEEDED)
-    if outcome is None and over:
+    if outcome is None and kfp_state in ("COMPLETE", SUCCEEDED):
         outcome = Ending(SUCCEEDED)
-    elif outcome is None or (outcome.state == SUCCEEDED and said == FAILED):
+    elif outcome is None or (outcome.state == SUCCEEDED and kfp_state == FAILED):
         lost = next((f"{name}: {call.error}" for name, call in recorded.items() if call.state == "failed"), "")
         reason = message or lost
         outcome = Ending(FAILED, reason or _standstill(recorded), sure=bool(reason))
@@ -168,8 +159,8 @@ def settle(store: ObjectStore, run: str, ending: Ending) -> bool:
 
 def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure: bool = True) -> RunEnd:
     """Record how a run ended, and whether its score regressed; then call the webhook, if SIDA_WEBHOOK names one."""
-    here = settings()
-    store = open_store(here.store)
+    webhook = settings().webhook
+    store = open_store(settings().store)
     recorded = calls(store, run)
     states: dict[str, str] = {step: call.state for step, call in recorded.items()}
     line = " ".join(message.split())
@@ -179,10 +170,10 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure:
         end = end.model_copy(update={"standing": words.regression(regression), "regressed": regression.regressed})
     key = layout.run_end_key(run)
     store.put(key, to_json(end))  # before the call, which may take its time, or the pod's end
-    if end.regressed and here.webhook:
+    if end.regressed and webhook:
         news = {"event": "regression", "run": run, "recipe": recipe, "text": f"{recipe}, run {run}: {end.standing}"}
         numbers = regression.model_dump(mode="json") if regression is not None else {}
-        end = end.model_copy(update={"webhook": tell(here.webhook, news | {"score": numbers})})
+        end = end.model_copy(update={"webhook": tell(webhook, news | {"score": numbers})})
         store.put(key, to_json(end))
     return end
 
@@ -212,10 +203,10 @@ def end_if_killed(store: ObjectStore, run: str) -> bool:
     return True
 
 
-def settle_earlier(store: ObjectStore, folder: Path, but: str, count: int = 5) -> list[str]:
-    """Record the end of the newest runs in a folder that were killed whole, except our own, ``but``; return their names."""
+def settle_earlier(store: ObjectStore, folder: Path, but: str) -> list[str]:
+    """Record the end of recent runs in a folder that were killed whole, except our own, ``but``; return their names."""
     names = sorted((path.parent.name for path in folder.glob("*/plan.json")), reverse=True)
-    return [run for run in names[: count + 1] if run != but and end_if_killed(store, run)]
+    return [run for run in names[:RECENT_RUNS] if run != but and end_if_killed(store, run)]
 
 
 def _may_live(driver: str) -> bool:

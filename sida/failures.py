@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-_MARK = b'"passed_on"'
+from sida.manifests import Part
 
 
-class Failure(BaseModel):
+class Failure(Part):
     """Failure of a step for one item, with the reason: one line for the user."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["passed_on"] = "passed_on"
     item: str  # name of the recipe
@@ -23,24 +21,22 @@ class Failure(BaseModel):
     message: str
     exit_code: int  # 2: the user can mend it
 
+    def write(self, path: str | Path) -> None:
+        """Write the failure in place of the result."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(self.model_dump_json(indent=1) + "\n")
+
 
 def failure_in(path: str | Path) -> Failure | None:
     """Return the failure in the file where a manifest should be; None for anything else, also for no file."""
     try:
-        content = Path(path).read_bytes()
+        return parse_failure(Path(path).read_bytes())
     except OSError:
         return None
-    return _parse(content)
 
 
-def is_failure(content: bytes) -> bool:
-    """Return whether this is a failure that a step left in place of its result."""
-    return _parse(content) is not None
-
-
-def _parse(content: bytes) -> Failure | None:
-    if _MARK not in content[:200]:
-        return None
+def parse_failure(content: bytes) -> Failure | None:
+    """Return the failure in a file's bytes; None for anything else."""
     try:
         return Failure.model_validate_json(content)
     except ValidationError:
@@ -51,9 +47,3 @@ def first_failure(values: Iterable[object]) -> Failure | None:
     """Return the first failure among a step's arguments."""
     paths = (value for value in values if isinstance(value, str) and value.startswith("/"))
     return next(filter(None, map(failure_in, paths)), None)
-
-
-def write(failure: Failure, path: str | Path) -> None:
-    """Write the failure in place of the result."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(failure.model_dump_json(indent=1) + "\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, cast
 
@@ -16,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    TypeAdapter,
     ValidationError,
     model_serializer,
 )
@@ -79,9 +79,7 @@ class GeneratorResult(Part):
     method: str
     images_seen: int
     selection_score: float | None  # None: it was made elsewhere
-    curve: (
-        ObjectRef | None
-    )  # JSON list of points: images seen, losses, health, selection scores (sida.training.history)
+    curve: ObjectRef | None  # JSON list of points: images, losses, health, selection scores (sida.training.history)
     recipe_sha256: str
     licence: str
     source_sha256: str | None = None  # of the file that it came as, before any conversion
@@ -347,7 +345,7 @@ class Manifest(Part, Generic[R_co]):
 
     def objects(self) -> list[ObjectRef]:
         """Return every object the result names."""
-        return list(_objects(self.result))
+        return list(objects_in(self.result))
 
     def to_json(self) -> bytes:
         """Return the file's bytes."""
@@ -359,23 +357,21 @@ class Manifest(Part, Generic[R_co]):
         return digest_of(self.model_dump(mode="json", exclude={"checksum"}))
 
 
-def _objects(value: Any) -> Any:
+def objects_in(value: object) -> Iterator[ObjectRef]:
+    """Yield every object that a result, or a part of one, names."""
     if isinstance(value, ObjectRef):
         yield value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _objects(getattr(value, name))
+            yield from objects_in(getattr(value, name))
     elif isinstance(value, tuple):
         for item in value:
-            yield from _objects(item)
+            yield from objects_in(item)
 
 
 def digest_of(value: Any) -> str:
     """Return the sha256 of canonical JSON (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
@@ -389,7 +385,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             f"{where}: manifest schema {version!r}, this version reads {SCHEMA_VERSION}: run the step again"
         )
     try:
-        manifest = _MANIFEST.validate_json(content)
+        manifest: Manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise UserError(f"{where}: {first_fault(error)}: run the step that writes it again") from error
     if manifest.checksum and manifest.checksum != manifest.expected_checksum():

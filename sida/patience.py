@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -58,24 +58,23 @@ def as_one(attempt: Callable[[], Result]) -> Result:
             wait.out(error)
 
 
-@contextmanager
-def impatient() -> Iterator[None]:
+def impatient() -> AbstractContextManager[None]:
     """Wait no longer than the first seconds for anything, in this thread, while the block lasts."""
-    mark = _impatient.set(True)
-    try:
-        yield
-    finally:
-        _impatient.reset(mark)
+    return _during(_impatient, True)
+
+
+def ticking(tick: Callable[[], None]) -> AbstractContextManager[None]:
+    """Call ``tick`` about once a second of any wait in this thread, while the block lasts; its exception ends the wait."""
+    return _during(_tick, tick)
 
 
 @contextmanager
-def ticking(tick: Callable[[], None]) -> Iterator[None]:
-    """Call ``tick`` about once a second of any wait in this thread, while the block lasts; its exception ends the wait."""
-    mark = _tick.set(tick)
+def _during(variable: ContextVar[Result], value: Result) -> Iterator[None]:
+    mark = variable.set(value)
     try:
         yield
     finally:
-        _tick.reset(mark)
+        variable.reset(mark)
 
 
 _impatient: ContextVar[bool] = ContextVar("impatient", default=False)
@@ -131,7 +130,6 @@ def _sleep(outage: _Outage, seconds: float) -> None:
 @dataclass
 class _Outage:
     since: float  # on the monotonic clock
-    began: float = field(default_factory=time.time)
     over: threading.Event = field(default_factory=threading.Event)
     given_up: bool = False
 
@@ -143,9 +141,7 @@ _last_end = -math.inf
 
 def _outage(what: str, since: float) -> _Outage:
     with _lock:
-        if what not in _outages:
-            _outages[what] = _Outage(since, time.time() - (time.monotonic() - since))
-        return _outages[what]
+        return _outages.setdefault(what, _Outage(since))
 
 
 def answered(what: str) -> None:
@@ -163,7 +159,7 @@ def answered(what: str) -> None:
 
 
 def settled_for() -> float:
-    """Seconds since the last outage that this process knows of; 0 in one.
+    """Return seconds since the last outage that this process knows of; 0 in one.
 
     Right after an outage no lease has been renewed for as long as it lasted: a silent holder need not be gone.
     """
@@ -202,11 +198,12 @@ def be_silent() -> None:
     _speaks = False
 
 
-def say_away(error: Unavailable, what_we_do: str) -> None:
+def say_away(error: Unavailable, action: str) -> None:
     """Report an outage, once."""
-    began = time.localtime(_outage(error.what, time.monotonic()).began)
-    since = time.strftime("%H:%M:%S %Z", began).rstrip()
-    _say(f"{error.what} is away since {since} ({error.reason}): {what_we_do}", away=error.what)
+    now = time.monotonic()
+    began = time.time() - (now - _outage(error.what, now).since)
+    since = time.strftime("%H:%M:%S %Z", time.localtime(began)).rstrip()
+    _say(f"{error.what} is away since {since} ({error.reason}): {action}", away=error.what)
 
 
 def _say(text: str, **fields: str) -> None:

@@ -106,6 +106,8 @@ class Progress:
         if now - self._sent < self._interval and done < self.total:
             return
         self._sent = now
+        # JSON has no other numbers.
+        finite = {name: float(x) for name, x in numbers.items() if x is not None and math.isfinite(x)}
         emit(
             "progress",
             self.step,
@@ -113,7 +115,7 @@ class Progress:
             total=int(self.total),
             unit=self.unit,
             rate=self._rate(now, done),
-            numbers={name: number for name, value in numbers.items() if (number := _finite(value)) is not None},
+            numbers=finite,
             time=time.time(),
         )
 
@@ -132,20 +134,12 @@ def _append(path: Path, line: bytes) -> None:
     if path == LOG:
         os.write(2, line)
         return
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(file, line)
-    finally:
-        os.close(file)
+    with path.open("ab", buffering=0) as file:
+        file.write(line)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _finite(value: float | None) -> float | None:
-    """Return a finite number, or None: JSON has no infinities."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _in_words(event: str, fields: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@
     runs/<run id>/failures/<n>.json       what a step of many inputs was given in place of one that failed
     runs/<run id>/cancel.json             the request to end it (sida.ending)
     runs/<run id>/run.json                how the run ended (sida.ending)
-    runs/<run id>/logs/<step>.txt         the end of a step's own log (sida.step_log)
+    runs/<run id>/logs/<step>.txt         the end of a step's own log (sida.steps.log)
 
 A record holds data only: no command and no environment. Who repeats a step builds the command from a template and these fields.
 """
@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from sida import layout
 from sida.errors import NotFound, UserError
-from sida.failures import is_failure
+from sida.failures import parse_failure
 from sida.manifests import Manifest, Part, first_fault, parse_manifest
 from sida.process.identity import machine_id
 from sida.process.parent import PARENTS
@@ -144,7 +144,7 @@ def _input(path: Path, run: str, number: int = 0) -> Input:
     """Return the published address of the manifest in a local file, from its own fields. A failure is kept with the run."""
     content = path.read_bytes()
     digest = digest_of_input(content, str(path))
-    if is_failure(content):
+    if parse_failure(content):
         store, key = open_store(settings().store), layout.failure_key(run, number)
         store.put(key, content)
         return Input(address=store.address_of(key), digest=digest)
@@ -155,7 +155,7 @@ def _input(path: Path, run: str, number: int = 0) -> Input:
 
 def digest_of_input(content: bytes, where: str) -> str:
     """Return the digest of a manifest's result part, or of a failure that was passed on in its place."""
-    return sha256(content).hexdigest() if is_failure(content) else parse_manifest(content, where).digest
+    return sha256(content).hexdigest() if parse_failure(content) else parse_manifest(content, where).digest
 
 
 def finished(call: StepCall | None, manifest: str, digest: str, reused: bool) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 from sida.launch.job import job_folder
 from sida.launch.spec import JobFile, Launch, LeaseRef, ManifestRef, Spec
-from sida.lease import acquire
 from sida.manifests import Manifest
 from sida.recipe import Recipe
 from sida.steps import StepRun
 from sida.steps.recipes import put_recipe
 from sida.stores import ObjectStore
+from sida.stores.lease import acquire
 from sida.worker.job import Job
 from sida.worker.main import work
 from sida.worker.ranks import Processes

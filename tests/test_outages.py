@@ -15,13 +15,13 @@ import pytest
 
 from sida import patience, progress, recipe, records
 from sida.errors import Fenced, Unavailable, UserError
-from sida.lease import acquire
 from sida.manifests import TeacherResult
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps import StepRun, step
 from sida.steps.execute import execute
 from sida.stores import ObjectStore, open_store
+from sida.stores.lease import acquire
 from tests.conftest import ROOT
 from tests.stores.outage import Way, hasten, way_to
 from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY
@@ -94,7 +94,7 @@ def test_a_step_that_was_taken_over_while_the_store_was_away_publishes_nothing(
         (key,) = {key.rpartition("/")[0] for key in direct.list("leases/steps/toy/")}
         with monkeypatch.context() as patch:
             patch.setattr(patience, "settled_for", lambda: float("inf"))
-            patch.setattr("sida.lease.CLOCK_SLACK_SECONDS", 0.1)
+            patch.setattr("sida.stores.lease.CLOCK_SLACK_SECONDS", 0.1)
             taken.append(acquire(direct, key.removeprefix("leases/"), ttl=60, wait=10))
         threading.Timer(1.0, way.open).start()
 

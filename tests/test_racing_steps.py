@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sida import lease as leases
 from sida.manifests import TeacherResult
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps import StepRun, step
+from sida.stores import lease as leases
 from sida.stores import open_store
 from tests.racing import racers
 

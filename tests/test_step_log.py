@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sida.settings import environment, settings
-from sida.step_log import LOG_BYTES, read_log
+from sida.steps.log import LOG_BYTES, read_log
 from sida.stores import open_store
 
 RUN = "run-1"
@@ -113,7 +113,7 @@ def test_outside_of_a_run_nothing_is_kept(place: Path) -> None:
 def test_a_store_that_cannot_be_written_does_not_fail_the_step(place: Path) -> None:
     (place / "file").write_text("no folder")
     code = f"""
-from sida.step_log import kept
+from sida.steps.log import kept
 with kept("{RUN}", "toy"):
     print("done")
 """
@@ -147,7 +147,7 @@ def test_a_signal_to_the_whole_group_does_not_silence_a_step_that_goes_on(place:
 
 def test_a_child_that_goes_on_writing_does_not_hold_the_step_up(place: Path) -> None:
     body = """
-    from sida import step_log
+    from sida.steps import log as step_log
     step_log.DRAIN_SECONDS = 0.2
     subprocess.Popen(["sh", "-c", "echo first; sleep 2; echo later"], stdin=subprocess.DEVNULL).returncode = 0
     import time; time.sleep(0.5)

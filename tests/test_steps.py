@@ -12,7 +12,6 @@ from kfp import dsl
 
 from sida import recipe
 from sida.errors import Corrupt, LeaseHeld, UserError
-from sida.lease import acquire
 from sida.manifests import DatasetResult, Manifest, TeacherResult, parse_manifest, read_manifest
 from sida.recipe import Recipe
 from sida.settings import settings
@@ -21,6 +20,7 @@ from sida.steps.attempts import manifest_key
 from sida.steps.execute import execute, execute_one_of_many
 from sida.steps.recipes import recipe_address, recipe_at
 from sida.stores import open_store
+from sida.stores.lease import acquire
 
 RECIPE = recipe.load("digits")
 calls: list[int] = []

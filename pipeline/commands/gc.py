@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print one line, or JSON with every key."""
     from pipeline import output
-    from sida.garbage import find_garbage, remove_garbage, summary
-    from sida.scratch import remove_abandoned
+    from sida.process.scratch import remove_abandoned
     from sida.settings import settings
     from sida.stores import open_store
+    from sida.stores.garbage import find_garbage, remove_garbage, summary
 
     store = open_store(args.store or settings().store)
     garbage = (remove_garbage if args.delete else find_garbage)(store, args.forget)

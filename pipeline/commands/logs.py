@@ -44,7 +44,7 @@ def _here(run: str, step: str) -> Iterator[str]:
     from sida.launch.local import LocalLauncher
     from sida.layout import check_run_id
     from sida.settings import settings
-    from sida.step_log import read_log
+    from sida.steps.log import read_log
     from sida.stores import open_store
 
     here = settings()

@@ -8,8 +8,8 @@ from sida.data.convert import convert
 from sida.data.latents import encoder_of, load_vae
 from sida.data.prepare import conversion_of
 from sida.launch.spec import EncodeOutcome, EncodeSpec
+from sida.process.scratch import scratch_folder
 from sida.progress import Progress
-from sida.scratch import scratch_folder
 from sida.worker.job import Job
 
 

@@ -18,9 +18,9 @@ from sida.launch.job import run_job
 from sida.launch.spec import EncodeSpec
 from sida.layout import data_folder
 from sida.manifests import DatasetResult, Excluded, LatentsInfo, Shard, digest_of
+from sida.process.scratch import scratch_folder
 from sida.progress import Progress
 from sida.recipe import Dataset, Recipe
-from sida.scratch import scratch_folder
 from sida.steps import StepRun, step
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import time
 
 from sida import patience, progress
 from sida.errors import SidaError
-from sida.lease import last_expiry
 from sida.stores import ObjectStore
+from sida.stores.lease import holder_of, newest_number
 
 LOOK_SECONDS = 30.0
 SETTLE_SECONDS = 60.0  # after an outage of the store
@@ -37,10 +37,10 @@ def _watch(store: ObjectStore, step: str, lease: str, seconds: float) -> None:
 def _look(store: ObjectStore, step: str, lease: str, seconds: float) -> bool:
     try:
         with patience.impatient():
-            expired = last_expiry(store, lease)
+            holder = holder_of(store, lease, newest_number(store, lease))
     except SidaError:
         return False  # the store is away, which says nothing about the launcher
-    if expired is None or time.time() < expired + seconds:
+    if holder is None or time.time() < holder.expires + seconds:
         return False
     if patience.settled_for() < min(seconds, SETTLE_SECONDS):
         return False  # the launcher has had no way to renew its lease

@@ -22,9 +22,9 @@ from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_
 from sida.launch.target import parse_target
 from sida.launch.trainjob import TrainJobLauncher
 from sida.launch.worker_error import error_key, read_error
-from sida.log_end import end_of_log
 from sida.settings import settings
 from sida.steps import StepRun
+from sida.steps.log import end_of_log
 from sida.steps.recipes import put_recipe
 
 RESULT = "result.json"

@@ -27,9 +27,9 @@ from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, Us
 from sida.launch.base import Stopped, Work
 from sida.launch.local import LocalLauncher
 from sida.launch.worker_error import error_key, read_error
-from sida.lease import alive_holder, last_words
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
+from sida.stores.lease import holder_of, live_number
 
 RESTARTS = 3  # without a new checkpoint in between
 POLL_SECONDS = 1.0
@@ -185,12 +185,12 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
     def still_led() -> None:
         try:
             with patience.impatient():
-                found = alive_holder(store, nodes.name)
+                number = live_number(store, nodes.name)
         except StoreError:
             return  # the store is away for a while: so it is for node 0
-        if found is None and patience.settled_for() < here.lease_seconds:
+        if number is None and patience.settled_for() < here.lease_seconds:
             return  # node 0 has had no way to renew its lease
-        if found is None or found[0] != nodes.lease:
+        if number != nodes.lease:
             raise _Over
 
     def work_on(job: str, log: Path) -> Work:
@@ -215,8 +215,9 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
             except SidaError as error:
                 progress.note(us, f"{error}: waiting for node 0 to start again")
     except _Over:
-        if last_words(store, nodes.name, nodes.lease):
-            return 0
+        last = holder_of(store, nodes.name, nodes.lease)
+        if last is not None and last.released:
+            return 0  # node 0 ended in order
         raise SidaError(f"node 0 at {nodes.host} is gone: run the same commands again to continue") from None
 
 
@@ -233,14 +234,14 @@ def _wait_for_a_way(nodes: Nodes, still_led: Callable[[], None]) -> None:
 
 def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:
     deadline = time.monotonic() + seconds
-    while (found := alive_holder(store, nodes.name)) is None:
+    while (number := live_number(store, nodes.name)) is None:
         if time.monotonic() > deadline:
             raise UserError(
                 f"no run leads at {nodes.host}:{nodes.port} in {store.address} after {seconds:g} s: start node 0 with the same "
                 f"--rendezvous and --store"
             )
         time.sleep(POLL_SECONDS)
-    return Nodes(nodes.count, nodes.rank, nodes.host, nodes.port, found[0])
+    return Nodes(nodes.count, nodes.rank, nodes.host, nodes.port, number)
 
 
 def _next_job(store: ObjectStore, nodes: Nodes, done: str, still_led: Callable[[], None]) -> dict[str, str]:

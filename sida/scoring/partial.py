@@ -7,10 +7,8 @@ bits on one process and on eight, killed or not (given the same kind of device a
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sida.layout import part_name
@@ -75,9 +73,6 @@ def discard(job: Job, work: list[Piece]) -> None:
 
 
 def _save(job: Job, piece: Piece, sums: Sums) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "part.safetensors"
-        save_file(sums.state(), path)
-        job.publish(piece.name, path)
+    job.publish(piece.name, save(sums.state()))

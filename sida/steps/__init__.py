@@ -10,12 +10,8 @@ A step is a function under :func:`step`; its signature says all there is to say 
         ...
 
 Its key is the sha256 of its name, version, the parameters that matter to it, the digests of its inputs and, where it measures,
-``repeat``. Its results live under
-
-    steps/<name>/<key>/<attempt>.json     an attempt's manifest, created once, never changed
-    steps/<name>/<key>/latest             the number of the attempt that counts
-
-so that a second run, a KFP retry and a kubectl rerun are all safe and cheap. ``attempt="new"`` makes a new attempt.
+``repeat``. A result is an attempt of that key, created once and never changed (``sida.layout``), so that a second run, a KFP retry
+and a kubectl rerun are all safe and cheap. ``attempt="new"`` makes a new attempt.
 """
 
 from sida.steps.attempts import StepOutcome, carried

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from sida import layout, progress
 from sida.errors import AlreadyExists, Fenced, NotFound, SidaError, UserError
 from sida.layout import attempt_at, latest_key
-from sida.lease import Lease
 from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
+from sida.stores.lease import Lease
 
 R = TypeVar("R", bound=Part)
 R_co = TypeVar("R_co", bound=Part, covariant=True)
@@ -74,10 +75,8 @@ def publish(store: ObjectStore, lease: Lease, folder: str, number: int, manifest
             raise SidaError(
                 f"{store.address_of(attempt_key)}: another process published this attempt with another result; run again"
             ) from None
-    try:
+    with suppress(Fenced):  # the attempt is there; which one counts is its successor's to say
         lease.guarded(lambda: store.put(latest_key(folder), str(number).encode()))
-    except Fenced:
-        pass  # the attempt is there; which one counts is its successor's to say
     return StepOutcome(manifest, store.address_of(attempt_key), reused=False)
 
 
@@ -119,4 +118,4 @@ def find(store: ObjectStore, step: str, folder: str, code: Callable[[], str]) ->
             return None
     if manifest.about.code != code():
         progress.note(step, "reused a result of another version of this step's code (--force makes it anew)")
-    return StepOutcome(cast(Manifest[Any], manifest), address, reused=True)
+    return StepOutcome(manifest, address, reused=True)

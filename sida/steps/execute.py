@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sida import progress, records
 from sida.errors import SidaError, TimedOut
 from sida.failures import Failure, first_failure
-from sida.failures import write as write_failure
 from sida.manifests import Part
 from sida.settings import settings
-from sida.step_log import kept as kept_log
 from sida.steps.attempts import StepOutcome
+from sida.steps.log import kept as kept_log
 from sida.steps.recipes import recipe_at
 from sida.steps.step import Step
 
@@ -24,18 +24,26 @@ REUSE = "reuse"  # scores that are there are taken
 SCHEDULED = "scheduled"  # measured anew, under the time for which the run was planned
 
 
-def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R]:
+class Artifact(Protocol):
+    """Output of a component as kfp hands it over: a file, and facts about it for Kubeflow's pages."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+def execute(step: Step[R], output: Artifact, *, run_id: str = "", **arguments: Any) -> StepOutcome[R]:
     """Run a step for a component: write the manifest to ``output.path``, its address and digest to the metadata.
 
     Metrics get no such metadata: Kubeflow's pages show all metadata as numbers, and the manifest says the same.
 
     The call is recorded under the run it belongs to (``run_id``, or SIDA_RUN), before and after, so that ``rerun`` can repeat it;
-    what it wrote to stdout and stderr is kept beside that (``sida.step_log``). A SidaError becomes one line for the user and the
+    what it wrote to stdout and stderr is kept beside that (``sida.steps.log``). A SidaError becomes one line for the user and the
     exit status that it names.
     """
+    run_id = run_id or settings().run
     try:
-        with kept_log(run_id or settings().run, step.name):
-            outcome = _recorded(step, run_id, arguments, {})
+        with kept_log(run_id, step.name):
+            outcome = _recorded(step, run_id, arguments)
     except (SidaError, OSError) as error:
         message, exit_code = _in_a_line(error)
         progress.error(step.name, message, exit_code)
@@ -43,42 +51,42 @@ def execute(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -
     return _delivered(outcome, output)
 
 
-def execute_one_of_many(step: Step[R], output: Any, *, run_id: str = "", **arguments: Any) -> StepOutcome[R] | None:
+def execute_one_of_many(
+    step: Step[R], output: Artifact, *, run_id: str = "", **arguments: Any
+) -> StepOutcome[R] | None:
     """Run as ``execute`` does, but pass a failure on in place of the result: the run goes on without it.
 
     The call is recorded under the step's and the recipe's names, so that those of other recipes stay beside it.
     """
+    run_id = run_id or settings().run
     failure = first_failure(arguments.values())
     if failure is None:
         item = arguments["recipe"]
         try:
             item = recipe_at(arguments["recipe"]).name
-            more = {"one_of_many": "true"}
-            with kept_log(run_id or settings().run, f"{step.name}.{item}"):
-                return _delivered(_recorded(step, run_id, arguments, more, item), output)
+            with kept_log(run_id, f"{step.name}.{item}"):
+                return _delivered(_recorded(step, run_id, arguments, item), output)
         except Exception as error:  # whatever it is, it is this item's: the end of the run says it
             if not isinstance(error, SidaError):
                 traceback.print_exc()
             message, exit_code = _in_a_line(error, strict=False)
-            failure = Failure(
-                item=item, recipe=arguments["recipe"], step=step.name, message=message, exit_code=exit_code
-            )
+            recipe = arguments["recipe"]
+            failure = Failure(item=item, recipe=recipe, step=step.name, message=message, exit_code=exit_code)
         progress.note(step.name, f"{item} failed, the others go on: {failure.message}")
-    write_failure(failure, output.path)
+    failure.write(output.path)
     return None
 
 
-def _recorded(
-    step: Step[R], run_id: str, arguments: dict[str, Any], more: dict[str, str], item: str = ""
-) -> StepOutcome[R]:
+def _recorded(step: Step[R], run: str, arguments: dict[str, Any], item: str = "") -> StepOutcome[R]:
+    """Run the step, recorded before and after; ``item`` is the recipe's name, where it is one of many."""
     progress.work_on(step.name)
     if "scheduled" in arguments:
-        scheduled = arguments.pop("scheduled")
-        arguments["repeat"] = repetition(arguments["repeat"], scheduled)
+        arguments["repeat"] = repetition(arguments["repeat"], arguments.pop("scheduled"))
     name = step.name
     if step.choose is not None:
         step = step.choose(recipe_at(arguments["recipe"]))
-    call = records.begin(run_id or settings().run, name, step.version, arguments | more, item)
+    more = {"one_of_many": "true"} if item else {}
+    call = records.begin(run, name, step.version, arguments | more, item)
     try:
         outcome = step(**arguments)
     except Exception as error:
@@ -113,7 +121,7 @@ def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
     """Return (message, exit status). ``strict``: re-raise anything that is not a user error."""
     if isinstance(error, SidaError):
         return str(error), error.exit_code
-    if isinstance(error, OSError) and error.errno in (28, 122):  # disk full, quota
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or "temporary files"
         return f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR", 2
     if strict:
@@ -121,7 +129,7 @@ def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
     return f"{type(error).__name__}: {' '.join(str(error).split())}", 1
 
 
-def _delivered(outcome: StepOutcome[R], output: Any) -> StepOutcome[R]:
+def _delivered(outcome: StepOutcome[R], output: Artifact) -> StepOutcome[R]:
     path = Path(output.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(outcome.manifest.to_json())

@@ -6,13 +6,14 @@ import hashlib
 import json
 
 from sida.errors import Corrupt, UserError
+from sida.layout import object_key
 from sida.manifests import Manifest, Part
 from sida.recipe import Recipe, travelling
 from sida.recipe import load as load_recipe
 from sida.recipe import parse as parse_recipe
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
-from sida.stores.base import ObjectRef, object_key
+from sida.stores.base import ObjectRef
 from sida.stores.objects import put_object
 
 

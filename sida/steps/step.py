@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from sida import progress
 from sida.errors import UserError
 from sida.failures import failure_in
 from sida.layout import step_folder
-from sida.lease import Lease, acquire
-from sida.manifests import About, Manifest, Part, kind_of, of_kind, read_manifest
-from sida.provenance import code_digest, machine
+from sida.manifests import About, Manifest, Part, kind_of, objects_in, of_kind, read_manifest
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps.attempts import StepOutcome, find, key_of, manifest_key, next_number, publish
+from sida.steps.provenance import code_digest, machine
 from sida.steps.recipes import put_recipe, recipe_at
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef
+from sida.stores.lease import Lease, acquire
 from sida.stores.objects import put_object
 
 R = TypeVar("R", bound=Part)
@@ -56,8 +56,8 @@ class Reused(Exception):
         self.outcome = outcome
 
 
-class StepRun:
-    """One run of a step: its recipe and store at once; key, attempt, inputs and lease from :meth:`claim` on."""
+class StepRun(ExitStack):
+    """One run of a step: its recipe and store at once; key, attempt, inputs and lease, held to the end, from :meth:`claim` on."""
 
     key: str
     attempt: int
@@ -67,29 +67,22 @@ class StepRun:
     def __init__(
         self, step: Step[Any], recipe: Recipe, store: ObjectStore, *, anew: bool = False, repeat: str = ""
     ) -> None:
+        super().__init__()
         self.step, self.recipe, self.store, self.anew, self.repeat = step, recipe, store, anew, repeat
         self.notes: dict[str, str | float] = {}
-        self._parameters: dict[str, Any] = {}
-        self._held = ExitStack()
 
-    def __enter__(self) -> StepRun:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._held.close()
-
-    def claim(self, parameters: Mapping[str, Any], **inputs: Manifest[Any]) -> None:
+    def claim(self, parameters: dict[str, Any], **inputs: Manifest[Any]) -> None:
         """Become the one process that makes the result of these parameters and inputs, which decide the step's key.
 
         Where the result is published already, or another process publishes it while this one waits for the lease, the step
         ends here with that result: nothing after the call is run.
         """
-        self._parameters, self.inputs = dict(parameters), inputs
+        self._parameters, self.inputs = parameters, inputs
         self.key = key_of(self.step.name, self.step.version, parameters, inputs, self.repeat)
         self._reuse()
         here = settings()
         lease = acquire(self.store, self.folder, ttl=here.lease_seconds, wait=here.lease_wait, note=self.note)
-        self.lease = self._held.enter_context(lease)
+        self.lease = self.enter_context(lease)
         self._reuse()
         self.attempt = next_number(self.store, self.folder)
         self._started = time.time()
@@ -121,7 +114,7 @@ class StepRun:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.time() - self._started, 3),
             store=self.store.address,
-            etags={},
+            etags={ref.key: self.store.stat(ref.key).etag for ref in objects_in(result)},
             code=self._code,
             inputs={name: manifest.digest for name, manifest in self.inputs.items()},
             parameters=self._parameters,
@@ -131,25 +124,37 @@ class StepRun:
             recipe=put_recipe(self.store, self.recipe),
         )
         manifest = Manifest(result=result, about=about)
-        etags = {ref.key: self.store.stat(ref.key).etag for ref in manifest.objects()}
-        manifest = manifest.model_copy(update={"about": about.model_copy(update={"etags": etags})})
         manifest = manifest.model_copy(update={"checksum": manifest.expected_checksum()})
         return publish(self.store, self.lease, self.folder, self.attempt, manifest)
 
 
-@dataclass(frozen=True)
-class Step(Generic[R]):
-    """Function of a step with the facts that a run needs. Called, it runs or reuses; see :func:`step` for the fields."""
+@dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """Facts about a step that its function does not say."""
+
+    version: int  # a new one means that equal inputs give another result
+    sources: tuple[str, ...]  # files and folders whose code decides the result
+    output: str = ""  # the result's name, where it is not the manifest's kind
+    launches: bool = False  # its heavy part runs in processes of their own, one for each accelerator
+    measures: bool = False  # it takes ``repeat``
+    per_recipe: bool = False  # a run may take it once for each of many recipes
+    choose: Callable[[Recipe], Step[Any]] | None = None  # the step that does it for a recipe
+    after: Callable[[StepRun, Manifest[Any]], None] | None = None  # called when the result is there, whoever made it
+
+
+class step(StepFacts):
+    """Decorator that makes a step of a function."""
+
+    def __call__(self, function: Callable[..., R]) -> Step[R]:
+        """Return the step."""
+        return Step(function=function, **vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(StepFacts, Generic[R]):
+    """Function of a step with the facts that a run needs. Called, it runs or reuses."""
 
     function: Callable[..., R]
-    version: int
-    sources: tuple[str, ...]
-    output: str = ""
-    launches: bool = False
-    measures: bool = False
-    per_recipe: bool = False
-    choose: Callable[[Recipe], Step[Any]] | None = None
-    after: Callable[[StepRun, Manifest[Any]], None] | None = None
 
     @property
     def name(self) -> str:
@@ -168,8 +173,7 @@ class Step(Generic[R]):
     @cached_property
     def result(self) -> type[R]:
         """Type of what the step makes."""
-        kind: type[R] = self._types["return"]
-        return kind
+        return self._types["return"]
 
     @cached_property
     def inputs(self) -> dict[str, StepInput]:
@@ -216,9 +220,7 @@ class Step(Generic[R]):
 def _result_in(annotation: Any) -> type[Part]:
     """Return the result's type in ``Manifest[TeacherResult]``, wherever it stands in an annotation."""
     if hasattr(annotation, "__pydantic_generic_metadata__"):
-        (result,) = annotation.__pydantic_generic_metadata__["args"]
-        kind: type[Part] = result
-        return kind
+        return annotation.__pydantic_generic_metadata__["args"][0]
     return next(filter(None, map(_result_in, get_args(annotation))))
 
 
@@ -233,32 +235,3 @@ def _manifest(taken: StepInput, given: str | Path | Manifest[Part]) -> Manifest[
     if isinstance(given, Manifest):
         return of_kind(given, taken.kind, taken.name)
     return read_manifest(given, taken.kind)
-
-
-class _MakesStep(Protocol):
-    def __call__(self, function: Callable[..., R]) -> Step[R]: ...
-
-
-def step(
-    *,
-    version: int,
-    sources: tuple[str, ...],
-    output: str = "",
-    launches: bool = False,
-    measures: bool = False,
-    per_recipe: bool = False,
-    choose: Callable[[Recipe], Step[Any]] | None = None,
-    after: Callable[[StepRun, Manifest[Any]], None] | None = None,
-) -> _MakesStep:
-    """Make a step of a function.
-
-    version: a new one means that equal inputs give another result. sources: files and folders whose code decides the result.
-    output: the result's name, where it is not the manifest's kind. launches: its heavy part runs in processes of their own, one
-    for each accelerator. measures: it takes ``repeat``. per_recipe: a run may take it once for each of many recipes. choose:
-    the step that does it for a recipe. after: called when the result is there, whoever made it.
-    """
-
-    def make(function: Callable[..., R]) -> Step[R]:
-        return Step(function, version, sources, output, launches, measures, per_recipe, choose, after)
-
-    return make

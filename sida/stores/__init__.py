@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from sida.errors import StoreUnusable, UserError
-from sida.stores.base import ObjectRef, ObjectStore, Stat, object_key, redact
+from sida.stores.base import ObjectRef, ObjectStore, redact
 from sida.stores.folder import FolderStore
-from sida.stores.objects import fetch_object, put_object, verify_object
+from sida.stores.objects import fetch_object, put_object
 
 __all__ = [
     "ObjectRef",
     "ObjectStore",
-    "Stat",
     "fetch_object",
-    "object_key",
     "open_store",
     "put_object",
     "read_address",
-    "redact",
-    "verify_object",
 ]
 
 
@@ -45,7 +41,7 @@ def open_store(address: str) -> ObjectStore:
                 f"{redact(address)} needs the package botocore, which is not installed: pip install botocore, "
                 f"or set SIDA_STORE to a folder (file:///...)"
             ) from error
-        return S3Store.from_address(address)
+        return S3Store(address)
     if address.startswith("file://"):
         # Taken literally, not as percent-encoded: folders may hold '%', '#' and '?'.
         path = address.removeprefix("file://").removeprefix("localhost")

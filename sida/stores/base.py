@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from sida.errors import UserError
+from sida.errors import Corrupt, NotFound, UserError
 from sida.layout import object_key
 
 BLOCK_BYTES = 1 << 20
 FOLDER_SCHEME = "file://"
 RESERVED = ".tmp"  # first part of keys that a store keeps for itself
-
-Source = bytes | Path | BinaryIO
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,24 @@ class ObjectStore(Protocol):
     key that must exist does not.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address})"
+
     @property
     def address(self) -> str:
         """Address of the root, fit to be printed: no user, password or query."""
 
     def address_of(self, key: str) -> str:
         """Return the full address of a key, fit to be printed."""
-
-    def open(self, key: str) -> BinaryIO:
-        """Open an object as a seekable binary file."""
+        return f"{self.address.rstrip('/')}/{check_key(key)}"
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return all bytes, or up to ``length`` of them from ``offset``."""
 
-    def put(self, key: str, source: Source) -> Stat:
+    def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
+        """Yield the bytes of a large object of ``size`` bytes from ``offset`` on, in order."""
+
+    def put(self, key: str, source: bytes | BinaryIO) -> Stat:
         """Write or replace. A file object is read from where it stands to its end."""
 
     def put_if_absent(self, key: str, content: bytes) -> Stat:
@@ -69,7 +71,13 @@ class ObjectStore(Protocol):
 
     def stat(self, key: str) -> Stat: ...
 
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Return whether there is such an object."""
+        try:
+            self.stat(key)
+        except NotFound:
+            return False
+        return True
 
     def list(self, prefix: str = "") -> Sequence[str]:
         """Return all keys that begin with ``prefix`` (a string, not a folder), sorted."""
@@ -79,6 +87,15 @@ class ObjectStore(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """Return the object's own file if the store is a folder, else None. Treat it as read-only."""
+        return None
+
+
+def damaged(store: ObjectStore, ref: ObjectRef, sha256: str, size: int) -> Corrupt:
+    """Return the error for an object that has this content instead of its own."""
+    return Corrupt(
+        f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is damaged: {size} bytes of sha256 "
+        f"{sha256[:12]}, expected {ref.size} of {ref.sha256[:12]}; delete it and rerun its step"
+    )
 
 
 # -- keys and addresses

@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sida.errors import Corrupt, SidaError, StoreError, StoreUnusable, UserError
-from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore
+from sida.errors import SidaError, StoreError, StoreUnusable, UserError
+from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore, damaged
 
 _users: dict[Path, int] = {}  # by cache folder: descriptor of this process's list of what it uses
 
@@ -48,8 +48,6 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
                 _download(store, ref, path)
                 give_out(folder, path, ref.size)
         return path
-    except SidaError:
-        raise
     except OSError as error:
         raise _cache_error(folder, error) from error
 
@@ -57,7 +55,7 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
 def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
     """Continue the download of an earlier, killed process; start anew once if the whole then proves wrong."""
     part = path.with_name(f"{path.name}.part")
-    for attempt in (1, 2):
+    for _ in range(2):
         digest = hashlib.sha256()
         with part.open("a+b") as file:
             if file.tell() > ref.size:
@@ -66,7 +64,7 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
             done = file.tell()
-            for block in _blocks(store, ref, done):
+            for block in store.blocks(ref.key, done, ref.size):
                 # Small pieces are hashed while still in the processor's cache, and are spared the huge pages that Linux takes
                 # for large writes: twice the speed of whole blocks where a virtual machine has to ask its host for those.
                 for start in range(0, len(block), BLOCK_BYTES):
@@ -80,23 +78,7 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
             part.replace(path)
             return
         part.unlink()
-        if attempt == 2:
-            raise Corrupt(
-                f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is damaged: sha256 "
-                f"{digest.hexdigest()[:12]} of {done} bytes, expected {ref.sha256[:12]} of {ref.size}; "
-                f"delete it and rerun its step"
-            )
-
-
-def _blocks(store: ObjectStore, ref: ObjectRef, offset: int) -> Iterator[bytes]:
-    blocks = getattr(store, "blocks", None)
-    if blocks is not None:
-        yield from blocks(ref.key, offset, ref.size)
-        return
-    with store.open(ref.key) as file:
-        file.seek(offset)
-        while block := file.read(BLOCK_BYTES):
-            yield block
+    raise damaged(store, ref, digest.hexdigest(), done)
 
 
 # -- files in use, and files that may go
@@ -143,7 +125,7 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
                 status = path.stat()
                 entries.append((status.st_atime_ns, status.st_size, path))
         total = sum(size for _, size, _ in entries) + size
-        for _, found_size, path in sorted(entries):
+        for _, freed, path in sorted(entries):
             if total <= limit_bytes:
                 return
             if _token(folder, path) in used or _is_downloading(folder, path):
@@ -155,7 +137,7 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
             elif path.parent.parent.name == "fetched":
                 with suppress(OSError):  # another file of the same content
                     path.parent.rmdir()
-            total -= found_size
+            total -= freed
 
 
 def make_folders(folder: Path) -> None:
@@ -180,8 +162,7 @@ def _is_downloading(folder: Path, path: Path) -> bool:
 def _in_use(folder: Path) -> set[str]:
     """Return the names given out to live processes; remove the lists of others."""
     names: set[str] = set()
-    for entry in list(os.scandir(folder / "users")):
-        path = Path(entry.path)
+    for path in list((folder / "users").iterdir()):
         if _is_locked(path):
             names.update(path.read_text().split())
         else:

@@ -7,6 +7,7 @@ conditional creation, one hard link): both are atomic, so kill -9 or a full disk
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -17,14 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
+
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
-from sida.stores.base import BLOCK_BYTES, RESERVED, Source, Stat, check_key
+from sida.stores.base import BLOCK_BYTES, RESERVED, ObjectStore, Stat, check_key
 
 ABANDONED_SECONDS = 600.0  # a temporary file of a dead process on this host
 STALE_SECONDS = 86400.0  # one of any other host
 
 
-class FolderStore:
+class FolderStore(ObjectStore):
     """Store of plain files under ``root``; the folder is created at the first write."""
 
     def __init__(self, root: Path) -> None:
@@ -35,22 +38,18 @@ class FolderStore:
     def address(self) -> str:
         return f"file://{self.root}"
 
-    def address_of(self, key: str) -> str:
-        return f"file://{self._path(key)}"
-
-    def __repr__(self) -> str:
-        return f"FolderStore({self.address})"
-
     # -- reading
-
-    def open(self, key: str) -> BinaryIO:
-        with self._reading(key):
-            return self._path(key).open("rb")
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         with self._reading(key), self._path(key).open("rb") as file:
             file.seek(offset)
             return file.read() if length is None else file.read(length)
+
+    def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
+        with self._reading(key), self._path(key).open("rb") as file:
+            file.seek(offset)
+            while block := file.read(BLOCK_BYTES):
+                yield block
 
     def stat(self, key: str) -> Stat:
         path = self._path(key)
@@ -60,15 +59,12 @@ class FolderStore:
             raise NotFound(f"no object at {self.address_of(key)}")
         return _stat(status)
 
-    def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
-
     def list(self, prefix: str = "") -> Sequence[str]:
         folder = prefix.rpartition("/")[0]
         top = self._path(folder) if folder else self.root
         keys: list[str] = []
-        for where, folders, names in os.walk(top):
-            at = Path(where)
+        for path, folders, names in os.walk(top):
+            at = Path(path)
             if at == self.root and RESERVED in folders:
                 folders.remove(RESERVED)
             keys.extend((at / name).relative_to(self.root).as_posix() for name in names)
@@ -79,7 +75,7 @@ class FolderStore:
 
     # -- writing
 
-    def put(self, key: str, source: Source) -> Stat:
+    def put(self, key: str, source: bytes | BinaryIO) -> Stat:
         return self._write(key, source, os.replace)
 
     def put_if_absent(self, key: str, content: bytes) -> Stat:
@@ -111,13 +107,13 @@ class FolderStore:
         with self._writing(key):
             self._path(key).unlink(missing_ok=True)
 
-    def _write(self, key: str, source: Source, publish: Callable[[Path, Path], None]) -> Stat:
+    def _write(self, key: str, source: bytes | BinaryIO, publish: Callable[[Path, Path], None]) -> Stat:
         path = self._path(key)
-        with self._source(source) as opened, self._writing(key):
+        with self._writing(key):
             temporary = self._temporary()
             try:
                 with temporary.open("xb") as file:
-                    _copy(opened, file)
+                    shutil.copyfileobj(io.BytesIO(source) if isinstance(source, bytes) else source, file, BLOCK_BYTES)
                     file.flush()
                     os.fsync(file.fileno())
                     written = os.fstat(file.fileno())
@@ -128,19 +124,6 @@ class FolderStore:
                 raise
             _sync_folder(path.parent)
             return _stat(written)
-
-    @contextmanager
-    def _source(self, source: Source) -> Iterator[bytes | BinaryIO]:
-        """Open the source outside ``_writing``, so that its errors are not taken for the store's."""
-        if not isinstance(source, Path):
-            yield source
-            return
-        try:
-            file = source.open("rb")
-        except OSError as error:
-            raise UserError(f"cannot read {source}: {error.strerror}") from error
-        with file:
-            yield file
 
     def _temporary(self) -> Path:
         folder = self.root / RESERVED
@@ -170,8 +153,6 @@ class FolderStore:
     def _writing(self, key: str) -> Iterator[None]:
         try:
             yield
-        except SidaError:
-            raise
         except OSError as error:
             raise self._write_error(key, error) from error
 
@@ -190,16 +171,9 @@ class FolderStore:
         return StoreError(f"cannot write {self.address_of(key)}: {error.strerror}")
 
 
-def _stat(found: os.stat_result) -> Stat:
+def _stat(status: os.stat_result) -> Stat:
     # No inode: a store that is moved with its times (cp -a, rsync -a) keeps etags and so its results.
-    return Stat(found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
-
-
-def _copy(source: bytes | BinaryIO | Path, file: BinaryIO) -> None:
-    if isinstance(source, bytes):
-        file.write(source)
-    else:
-        shutil.copyfileobj(source, file, BLOCK_BYTES)  # type: ignore[arg-type]
+    return Stat(status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -218,18 +192,8 @@ def _sweep(folder: Path) -> None:
         host, _, rest = entry.name.rpartition("-")[0].rpartition("-")
         try:
             age = now - entry.stat().st_mtime
-            dead = host == socket.gethostname() and rest.isdigit() and not _runs(int(rest))
+            dead = host == socket.gethostname() and rest.isdigit() and not psutil.pid_exists(int(rest))
             if age > (ABANDONED_SECONDS if dead else STALE_SECONDS):
                 os.unlink(entry.path)
         except FileNotFoundError:
             continue  # its writer has just published it
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,13 +9,11 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,7 +23,7 @@ from botocore.exceptions import ClientError
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
-from sida.stores.base import RESERVED, Source, Stat, check_key, redact
+from sida.stores.base import RESERVED, ObjectStore, Stat, check_key, redact
 from sida.stores.s3_client import connect
 from sida.stores.s3_errors import FAILURES, explain, name_of, status_of
 
@@ -38,20 +36,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class S3Store:
-    """Objects under ``prefix`` of ``bucket``. Safe for threads, and after a fork."""
+class S3Store(ObjectStore):
+    """Objects under a prefix of a bucket. Safe for threads, and after a fork."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint: str | None, region: str) -> None:
-        self.bucket, self.prefix, self.region = bucket, prefix.strip("/"), region
-        endpoint = endpoint or f"s3.{region}.amazonaws.com"
-        self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
-        self._connected: tuple[int, BaseClient] | None = None
-        self._conditional = False
-        self._first = threading.Lock()
-
-    @classmethod
-    def from_address(cls, address: str) -> S3Store:
-        """Build from ``s3://bucket/prefix`` and settings. Raises UserError when the address is malformed."""
+    def __init__(self, address: str) -> None:
+        """Take ``s3://bucket/prefix``; settings say the endpoint. Raises UserError when the address is malformed."""
         parts = urlsplit(address)
         if parts.username or parts.password or parts.query:
             raise UserError(
@@ -61,29 +50,18 @@ class S3Store:
         if not parts.netloc:
             raise UserError(f"store address {address} names no bucket: write s3://bucket/prefix")
         prefix = parts.path.strip("/")
-        if prefix:
-            check_key(prefix)
-        here = settings()
-        return cls(parts.netloc, prefix, here.s3_endpoint, here.s3_region)
+        self._root = f"{check_key(prefix)}/" if prefix else ""
+        self.bucket, self.region = parts.netloc, settings().s3_region
+        endpoint = settings().s3_endpoint or f"s3.{self.region}.amazonaws.com"
+        self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
+        self._connected: tuple[int, BaseClient] | None = None
+        self._conditional = False  # not proven yet
 
     @property
     def address(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-
-    def address_of(self, key: str) -> str:
-        return f"{self.address}/{check_key(key)}"
-
-    def __repr__(self) -> str:
-        return f"S3Store({self.address}, endpoint={redact(self.endpoint)})"
+        return f"s3://{self.bucket}/{self._root}".rstrip("/")
 
     # -- reading
-
-    def open(self, key: str) -> BinaryIO:
-        size = self.stat(key).size
-        if size <= BLOCK_BYTES:
-            return io.BytesIO(self.read(key))
-        raw: io.RawIOBase = _RangedFile(self, key, size)
-        return io.BufferedReader(raw, BLOCK_BYTES)
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         name = self._name(key)
@@ -100,7 +78,7 @@ class S3Store:
         return content
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
-        """Yield bytes from ``offset`` to ``size`` in order, a few blocks being read at once ahead of the reader."""
+        """Yield the bytes in order, a few blocks being read at once ahead of the reader."""
 
         def block(start: int) -> bytes:
             return self.read(key, start, min(BLOCK_BYTES, size - start))
@@ -111,36 +89,18 @@ class S3Store:
         answer = self._request("head_object", key, Key=self._name(key))
         return Stat(answer["ContentLength"], _etag(answer))
 
-    def exists(self, key: str) -> bool:
-        try:
-            self.stat(key)
-        except NotFound:
-            return False
-        return True
-
     def list(self, prefix: str = "") -> Sequence[str]:
-        root = f"{self.prefix}/" if self.prefix else ""
         keys: list[str] = []
         after: dict[str, str] | None = {}
         while after is not None:
-            page = self._request("list_objects_v2", prefix, Prefix=root + prefix, **after)
-            keys += [entry["Key"].removeprefix(root) for entry in page.get("Contents", ())]
+            page = self._request("list_objects_v2", prefix, Prefix=self._root + prefix, **after)
+            keys += [entry["Key"].removeprefix(self._root) for entry in page.get("Contents", ())]
             after = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
         return sorted(key for key in keys if not key.startswith(f"{RESERVED}/"))
 
-    def local_path(self, key: str) -> Path | None:
-        return None
-
     # -- writing
 
-    def put(self, key: str, source: Source) -> Stat:
-        if isinstance(source, Path):
-            try:
-                file = source.open("rb")
-            except OSError as error:
-                raise UserError(f"cannot read {source}: {error.strerror}") from error
-            with file:
-                return self.put(key, file)
+    def put(self, key: str, source: bytes | BinaryIO) -> Stat:
         name = self._name(key)
         stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
         begin = stream.tell()
@@ -176,20 +136,10 @@ class S3Store:
         return Stat(size, _etag(answer))
 
     def put_if_absent(self, key: str, content: bytes) -> Stat:
-        with self._first:
-            if not self._conditional:
-                self._require_conditional_writes()
-                self._conditional = True
-        return self._create(key, content)
-
-    def delete(self, key: str) -> None:
-        try:
-            self._request("delete_object", key, Key=self._name(key))
-        except NotFound:
-            pass
-
-    def _create(self, key: str, content: bytes) -> Stat:
         """Make one conditional PUT, read back. After a lost answer "exists" may mean that we won."""
+        if not self._conditional:  # threads that come here together prove it once each
+            self._require_conditional_writes()
+            self._conditional = True
         name, unsure = self._name(key), False
 
         def create() -> None:
@@ -203,17 +153,21 @@ class S3Store:
                 if not unsure or self.read(key) != content:
                     raise
 
-        keep_trying(self._what, create)
+        keep_trying(name_of(self.endpoint), create)
         # Read it back, as some servers have answered several racing creators with success.
         answer = self._request("get_object", key, Key=name)
         if answer["Body"] != content:
             raise AlreadyExists(f"{self.address_of(key)} exists already: another process wrote it at the same time")
         return Stat(len(content), _etag(answer))
 
+    def delete(self, key: str) -> None:
+        with suppress(NotFound):
+            self._request("delete_object", key, Key=self._name(key))
+
     def _require_conditional_writes(self) -> None:
         """Prove once that this server refuses to overwrite: leases and attempts rest on it."""
         probe = f"{RESERVED}/probe-{secrets.token_hex(8)}"
-        name = self._name(probe, reserved=True)
+        name = self._root + probe
         self._request("put_object", probe, Key=name, Body=b"1")
         try:
             self._request("put_object", probe, Key=name, Body=b"2", IfNoneMatch="*")
@@ -222,20 +176,19 @@ class S3Store:
         else:
             raise StoreUnusable(
                 f"{redact(self.endpoint)} ignores If-None-Match, so two writers could overwrite each other "
-                f"in {self.address}: use a server that honours it, or set SIDA_STORE to a folder"
+                f"in {self.address}: use a server that honors it, or set SIDA_STORE to a folder"
             )
         finally:
             self._request("delete_object", probe, Key=name)
 
     # -- requests
 
-    def _name(self, key: str, reserved: bool = False) -> str:
-        key = key if reserved else check_key(key)
-        return f"{self.prefix}/{key}" if self.prefix else key
+    def _name(self, key: str) -> str:
+        return self._root + check_key(key)
 
     def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make a repeatable request, again while the server is away. Raises this project's errors only."""
-        return keep_trying(self._what, lambda: self._send(operation, key, **arguments))
+        return keep_trying(name_of(self.endpoint), lambda: self._send(operation, key, **arguments))
 
     def _send(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make one of botocore's requests, once, and read the answer's body. ``key`` is for messages."""
@@ -246,10 +199,6 @@ class S3Store:
         except FAILURES as error:
             raise explain(error, self, key) from error
         return answer
-
-    @property
-    def _what(self) -> str:
-        return name_of(self.endpoint)
 
     @property
     def _client(self) -> BaseClient:
@@ -285,38 +234,3 @@ def _in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads:
         finally:
             for future in pending:
                 future.cancel()
-
-
-class _RangedFile(io.RawIOBase):
-    """A large object as a seekable file; buffered by whoever opens it."""
-
-    def __init__(self, store: S3Store, key: str, size: int) -> None:
-        self._store, self._key, self._size, self._at = store, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readall(self) -> bytes:
-        """Return the rest, read in parallel; io's own would ask for it in pieces of 8 KiB."""
-        rest = b"".join(self._store.blocks(self._key, self._at, self._size))
-        self._at += len(rest)
-        return rest
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        block = self._store.read(self._key, self._at, length)
-        buffer[: len(block)] = block
-        self._at += len(block)
-        return len(block)

@@ -12,14 +12,14 @@ import certifi
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import IncompleteReadError
-from botocore.loaders import Loader, create_loader
+from botocore.loaders import create_loader
 from botocore.session import Session
 
 from sida import patience
-from sida.errors import UserError
 from sida.settings import environment
-from sida.stores.base import redact
+from sida.stores.s3_errors import not_an_address
 
+_service_models = functools.cache(create_loader)  # botocore's descriptions of services, read once a process (40 ms)
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 
 
@@ -32,12 +32,11 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
-        raise _not_an_address(endpoint)
+        raise not_an_address(endpoint)
     patience.hush_retries()
     logging.getLogger("botocore").setLevel(logging.ERROR)  # it tells where it found credentials
-    variables: dict[str, tuple[str | None, ...]] = {
-        "config_file": (None, None, os.devnull, None)
-    }  # the settings cover what it could say
+    # The settings cover what botocore's own file of settings could say.
+    variables: dict[str, tuple[str | None, ...]] = {"config_file": (None, None, os.devnull, None)}
     if environment().get("AWS_ACCESS_KEY_ID"):
         variables["profile"] = (None, None, None, None)  # not needed, and one that is missing would be an error
     session = Session(variables)
@@ -59,16 +58,10 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
             "s3", region, endpoint_url=f"{parts.scheme}://{parts.netloc}", verify=authorities, config=config
         )
     except ValueError as error:
-        raise _not_an_address(endpoint) from error
+        raise not_an_address(endpoint) from error
     client.meta.events.register_last("before-call.s3", _send_at_once)
     client.meta.events.register("before-parse.s3", _refuse_cut_answers)
     return client
-
-
-@functools.cache
-def _service_models() -> Loader:
-    """Return botocore's descriptions of services, read once a process (40 ms)."""
-    return create_loader()
 
 
 def _send_at_once(params: dict[str, Any], **_: object) -> None:
@@ -79,14 +72,6 @@ def _send_at_once(params: dict[str, Any], **_: object) -> None:
 def _refuse_cut_answers(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
     """Raise IncompleteReadError for an answer shorter than announced, which botocore might take for an empty list."""
     body, announced = response_dict["body"], response_dict["headers"].get("Content-Length")
-    if (
-        isinstance(body, bytes)
-        and announced
-        and operation_model.http["method"] != "HEAD"
-        and len(body) < int(announced)
-    ):
+    complete = not isinstance(body, bytes) or len(body) >= int(announced or 0)
+    if not complete and operation_model.http["method"] != "HEAD":
         raise IncompleteReadError(actual_bytes=len(body), expected_bytes=announced)
-
-
-def _not_an_address(endpoint: str) -> UserError:
-    return UserError(f"SIDA_S3_ENDPOINT={redact(endpoint)} is not an address: write https://host[:port]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
@@ -13,6 +13,9 @@ from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionErro
 
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.stores.base import redact
+
+if TYPE_CHECKING:
+    from sida.stores.s3 import S3Store
 
 FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError)  # of a request
 SKEW_SECONDS = 300.0
@@ -37,18 +40,7 @@ NO_CREDENTIALS = (
 )
 
 
-class Described(Protocol):
-    """Facts about a store that an error's message needs."""
-
-    endpoint: str
-    bucket: str
-    region: str
-
-    @property
-    def address(self) -> str: ...
-
-
-def explain(error: Exception, store: Described, key: str) -> SidaError:
+def explain(error: Exception, store: S3Store, key: str) -> SidaError:
     """Return this project's error for one of FAILURES: Unavailable if it passes."""
     place = f"{store.address}/{key}" if key else store.address
     endpoint = redact(store.endpoint)
@@ -70,12 +62,17 @@ def name_of(endpoint: str) -> str:
     return f"the store at {redact(endpoint)}"
 
 
+def not_an_address(endpoint: str) -> UserError:
+    """Return the error for an endpoint that no request can be sent to."""
+    return UserError(f"SIDA_S3_ENDPOINT={redact(endpoint)} is not an address: write https://host[:port]")
+
+
 def status_of(error: boto.ClientError) -> int:
     """Return the status that the server answered with."""
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
-def _answered(error: boto.ClientError, store: Described, place: str, endpoint: str) -> SidaError:
+def _answered(error: boto.ClientError, store: S3Store, place: str, endpoint: str) -> SidaError:
     code, message = (str(error.response["Error"].get(part) or "") for part in ("Code", "Message"))
     status = status_of(error)
     if code == "NoSuchBucket":
@@ -112,7 +109,7 @@ def _not_answered(error: Exception, place: str, endpoint: str) -> SidaError:
             f"SIDA_S3_ENDPOINT=http://... if the server has no TLS"
         )
     if isinstance(reason, LocationValueError):
-        return UserError(f"SIDA_S3_ENDPOINT={endpoint} is not an address: write https://host[:port]")
+        return not_an_address(endpoint)
     if isinstance(reason, NameResolutionError):
         return _unreachable(endpoint, "its name is not found")
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):

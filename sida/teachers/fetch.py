@@ -5,8 +5,8 @@ from __future__ import annotations
 from sida.errors import UserError
 from sida.foreign.fetch import digest_of_file, fetch_file
 from sida.manifests import TeacherResult
+from sida.process.scratch import scratch_folder
 from sida.recipe import Generator, Network, Recipe, Teacher
-from sida.scratch import scratch_folder
 from sida.steps import StepRun, step
 from sida.stores.base import redact
 from sida.teachers.convert import convert

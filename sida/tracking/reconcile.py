@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from sida import records
 from sida.ending import end_if_killed
 from sida.errors import NotFound, SidaError
-from sida.lease import acquire
 from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
+from sida.stores.lease import acquire
 from sida.tracking.projection import Node, Projection, projection
 from sida.tracking.registry import register
 from sida.tracking.server import EXPERIMENT, PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from sida.errors import Fenced, SidaError
 from sida.launch.spec import JobFile, ManifestRef, Spec, parse_job
 from sida.launch.worker_error import NAME, WorkerError, read_error
-from sida.lease import check_fence
 from sida.manifests import Manifest, Part, of_kind, parse_manifest
 from sida.patience import as_one, impatient
 from sida.recipe import Recipe
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef
+from sida.stores.lease import check_fence
 from sida.stores.objects import put_object
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Job(Generic[S]):
 
         return as_one(attempt)
 
-    def publish(self, name: str, content: bytes | Path) -> None:
+    def publish(self, name: str, content: bytes) -> None:
         """Write ``name`` in the job's folder."""
         self.guarded(lambda: self.store.put(f"{self.folder}/{name}", content))
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from sida.launch.spec import EncodeSpec, LeaseRef
-from sida.lease import acquire
 from sida.settings import settings
 from sida.stores import open_store
+from sida.stores.lease import acquire
 from tests.accelerator.device import device, shapes, values
 from tests.conftest import ROOT
 from tests.jobs import job_file

@@ -15,9 +15,9 @@ from sida import recipe
 from sida.errors import Fenced, UserError
 from sida.launch.spec import EncodeSpec, JobFile, Launch
 from sida.launch.worker_error import WorkerError, read_error
-from sida.lease import acquire
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
+from sida.stores.lease import acquire
 from sida.worker.job import Job
 from tests.conftest import ROOT
 from tests.jobs import job_file, led

@@ -107,7 +107,7 @@ def test_a_list_of_results_is_recorded_one_by_one_and_a_failure_among_them_is_ke
 
     address = run_step(place)
     failure = failures.Failure(item="gone", recipe="digits", step="score", message="no such file", exit_code=2)
-    failures.write(failure, place / "failed")
+    failure.write(place / "failed")
     given = {"recipe": "digits", "scores": [str(place / "dataset"), str(place / "failed")], "attempt": ""}
     call = records.begin(RUN, "published_table", 2, given)
     assert call is not None

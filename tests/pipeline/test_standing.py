@@ -490,7 +490,7 @@ def test_a_followed_log_goes_on_where_its_stream_broke_off(
 
 
 def test_without_a_pod_the_copy_in_the_store_is_shown(kube: Kube, s3: str, command: Command) -> None:
-    from sida.step_log import log_key
+    from sida.steps.log import log_key
 
     mine = command.profile(("s3://bucket/sida", s3))
     line = command("logs", RUN, "score", "--profile", mine).mistake()

@@ -11,7 +11,7 @@ import pytest
 from sida import ending, layout, records
 from sida.process.identity import Process, machine_id
 from sida.settings import settings
-from sida.step_log import log_key
+from sida.steps.log import log_key
 from sida.stores import ObjectStore, open_store
 from tests.pipeline.command import Command
 

@@ -17,8 +17,8 @@ import pytest
 
 from sida import patience, progress
 from sida.errors import AlreadyExists, Fenced, SidaError, StoreUnusable, Unavailable
-from sida.lease import acquire
 from sida.stores import ObjectStore, open_store, s3_client
+from sida.stores.lease import acquire
 from sida.stores.s3 import S3Store
 from tests.stores.faults import spoiling
 from tests.stores.outage import ANSWERS, Way, hasten, way_to

@@ -20,8 +20,8 @@ import torch
 from sida import progress
 from sida.errors import Fenced, SidaError, Unavailable
 from sida.launch.spec import parse_outcome
-from sida.lease import acquire
 from sida.stores import ObjectStore, open_store
+from sida.stores.lease import acquire
 from sida.training import writer
 from sida.training.checkpoint import Checkpoint, newest
 from sida.training.distill_loop import distill

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 
 from sida import layout
 from sida.errors import NotFound, UserError
-from sida.lease import acquire, is_alive
 from sida.stores import ObjectStore
+from sida.stores.lease import acquire, live_number
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
 RECORD_BYTES = 64 << 20  # JSON objects up to here are looked into for digests of others
@@ -25,11 +26,11 @@ LEASE = "gc"
 class Garbage:
     """Keys that may go, by kind, and the bytes of the objects among them."""
 
-    runs: list[str] = field(default_factory=list)  # records of runs that are to be forgotten
-    attempts: list[str] = field(default_factory=list)
-    jobs: list[str] = field(default_factory=list)
-    objects: list[str] = field(default_factory=list)
-    object_bytes: int = 0
+    runs: list[str]  # records of runs that are to be forgotten
+    attempts: list[str]
+    jobs: list[str]
+    objects: list[str]
+    object_bytes: int
 
     def all_keys(self) -> list[str]:
         """Return all keys in the order of removal: what names an object goes before the object."""
@@ -42,16 +43,18 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     Raises UserError for a run that is not recorded, and the store's errors.
     """
     keys = store.list()
-    forgotten = [layout.check_run_id(run) for run in forget]
-    runs = [key for key in keys if key.startswith(layout.RUNS)]
-    for run in forgotten:
-        if not any(key.startswith(layout.run_folder(run)) for key in runs):
-            raise UserError(f"run {run} is not recorded in {store.address}: `sida status` lists runs")
-    going = {key for key in runs if layout.run_at(key) in forgotten}
-    told, lost = (_text(store, [key for key in runs if (key in going) == gone]) for gone in (False, True))
+    records: dict[str, list[str]] = {}
+    for key in keys:
+        if key.startswith(layout.RUNS):
+            records.setdefault(layout.run_at(key), []).append(key)
+    forgotten = {layout.check_run_id(run) for run in forget}
+    if unknown := forgotten - records.keys():
+        raise UserError(f"run {min(unknown)} is not recorded in {store.address}: `sida status` lists runs")
+    going = [key for run in forgotten for key in records.pop(run)]
 
-    attempts = _attempts(store, keys, told, lost)
-    jobs = [key for key in keys if _job_is_over(key, attempts, set(keys))]
+    attempts = _attempts(store, keys, _text(store, chain(*records.values())), _text(store, going))
+    superseded, manifests = set(attempts), set(filter(layout.attempt_at, keys))
+    jobs = [key for key in keys if _job_is_over(key, superseded, manifests)]
     removed = {*going, *attempts, *jobs}
     kept = [key for key in keys if key not in removed and not key.startswith((layout.OBJECTS, layout.LEASES))]
     needed = _named_objects(store, kept, [key for key in keys if key.startswith(layout.OBJECTS)])
@@ -73,15 +76,15 @@ def remove_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     return garbage
 
 
-def _attempts(store: ObjectStore, keys: Iterable[str], told: bytes, lost: bytes) -> list[str]:
-    """Return superseded attempts that no kept run names, and latest ones that only forgotten runs named."""
+def _attempts(store: ObjectStore, keys: Iterable[str], kept: bytes, forgotten: bytes) -> list[str]:
+    """Return superseded attempts that no kept run's records name, and latest ones that only those of forgotten runs do."""
     superseded = []
     for key in keys:
         attempt = layout.attempt_at(key)
-        if attempt is None or key.encode() in told:
+        if attempt is None or key.encode() in kept:
             continue
         latest = _latest(store, layout.step_folder(attempt.step, attempt.key))
-        if key.encode() in lost or latest not in ("", str(attempt.number)):
+        if key.encode() in forgotten or latest not in ("", str(attempt.number)):
             superseded.append(key)
     folders = {key.rpartition("/")[0] for key in superseded}
     left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in superseded}
@@ -96,13 +99,13 @@ def _latest(store: ObjectStore, folder: str) -> str:
         return ""
 
 
-def _job_is_over(key: str, attempts: list[str], keys: set[str]) -> bool:
+def _job_is_over(key: str, superseded: set[str], manifests: set[str]) -> bool:
     """Return whether a job's file goes with its attempt, or is a finished attempt's checkpoint."""
-    file = layout.job_file_at(key)
-    if file is None:
+    if not (file := layout.job_file_at(key)):
         return False
-    manifest = layout.manifest_key(*file[0])
-    return manifest in attempts or (file[1].startswith("checkpoints/") and manifest in keys)
+    attempt, name = file
+    manifest = layout.manifest_key(*attempt)
+    return manifest in superseded or (name.startswith("checkpoints/") and manifest in manifests)
 
 
 def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str]) -> set[str]:
@@ -123,11 +126,9 @@ def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str
 
 def _running(store: ObjectStore) -> str:
     """Return a step's key whose lease is alive; empty when there is none."""
-    newest: dict[str, int] = {}
-    for key in store.list(layout.LEASES):
-        if (lease := layout.lease_at(key)) and lease[0] != LEASE:
-            newest[lease[0]] = max(newest.get(lease[0], 0), lease[1])
-    return next((held for held, number in newest.items() if is_alive(store, held, number)), "")
+    leases = filter(None, map(layout.lease_at, store.list(layout.LEASES)))
+    held = sorted({key for key, _ in leases if key != LEASE})
+    return next((key for key in held if live_number(store, key) is not None), "")
 
 
 def _text(store: ObjectStore, keys: Iterable[str]) -> bytes:
@@ -157,5 +158,5 @@ def summary(garbage: Garbage) -> str:
         "jobs' files": len(garbage.jobs),
         "objects": len(garbage.objects),
     }
-    text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     return f"{text or 'nothing'} ({garbage.object_bytes / 2**20:.1f} MiB)"

@@ -1,4 +1,4 @@
-"""Copy two pipes on, and keep the end of what went through in a file; started by ``sida.step_log``, never by hand.
+"""Copy two pipes on, and keep the end of what went through in a file; started by ``sida.steps.log``, never by hand.
 
     python -I -S log_copier.py OUT ERR FILE LIMIT    two descriptors to read, and the file of at most 2 * LIMIT bytes, appended to
 
@@ -6,6 +6,7 @@ A process of its own: the step may be killed, or crash in native code, and its l
 no process holds the other ends any more. Standard library alone, so that it starts in milliseconds.
 """
 
+import io
 import os
 import selectors
 import sys
@@ -34,7 +35,7 @@ def main(out: int, err: int, path: str, limit: int) -> None:
                     _shorten(kept, limit)
 
 
-def _pass_on(target, block):  # type: ignore[no-untyped-def]
+def _pass_on(target: int, block: bytes) -> None:
     """Write all of it; a reader that has gone must not end the step."""
     try:
         while block:
@@ -43,7 +44,7 @@ def _pass_on(target, block):  # type: ignore[no-untyped-def]
         pass
 
 
-def _shorten(kept, limit):  # type: ignore[no-untyped-def]
+def _shorten(kept: io.FileIO, limit: int) -> None:
     kept.seek(-limit, os.SEEK_END)
     end = kept.read()
     kept.seek(0)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sida.scratch import remove_abandoned, scratch_folder
+from sida.process.scratch import remove_abandoned, scratch_folder
 from tests.conftest import ROOT
 
 CHILD = """
 import sys
-from sida.scratch import scratch_folder
+from sida.process.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "large").write_bytes(bytes(1000))
     print(folder, flush=True)

@@ -17,9 +17,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from types import TracebackType
 from typing import Any, TypeVar
 
 from sida import patience
@@ -50,10 +50,11 @@ class Holder:
     released: bool
     nonce: str
 
-    def alive(self, now: float) -> bool:
+    def alive(self) -> bool:
         """Return False if released, expired, or on this machine with its process gone."""
         if self.released:
             return False
+        now = time.time()
         if self.machine == machine_id():
             return now < self.expires and Process(self.pid, self.process_started).alive()
         return now < self.expires + CLOCK_SLACK_SECONDS
@@ -70,8 +71,8 @@ class Holder:
         return f"process {self.pid} of {self.user} on {self.host}{run}, since {since}"
 
 
-class Lease:
-    """Held key; renews itself in the background until released. A context manager."""
+class Lease(AbstractContextManager["Lease"]):
+    """Held key; renews itself in the background until released."""
 
     def __init__(self, store: ObjectStore, key: str, number: int, holder: Holder, ttl: float) -> None:
         self.store, self.key, self.number, self.ttl = store, key, number, ttl
@@ -80,11 +81,7 @@ class Lease:
         self._fenced = ""
         self._writing = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew_for_ever, name=f"lease {key}", daemon=True)
-        self._thread.start()
-
-    def __repr__(self) -> str:
-        return f"Lease({self.key!r}, number={self.number})"
+        threading.Thread(target=self._renew_for_ever, name=f"lease {key}", daemon=True).start()
 
     def raise_if_lost(self) -> None:
         """Raise Fenced when a successor has been seen; asks no server, so it never waits. For every iteration of a loop."""
@@ -120,18 +117,11 @@ class Lease:
         if self._stop.is_set():
             return
         self._stop.set()
-        with self._writing:
-            self._holder = replace(self._holder, released=True, nonce=secrets.token_hex(8))
-            try:
-                with patience.impatient():
-                    self.store.put(lease_key(self.key, self.number), _encode(self._holder))
-            except SidaError:
-                pass  # it expires by itself; what the lease guarded is published already
+        # A lease that cannot be released expires by itself; what it guarded is published already.
+        with self._writing, suppress(SidaError), patience.impatient():
+            self._write(released=True)
 
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def _renew_for_ever(self) -> None:
@@ -150,19 +140,19 @@ class Lease:
         with self._writing:
             if self._stop.is_set():
                 return
-            renewed = replace(
-                self._holder,
-                expires=time.time() + self.ttl,
-                renewals=self._holder.renewals + 1,
-                nonce=secrets.token_hex(8),
-            )
-            self.store.put(lease_key(self.key, self.number), _encode(renewed))
+            renewed = self._write(expires=time.time() + self.ttl, renewals=self._holder.renewals + 1)
             self._look_for_successor()
             self._holder = renewed
             self._valid_until = asked + self.ttl
 
+    def _write(self, **changes: Any) -> Holder:
+        """Write our own object with these changes, and return it."""
+        holder = replace(self._holder, **changes, nonce=secrets.token_hex(8))
+        self.store.put(lease_key(self.key, self.number), _encode(holder))
+        return holder
+
     def _look_for_successor(self) -> None:
-        newest = _newest(self.store, self.key)
+        newest = newest_number(self.store, self.key)
         if newest > self.number:
             self._fenced = f"{_who(self.store, self.key, newest)} took over {self.key}"
 
@@ -187,9 +177,9 @@ def acquire(
     watched: tuple[int, str] | None = None
     unchanged_since, announced = _clock(), 0
     while True:
-        number = _newest(store, key)
-        holder = _read(store, key, number)
-        if holder is not None and holder.alive(time.time()):
+        number = newest_number(store, key)
+        holder = holder_of(store, key, number)
+        if holder is not None and holder.alive():
             if watched != (number, holder.nonce):
                 watched, unchanged_since = (number, holder.nonce), _clock()
             if _clock() - unchanged_since <= max(ttl, holder.expires - holder.created) + CLOCK_SLACK_SECONDS:
@@ -208,7 +198,7 @@ def acquire(
             store.put_if_absent(lease_key(key, number + 1), _encode(mine))
         except AlreadyExists:
             continue  # another one was faster: look at it
-        if _newest(store, key) != number + 1:
+        if newest_number(store, key) != number + 1:
             continue  # we looked long ago: our number had been used and pruned meanwhile
         _prune(store, key, number)
         return Lease(store, key, number + 1, mine, ttl)
@@ -216,7 +206,7 @@ def acquire(
 
 def check_fence(store: ObjectStore, key: str, number: int) -> None:
     """Raise Fenced unless lease ``number`` is the newest; for a process that works under another's lease."""
-    newest = _newest(store, key)
+    newest = newest_number(store, key)
     if newest != number:
         raise Fenced(
             f"{_who(store, key, newest)} took over {key} (lease {number} is over): stopped without publishing"
@@ -225,31 +215,11 @@ def check_fence(store: ObjectStore, key: str, number: int) -> None:
         )
 
 
-def is_alive(store: ObjectStore, key: str, number: int) -> bool:
-    """Return whether lease ``number`` is the newest, not released, not expired, its process (if on this machine) running."""
-    if _newest(store, key) != number:
-        return False
-    holder = _read(store, key, number)
-    return holder is not None and holder.alive(time.time())
-
-
-def last_expiry(store: ObjectStore, key: str) -> float | None:
-    """Return when the newest lease ends or ended, in seconds since 1970; None when there is none that can be read."""
-    holder = _read(store, key, _newest(store, key))
-    return holder.expires if holder is not None else None
-
-
-def alive_holder(store: ObjectStore, key: str) -> tuple[int, Holder] | None:
-    """Return the number of the live lease on the key, and its holder; None if there is none."""
-    number = _newest(store, key)
-    holder = _read(store, key, number)
-    return (number, holder) if holder is not None and holder.alive(time.time()) else None
-
-
-def last_words(store: ObjectStore, key: str, number: int) -> bool:
-    """Return whether lease ``number`` was released by its holder, which thus ended in order."""
-    holder = _read(store, key, number)
-    return holder is not None and holder.released
+def live_number(store: ObjectStore, key: str) -> int | None:
+    """Return the number of the live lease on the key; None if there is none."""
+    number = newest_number(store, key)
+    holder = holder_of(store, key, number)
+    return number if holder is not None and holder.alive() else None
 
 
 # -- objects
@@ -260,12 +230,13 @@ def _numbers(store: ObjectStore, key: str) -> list[int]:
     return sorted(lease[1] for lease in leases if lease and lease[0] == key)
 
 
-def _newest(store: ObjectStore, key: str) -> int:
+def newest_number(store: ObjectStore, key: str) -> int:
+    """Return the number of the newest lease, alive or not; 0 if there is none."""
     return max(_numbers(store, key), default=0)
 
 
-def _read(store: ObjectStore, key: str, number: int) -> Holder | None:
-    """Return the holder; None for number 0, an object pruned meanwhile, and one that cannot be understood."""
+def holder_of(store: ObjectStore, key: str, number: int) -> Holder | None:
+    """Return what lease ``number`` says; None for number 0, an object pruned meanwhile, and one that cannot be understood."""
     try:
         return Holder(**json.loads(store.read(lease_key(key, number)))) if number else None
     except (NotFound, ValueError, TypeError):
@@ -285,16 +256,13 @@ def _encode(holder: Holder) -> bytes:
 
 def _new_holder(ttl: float, owner: str) -> Holder:
     me, now = Process.current(), time.time()
-    values: dict[str, Any] = {
-        "host": os.uname().nodename,
-        "machine": machine_id(),
-        "user": _user(),
-        "run": owner,
-    }
     return Holder(
-        **values,
+        host=os.uname().nodename,
+        machine=machine_id(),
         pid=me.pid,
         process_started=me.started,
+        user=_user(),
+        run=owner,
         created=now,
         expires=now + ttl,
         renewals=0,
@@ -311,7 +279,7 @@ def _user() -> str:
 
 
 def _who(store: ObjectStore, key: str, number: int) -> str:
-    holder = _read(store, key, number)
+    holder = holder_of(store, key, number)
     return str(holder) if holder is not None else f"lease {number}"
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from sida import progress
 from sida.errors import NotFound, SidaError
 from sida.layout import log_key
-from sida.log_end import KEPT_BYTES as LOG_BYTES
-from sida.log_end import end_of_log
+from sida.masking import masked
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
+LOG_BYTES = 1 << 20
 DRAIN_SECONDS = 5.0  # how long output of a remaining child may delay the end
 _COPIER = Path(__file__).with_name("log_copier.py")
 _NEEDED = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment, by the copier
@@ -39,6 +39,17 @@ def read_log(store: ObjectStore, run: str, step: str) -> str | None:
         return None
 
 
+def end_of_log(path: Path) -> bytes:
+    """Return the last MiB of a log, from the beginning of a line on, without secrets."""
+    with path.open("rb") as log:
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size - LOG_BYTES))
+        content = log.read()
+    if size > LOG_BYTES:
+        content = content.partition(b"\n")[2] or content
+    return masked(content.decode(errors="replace"), environment()).encode()[-LOG_BYTES:]
+
+
 @contextlib.contextmanager
 def kept(run: str, step: str) -> Iterator[None]:
     """Keep what is written inside the block; ``step`` may be ``step.item``. Outside of a run nothing is kept."""
@@ -46,16 +57,52 @@ def kept(run: str, step: str) -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="log-") as folder:
-        last = ""
-        capture = _Capture(Path(folder) / "log.txt")
+        log = Path(folder) / "log.txt"
+        log.touch()
+
+        def add(text: str) -> None:
+            with log.open("ab") as file:
+                file.write(text.encode())
+
         try:
-            with progress.heard_by(capture.add):
+            with _copied(log), progress.heard_by(add):
                 yield
         except BaseException as error:
-            last = _last_words(step, error)
+            add(_last_words(step, error))
             raise
         finally:
-            _keep(run, step, capture.end(last))
+            _keep(run, step, end_of_log(log))
+
+
+@contextlib.contextmanager
+def _copied(log: Path) -> Iterator[None]:
+    """Append the end of what goes to stdout and stderr inside the block to a file."""
+    _flush()
+    before = [os.dup(1), os.dup(2)]
+    pipes = [os.pipe(), os.pipe()]
+    sources = [read for read, _ in pipes]
+    copier = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_COPIER), *map(str, sources), str(log), str(LOG_BYTES)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=sources,
+        env={name: value for name, value in environment().items() if name in _NEEDED},
+        start_new_session=True,  # a signal to our group asks us to stop, not it
+    )
+    for number, (read, write) in enumerate(pipes, 1):
+        os.close(read)
+        os.dup2(write, number)
+        os.close(write)
+    try:
+        yield
+    finally:
+        _flush()
+        for number, original in enumerate(before, 1):
+            os.dup2(original, number)
+            os.close(original)
+        try:
+            copier.wait(DRAIN_SECONDS)
+        except subprocess.TimeoutExpired:  # a child that outlives the step still writes: the copier serves it
+            threading.Thread(target=copier.wait, name="copier of a log", daemon=True).start()
 
 
 def _last_words(step: str, error: BaseException) -> str:
@@ -71,48 +118,6 @@ def _keep(run: str, step: str, content: bytes) -> None:
         open_store(settings().store).put(log_key(run, step), content)
     except (SidaError, OSError) as error:
         progress.note(step, f"its log is not kept: {error}")
-
-
-class _Capture:
-    """Copier between our stdout and stderr and the ones we were started with."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        _flush()
-        self._before = [os.dup(1), os.dup(2)]
-        pipes = [os.pipe(), os.pipe()]
-        sources = [read for read, _ in pipes]
-        self._copier = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_COPIER), *map(str, sources), str(path), str(LOG_BYTES)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=sources,
-            env={name: value for name, value in environment().items() if name in _NEEDED},
-            start_new_session=True,  # a signal to our group asks us to stop, not it
-        )
-        for number, (read, write) in enumerate(pipes, 1):
-            os.close(read)
-            os.dup2(write, number)
-            os.close(write)
-
-    def add(self, text: str) -> None:
-        """Add text that does not go to stdout or stderr."""
-        with self._path.open("ab") as log:
-            log.write(text.encode())
-
-    def end(self, last: str) -> bytes:
-        """Restore stdout and stderr; return the end of what was written, ``last`` included."""
-        _flush()
-        for number, before in enumerate(self._before, 1):
-            os.dup2(before, number)
-            os.close(before)
-        try:
-            self._copier.wait(DRAIN_SECONDS)
-        except (
-            subprocess.TimeoutExpired
-        ):  # a child that outlives the step still writes: the copier serves it until then
-            threading.Thread(target=self._copier.wait, name="copier of a log", daemon=True).start()
-        self.add(last)
-        return end_of_log(self._path)
 
 
 def _flush() -> None:

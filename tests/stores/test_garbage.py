@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sida.errors import UserError
-from sida.garbage import find_garbage, remove_garbage
-from sida.lease import acquire
 from sida.stores import ObjectStore, open_store, put_object
+from sida.stores.garbage import find_garbage, remove_garbage
+from sida.stores.lease import acquire
 
 KEY = hashlib.sha256(b"key").hexdigest()
 
