@@ -18,7 +18,7 @@ import numpy as np
 
 from sida.errors import UserError
 from sida.foreign import Refused, TensorView, read_pickle
-from sida.foreign.torch_index import check_index
+from sida.foreign.torch_streams import check_index
 from sida.teachers.files import HEADER_KEY
 from sida.teachers.nvidia_pickles import published_network
 
