@@ -27,14 +27,14 @@ MOST_ATTEMPTS = 1000
 REDIRECTS = 5
 BLOCK_BYTES = 1 << 20
 
-Heard = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
+Advance = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
 
 class _Broken(Exception):
     """This attempt failed in a way that another one may not."""
 
 
-def download(address: str, part: Path, what: str, heard: Heard) -> None:
+def download(address: str, part: Path, what: str, advance: Advance) -> None:
     """Bring ``address`` into the file ``part``, going on from what it holds if that is of the same version.
 
     Waits for a server that is away. Raises UserError for what the user can mend (address, TLS), Unavailable when it stays away.
@@ -45,7 +45,7 @@ def download(address: str, part: Path, what: str, heard: Heard) -> None:
     for _ in range(MOST_ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _attempt(address, part, what, heard)
+            _attempt(address, part, what, advance)
             answered(server)
             return
         except (_Broken, urllib3.exceptions.HTTPError, ssl.SSLError) as error:
@@ -57,9 +57,9 @@ def download(address: str, part: Path, what: str, heard: Heard) -> None:
     raise StoreError(f"{what} {shown}: broke off {MOST_ATTEMPTS} times: run again, it goes on from where it is")
 
 
-def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
+def _attempt(address: str, part: Path, what: str, advance: Advance) -> None:
     """Make one request; append to ``part`` when the server goes on from there, else start it anew."""
-    note = part.with_name(f"{part.name}.json")
+    note = note_beside(part)
     offset, validator = _resumable(part, note)
     response = _open(address, offset, validator, what)
     try:
@@ -75,7 +75,7 @@ def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
         note.write_text(json.dumps({"validator": _validator(response), "total": total}))
         with part.open("r+b" if offset else "wb") as file:
             file.seek(offset)
-            _copy(response, file, offset, total, heard)
+            _copy(response, file, offset, total, advance)
         if total and part.stat().st_size != total:
             raise _Broken(f"it ends after {part.stat().st_size} of {total} bytes")
     finally:
@@ -83,12 +83,12 @@ def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
         response.release_conn()
 
 
-def _copy(response: Any, file: Any, done: int, total: int, heard: Heard) -> None:
+def _copy(response: Any, file: Any, done: int, total: int, advance: Advance) -> None:
     window, start = time.monotonic(), done
     while block := response.read1(BLOCK_BYTES):
         file.write(block)
         done += len(block)
-        heard(done, total)
+        advance(done, total)
         if (now := time.monotonic()) - window > STALL_SECONDS:
             if done - start < STALL_BYTES:
                 raise _Broken(f"it sent {done - start} bytes in {now - window:.0f} s")
@@ -146,6 +146,11 @@ def _authorization(url: Url) -> dict[str, str]:
 
 
 # -- resuming
+
+
+def note_beside(part: Path) -> Path:
+    """Return the file that says which version the file ``part`` is a beginning of."""
+    return part.with_name(f"{part.name}.json")
 
 
 def _resumable(part: Path, note: Path) -> tuple[int, str]:
