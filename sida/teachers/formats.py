@@ -9,46 +9,25 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sida.errors import UserError
 from sida.foreign import Refused, TensorView, read_pickle
 from sida.foreign.torch_streams import check_index
-from sida.teachers.files import HEADER_KEY
+from sida.teachers.files import HEADER_KEY, Format, NetworkFile
 from sida.teachers.nvidia_pickles import published_network
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Format = Literal["pickle", "torch", "safetensors"]
 
 TORCH_PICKLE_BYTES = 16 << 20  # of the index inside a torch file
 TORCH_DIRECTORY_BYTES = 8 << 20  # of the list of its members
 ZIP_END_BYTES = (64 << 10) + 200  # where a zip's last records are
 HEADER_BYTES = 16 << 20
 WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep their tensors under
-
-
-@dataclass(frozen=True)
-class Found:
-    """Network file read as far as needed: tensors by name, its architecture as far as it says, and its origin."""
-
-    format: Format
-    tensors: Mapping[
-        str, Any
-    ]  # TensorView for a pickle, else torch's; of a safetensors file: names only, see ``shapes``
-    network: dict[str, Any] | None  # a recipe's network section; None: the file does not say
-    about: dict[str, Any] = field(default_factory=dict)
-    problem: str = ""
-
-    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of each tensor."""
-        return {name: _described(tensor) for name, tensor in self.tensors.items()}
 
 
 def format_of(path: Path, what: str) -> Format:
@@ -70,33 +49,26 @@ def format_of(path: Path, what: str) -> Format:
     )
 
 
-def read_network(path: Path, what: str) -> Found:
+def read_network(path: Path, what: str) -> NetworkFile:
     """Return names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
 
     Raises Refused or UserError in one line that names ``what``.
     """
     kind = format_of(path, what)
     if kind == "pickle":
-        network = published_network(read_pickle(path, what=what), what)
-        about = {
-            "class": network.class_name,
-            "trunk": network.trunk,
-            "arguments": network.arguments,
-            "program_sha256": network.source_sha256,
-        }
-        return Found(kind, network.tensors, network.network or None, about, network.problem)
+        return published_network(read_pickle(path, what=what), what)
     if kind == "torch":
-        return Found(kind, _read_torch(path, what), None)
+        return NetworkFile(kind, _read_torch(path, what), None)
     return _read_safetensors(path, what)
 
 
-def tensors_of(found: Found, path: Path) -> dict[str, Tensor]:
+def tensors_of(network_file: NetworkFile, path: Path) -> dict[str, Tensor]:
     """Return copies of all tensors as torch's, whatever they were read from; types stay as they are."""
-    if found.format == "safetensors":
+    if network_file.format == "safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    return {name: _copy(tensor) for name, tensor in found.tensors.items()}
+    return {name: _copy(tensor) for name, tensor in network_file.tensors.items()}
 
 
 def _copy(tensor: Any) -> Tensor:
@@ -106,14 +78,6 @@ def _copy(tensor: Any) -> Tensor:
         return tensor.detach().clone().contiguous()
     copy = torch.from_numpy(np.array(tensor.array()))
     return copy.view(torch.bfloat16) if tensor.dtype == "bfloat16" else copy
-
-
-def _described(tensor: Any) -> tuple[str, tuple[int, ...]]:
-    if isinstance(tensor, TensorView):
-        return tensor.dtype, tensor.shape
-    if isinstance(tensor, tuple):
-        return tensor
-    return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
 
 
 # -- torch
@@ -178,23 +142,23 @@ def _directory_bytes(path: Path) -> int:
 # -- safetensors
 
 
-def _read_safetensors(path: Path, what: str) -> Found:
+def _read_safetensors(path: Path, what: str) -> NetworkFile:
     from safetensors import SafetensorError, safe_open
 
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
-                raise Refused(f"{what} is a damaged safetensors file (header of {length} bytes): fetch it again")
-            header = json.loads(file.read(length))
+        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
+            raise Refused(f"{what} is a damaged safetensors file (header of {length} bytes): fetch it again")
         with safe_open(path, framework="np") as opened:  # checks that every tensor lies inside the file
-            names, about = list(opened.keys()), opened.metadata() or {}
-        own = json.loads(about[HEADER_KEY]) if HEADER_KEY in about else {}
-        shapes = {name: (_SAFE[header[name]["dtype"]], tuple(header[name]["shape"])) for name in names}
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            shapes = {name: (_SAFE[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()}
+            about = json.loads((opened.metadata() or {}).get(HEADER_KEY, "{}"))
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
         raise Refused(f"{what} is not a readable safetensors file ({error}): fetch it again") from error
-    network = own.pop("network", None) if isinstance(own, dict) else None
-    return Found("safetensors", shapes, network if isinstance(network, dict) else None, own if network else {})
+    if not isinstance(about, dict) or not isinstance(about.get("network"), dict):
+        return NetworkFile("safetensors", shapes, None)
+    return NetworkFile("safetensors", shapes, about.pop("network"), about)
 
 
 _SAFE = {
