@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -18,6 +19,11 @@ from sida.data.entries import Entry, Reader, Unreadable
 from sida.errors import UserError
 
 DATASET_JSON = "dataset.json"
+
+
+def is_label(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number that int32 holds."""
+    return type(value) is int and -(2**31) <= value < 2**31
 
 
 def from_json(content: bytes, where: str) -> dict[str, int] | None:
@@ -30,17 +36,17 @@ def from_json(content: bytes, where: str) -> dict[str, int] | None:
         return None
     if not isinstance(labels, list):
         raise UserError(f"{where}: labels must be a list of [name, label] pairs or null")
-    found: dict[str, int] = {}
+    label_of: dict[str, int] = {}
     for number, pair in enumerate(labels):
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int):
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and is_label(pair[1])):
             raise UserError(f"{where}: labels[{number}] is {str(pair)[:60]!r}: expected [name, whole number]")
         name, label = pair
-        if found.setdefault(name, label) != label:
-            raise UserError(f"{where}: {name} has two labels, {found[name]} and {label}: keep one")
-    return found
+        if label_of.setdefault(name, label) != label:
+            raise UserError(f"{where}: {name} has two labels, {label_of[name]} and {label}: keep one")
+    return label_of
 
 
-def by_name(names: list[str], labels: dict[str, int], where: str) -> np.ndarray:
+def _by_name(names: list[str], labels: dict[str, int], where: str) -> np.ndarray:
     """Return int32 [N], a label for every image and an image for every label."""
     missing = [name for name in names if name not in labels]
     if missing:
@@ -98,22 +104,21 @@ def check_synsets(folders: list[str], classes: int, where: str) -> None:
         )
 
 
-def read_json(entries: list[Entry]) -> tuple[bytes, str] | None:
-    """Return the dataset.json among the entries and its name; None if there is none."""
-    for entry in entries:
-        if entry.name == DATASET_JSON:
-            place = f"{entry.path}{'' if entry.path.endswith(DATASET_JSON) else '/' + DATASET_JSON}"
-            reader = Reader()
-            try:
-                return reader.read(entry), place
-            except Unreadable as error:
-                raise UserError(f"{place} {error}: fetch the data set again") from error
-            finally:
-                reader.close()
-    return None
+def from_dataset_json(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
+    """Return int32 [N] by the dataset.json among the entries; None without one, or when its labels are null."""
+    listing = next((entry for entry in entries if entry.name == DATASET_JSON), None)
+    if listing is None:
+        return None
+    place = listing.path if listing.path.endswith(DATASET_JSON) else f"{listing.path}/{DATASET_JSON}"
+    try:
+        with closing(Reader()) as reader:
+            labels = from_json(reader.read(listing), place)
+    except Unreadable as error:
+        raise UserError(f"{place} {error}: fetch the data set again") from error
+    return None if labels is None else _by_name([entry.name for entry in images], labels, place)
 
 
-def check_range(labels: np.ndarray, classes: int, where: Any) -> None:
+def check_range(labels: np.ndarray, classes: int, where: str) -> None:
     """Raise UserError for labels that are not 0 to classes - 1."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(
