@@ -60,7 +60,7 @@ def export_webdataset(
 def _members(shards: Shards, start: int, stop: int, dataset: DatasetResult) -> Iterator[tuple[str, bytes]]:
     for first in range(start, stop, AT_ONCE):
         some = range(first, min(stop, first + AT_ONCE))
-        for index, record in zip(some, shards.records(list(some)), strict=True):
+        for index, record in zip(some, shards.records(some), strict=True):
             ending = "npy" if dataset.record == "latents" else "png"
             yield f"{index:08d}.{ending}", _content(record["data"], dataset.record)
             if dataset.classes:
