@@ -151,7 +151,7 @@ def _imagenet(dataset: Dataset, path: Path, scratch: Path) -> Source:
 
 
 def _webdataset(dataset: Dataset, path: Path, scratch: Path) -> Source:
-    images, labels, ignored = webdataset_entries(path, scratch, labelled=bool(dataset.classes))
+    images, labels, ignored = webdataset_entries(path, scratch, labeled=bool(dataset.classes))
     return Source(str(path), labels, entries=images, ignored=ignored)
 
 

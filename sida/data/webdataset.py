@@ -18,10 +18,10 @@ from sida.errors import UserError
 LABELS = (".cls", ".json")  # endings of a sample's label; the first is preferred
 
 
-def webdataset_entries(path: Path, scratch: Path, *, labelled: bool) -> tuple[list[Entry], np.ndarray | None, int]:
+def webdataset_entries(path: Path, scratch: Path, *, labeled: bool) -> tuple[list[Entry], np.ndarray | None, int]:
     """Return images in the order of the tars (by name) and their members, labels int32 [N] from ``.cls`` or ``.json``, other files.
 
-    Raises UserError naming the tar for a sample with two images or, when ``labelled``, without a label.
+    Raises UserError naming the tar for a sample with two images or, when ``labeled``, without a label.
     """
     tars = [path]
     if path.is_dir():
@@ -43,11 +43,11 @@ def webdataset_entries(path: Path, scratch: Path, *, labelled: bool) -> tuple[li
                 if not pictures:
                     others += len(members)
                     continue
-                if labelled:
+                if labeled:
                     labels.append(_label(tar, key, members, reader))
                 others += sum(not entry.name.endswith(LABELS) for entry in members) - 1
                 images.append(pictures[0])
-    return images, np.array(labels, np.int32) if labelled else None, others
+    return images, np.array(labels, np.int32) if labeled else None, others
 
 
 def _key(name: str) -> str:

@@ -29,6 +29,13 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class File(Part):
+    """A file to fetch; without a digest, that of its first use counts."""
+
+    address: str
+    sha256: Sha256 | None = None
+
+
 class Network(Part):
     """The denoiser's architecture; teacher, fake score and generator share it."""
 
@@ -81,11 +88,9 @@ class TeacherTraining(Part):
     seed: Count = 0
 
 
-class Guide(Part):
+class Guide(File):
     """The weaker network that guidance pushes away from: EDM2's is an unconditional XS."""
 
-    address: str
-    sha256: Sha256 | None = None
     network: Network
 
 
@@ -109,11 +114,9 @@ class Teacher(Part):
         return self
 
 
-class Generator(Part):
+class Generator(File):
     """A finished SiD generator that SiD2A starts theta from; its network is the teacher's."""
 
-    address: str
-    sha256: Sha256 | None = None
     licence: str
 
 
@@ -186,7 +189,7 @@ class Method(Part):
     generator_beta1: Rate = 0.0
     clip_fake_score: bool = True  # per element to [-1, 1]; EDM with the adversarial term only
     ema_half_life: Positive = 500_000
-    forced_normalization: bool = False  # EDM2: weights renormalised in training; SiD does so whatever this says
+    forced_normalization: bool = False  # EDM2: weights renormalized in training; SiD does so whatever this says
     dropout: Rate = 0.0
     augment: Annotated[float, Field(ge=0, le=1)] = 0.0
     precision: Precision = "float32"
@@ -232,11 +235,8 @@ class Detector(Part):
     features: Positive
 
 
-class ReferenceFile(Part):
+class ReferenceFile(File):
     """A published file of reference statistics (EDM's npz, EDM2's pkl) or of reference images (npz)."""
-
-    address: str
-    sha256: Sha256 | None = None
 
 
 class Evaluation(Part):
@@ -315,11 +315,9 @@ class Expected(Part):
         return self
 
 
-class Released(Part):
+class Released(File):
     """The generator that the authors released for this run."""
 
-    address: str
-    sha256: Sha256 | None = None
     kimg: Positive  # images it has seen
     note: str | None = None
 
@@ -382,10 +380,9 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _work_divides(self) -> Recipe:
-        method, execution = self.method, self.execution
-        world = execution.processes
+        method, world = self.method, self.execution.processes
         share = method.batch // world
-        micro = execution.micro_batch or share
+        micro = self.execution.micro_batch or share
         if method.batch % world or share % micro or micro % method.loss_group:
             raise ValueError(
                 f"method.batch {method.batch} on {world} processes is "
