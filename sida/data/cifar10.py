@@ -62,7 +62,7 @@ def _pickle(path: Path, members: dict[str, Entry], name: str) -> Any:
         raise UserError(f"{path}: no {_FOLDER}/{name} in it: fetch cifar-10-python.tar.gz, the python version, again")
     try:
         with closing(Reader()) as reader:
-            return read_pickle(reader.read(members[name]), what=f"{path}: {name}")
+            return read_pickle(reader.read(members[name]), f"{path}: {name}")
     except Unreadable as error:
         raise UserError(f"{path}: {name} {error}: fetch it again") from error
 

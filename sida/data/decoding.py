@@ -111,17 +111,13 @@ class Decoders:
                 "a decoding process was killed, perhaps for want of memory: run again, it goes on from the last shard"
             ) from error
 
-    def close(self) -> None:
-        """End the processes."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-
     def __enter__(self) -> Decoders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
 
 def cores() -> int:

@@ -75,7 +75,7 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
     for number in range(conversion.shards):
         record = finished(run.store, conversion, number)
         if record is None:
-            raise SidaError(f"{conversion.source.where}: shard {number} is not in the store: run again")
+            raise SidaError(f"{conversion.source.place}: shard {number} is not in the store: run again")
         records.append(record)
     run.notes["images_per_second"] = round(total / max(time.monotonic() - started, 1e-9), 1)
     return _assemble(run, dataset, identity, conversion, records, folder)
@@ -89,7 +89,7 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
     source = open_source(dataset, folder)
     if source.ignored:
         examples = f", such as {', '.join(source.ignored_examples)}" if source.ignored_examples else ""
-        progress.note("prepare_data", f"{source.where}: {source.ignored:,} files are no images, left out{examples}")
+        progress.note("prepare_data", f"{source.place}: {source.ignored:,} files are no images, left out{examples}")
     if not source.entries and source.images is None:
         return Conversion(source, "labels", record_dtype("labels", 0, 0), shard_bytes, work)
     if dataset.latents is not None:
@@ -107,7 +107,7 @@ def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -
     if source.images is not None:
         if source.images.shape[1:] != layout["data"].shape:
             raise UserError(
-                f"{source.where}: holds images {list(source.images.shape[1:])}, the recipe says {dataset.channels} channels "
+                f"{source.place}: holds images {list(source.images.shape[1:])}, the recipe says {dataset.channels} channels "
                 f"at {dataset.resolution}x{dataset.resolution}: correct dataset.channels and dataset.resolution"
             )
         return pixels
@@ -158,7 +158,7 @@ def _assemble(
         readable &= ~dropped
     count = int(readable.sum())
     if count == 0:
-        raise UserError(f"{source.where}: no readable image among {len(source):,}, e.g. {': '.join(unreadable[0])}")
+        raise UserError(f"{source.place}: no readable image among {len(source):,}, e.g. {': '.join(unreadable[0])}")
     labels = None if source.labels is None or not dataset.classes else source.labels[readable]
     histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
     if 0 in histogram:
@@ -167,7 +167,7 @@ def _assemble(
         identity.get("sha256") or hashlib.sha256("".join(record.content for record in records).encode()).hexdigest()
     )
     if dataset.sha256 and "sha256" not in identity and "listing" in identity and dataset.sha256 != content:
-        raise UserError(f"{source.where}: sha256 over its files is {content}, the recipe expects {dataset.sha256}")
+        raise UserError(f"{source.place}: sha256 over its files is {content}, the recipe expects {dataset.sha256}")
     result = DatasetResult(
         record=conversion.record,
         source=dataset.source,
@@ -213,7 +213,7 @@ def _report_bad_images(
             problems.append(f"{len(pairs):,} of {len(source):,} images are {problem} ({examples})")
             if policy == "fail":
                 remedies.append(remedy)
-    text = f"{source.where}: {' and '.join(problems)}: listed in {listing}"
+    text = f"{source.place}: {' and '.join(problems)}: listed in {listing}"
     if remedies:
         raise UserError(f"{text}; mend the source, or {' and '.join(remedies)} (finished shards are kept)")
     run.note(text)

@@ -31,7 +31,7 @@ class Source:
     ``ignored`` counts files that are no images.
     """
 
-    where: str
+    place: str  # for messages
     labels: np.ndarray | None
     entries: Sequence[Entry] = ()
     images: np.ndarray | None = None
@@ -79,18 +79,18 @@ def open_source(dataset: Dataset, scratch: Path) -> Source:
     path = path_of(dataset)
     source = _digits() if path is None else _READERS[dataset.source](dataset, path, scratch)
     if len(source) == 0:
-        raise UserError(f"{source.where}: no images in it: correct dataset.address or dataset.source")
+        raise UserError(f"{source.place}: no images in it: correct dataset.address or dataset.source")
     if dataset.images is not None and len(source) != dataset.images:
         raise UserError(
-            f"{source.where}: {len(source):,} images, dataset.images says {dataset.images:,}: fetch the whole set, or correct it"
+            f"{source.place}: {len(source):,} images, dataset.images says {dataset.images:,}: fetch the whole set, or correct it"
         )
     if dataset.classes:
         if source.labels is None:
             raise UserError(
-                f"{source.where}: has no labels, the recipe says {dataset.classes} classes: add a dataset.json, "
+                f"{source.place}: has no labels, the recipe says {dataset.classes} classes: add a dataset.json, "
                 f"use source folder for class folders, or set dataset.classes to 0"
             )
-        labelling.check_range(source.labels, dataset.classes, source.where)
+        labelling.check_range(source.labels, dataset.classes, source.place)
     return source
 
 

@@ -48,7 +48,7 @@ def tar_entries(path: Path, inside: Entry | None = None) -> Iterator[Entry]:
     Raises UserError naming the archive: damaged headers and cuts (which Python's tarfile passes over), links, devices, names
     that lead out of it, the same name twice.
     """
-    where = f"{path} ({inside.name})" if inside else str(path)
+    place = f"{path} ({inside.name})" if inside else str(path)
     base, size = (inside.offset, inside.size) if inside else (0, path.stat().st_size)
     names: set[str] = set()
     with path.open("rb", buffering=2**16) as file:
@@ -63,21 +63,21 @@ def tar_entries(path: Path, inside: Entry | None = None) -> Iterator[Entry]:
                     archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
                     if member.isdir():
                         continue
-                    name = checked_name(member.name, where)
+                    name = checked_name(member.name, place)
                     if not member.isreg() or member.issparse():
-                        raise UserError(f"{where}: {name} is a link or a device, not a file: refused")
+                        raise UserError(f"{place}: {name} is a link or a device, not a file: refused")
                     if name in names:
-                        raise UserError(f"{where}: {name} is in it twice: pack it again")
+                        raise UserError(f"{place}: {name} is in it twice: pack it again")
                     names.add(name)
                     if member.offset_data + member.size > base + size:
-                        raise UserError(f"{where}: cut short inside {name}: fetch it again")
+                        raise UserError(f"{place}: cut short inside {name}: fetch it again")
                     if not name.endswith(".tar"):
-                        check_size(name, member.size, member.size, where)
+                        check_size(name, member.size, member.size, place)
                     yield Entry(name, str(path), member.offset_data, member.size, member.size)
         except (tarfile.TarError, EOFError, ValueError) as error:
-            raise UserError(f"{where}: not a whole tar ({error}): fetch it again") from error
+            raise UserError(f"{place}: not a whole tar ({error}): fetch it again") from error
         file.seek(end)
         if end + 512 > base + size or file.read(512) != bytes(512):
             raise UserError(
-                f"{where}: damaged or cut at byte {end - base:,}, where a header or its end should be: fetch it again"
+                f"{place}: damaged or cut at byte {end - base:,}, where a header or its end should be: fetch it again"
             )

@@ -15,29 +15,29 @@ from sida.foreign.torch_streams import read_storage
 _ACCEPTED = {**CALLS, "torch.storage._load_from_bytes": read_storage}
 
 
-def read_pickle(source: bytes | Path, *, what: str) -> Any:
+def read_pickle(source: bytes | Path, label: str) -> Any:
     """Return the value of a foreign pickle (protocols 2 to 5); nothing of it is executed.
 
-    ``what`` names the file in messages. A file is mapped into memory, not read. Comes back: None, bool, int, float, str
+    ``label`` names the file in messages. A file is mapped into memory, not read. Comes back: None, bool, int, float, str
     (Python 2's str as bytes), list, tuple, dict (also for OrderedDict and EasyDict), set; byte strings longer than 4 KiB as
     read-only memoryviews; numpy arrays and scalars, read-only; ``TensorView`` for tensors and parameters; ``Inert`` for
     everything of another class. Containers may be shared and may contain themselves: walk them with a list of what was seen.
     Raises Refused, which names the instruction or global, and UserError when the file cannot be read.
     """
-    data = memoryview(_mapped(source, what) if isinstance(source, Path) else source)
+    data = memoryview(_mapped(source, label) if isinstance(source, Path) else source)
     try:
         if len(data) > FILE_BYTES:
             raise Refused(f"it is larger than {FILE_BYTES} bytes")
         return Machine(data, Budget(len(data)), _ACCEPTED).run_whole("its end")
     except Refused as error:
         raise Refused(
-            f"{what} is refused: {error}; nothing in it was executed. Get the file from its publisher"
+            f"{label} is refused: {error}; nothing in it was executed. Get the file from its publisher"
         ) from error
 
 
-def _mapped(path: Path, what: str) -> mmap.mmap | bytes:
+def _mapped(path: Path, label: str) -> mmap.mmap | bytes:
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
-        raise UserError(f"cannot read {what}: {error.strerror}") from error
+        raise UserError(f"cannot read {label}: {error.strerror}") from error

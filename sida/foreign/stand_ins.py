@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 
-# numpy's type for the bits of torch's: numpy has no bfloat16, so those come as uint16.
-DTYPES = {
-    name: np.dtype(code)
-    for name, code in {
-        "float64": "<f8",
-        "float32": "<f4",
-        "float16": "<f2",
-        "bfloat16": "<u2",
-        "int64": "<i8",
-        "int32": "<i4",
-        "int16": "<i2",
-        "int8": "|i1",
-        "uint8": "|u1",
-        "bool": "|b1",
-    }.items()
+STORAGES = {  # what torch calls them, and the type of their elements
+    "torch.DoubleStorage": "float64",
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
 }
 MOST_DIMENSIONS = 16
 
@@ -59,6 +55,11 @@ class Storage:
     count: int
     data: memoryview = field(repr=False)
 
+    @property
+    def bits(self) -> np.dtype:
+        """Type of numpy's for an element's bits: numpy has no bfloat16, so those come as uint16."""
+        return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype).newbyteorder("<")
+
 
 @dataclass(frozen=True, eq=False)
 class TensorView:
@@ -78,11 +79,11 @@ class TensorView:
     @property
     def nbytes(self) -> int:
         """Bytes of a contiguous copy."""
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * self.storage.bits.itemsize
 
     def array(self) -> np.ndarray:
         """Return a read-only view of the file; bfloat16 comes as the uint16 with the same bits."""
-        dtype = DTYPES[self.dtype]
+        dtype = self.storage.bits
         if 0 in self.shape:
             return np.empty(self.shape, dtype)
         flat = np.frombuffer(self.storage.data, dtype, self.storage.count)[self.offset :]

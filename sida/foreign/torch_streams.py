@@ -14,23 +14,11 @@ from sida.errors import Refused
 from sida.foreign.accepted import STATE_DICTS, Call
 from sida.foreign.limits import Budget
 from sida.foreign.machine import Machine
-from sida.foreign.stand_ins import DTYPES, Global, Storage
+from sida.foreign.stand_ins import STORAGES, Global, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 INDEX_OPCODES = 1_000_000  # thirty for a tensor: 33,000 tensors
-STORAGES = {
-    "torch.DoubleStorage": "float64",
-    "torch.FloatStorage": "float32",
-    "torch.HalfStorage": "float16",
-    "torch.BFloat16Storage": "bfloat16",
-    "torch.LongStorage": "int64",
-    "torch.IntStorage": "int32",
-    "torch.ShortStorage": "int16",
-    "torch.CharStorage": "int8",
-    "torch.ByteStorage": "uint8",
-    "torch.BoolStorage": "bool",
-}
 _NAMES: dict[str, Call] = dict.fromkeys(STORAGES)  # mentioned only
 
 
@@ -75,10 +63,11 @@ def read_storage(budget: Budget, raw: Any) -> Storage:
         raise ValueError("a storage stream that does not hold exactly one storage")
     _, dtype, count = storages[0]
     body = raw[at:]
-    expected = 8 + count * DTYPES[dtype].itemsize
+    storage = Storage(dtype, count, body[8:])
+    expected = 8 + count * storage.bits.itemsize
     if len(body) != expected or int.from_bytes(body[:8], "little") != count:
         raise ValueError(f"a storage of {count} {dtype} whose data has {len(body)} bytes instead of {expected}")
-    return Storage(dtype, count, body[8:])
+    return storage
 
 
 def check_index(index: bytes, members: Mapping[str, int], size: int) -> None:
@@ -86,9 +75,10 @@ def check_index(index: bytes, members: Mapping[str, int], size: int) -> None:
 
     def persistent_load(identity: Any) -> Storage:
         key, dtype, count = _named_storage(identity)
-        if members.get(key) != count * DTYPES[dtype].itemsize:
+        storage = Storage(dtype, count, memoryview(b""))
+        if members.get(key) != count * storage.bits.itemsize:
             raise ValueError(f"a storage of {count} {dtype} whose data has {members.get(key)} bytes")
-        return Storage(dtype, count, memoryview(b""))
+        return storage
 
     budget = Budget(size, INDEX_OPCODES)
     Machine(memoryview(index), budget, STATE_DICTS | _NAMES, persistent_load).run_whole("the end of its index")

@@ -151,19 +151,19 @@ def _resolve(files: list[Path]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, where: str) -> RecipeError:
+def _explain(error: ValidationError, file: str) -> RecipeError:
     errors = error.errors()  # a mistyped required key is both unknown and missing: the former says more
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = ".".join(str(part) for part in first["loc"]) or "recipe"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "remove it"
-        return RecipeError(f"{where}: {field}: unknown key; {hint}")
+        return RecipeError(f"{file}: {field}: unknown key; {hint}")
     if first["type"] == "missing":
-        return RecipeError(f"{where}: {field}: is missing; add it")
+        return RecipeError(f"{file}: {field}: is missing; add it")
     message = first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first.get("input"), dict) else f", found {str(first.get('input'))[:80]!r}"
-    return RecipeError(f"{where}: {field}: {message}{value}")
+    return RecipeError(f"{file}: {field}: {message}{value}")
 
 
 def _known_keys(path: tuple[int | str, ...]) -> list[str]:
@@ -175,16 +175,16 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def parse(data: dict[str, Any], where: str) -> Recipe:
+def parse(data: dict[str, Any], file: str) -> Recipe:
     """Turn resolved fields into a Recipe. Raises RecipeError with the field's path and what would be accepted."""
     try:
         return Recipe.model_validate_json(json.dumps(each_address(data, located)), strict=True)
     except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from error
+        raise RecipeError(f"{file}: {error}") from error
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise _explain(error, file) from error
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{where}: {error}; use numbers, text, lists and mappings only") from error
+        raise RecipeError(f"{file}: {error}; use numbers, text, lists and mappings only") from error
 
 
 def load(name: str) -> Recipe:

@@ -30,13 +30,13 @@ HEADER_BYTES = 16 << 20
 WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep their tensors under
 
 
-def format_of(path: Path, what: str) -> Format:
+def format_of(path: Path, label: str) -> Format:
     """Return the kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
-        raise UserError(f"cannot read {what}: {error.strerror}") from error
+        raise UserError(f"cannot read {label}: {error.strerror}") from error
     if head[:4] == b"PK\x03\x04":
         return "torch"
     if len(head) >= 9 and head[8:9] == b"{":
@@ -45,21 +45,21 @@ def format_of(path: Path, what: str) -> Format:
         return "pickle"
     beginning = "a web page" if head[:1] == b"<" else f"it begins with {head[:8]!r}"
     raise Refused(
-        f"{what} is no pickle, torch file or safetensors ({beginning}): check the address, and fetch it again"
+        f"{label} is no pickle, torch file or safetensors ({beginning}): check the address, and fetch it again"
     )
 
 
-def read_network(path: Path, what: str) -> NetworkFile:
+def read_network(path: Path, label: str) -> NetworkFile:
     """Return names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
 
-    Raises Refused or UserError in one line that names ``what``.
+    Raises Refused or UserError in one line that names ``label``.
     """
-    kind = format_of(path, what)
+    kind = format_of(path, label)
     if kind == "pickle":
-        return published_network(read_pickle(path, what=what), what)
+        return published_network(read_pickle(path, label), label)
     if kind == "torch":
-        return NetworkFile(kind, _read_torch(path, what), None)
-    return _read_safetensors(path, what)
+        return NetworkFile(kind, _read_torch(path, label), None)
+    return _read_safetensors(path, label)
 
 
 def tensors_of(network_file: NetworkFile, path: Path) -> dict[str, Tensor]:
@@ -83,47 +83,47 @@ def _copy(tensor: Any) -> Tensor:
 # -- torch
 
 
-def _read_torch(path: Path, what: str) -> dict[str, Tensor]:
+def _read_torch(path: Path, label: str) -> dict[str, Tensor]:
     import torch
 
-    _check_zip(path, what)
+    _check_zip(path, label)
     try:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
         reason = " ".join(str(error).split("\n", 1)[0].split())[:200]
-        raise Refused(f"{what} is refused by torch.load(weights_only=True): {reason}") from error
+        raise Refused(f"{label} is refused by torch.load(weights_only=True): {reason}") from error
     for name in ("", *WRAPPERS):
         inner = value.get(name) if name and isinstance(value, dict) else value
         if isinstance(inner, dict) and inner and all(isinstance(tensor, torch.Tensor) for tensor in inner.values()):
             return {str(key): tensor for key, tensor in inner.items()}
-    raise Refused(f"{what} holds no mapping from names to tensors (at the top or under {', '.join(WRAPPERS)})")
+    raise Refused(f"{label} holds no mapping from names to tensors (at the top or under {', '.join(WRAPPERS)})")
 
 
-def _check_zip(path: Path, what: str) -> None:
+def _check_zip(path: Path, label: str) -> None:
     """Refuse a zip whose members claim more bytes than it has (torch never compresses), or whose index is costly to read."""
     size = path.stat().st_size
     try:
         if (listing := _directory_bytes(path)) > TORCH_DIRECTORY_BYTES:
-            raise Refused(f"{what} is refused: the list of its members has {listing:,} bytes")
+            raise Refused(f"{label} is refused: the list of its members has {listing:,} bytes")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise Refused(f"{what} is refused: a zip with compressed members is not what torch.save writes")
+                raise Refused(f"{label} is refused: a zip with compressed members is not what torch.save writes")
             if sum(member.file_size for member in members) > size:
-                raise Refused(f"{what} is refused: its members claim more bytes than the file has")
+                raise Refused(f"{label} is refused: its members claim more bytes than the file has")
             index = [member for member in members if member.filename.endswith("data.pkl")]
             if len(index) != 1 or index[0].file_size > TORCH_PICKLE_BYTES:
-                raise Refused(f"{what} is refused: it is a zip, but not what torch.save writes")
+                raise Refused(f"{label} is refused: it is a zip, but not what torch.save writes")
             content = archive.read(index[0])
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise Refused(f"{what} is a damaged torch file ({error}): fetch it again") from error
+        raise Refused(f"{label} is a damaged torch file ({error}): fetch it again") from error
     folder = f"{index[0].filename.removesuffix('data.pkl')}data/"
     storages = {member.filename.removeprefix(folder): member.file_size for member in members}
     try:
         check_index(content, storages, size)
     except Refused as error:
         raise Refused(
-            f"{what} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
+            f"{label} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
         ) from error
 
 
@@ -142,20 +142,20 @@ def _directory_bytes(path: Path) -> int:
 # -- safetensors
 
 
-def _read_safetensors(path: Path, what: str) -> NetworkFile:
+def _read_safetensors(path: Path, label: str) -> NetworkFile:
     from safetensors import SafetensorError, safe_open
 
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
-            raise Refused(f"{what} is a damaged safetensors file (header of {length} bytes): fetch it again")
+            raise Refused(f"{label} is a damaged safetensors file (header of {length} bytes): fetch it again")
         with safe_open(path, framework="np") as opened:  # checks that every tensor lies inside the file
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             shapes = {name: (_SAFE[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()}
             about = json.loads((opened.metadata() or {}).get(HEADER_KEY, "{}"))
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
-        raise Refused(f"{what} is not a readable safetensors file ({error}): fetch it again") from error
+        raise Refused(f"{label} is not a readable safetensors file ({error}): fetch it again") from error
     if not isinstance(about, dict) or not isinstance(about.get("network"), dict):
         return NetworkFile("safetensors", shapes, None)
     return NetworkFile("safetensors", shapes, about.pop("network"), about)

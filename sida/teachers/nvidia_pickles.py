@@ -55,7 +55,7 @@ _EDM2_FIXED = {
 }
 
 
-def published_network(value: Any, what: str) -> NetworkFile:
+def published_network(value: Any, label: str) -> NetworkFile:
     """Return the network in a pickle's value, without building a tensor.
 
     ``problem`` names an architecture that this project does not have. Raises Refused when there is no network at all.
@@ -63,8 +63,8 @@ def published_network(value: Any, what: str) -> NetworkFile:
     ema = value.get("ema") if isinstance(value, dict) else None
     if not isinstance(ema, Inert) or not isinstance(ema.state, dict):
         held = ", ".join(map(str, list(value)[:8])) if isinstance(value, dict) else type(value).__name__
-        raise Refused(f"{what} holds no network under 'ema' (it holds: {held[:200]}): give a published network's file")
-    tensors, arguments = _tensors(ema, what), _arguments(ema, what)
+        raise Refused(f"{label} holds no network under 'ema' (it holds: {held[:200]}): give a published network's file")
+    tensors, arguments = _tensors(ema, label), _arguments(ema, label)
     about = {
         "class": ema.name,
         "trunk": next((child.name for name, child in _modules(ema).items() if name in ("model", "unet")), ""),
@@ -97,7 +97,7 @@ def _modules(module: Inert) -> dict[str, Inert]:
     return {name: child for name, child in children if isinstance(name, str) and isinstance(child, Inert)}
 
 
-def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
+def _tensors(ema: Inert, label: str) -> dict[str, TensorView]:
     """Return all parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
     tensors: dict[str, TensorView] = {}
     level, seen = [("", ema)], {id(ema)}
@@ -108,27 +108,27 @@ def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
                 if isinstance(tensor, TensorView):
                     tensors[f"{prefix}{name}"] = tensor
                 elif tensor is not None:
-                    raise Refused(f"{what}: {prefix}{name} is no tensor: the file is damaged")
+                    raise Refused(f"{label}: {prefix}{name} is no tensor: the file is damaged")
             for name, child in _modules(module).items():
                 if id(child) in seen:
-                    raise Refused(f"{what}: module {prefix}{name} occurs twice, as no published network has it")
+                    raise Refused(f"{label}: module {prefix}{name} occurs twice, as no published network has it")
                 seen.add(id(child))
                 below.append((f"{prefix}{name}.", child))
         if not below:
             return tensors
         level = below
-    raise Refused(f"{what}: modules are nested more than {MODULE_DEPTH} deep")
+    raise Refused(f"{label}: modules are nested more than {MODULE_DEPTH} deep")
 
 
 # -- architecture
 
 
-def _arguments(ema: Inert, what: str) -> dict[str, Any]:
+def _arguments(ema: Inert, label: str) -> dict[str, Any]:
     """Return the constructor's arguments, positions named."""
     args, kwargs = ema.state.get("_init_args", ()), ema.state.get("_init_kwargs", {})
     names = ("img_resolution", "img_channels", "label_dim")
     if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
-        raise Refused(f"{what}: the constructor's arguments are not those of a published network")
+        raise Refused(f"{label}: the constructor's arguments are not those of a published network")
     arguments = dict(zip(names, args, strict=False)) | kwargs
     return {str(name): _plain(argument) for name, argument in arguments.items()}
 
