@@ -58,6 +58,11 @@ class Conversion:
         """Return the source's images that shard ``number`` is made of."""
         return slice(number * self.per_shard, min(len(self.source), (number + 1) * self.per_shard))
 
+    def images(self, number: int) -> int:
+        """Return how many they are."""
+        part = self.part(number)
+        return part.stop - part.start
+
 
 class ShardRecord(Part):
     """Published shard: its readable images in order, a digest for every image of its part, and what was wrong with others."""
@@ -87,26 +92,30 @@ def convert(
     *,
     numbers: Iterable[int] | None = None,
     encode: Encode | None = None,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int], None] = lambda done: None,
     processes: int | None = None,
 ) -> int:
     """Make and publish the shards that are missing (of ``numbers``, or all); return how many were already finished.
 
-    A shard is stored while the next one is decoded. ``progress`` receives the number of images just processed. Raises
-    UserError when the disk is full.
+    A shard is stored while the next one is decoded. ``progress`` receives how many images are done. Raises UserError when
+    the disk is full.
     """
-    reused = 0
+    reused = done = 0
     decoding = Decoders(conversion.decode, processes) if conversion.decode else nullcontext()
     with ThreadPoolExecutor(1, thread_name_prefix="store shard") as background, decoding as decoders:
         storing: Future[None] | None = None
         for number in range(conversion.shards) if numbers is None else numbers:
             if finished(store, conversion, number):
                 reused += 1
-                part = conversion.part(number)
-                progress(part.stop - part.start)
+                done += conversion.images(number)
+                progress(done)
                 continue
             path = scratch / f"shard-{number:05d}.bin"
-            outcomes = _fill(conversion, number, path, decoders, encode, progress)
+            outcomes: list[Outcome] = []
+            for some in _fill(conversion, number, path, decoders, encode):
+                outcomes += some
+                progress(done + len(outcomes))
+            done += len(outcomes)
             if storing is not None:
                 storing.result()
             storing = background.submit(_publish, conversion, store, put, number, path, outcomes)
@@ -121,24 +130,16 @@ def _fill(
     path: Path,
     decoders: Decoders | None,
     encode: Encode | None,
-    progress: Callable[[int], None],
-) -> list[Outcome]:
-    """Write a shard's records, at first with gaps where images are unreadable."""
-    source, part = conversion.source, conversion.part(number)
-    count = part.stop - part.start
+) -> Iterator[list[Outcome]]:
+    """Write a shard's records, at first with gaps where images are unreadable; yield outcomes in order, some at a time."""
+    source, part, count = conversion.source, conversion.part(number), conversion.images(number)
     reserve(path, count * conversion.layout.itemsize)
     labels = np.full(count, -1, np.int32) if source.labels is None else source.labels[part]
     if decoders is None:
-        filled = _copy(conversion, part, path, labels)
-    elif encode is None:
-        filled = decoders.run(path, conversion.layout, source.entries[part], labels)
-    else:
-        filled = _encode(conversion, part, path, labels, decoders, encode)
-    outcomes: list[Outcome] = []
-    for some in filled:
-        outcomes += some
-        progress(len(some))
-    return outcomes
+        return _copy(conversion, part, path, labels)
+    if encode is None:
+        return decoders.run(path, conversion.layout, source.entries[part], labels)
+    return _encode(conversion, part, path, labels, decoders, encode)
 
 
 def _copy(conversion: Conversion, part: slice, path: Path, labels: np.ndarray) -> Iterator[list[Outcome]]:

@@ -61,14 +61,8 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
     if conversion.image_layout is not None:
         reused = run_job(run, EncodeSpec(work=work, shard_bytes=SHARD_BYTES)).reused
     else:
-        bar, done = Progress(run.step.name, total, "images"), 0
-
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            bar.update(done)
-
-        reused = convert(conversion, run.store, run.put, folder, progress=advance)
+        bar = Progress(run.step.name, total, "images")
+        reused = convert(conversion, run.store, run.put, folder, progress=bar.update)
     if reused:
         run.note(f"{reused} of {conversion.shards} shards were there already")
     records = []

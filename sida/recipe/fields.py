@@ -135,9 +135,7 @@ class Dataset(Part):
     """The training set as shards: source, transform, size and labels."""
 
     source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
-    address: str | None = (
-        None  # of the archive or folder; None: the source needs none, or everyone has to get their own
-    )
+    address: str | None = None  # of the archive or folder; None: it needs none, or everyone has to get their own
     sha256: Sha256 | None = None
     transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal", "center-crop-upright"] = "none"
     latents: Latents | None = None
@@ -146,9 +144,7 @@ class Dataset(Part):
     channels: Positive
     classes: Count = 0
     images: Positive | None = None  # how many there must be; None: as many as there are
-    modes: Literal["strict", "convert"] = (
-        "strict"  # convert: palette, CMYK, bilevel and alpha as EDM2's tool takes them
-    )
+    modes: Literal["strict", "convert"] = "strict"  # convert: palette, CMYK, bilevel and alpha as in EDM2's tool
     unreadable: Literal["fail", "skip"] = "fail"
     duplicates: Literal["fail", "skip", "keep"] = "fail"  # of pixels; keep where the published set has them
 
@@ -277,9 +273,7 @@ class Gate(Part):
 
     teacher_at_most: Annotated[float, Field(gt=0)]
     generator_within: Annotated[float, Field(gt=0)] = 1.0  # times the teacher's score
-    teacher_images: Annotated[int, Field(ge=2)] | None = (
-        None  # fewer per range, for a cheaper gate; None: evaluation.images
-    )
+    teacher_images: Annotated[int, Field(ge=2)] | None = None  # fewer per range; None: evaluation.images
     on_failure: Literal["stop", "warn"] = "stop"
 
 
@@ -335,9 +329,7 @@ class Execution(Part):
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
     channels_last: bool = False  # layout of the convolutions' tensors in memory; rounded otherwise, as with compile
-    compile: bool = (
-        False  # torch.compile of each block; sums are rounded in another order, as on another kind of machine
-    )
+    compile: bool = False  # torch.compile of each block; sums are rounded in another order, as on another machine
 
     @property
     def batch_limit(self) -> int:
