@@ -90,7 +90,7 @@ class Reader:
 
 
 def _exactly(file: int, offset: int, size: int) -> bytes:
-    data = os.pread(file, size, offset)
+    data = b""
     while len(data) < size:
         more = os.pread(file, size - len(data), offset + len(data))
         if not more:

@@ -216,13 +216,5 @@ def _report_bad_images(
 def _latents_info(dataset: Dataset, conversion: Conversion, identity: dict[str, str]) -> LatentsInfo | None:
     if dataset.latents is None or conversion.record != "latents":
         return None
-    latents = dataset.latents
-    return LatentsInfo(
-        vae=latents.vae,
-        revision=latents.revision,
-        vae_sha256=identity.get("vae") if conversion.image_layout is not None else None,
-        image_resolution=latents.image_resolution,
-        raw_mean=latents.raw_mean,
-        raw_std=latents.raw_std,
-        licence=latents.licence,
-    )
+    vae_sha256 = identity.get("vae") if conversion.image_layout is not None else None
+    return LatentsInfo(**dataset.latents.model_dump(), vae_sha256=vae_sha256)

@@ -420,12 +420,9 @@ class Recipe(Part):
                 f"method.augment {self.method.augment:g} needs a network with augment_dim {AUGMENT_DIM}, "
                 f"this {network.architecture} has {network.augment_dim}: set method.augment to 0"
             )
-        if network.logvar_channels and network.architecture != "edm2":
-            raise ValueError(
-                f"teacher.network.logvar_channels: only edm2 has that head, this is {network.architecture}"
-            )
-        if network.channels_per_head and network.architecture != "edm2":
-            raise ValueError(f"teacher.network.channels_per_head: only edm2 has it, this is {network.architecture}")
+        for field in ("logvar_channels", "channels_per_head"):
+            if getattr(network, field) and network.architecture != "edm2":
+                raise ValueError(f"teacher.network.{field}: only edm2 has it, this is {network.architecture}")
         if network.label_dim not in (0, dataset.classes):
             raise ValueError(f"teacher.network.label_dim {network.label_dim}, but dataset.classes {dataset.classes}")
         return self
