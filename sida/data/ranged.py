@@ -24,14 +24,14 @@ READERS = 16
 Answer = Callable[[], np.ndarray]
 
 
-class Part(Protocol):
+class ShardReader(Protocol):
     """Records of one shard."""
 
     def ask(self, places: list[int]) -> Answer:
         """Begin to read records; calling the answer waits for them."""
 
 
-def open_parts(store: ObjectStore, shards: Sequence[Shard], layout: np.dtype) -> list[Part]:
+def open_parts(store: ObjectStore, shards: Sequence[Shard], layout: np.dtype) -> list[ShardReader]:
     """Open one part per shard. Raises Corrupt or NotFound naming a shard that is fetched at once."""
     total = sum(shard.object.size for shard in shards)
     budget = CACHE_SHARE * settings().cache_bytes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sida.data.layout import data_shape, dtype_of
-from sida.data.ranged import Part, open_parts
+from sida.data.ranged import ShardReader, open_parts
 from sida.errors import Corrupt
 from sida.manifests import DatasetResult
 from sida.numerics.latents import draw_latent
@@ -34,7 +34,7 @@ class Shards:
         _check_index(dataset, layout)
         self.dataset, self.classes, self._layout = dataset, dataset.classes, layout
         self._ends = list(accumulate(shard.count for shard in dataset.shards))
-        self._parts: list[Part] = open_parts(store, dataset.shards, layout)
+        self._parts: list[ShardReader] = open_parts(store, dataset.shards, layout)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -133,10 +133,8 @@ def _directory_bytes(path: Path) -> int:
         file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
         tail = file.read()
     end, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
-    sizes = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
-    if sizes[0] == 0xFFFFFFFF:
-        sizes = [int.from_bytes(tail[large + 40 : large + 48], "little")]
-    return sizes[0]
+    size = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
+    return int.from_bytes(tail[large + 40 : large + 48], "little") if size == 0xFFFFFFFF else size
 
 
 # -- safetensors
