@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.labels import is_label
 from sida.data.tars import tar_entries, unpacked
 from sida.errors import UserError
 from sida.foreign import read_pickle
@@ -36,7 +38,7 @@ def _batch(path: Path, members: dict[str, Entry], name: str) -> tuple[np.ndarray
         isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == 3 * 32 * 32
     ):
         raise UserError(f"{path}: {name}: data is not uint8 [N, 3072]: fetch cifar-10-python.tar.gz again")
-    if not (isinstance(labels, list) and len(labels) == len(data) and all(type(label) is int for label in labels)):
+    if not (isinstance(labels, list) and len(labels) == len(data) and all(map(is_label, labels))):
         raise UserError(
             f"{path}: {name}: has not one whole-number label for each of {len(data)} images: fetch it again"
         )
@@ -48,23 +50,21 @@ def _check_meta(path: Path, members: dict[str, Entry]) -> None:
     if "batches.meta" not in members:
         return
     names = _field(_pickle(path, members, "batches.meta"), "label_names")
-    present = tuple(bytes(n).decode("latin1") if not isinstance(n, str) else n for n in names or ())
-    if present != CLASSES:
-        raise UserError(
-            f"{path}: batches.meta names classes {present[:3]} ..., not CIFAR-10's: fetch cifar-10-python.tar.gz"
-        )
+    texts = (
+        [name.decode("latin1") if isinstance(name, bytes) else name for name in names] if type(names) is list else []
+    )
+    if not all(isinstance(text, str) for text in texts) or tuple(texts) != CLASSES:
+        raise UserError(f"{path}: batches.meta names other classes than CIFAR-10's: fetch cifar-10-python.tar.gz")
 
 
 def _pickle(path: Path, members: dict[str, Entry], name: str) -> Any:
     if name not in members:
         raise UserError(f"{path}: no {_FOLDER}/{name} in it: fetch cifar-10-python.tar.gz, the python version, again")
-    reader = Reader()
     try:
-        return read_pickle(reader.read(members[name]), what=f"{path}: {name}")
+        with closing(Reader()) as reader:
+            return read_pickle(reader.read(members[name]), f"{path}: {name}")
     except Unreadable as error:
         raise UserError(f"{path}: {name} {error}: fetch it again") from error
-    finally:
-        reader.close()
 
 
 def _field(content: Any, name: str) -> Any:

@@ -7,24 +7,27 @@ layout, but not what to do about bad images. So a run that failed over duplicate
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sida.data.decoding import ABSENT, Decode, Decoders, Outcome, pixels_digest
-from sida.data.layout import crc_of, records_per_shard
-from sida.data.sources import Source
+from sida.data.layout import Record, crc_of
 from sida.errors import NotFound, UserError
 from sida.layout import shard_key
-from sida.manifests import Shard
+from sida.manifests import Part, Shard
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef
+
+if TYPE_CHECKING:
+    from sida.data.sources import Source
 
 Put = Callable[[Path, str], ObjectRef]
 Encode = Callable[[np.ndarray], np.ndarray]  # an image uint8 [3, H, W] -> a latent record's data
@@ -33,9 +36,10 @@ _IMAGES_AT_ONCE = 128  # that wait, decoded, for the encoder
 
 @dataclass(frozen=True)
 class Conversion:
-    """Conversion of a source: its records' layout, how files are decoded, and the folder of shard records in the store."""
+    """Conversion of a source: its kind of record, how files are decoded, and the folder of shard records in the store."""
 
     source: Source
+    record: Record
     layout: np.dtype
     shard_bytes: int
     folder: str
@@ -44,7 +48,7 @@ class Conversion:
 
     @property
     def per_shard(self) -> int:
-        return records_per_shard(self.layout, self.shard_bytes)
+        return max(1, self.shard_bytes // self.layout.itemsize)
 
     @property
     def shards(self) -> int:
@@ -54,9 +58,13 @@ class Conversion:
         """Return the source's images that shard ``number`` is made of."""
         return slice(number * self.per_shard, min(len(self.source), (number + 1) * self.per_shard))
 
+    def images(self, number: int) -> int:
+        """Return how many they are."""
+        part = self.part(number)
+        return part.stop - part.start
 
-@dataclass(frozen=True)
-class Made:
+
+class ShardRecord(Part):
     """Published shard: its readable images in order, a digest for every image of its part, and what was wrong with others."""
 
     shard: Shard
@@ -65,29 +73,15 @@ class Made:
     rotated: int
     content: str  # sha256 over the sha256 of the files
 
-    def to_json(self) -> bytes:
-        return json.dumps(
-            asdict(self) | {"shard": {"object": asdict(self.shard.object), "count": self.shard.count}}
-        ).encode()
 
-    @classmethod
-    def from_json(cls, content: bytes) -> Made:
-        fields = json.loads(content)
-        shard = Shard(object=ObjectRef(**fields["shard"]["object"]), count=fields["shard"]["count"])
-        unreadable = tuple((name, reason) for name, reason in fields["unreadable"])
-        return cls(shard, ObjectRef(**fields["digests"]), unreadable, fields["rotated"], fields["content"])
-
-
-def finished(store: ObjectStore, conversion: Conversion, number: int) -> Made | None:
+def finished(store: ObjectStore, conversion: Conversion, number: int) -> ShardRecord | None:
     """Return the record of a shard that was published before and still exists."""
     try:
-        record = Made.from_json(store.read(shard_key(conversion.folder, number)))
-        for ref in (record.shard.object, record.digests):
-            if store.stat(ref.key).size != ref.size:
-                return None
-    except (NotFound, ValueError, KeyError, TypeError):
+        record = ShardRecord.model_validate_json(store.read(shard_key(conversion.folder, number)))
+        intact = all(store.stat(ref.key).size == ref.size for ref in (record.shard.object, record.digests))
+    except (NotFound, ValueError):
         return None
-    return record
+    return record if intact else None
 
 
 def convert(
@@ -98,33 +92,33 @@ def convert(
     *,
     numbers: Iterable[int] | None = None,
     encode: Encode | None = None,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int], None] = lambda done: None,
     processes: int | None = None,
 ) -> int:
     """Make and publish the shards that are missing (of ``numbers``, or all); return how many were already finished.
 
-    A shard is stored while the next one is decoded. ``progress`` receives the number of images just processed. Raises
-    UserError when the disk is full.
+    A shard is stored while the next one is decoded. ``progress`` receives how many images are done. Raises UserError when
+    the disk is full.
     """
-    reused = 0
-    decoders = Decoders(conversion.decode, processes) if conversion.decode else None
-    storing: Future[None] | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="store shard") as background:
-        try:
-            for number in range(conversion.shards) if numbers is None else numbers:
-                part = conversion.part(number)
-                if finished(store, conversion, number):
-                    reused += 1
-                    progress(part.stop - part.start)
-                    continue
-                path = scratch / f"shard-{number:05d}.bin"
-                outcomes = _fill(conversion, number, path, decoders, encode, progress)
-                if storing is not None:
-                    storing.result()
-                storing = background.submit(_publish, conversion, store, put, number, path, outcomes)
-        finally:
-            if decoders is not None:
-                decoders.close()
+    reused = done = 0
+    decoding = Decoders(conversion.decode, processes) if conversion.decode else nullcontext()
+    with ThreadPoolExecutor(1, thread_name_prefix="store shard") as background, decoding as decoders:
+        storing: Future[None] | None = None
+        for number in range(conversion.shards) if numbers is None else numbers:
+            if finished(store, conversion, number):
+                reused += 1
+                done += conversion.images(number)
+                progress(done)
+                continue
+            path = scratch / f"shard-{number:05d}.bin"
+            outcomes: list[Outcome] = []
+            for some in _fill(conversion, number, path, decoders, encode):
+                outcomes += some
+                progress(done + len(outcomes))
+            done += len(outcomes)
+            if storing is not None:
+                storing.result()
+            storing = background.submit(_publish, conversion, store, put, number, path, outcomes)
         if storing is not None:
             storing.result()
     return reused
@@ -136,53 +130,50 @@ def _fill(
     path: Path,
     decoders: Decoders | None,
     encode: Encode | None,
-    progress: Callable[[int], None],
-) -> list[Outcome]:
-    """Write a shard's records, at first with gaps where images are unreadable."""
-    source, part = conversion.source, conversion.part(number)
-    count = part.stop - part.start
+) -> Iterator[list[Outcome]]:
+    """Write a shard's records, at first with gaps where images are unreadable; yield outcomes in order, some at a time."""
+    source, part, count = conversion.source, conversion.part(number), conversion.images(number)
     reserve(path, count * conversion.layout.itemsize)
     labels = np.full(count, -1, np.int32) if source.labels is None else source.labels[part]
-    outcomes: list[Outcome] = []
-    if decoders is not None and encode is None:
-        for some in decoders.run(path, conversion.layout, source.entries[part], labels):
-            outcomes += some
-            progress(len(some))
-        return outcomes
+    if decoders is None:
+        return _copy(conversion, part, path, labels)
+    if encode is None:
+        return decoders.run(path, conversion.layout, source.entries[part], labels)
+    return _encode(conversion, part, path, labels, decoders, encode)
+
+
+def _copy(conversion: Conversion, part: slice, path: Path, labels: np.ndarray) -> Iterator[list[Outcome]]:
+    """Write the images of a source that holds pixels; empty ones for a source of labels alone."""
     records = np.memmap(path, conversion.layout, "r+")
     records["label"] = labels
-    if decoders is None or encode is None:
-        for record, image in zip(records, _arrays(source, part, conversion.layout), strict=True):
-            record["data"] = image
-            record["crc"] = crc_of(record["data"])
-            outcomes.append(Outcome(pixels_digest(image) if image.size else ABSENT, None, False, b""))
-        progress(count)
-    else:
-        assert conversion.image_layout is not None
-        for start in range(part.start, part.stop, _IMAGES_AT_ONCE):
-            entries = source.entries[start : min(part.stop, start + _IMAGES_AT_ONCE)]
-            images_path = path.with_suffix(".images")
-            reserve(images_path, len(entries) * conversion.image_layout.itemsize)
-            of_these = labels[start - part.start :][: len(entries)]
-            ran = decoders.run(images_path, conversion.image_layout, entries, of_these)
-            some = [outcome for outcomes_ in ran for outcome in outcomes_]
-            images = np.memmap(images_path, conversion.image_layout, "r")
-            for place, outcome in enumerate(some):
-                if outcome.reason is None:
-                    record = records[start - part.start + place]
-                    record["data"] = encode(images[place]["data"])
-                    record["crc"] = crc_of(record["data"])
-                progress(1)
-            outcomes += some
-            images_path.unlink()
-    return outcomes
+    if conversion.source.images is not None:
+        records["data"] = conversion.source.images[part]
+    for record in records:
+        record["crc"] = crc_of(record["data"])
+    digests = [pixels_digest(data) if data.size else ABSENT for data in records["data"]]
+    yield [Outcome(digest, None, False, b"") for digest in digests]
 
 
-def _arrays(source: Source, part: slice, layout: np.dtype) -> Any:
-    """Return the images of a source that holds pixels; empty ones for a source of labels alone."""
-    if source.images is not None:
-        return source.images[part]
-    return np.empty((part.stop - part.start, *layout["data"].shape), np.uint8)
+def _encode(
+    conversion: Conversion, part: slice, path: Path, labels: np.ndarray, decoders: Decoders, encode: Encode
+) -> Iterator[list[Outcome]]:
+    """Decode images to a file beside the shard's, a few at a time, and write them encoded."""
+    assert conversion.image_layout is not None
+    records = np.memmap(path, conversion.layout, "r+")
+    records["label"] = labels
+    entries, images_path = conversion.source.entries[part], path.with_suffix(".images")
+    for start in range(0, len(records), _IMAGES_AT_ONCE):
+        some = slice(start, start + _IMAGES_AT_ONCE)
+        reserve(images_path, len(entries[some]) * conversion.image_layout.itemsize)
+        decoded = decoders.run(images_path, conversion.image_layout, entries[some], labels[some])
+        outcomes = list(chain.from_iterable(decoded))
+        images = np.memmap(images_path, conversion.image_layout, "r")
+        for record, image, outcome in zip(records[some], images, outcomes, strict=True):
+            if outcome.reason is None:
+                record["data"] = encode(image["data"])
+                record["crc"] = crc_of(record["data"])
+            yield [outcome]
+        images_path.unlink()
 
 
 def reserve(path: Path, size: int) -> None:
@@ -221,14 +212,14 @@ def _publish(
         for place, outcome in enumerate(outcomes)
         if outcome.reason is not None
     )
-    record = Made(
+    record = ShardRecord(
         shard=Shard(object=put(path, path.name), count=int(readable.sum())),
         digests=put(digests, digests.name),
         unreadable=unreadable,
         rotated=sum(outcome.rotated for outcome in outcomes),
         content=content,
     )
-    store.put(shard_key(conversion.folder, number), record.to_json())
+    store.put(shard_key(conversion.folder, number), record.model_dump_json().encode())
     path.unlink()
     digests.unlink()
 
@@ -236,18 +227,3 @@ def _publish(
 def name_of(source: Source, index: int) -> str:
     """Return an image's name in messages and lists."""
     return source.entries[index].name if source.entries else f"image {index}"
-
-
-def duplicates(digests: np.ndarray) -> list[tuple[int, int]]:
-    """Return (image, the first one that it equals), by image, of uint8 [N, 16]; absent ones equal nothing."""
-    words = np.ascontiguousarray(digests).view("<u8").reshape(len(digests), -1)
-    order = np.lexsort(words.T)
-    same = (words[order][1:] == words[order][:-1]).all(1)
-    pairs: list[tuple[int, int]] = []
-    first = -1
-    for place in np.flatnonzero(same):
-        if place == 0 or not same[place - 1]:
-            first = int(order[place])
-        if words[order[place]].any():
-            pairs.append((int(order[place + 1]), first))
-    return sorted(pairs)

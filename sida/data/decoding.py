@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,12 +48,11 @@ def decode_into(
     path: Path, layout: np.dtype, first: int, entries: Sequence[Entry], labels: np.ndarray, decode: Decode
 ) -> list[Outcome]:
     """Write the entries' records, with their labels int32 [N], into slots ``first`` .. of the file."""
-    reader = Reader()
     outcomes = []
     records = np.zeros(len(entries), layout)
     records["label"] = labels
     images, checksums = records["data"], records["crc"]
-    with warnings.catch_warnings():
+    with closing(Reader()) as reader, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters about a file makes it unreadable
         for slot, entry in enumerate(entries):
             content = b""
@@ -68,7 +68,6 @@ def decode_into(
             images[slot] = data
             checksums[slot] = crc_of(data)
             outcomes.append(Outcome(pixels_digest(data), None, rotated, _content_digest(entry, content)))
-    reader.close()
     with path.open("r+b") as file:  # in one piece: through a map every page would be fetched first
         file.seek(first * layout.itemsize)
         file.write(records.view("u1").data)
@@ -99,7 +98,7 @@ class Decoders:
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.processes, context, initializer=_start)
+            self._pool = ProcessPoolExecutor(self.processes, context, initializer=die_with_parent)
         try:
             waiting = [
                 self._pool.submit(decode_into, path, layout, part.start, entries[part], labels[part], self.decode)
@@ -112,24 +111,15 @@ class Decoders:
                 "a decoding process was killed, perhaps for want of memory: run again, it goes on from the last shard"
             ) from error
 
-    def close(self) -> None:
-        """End the processes."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-
     def __enter__(self) -> Decoders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
 
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start() -> None:
-
-    die_with_parent()

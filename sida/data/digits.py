@@ -1,10 +1,11 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 gray images of 10 classes (UCI ML, test set of Alpaydin and Kaynak)."""
+"""scikit-learn's handwritten digits: 1,797 real 8x8 gray images of 10 classes (UCI ML, test set of Alpaydin and Kaynak).
+
+License: CC BY 4.0, doi 10.24432/C50P49.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-
-LICENCE = "CC BY 4.0 (UCI Machine Learning Repository, doi 10.24432/C50P49)"
 
 
 def load_digits_images() -> tuple[np.ndarray, np.ndarray]:

@@ -20,14 +20,12 @@ def encode(job: Job[EncodeSpec]) -> EncodeOutcome | None:
     vae = load_vae(dataset.latents).to(processes.device)
     with scratch_folder() as folder, torch.inference_mode():
         conversion = conversion_of(dataset, folder, job.spec.work, job.spec.shard_bytes)
-        bar = Progress(job.step, len(conversion.source), "images")
-        done = 0
+        total = len(conversion.source)
+        bar = Progress(job.step, total, "images")
 
-        def progress(images: int) -> None:
-            nonlocal done
-            done += images
+        def progress(done: int) -> None:
             if processes.first:
-                bar.update(min(done * processes.world, len(conversion.source)))
+                bar.update(min(done * processes.world, total))
 
         numbers = processes.deal(conversion.shards)
         reused = convert(

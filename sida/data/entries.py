@@ -35,25 +35,25 @@ class Entry(NamedTuple):
     crc: int | None = None  # given for entries of a zip, whose offset is that of the local header
 
 
-def checked_name(name: str, where: str | Path) -> str:
+def checked_name(name: str, place: str | Path) -> str:
     """Return the name without a leading ``./``. Raises UserError for one that leaves the archive or is not UTF-8."""
     printable = name.encode("utf-8", "backslashreplace").decode()
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: the name {printable!r} is not UTF-8: rename it, then pack again") from error
+        raise UserError(f"{place}: the name {printable!r} is not UTF-8: rename it, then pack again") from error
     plain = name.removeprefix("./")
     if plain.startswith("/") or "\\" in plain or "\0" in plain or ".." in plain.split("/"):
-        raise UserError(f"{where}: {printable!r} leads out of the archive: refused; do not use this archive")
+        raise UserError(f"{place}: {printable!r} leads out of the archive: refused; do not use this archive")
     return plain
 
 
-def check_size(name: str, size: int, raw: int, where: str | Path) -> None:
+def check_size(name: str, size: int, raw: int, place: str | Path) -> None:
     """Raise UserError for an entry that would fill memory."""
     if raw > MAX_ENTRY_BYTES or size > MAX_ENTRY_BYTES:
-        raise UserError(f"{where}: {name} is {raw:,} bytes, more than {MAX_ENTRY_BYTES:,}: refused as a bomb")
+        raise UserError(f"{place}: {name} is {raw:,} bytes, more than {MAX_ENTRY_BYTES:,}: refused as a bomb")
     if raw > 2**20 and raw > MAX_RATIO * max(size, 1):
-        raise UserError(f"{where}: {name} inflates {raw / max(size, 1):,.0f} times: refused as a bomb")
+        raise UserError(f"{place}: {name} inflates {raw / max(size, 1):,.0f} times: refused as a bomb")
 
 
 class Reader:
@@ -90,7 +90,7 @@ class Reader:
 
 
 def _exactly(file: int, offset: int, size: int) -> bytes:
-    data = os.pread(file, size, offset)
+    data = b""
     while len(data) < size:
         more = os.pread(file, size - len(data), offset + len(data))
         if not more:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from sida.data.shards import Shards
 from sida.errors import UserError
-from sida.manifests import DatasetResult
 
 AT_ONCE = 512  # records read at a time
 
@@ -36,12 +35,14 @@ def export_webdataset(
         folder.mkdir(parents=True, exist_ok=True)
         if existing := next(folder.glob("data-*.tar"), None):
             raise UserError(f"{existing} exists already: give an empty folder")
-        for number, start in enumerate(range(0, len(shards), samples_per_tar)):
+        indices = range(len(shards))
+        for number, start in enumerate(indices[::samples_per_tar]):
+            samples = indices[start : start + samples_per_tar]
             path = folder / f"data-{number:06d}.tar"
             hidden = folder / f".{path.name}"
             try:
                 with tarfile.open(hidden, "w", format=tarfile.USTAR_FORMAT) as tar:
-                    for name, content in _members(shards, start, min(len(shards), start + samples_per_tar), dataset):
+                    for name, content in _members(shards, samples):
                         member = tarfile.TarInfo(name)
                         member.size, member.mode = len(content), 0o644
                         tar.addfile(member, io.BytesIO(content))
@@ -49,7 +50,7 @@ def export_webdataset(
             finally:
                 hidden.unlink(missing_ok=True)
             written.append(path)
-            progress(min(len(shards), start + samples_per_tar))
+            progress(samples.stop)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}): free space, or give another folder"
@@ -57,13 +58,14 @@ def export_webdataset(
     return written
 
 
-def _members(shards: Shards, start: int, stop: int, dataset: DatasetResult) -> Iterator[tuple[str, bytes]]:
-    for first in range(start, stop, AT_ONCE):
-        some = range(first, min(stop, first + AT_ONCE))
-        for index, record in zip(some, shards.records(list(some)), strict=True):
-            ending = "npy" if dataset.record == "latents" else "png"
-            yield f"{index:08d}.{ending}", _content(record["data"], dataset.record)
-            if dataset.classes:
+def _members(shards: Shards, samples: range) -> Iterator[tuple[str, bytes]]:
+    kind = shards.dataset.record
+    ending = "npy" if kind == "latents" else "png"
+    for start in range(0, len(samples), AT_ONCE):
+        some = samples[start : start + AT_ONCE]
+        for index, record in zip(some, shards.records(some), strict=True):
+            yield f"{index:08d}.{ending}", _content(record["data"], kind)
+            if shards.classes:
                 yield f"{index:08d}.cls", str(record["label"]).encode()
 
 

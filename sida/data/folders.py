@@ -36,12 +36,12 @@ def entries_of(path: Path, scratch: Path) -> list[Entry]:
 
 def _folder_entries(top: Path) -> list[Entry]:
     entries = []
-    for where, folders, names in os.walk(top, onerror=_refuse):
+    for folder, folders, names in os.walk(top, onerror=_refuse):
         for name in folders:
-            if (Path(where) / name).is_symlink():
-                raise UserError(f"{Path(where) / name}: a link to a folder: name the folder itself in dataset.address")
+            if (Path(folder) / name).is_symlink():
+                raise UserError(f"{Path(folder) / name}: a link to a folder: name the folder itself in dataset.address")
         for name in names:
-            path = os.path.join(where, name)
+            path = os.path.join(folder, name)
             relative = checked_name(os.path.relpath(path, top), top)
             try:
                 status = os.stat(path)

@@ -43,10 +43,10 @@ def identify(dataset: Dataset) -> dict[str, str]:
 
 def _listing(top: Path) -> str:
     digest = hashlib.sha256()
-    for where, folders, names in os.walk(top):
+    for folder, folders, names in os.walk(top):
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(where, name)
+            path = os.path.join(folder, name)
             try:
                 status = os.stat(path)
             except OSError as error:
@@ -59,20 +59,20 @@ def _listing(top: Path) -> str:
 def _remembered_sha256(path: Path) -> str:
     """Return the file's sha256, from a note in the cache while the file is untouched: archives may hold 150 GB."""
     status = path.stat()
-    seen = [str(path), status.st_ino, status.st_mtime_ns, status.st_size]
+    state = [str(path), status.st_ino, status.st_mtime_ns, status.st_size]
     note = settings().cache / "hashed" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
     try:
         remembered = json.loads(note.read_text())
-        if remembered[:-1] == seen:
+        if remembered[:-1] == state:
             return str(remembered[-1])
     except (OSError, ValueError):
         pass
-    found, _ = sha256_of(path)
+    digest, _ = sha256_of(path)
     temporary = note.with_name(f"{note.name}.{os.getpid()}")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps([*seen, found]))
+        temporary.write_text(json.dumps([*state, digest]))
         temporary.replace(note)
     except OSError:  # a cache that cannot be written only costs another hashing
         temporary.unlink(missing_ok=True)
-    return found
+    return digest

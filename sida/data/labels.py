@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -20,61 +21,66 @@ from sida.errors import UserError
 DATASET_JSON = "dataset.json"
 
 
-def from_json(content: bytes, where: str) -> dict[str, int] | None:
+def is_label(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number that int32 holds."""
+    return type(value) is int and -(2**31) <= value < 2**31
+
+
+def from_json(content: bytes, place: str) -> dict[str, int] | None:
     """Return name -> label of a dataset.json as EDM writes it, {"labels": [[name, label], ...]}; None if labels are null."""
     try:
         labels = json.loads(content)["labels"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f'{where}: not a dataset.json: expected {{"labels": [["name", 0], ...]}}') from error
+        raise UserError(f'{place}: not a dataset.json: expected {{"labels": [["name", 0], ...]}}') from error
     if labels is None:
         return None
     if not isinstance(labels, list):
-        raise UserError(f"{where}: labels must be a list of [name, label] pairs or null")
-    found: dict[str, int] = {}
+        raise UserError(f"{place}: labels must be a list of [name, label] pairs or null")
+    label_of: dict[str, int] = {}
     for number, pair in enumerate(labels):
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int):
-            raise UserError(f"{where}: labels[{number}] is {str(pair)[:60]!r}: expected [name, whole number]")
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and is_label(pair[1])):
+            raise UserError(f"{place}: labels[{number}] is {str(pair)[:60]!r}: expected [name, whole number]")
         name, label = pair
-        if found.setdefault(name, label) != label:
-            raise UserError(f"{where}: {name} has two labels, {found[name]} and {label}: keep one")
-    return found
+        if label_of.setdefault(name, label) != label:
+            raise UserError(f"{place}: {name} has two labels, {label_of[name]} and {label}: keep one")
+    return label_of
 
 
-def by_name(names: list[str], labels: dict[str, int], where: str) -> np.ndarray:
+def _by_name(names: list[str], labels: dict[str, int], place: str) -> np.ndarray:
     """Return int32 [N], a label for every image and an image for every label."""
     missing = [name for name in names if name not in labels]
     if missing:
         raise UserError(
-            f"{where}: {len(missing)} of {len(names)} images have no label, e.g. {missing[0]}: label all, or none"
+            f"{place}: {len(missing)} of {len(names)} images have no label, e.g. {missing[0]}: label all, or none"
         )
     if len(labels) > len(names):
         expected = set(names)
         absent = next(name for name in labels if name not in expected)
         raise UserError(
-            f"{where}: {len(labels) - len(names)} labels are for images that are not there, e.g. {absent}: data is missing"
+            f"{place}: {len(labels) - len(names)} labels are for images that are not there, e.g. {absent}: data is missing"
         )
     return np.array([labels[name] for name in names], np.int32)
 
 
-def from_folders(entries: list[Entry], images: list[Entry], classes: int, where: str) -> np.ndarray:
+def from_folders(entries: list[Entry], images: list[Entry], classes: int, place: str) -> np.ndarray:
     """Return int32 [N]: the place of an image's first folder among all, sorted by name. Raises UserError if they do not match."""
     folders = sorted({entry.name.partition("/")[0] for entry in images if "/" in entry.name})
     loose = [entry.name for entry in images if "/" not in entry.name]
     if loose:
         raise UserError(
-            f"{where}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
+            f"{place}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
         )
     empty = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name} - set(folders)
     if empty:
         raise UserError(
-            f"{where}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"
+            f"{place}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"
         )
     if len(folders) != classes:
         raise UserError(
-            f"{where}: {len(folders)} class folders ({', '.join(folders[:3])} ...), dataset.classes says {classes}: correct one"
+            f"{place}: {len(folders)} class folders ({', '.join(folders[:3])} ...), dataset.classes says {classes}: correct one"
         )
-    place = {folder: number for number, folder in enumerate(folders)}
-    return np.array([place[entry.name.partition("/")[0]] for entry in images], np.int32)
+    number_of = {folder: number for number, folder in enumerate(folders)}
+    return np.array([number_of[entry.name.partition("/")[0]] for entry in images], np.int32)
 
 
 @cache
@@ -83,39 +89,38 @@ def synsets() -> tuple[str, ...]:
     return tuple((Path(__file__).parent / "imagenet_synsets.txt").read_text().split())
 
 
-def check_synsets(folders: list[str], classes: int, where: str) -> None:
+def check_synsets(folders: list[str], classes: int, place: str) -> None:
     """Raise UserError unless the class folders are ImageNet's: all of them, or as many as ``classes`` says."""
     strange = [folder for folder in folders if folder not in set(synsets())]
     if strange:
         looks = "a synset, but not one" if re.fullmatch(r"n\d{8}", strange[0]) else "not"
         raise UserError(
-            f"{where}: folder {strange[0]} is {looks} of ImageNet-1k's 1,000: remove it, or use source folder"
+            f"{place}: folder {strange[0]} is {looks} of ImageNet-1k's 1,000: remove it, or use source folder"
         )
     if len(folders) != classes:
         missing = next((name for name in synsets() if name not in set(folders)), "none")
         raise UserError(
-            f"{where}: {len(folders)} synsets, dataset.classes says {classes} (first absent: {missing}): fetch the rest"
+            f"{place}: {len(folders)} synsets, dataset.classes says {classes} (first absent: {missing}): fetch the rest"
         )
 
 
-def read_json(entries: list[Entry]) -> tuple[bytes, str] | None:
-    """Return the dataset.json among the entries and its name; None if there is none."""
-    for entry in entries:
-        if entry.name == DATASET_JSON:
-            place = f"{entry.path}{'' if entry.path.endswith(DATASET_JSON) else '/' + DATASET_JSON}"
-            reader = Reader()
-            try:
-                return reader.read(entry), place
-            except Unreadable as error:
-                raise UserError(f"{place} {error}: fetch the data set again") from error
-            finally:
-                reader.close()
-    return None
+def from_dataset_json(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
+    """Return int32 [N] by the dataset.json among the entries; None without one, or when its labels are null."""
+    listing = next((entry for entry in entries if entry.name == DATASET_JSON), None)
+    if listing is None:
+        return None
+    place = listing.path if listing.path.endswith(DATASET_JSON) else f"{listing.path}/{DATASET_JSON}"
+    try:
+        with closing(Reader()) as reader:
+            labels = from_json(reader.read(listing), place)
+    except Unreadable as error:
+        raise UserError(f"{place} {error}: fetch the data set again") from error
+    return None if labels is None else _by_name([entry.name for entry in images], labels, place)
 
 
-def check_range(labels: np.ndarray, classes: int, where: Any) -> None:
+def check_range(labels: np.ndarray, classes: int, place: str) -> None:
     """Raise UserError for labels that are not 0 to classes - 1."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(
-            f"{where}: has labels {labels.min()} to {labels.max()}, the recipe says {classes} classes: correct dataset.classes"
+            f"{place}: has labels {labels.min()} to {labels.max()}, the recipe says {classes} classes: correct dataset.classes"
         )

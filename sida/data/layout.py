@@ -8,25 +8,27 @@ alone). Any shard opens with ``numpy.memmap`` and the dtype of :func:`record_dty
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from sida.manifests import DatasetResult
 
+Record = Literal["pixels", "latents", "labels"]
+
 SHARD_BYTES = 128 * 2**20
 
 
-def data_shape(record: str, channels: int, resolution: int) -> tuple[int, ...]:
+def data_shape(record: Record, channels: int, resolution: int) -> tuple[int, ...]:
     """Return the shape of a record's data."""
     if record == "labels":
         return (0,)
     return (2 * channels if record == "latents" else channels, resolution, resolution)
 
 
-def record_dtype(record: str, channels: int, resolution: int) -> np.dtype:
-    """Return the layout of one record: of ``pixels``, ``latents`` or ``labels``."""
+def record_dtype(record: Record, channels: int, resolution: int) -> np.dtype:
+    """Return the layout of one record."""
     element = "<f4" if record == "latents" else "u1"
     return np.dtype([("label", "<i4"), ("crc", "<u4"), ("data", element, data_shape(record, channels, resolution))])
 
@@ -34,11 +36,6 @@ def record_dtype(record: str, channels: int, resolution: int) -> np.dtype:
 def dtype_of(dataset: DatasetResult) -> np.dtype:
     """Return the layout of a data set's records."""
     return record_dtype(dataset.record, dataset.channels, dataset.resolution)
-
-
-def records_per_shard(layout: np.dtype, shard_bytes: int) -> int:
-    """Return how many records fit into a shard, at least one."""
-    return max(1, shard_bytes // layout.itemsize)
 
 
 def crc_of(data: np.ndarray) -> int:

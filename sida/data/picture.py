@@ -54,18 +54,11 @@ def _chart(pen: ImageDraw.ImageDraw, font: object, histogram: tuple[int, ...], l
     text = f"images per class: {smallest:,} to {largest:,} in {len(histogram):,} classes"
     pen.text((left, top), text, "black", font)  # type: ignore[arg-type]
     bottom = top + LINE + CHART_HEIGHT
+    starts = [column * len(histogram) // width for column in range(width + 1)]
+    gaps = len(histogram) <= width // 3  # between the classes' bars
     for column in range(width):
-        here = histogram[
-            column * len(histogram) // width : max(
-                column * len(histogram) // width + 1, (column + 1) * len(histogram) // width
-            )
-        ]
-        bar = round(max(here) / max(largest, 1) * CHART_HEIGHT)
-        first_of_class = (
-            len(histogram) <= width // 3
-            and column
-            and column * len(histogram) // width != (column - 1) * len(histogram) // width
-        )
-        if bar and not first_of_class:
+        classes = histogram[starts[column] : max(starts[column] + 1, starts[column + 1])]
+        bar = round(max(classes) / max(largest, 1) * CHART_HEIGHT)
+        if bar and not (gaps and column and starts[column] != starts[column - 1]):
             pen.line((left + column, bottom - bar, left + column, bottom), "steelblue")
     pen.line((left, bottom, left + width, bottom), "black")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -23,14 +24,14 @@ READERS = 16
 Answer = Callable[[], np.ndarray]
 
 
-class Part(Protocol):
+class ShardReader(Protocol):
     """Records of one shard."""
 
     def ask(self, places: list[int]) -> Answer:
         """Begin to read records; calling the answer waits for them."""
 
 
-def open_parts(store: ObjectStore, shards: Sequence[Shard], layout: np.dtype) -> list[Part]:
+def open_parts(store: ObjectStore, shards: Sequence[Shard], layout: np.dtype) -> list[ShardReader]:
     """Open one part per shard. Raises Corrupt or NotFound naming a shard that is fetched at once."""
     total = sum(shard.object.size for shard in shards)
     budget = CACHE_SHARE * settings().cache_bytes
@@ -39,12 +40,8 @@ def open_parts(store: ObjectStore, shards: Sequence[Shard], layout: np.dtype) ->
         return [Mapped(store, shard, layout) for shard in shards]
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="read records")
     parts = [Ranged(store, shard, layout, readers) for shard in shards]
-    copied: list[Ranged] = []
-    for part in parts:
-        budget -= part.shard.object.size
-        if budget < 0:
-            break
-        copied.append(part)
+    sizes = accumulate(shard.object.size for shard in shards)
+    copied = [part for part, size in zip(parts, sizes, strict=True) if size <= budget]
     threading.Thread(target=_copy, args=(copied,), name="copy shards", daemon=True).start()
     return list(parts)
 

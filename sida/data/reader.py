@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from sida import devices
-from sida.data.order import ShuffledOrder
 from sida.data.shards import Shards, network_input, one_hot
 from sida.numerics.draws import Draws
 
 THREADS = 2
 AHEAD_BYTES = 2**30  # of records read ahead at most: two phases of every published run on one GPU
+
+
+class ShuffledOrder:
+    """Item ``k`` of the endless order: epoch k // count, shuffled anew for every epoch, each image once an epoch.
+
+    Holds the permutation of two epochs (O(count) integers), so that resuming at any position replays nothing.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        draws = Draws(seed)
+        self._epoch = lru_cache(maxsize=2)(lambda epoch: draws.permutation(f"data order {epoch}", count))
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """Return int64 [N] image indices at int64 [N] positions in the endless order."""
+        epochs = positions // self.count
+        items = torch.empty_like(positions)
+        for epoch in torch.unique(epochs).tolist():
+            inside = epochs == epoch
+            items[inside] = self._epoch(epoch)[positions[inside] % self.count]
+        return items
 
 
 class ShuffledData:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from sida.data.layout import data_shape, dtype_of
-from sida.data.ranged import Part, open_parts
+from sida.data.ranged import ShardReader, open_parts
 from sida.errors import Corrupt
 from sida.manifests import DatasetResult
 from sida.numerics.latents import draw_latent
 from sida.numerics.quantise import from_uint8
 from sida.stores import ObjectStore
+
+BLOCK = 4096  # records read at once where all are
 
 
 class Shards:
@@ -32,7 +34,7 @@ class Shards:
         _check_index(dataset, layout)
         self.dataset, self.classes, self._layout = dataset, dataset.classes, layout
         self._ends = list(accumulate(shard.count for shard in dataset.shards))
-        self._parts: list[Part] = open_parts(store, dataset.shards, layout)
+        self._parts: list[ShardReader] = open_parts(store, dataset.shards, layout)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -42,7 +44,7 @@ class Shards:
         """Bytes of a record."""
         return self._layout.itemsize
 
-    def records(self, indices: list[int]) -> np.ndarray:
+    def records(self, indices: Sequence[int]) -> np.ndarray:
         """Return records [N] of the layout in ``sida.data.layout``, in the order asked for."""
         records = np.empty(len(indices), self._layout)
         places: dict[int, list[tuple[int, int]]] = {}
@@ -63,8 +65,9 @@ class Shards:
 
     def labels(self) -> Tensor:
         """Return int64 [count]: every label, in order. Reads every record, a block at a time."""
-        blocks = [self.records(block) for block in _blocks(len(self))]
-        return torch.from_numpy(np.concatenate([block["label"] for block in blocks]).astype(np.int64))
+        indices = range(len(self))
+        blocks = [self.records(indices[start : start + BLOCK])["label"] for start in indices[::BLOCK]]
+        return torch.from_numpy(np.concatenate(blocks).astype(np.int64))
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [N] -> what networks see, float32 [N, C, H, W], and one-hot labels float32 [N, classes].
@@ -109,8 +112,3 @@ def _check_index(dataset: DatasetResult, layout: np.dtype) -> None:
         raise Corrupt(
             f"data set index: the histogram adds up to {sum(dataset.histogram)}, not {dataset.count}: run it again"
         )
-
-
-def _blocks(count: int, size: int = 4096) -> Iterator[list[int]]:
-    for start in range(0, count, size):
-        yield list(range(start, min(start + size, count)))

@@ -31,7 +31,7 @@ class Source:
     ``ignored`` counts files that are no images.
     """
 
-    where: str
+    place: str  # for messages
     labels: np.ndarray | None
     entries: Sequence[Entry] = ()
     images: np.ndarray | None = None
@@ -76,108 +76,87 @@ def open_source(dataset: Dataset, scratch: Path) -> Source:
 
     Raises UserError for damaged or hostile archives, missing labels and wrong counts.
     """
-    source = _READERS[dataset.source](dataset, scratch)
+    path = path_of(dataset)
+    source = _digits() if path is None else _READERS[dataset.source](dataset, path, scratch)
     if len(source) == 0:
-        raise UserError(f"{source.where}: no images in it: correct dataset.address or dataset.source")
+        raise UserError(f"{source.place}: no images in it: correct dataset.address or dataset.source")
     if dataset.images is not None and len(source) != dataset.images:
         raise UserError(
-            f"{source.where}: {len(source):,} images, dataset.images says {dataset.images:,}: fetch the whole set, or correct it"
+            f"{source.place}: {len(source):,} images, dataset.images says {dataset.images:,}: fetch the whole set, or correct it"
         )
     if dataset.classes:
         if source.labels is None:
             raise UserError(
-                f"{source.where}: has no labels, the recipe says {dataset.classes} classes: add a dataset.json, "
+                f"{source.place}: has no labels, the recipe says {dataset.classes} classes: add a dataset.json, "
                 f"use source folder for class folders, or set dataset.classes to 0"
             )
-        labelling.check_range(source.labels, dataset.classes, source.where)
+        labelling.check_range(source.labels, dataset.classes, source.place)
     return source
 
 
 # -- sources
 
 
-def _digits(dataset: Dataset, scratch: Path) -> Source:
-
+def _digits() -> Source:
     images, labels = load_digits_images()
     made_by = "ink counts 0..16 stretched to 0..255, rounded"
     return Source("source digits", labels.astype(np.int32), images=images, made_by=made_by)
 
 
-def _cifar10(dataset: Dataset, scratch: Path) -> Source:
-
-    path = path_of(dataset)
-    assert path is not None
+def _cifar10(dataset: Dataset, path: Path, scratch: Path) -> Source:
     images, labels = load_cifar10(path, scratch)
     return Source(str(path), labels, images=images, made_by="pixels as stored")
 
 
-def _edm_zip(dataset: Dataset, scratch: Path) -> Source:
+def _edm_zip(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Open an archive by NVIDIA's tools: images, or EDM2's latents, and dataset.json."""
-    path = path_of(dataset)
-    assert path is not None
     entries = entries_of(path, scratch)
-    is_member = (lambda name: name.endswith(LATENT_ENDING)) if dataset.latents and _holds_latents(entries) else is_image
-    images = [entry for entry in entries if is_member(entry.name)]
-    return _files(path, entries, images, _json_labels(entries, images) if dataset.classes else None)
+    latents = [entry for entry in entries if entry.name.endswith(LATENT_ENDING)] if dataset.latents else []
+    images = latents or _images(entries)
+    return _files(path, entries, images, labelling.from_dataset_json(entries, images) if dataset.classes else None)
 
 
-def _folder(dataset: Dataset, scratch: Path) -> Source:
+def _folder(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Open class folders, or any folders with a dataset.json; on disk or packed."""
-    path = path_of(dataset)
-    assert path is not None
     entries = entries_of(path, scratch)
-    images = [entry for entry in entries if is_image(entry.name)]
+    images = _images(entries)
     labels = None
     if dataset.classes and images:
-        labels = _json_labels(entries, images)
+        labels = labelling.from_dataset_json(entries, images)
         if labels is None:
             labels = labelling.from_folders(entries, images, dataset.classes, str(path))
             _refuse_empty_folders(path, images)
     return _files(path, entries, images, labels)
 
 
-def _ffhq(dataset: Dataset, scratch: Path) -> Source:
+def _ffhq(dataset: Dataset, path: Path, scratch: Path) -> Source:
     if dataset.classes:
         raise UserError("dataset.classes: FFHQ has no classes: set it to 0")
-    return _folder(dataset, scratch)
+    return _folder(dataset, path, scratch)
 
 
-def _afhqv2(dataset: Dataset, scratch: Path) -> Source:
+def _afhqv2(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Open the folders under ``train``: cat, dog, wild."""
-    path = path_of(dataset)
-    assert path is not None
-    entries = _under("train", entries_of(path, scratch))
-    images = [entry for entry in entries if is_image(entry.name)]
-    labels = labelling.from_folders(entries, images, dataset.classes, str(path)) if dataset.classes and images else None
-    return _files(path, entries, images, labels)
+    return _class_folders(dataset, path, _in_train(entries_of(path, scratch)))
 
 
-def _imagenet(dataset: Dataset, scratch: Path) -> Source:
+def _imagenet(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Open synset folders (on disk or packed, under ``train`` or not), or the ILSVRC tar of one tar a synset."""
-    path = path_of(dataset)
-    assert path is not None
-    entries = _without_top(_expand_tars(path, entries_of(path, scratch)))
-    images = [entry for entry in entries if is_image(entry.name)]
-    labels = None
+    entries = _in_train(_expand_tars(path, entries_of(path, scratch)))
+    images = _images(entries)
     if dataset.classes and images:
         folders = sorted({entry.name.partition("/")[0] for entry in images})
         labelling.check_synsets(folders, dataset.classes, str(path))
-        labels = labelling.from_folders(entries, images, dataset.classes, str(path))
-    return _files(path, entries, images, labels)
+    return _class_folders(dataset, path, entries)
 
 
-def _webdataset(dataset: Dataset, scratch: Path) -> Source:
-
-    path = path_of(dataset)
-    assert path is not None
-    images, labels, ignored = webdataset_entries(path, scratch, labelled=bool(dataset.classes))
+def _webdataset(dataset: Dataset, path: Path, scratch: Path) -> Source:
+    images, labels, ignored = webdataset_entries(path, scratch, labeled=bool(dataset.classes))
     return Source(str(path), labels, entries=images, ignored=ignored)
 
 
-def _labels(dataset: Dataset, scratch: Path) -> Source:
+def _labels(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Read a dataset.json alone: data-free distillation (SiD) reads labels and never looks at an image."""
-    path = path_of(dataset)
-    assert path is not None
     if not dataset.classes:
         raise UserError(f"{path}: source labels holds nothing but labels: set dataset.classes")
     try:
@@ -189,8 +168,7 @@ def _labels(dataset: Dataset, scratch: Path) -> Source:
     return Source(str(path), np.array([labels[name] for name in sorted(labels)], np.int32))
 
 
-_READERS: dict[str, Callable[[Dataset, Path], Source]] = {
-    "digits": _digits,
+_READERS: dict[str, Callable[[Dataset, Path, Path], Source]] = {
     "cifar10": _cifar10,
     "edm-zip": _edm_zip,
     "folder": _folder,
@@ -205,36 +183,26 @@ _READERS: dict[str, Callable[[Dataset, Path], Source]] = {
 # -- parts
 
 
-def _files(path: Path, entries: Sequence[Entry], images: list[Entry], labels: np.ndarray | None) -> Source:
+def _images(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if is_image(entry.name)]
+
+
+def _files(path: Path, entries: list[Entry], images: list[Entry], labels: np.ndarray | None) -> Source:
     taken = {entry.name for entry in images} | {labelling.DATASET_JSON}
     others = [entry.name for entry in entries if entry.name not in taken]
     return Source(str(path), labels, entries=images, ignored=len(others), ignored_examples=tuple(others[:3]))
 
 
-def _json_labels(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
-    listing = labelling.read_json(entries)
-    if listing is None:
-        return None
-    labels = labelling.from_json(*listing)
-    return None if labels is None else labelling.by_name([entry.name for entry in images], labels, listing[1])
+def _class_folders(dataset: Dataset, path: Path, entries: list[Entry]) -> Source:
+    images = _images(entries)
+    labels = labelling.from_folders(entries, images, dataset.classes, str(path)) if dataset.classes and images else None
+    return _files(path, entries, images, labels)
 
 
-def _holds_latents(entries: list[Entry]) -> bool:
-    return any(entry.name.endswith(LATENT_ENDING) for entry in entries)
-
-
-def _under(folder: str, entries: list[Entry]) -> list[Entry]:
-    """Return the entries under a folder, named from there; all of them when there is no such folder."""
-    inside = [
-        entry._replace(name=entry.name.removeprefix(f"{folder}/"))
-        for entry in entries
-        if entry.name.startswith(f"{folder}/")
-    ]
-    return inside or entries
-
-
-def _without_top(entries: list[Entry]) -> list[Entry]:
-    return _under("train", entries)
+def _in_train(entries: list[Entry]) -> list[Entry]:
+    """Return the entries under the folder ``train``, named from there; all of them when there is no such folder."""
+    train = [entry for entry in entries if entry.name.startswith("train/")]
+    return [entry._replace(name=entry.name.removeprefix("train/")) for entry in train] or entries
 
 
 def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
@@ -249,7 +217,6 @@ def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
 
 
 def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
-
     expanded = []
     for entry in entries:
         if not entry.name.endswith(".tar"):

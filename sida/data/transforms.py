@@ -26,10 +26,7 @@ def lanczos(image: Image.Image, resolution: int) -> Image.Image:
 
 def center_crop(image: Image.Image, resolution: int) -> Image.Image:
     """Crop the largest centered square, then LANCZOS: ImageNet-64 as EDM made it."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return _resize(square, (resolution, resolution), Resampling.LANCZOS)
+    return _resize(_center(image, min(image.size)), (resolution, resolution), Resampling.LANCZOS)
 
 
 def center_crop_dhariwal(image: Image.Image, resolution: int) -> Image.Image:
@@ -38,8 +35,12 @@ def center_crop_dhariwal(image: Image.Image, resolution: int) -> Image.Image:
         image = _resize(image, (image.width // 2, image.height // 2), Resampling.BOX)
     scale = resolution / min(image.size)
     image = _resize(image, (round(image.width * scale), round(image.height * scale)), Resampling.BICUBIC)
-    left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
-    return image.crop((left, top, left + resolution, top + resolution))
+    return _center(image, resolution)
+
+
+def _center(image: Image.Image, side: int) -> Image.Image:
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def _resize(image: Image.Image, size: tuple[int, int], method: Resampling) -> Image.Image:

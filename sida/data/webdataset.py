@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ import numpy as np
 from sida.data.decode import is_image
 from sida.data.entries import Entry, Reader, Unreadable
 from sida.data.folders import GZIPS
+from sida.data.labels import is_label
 from sida.data.tars import tar_entries, unpacked
 from sida.errors import UserError
 
+LABELS = (".cls", ".json")  # endings of a sample's label; the first is preferred
 
-def webdataset_entries(path: Path, scratch: Path, *, labelled: bool) -> tuple[list[Entry], np.ndarray | None, int]:
+
+def webdataset_entries(path: Path, scratch: Path, *, labeled: bool) -> tuple[list[Entry], np.ndarray | None, int]:
     """Return images in the order of the tars (by name) and their members, labels int32 [N] from ``.cls`` or ``.json``, other files.
 
-    Raises UserError naming the tar for a sample with two images or, when ``labelled``, without a label.
+    Raises UserError naming the tar for a sample with two images or, when ``labeled``, without a label.
     """
     tars = [path]
     if path.is_dir():
@@ -27,24 +31,23 @@ def webdataset_entries(path: Path, scratch: Path, *, labelled: bool) -> tuple[li
     images: list[Entry] = []
     labels: list[int] = []
     others = 0
-    reader = Reader()
-    for tar in tars:
-        samples: dict[str, list[Entry]] = {}
-        for entry in tar_entries(unpacked(tar, scratch)):
-            samples.setdefault(_key(entry.name), []).append(entry)
-        for key, members in samples.items():
-            pictures = [entry for entry in members if is_image(entry.name)]
-            if len(pictures) > 1:
-                raise UserError(f"{tar}: sample {key} has {len(pictures)} images: keep one")
-            if not pictures:
-                others += len(members)
-                continue
-            if labelled:
-                labels.append(_label(tar, key, members, reader))
-            others += sum(not _is_label(entry.name) for entry in members) - 1
-            images.append(pictures[0])
-    reader.close()
-    return images, np.array(labels, np.int32) if labelled else None, others
+    with closing(Reader()) as reader:
+        for tar in tars:
+            samples: dict[str, list[Entry]] = {}
+            for entry in tar_entries(unpacked(tar, scratch)):
+                samples.setdefault(_key(entry.name), []).append(entry)
+            for key, members in samples.items():
+                pictures = [entry for entry in members if is_image(entry.name)]
+                if len(pictures) > 1:
+                    raise UserError(f"{tar}: sample {key} has {len(pictures)} images: keep one")
+                if not pictures:
+                    others += len(members)
+                    continue
+                if labeled:
+                    labels.append(_label(tar, key, members, reader))
+                others += sum(not entry.name.endswith(LABELS) for entry in members) - 1
+                images.append(pictures[0])
+    return images, np.array(labels, np.int32) if labeled else None, others
 
 
 def _key(name: str) -> str:
@@ -52,20 +55,15 @@ def _key(name: str) -> str:
     return f"{folder}{slash}{file.partition('.')[0]}"
 
 
-def _is_label(name: str) -> bool:
-    return name.endswith((".cls", ".json"))
-
-
 def _label(tar: Path, key: str, members: list[Entry], reader: Reader) -> int:
-    for ending in (".cls", ".json"):
-        for entry in members:
-            if entry.name.endswith(ending):
-                try:
-                    value = json.loads(reader.read(entry))
-                except (ValueError, Unreadable) as error:
-                    raise UserError(f"{tar}: {entry.name} is no label ({error}): expected a whole number") from error
-                value = value.get("label", value.get("cls")) if isinstance(value, dict) else value
-                if type(value) is not int:
-                    raise UserError(f"{tar}: {entry.name} holds {str(value)[:40]!r}: expected a whole number as label")
-                return value
-    raise UserError(f"{tar}: sample {key} has no .cls or .json label: add them, or set dataset.classes to 0")
+    entry = next((entry for ending in LABELS for entry in members if entry.name.endswith(ending)), None)
+    if entry is None:
+        raise UserError(f"{tar}: sample {key} has no .cls or .json label: add them, or set dataset.classes to 0")
+    try:
+        value = json.loads(reader.read(entry))
+    except (ValueError, RecursionError, Unreadable) as error:
+        raise UserError(f"{tar}: {entry.name} is no label ({error}): expected a whole number") from error
+    value = value.get("label", value.get("cls")) if isinstance(value, dict) else value
+    if not is_label(value):
+        raise UserError(f"{tar}: {entry.name} holds {str(value)[:40]!r}: expected a whole number as label")
+    return value

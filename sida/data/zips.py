@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 from sida.data.entries import DEFLATED, STORED, Entry, check_size, checked_name
@@ -20,10 +21,8 @@ def zip_entries(path: Path) -> list[Entry]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     entries = [_entry(path, info) for info in members if not info.is_dir()]
-    names = {entry.name for entry in entries}
-    if len(names) != len(entries):
-        twice = next(name for name in names if sum(entry.name == name for entry in entries) > 1)
-        raise UserError(f"{path}: {twice} is in it twice: pack it again")
+    if repeated := [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]:
+        raise UserError(f"{path}: {repeated[0]} is in it twice: pack it again")
     if sum(entry.size for entry in entries) > path.stat().st_size:
         raise UserError(f"{path}: its entries overlap: refused as a bomb")
     return entries

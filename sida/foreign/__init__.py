@@ -5,8 +5,7 @@ inert stand-ins that hold a class's name and its state.
 """
 
 from sida.errors import Refused
-from sida.foreign.limits import Limits
 from sida.foreign.pickles import read_pickle
-from sida.foreign.stand_ins import Inert, Storage, TensorView
+from sida.foreign.stand_ins import Inert, TensorView
 
-__all__ = ["Inert", "Limits", "Refused", "Storage", "TensorView", "read_pickle"]
+__all__ = ["Inert", "Refused", "TensorView", "read_pickle"]

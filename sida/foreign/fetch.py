@@ -12,14 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sida import progress
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
-from sida.foreign.http import download
+from sida.foreign.http import Advance, download, note_beside
 from sida.layout import pin_key
 from sida.settings import settings
 from sida.stores import open_store
@@ -31,8 +29,8 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 MIB = 1 << 20
 
 
-def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str = "") -> tuple[Path, str]:
-    """Return a local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``what`` names it in messages.
+def fetch_file(address: str, label: str, sha256: str | None = None, *, step: str = "") -> tuple[Path, str]:
+    """Return a local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``label`` names it in messages.
 
     A download is resumed after a kill, waits while another process of this machine has it, and is kept in the cache, whose limit
     counts it: what was used longest ago and is not in use makes room. Without ``sha256`` the digest recorded at first use is held
@@ -41,45 +39,36 @@ def fetch_file(address: str, what: str, sha256: str | None = None, *, step: str 
     """
     scheme = urlsplit(address).scheme
     if scheme == "file":
-        return _local(address, what, sha256)
+        return _local(address, label, sha256)
     if scheme not in ("https", "http", "s3"):
         raise UserError(
-            f"{what} {redact(address)}: give an address that begins with https://, s3:// or file://, or a path"
+            f"{label} {redact(address)}: give an address that begins with https://, s3:// or file://, or a path"
         )
     expected = sha256 or recorded_sha256(address)
     if copy := _mirrored(address):
-        path, digest = _local(copy, what, expected) if copy.startswith("file:") else fetch_file(copy, what, expected)
-        if expected is None:
-            _record(address, what, digest, step)
-        return path, digest
-    if scheme == "http" and expected is None and urlsplit(address).hostname not in LOCAL_HOSTS:
+        path, digest = fetch_file(copy, label, expected)
+    elif scheme == "http" and expected is None and urlsplit(address).hostname not in LOCAL_HOSTS:
         raise UserError(
-            f"{what} {redact(address)}: http:// needs a sha256 in the recipe: anybody on the way may change it"
+            f"{label} {redact(address)}: http:// needs a sha256 in the recipe: anybody on the way may change it"
         )
-    folder = settings().cache / "fetched"
-    try:
-        make_folders(folder.parent)
-        with _locked(folder / f"{_name(address)}.lock"):
-            path, digest = _fetch(address, what, expected, folder, step)
-    except OSError as error:
-        raise _disk_error(error, what, address, folder) from error
+    else:
+        path, digest = _cached(address, label, expected, step)
     if expected is None:
-        _record(address, what, digest, step)
+        _record(address, label, digest, step)
     return path, digest
 
 
-def digest_of_file(address: str, what: str, sha256: str | None, *, step: str = "") -> str:
+def digest_of_file(address: str, label: str, sha256: str | None, *, step: str) -> str:
     """Return the sha256 of the file at ``address``, for a step's key; fetch it only if nothing else gives the digest."""
-    if urlsplit(address).scheme != "file" and (known := sha256 or recorded_sha256(address)):
-        return known
-    return fetch_file(address, what, sha256, step=step)[1]
+    if urlsplit(address).scheme != "file" and (digest := sha256 or recorded_sha256(address)):
+        return digest
+    return fetch_file(address, label, sha256, step=step)[1]
 
 
 def recorded_sha256(address: str) -> str | None:
     """Return the digest that was recorded when the address was first used with this store; None before."""
     try:
-        record = json.loads(open_store(settings().store).read(_pin(address)))
-        return str(record["sha256"])
+        return str(json.loads(open_store(settings().store).read(_pin(address)))["sha256"])
     except NotFound:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -103,17 +92,34 @@ def _mirrored(address: str) -> str | None:
 # -- the three schemes
 
 
-def _local(address: str, what: str, sha256: str | None) -> tuple[Path, str]:
+def _local(address: str, label: str, sha256: str | None) -> tuple[Path, str]:
     path = Path(unquote(urlsplit(address).path))
     if not path.is_file():
-        raise UserError(f"{what} {path}: no such file: put it there, or correct the address in the recipe")
-    found, _ = sha256_of(path)
-    if sha256 is not None and found != sha256:
-        raise UserError(_another(what, str(path), found, sha256, "the recipe expects"))
-    return path, found
+        raise UserError(f"{label} {path}: no such file: put it there, or correct the address in the recipe")
+    digest, _ = sha256_of(path)
+    if sha256 not in (None, digest):
+        raise _another(label, str(path), digest, f"the recipe expects {sha256}")
+    return path, digest
 
 
-def _fetch(address: str, what: str, expected: str | None, folder: Path, step: str) -> tuple[Path, str]:
+def _cached(address: str, label: str, expected: str | None, step: str) -> tuple[Path, str]:
+    """Return the file from the cache or its server: one process of this machine downloads it, the others wait for that."""
+    folder = settings().cache / "fetched"
+    try:
+        make_folders(folder.parent)
+        with (folder / f"{_name(address)}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return _fetch(address, label, expected, folder, step)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"disk full while fetching {label} {redact(address)} into {folder}: free space or set SIDA_CACHE"
+            ) from error
+        reason = os.strerror(error.errno or 0)
+        raise UserError(f"{folder} cannot be written ({reason}): set SIDA_CACHE to a folder") from error
+
+
+def _fetch(address: str, label: str, expected: str | None, folder: Path, step: str) -> tuple[Path, str]:
     """Return the file from the cache, or download it; a resumed download that proves wrong is repeated once from its beginning."""
     name = Path(unquote(urlsplit(address).path)).name or "file"
     if expected is not None:
@@ -124,87 +130,86 @@ def _fetch(address: str, what: str, expected: str | None, folder: Path, step: st
             path.unlink()  # another program wrote into the cache
     part = folder / f"{_name(address)}.part"
     resumed = part.exists()
-    progress.note(step or what, f"fetching {what} {redact(address)}")
-    _download(address, part, what, step)
-    digest, _ = sha256_of(part)
+    progress.note(step or label, f"fetching {label} {redact(address)}")
+    digest = _download(address, part, label, step)
+    if resumed and expected not in (None, digest):
+        _forget(part)
+        first, digest = digest, _download(address, part, label, step)
+        if digest not in (first, expected):
+            _forget(part)
+            raise Corrupt(f"{label} {redact(address)}: two downloads differ, both damaged: look at the network")
     if expected not in (None, digest):
         _forget(part)
-        if resumed:
-            _download(address, part, what, step)
-            again, _ = sha256_of(part)
-            if again != expected:
-                _forget(part)
-                if again != digest:
-                    raise Corrupt(f"{what} {redact(address)}: two downloads differ, both damaged: look at the network")
-                raise UserError(_another(what, redact(address), again, str(expected), "expected is"))
-            digest = again
-        else:
-            raise UserError(_another(what, redact(address), digest, str(expected), "expected is"))
+        raise _another(label, redact(address), digest, f"expected is {expected}")
     path = folder / digest / name
     keep_fetched(folder.parent, part, path)
     _forget(part)
     return path, digest
 
 
-def _download(address: str, part: Path, what: str, step: str) -> None:
-    bars: list[progress.Progress] = []
+def _download(address: str, part: Path, label: str, step: str) -> str:
+    """Complete the file ``part`` and return its sha256."""
+    bar: progress.Progress | None = None
 
-    def heard(done: int, total: int) -> None:
-        if not bars:
+    def advance(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
             make_room(part.parent.parent, total - done, settings().cache_bytes)
-            free = shutil.disk_usage(part.parent).free
-            if total - done > free:
+            if total - done > shutil.disk_usage(part.parent).free:
                 raise OSError(errno.ENOSPC, "disk full")
-            bars.append(progress.Progress(step or what, max(total // MIB, 1), "MiB"))
-        bars[0].update(done // MIB)
+            bar = progress.Progress(step or label, max(total // MIB, 1), "MiB")
+        bar.update(done // MIB)
 
-    if urlsplit(address).scheme != "s3":
-        download(address, part, what, heard)
-        return
+    (_download_s3 if urlsplit(address).scheme == "s3" else download)(address, part, label, advance)
+    return sha256_of(part)[0]
+
+
+def _download_s3(address: str, part: Path, label: str, advance: Advance) -> None:
     folder, _, name = address.rpartition("/")
     store = open_store(folder)
     try:
         stat = store.stat(name)
     except NotFound as error:
-        raise UserError(f"{what} {redact(address)}: no such object: correct the address in the recipe") from error
-    note = part.with_name(f"{part.name}.json")
+        raise UserError(f"{label} {redact(address)}: no such object: correct the address in the recipe") from error
+    note = note_beside(part)
     version = json.dumps([stat.etag, stat.size])
     offset = part.stat().st_size if part.exists() and note.exists() and note.read_text() == version else 0
     note.write_text(version)
-    blocks = getattr(store, "blocks")  # noqa: B009 - an S3 store reads ahead in parallel
     with part.open("r+b" if offset else "wb") as file:
         file.seek(offset)
-        for block in blocks(name, min(offset, stat.size), stat.size):
+        for block in store.blocks(name, min(offset, stat.size), stat.size):
             file.write(block)
             offset += len(block)
-            heard(offset, stat.size)
+            advance(offset, stat.size)
 
 
 def _forget(part: Path) -> None:
-    for path in (part, part.with_name(f"{part.name}.json")):
+    for path in (part, note_beside(part)):
         path.unlink(missing_ok=True)
 
 
 # -- digests
 
 
-def _record(address: str, what: str, found: str, step: str) -> None:
+def _record(address: str, label: str, digest: str, step: str) -> None:
     """Record the digest of first use; of racing users one wins, and the others must have seen the same."""
-    record = {"address": redact(address), "sha256": found}
+    record = {"address": redact(address), "sha256": digest}
     try:
         open_store(settings().store).put_if_absent(_pin(address), json.dumps(record, indent=1).encode())
     except AlreadyExists:
-        if (first := recorded_sha256(address)) != found:
-            raise UserError(_another(what, redact(address), found, str(first), "another process saw")) from None
+        if (first := recorded_sha256(address)) != digest:
+            raise _another(label, redact(address), digest, f"another process saw {first}") from None
     progress.note(
-        step or what,
-        f"NOT PINNED: {what} {redact(address)} has no sha256 in the recipe; {found} is recorded from this first use and held to "
+        step or label,
+        f"NOT PINNED: {label} {redact(address)} has no sha256 in the recipe; {digest} is recorded from this first use and held to "
         f"from now on (`sida pin RECIPE` writes it into the recipe)",
     )
 
 
-def _another(what: str, shown: str, found: str, expected: str, who: str) -> str:
-    return f"{what} {shown}: sha256 is {found}, {who} {expected}: fetch the right file, or pin the new digest if you trust it"
+def _another(label: str, address: str, digest: str, expectation: str) -> UserError:
+    return UserError(
+        f"{label} {address}: sha256 is {digest}, {expectation}: fetch the right file, or pin the new digest if you trust it"
+    )
 
 
 def _pin(address: str) -> str:
@@ -216,19 +221,3 @@ def _name(address: str) -> str:
     parts = urlsplit(address)
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an address's lock: one process of this machine downloads it; the others wait and find it there."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _disk_error(error: OSError, what: str, address: str, folder: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"disk full while fetching {what} {redact(address)} into {folder}: free space or set SIDA_CACHE"
-        )
-    return UserError(f"{folder} cannot be written ({os.strerror(error.errno or 0)}): set SIDA_CACHE to a folder")

@@ -27,47 +27,47 @@ MOST_ATTEMPTS = 1000
 REDIRECTS = 5
 BLOCK_BYTES = 1 << 20
 
-Heard = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
+Advance = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
 
 class _Broken(Exception):
     """This attempt failed in a way that another one may not."""
 
 
-def download(address: str, part: Path, what: str, heard: Heard) -> None:
+def download(address: str, part: Path, label: str, advance: Advance) -> None:
     """Bring ``address`` into the file ``part``, going on from what it holds if that is of the same version.
 
     Waits for a server that is away. Raises UserError for what the user can mend (address, TLS), Unavailable when it stays away.
     Messages hold neither userinfo nor query.
     """
-    shown, wait = redact(address), Wait(ATTEMPTS)
+    printable, wait = redact(address), Wait(ATTEMPTS)
     server = f"the server {urlsplit(address).hostname}"
     for _ in range(MOST_ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _attempt(address, part, what, heard)
+            _attempt(address, part, label, advance)
             answered(server)
             return
         except (_Broken, urllib3.exceptions.HTTPError, ssl.SSLError) as error:
-            _raise_what_stays(error, what, shown)
+            _raise_lasting(error, label, printable)
             if part.exists() and part.stat().st_size > before:
                 answered(server)
                 wait = Wait(ATTEMPTS)
-            wait.out(_away(error, what, shown, server))
-    raise StoreError(f"{what} {shown}: broke off {MOST_ATTEMPTS} times: run again, it goes on from where it is")
+            wait.out(_away(error, label, printable, server))
+    raise StoreError(f"{label} {printable}: broke off {MOST_ATTEMPTS} times: run again, it goes on from where it is")
 
 
-def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
+def _attempt(address: str, part: Path, label: str, advance: Advance) -> None:
     """Make one request; append to ``part`` when the server goes on from there, else start it anew."""
-    note = part.with_name(f"{part.name}.json")
+    note = note_beside(part)
     offset, validator = _resumable(part, note)
-    response = _open(address, offset, validator, what)
+    response = _open(address, offset, validator, label)
     try:
         if response.status == 416 or (response.status == 206 and _start(response) != offset):
             part.unlink(missing_ok=True)
             raise _Broken("it does not go on from where the download broke off")
         if response.status not in (200, 206):
-            raise _answer(response.status, what, redact(address))
+            raise _answer(response.status, label, redact(address))
         if response.status == 200:
             offset = 0
         length = response.headers.get("Content-Length", "")
@@ -75,7 +75,7 @@ def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
         note.write_text(json.dumps({"validator": _validator(response), "total": total}))
         with part.open("r+b" if offset else "wb") as file:
             file.seek(offset)
-            _copy(response, file, offset, total, heard)
+            _copy(response, file, offset, total, advance)
         if total and part.stat().st_size != total:
             raise _Broken(f"it ends after {part.stat().st_size} of {total} bytes")
     finally:
@@ -83,12 +83,12 @@ def _attempt(address: str, part: Path, what: str, heard: Heard) -> None:
         response.release_conn()
 
 
-def _copy(response: Any, file: Any, done: int, total: int, heard: Heard) -> None:
+def _copy(response: Any, file: Any, done: int, total: int, advance: Advance) -> None:
     window, start = time.monotonic(), done
     while block := response.read1(BLOCK_BYTES):
         file.write(block)
         done += len(block)
-        heard(done, total)
+        advance(done, total)
         if (now := time.monotonic()) - window > STALL_SECONDS:
             if done - start < STALL_BYTES:
                 raise _Broken(f"it sent {done - start} bytes in {now - window:.0f} s")
@@ -98,7 +98,7 @@ def _copy(response: Any, file: Any, done: int, total: int, heard: Heard) -> None
 # -- requests
 
 
-def _open(address: str, offset: int, validator: str, what: str) -> Any:
+def _open(address: str, offset: int, validator: str, label: str) -> Any:
     """Return the response, redirects followed: credentials go to the address's own origin and to no other."""
     url = named = parse_url(address)
     headers = {"Accept-Encoding": "identity", "User-Agent": "sida"}
@@ -118,9 +118,9 @@ def _open(address: str, offset: int, validator: str, what: str) -> Any:
         url = parse_url(urljoin(url.url, location))
         if url.scheme not in ("https", named.scheme):
             raise UserError(
-                f"{what} {redact(address)}: redirects to {redact(url.url)}, which is not https: give another one"
+                f"{label} {redact(address)}: redirects to {redact(url.url)}, which is not https: give another one"
             )
-    raise UserError(f"{what} {redact(address)}: redirects more than {REDIRECTS} times: give the file's own address")
+    raise UserError(f"{label} {redact(address)}: redirects more than {REDIRECTS} times: give the file's own address")
 
 
 def _pool(url: Url) -> urllib3.PoolManager:
@@ -146,6 +146,11 @@ def _authorization(url: Url) -> dict[str, str]:
 
 
 # -- resuming
+
+
+def note_beside(part: Path) -> Path:
+    """Return the file that says which version the file ``part`` is a beginning of."""
+    return part.with_name(f"{part.name}.json")
 
 
 def _resumable(part: Path, note: Path) -> tuple[int, str]:
@@ -175,37 +180,37 @@ def _start(response: Any) -> int:
 # -- errors
 
 
-def _answer(status: int, what: str, shown: str) -> Exception:
+def _answer(status: int, label: str, printable: str) -> Exception:
     if status in (408, 425, 429) or status >= 500:
         return _Broken(f"the server answers {status}")
     if status in (401, 403, 407):
         return UserError(
-            f"{what} {shown}: the server answers {status}: it needs credentials, or its license must be accepted first"
+            f"{label} {printable}: the server answers {status}: it needs credentials, or its license must be accepted first"
         )
-    return UserError(f"{what} {shown}: the server answers {status}: correct the address in the recipe")
+    return UserError(f"{label} {printable}: the server answers {status}: correct the address in the recipe")
 
 
-def _raise_what_stays(error: Exception, what: str, shown: str) -> None:
+def _raise_lasting(error: Exception, label: str, printable: str) -> None:
     """Raise if no further attempt would help."""
     if isinstance(error, urllib3.exceptions.SSLError | ssl.SSLError):
         raise UserError(
-            f"{what} {shown}: no TLS connection ({_line(error)}): set SSL_CERT_FILE to its authority"
+            f"{label} {printable}: no TLS connection ({_line(error)}): set SSL_CERT_FILE to its authority"
         ) from error
     if isinstance(error, urllib3.exceptions.LocationParseError | urllib3.exceptions.URLSchemeUnknown):
-        raise UserError(f"{what} {shown}: is not an address: correct it in the recipe") from error
+        raise UserError(f"{label} {printable}: is not an address: correct it in the recipe") from error
 
 
-def _away(error: Exception, what: str, shown: str, server: str) -> Unavailable:
+def _away(error: Exception, label: str, printable: str, server: str) -> Unavailable:
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return Unavailable(
-            f"{what} {shown}: cannot reach the server: check the address and this machine's network, "
+            f"{label} {printable}: cannot reach the server: check the address and this machine's network, "
             f"or bring a copy and set SIDA_MIRROR (docs/benchmarks.md)",
             server,
             "no way to it",
         )
     reason = _line(error)
     return Unavailable(
-        f"{what} {shown}: broke off again and again ({reason}): run again, it goes on from there", server, reason
+        f"{label} {printable}: broke off again and again ({reason}): run again, it goes on from there", server, reason
     )
 
 

@@ -1,450 +1,370 @@
 """An interpreter for pickle's instructions that knows no code: protocols 2 to 5, from scratch.
 
-What the instructions mean is Python's documentation in ``pickletools``. Text instructions of protocols 0 and 1,
-extension codes, persistent ids (but in torch's stream), ``INST``, ``OBJ``, ``NEWOBJ_EX`` and out-of-band buffers
-are refused.
+What the instructions mean and how long their arguments are is Python's documentation in ``pickletools``. Text instructions of
+protocols 0 and 1, extension codes, persistent ids (but in torch's streams), ``INST``, ``OBJ``, ``NEWOBJ_EX`` and out-of-band
+buffers are refused.
 """
 
 from __future__ import annotations
 
 import pickletools
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sida.errors import Refused
-from sida.foreign.accepted import CALLS, NEW, SLOT_BYTES, DType, PendingArray, array_of, check_key
-from sida.foreign.limits import Budget
-from sida.foreign.stand_ins import Global, Inert, Storage
+from sida.foreign.accepted import NEW, SLOT_BYTES, Call, DType, PendingArray, array_of, check_key
+from sida.foreign.limits import DEPTH, OPCODES, Budget
+from sida.foreign.stand_ins import Global, Inert
 
 VIEW_BYTES = 4096  # longer byte strings are views of the file, not copies
 LINE_BYTES = 1000
 OBJECT_BYTES = 64
-NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
-PersistentLoad = Callable[[Any], Any]
-
-
-class Stop(Exception):  # not an error: how the instruction STOP ends the loop
-    """The pickle ended; carries its value."""
+STOP = ord(".")
+CODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+LENGTHS = {  # bytes of an argument's length, and whether it is signed
+    pickletools.TAKEN_FROM_ARGUMENT1: (1, False),
+    pickletools.TAKEN_FROM_ARGUMENT4: (4, True),
+    pickletools.TAKEN_FROM_ARGUMENT4U: (4, False),
+    pickletools.TAKEN_FROM_ARGUMENT8U: (8, False),
+}
 
 
 class Machine:
-    """Interpreter of one pickle from ``data[at:]``; afterwards ``at`` is the byte after its STOP."""
+    """Interpreter of one pickle from ``data[at:]``; afterwards ``at`` is the byte after its STOP.
+
+    ``accepted``: the globals that the pickle may mention. ``persistent_load`` gives the value of a persistent id.
+    """
 
     def __init__(
         self,
         data: memoryview,
-        at: int,
         budget: Budget,
-        accepted: Collection[tuple[str, str]],
-        load_storage: Callable[[memoryview], Storage],
-        persistent_load: PersistentLoad | None = None,
+        accepted: Mapping[str, Call],
+        persistent_load: Callable[[Any], Any] | None = None,
+        at: int = 0,
     ) -> None:
         self.data, self.at, self.budget = data, at, budget
-        self.accepted, self.load_storage, self.persistent_load = accepted, load_storage, persistent_load
+        self.accepted, self.persistent_load = accepted, persistent_load
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
+    def run_whole(self, end: str) -> Any:
+        """Return the value of the only pickle in the data; ``end`` names its end in messages. Raises Refused as ``run``."""
+        value = self.run()
+        if self.at != len(self.data):
+            raise Refused(f"{len(self.data) - self.at} bytes follow {end}")
+        check_nesting(value)
+        return value
+
     def run(self) -> Any:
         """Return the pickle's value. Raises Refused naming the instruction or global, without the file's name."""
-        start, opcode = self.at, -1
+        start, code = self.at, -1
         try:
-            while True:
+            while code != STOP:
                 start = self.at
-                opcode = self.data[start]
+                code = self.data[start]
                 self.at = start + 1
                 self.budget.opcodes -= 1
                 if self.budget.opcodes < 0:
-                    raise ValueError(f"more than {self.budget.limits.opcodes} instructions")
-                INSTRUCTIONS[opcode](self)
-        except Stop as stop:
+                    raise ValueError(f"more than {self.budget.most_opcodes} instructions")
+                size, meaning = INSTRUCTIONS[code]
+                meaning(self, self.argument(size))
+            value = self.stack.pop()
             if self.stack or self.marked:
-                raise Refused(f"opcode STOP at byte {start} leaves values behind: the file is damaged") from None
-            return stop.args[0]
+                raise ValueError("it leaves values behind: the file is damaged")
+            return value
         except Refused:
             raise
         except (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
             if start >= len(self.data):
                 raise Refused(f"it ends at byte {start} without the opcode STOP: the file is cut off") from error
             reason = str(error) if isinstance(error, ValueError) else "values are missing or of the wrong kind"
-            raise Refused(f"opcode {name_of(opcode)} at byte {start}: {reason}") from error
+            name = CODES[code].name if code in CODES else f"0x{code:02x} (unknown)"
+            raise Refused(f"opcode {name} at byte {start}: {reason}") from error
 
-    # -- reading
+    # -- the file
+
+    def argument(self, size: int) -> memoryview:
+        """Return the bytes of an instruction's argument; ``size`` as in pickletools: negative for one that says itself."""
+        if size == pickletools.UP_TO_NEWLINE:
+            return self.line()
+        if size < 0:
+            width, signed = LENGTHS[size]
+            size = int.from_bytes(self.take(width), "little", signed=signed)
+            if size < 0:
+                raise ValueError(f"a length of {size}")
+        return self.take(size)
 
     def take(self, size: int) -> memoryview:
         """Return the next ``size`` bytes, which must be there: a claimed length alone takes no memory."""
-        end = self.at + size
-        if end > len(self.data):
+        self.check_there(size)
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def check_there(self, size: int) -> None:
+        """Raise ValueError unless ``size`` more bytes follow."""
+        if self.at + size > len(self.data):
             raise ValueError(f"{size} bytes are claimed, {len(self.data) - self.at} are there")
-        piece = self.data[self.at : end]
-        self.at = end
-        return piece
 
-    def unsigned(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
-    def line(self) -> str:
-        head = bytes(self.data[self.at : self.at + LINE_BYTES])
-        text, newline, _ = head.partition(b"\n")
-        if not newline:
+    def line(self) -> memoryview:
+        """Return the bytes before the next line end."""
+        length = bytes(self.data[self.at : self.at + LINE_BYTES]).find(b"\n")
+        if length < 0:
             raise ValueError(f"a line without end within {LINE_BYTES} bytes")
-        self.at += len(text) + 1
-        return text.decode("utf-8")
+        return self.take(length + 1)[:-1]
 
     # -- the stack
 
-    def pop(self) -> Any:
-        return self.stack.pop()
+    def pop(self, count: int) -> list[Any]:
+        """Take the topmost values."""
+        items = self.stack[-count:]
+        if len(items) < count:
+            raise IndexError
+        del self.stack[-count:]
+        return items
+
+    def mark(self) -> None:
+        """Begin a new stack on top of this one."""
+        self.budget.charge(OBJECT_BYTES)
+        self.marked.append(self.stack)
+        self.stack = []
 
     def pop_mark(self) -> list[Any]:
+        """Take all values since the last mark."""
         items = self.stack
         self.stack = self.marked.pop()
         return items
 
+    def push_tuple(self, items: list[Any]) -> None:
+        """Put a tuple of the items on the stack."""
+        self.budget.charge(OBJECT_BYTES)
+        self.stack.append(tuple(items))
+
+    def fill(self, kind: type, items: list[Any]) -> None:
+        """Put the items into the list, set or dict (alternating keys and values) on top of the stack."""
+        target = self.stack[-1]
+        actual = type(target)
+        if actual is not kind:
+            raise ValueError(f"it fills a {kind.__name__}, and finds {actual.__name__}")
+        if kind is list:
+            target.extend(items)
+            return
+        self.budget.charge(SLOT_BYTES * len(items))
+        if kind is set:
+            target.update(map(check_key, items))
+        elif len(items) % 2:
+            raise ValueError("a key without a value")
+        else:
+            target.update(zip(map(check_key, items[::2]), items[1::2], strict=True))
+
     def remember(self, index: int) -> None:
-        if index > self.budget.limits.opcodes:
+        """Put the value on top of the stack into the memo too."""
+        if index > OPCODES:
             raise ValueError(f"memo number {index}")
         self.budget.charge(SLOT_BYTES)
-        value = self.memo[index] = self.stack[-1]
-        if isinstance(value, PendingArray):
-            value.memo_numbers.append(index)
+        self.memo[index] = self.stack[-1]
+
+    def recall(self, index: int) -> None:
+        """Put a value of the memo on the stack."""
+        if index not in self.memo:
+            raise ValueError(f"memo number {index} was never set")
+        value = self.memo[index]
+        complete = value.array if isinstance(value, PendingArray) else None
+        self.stack.append(value if complete is None else complete)
+
+    # -- globals, and what stands for calling them
 
     def mention(self, module: Any, name: Any) -> None:
+        """Put a global's name on the stack."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("a global whose name is no text")
-        if (module, name) not in self.accepted:
-            printable = f"{module}.{name}"[:120].encode("unicode_escape").decode()
+        dotted = f"{module}.{name}"
+        if dotted not in self.accepted:
+            printable = dotted[:120].encode("unicode_escape").decode()
             raise ValueError(f"global {printable} is not one that published networks or arrays need")
-        self.stack.append(Global(module, name))
+        self.stack.append(Global(dotted))
+
+    def call(self, table: Mapping[str, Call]) -> None:
+        """Replace a global and a tuple of arguments by the value of the call."""
+        function, args = self.pop(2)
+        if not isinstance(function, Global) or type(args) is not tuple:
+            raise ValueError(f"a call of {type(function).__name__}, not of a global with a tuple of arguments")
+        call = table.get(function.name)
+        if call is None:
+            raise ValueError(f"global {function.name} may be mentioned, not used so")
+        self.budget.charge(2 * OBJECT_BYTES)
+        try:
+            self.stack.append(call(self.budget, *args))
+        except (ValueError, TypeError, IndexError) as error:
+            reason = error if isinstance(error, ValueError) else "not the arguments it takes"
+            raise ValueError(f"global {function.name}: {reason}") from error
+
+    def build(self) -> None:
+        """Give the object on the stack its state."""
+        target, state = self.pop(2)
+        if isinstance(target, PendingArray):
+            target.array = array_of(state, self.budget)
+            target = target.array
+        elif isinstance(target, DType):
+            target.build(state)
+        elif isinstance(target, Inert) and target.state is None:
+            target.state = state
+        elif type(target) is not dict:  # attributes of an OrderedDict or EasyDict: torch's version notes
+            raise ValueError(f"a state for {type(target).__name__}")
+        self.stack.append(target)
+
+    def load_persistent(self) -> None:
+        """Replace a persistent id by its value."""
+        if self.persistent_load is None:
+            raise ValueError("a persistent id outside of torch's own stream")
+        self.stack.append(self.persistent_load(self.stack.pop()))
 
 
-def name_of(opcode: int) -> str:
-    """Return ``REDUCE``, or ``0xff (unknown)``."""
-    return NAMES.get(opcode, f"0x{opcode:02x} (unknown)")
+# -- instructions: what they make of their argument's bytes
 
 
-INSTRUCTIONS: list[Callable[[Machine], None]] = []
-Instruction = Callable[[Machine], None]
+Value = Callable[[memoryview, Budget], Any]
+Meaning = Callable[[Machine, memoryview], object]  # what it returns is dropped
 
 
-def _refuse(machine: Machine) -> None:
+def _unsigned(raw: memoryview) -> int:
+    return int.from_bytes(raw, "little")
+
+
+def _signed(raw: memoryview, budget: Budget) -> int:
+    if len(raw) > 255:
+        raise ValueError(f"an integer of {len(raw)} bytes")
+    return int.from_bytes(raw, "little", signed=True)
+
+
+def _digits(raw: memoryview, budget: Budget) -> int:
+    """Read text: Python 2 wrote integers of more than 32 bits so, under protocol 2 too."""
+    if len(raw) > 24:
+        raise ValueError("an integer of more than 24 digits")
+    return int(bytes(raw))
+
+
+def _bytes(raw: memoryview, budget: Budget) -> bytes | memoryview:
+    if len(raw) > VIEW_BYTES:
+        return raw
+    budget.charge(len(raw))
+    return bytes(raw)
+
+
+def _text(raw: memoryview, budget: Budget) -> str:
+    budget.charge(4 * len(raw))  # one rare character makes Python use four bytes for each
+    return str(raw, "utf-8", "surrogatepass")
+
+
+def _empty(kind: type) -> Value:
+    def value(raw: memoryview, budget: Budget) -> Any:
+        budget.charge(OBJECT_BYTES)
+        return kind()
+
+    return value
+
+
+VALUES: dict[str, Value] = {
+    "NONE": lambda raw, budget: None,
+    "NEWTRUE": lambda raw, budget: True,
+    "NEWFALSE": lambda raw, budget: False,
+    "BININT1": lambda raw, budget: _unsigned(raw),
+    "BININT2": lambda raw, budget: _unsigned(raw),
+    "BINFLOAT": lambda raw, budget: struct.unpack(">d", raw)[0],
+    "INT": _digits,
+    "EMPTY_TUPLE": lambda raw, budget: (),
+    "EMPTY_LIST": _empty(list),
+    "EMPTY_DICT": _empty(dict),
+    "EMPTY_SET": _empty(set),
+    **dict.fromkeys(("BININT", "LONG1", "LONG4"), _signed),
+    **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), _text),
+    **dict.fromkeys(("SHORT_BINSTRING", "BINSTRING"), _bytes),
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), _bytes),
+}
+
+
+def _pushing(value: Value) -> Meaning:
+    return lambda machine, raw: machine.stack.append(value(raw, machine.budget))
+
+
+def _refuse(machine: Machine, raw: memoryview) -> None:
     raise ValueError("not an instruction that published networks or arrays need")
 
 
-INSTRUCTIONS.extend([_refuse] * 256)
+def _check_protocol(machine: Machine, raw: memoryview) -> None:
+    if not 2 <= raw[0] <= 5:
+        raise ValueError(f"protocol {raw[0]}; 2 to 5 are read")
 
 
-def instruction(*names: str) -> Callable[[Instruction], Instruction]:
-    """Register the meaning of opcodes, by pickletools' names."""
-
-    def register(meaning: Instruction) -> Instruction:
-        for code, known in NAMES.items():
-            if known in names:
-                INSTRUCTIONS[code] = meaning
-        return meaning
-
-    return register
-
-
-def _push(name: str, value: Callable[[Machine], Any]) -> None:
-    def meaning(machine: Machine) -> None:
-        machine.stack.append(value(machine))
-
-    instruction(name)(meaning)
-
-
-# -- values
-
-
-def _charged(make: Callable[[], Any]) -> Callable[[Machine], Any]:
-    def value(machine: Machine) -> Any:
-        machine.budget.charge(OBJECT_BYTES)
-        return make()
-
-    return value
-
-
-def _bytes(size: int) -> Callable[[Machine], Any]:
-    def value(machine: Machine) -> bytes | memoryview:
-        piece = machine.take(machine.unsigned(size))
-        if len(piece) > VIEW_BYTES:
-            return piece
-        machine.budget.charge(len(piece))
-        return bytes(piece)
-
-    return value
-
-
-def _signed_bytes(machine: Machine) -> Any:
-    (length,) = struct.unpack("<i", machine.take(4))
-    if length < 0:
-        raise ValueError(f"a length of {length}")
-    piece = machine.take(length)
-    if length > VIEW_BYTES:
-        return piece
-    machine.budget.charge(length)
-    return bytes(piece)
-
-
-def _bytearray(machine: Machine) -> Any:
-    return machine.take(machine.unsigned(8))
-
-
-def _text(size: int) -> Callable[[Machine], Any]:
-    def value(machine: Machine) -> str:
-        piece = machine.take(machine.unsigned(size))
-        machine.budget.charge(4 * len(piece))  # one rare character makes Python use four bytes for each
-        return str(piece, "utf-8", "surrogatepass")
-
-    return value
-
-
-def _long(size: int) -> Callable[[Machine], Any]:
-    def value(machine: Machine) -> int:
-        length = machine.unsigned(size)
-        if length > 255:
-            raise ValueError(f"an integer of {length} bytes")
-        return int.from_bytes(machine.take(length), "little", signed=True)
-
-    return value
-
-
-def _int_line(machine: Machine) -> Any:
-    """Read a line of an integer: Python 2 wrote those of more than 32 bits so, under protocol 2 too."""
-    text = machine.line()
-    if text in ("00", "01"):
-        return text == "01"
-    if len(text) > 24:
-        raise ValueError("an integer of more than 24 digits")
-    return int(text)
-
-
-_push("NONE", lambda machine: None)
-_push("NEWTRUE", lambda machine: True)
-_push("NEWFALSE", lambda machine: False)
-_push("BININT", lambda machine: int.from_bytes(machine.take(4), "little", signed=True))
-_push("BININT1", lambda machine: machine.unsigned(1))
-_push("BININT2", lambda machine: machine.unsigned(2))
-_push("LONG1", _long(1))
-_push("LONG4", _long(4))
-_push("INT", _int_line)
-_push("BINFLOAT", lambda machine: struct.unpack(">d", machine.take(8))[0])
-_push("SHORT_BINSTRING", _bytes(1))
-_push("BINSTRING", _signed_bytes)
-_push("SHORT_BINBYTES", _bytes(1))
-_push("BINBYTES", _bytes(4))
-_push("BINBYTES8", _bytes(8))
-_push("BYTEARRAY8", _bytearray)
-_push("SHORT_BINUNICODE", _text(1))
-_push("BINUNICODE", _text(4))
-_push("BINUNICODE8", _text(8))
-_push("EMPTY_LIST", _charged(list))
-_push("EMPTY_DICT", _charged(dict))
-_push("EMPTY_SET", _charged(set))
-_push("EMPTY_TUPLE", lambda machine: ())
-
-
-# -- the stream, the stack, the memo
-
-
-@instruction("PROTO")
-def _proto(machine: Machine) -> None:
-    if not 2 <= (version := machine.unsigned(1)) <= 5:
-        raise ValueError(f"protocol {version}; 2 to 5 are read")
-
-
-@instruction("FRAME")
-def _frame(machine: Machine) -> None:
-    length = machine.unsigned(8)
-    if length > len(machine.data) - machine.at:
-        raise ValueError(f"{length} bytes are claimed, {len(machine.data) - machine.at} are there")
-
-
-@instruction("STOP")
-def _stop(machine: Machine) -> None:
-    raise Stop(machine.pop())
-
-
-@instruction("POP")
-def _pop(machine: Machine) -> None:
+def _pop(machine: Machine, raw: memoryview) -> None:
     if machine.stack:
         machine.stack.pop()
     else:
         machine.pop_mark()
 
 
-@instruction("POP_MARK")
-def _pop_mark(machine: Machine) -> None:
-    machine.pop_mark()
+MEANINGS: dict[str, Meaning] = {
+    **{name: _pushing(value) for name, value in VALUES.items()},
+    "PROTO": _check_protocol,
+    "FRAME": lambda machine, raw: machine.check_there(_unsigned(raw)),
+    "STOP": lambda machine, raw: None,
+    "POP": _pop,
+    "POP_MARK": lambda machine, raw: machine.pop_mark(),
+    "DUP": lambda machine, raw: machine.stack.append(machine.stack[-1]),
+    "MARK": lambda machine, raw: machine.mark(),
+    "MEMOIZE": lambda machine, raw: machine.remember(len(machine.memo)),
+    "BINPUT": lambda machine, raw: machine.remember(_unsigned(raw)),
+    "LONG_BINPUT": lambda machine, raw: machine.remember(_unsigned(raw)),
+    "BINGET": lambda machine, raw: machine.recall(_unsigned(raw)),
+    "LONG_BINGET": lambda machine, raw: machine.recall(_unsigned(raw)),
+    "TUPLE1": lambda machine, raw: machine.push_tuple(machine.pop(1)),
+    "TUPLE2": lambda machine, raw: machine.push_tuple(machine.pop(2)),
+    "TUPLE3": lambda machine, raw: machine.push_tuple(machine.pop(3)),
+    "TUPLE": lambda machine, raw: machine.push_tuple(machine.pop_mark()),
+    "APPEND": lambda machine, raw: machine.fill(list, machine.pop(1)),
+    "APPENDS": lambda machine, raw: machine.fill(list, machine.pop_mark()),
+    "ADDITEMS": lambda machine, raw: machine.fill(set, machine.pop_mark()),
+    "SETITEM": lambda machine, raw: machine.fill(dict, machine.pop(2)),
+    "SETITEMS": lambda machine, raw: machine.fill(dict, machine.pop_mark()),
+    "GLOBAL": lambda machine, raw: machine.mention(str(raw, "utf-8"), str(machine.line(), "utf-8")),
+    "STACK_GLOBAL": lambda machine, raw: machine.mention(*machine.pop(2)),
+    "REDUCE": lambda machine, raw: machine.call(machine.accepted),
+    "NEWOBJ": lambda machine, raw: machine.call(NEW),
+    "BUILD": lambda machine, raw: machine.build(),
+    "BINPERSID": lambda machine, raw: machine.load_persistent(),
+}
+INSTRUCTIONS: list[tuple[int, Meaning]] = [(0, _refuse)] * 256
+for _code, _opcode in CODES.items():
+    if _opcode.name in MEANINGS:
+        INSTRUCTIONS[_code] = (_opcode.arg.n if _opcode.arg else 0, MEANINGS[_opcode.name])
 
 
-@instruction("DUP")
-def _dup(machine: Machine) -> None:
-    machine.stack.append(machine.stack[-1])
+# -- the whole value
 
 
-@instruction("MARK")
-def _mark(machine: Machine) -> None:
-    machine.budget.charge(OBJECT_BYTES)
-    machine.marked.append(machine.stack)
-    machine.stack = []
+def check_nesting(value: Any) -> None:
+    """Refuse deeply nested objects, and arrays that never got their state; in time linear in the objects."""
+    level, seen = [value], {id(value)}
+    for _ in range(DEPTH):
+        below: list[Any] = []
+        for item in level:
+            for part in _parts(item):
+                if isinstance(part, list | tuple | dict | Inert | PendingArray) and id(part) not in seen:
+                    seen.add(id(part))
+                    below.append(part)
+        if not below:
+            return
+        level = below
+    raise Refused(f"its containers are nested more than {DEPTH} deep")
 
 
-@instruction("MEMOIZE")
-def _memoize(machine: Machine) -> None:
-    machine.remember(len(machine.memo))
-
-
-@instruction("BINPUT")
-def _binput(machine: Machine) -> None:
-    machine.remember(machine.unsigned(1))
-
-
-@instruction("LONG_BINPUT")
-def _long_binput(machine: Machine) -> None:
-    machine.remember(machine.unsigned(4))
-
-
-@instruction("BINGET", "LONG_BINGET")
-def _get(machine: Machine) -> None:
-    index = machine.unsigned(1 if machine.data[machine.at - 1] == ord("h") else 4)
-    if index not in machine.memo:
-        raise ValueError(f"memo number {index} was never set")
-    machine.stack.append(machine.memo[index])
-
-
-# -- containers
-
-
-@instruction("TUPLE1", "TUPLE2", "TUPLE3")
-def _short_tuple(machine: Machine) -> None:
-    length = machine.data[machine.at - 1] - 0x84
-    machine.budget.charge(OBJECT_BYTES)
-    items = [machine.pop() for _ in range(length)]
-    machine.stack.append(tuple(reversed(items)))
-
-
-@instruction("TUPLE")
-def _tuple(machine: Machine) -> None:
-    machine.budget.charge(OBJECT_BYTES)
-    items = tuple(machine.pop_mark())
-    machine.stack.append(items)
-
-
-@instruction("FROZENSET")
-def _frozenset(machine: Machine) -> None:
-    items = machine.pop_mark()
-    machine.budget.charge(SLOT_BYTES * (len(items) + 1))
-    machine.stack.append(frozenset(check_key(item) for item in items))
-
-
-def _top(machine: Machine, kind: type) -> Any:
-    target = machine.stack[-1]
-    if type(target) is not kind:
-        raise ValueError(f"it fills a {kind.__name__}, and finds {type(target).__name__}")
-    return target
-
-
-@instruction("APPEND")
-def _append(machine: Machine) -> None:
-    item = machine.pop()
-    _top(machine, list).append(item)
-
-
-@instruction("APPENDS")
-def _appends(machine: Machine) -> None:
-    items = machine.pop_mark()
-    _top(machine, list).extend(items)
-
-
-@instruction("ADDITEMS")
-def _additems(machine: Machine) -> None:
-    items = machine.pop_mark()
-    machine.budget.charge(SLOT_BYTES * len(items))
-    _top(machine, set).update(check_key(item) for item in items)
-
-
-@instruction("SETITEM")
-def _setitem(machine: Machine) -> None:
-    value, key = machine.pop(), machine.pop()
-    machine.budget.charge(SLOT_BYTES)
-    _top(machine, dict)[check_key(key)] = value
-
-
-@instruction("SETITEMS")
-def _setitems(machine: Machine) -> None:
-    items = machine.pop_mark()
-    if len(items) % 2:
-        raise ValueError("a key without a value")
-    machine.budget.charge(SLOT_BYTES * len(items))
-    target = _top(machine, dict)
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        target[check_key(key)] = value
-
-
-# -- globals, and what stands for calling them
-
-
-@instruction("GLOBAL")
-def _global(machine: Machine) -> None:
-    module = machine.line()
-    machine.mention(module, machine.line())
-
-
-@instruction("STACK_GLOBAL")
-def _stack_global(machine: Machine) -> None:
-    name, module = machine.pop(), machine.pop()
-    machine.mention(module, name)
-
-
-def _called(machine: Machine, table: dict[tuple[str, str], Any]) -> None:
-    args, function = machine.pop(), machine.pop()
-    if not isinstance(function, Global) or type(args) is not tuple:
-        raise ValueError(f"a call of {type(function).__name__}, not of a global with a tuple of arguments")
-    call = table.get((function.module, function.name))
-    if call is None:
-        raise ValueError(f"global {function} may be mentioned, not used so")
-    machine.budget.charge(2 * OBJECT_BYTES)
-    try:
-        value = call(args, machine.budget, machine.load_storage)
-    except Refused:
-        raise
-    except (ValueError, TypeError, IndexError) as error:
-        reason = error if isinstance(error, ValueError) else "not the arguments it takes"
-        raise ValueError(f"global {function}: {reason}") from error
-    machine.stack.append(value)
-
-
-@instruction("REDUCE")
-def _reduce(machine: Machine) -> None:
-    _called(machine, CALLS)
-
-
-@instruction("NEWOBJ")
-def _newobj(machine: Machine) -> None:
-    _called(machine, NEW)
-
-
-@instruction("BUILD")
-def _build(machine: Machine) -> None:
-    state = machine.pop()
-    target = machine.stack[-1]
-    if isinstance(target, PendingArray):
-        array = array_of(state, machine.budget)
-        machine.stack[-1] = array
-        for number in target.memo_numbers:
-            machine.memo[number] = array
-    elif isinstance(target, DType):
-        target.build(state)
-    elif isinstance(target, Inert) and target.state is None:
-        target.state = state
-    elif type(target) is not dict:  # attributes of an OrderedDict or EasyDict: torch's version notes
-        raise ValueError(f"a state for {type(target).__name__}")
-
-
-@instruction("BINPERSID")
-def _binpersid(machine: Machine) -> None:
-    if machine.persistent_load is None:
-        raise ValueError("a persistent id outside of torch's own stream")
-    machine.stack.append(machine.persistent_load(machine.pop()))
+def _parts(item: Any) -> Any:
+    if isinstance(item, PendingArray):
+        raise Refused("a numpy array never gets its state: the file is damaged")
+    if isinstance(item, dict):
+        return item.values()
+    if isinstance(item, Inert):
+        return (item.args, item.state)
+    return item if isinstance(item, list | tuple) else ()

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-# Bytes per element, and numpy's type for the bits: numpy has no bfloat16, so those come as uint16.
-DTYPES: dict[str, tuple[int, str]] = {
-    "float64": (8, "<f8"),
-    "float32": (4, "<f4"),
-    "float16": (2, "<f2"),
-    "bfloat16": (2, "<u2"),
-    "int64": (8, "<i8"),
-    "int32": (4, "<i4"),
-    "int16": (2, "<i2"),
-    "int8": (1, "|i1"),
-    "uint8": (1, "|u1"),
-    "bool": (1, "|b1"),
+STORAGES = {  # what torch calls them, and the type of their elements
+    "torch.DoubleStorage": "float64",
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
 }
 MOST_DIMENSIONS = 16
 
 
 @dataclass(frozen=True)
 class Global:
-    """Name that a pickle mentions. It is never looked up."""
+    """Dotted name of module and global that a pickle mentions. It is never looked up."""
 
-    module: str
     name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
 
 
 @dataclass(eq=False)
@@ -59,6 +55,11 @@ class Storage:
     count: int
     data: memoryview = field(repr=False)
 
+    @property
+    def bits(self) -> np.dtype:
+        """Type of numpy's for an element's bits: numpy has no bfloat16, so those come as uint16."""
+        return np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype).newbyteorder("<")
+
 
 @dataclass(frozen=True, eq=False)
 class TensorView:
@@ -78,21 +79,16 @@ class TensorView:
     @property
     def nbytes(self) -> int:
         """Bytes of a contiguous copy."""
-        size = DTYPES[self.dtype][0]
-        for length in self.shape:
-            size *= length
-        return size
+        return math.prod(self.shape) * self.storage.bits.itemsize
 
     def array(self) -> np.ndarray:
         """Return a read-only view of the file; bfloat16 comes as the uint16 with the same bits."""
-        size, dtype = DTYPES[self.dtype]
+        dtype = self.storage.bits
         if 0 in self.shape:
             return np.empty(self.shape, dtype)
-        flat = np.frombuffer(self.storage.data, dtype, self.storage.count)
-        view = np.lib.stride_tricks.as_strided(
-            flat[self.offset :], self.shape, tuple(stride * size for stride in self.strides), writeable=False
-        )
-        return view
+        flat = np.frombuffer(self.storage.data, dtype, self.storage.count)[self.offset :]
+        strides = tuple(stride * dtype.itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
 
 
 def checked_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:

@@ -29,6 +29,13 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class File(Part):
+    """A file to fetch; without a digest, that of its first use counts."""
+
+    address: str
+    sha256: Sha256 | None = None
+
+
 class Network(Part):
     """The denoiser's architecture; teacher, fake score and generator share it."""
 
@@ -81,11 +88,9 @@ class TeacherTraining(Part):
     seed: Count = 0
 
 
-class Guide(Part):
+class Guide(File):
     """The weaker network that guidance pushes away from: EDM2's is an unconditional XS."""
 
-    address: str
-    sha256: Sha256 | None = None
     network: Network
 
 
@@ -109,11 +114,9 @@ class Teacher(Part):
         return self
 
 
-class Generator(Part):
+class Generator(File):
     """A finished SiD generator that SiD2A starts theta from; its network is the teacher's."""
 
-    address: str
-    sha256: Sha256 | None = None
     licence: str
 
 
@@ -132,9 +135,7 @@ class Dataset(Part):
     """The training set as shards: source, transform, size and labels."""
 
     source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
-    address: str | None = (
-        None  # of the archive or folder; None: the source needs none, or everyone has to get their own
-    )
+    address: str | None = None  # of the archive or folder; None: it needs none, or everyone has to get their own
     sha256: Sha256 | None = None
     transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal", "center-crop-upright"] = "none"
     latents: Latents | None = None
@@ -143,9 +144,7 @@ class Dataset(Part):
     channels: Positive
     classes: Count = 0
     images: Positive | None = None  # how many there must be; None: as many as there are
-    modes: Literal["strict", "convert"] = (
-        "strict"  # convert: palette, CMYK, bilevel and alpha as EDM2's tool takes them
-    )
+    modes: Literal["strict", "convert"] = "strict"  # convert: palette, CMYK, bilevel and alpha as in EDM2's tool
     unreadable: Literal["fail", "skip"] = "fail"
     duplicates: Literal["fail", "skip", "keep"] = "fail"  # of pixels; keep where the published set has them
 
@@ -186,7 +185,7 @@ class Method(Part):
     generator_beta1: Rate = 0.0
     clip_fake_score: bool = True  # per element to [-1, 1]; EDM with the adversarial term only
     ema_half_life: Positive = 500_000
-    forced_normalization: bool = False  # EDM2: weights renormalised in training; SiD does so whatever this says
+    forced_normalization: bool = False  # EDM2: weights renormalized in training; SiD does so whatever this says
     dropout: Rate = 0.0
     augment: Annotated[float, Field(ge=0, le=1)] = 0.0
     precision: Precision = "float32"
@@ -232,11 +231,8 @@ class Detector(Part):
     features: Positive
 
 
-class ReferenceFile(Part):
+class ReferenceFile(File):
     """A published file of reference statistics (EDM's npz, EDM2's pkl) or of reference images (npz)."""
-
-    address: str
-    sha256: Sha256 | None = None
 
 
 class Evaluation(Part):
@@ -277,9 +273,7 @@ class Gate(Part):
 
     teacher_at_most: Annotated[float, Field(gt=0)]
     generator_within: Annotated[float, Field(gt=0)] = 1.0  # times the teacher's score
-    teacher_images: Annotated[int, Field(ge=2)] | None = (
-        None  # fewer per range, for a cheaper gate; None: evaluation.images
-    )
+    teacher_images: Annotated[int, Field(ge=2)] | None = None  # fewer per range; None: evaluation.images
     on_failure: Literal["stop", "warn"] = "stop"
 
 
@@ -315,11 +309,9 @@ class Expected(Part):
         return self
 
 
-class Released(Part):
+class Released(File):
     """The generator that the authors released for this run."""
 
-    address: str
-    sha256: Sha256 | None = None
     kimg: Positive  # images it has seen
     note: str | None = None
 
@@ -337,9 +329,7 @@ class Execution(Part):
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
     channels_last: bool = False  # layout of the convolutions' tensors in memory; rounded otherwise, as with compile
-    compile: bool = (
-        False  # torch.compile of each block; sums are rounded in another order, as on another kind of machine
-    )
+    compile: bool = False  # torch.compile of each block; sums are rounded in another order, as on another machine
 
     @property
     def batch_limit(self) -> int:
@@ -382,10 +372,9 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _work_divides(self) -> Recipe:
-        method, execution = self.method, self.execution
-        world = execution.processes
+        method, world = self.method, self.execution.processes
         share = method.batch // world
-        micro = execution.micro_batch or share
+        micro = self.execution.micro_batch or share
         if method.batch % world or share % micro or micro % method.loss_group:
             raise ValueError(
                 f"method.batch {method.batch} on {world} processes is "
@@ -431,12 +420,9 @@ class Recipe(Part):
                 f"method.augment {self.method.augment:g} needs a network with augment_dim {AUGMENT_DIM}, "
                 f"this {network.architecture} has {network.augment_dim}: set method.augment to 0"
             )
-        if network.logvar_channels and network.architecture != "edm2":
-            raise ValueError(
-                f"teacher.network.logvar_channels: only edm2 has that head, this is {network.architecture}"
-            )
-        if network.channels_per_head and network.architecture != "edm2":
-            raise ValueError(f"teacher.network.channels_per_head: only edm2 has it, this is {network.architecture}")
+        for field in ("logvar_channels", "channels_per_head"):
+            if getattr(network, field) and network.architecture != "edm2":
+                raise ValueError(f"teacher.network.{field}: only edm2 has it, this is {network.architecture}")
         if network.label_dim not in (0, dataset.classes):
             raise ValueError(f"teacher.network.label_dim {network.label_dim}, but dataset.classes {dataset.classes}")
         return self

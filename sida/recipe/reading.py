@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,7 @@ class Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (
-            AttributeError,
-            KeyError,
-            IndexError,
-            TypeError,
-        ) as error:  # PyYAML, on !!timestamp, !!bool, !!int of nonsense
+        except (AttributeError, LookupError, TypeError) as error:  # PyYAML, on !!timestamp, !!bool, !!int of nonsense
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: not a value of {node.tag}") from error
 
     def construct_scalar(self, node: Any) -> str:
@@ -66,10 +62,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """Return a recipe's file, by name or by path. Raises RecipeError that suggests the nearest name.
-
-    Raises RecipeError that suggests the nearest name.
-    """
+    """Return a recipe's file, by name or by path. Raises RecipeError that suggests the nearest name."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
@@ -105,15 +98,13 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _make_absolute(section: dict[str, Any], where: Path) -> None:
-    """Turn every ``address`` that is a path relative to the file ``where`` into a file:// address."""
-    for key, value in section.items():
-        if isinstance(value, dict):
-            _make_absolute(value, where)
-        elif key == "address" and isinstance(value, str) and "://" not in value:
-            if "\0" in value:
-                raise RecipeError(f"{where}: address: {value[:80]!r} is no path: take the NUL out")
-            section[key] = (where.parent / value).resolve().as_uri()
+def _absolute(path: Path, address: str) -> str:
+    """Return the file:// address of a path that is relative to the recipe's file ``path``; any other address as it is."""
+    if "://" in address:
+        return address
+    if "\0" in address:
+        raise RecipeError(f"{path}: address: {address[:80]!r} is no path: take the NUL out")
+    return (path.parent / address).resolve().as_uri()
 
 
 def addresses(recipe: Recipe) -> dict[str, str]:
@@ -153,27 +144,26 @@ def _resolve(files: list[Path]) -> dict[str, Any]:
     """Return each file's fields over those of the recipe it extends, addresses made absolute."""
     merged: dict[str, Any] = {}
     for path in reversed(files):
-        fields = _read(path)
+        fields = each_address(_read(path), partial(_absolute, path))
         fields.pop("extends", None)
-        _make_absolute(fields, path)
         merged.pop("expected", None)  # measurements belong to the recipe that they were made with
         merged = _merge(merged, fields)
     return merged
 
 
-def _explain(error: ValidationError, where: str) -> RecipeError:
+def _explain(error: ValidationError, file: str) -> RecipeError:
     errors = error.errors()  # a mistyped required key is both unknown and missing: the former says more
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = ".".join(str(part) for part in first["loc"]) or "recipe"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "remove it"
-        return RecipeError(f"{where}: {field}: unknown key; {hint}")
+        return RecipeError(f"{file}: {field}: unknown key; {hint}")
     if first["type"] == "missing":
-        return RecipeError(f"{where}: {field}: is missing; add it")
+        return RecipeError(f"{file}: {field}: is missing; add it")
     message = first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first.get("input"), dict) else f", found {str(first.get('input'))[:80]!r}"
-    return RecipeError(f"{where}: {field}: {message}{value}")
+    return RecipeError(f"{file}: {field}: {message}{value}")
 
 
 def _known_keys(path: tuple[int | str, ...]) -> list[str]:
@@ -185,16 +175,16 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def parse(data: dict[str, Any], where: str) -> Recipe:
+def parse(data: dict[str, Any], file: str) -> Recipe:
     """Turn resolved fields into a Recipe. Raises RecipeError with the field's path and what would be accepted."""
     try:
         return Recipe.model_validate_json(json.dumps(each_address(data, located)), strict=True)
     except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from error
+        raise RecipeError(f"{file}: {error}") from error
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise _explain(error, file) from error
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{where}: {error}; use numbers, text, lists and mappings only") from error
+        raise RecipeError(f"{file}: {error}; use numbers, text, lists and mappings only") from error
 
 
 def load(name: str) -> Recipe:

@@ -75,4 +75,4 @@ def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
         load_network(path, network)
         return path
 
-    return convert(path, folder, what=f"generator {path}", network=network).weights
+    return convert(path, folder, label=f"generator {path}", network=network).weights

@@ -88,7 +88,7 @@ def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 def _pickled(path: Path, metric: str) -> tuple[dict[str, np.ndarray], int | None]:
 
-    content: Any = read_pickle(path, what=f"reference {path}")
+    content: Any = read_pickle(path, f"reference {path}")
     key = PICKLE_KEYS.get(metric, metric)
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
         held = ", ".join(sorted(str(name) for name in content)[:8]) if isinstance(content, Mapping) else "no dictionary"

@@ -16,8 +16,8 @@ from sida.errors import UserError
 from sida.foreign import Refused
 from sida.recipe import Network
 from sida.stores.objects import sha256_of
-from sida.teachers.files import load_network, save_network
-from sida.teachers.formats import Found, read_network, tensors_of
+from sida.teachers.files import NetworkFile, load_network, save_network
+from sida.teachers.formats import read_network, tensors_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def convert(
     path: Path,
     folder: Path,
     *,
-    what: str = "",
+    label: str = "",
     network: Mapping[str, Any] | None = None,
     origin: str = "",
     licence: str = "",
@@ -46,9 +46,9 @@ def convert(
     uncertainty head is left out where it has none: NVIDIA's files always hold one, generators do not need it.
     Raises Refused and UserError in one line.
     """
-    what = what or str(path)
-    source = read_network(path, what)
-    network = agreed_network(source, network, what)
+    label = label or str(path)
+    source = read_network(path, label)
+    network = agreed_network(source, network, label)
     digest = sha256_of(path)[0]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", path.stem).strip(".") or "network"
     weights, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
@@ -66,7 +66,7 @@ def convert(
                 left_out = _heads(tensors, network)
                 save_network(draft, {name: t for name, t in tensors.items() if name not in left_out}, network, **about)
             load_network(draft, network)  # names and shapes fit; also says what does not
-            told = {
+            described = {
                 "network": dict(network),
                 **about,
                 "weights": weights.name,
@@ -74,7 +74,7 @@ def convert(
                 "tensors": {key: [kind, *shape] for key, (kind, shape) in sorted(source.shapes().items())},
             }
             aside = Path(temporary) / facts.name
-            aside.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+            aside.write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
             os.replace(draft, weights)
             os.replace(aside, facts)
     except OSError as error:
@@ -96,26 +96,28 @@ def _heads(names: Iterable[str], network: Mapping[str, Any]) -> set[str]:
     return {name for name in names if name.startswith("logvar_")}
 
 
-def agreed_network(found: Found, expected: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+def agreed_network(source: NetworkFile, expected: Mapping[str, Any] | None, label: str) -> dict[str, Any]:
     """Return the architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
-    if found.problem:
-        raise Refused(f"{what} holds a network that this project does not have: {found.problem}")
+    if source.problem:
+        raise Refused(f"{label} holds a network that this project does not have: {source.problem}")
     if expected is None:
-        if found.network is None:
-            raise Refused(f"{what} does not say which architecture it holds: name a recipe that does (--recipe)")
-        return _complete(found.network, what)
-    complete = _complete(expected, what)
-    if found.network is not None:
-        held = _complete(found.network, what)
+        if source.network is None:
+            raise Refused(f"{label} does not say which architecture it holds: name a recipe that does (--recipe)")
+        return _complete(source.network, label)
+    complete = _complete(expected, label)
+    if source.network is not None:
+        held = _complete(source.network, label)
         if complete["logvar_channels"] is None:
             held["logvar_channels"] = None  # left out
         for name, value in held.items():
             if value != complete[name]:
-                raise Refused(f"{what}: {name} of its network is {value}, the recipe's is {complete[name]}: correct it")
+                raise Refused(
+                    f"{label}: {name} of its network is {value}, the recipe's is {complete[name]}: correct it"
+                )
     return complete
 
 
-def _complete(network: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _complete(network: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return the section with every field of a recipe's network section, checked as a recipe is."""
     from pydantic import ValidationError
 
@@ -124,4 +126,4 @@ def _complete(network: Mapping[str, Any], what: str) -> dict[str, Any]:
     except (ValidationError, TypeError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         field = ".".join(map(str, first["loc"]))
-        raise Refused(f"{what}: {field} of its network is not one of this project ({first['msg']})") from error
+        raise Refused(f"{label}: {field} of its network is not one of this project ({first['msg']})") from error

@@ -38,20 +38,20 @@ def fetch_generator(run: StepRun, recipe: Recipe) -> TeacherResult:
     return _fetch(run, recipe.generator, recipe.teacher.network.of_generator(), "generator")
 
 
-def _fetch(run: StepRun, section: Teacher | Generator, architecture: Network, what: str) -> TeacherResult:
+def _fetch(run: StepRun, section: Teacher | Generator, architecture: Network, label: str) -> TeacherResult:
     address = section.address
     if address is None:
         raise UserError(
-            f"recipe {run.recipe.name}: {what}.address is missing, so there is nothing to fetch: use `teach`"
+            f"recipe {run.recipe.name}: {label}.address is missing, so there is nothing to fetch: use `teach`"
         )
-    digest = digest_of_file(address, what, section.sha256, step=run.step.name)
+    digest = digest_of_file(address, label, section.sha256, step=run.step.name)
     network = architecture.model_dump(mode="json")
     run.claim({"sha256": digest, "network": network, "licence": section.licence})
 
-    path, _ = fetch_file(address, what, digest, step=run.step.name)
+    path, _ = fetch_file(address, label, digest, step=run.step.name)
     with scratch_folder() as folder:
         converted = convert(
-            path, folder, what=f"{what} {path.name}", network=network, origin=redact(address), licence=section.licence
+            path, folder, label=f"{label} {path.name}", network=network, origin=redact(address), licence=section.licence
         )
         weights = run.put(converted.weights, converted.weights.name)
     return TeacherResult(network=network, weights=weights, source_sha256=digest, licence=section.licence)

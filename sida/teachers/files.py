@@ -1,13 +1,15 @@
-"""Network files of this project: safetensors whose header says which architecture they hold."""
+"""Network files: what is read of any kind, and this project's own, safetensors whose header says which architecture they hold."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sida.errors import UserError
+from sida.foreign import TensorView
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +17,32 @@ if TYPE_CHECKING:
     from sida.numerics.networks.precondition import Denoiser
 
 HEADER_KEY = "sida"  # one entry alone: safetensors writes several in an order that changes from process to process
+
+
+Format = Literal["pickle", "torch", "safetensors"]
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """Network file read as far as needed: tensors by name, its architecture as far as it says, and its origin."""
+
+    format: Format
+    tensors: Mapping[str, Any]  # of a pickle TensorView, of a torch file Tensor, of a safetensors file type and shape
+    network: dict[str, Any] | None  # a recipe's network section; None: the file does not say
+    about: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each tensor."""
+        return {name: _described(tensor) for name, tensor in self.tensors.items()}
+
+
+def _described(tensor: Any) -> tuple[str, tuple[int, ...]]:
+    if isinstance(tensor, TensorView):
+        return tensor.dtype, tensor.shape
+    if isinstance(tensor, tuple):
+        return tensor
+    return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
 
 
 def save_network(path: Path, tensors: Mapping[str, Tensor], network: Mapping[str, Any], **about: Any) -> None:

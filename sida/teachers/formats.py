@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sida.errors import UserError
 from sida.foreign import Refused, TensorView, read_pickle
-from sida.foreign.torch_index import check_index
-from sida.teachers.files import HEADER_KEY
+from sida.foreign.torch_streams import check_index
+from sida.teachers.files import HEADER_KEY, Format, NetworkFile
 from sida.teachers.nvidia_pickles import published_network
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Format = Literal["pickle", "torch", "safetensors"]
 
 TORCH_PICKLE_BYTES = 16 << 20  # of the index inside a torch file
 TORCH_DIRECTORY_BYTES = 8 << 20  # of the list of its members
@@ -34,30 +30,13 @@ HEADER_BYTES = 16 << 20
 WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep their tensors under
 
 
-@dataclass(frozen=True)
-class Found:
-    """Network file read as far as needed: tensors by name, its architecture as far as it says, and its origin."""
-
-    format: Format
-    tensors: Mapping[
-        str, Any
-    ]  # TensorView for a pickle, else torch's; of a safetensors file: names only, see ``shapes``
-    network: dict[str, Any] | None  # a recipe's network section; None: the file does not say
-    about: dict[str, Any] = field(default_factory=dict)
-    problem: str = ""
-
-    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of each tensor."""
-        return {name: _described(tensor) for name, tensor in self.tensors.items()}
-
-
-def format_of(path: Path, what: str) -> Format:
+def format_of(path: Path, label: str) -> Format:
     """Return the kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
-        raise UserError(f"cannot read {what}: {error.strerror}") from error
+        raise UserError(f"cannot read {label}: {error.strerror}") from error
     if head[:4] == b"PK\x03\x04":
         return "torch"
     if len(head) >= 9 and head[8:9] == b"{":
@@ -66,37 +45,30 @@ def format_of(path: Path, what: str) -> Format:
         return "pickle"
     beginning = "a web page" if head[:1] == b"<" else f"it begins with {head[:8]!r}"
     raise Refused(
-        f"{what} is no pickle, torch file or safetensors ({beginning}): check the address, and fetch it again"
+        f"{label} is no pickle, torch file or safetensors ({beginning}): check the address, and fetch it again"
     )
 
 
-def read_network(path: Path, what: str) -> Found:
+def read_network(path: Path, label: str) -> NetworkFile:
     """Return names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
 
-    Raises Refused or UserError in one line that names ``what``.
+    Raises Refused or UserError in one line that names ``label``.
     """
-    kind = format_of(path, what)
+    kind = format_of(path, label)
     if kind == "pickle":
-        network = published_network(read_pickle(path, what=what), what)
-        about = {
-            "class": network.class_name,
-            "trunk": network.trunk,
-            "arguments": network.arguments,
-            "program_sha256": network.source_sha256,
-        }
-        return Found(kind, network.tensors, network.network or None, about, network.problem)
+        return published_network(read_pickle(path, label), label)
     if kind == "torch":
-        return Found(kind, _read_torch(path, what), None)
-    return _read_safetensors(path, what)
+        return NetworkFile(kind, _read_torch(path, label), None)
+    return _read_safetensors(path, label)
 
 
-def tensors_of(found: Found, path: Path) -> dict[str, Tensor]:
+def tensors_of(network_file: NetworkFile, path: Path) -> dict[str, Tensor]:
     """Return copies of all tensors as torch's, whatever they were read from; types stay as they are."""
-    if found.format == "safetensors":
+    if network_file.format == "safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    return {name: _copy(tensor) for name, tensor in found.tensors.items()}
+    return {name: _copy(tensor) for name, tensor in network_file.tensors.items()}
 
 
 def _copy(tensor: Any) -> Tensor:
@@ -108,58 +80,50 @@ def _copy(tensor: Any) -> Tensor:
     return copy.view(torch.bfloat16) if tensor.dtype == "bfloat16" else copy
 
 
-def _described(tensor: Any) -> tuple[str, tuple[int, ...]]:
-    if isinstance(tensor, TensorView):
-        return tensor.dtype, tensor.shape
-    if isinstance(tensor, tuple):
-        return tensor
-    return str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-
-
 # -- torch
 
 
-def _read_torch(path: Path, what: str) -> dict[str, Tensor]:
+def _read_torch(path: Path, label: str) -> dict[str, Tensor]:
     import torch
 
-    _check_zip(path, what)
+    _check_zip(path, label)
     try:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
         reason = " ".join(str(error).split("\n", 1)[0].split())[:200]
-        raise Refused(f"{what} is refused by torch.load(weights_only=True): {reason}") from error
+        raise Refused(f"{label} is refused by torch.load(weights_only=True): {reason}") from error
     for name in ("", *WRAPPERS):
         inner = value.get(name) if name and isinstance(value, dict) else value
         if isinstance(inner, dict) and inner and all(isinstance(tensor, torch.Tensor) for tensor in inner.values()):
             return {str(key): tensor for key, tensor in inner.items()}
-    raise Refused(f"{what} holds no mapping from names to tensors (at the top or under {', '.join(WRAPPERS)})")
+    raise Refused(f"{label} holds no mapping from names to tensors (at the top or under {', '.join(WRAPPERS)})")
 
 
-def _check_zip(path: Path, what: str) -> None:
+def _check_zip(path: Path, label: str) -> None:
     """Refuse a zip whose members claim more bytes than it has (torch never compresses), or whose index is costly to read."""
     size = path.stat().st_size
     try:
         if (listing := _directory_bytes(path)) > TORCH_DIRECTORY_BYTES:
-            raise Refused(f"{what} is refused: the list of its members has {listing:,} bytes")
+            raise Refused(f"{label} is refused: the list of its members has {listing:,} bytes")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise Refused(f"{what} is refused: a zip with compressed members is not what torch.save writes")
+                raise Refused(f"{label} is refused: a zip with compressed members is not what torch.save writes")
             if sum(member.file_size for member in members) > size:
-                raise Refused(f"{what} is refused: its members claim more bytes than the file has")
+                raise Refused(f"{label} is refused: its members claim more bytes than the file has")
             index = [member for member in members if member.filename.endswith("data.pkl")]
             if len(index) != 1 or index[0].file_size > TORCH_PICKLE_BYTES:
-                raise Refused(f"{what} is refused: it is a zip, but not what torch.save writes")
+                raise Refused(f"{label} is refused: it is a zip, but not what torch.save writes")
             content = archive.read(index[0])
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise Refused(f"{what} is a damaged torch file ({error}): fetch it again") from error
+        raise Refused(f"{label} is a damaged torch file ({error}): fetch it again") from error
     folder = f"{index[0].filename.removesuffix('data.pkl')}data/"
     storages = {member.filename.removeprefix(folder): member.file_size for member in members}
     try:
         check_index(content, storages, size)
     except Refused as error:
         raise Refused(
-            f"{what} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
+            f"{label} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
         ) from error
 
 
@@ -169,32 +133,30 @@ def _directory_bytes(path: Path) -> int:
         file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
         tail = file.read()
     end, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
-    sizes = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
-    if sizes[0] == 0xFFFFFFFF:
-        sizes = [int.from_bytes(tail[large + 40 : large + 48], "little")]
-    return sizes[0]
+    size = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
+    return int.from_bytes(tail[large + 40 : large + 48], "little") if size == 0xFFFFFFFF else size
 
 
 # -- safetensors
 
 
-def _read_safetensors(path: Path, what: str) -> Found:
+def _read_safetensors(path: Path, label: str) -> NetworkFile:
     from safetensors import SafetensorError, safe_open
 
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
-                raise Refused(f"{what} is a damaged safetensors file (header of {length} bytes): fetch it again")
-            header = json.loads(file.read(length))
+        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
+            raise Refused(f"{label} is a damaged safetensors file (header of {length} bytes): fetch it again")
         with safe_open(path, framework="np") as opened:  # checks that every tensor lies inside the file
-            names, about = list(opened.keys()), opened.metadata() or {}
-        own = json.loads(about[HEADER_KEY]) if HEADER_KEY in about else {}
-        shapes = {name: (_SAFE[header[name]["dtype"]], tuple(header[name]["shape"])) for name in names}
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            shapes = {name: (_SAFE[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()}
+            about = json.loads((opened.metadata() or {}).get(HEADER_KEY, "{}"))
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
-        raise Refused(f"{what} is not a readable safetensors file ({error}): fetch it again") from error
-    network = own.pop("network", None) if isinstance(own, dict) else None
-    return Found("safetensors", shapes, network if isinstance(network, dict) else None, own if network else {})
+        raise Refused(f"{label} is not a readable safetensors file ({error}): fetch it again") from error
+    if not isinstance(about, dict) or not isinstance(about.get("network"), dict):
+        return NetworkFile("safetensors", shapes, None)
+    return NetworkFile("safetensors", shapes, about.pop("network"), about)
 
 
 _SAFE = {

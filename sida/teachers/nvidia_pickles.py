@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sida.foreign import Inert, Refused, TensorView
+from sida.teachers.files import NetworkFile
 
 MODULE_DEPTH = 20
 
-# Arguments that do not decide what the network computes in eval mode, or only in the authors' own code.
+# Arguments that do not decide what the network computes in eval mode, or only in the authors' own code, or are looked at before.
 _IGNORED = {
     *("dropout", "label_dropout", "init", "sigma_min", "sigma_max", "use_fp16", "model_type"),
-    *("force_normalization", "use_gan"),
+    *("force_normalization", "use_gan", "sigma_data", "logvar_channels"),
 }
 _SONG = {  # the published defaults, then what else must be as published
     "model_channels": 128,
@@ -55,20 +55,7 @@ _EDM2_FIXED = {
 }
 
 
-@dataclass(frozen=True)
-class PublishedNetwork:
-    """Contents of a pickle's ``ema``: tensors by published name, a recipe's network section, and its class and arguments."""
-
-    tensors: dict[str, TensorView]
-    class_name: str
-    arguments: dict[str, Any]
-    source_sha256: str  # of the program text in the file, which was not executed
-    trunk: str
-    problem: str = ""  # why there is no ``network``
-    network: dict[str, Any] = field(default_factory=dict)
-
-
-def published_network(value: Any, what: str) -> PublishedNetwork:
+def published_network(value: Any, label: str) -> NetworkFile:
     """Return the network in a pickle's value, without building a tensor.
 
     ``problem`` names an architecture that this project does not have. Raises Refused when there is no network at all.
@@ -76,22 +63,20 @@ def published_network(value: Any, what: str) -> PublishedNetwork:
     ema = value.get("ema") if isinstance(value, dict) else None
     if not isinstance(ema, Inert) or not isinstance(ema.state, dict):
         held = ", ".join(map(str, list(value)[:8])) if isinstance(value, dict) else type(value).__name__
-        raise Refused(f"{what} holds no network under 'ema' (it holds: {held[:200]}): give a published network's file")
-    tensors = _tensors(ema, what)
-    arguments = _arguments(ema, what)
-    trunk = next((child for name, child in _modules(ema).items() if name in ("model", "unet")), None)
-    found = PublishedNetwork(
-        tensors=tensors,
-        class_name=ema.name,
-        arguments=arguments,
-        source_sha256=hashlib.sha256(ema.source.encode("utf-8", "replace")).hexdigest(),
-        trunk=trunk.name if trunk else "",
-    )
+        raise Refused(f"{label} holds no network under 'ema' (it holds: {held[:200]}): give a published network's file")
+    tensors, arguments = _tensors(ema, label), _arguments(ema, label)
+    about = {
+        "class": ema.name,
+        "trunk": next((child.name for name, child in _modules(ema).items() if name in ("model", "unet")), ""),
+        "arguments": arguments,
+        "program_sha256": hashlib.sha256(ema.source.encode("utf-8", "replace")).hexdigest(),  # it was not executed
+    }
+    is_edm2 = any(name.startswith("unet.") for name in tensors)
     try:
-        network = _edm2(found) if any(name.startswith("unet.") for name in tensors) else _edm(found)
+        network = _edm2(tensors, arguments) if is_edm2 else _edm(ema.name, arguments)
     except _Unknown as error:
-        return PublishedNetwork(**{**vars(found), "problem": str(error)})
-    return PublishedNetwork(**{**vars(found), "network": network})
+        return NetworkFile("pickle", tensors, None, about, str(error))
+    return NetworkFile("pickle", tensors, network, about)
 
 
 class _Unknown(Exception):
@@ -101,47 +86,49 @@ class _Unknown(Exception):
 # -- tensors
 
 
+def _held(module: Inert, kind: str) -> dict[Any, Any]:
+    """Return ``_parameters``, ``_buffers`` or ``_modules`` of a module."""
+    held = module.state.get(kind) if isinstance(module.state, dict) else None
+    return held if isinstance(held, dict) else {}
+
+
 def _modules(module: Inert) -> dict[str, Inert]:
-    children = module.state.get("_modules") if isinstance(module.state, dict) else None
-    if not isinstance(children, dict):
-        return {}
-    return {name: child for name, child in children.items() if isinstance(name, str) and isinstance(child, Inert)}
+    children = _held(module, "_modules").items()
+    return {name: child for name, child in children if isinstance(name, str) and isinstance(child, Inert)}
 
 
-def _tensors(ema: Inert, what: str) -> dict[str, TensorView]:
+def _tensors(ema: Inert, label: str) -> dict[str, TensorView]:
     """Return all parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
     tensors: dict[str, TensorView] = {}
     level, seen = [("", ema)], {id(ema)}
     for _ in range(MODULE_DEPTH):
         below: list[tuple[str, Inert]] = []
         for prefix, module in level:
-            for kind in ("_parameters", "_buffers"):
-                own = module.state.get(kind) if isinstance(module.state, dict) else None
-                for name, tensor in (own if isinstance(own, dict) else {}).items():
-                    if isinstance(tensor, TensorView):
-                        tensors[f"{prefix}{name}"] = tensor
-                    elif tensor is not None:
-                        raise Refused(f"{what}: {prefix}{name} is no tensor: the file is damaged")
+            for name, tensor in [*_held(module, "_parameters").items(), *_held(module, "_buffers").items()]:
+                if isinstance(tensor, TensorView):
+                    tensors[f"{prefix}{name}"] = tensor
+                elif tensor is not None:
+                    raise Refused(f"{label}: {prefix}{name} is no tensor: the file is damaged")
             for name, child in _modules(module).items():
                 if id(child) in seen:
-                    raise Refused(f"{what}: module {prefix}{name} occurs twice, as no published network has it")
+                    raise Refused(f"{label}: module {prefix}{name} occurs twice, as no published network has it")
                 seen.add(id(child))
                 below.append((f"{prefix}{name}.", child))
         if not below:
             return tensors
         level = below
-    raise Refused(f"{what}: modules are nested more than {MODULE_DEPTH} deep")
+    raise Refused(f"{label}: modules are nested more than {MODULE_DEPTH} deep")
 
 
 # -- architecture
 
 
-def _arguments(ema: Inert, what: str) -> dict[str, Any]:
+def _arguments(ema: Inert, label: str) -> dict[str, Any]:
     """Return the constructor's arguments, positions named."""
     args, kwargs = ema.state.get("_init_args", ()), ema.state.get("_init_kwargs", {})
     names = ("img_resolution", "img_channels", "label_dim")
     if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
-        raise Refused(f"{what}: the constructor's arguments are not those of a published network")
+        raise Refused(f"{label}: the constructor's arguments are not those of a published network")
     arguments = dict(zip(names, args, strict=False)) | kwargs
     return {str(name): _plain(argument) for name, argument in arguments.items()}
 
@@ -150,7 +137,7 @@ def _plain(value: Any, depth: int = 3) -> Any:
     """Return small values as JSON has them; everything else by its type's name."""
     if isinstance(value, np.generic):  # before float, which numpy's float64 is too
         return _plain(value.item())
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 1000):
         return value
     if isinstance(value, list | tuple) and len(value) <= 64 and depth:
         return [_plain(item, depth - 1) for item in value]
@@ -159,44 +146,39 @@ def _plain(value: Any, depth: int = 3) -> Any:
     return f"({type(value).__name__})"
 
 
-def _edm(found: PublishedNetwork) -> dict[str, Any]:
-    model_type = str(found.arguments.get("model_type", "DhariwalUNet"))
-    if "EDMPrecond" not in found.class_name or found.arguments.get("sigma_data", 0.5) != 0.5:
-        raise _Unknown(f"its preconditioner is {found.class_name}, not EDM's with sigma_data 0.5")
+def _edm(class_name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    if "EDMPrecond" not in class_name or arguments.get("sigma_data", 0.5) != 0.5:
+        raise _Unknown(f"its preconditioner is {class_name}, not EDM's with sigma_data 0.5")
+    model_type = str(arguments.get("model_type", "DhariwalUNet"))
     trunk = model_type.removesuffix("_EncoderDecoder")
     if trunk == "DhariwalUNet":
-        return _network(found, "adm", _ADM, {}, {"channel_mult_emb": 4})
+        return _network("adm", arguments, _ADM, {}, {"channel_mult_emb": 4})
     if trunk != "SongUNet":
         raise _Unknown(f"its model_type is {model_type}")
     for architecture, fixed in _SONG_VARIANTS.items():
-        given = {name: found.arguments.get(name, _SONG_VARIANTS["ddpmpp"][name]) for name in fixed}
-        if given == fixed:
-            return _network(found, architecture, _SONG, {**_SONG_FIXED, **fixed}, {"channel_mult_emb": 4})
+        if all(arguments.get(name, _SONG_VARIANTS["ddpmpp"][name]) == value for name, value in fixed.items()):
+            return _network(architecture, arguments, _SONG, {**_SONG_FIXED, **fixed}, {"channel_mult_emb": 4})
     raise _Unknown("it is a SongUNet, but neither DDPM++ nor NCSN++ as published")
 
 
-def _edm2(found: PublishedNetwork) -> dict[str, Any]:
-    if found.arguments.get("sigma_data", 0.5) != 0.5:
+def _edm2(tensors: Mapping[str, TensorView], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    if arguments.get("sigma_data", 0.5) != 0.5:
         raise _Unknown("its sigma_data is not 0.5")
-    head = found.tensors.get("logvar_linear.weight")
-    optional = {"channel_mult_emb": None, "channels_per_head": 64}
-    network = _network(found, "edm2", _EDM2, {**_EDM2_FIXED}, optional)
-    if head is not None:
+    network = _network("edm2", arguments, _EDM2, _EDM2_FIXED, {"channel_mult_emb": None, "channels_per_head": 64})
+    if head := tensors.get("logvar_linear.weight"):
         network["logvar_channels"] = head.shape[-1]
     return network
 
 
 def _network(
-    found: PublishedNetwork,
     architecture: str,
+    given: Mapping[str, Any],
     defaults: Mapping[str, Any],
     fixed: Mapping[str, Any],
     optional: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return a recipe's network section from the arguments; ``optional`` ones appear if they differ from the published."""
-    arguments = {name: value for name, value in found.arguments.items() if name not in _IGNORED}
-    for known in ("sigma_data", "logvar_channels"):
-        arguments.pop(known, None)
+    arguments = {name: value for name, value in given.items() if name not in _IGNORED}
     try:
         resolution, channels = arguments.pop("img_resolution"), arguments.pop("img_channels")
     except KeyError as error:
@@ -209,9 +191,8 @@ def _network(
         "augment_dim": arguments.pop("augment_dim", 0) or 0,
         **{name: arguments.pop(name, default) for name, default in defaults.items()},
     }
-    for name, value in optional.items():
-        if (given := arguments.pop(name, value)) != value:
-            network[name] = given
+    others = {name: arguments.pop(name, default) for name, default in optional.items()}
+    network |= {name: value for name, value in others.items() if value != optional[name]}
     for name, value in arguments.items():
         if name not in fixed:
             raise _Unknown(f"its constructor's argument {name} is not known here")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sida import devices
 from sida.data.digits import load_digits_images
-from sida.data.order import ShuffledOrder
+from sida.data.reader import ShuffledOrder
 from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
 from sida.recipe import Network

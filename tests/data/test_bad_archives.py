@@ -228,3 +228,19 @@ def test_what_is_no_archive_or_not_there_is_said(tmp_path: Path) -> None:
         (tmp_path / source).mkdir()
         with pytest.raises(UserError, match=r"no images in it|no \.tar in it"):
             open_source(section(tmp_path / source, source), tmp_path)
+
+
+def test_a_tar_in_a_tar_that_is_cut_or_runs_into_its_neighbor_is_noticed(tmp_path: Path) -> None:
+    inner = write_tar(tmp_path / "inner.tar", *((f"{number}.png", png(number)) for number in range(3))).read_bytes()
+    whole = inner.rstrip(b"\0")
+    for blocks in range(1, len(whole) // 512 + 1):  # without its end the next member's header follows at once
+        content = whole[: blocks * 512]
+        path = write_tar(tmp_path / "imagenet.tar", ("n01440764.tar", content), ("n01443537.tar", inner))
+        with pytest.raises(UserError, match=r"imagenet\.tar \(n01440764\.tar\)"):
+            open_source(section(path, "imagenet", classes=2), tmp_path)
+
+
+def test_a_label_that_no_int32_holds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"labels": [["x.png", 99999999999]]}')
+    with pytest.raises(UserError, match=r"labels\[0\] is .*99999999999.*expected \[name, whole number\]"):
+        open_source(section(tmp_path / "dataset.json", "labels", classes=2), tmp_path)

@@ -199,11 +199,10 @@ from sida.data import convert
 sida.data.prepare.SHARD_BYTES = 60 * 200
 fill = convert._fill
 def slowly(conversion, number, path, *rest):
-    made = fill(conversion, number, path, *rest)
+    yield from fill(conversion, number, path, *rest)
     if number == 2:
         print("mid-shard", flush=True)  # its file is full, nothing of it is published
         time.sleep(60)
-    return made
 convert._fill = slowly
 from tests.data.making import prepare
 prepare(Path(sys.argv[1]), classes=2)

@@ -10,8 +10,8 @@ import torch
 
 from sida import recipe
 from sida.data.digits import load_digits_images
-from sida.data.order import ShuffledOrder
 from sida.data.prepare import prepare_data
+from sida.data.reader import ShuffledOrder
 from sida.data.shards import Shards
 from sida.errors import Corrupt
 from sida.settings import settings

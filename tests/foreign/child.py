@@ -23,7 +23,7 @@ MEMORY_MIB = 700
 def reader_of(kind: str) -> Callable[[Path], object]:
     """What reads a file; imports what it needs, so that the limits count the file alone."""
     if kind != "network":
-        return lambda path: read_pickle(path, what=path.name)
+        return lambda path: read_pickle(path, path.name)
     import torch
 
     from sida.teachers.formats import read_network

@@ -168,6 +168,11 @@ CASES: dict[str, tuple[bytes, str]] = {
     "storage cut off": (P4 + loaded(storage()[:40]) + b".", "in the bytes of a storage"),
     "storage of another magic": (P4 + loaded(pickle.dumps(1, 2) * 5) + b".", "torch's old stream"),
     "array of objects": (P4 + array(numpy_type("O8"), (1,), bytes(8)) + b".", "numpy type 'O8'"),
+    "numpy type named by a shared tuple": (memo_chain(100, b"cnumpy\ndtype\nh\x64\x85R."), "numpy type 'tuple'"),
+    "byte order of a shared tuple": (
+        memo_chain(100, numpy_type("f8") + b"(K\x03h\x64NNNK\x00K\x00K\x00tb."),
+        "numpy byte order 'tuple'",
+    ),
     "array of structures": (P4 + array(numpy_type("V8"), (1,), bytes(8)) + b".", "numpy type 'V8'"),
     "array larger than its bytes": (P4 + array(numpy_type("f8"), (2**40,), bytes(8)) + b".", "with 8 bytes"),
     "array whose bytes are objects": (P4 + array(numpy_type("f8"), (1,), b"") + b".", "with 0 bytes"),

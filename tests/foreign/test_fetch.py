@@ -61,7 +61,7 @@ def test_a_pinned_file_is_fetched_once_with_progress_and_then_found_in_the_cache
 
 
 def test_a_step_s_key_needs_no_download_where_the_digest_is_known(web: Web) -> None:
-    assert digest_of_file(web.address, "teacher", SHA256) == SHA256
+    assert digest_of_file(web.address, "teacher", SHA256, step="fetch_teacher") == SHA256
     assert web.asked == []
 
 

@@ -13,8 +13,7 @@ from sida import recipe
 from sida.foreign import Refused
 from sida.scoring.adopt import as_safetensors, generator_network
 from sida.teachers.convert import agreed_network, convert
-from sida.teachers.files import load_network
-from sida.teachers.formats import Found
+from sida.teachers.files import NetworkFile, load_network
 from tests.teachers import nvidia
 from tests.teachers.test_convert import _edm2, check_outputs, golden
 
@@ -43,9 +42,9 @@ def state() -> dict[str, torch.Tensor]:
 def test_every_edm2_recipe_takes_nvidia_s_teacher_and_the_authors_generator(name: str) -> None:
     loaded = recipe.load(name)
     wanted = loaded.teacher.network.model_dump(mode="json")
-    nvidias = Found("pickle", {}, wanted | {"logvar_channels": 128})
+    nvidias = NetworkFile("pickle", {}, wanted | {"logvar_channels": 128})
     assert agreed_network(nvidias, wanted, "teacher") == wanted
-    authors = Found("pickle", {}, {key: value for key, value in wanted.items() if key != "logvar_channels"})
+    authors = NetworkFile("pickle", {}, {key: value for key, value in wanted.items() if key != "logvar_channels"})
     for found in (authors, nvidias):  # a start that this project distilled may hold one
         assert agreed_network(found, generator_network(loaded), "generator")["logvar_channels"] is None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sida.data.digits import load_digits_images
-from sida.data.order import ShuffledOrder
+from sida.data.reader import ShuffledOrder
 from sida.numerics.draws import Draws, DrawSource
 from sida.numerics.networks.build import build_network
 from sida.recipe import Method

@@ -1,0 +1,84 @@
+"""torch's pickles: the old stream in the bytes of a storage, and the index of a torch file.
+
+torch runs no code of an index (``data.pkl``), but a crafted one can keep it busy for hours: so our interpreter runs it first, under
+its limits on work, memory, depth and keys, and every tensor is checked to lie inside its member of the archive. What passes, torch
+reads in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sida.errors import Refused
+from sida.foreign.accepted import STATE_DICTS, Call
+from sida.foreign.limits import Budget
+from sida.foreign.machine import Machine
+from sida.foreign.stand_ins import STORAGES, Global, Storage
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+INDEX_OPCODES = 1_000_000  # thirty for a tensor: 33,000 tensors
+_NAMES: dict[str, Call] = dict.fromkeys(STORAGES)  # mentioned only
+
+
+def _named_storage(identity: Any) -> tuple[str, str, int]:
+    """Return key, dtype and count of elements of the storage that a persistent id names."""
+    if not (isinstance(identity, tuple) and len(identity) in (5, 6) and identity[0] == "storage"):
+        raise ValueError("a persistent id that is not torch's for a storage")
+    _, kind, key, location, count, *view = identity
+    dtype = STORAGES.get(kind.name) if isinstance(kind, Global) else None
+    if dtype is None or not isinstance(key, str) or not isinstance(location, str) or view not in ([], [None]):
+        raise ValueError("a storage of another kind than torch's plain ones")
+    if type(count) is not int or count < 0:
+        raise ValueError("a storage without a count of elements")
+    return key, dtype, count
+
+
+def read_storage(budget: Budget, raw: Any) -> Storage:
+    """Read the output of ``torch.save(storage, _use_new_zipfile_serialization=False)``: five pickles, a count, the data."""
+    if not isinstance(raw, bytes | memoryview):
+        raise ValueError("a storage that is not made of bytes")
+    raw, at = memoryview(raw), 0
+    storages: list[tuple[str, str, int]] = []
+
+    def persistent_load(identity: Any) -> Any:
+        storages.append(_named_storage(identity))
+        return storages[-1]
+
+    parts = []
+    for _ in range(5):
+        machine = Machine(raw, budget, _NAMES, persistent_load, at)
+        try:
+            parts.append(machine.run())
+        except Refused as error:
+            raise Refused(f"in the bytes of a storage: {error}") from error
+        at = machine.at
+    magic, protocol, system, value, keys = parts
+    if magic != MAGIC or protocol != PROTOCOL:
+        raise ValueError("a storage that does not begin as torch's old stream does")
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("a storage that is not little-endian")
+    if len(storages) != 1 or value is not storages[0] or keys != [storages[0][0]]:
+        raise ValueError("a storage stream that does not hold exactly one storage")
+    _, dtype, count = storages[0]
+    body = raw[at:]
+    storage = Storage(dtype, count, body[8:])
+    expected = 8 + count * storage.bits.itemsize
+    if len(body) != expected or int.from_bytes(body[:8], "little") != count:
+        raise ValueError(f"a storage of {count} {dtype} whose data has {len(body)} bytes instead of {expected}")
+    return storage
+
+
+def check_index(index: bytes, members: Mapping[str, int], size: int) -> None:
+    """Raise Refused naming the instruction or global; ``members``: bytes of each storage by key, ``size``: of the file."""
+
+    def persistent_load(identity: Any) -> Storage:
+        key, dtype, count = _named_storage(identity)
+        storage = Storage(dtype, count, memoryview(b""))
+        if members.get(key) != count * storage.bits.itemsize:
+            raise ValueError(f"a storage of {count} {dtype} whose data has {members.get(key)} bytes")
+        return storage
+
+    budget = Budget(size, INDEX_OPCODES)
+    Machine(memoryview(index), budget, STATE_DICTS | _NAMES, persistent_load).run_whole("the end of its index")
