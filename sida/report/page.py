@@ -177,9 +177,11 @@ def _metric_note(row: Score) -> str:
 def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
     result: GeneratorResult = generator.result  # type: ignore[assignment]
     dropped = sum(point.get("dropped", 0) for point in curve)
+    score = result.selection_score
+    selected = "made elsewhere, without a selection score" if score is None else f"selection score {score:.4g}"
     rows = [
         ("images seen", f"{max((p['images'] for p in curve), default=0):,.0f}", "the whole distillation"),
-        ("chosen checkpoint", f"{result.images_seen:,}", f"images; selection score {result.selection_score:.4g}"),
+        ("chosen checkpoint", f"{result.images_seen:,}", f"images; {selected}"),
         ("skipped samples", f"{dropped:,.0f}", "samples with a NaN, left out of the losses"),
     ]
     for key, name, meaning in (
