@@ -7,10 +7,8 @@ samples whose nearest training image has that class.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -43,16 +41,16 @@ Decode = Callable[[Tensor], Tensor]  # normalized latents [B, 4, h, w] -> uint8 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Files in a folder: a sheet of all panels, each panel alone, samples with their neighbors, numbers about them."""
+    """Pictures as PNG: a sheet of all panels, each panel alone, samples with their neighbors; and numbers about them."""
 
-    sheet: Path
-    panels: dict[Model, tuple[str, Path]]  # real, teacher, generator -> title, file
-    nearest: Path | None  # None: the data set is labels alone
-    evidence: Path
+    sheet: bytes
+    panels: dict[Model, tuple[str, bytes]]  # real, teacher, generator -> title, picture
+    nearest: bytes | None  # None: the data set is labels alone
+    evidence: dict[str, Any]
 
 
-def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> Drawn:
-    """Make the images and write the files. ``inputs``: manifests teacher, generator, dataset, reference."""
+def draw(store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> Drawn:
+    """Make the images and draw them. ``inputs``: manifests teacher, generator, dataset, reference."""
     torch.set_num_threads(recipe.execution.threads)
     device = devices.claim()
     data: DatasetResult = inputs["dataset"].result
@@ -86,8 +84,7 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
         panels = {"real": real, **panels}
         reference: ReferenceResult = inputs["reference"].result
         near, distances, real_distance = _neighbors(store, reference, by_generator, images, device)
-        nearest = folder / "nearest.png"
-        draw_nearest(nearest, by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBORS)])
+        nearest = draw_nearest(by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBORS)])
         evidence |= {
             "training_images": len(images),
             "training_images_in_all": data.count,
@@ -95,17 +92,8 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
             "median_distance_of_real": real_distance,
             "coverage": _coverage(labels, real_labels[near[:, 0]], data.classes),
         }
-    drawn = Drawn(
-        folder / "samples.png",
-        {name: (panel.title, folder / f"samples-{name}.png") for name, panel in panels.items()},
-        nearest,
-        folder / "evidence.json",
-    )
-    draw_panels(drawn.sheet, list(panels.values()))
-    for name, panel in panels.items():
-        draw_panel(drawn.panels[name][1], panel)
-    drawn.evidence.write_text(json.dumps(evidence))
-    return drawn
+    alone = {name: (panel.title, draw_panel(panel)) for name, panel in panels.items()}
+    return Drawn(draw_panels(list(panels.values())), alone, nearest, evidence)
 
 
 def _labels(classes: int, count: int) -> Tensor:

@@ -205,13 +205,8 @@ def refuse_failures(manifest: Manifest[PublishedResult]) -> None:
 def markdown(manifest: Manifest[PublishedResult]) -> str:
     """Return the table for KFP's page."""
     result = manifest.result
-    heading, *rows = lines(result)
-    text = [
-        "| " + " | ".join(heading) + " |",
-        "|---" * len(heading) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    return "\n".join([*text, "", *(f"{line}  " for line in verdict(result).splitlines()), ""])
+    verdicts = [f"{line}  " for line in verdict(result).splitlines()]
+    return "\n".join([words.markdown_table(lines(result)), "", *verdicts, ""])
 
 
 def released_recipes(wanted: Sequence[str] = ()) -> list[str]:

@@ -16,9 +16,15 @@ TO_ITS_TEACHER = TO_ANOTHER | {"ahead": "surpasses"}
 TO_THE_PUBLISHED = {"better": "better than", "within": "within the interval of", "worse": "worse than"}
 
 
-def score_text(mean: float, half: float | None, sign: str = "+-") -> str:
-    """Return a score with half of its 95% interval, if that is known."""
-    return f"{mean:.3f}" if half is None else f"{mean:.3f} {sign} {half:.3f}"
+def score_text(mean: float, spread: float | None, sign: str = " +- ") -> str:
+    """Return a score with half of its 95% interval, or another spread, if that is known."""
+    return f"{mean:.3f}" if spread is None else f"{mean:.3f}{sign}{spread:.3f}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; its heading is the first row."""
+    heading, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([heading, "|---" * len(rows[0]) + "|", *body])
 
 
 def verdict(recipe: Recipe, rows: Sequence[Score]) -> str:

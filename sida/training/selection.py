@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,7 +131,4 @@ def sample_grid(make: MakeImages, classes: int, title: str, device: torch.device
     labels = one_hot(seeds.cpu() % GRID_COLUMNS % max(classes, 1), classes).to(device)
     with torch.no_grad():
         images = make(seeds, labels)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "samples.png"
-        draw_panels(path, [Panel(title, images)])
-        return path.read_bytes()
+    return draw_panels([Panel(title, images)])

@@ -114,7 +114,7 @@ def _side_by_side(entries: Sequence[Entry], store: ObjectStore) -> list[dict[str
         (
             f"{entries[0].generator.metric}, held out",
             better,
-            [(s.mean, score_text(s.mean, half_width(s.values), "±")) for s in (e.generator for e in entries)],
+            [(s.mean, score_text(s.mean, half_width(s.values), " ± ")) for s in (e.generator for e in entries)],
         ),
         ("times its teacher's", better, [_cell(e.generator.mean / e.teacher.mean, "{:.2f}") for e in entries]),
         ("samples in their class's region", "more", [_cell(share, "{:.1f}%") for share in coverage]),
