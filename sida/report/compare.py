@@ -18,7 +18,7 @@ from sida.manifests import (
 )
 from sida.recipe import Recipe
 from sida.scoring import words
-from sida.scoring.regression import judge
+from sida.scoring.gates import judge
 from sida.scoring.series import previous
 from sida.steps import From, StepRun, carried, step
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sida.errors import UserError
 from sida.numerics.draws import Draws
 from sida.numerics.quantise import from_uint8
-from sida.scoring.random_features import from_tensors, is_random
+from sida.scoring.random_features import RandomFeatures
 from sida.scoring.torchscript import load_torchscript
 
 
@@ -70,9 +70,8 @@ def load_detector(path: Path) -> Detector:
 
     try:
         tensors = load_file(path)
-        if is_random(tensors):
-            return from_tensors(tensors)
-        detector = DigitsDetector()
+        first = tensors.get("layers.0.weight")
+        detector = DigitsDetector() if first is None else RandomFeatures(channels=first.shape[1])
         detector.load_state_dict(tensors)
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())

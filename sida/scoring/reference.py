@@ -6,6 +6,7 @@ Published statistics where the recipe names them, our own where there are images
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,9 @@ from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from sida.numerics.frechet import Moments
     from sida.stores import ObjectStore
 
 COMPARED_IMAGES = 100_000  # larger training sets are not passed through the detector only to check published statistics
@@ -80,9 +81,8 @@ def _compute(
         statistics = read_statistics(published[0], evaluation.metric, features)
         fields |= {"origin": "published", "source_sha256": published[1], "count": statistics.count or 0}
         fields["source"] = run.put(published[0], published[0].name)
-        fields["moments"] = _put(
-            run, {"mean": statistics.mean, "covariance": statistics.covariance}, "published.safetensors"
-        )
+        moments = {"mean": statistics.mean, "covariance": statistics.covariance}
+        fields["moments"] = put_tensors(run.put, moments, "published.safetensors")
     extra = bool(set(evaluation.extra_metrics) - {"is"})
     pictures = bool(result.shards) and result.record != "labels"
     latents = result.record == "latents"
@@ -138,14 +138,17 @@ def _difference(run: StepRun, published: ObjectRef, ours: ObjectRef) -> float:
     return distance
 
 
-def _put(run: StepRun, tensors: dict[str, Any], name: str) -> ObjectRef:
+def put_tensors(
+    put: Callable[[Path, str], ObjectRef], tensors: Mapping[str, Tensor | np.ndarray], name: str
+) -> ObjectRef:
+    """Store tensors as a safetensors file by a step's or a job's ``put``."""
     import torch
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         save_file({key: torch.as_tensor(value).contiguous() for key, value in tensors.items()}, path)
-        return run.put(path, name)
+        return put(path, name)
 
 
 def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:
@@ -176,8 +179,3 @@ def load_features(store: ObjectStore, reference: ReferenceResult, *, precision_r
             "data set of images, or take these out of evaluation.extra_metrics"
         )
     return load_file(fetch_object(store, ref))["features"]
-
-
-def state_of(moments: Moments) -> dict[str, Tensor]:
-    """Return feature moments by name, as they are stored."""
-    return dict(zip(("count", "sum", "outer"), moments.state(), strict=True))

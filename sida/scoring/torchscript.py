@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
-from sida.scoring.torchscript_facts import INCEPTION_SHA256, PINNED, where_to_get_it
+from sida.scoring.detector_file import INCEPTION_SHA256, PINNED, where_to_get_it
 from sida.settings import settings
 
 _AGREE = 1e-5  # of probabilities computed from the features against the network's own

@@ -1,4 +1,4 @@
-"""Verdicts and comparisons in words. ``gates`` and ``regression`` decide them as values; every sentence stands here.
+"""Verdicts and comparisons in words. ``gates`` decides them as values; every sentence stands here.
 
 The module stands below the pages because scores and the records of runs keep some of these sentences.
 """
