@@ -100,11 +100,11 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _write(path: Path, made: Image.Image) -> None:
+def _write(path: Path, image: Image.Image) -> None:
     """Write all or nothing."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        made.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
