@@ -38,6 +38,8 @@ class Chain:
 
     root: Manifest
     store: ObjectStore
+    hashing: bool
+    seen: set[str] = field(default_factory=set)  # keys
     links: list[Link] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     manifests: dict[str, Manifest] = field(default_factory=dict)  # by path from the score: "", "model", "model/teacher"
@@ -70,8 +72,8 @@ def verify(address: str, *, hashing: bool = True) -> Chain:
     except NotFound as error:
         raise UserError(f"{redact(address)}: no such manifest: check the address") from error
     root = _exact(content, store.address_of(key))
-    chain = Chain(root, store)
-    _walk(chain, "", key, root, hashing, set())
+    chain = Chain(root, store, hashing)
+    _walk(chain, "", key, root)
     _check_score(chain)
     return chain
 
@@ -86,28 +88,28 @@ def _exact(content: bytes, address: str) -> Manifest:
     return manifest
 
 
-def _walk(chain: Chain, path: str, key: str, manifest: Manifest, hashing: bool, seen: set[str]) -> None:
-    seen.add(key)
+def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
+    chain.seen.add(key)
     chain.manifests[path] = manifest
     name = path or manifest.about.step
     chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key)))
     _check_code(chain, name, manifest)
     for ref in [*([manifest.about.recipe] if manifest.about.recipe else []), *manifest.objects()]:
-        if ref.key not in seen:
-            seen.add(ref.key)
-            chain.links.append(_checked(chain.store, f"{name}: {ref.name}", ref, hashing))
+        if ref.key not in chain.seen:
+            chain.seen.add(ref.key)
+            chain.links.append(_checked(chain, f"{name}: {ref.name}", ref))
     for kind, digest in manifest.about.inputs.items():
         below = f"{path}/{kind}".strip("/")
         source = manifest.about.input_keys.get(kind)
         if source is None:
             chain.links.append(Link(f"{below}: manifest", "", f"{name} does not say where its input lies"))
-        elif source not in seen:
-            _descend(chain, below, source, digest, hashing, seen)
+        elif source not in chain.seen:
+            _descend(chain, below, source, digest)
         else:
             chain.manifests.setdefault(below, next(m for m in chain.manifests.values() if m.digest == digest))
 
 
-def _descend(chain: Chain, path: str, key: str, digest: str, hashing: bool, seen: set[str]) -> None:
+def _descend(chain: Chain, path: str, key: str, digest: str) -> None:
     address = chain.store.address_of(key)
     try:
         manifest = _exact(chain.store.read(key), address)
@@ -116,17 +118,17 @@ def _descend(chain: Chain, path: str, key: str, digest: str, hashing: bool, seen
     except SidaError as error:
         chain.links.append(Link(f"{path}: manifest", address, str(error)))
         return
-    _walk(chain, path, key, manifest, hashing, seen)
+    _walk(chain, path, key, manifest)
 
 
-def _checked(store: ObjectStore, what: str, ref: ObjectRef, hashing: bool) -> Link:
+def _checked(chain: Chain, name: str, ref: ObjectRef) -> Link:
     problem = ""
-    if hashing:
+    if chain.hashing:
         try:
-            verify_object(store, ref)
+            verify_object(chain.store, ref)
         except SidaError as error:
             problem = str(error)
-    return Link(what, store.address_of(ref.key), problem)
+    return Link(name, chain.store.address_of(ref.key), problem)
 
 
 def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:

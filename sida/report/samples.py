@@ -65,8 +65,7 @@ def draw(store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]
         c = one_hot(labels, data.classes)
         by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[cells].to(device), c[cells].to(device)).cpu()
         theta = network_to_score(store, recipe, generator.weights, generator.network, device)
-        make, batch = generator_images(theta, generator.sigma_init), recipe.execution.batch_limit
-        make = make if decode is None else decoded(make, decode)
+        make, batch = decoded(generator_images(theta, generator.sigma_init), decode), recipe.execution.batch_limit
         parts = [
             pixels_of(make(some.to(device), labelled.to(device)), int(some[0])).cpu()
             for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)
@@ -112,8 +111,8 @@ def _teacher(
     teacher: TeacherResult = inputs["teacher"].result
     scored: ScoresResult = inputs["teacher_scores"].result
     phi = network_to_score(store, recipe, teacher.weights, teacher.network, device)
-    make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe, scored.guide, device))
-    return make if decode is None else decoded(make, decode)
+    guide = guide_of(store, recipe, scored.guide, device)
+    return decoded(teacher_images(phi, recipe.teacher.sampler, guide), decode)
 
 
 def _training_images(shards: Shards, device: torch.device, decode: Decode | None) -> tuple[Tensor, Tensor]:

@@ -98,17 +98,17 @@ def train_digits_detector(images: Tensor, labels: Tensor, *, epochs: int, seed: 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         detector = DigitsDetector()
-        optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-2)
         steps = epochs * (len(training) // 64)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
         for _ in range(steps):
             batch = training[torch.randint(len(training), (64,))]
             shifted = _shift(images[batch])
             logits = detector.output(nn.functional.dropout(detector(shifted), 0.3))
             loss = nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.05)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     detector.eval().requires_grad_(False)
     accuracy = (detector.classify(images[held_out]).argmax(1) == labels[held_out]).float().mean().item()

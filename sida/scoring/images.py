@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,7 @@ from sida.steps import From, StepRun, step
 from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -62,26 +65,40 @@ def find_images(folder: Path, count: int) -> list[Path]:
     return paths[:count]
 
 
+@contextmanager
+def open_image(path: Path, resolution: int) -> Iterator[Image]:
+    """Open an image file. Raises UserError naming the file if it is no image, or of another size."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
+            if image.size != (resolution, resolution):
+                raise UserError(
+                    f"{path}: is {image.size[0]}x{image.size[1]}, the recipe's images are {resolution}x{resolution}: "
+                    f"scores of resized images are other scores; make them at the right size"
+                )
+            yield image
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable image ({error}): make it again") from error
+
+
 def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
     """Return uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
     import numpy as np
     import torch
-    from PIL import Image
 
     images = np.empty((len(paths), channels, resolution, resolution), np.uint8)
     for index, path in enumerate(paths):
-        try:
-            with Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
-                if image.size != (resolution, resolution):
-                    raise UserError(
-                        f"{path}: is {image.size[0]}x{image.size[1]}, the recipe's images are {resolution}x{resolution}: "
-                        f"scores of resized images are other scores; make them at the right size"
-                    )
-                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path}: not a readable image ({error}): make it again") from error
+        with open_image(path, resolution) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
         images[index] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(images)
+
+
+def size_of_images(recipe: Recipe) -> tuple[int, int]:
+    """Return channels and resolution of the images that a recipe is about, those of latents decoded."""
+    data = recipe.dataset
+    return (3, data.latents.image_resolution) if data.latents else (data.channels, data.resolution)
 
 
 def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Path], sha256: str) -> ScoresResult:
@@ -96,14 +113,12 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
     recipe, statistics = run.recipe, reference.result
     device = devices.claim()
     detector = load_detector(fetch_object(run.store, statistics.detector)).to(device)
-    batch, latents = recipe.execution.batch_limit, recipe.dataset.latents
-    channels = 3 if latents else recipe.dataset.channels
-    resolution = latents.image_resolution if latents else recipe.dataset.resolution
+    batch, size = recipe.execution.batch_limit, size_of_images(recipe)
     sums = Sums(statistics.features, len(paths), recipe.evaluation.extra_metrics)
     progress = Progress(run.step.name, len(paths), "images")
     with torch.no_grad():
         for start in range(0, len(paths), batch):
-            part = read_images(paths[start : start + batch], channels, resolution)
+            part = read_images(paths[start : start + batch], *size)
             sums.add(detector, part.to(device), start)
             progress.update(start + len(part))
     real = load_statistics(run.store, statistics)

@@ -204,8 +204,10 @@ def _floor(
     return tuple(values)
 
 
-def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor]) -> MakeImages:
-    """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE."""
+def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor] | None) -> MakeImages:
+    """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE; ``make`` itself without one."""
+    if decode is None:
+        return make
 
     def images(seeds: Tensor, labels: Tensor) -> Tensor:
         latents = make(seeds, labels)

@@ -39,16 +39,16 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
     except OSError as error:
         raise UserError(f"reference {path}: {error.strerror}: correct evaluation.reference.address") from error
     if head[:2] == b"PK":
-        found, count = _npz(path, ("mu", "sigma")), None
+        arrays, count = _npz(path, ("mu", "sigma")), None
     else:
-        found, count = _pickled(path, metric)
-    mean, covariance = found["mu"], found["sigma"]
+        arrays, count = _pickled(path, metric)
+    mean, covariance = arrays["mu"], arrays["sigma"]
     if mean.shape != (features,) or covariance.shape != (features, features):
         raise UserError(
             f"reference {path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}, but the detector has {features} "
             f"features: take the reference that was made with this detector"
         )
-    for name, values in found.items():
+    for name, values in arrays.items():
         if values.dtype not in (np.float64, np.float32) or not np.isfinite(values).all():
             raise UserError(f"reference {path}: {name} is {values.dtype} and not all finite numbers: fetch it again")
     covariance = covariance.astype(np.float64)
@@ -87,7 +87,6 @@ def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _pickled(path: Path, metric: str) -> tuple[dict[str, np.ndarray], int | None]:
-
     content: Any = read_pickle(path, what=f"reference {path}")
     key = PICKLE_KEYS.get(metric, metric)
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):

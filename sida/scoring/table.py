@@ -209,18 +209,18 @@ def markdown(manifest: Manifest[PublishedResult]) -> str:
     return "\n".join([words.markdown_table(lines(result)), "", *verdicts, ""])
 
 
-def released_recipes(wanted: Sequence[str] = ()) -> list[str]:
+def released_recipes(names: Sequence[str] = ()) -> list[str]:
     """Return recipes with a released generator: those named, else those of the paper's EDM table.
 
     A row of that table is a published number: SiD's, or the best of SiDA and SiD2A. The paper does not say which file
     the best one is, so every candidate is included. Raises UserError for a recipe without a released generator.
     """
     chosen = []
-    for name in wanted or recipe_names():
+    for name in names or recipe_names():
         recipe = load(name)
         if recipe.released is None or target_of(recipe) is None:
-            if wanted:
+            if names:
                 raise UserError(f"recipe {name}: it has no released generator with a published score: see `list`")
-        elif wanted or (recipe.dataset.latents is None and recipe.method.name in ("sid", "sid2a")):
+        elif names or (recipe.dataset.latents is None and recipe.method.name in ("sid", "sid2a")):
             chosen.append(name)
     return chosen

@@ -27,7 +27,7 @@ def register(
     _metrics(client, scored, logged, model, dataset)
     version = _version(client, logged, distilled, model)
     if JUDGED not in version.tags:
-        _judge(client, version, model)
+        _promote(client, version, model)
 
 
 def _tags(model: Model) -> dict[str, str]:
@@ -92,7 +92,7 @@ def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> An
     )
 
 
-def _judge(client: MlflowClient, version: Any, model: Model) -> None:
+def _promote(client: MlflowClient, version: Any, model: Model) -> None:
     champion = _champion(client, model.name)
     if champion is None or str(champion.version) == str(version.version):
         alias, why = "champion", "the first of its kind"
