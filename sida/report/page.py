@@ -134,14 +134,10 @@ def _left_out(data: DatasetResult) -> str:
 
 
 def _metric_note(row: Score) -> str:
-    metric = (
-        "FID"
-        if row.metric == "fid"
-        else f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
-    )
+    other = f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
     return (
-        f"{metric}. The lower the better; mean and standard deviation over {len(row.values)} held-out seed ranges of "
-        f"{row.n:,} images. NFE: network evaluations for an image."
+        f"{'FID' if row.metric == 'fid' else other}. The lower the better; mean and standard deviation over "
+        f"{len(row.values)} held-out seed ranges of {row.n:,} images. NFE: network evaluations for an image."
     )
 
 
@@ -162,12 +158,11 @@ def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
     real, fake = series(curve, "D_real"), series(curve, "D_fake")
     if real and fake:
         gap = real[-1][1] - fake[-1][1]
-        balance = (
-            "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
+        balance = "0 is a perfect balance, 1 a discriminator that has won"
+        meaning = (
+            f"its belief in real less in generated images; {balance if gap >= 0 else 'takes generated images for real'}"
         )
-        rows.append(
-            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {balance}")
-        )
+        rows.append(("discriminator's lead at the end", f"{gap:.3f}", meaning))
     return rows
 
 
@@ -217,7 +212,6 @@ def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[st
 
 def _commands(recipe: Recipe, run: Manifest) -> str:
     commit = run.about.machine.get("commit", "COMMIT").removesuffix("-dirty")
-    name = (
-        recipe.name if recipe.name in names() else "./recipe.yaml   # the resolved recipe below, saved under this name"
-    )
+    saved = "./recipe.yaml   # the resolved recipe below, saved under this name"
+    name = recipe.name if recipe.name in names() else saved
     return f"git checkout {shlex.quote(commit)}\nmake setup\n.venv/bin/sida run {name}"

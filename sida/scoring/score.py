@@ -12,15 +12,7 @@ from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ScoreOutcome, ScoreSpec
-from sida.manifests import (
-    DatasetResult,
-    GeneratorResult,
-    Manifest,
-    ReferenceResult,
-    Score,
-    ScoresResult,
-    TeacherResult,
-)
+from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, Score, ScoresResult, TeacherResult
 from sida.recipe import Recipe
 from sida.scoring.adopt import as_safetensors
 from sida.scoring.gates import teacher_fault

@@ -9,14 +9,7 @@ from typing import Annotated, Any
 from sida import progress
 from sida.errors import UserError
 from sida.failures import Failure
-from sida.manifests import (
-    Manifest,
-    PaperRow,
-    PublishedFailure,
-    PublishedResult,
-    PublishedRow,
-    ScoresResult,
-)
+from sida.manifests import Manifest, PaperRow, PublishedFailure, PublishedResult, PublishedRow, ScoresResult
 from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
 from sida.scoring import words
