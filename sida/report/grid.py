@@ -18,14 +18,14 @@ _CELL, _LARGEST_CELL, _GAP, _MARGIN, _TITLE = 40, 96, 4, 20, 34
 
 
 @dataclass(frozen=True)
-class Panel:
+class ImagePanel:
     """A title and its images: uint8, or float in [-1, 1]; [N, C, H, W]."""
 
     title: str
     images: Tensor
 
 
-def draw_panels(panels: list[Panel]) -> bytes:
+def draw_panels(panels: list[ImagePanel]) -> bytes:
     """Return a PNG of the panels in a row, pixels of small images enlarged without smoothing."""
     side = max(_side(panel.images) for panel in panels)
     width = GRID_COLUMNS * (side + _GAP) - _GAP
@@ -44,7 +44,7 @@ def draw_panels(panels: list[Panel]) -> bytes:
     return _png(sheet)
 
 
-def draw_panel(panel: Panel) -> bytes:
+def draw_panel(panel: ImagePanel) -> bytes:
     """Return a PNG of one panel alone, no title: for pages that set their own."""
     images = _as_uint8(panel.images)[: GRID_ROWS * GRID_COLUMNS]
     return _draw_rows([images[row : row + GRID_COLUMNS] for row in range(0, len(images), GRID_COLUMNS)])

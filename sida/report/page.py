@@ -14,6 +14,7 @@ from sida.report.compare import table
 from sida.report.render import png, render
 from sida.scoring import words
 from sida.scoring.gates import versus
+from sida.stores.base import ObjectRef
 
 if TYPE_CHECKING:
     from sida.stores import ObjectStore
@@ -106,6 +107,12 @@ def series(curve: Curve, name: str) -> list[tuple[float, float]]:
     return [(point["images"] / 1000, point[name]) for point in curve if name in point]
 
 
+def discriminator_lead(curve: Curve) -> float | None:
+    """Return the discriminator's belief in real images less that in generated ones at the end; None without any."""
+    real, fake = series(curve, "D_real"), series(curve, "D_fake")
+    return real[-1][1] - fake[-1][1] if real and fake else None
+
+
 def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
     every = sorted({x for points in chart.lines.values() for x, _ in points})
     step = -(-len(every) // _ROWS)
@@ -115,7 +122,7 @@ def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
     return {"title": chart.title, "note": note, "svg": svg(chart, width), "names": list(values), "rows": rows}
 
 
-def _picture(store: ObjectStore, image: Any) -> str:
+def _picture(store: ObjectStore, image: ObjectRef) -> str:
     """Return the picture as a data address; an empty image when it is too large to travel."""
     return png(store.read(image.key)) if image.size <= PICTURE_BYTES else "data:,"
 
@@ -143,7 +150,7 @@ def _metric_note(row: Score) -> str:
 
 def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
     result: GeneratorResult = generator.result  # type: ignore[assignment]
-    dropped = sum(point.get("dropped", 0) for point in curve)
+    dropped = sum(y for _, y in series(curve, "dropped"))
     score = result.selection_score
     selected = "made elsewhere, without a selection score" if score is None else f"selection score {score:.4g}"
     rows = [
@@ -155,9 +162,7 @@ def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
         if values := sorted(y for _, y in series(curve, key)):
             norms = f"{_short(values[len(values) // 2])} / {_short(values[-1])}"
             rows.append((f"{network}'s gradient norm", norms, "median, and largest mean of a window"))
-    real, fake = series(curve, "D_real"), series(curve, "D_fake")
-    if real and fake:
-        gap = real[-1][1] - fake[-1][1]
+    if (gap := discriminator_lead(curve)) is not None:
         balance = "0 is a perfect balance, 1 a discriminator that has won"
         meaning = (
             f"its belief in real less in generated images; {balance if gap >= 0 else 'takes generated images for real'}"

@@ -18,7 +18,6 @@ from sida.manifests import (
 from sida.recipe import Recipe
 from sida.report.page import curve_of, page_of
 from sida.steps import From, StepRun, carried, step
-from sida.stores import ObjectStore
 
 SHOWN: dict[str, type[Part]] = {
     "teacher": TeacherResult,
@@ -47,8 +46,3 @@ def report(this: StepRun, recipe: Recipe, run: Annotated[Manifest[RunResult], Fr
 
     page = page_of(recipe, inputs, this.store, curve_of(this.store, inputs["generator"].result))
     return ReportResult(run=run.digest, page=this.put(page.encode(), "report.html"))
-
-
-def page_bytes(store: ObjectStore, manifest: Manifest[ReportResult]) -> bytes:
-    """Return the page of a report's manifest."""
-    return store.read(manifest.result.page.key)

@@ -19,7 +19,7 @@ from sida.data.latents import decoder_of
 from sida.data.shards import Shards, network_input, one_hot
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, ScoresResult, TeacherResult
 from sida.recipe import Recipe
-from sida.report.grid import GRID_COLUMNS, GRID_ROWS, Panel, draw_nearest, draw_panel, draw_panels
+from sida.report.grid import GRID_COLUMNS, GRID_ROWS, ImagePanel, draw_nearest, draw_panel, draw_panels
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import decoded, generator_images, guide_of, network_to_score, teacher_images
 from sida.scoring.protocol import MakeImages, pixels_of
@@ -71,15 +71,15 @@ def draw(store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]
             for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)
         ]
         by_generator = torch.cat(parts)
-    panels: dict[Model, Panel] = {
-        "teacher": Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
-        "generator": Panel(f"generator ({generator.method}), 1 evaluation", by_generator[cells]),
+    panels: dict[Model, ImagePanel] = {
+        "teacher": ImagePanel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
+        "generator": ImagePanel(f"generator ({generator.method}), 1 evaluation", by_generator[cells]),
     }
     evidence: dict[str, Any] = {"samples": len(labels), "first_seed": int(seeds[0]), "coverage": []}
     nearest = None
     if data.record != "labels":
         images, real_labels = _training_images(Shards(store, data), device, decode)
-        real = Panel("real images", images[_one_of_each(real_labels, labels[cells], bool(data.classes))])
+        real = ImagePanel("real images", images[_one_of_each(real_labels, labels[cells], bool(data.classes))])
         panels = {"real": real, **panels}
         reference: ReferenceResult = inputs["reference"].result
         near, distances, real_distance = _neighbors(store, reference, by_generator, images, device)

@@ -11,7 +11,6 @@ from sida.recipe import Detector
 INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
 # k-diffusion (k_diffusion/evaluation.py) pins the same file at this digest.
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-PINNED = {INCEPTION_SHA256: "inception-2015-12-05"}
 
 
 def detector_file(detector: Detector) -> tuple[Path, str]:

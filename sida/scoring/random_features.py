@@ -18,10 +18,8 @@ from sida.errors import UserError
 from sida.numerics.draws import Draws
 from sida.numerics.quantise import from_uint8
 
-KIND = "random"
 WIDTHS = (24, 48, 96)  # of the layers; each halves the resolution
 FEATURES = sum(WIDTHS) * 2
-SMALLEST = 2 ** len(WIDTHS)
 _GAIN = 1.7
 
 
@@ -63,5 +61,5 @@ def write_random_features(path: Path, channels: int) -> None:
     """Write the network as safetensors; equal arguments give equal bytes."""
     from safetensors.torch import save_file
 
-    header = {"detector": json.dumps({"kind": KIND, "seed": 0})}
+    header = {"detector": json.dumps({"kind": "random", "seed": 0})}
     save_file({name: t.contiguous() for name, t in random_features(channels).state_dict().items()}, path, header)

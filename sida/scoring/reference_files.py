@@ -59,7 +59,7 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
     return Statistics(mean.astype(np.float64), covariance, count)
 
 
-def read_images(path: Path, resolution: int) -> np.ndarray:
+def read_reference_images(path: Path, resolution: int) -> np.ndarray:
     """Return reference images uint8 [N, 3, H, W]. Raises UserError for another file or size."""
     images = _npz(path, ("arr_0",))["arr_0"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):

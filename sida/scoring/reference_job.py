@@ -15,7 +15,7 @@ from sida.numerics.draws import Draws
 from sida.scoring.detector import Detector, load_detector
 from sida.scoring.partial import ImageCount, Piece, discard, gather, merged, pieces
 from sida.scoring.reference import put_tensors
-from sida.scoring.reference_files import read_images
+from sida.scoring.reference_files import read_reference_images
 from sida.scoring.sums import KEEP_FEATURES, Sums
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
@@ -69,7 +69,7 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
 
 def _published(job: Job[ReferenceSpec], images: ObjectRef, dataset: DatasetResult, detector: Detector) -> ObjectRef:
     """Return features of published reference images."""
-    pixels = torch.from_numpy(read_images(fetch_object(job.store, images), dataset.resolution))
+    pixels = torch.from_numpy(read_reference_images(fetch_object(job.store, images), dataset.resolution))
     device, batch = job.processes.device, job.recipe.execution.batch_limit
     with torch.no_grad():
         features = [detector(part.to(device)).to("cpu", torch.float32) for part in pixels.split(batch)]

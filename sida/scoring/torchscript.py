@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
-from sida.scoring.detector_file import INCEPTION_SHA256, PINNED, where_to_get_it
+from sida.scoring.detector_file import INCEPTION_SHA256, where_to_get_it
 from sida.settings import settings
 
 _AGREE = 1e-5  # of probabilities computed from the features against the network's own
@@ -71,7 +71,7 @@ def trusted_bytes(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"detector {path}: {error.strerror}: {where_to_get_it()}") from error
     digest = hashlib.sha256(content).hexdigest()
-    if digest not in PINNED and digest not in settings().trusted_detectors:
+    if digest != INCEPTION_SHA256 and digest not in settings().trusted_detectors:
         raise UserError(
             f"detector {path}: sha256 is {digest}, not the published Inception's ({INCEPTION_SHA256[:12]}...). A TorchScript "
             f"file holds code: to run this one, add --trust-detector {digest} (or SIDA_TRUST_DETECTOR)"

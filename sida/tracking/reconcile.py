@@ -31,20 +31,22 @@ OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fai
 
 def track(run: str) -> str:
     """Write one recorded run; return a line about it. Raises TrackingOff when MLflow cannot be written now."""
-    here = settings()
-    check(here.mlflow)
-    store = open_store(here.store)
+    options = settings()
+    check(options.mlflow)
+    store = open_store(options.store)
     if any(call.item or step in OTHERS for step, call in records.calls(store, run).items()):
         return f"run {run}: of `teach` or `score-published`, which MLflow is not told of"
     end_if_killed(store, run)
     content = projection(store, run)
-    if up_to_date(here.mlflow, content.parent.identity, content.digest):
+    if up_to_date(options.mlflow, content.parent.identity, content.digest):
         return f"run {run}: already in MLflow"
     with (
-        acquire(store, f"tracking/{content.benchmark}", ttl=here.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
-        connected(here.mlflow) as client,
+        acquire(
+            store, f"tracking/{content.benchmark}", ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None
+        ),
+        connected(options.mlflow) as client,
     ):
-        return Reconciler(client, store, here.mlflow, here.mlflow_run).reconcile(content)
+        return Reconciler(client, store, options.mlflow, options.mlflow_run).reconcile(content)
 
 
 def track_quietly(run: str) -> str:

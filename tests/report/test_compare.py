@@ -12,7 +12,7 @@ from PIL import Image
 from sida import recipe
 from sida.manifests import Score
 from sida.recipe import Expected
-from sida.report.grid import GRID_COLUMNS, Panel, draw_panels
+from sida.report.grid import GRID_COLUMNS, ImagePanel, draw_panels
 from sida.scoring.interval import difference_half_width
 from sida.scoring.words import verdict
 
@@ -63,7 +63,7 @@ def test_the_verdict_says_who_is_ahead_and_whether_the_target_is_met(
 def test_a_grid_shows_every_panel_cell_by_cell() -> None:
     images = torch.zeros(GRID_COLUMNS * 2, 1, 8, 8, dtype=torch.uint8)
     images[3] = 200
-    png = draw_panels([Panel("a", images), Panel("b", torch.full((5, 3, 8, 8), 1.0))])
+    png = draw_panels([ImagePanel("a", images), ImagePanel("b", torch.full((5, 3, 8, 8), 1.0))])
     with Image.open(io.BytesIO(png)) as sheet:
         assert sheet.getpixel((20 + 3 * 44 + 5, 34 + 5)) == (200, 200, 200)
         assert sheet.getpixel((20 + 2 * 44 + 5, 34 + 5)) == (0, 0, 0)

@@ -12,7 +12,7 @@ from sida.errors import NotFound
 from sida.report.charts import Chart, intervals, svg
 from sida.report.comparison.entries import Benchmark, Entry, differences, in_words, standing
 from sida.report.comparison.table import COLUMNS, rows_of
-from sida.report.page import PICTURE_BYTES, series
+from sida.report.page import PICTURE_BYTES, discriminator_lead, series
 from sida.report.render import TEMPLATES, png, render
 from sida.scoring.gates import versus
 from sida.scoring.interval import half_width
@@ -29,7 +29,7 @@ MEANING = {
 Values = list[tuple[float | None, str]]  # value that decides which is best, text that is shown
 
 
-def page_of(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
+def comparison_page(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
     """Return the page as HTML."""
     from markupsafe import Markup
 
@@ -146,8 +146,8 @@ def _evidence(entry: Entry, store: ObjectStore) -> dict[str, Any]:
 
 
 def _lead(entry: Entry) -> float | None:
-    real, fake = series(entry.curve, "D_real"), series(entry.curve, "D_fake")
-    return round(real[-1][1] - fake[-1][1], 3) + 0.0 if real and fake else None  # no -0.000
+    lead = discriminator_lead(entry.curve)
+    return None if lead is None else round(lead, 3) + 0.0  # no -0.000
 
 
 def _skipped(entry: Entry) -> float | None:
