@@ -123,6 +123,11 @@ def versus(score: Score, other: Score) -> Standing:
     return Standing("ahead" if difference < -half else "level" if difference <= half else "behind", difference, half)
 
 
+def comparison(score: Score, other: Score) -> Standing | None:
+    """Compare two scores; None where they cannot be compared."""
+    return versus(score, other) if (score.metric, score.n) == (other.metric, other.n) else None
+
+
 def judge(scores: Sequence[Score], last: Manifest) -> Regression:
     """Compare the generator's score with that of ``last``. It regressed when it is worse by more than the interval."""
     new, old = (next(score for score in rows if score.model == "generator") for rows in (scores, last.rows))

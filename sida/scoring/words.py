@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sida.manifests import Regression, Score
 from sida.recipe import Recipe
-from sida.scoring.gates import ONE_RANGE, Standing, is_best_of_two, target_of, versus, versus_published
+from sida.scoring.gates import ONE_RANGE, Standing, comparison, is_best_of_two, target_of, versus, versus_published
 
 TO_ANOTHER = {"ahead": "is ahead of", "level": "is level with", "behind": "is behind"}
 TO_ITS_TEACHER = TO_ANOTHER | {"ahead": "surpasses"}
@@ -104,15 +104,14 @@ def _as_expected(recipe: Recipe, teacher: Score, generator: Score) -> str:
     return f" Not what the recipe records: {', '.join(wrong)}." if wrong else " Both as the recipe records."
 
 
-def two_runs(name: str, score: Score, other_name: str, other: Score, standing: Standing | None) -> tuple[str, str]:
-    """Return which of two runs is ahead, and the numbers behind it. Without a standing they cannot be compared."""
+def two_runs(name: str, score: Score, other_name: str, other: Score) -> tuple[str, str]:
+    """Return which of two runs is ahead, and the numbers behind it."""
+    standing = comparison(score, other)
     if standing is None:
         protocols = f"{score.metric} at n = {score.n:,} and {other.metric} at n = {other.n:,}."
         return f"{name} and {other_name} cannot be compared", protocols
-    return (
-        f"{name} {TO_ANOTHER[standing.kind]} {other_name}",
-        f"{score.metric} {score.mean:.3f} against {other.mean:.3f}, {difference(standing, '±')}.",
-    )
+    numbers = f"{score.metric} {score.mean:.3f} against {other.mean:.3f}, {difference(standing, '±')}."
+    return f"{name} {TO_ANOTHER[standing.kind]} {other_name}", numbers
 
 
 def regression(change: Regression) -> str:

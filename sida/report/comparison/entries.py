@@ -16,7 +16,6 @@ from sida.recipe import Recipe
 from sida.records import StepCall
 from sida.report.page import Curve, curve_of
 from sida.scoring import words
-from sida.scoring.gates import Standing, versus
 from sida.steps.recipes import recipe_at
 from sida.stores.base import ObjectStore
 
@@ -180,15 +179,9 @@ def paper() -> list[Recipe]:
     )
 
 
-def standing(entry: Entry, other: Entry) -> Standing | None:
-    """Return how one run stands to another; None where their scores cannot be compared."""
-    a, b = entry.generator, other.generator
-    return versus(a, b) if (a.metric, a.n) == (b.metric, b.n) else None
-
-
 def in_words(entry: Entry, other: Entry) -> tuple[str, str]:
     """Return a headline, which of two runs is ahead, and the numbers behind it."""
-    return words.two_runs(entry.title, entry.generator, other.title, other.generator, standing(entry, other))
+    return words.two_runs(entry.title, entry.generator, other.title, other.generator)
 
 
 def differences(entry: Entry, other: Entry) -> list[tuple[str, str, str]]:
