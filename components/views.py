@@ -10,7 +10,6 @@ from typing import Any
 from sida.manifests import Manifest, PublishedResult, ReportResult, RunResult, ScoresResult
 from sida.report.compare import markdown as run_markdown
 from sida.report.compare import standing_of
-from sida.report.report import page_bytes
 from sida.scoring.table import markdown as table_markdown
 from sida.scoring.table import refuse_failures
 from sida.stores import open_store
@@ -53,7 +52,7 @@ def _table(manifest: Manifest[PublishedResult], given: dict[str, Any]) -> None:
 
 
 def _page(manifest: Manifest[ReportResult], given: dict[str, Any]) -> None:
-    Path(given["page"].path).write_bytes(page_bytes(open_store(manifest.about.store), manifest))
+    Path(given["page"].path).write_bytes(open_store(manifest.about.store).read(manifest.result.page.key))
 
 
 VIEWS: dict[str, Views] = {

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from sida.manifests import Manifest, ReportResult, RunResult, of_kind, parse_manifest
 from sida.report.compare import table
-from sida.report.report import page_bytes
 from sida.scoring import words
 from sida.stores import open_store, read_address
 
@@ -75,7 +74,7 @@ def read(outcome: Outcome) -> Run:
     generator, grid = store.address_of(result.generator.key), store.address_of(result.grid.key)
     report = outcome.folder / "report.html"
     page = parse_manifest(read_address(outcome.manifest("report")), "report")
-    report.write_bytes(page_bytes(store, of_kind(page, ReportResult, "report")))
+    report.write_bytes(store.read(of_kind(page, ReportResult, "report").result.page.key))
     return Run(manifest, address, generator, grid, _file_address(report))
 
 

@@ -178,13 +178,14 @@ def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, fl
 
 
 def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
-    gpu = machines.gpu
-    peak, scored = gpu.peak(recipe.method.precision), gpu.peak(recipe.score_precision)
-    peak32 = gpu.peak("float32")  # of the detector, and of the VAE
-    evaluation, latents = recipe.evaluation, recipe.dataset.latents
+    evaluation, latents, forward = recipe.evaluation, recipe.dataset.latents, cost.forward_flops
+    precision, scored = recipe.method.precision, recipe.score_precision
 
-    def hours(flops: float, at: float = peak) -> float:
-        return flops / (at * machines.utilisation) / 3600
+    def hours(flops: float, precision: str = "float32") -> float:  # float32: of the detector, and of the VAE
+        return flops / (machines.gpu.peak(precision) * machines.utilisation) / 3600
+
+    def scoring(images: int, evaluations: int, precision: str) -> float:
+        return hours(images * evaluations * forward, precision) + hours(images * per_image)
 
     per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
     images = evaluation.images * evaluation.ranges
@@ -192,13 +193,12 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     selected = (recipe.method.images // evaluation.selection_every) * evaluation.selection_images
     encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
     return Work(
-        distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops))
-        + hours(recipe.method.images * (cost.A.masks + cost.B.masks) * MASK_FLOPS, peak32),
-        selecting=hours(selected * cost.forward_flops) + hours(selected * per_image, peak32),
-        scoring_teacher=hours(by_teacher * recipe.teacher.sampler.nfe * cost.forward_flops, scored)
-        + hours(by_teacher * per_image, peak32),
-        scoring=hours(images * cost.forward_flops, scored) + hours(images * per_image, peak32),
-        encoding=hours(encoded * ENCODE_FLOPS, peak32),
+        distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops), precision)
+        + hours(recipe.method.images * (cost.A.masks + cost.B.masks) * MASK_FLOPS),
+        selecting=scoring(selected, 1, precision),
+        scoring_teacher=scoring(by_teacher, recipe.teacher.sampler.nfe, scored),
+        scoring=scoring(images, 1, scored),
+        encoding=hours(encoded * ENCODE_FLOPS),
     )
 
 
@@ -223,23 +223,19 @@ def advice(plan: Plan) -> list[str]:
     fixed = plan.memory_bytes - plan.memory["activations at the micro-batch"] * (1 + FRAGMENTATION)
     room = gpu.memory_gib * GIB - fixed
     changes = []
-    fitting = [
-        m for m in _micro_batches(plan.recipe, _share(plan.recipe, plan.machines)) if _activations(plan, m) <= room
-    ]
+    possible = _micro_batches(plan.recipe, _share(plan.recipe, plan.machines))
+    fitting = [micro for micro in possible if _activations(plan, micro) <= room]
     if fitting:
         changes.append(f"execution.micro_batch: {max(fitting)} (the numbers stay the same)")
-    larger = [key for key, other in GPUS.items() if other.memory_gib * GIB >= plan.memory_bytes]
-    if larger:
+    if larger := [key for key, other in GPUS.items() if other.memory_gib * GIB >= plan.memory_bytes]:
         changes.append(f"--gpu {min(larger, key=lambda key: GPUS[key].memory_gib)}")
     if not method.half:
         changes.append("method.precision: bfloat16 halves most activations (the numbers change)")
-    groups = [
-        g for g in range(method.loss_group - 1, 0, -1) if method.loss_group % g == 0 and _activations(plan, g) <= room
-    ]
-    if not fitting and groups:
-        changes.append(
-            f"method.loss_group and execution.micro_batch: {groups[0]} (a part of the method: the numbers change)"
-        )
+    divisors = (group for group in range(method.loss_group - 1, 0, -1) if method.loss_group % group == 0)
+    smaller = next((group for group in divisors if _activations(plan, group) <= room), None)
+    if not fitting and smaller:
+        group = "method.loss_group and execution.micro_batch"
+        changes.append(f"{group}: {smaller} (a part of the method: the numbers change)")
     if not changes:
         changes.append("no GPU known here holds it: the networks' states alone need more; sharding is not there yet")
     return changes

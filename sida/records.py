@@ -12,7 +12,6 @@ A record holds data only: no command and no environment. Who repeats a step buil
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -106,7 +105,7 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item:
     _RUN.set(run)
     if not run:
         return None
-    here = settings()
+    options = settings()
     inputs: dict[str, Input] = {}
     parameters: dict[str, str] = {}
     for name, value in arguments.items():
@@ -125,8 +124,8 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item:
         recipe=str(arguments["recipe"]),
         inputs=inputs,
         parameters=parameters,
-        image=here.image,
-        store=open_store(here.store).address,
+        image=options.image,
+        store=open_store(options.store).address,
         started=now(),
         item=item,
         driver=_driver(),
@@ -160,20 +159,18 @@ def digest_of_input(content: bytes, where: str) -> str:
 
 def finished(call: StepCall | None, manifest: str, digest: str, reused: bool) -> None:
     """Record that the call made, or reused, this result."""
-    if call is not None:
-        state = "reused" if reused else "ran"
-        _write(call.model_copy(update={"state": state, "manifest": manifest, "digest": digest}))
+    _write(call, state="reused" if reused else "ran", manifest=manifest, digest=digest)
 
 
 def failed(call: StepCall | None, message: str, *, timed_out: bool = False) -> None:
     """Record that the call ended with an error."""
+    _write(call, state="failed", error=" ".join(message.split()), timed_out=timed_out)
+
+
+def _write(call: StepCall | None, **changes: Any) -> None:
     if call is not None:
-        error = " ".join(message.split())
-        _write(call.model_copy(update={"state": "failed", "error": error, "timed_out": timed_out}))
-
-
-def _write(call: StepCall) -> None:
-    open_store(settings().store).put(layout.call_key(call.run, call.name), to_json(call))
+        call = call.model_copy(update=changes)
+        open_store(settings().store).put(layout.call_key(call.run, call.name), to_json(call))
 
 
 def now() -> str:
@@ -213,12 +210,8 @@ def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Ma
 
     Raises UserError for one that this version cannot read, NotFound for one that is gone.
     """
-    by_step = {}
-    for step, call in calls.items():
-        if call.manifest:
-            key = manifest_key(call)
-            by_step[step] = parse_manifest(store.read(key), store.address_of(key))
-    return by_step
+    keys = {step: manifest_key(call) for step, call in calls.items() if call.manifest}
+    return {step: parse_manifest(store.read(key), store.address_of(key)) for step, key in keys.items()}
 
 
 def manifest_key(call: StepCall) -> str:
@@ -252,6 +245,6 @@ def _parse(content: bytes, where: str) -> StepCall:
 def end_of(store: ObjectStore, run: str) -> RunEnd | None:
     """Return how a run ended, if that was recorded."""
     try:
-        return RunEnd.model_validate(json.loads(store.read(layout.run_end_key(run))))
+        return RunEnd.model_validate_json(store.read(layout.run_end_key(run)))
     except NotFound:
         return None

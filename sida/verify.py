@@ -1,4 +1,4 @@
-"""Check that a score still rests on what it says: the chain of manifests and objects under it, hashed again, one by one.
+"""Check that a score still rests on what it says: hash the manifests and objects under it again, or score again from them.
 
 score -> model (generator -> teacher, ...), data set, reference (detector, published file), the recipe of every step, its code,
 and the seeds.
@@ -6,17 +6,21 @@ and the seeds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from sida.errors import Corrupt, NotFound, SidaError, UserError
-from sida.layout import step_folder
-from sida.manifests import Manifest, ReferenceResult, ScoresResult, parse_manifest
+from sida.layout import attempt_at, manifest_key_in, step_folder
+from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, parse_manifest
 from sida.registry import EVERY_STEP
 from sida.steps.recipes import recipe_of
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef, redact
 from sida.stores.objects import verify_object
+
+TOLERANCE = 1e-3  # of the value: float32 kernels of another machine; the same machine gives the same bits
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Chain:
 
     root: Manifest
     store: ObjectStore
+    hashing: bool
+    seen: set[str] = field(default_factory=set)  # keys
     links: list[Link] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     manifests: dict[str, Manifest] = field(default_factory=dict)  # by path from the score: "", "model", "model/teacher"
@@ -46,13 +52,12 @@ class Chain:
 
 def open_chain(address: str) -> tuple[ObjectStore, str]:
     """Return the store and the key of a manifest at a full address. Raises UserError for another form."""
-    parts = address.split("/")
-    place = next((at for at in range(len(parts) - 1, -1, -1) if parts[at] == "steps"), None)
-    if place is None or place == 0 or len(parts) - place != 4:
+    key = manifest_key_in(address)
+    if attempt_at(key) is None or not address.endswith(f"/{key}"):
         raise UserError(
             f"{redact(address)}: not the address of a step's manifest (.../steps/score/KEY/1.json): `score` prints it"
         )
-    return open_store("/".join(parts[:place]) or "/"), "/".join(parts[place:])
+    return open_store(address.removesuffix(f"/{key}") or "/"), key
 
 
 def verify(address: str, *, hashing: bool = True) -> Chain:
@@ -67,44 +72,44 @@ def verify(address: str, *, hashing: bool = True) -> Chain:
     except NotFound as error:
         raise UserError(f"{redact(address)}: no such manifest: check the address") from error
     root = _exact(content, store.address_of(key))
-    chain = Chain(root, store)
-    _walk(chain, "", key, root, hashing, set())
+    chain = Chain(root, store, hashing)
+    _walk(chain, "", key, root)
     _check_score(chain)
     return chain
 
 
-def _exact(content: bytes, where: str) -> Manifest:
+def _exact(content: bytes, address: str) -> Manifest:
     """Return the manifest; raise Corrupt unless it is byte for byte as it was published."""
-    manifest = parse_manifest(content, where)
+    manifest = parse_manifest(content, address)
     if not manifest.checksum:
-        raise Corrupt(f"{where}: has no checksum: it was written by an older version; run its step again")
+        raise Corrupt(f"{address}: has no checksum: it was written by an older version; run its step again")
     if manifest.to_json() != content:
-        raise Corrupt(f"{where}: is damaged: not the bytes that were published; delete it and run its step again")
+        raise Corrupt(f"{address}: is damaged: not the bytes that were published; delete it and run its step again")
     return manifest
 
 
-def _walk(chain: Chain, path: str, key: str, manifest: Manifest, hashing: bool, seen: set[str]) -> None:
-    seen.add(key)
+def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
+    chain.seen.add(key)
     chain.manifests[path] = manifest
     name = path or manifest.about.step
     chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key)))
     _check_code(chain, name, manifest)
     for ref in [*([manifest.about.recipe] if manifest.about.recipe else []), *manifest.objects()]:
-        if ref.key not in seen:
-            seen.add(ref.key)
-            chain.links.append(_checked(chain.store, f"{name}: {ref.name}", ref, hashing))
+        if ref.key not in chain.seen:
+            chain.seen.add(ref.key)
+            chain.links.append(_checked(chain, f"{name}: {ref.name}", ref))
     for kind, digest in manifest.about.inputs.items():
         below = f"{path}/{kind}".strip("/")
         source = manifest.about.input_keys.get(kind)
         if source is None:
             chain.links.append(Link(f"{below}: manifest", "", f"{name} does not say where its input lies"))
-        elif source not in seen:
-            _descend(chain, below, source, digest, hashing, seen)
+        elif source not in chain.seen:
+            _descend(chain, below, source, digest)
         else:
             chain.manifests.setdefault(below, next(m for m in chain.manifests.values() if m.digest == digest))
 
 
-def _descend(chain: Chain, path: str, key: str, digest: str, hashing: bool, seen: set[str]) -> None:
+def _descend(chain: Chain, path: str, key: str, digest: str) -> None:
     address = chain.store.address_of(key)
     try:
         manifest = _exact(chain.store.read(key), address)
@@ -113,18 +118,17 @@ def _descend(chain: Chain, path: str, key: str, digest: str, hashing: bool, seen
     except SidaError as error:
         chain.links.append(Link(f"{path}: manifest", address, str(error)))
         return
-    _walk(chain, path, key, manifest, hashing, seen)
+    _walk(chain, path, key, manifest)
 
 
-def _checked(store: ObjectStore, what: str, ref: ObjectRef, hashing: bool) -> Link:
-    address = store.address_of(ref.key)
-    if not hashing:
-        return Link(what, address)
-    try:
-        verify_object(store, ref)
-    except SidaError as error:
-        return Link(what, address, str(error))
-    return Link(what, address)
+def _checked(chain: Chain, name: str, ref: ObjectRef) -> Link:
+    problem = ""
+    if chain.hashing:
+        try:
+            verify_object(chain.store, ref)
+        except SidaError as error:
+            problem = str(error)
+    return Link(name, chain.store.address_of(ref.key), problem)
 
 
 def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:
@@ -179,3 +183,38 @@ def _seeds(chain: Chain, result: ScoresResult, manifest: Manifest) -> Iterator[s
             if any(first < end and start < first + row.n for start, end in taken):
                 yield f"{row.label}: seeds {first} to {first + row.n - 1} were used before"
             taken.append((first, first + row.n))
+
+
+# -- score again
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Row as it was published, and as it was computed now."""
+
+    published: Score
+    again: Score
+
+    @property
+    def difference(self) -> float:
+        """Largest relative difference of a range's value."""
+        pairs = zip(self.published.values, self.again.values, strict=True)
+        return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
+
+    @property
+    def agrees(self) -> bool:
+        """True if another machine's rounding explains the difference."""
+        return self.difference <= TOLERANCE
+
+
+def recompute(chain: Chain) -> list[Recomputed]:
+    """Run the score's step anew, under a key of its own, on the objects below it. Raises UserError for other manifests."""
+    step = chain.root.about.step
+    models = {"score": "generator", "score_teacher": "teacher"}
+    if step not in models:
+        raise UserError(f"{step}: only score and score_teacher can be computed again from the store")
+    recipe = recipe_of(chain.store, chain.root)
+    inputs: dict[str, Any] = {models[step]: chain.manifests["model"], "reference": chain.manifests["reference"]}
+    again = EVERY_STEP[step](recipe=recipe, repeat=f"verify {time.time():.6f}", **inputs)
+    pairs = zip(chain.root.measured, again.manifest.measured, strict=True)
+    return [Recomputed(published, anew) for published, anew in pairs]

@@ -62,12 +62,12 @@ def main(args: argparse.Namespace) -> int:
     rows = rows_of(shown)
     table = [row.record() for row in rows]
 
-    from sida.report.comparison.page import page_of  # matplotlib, jinja2
+    from sida.report.comparison.page import comparison_page  # matplotlib, jinja2
 
     folder = Path(args.output) if args.output else here.runs / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
-        ("comparison.html", page_of(shown, store)),
+        ("comparison.html", comparison_page(shown, store)),
         ("comparison.csv", as_csv(rows)),
         ("comparison.json", json.dumps(table, indent=1) + "\n"),
     ):

@@ -18,8 +18,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sida.recompute import Recomputed
-    from sida.verify import Chain
+    from sida.verify import Chain, Recomputed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,6 @@ def main(args: argparse.Namespace) -> int:
 
     use_trust(args)
     address = args.score if "://" in args.score else str(Path(args.score).absolute())
-    _know_all_steps()
     chain = chains.verify(address, hashing=not args.list)
     for remark in chain.remarks:
         output.note(args, f"note: {remark}")
@@ -74,23 +72,10 @@ def main(args: argparse.Namespace) -> int:
     return 0 if holds else 1
 
 
-def _know_all_steps() -> None:
-    """Import all steps, which register themselves: without them their code could not be compared."""
-    import sida.data.prepare
-    import sida.scoring.adopt
-    import sida.scoring.images
-    import sida.scoring.labels
-    import sida.scoring.reference
-    import sida.scoring.score
-    import sida.teachers.fetch
-    import sida.training.distill_step
-    import sida.training.teach_step  # noqa: F401
-
-
 def _recompute(args: argparse.Namespace, chain: Chain) -> list[Recomputed]:
     from pipeline.display import open_display
     from pipeline.following import drawn
-    from sida.recompute import recompute
+    from sida.verify import recompute
 
     os.environ["SIDA_STORE"] = chain.store.address
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):

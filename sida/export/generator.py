@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
 
 from sida.errors import NotFound, UserError
 from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sida.numerics.networks.precondition import Denoiser
     from sida.recipe import Recipe
 
+JSON = (b"{", b"[")  # how a manifest begins
 HOW = "give a .safetensors file of `run`, or the address of a generator's or run's manifest"
 
 
@@ -53,59 +56,39 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
     ``recipe`` says network and sigma_init of files that do not: published pickles, bare safetensors. Nothing of a foreign file is
     executed. Raises UserError when it is neither, or is a teacher.
     """
-    path = _local(name)
-    if path is None:
-        return _from_bytes(_read(name), name, recipe)
+    address = urlsplit(name) if "://" in name else None
+    if address is not None and address.scheme != "file":
+        return _from_store(name, recipe)
+    path = Path(name if address is None else unquote(address.path))
     if not path.is_file():
         raise UserError(f"{name}: {'is a folder' if path.is_dir() else 'no such file'}: {HOW}")
     with path.open("rb") as file:
         head = file.read(1)
-    return _from_manifest(path.read_bytes(), name) if head in (b"{", b"[") else _from_file(path, name, recipe)
+    return _from_manifest(path.read_bytes(), name) if head in JSON else _from_file(path, name, recipe)
 
 
-def _local(name: str) -> Path | None:
-    """Return the path of a file on this machine; None for an address elsewhere."""
-    parts = urlsplit(name) if "://" in name else None
-    if parts is None:
-        return Path(name)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
-
-
-def _read(address: str) -> bytes:
-
+def _from_store(address: str, recipe: Recipe | None) -> Generator:
     try:
-        return read_address(address)
+        content = read_address(address)
     except NotFound as error:
         raise UserError(f"{redact(address)}: nothing is there: {HOW}") from error
-
-
-def _from_bytes(content: bytes, name: str, recipe: Recipe | None) -> Generator:
-    if content[:1] in (b"{", b"["):
-        return _from_manifest(content, redact(name))
+    if content[:1] in JSON:
+        return _from_manifest(content, redact(address))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("generator" + Path(urlsplit(name).path).suffix)
+        path = Path(folder) / ("generator" + Path(urlsplit(address).path).suffix)
         path.write_bytes(content)
-        return _from_file(path, redact(name), recipe)
+        return _from_file(path, redact(address), recipe)
 
 
 def _from_manifest(content: bytes, where: str) -> Generator:
-
     manifest: Manifest = parse_manifest(content, where)
     store, result = open_store(manifest.about.store), manifest.result
     if isinstance(result, RunResult):
-        network_file = _from_file(fetch_object(store, result.generator), where, None)
-        return Generator(
-            network_file.denoiser, network_file.network, network_file.sigma_init, result.licence, network_file.about
-        )
+        return replace(_from_file(fetch_object(store, result.generator), where, None), licence=result.licence)
     if not isinstance(result, GeneratorResult):
         raise UserError(f"{where}: is a {result.kind} manifest, this takes a generator's or a run's")
-    about = {
-        "method": result.method,
-        "images seen": f"{result.images_seen:,}",
-        "weights sha256": result.weights.sha256,
-    }
-    path = fetch_object(store, result.weights)
-    return _built(path, result.network, result.sigma_init, result.licence, about)
+    about = {"method": result.method, "images seen": f"{result.images_seen:,}", "weights sha256": result.weights.sha256}
+    return _built(fetch_object(store, result.weights), result.network, result.sigma_init, result.licence, about)
 
 
 def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
@@ -121,14 +104,11 @@ def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
     if network_file.network is None or not isinstance(sigma_init, int | float):
         problem = "is a teacher, or made elsewhere" if network_file.network else "does not say which network it holds"
         raise UserError(f"{where}: {problem}: add --recipe, whose teacher.network and method.sigma_init are its own")
-    return _built(
-        path, network_file.network, float(sigma_init), str(network_file.about.get("licence", "unknown")), about
-    )
+    licence = str(network_file.about.get("licence", "unknown"))
+    return _built(path, network_file.network, float(sigma_init), licence, about)
 
 
 def _built(path: Path, network: dict[str, Any], sigma_init: float, licence: str, about: dict[str, str]) -> Generator:
-    from pydantic import ValidationError
-
     try:
         checked = Network.model_validate_json(json.dumps(network), strict=True).model_dump(mode="json")
     except ValidationError as error:

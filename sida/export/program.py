@@ -7,7 +7,6 @@ of a seed is a part of it, so that seed 7 is the image that `sample`, `score` an
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -51,23 +50,20 @@ def export_generator(generator: Generator, folder: Path) -> list[Path]:
         raise UserError(f"--output {folder}: exists already: remove it, or name another")
     if not folder.absolute().parent.is_dir():
         raise UserError(f"--output {folder}: there is no folder {folder.parent}: make it first")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    try:
-        network = {name: value for name, value in generator.network.items() if value is not None}
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
+        whole = Path(temporary) / folder.name
+        whole.mkdir()
         save_network(
-            temporary / WEIGHTS,
+            whole / WEIGHTS,
             generator.denoiser.state_dict(),
-            network,
+            {name: value for name, value in generator.network.items() if value is not None},
             sigma_init=generator.sigma_init,
             licence=generator.licence,
         )
-        _record(generator, temporary / PROGRAM)
-        shutil.copyfile(SCRIPT, temporary / SAMPLER)
-        (temporary / ABOUT).write_text(_readme(generator), encoding="utf-8")
-        temporary.chmod(0o777 & ~_umask())
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _record(generator, whole / PROGRAM)
+        shutil.copyfile(SCRIPT, whole / SAMPLER)
+        (whole / ABOUT).write_text(_readme(generator), encoding="utf-8")
+        whole.rename(folder)
     return [folder / name for name in (WEIGHTS, PROGRAM, SAMPLER, ABOUT)]
 
 
@@ -114,9 +110,3 @@ needs torch {torch.__version__.split("+")[0]} (or newer) and Pillow, nothing els
 * `{WEIGHTS}`: the weights alone, float32; architecture and sigma_init ({generator.sigma_init:g}) in the header.
 {facts}
 """
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -27,13 +27,13 @@ SMALL = 32  # images below are enlarged to about this, without smoothing
 Noise = Callable[[Tensor, Sequence[int]], Tensor]
 
 
-def labels_for(generator: Generator, count: int, wanted: Sequence[int] | None) -> Tensor:
-    """Return int64 [count]: the wanted classes in turn; by default every class in turn."""
+def labels_for(generator: Generator, count: int, chosen: Sequence[int] | None) -> Tensor:
+    """Return int64 [count]: the chosen classes in turn; by default every class in turn."""
     if not generator.classes:
-        if wanted:
+        if chosen:
             raise UserError("--labels: this generator is unconditional: leave them out")
         return torch.zeros(count, dtype=torch.int64)
-    classes = list(wanted or range(generator.classes))
+    classes = list(chosen or range(generator.classes))
     if wrong := [label for label in classes if not 0 <= label < generator.classes]:
         raise UserError(f"--labels {wrong[0]}: this generator has classes 0 to {generator.classes - 1}")
     return torch.tensor(classes)[torch.arange(count) % len(classes)]
@@ -80,9 +80,9 @@ def write_images(folder: Path, seeds: Sequence[int], images: Tensor) -> None:
         _write(folder / f"{seed:08d}.png", picture(image))
 
 
-def write_grid(path: Path, images: Tensor, columns: int | None = None) -> None:
+def write_grid(path: Path, images: Tensor) -> None:
     """Write one PNG with all images in rows, about as many rows as columns."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = math.ceil(math.sqrt(len(images)))
     zoom = max(1, SMALL // images.shape[-1])
     pitch = images.shape[-1] * zoom + GAP
     sheet = Image.new("RGB", (columns * pitch - GAP, math.ceil(len(images) / columns) * pitch - GAP), "white")
@@ -100,11 +100,11 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _write(path: Path, made: Image.Image) -> None:
+def _write(path: Path, image: Image.Image) -> None:
     """Write all or nothing."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        made.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import json
 from typing import Annotated
 
 from sida.manifests import (
@@ -19,7 +18,7 @@ from sida.manifests import (
 )
 from sida.recipe import Recipe
 from sida.scoring import words
-from sida.scoring.regression import judge
+from sida.scoring.gates import judge
 from sida.scoring.series import previous
 from sida.steps import From, StepRun, carried, step
 
@@ -65,14 +64,7 @@ def compare(
 
     from sida.report.samples import draw  # torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = draw(Path(folder), run.store, recipe, run.inputs)
-        grid, evidence = (run.put(p, p.name) for p in (drawn.sheet, drawn.evidence))
-        nearest = run.put(drawn.nearest, drawn.nearest.name) if drawn.nearest is not None else None
-        panels = tuple(
-            Panel(model=name, title=title, image=run.put(path, path.name))
-            for name, (title, path) in drawn.panels.items()
-        )
+    drawn = draw(run.store, recipe, run.inputs)
     kind = "class-conditional" if dataset.result.classes else "unconditional"
     return RunResult(
         recipe=recipe.name,
@@ -81,10 +73,13 @@ def compare(
         rows=tuple(rows),
         verdict=words.verdict(recipe, rows),
         generator=generator.result.weights,
-        grid=grid,
-        panels=panels,
-        nearest=nearest,
-        evidence=evidence,
+        grid=run.put(drawn.sheet, "samples.png"),
+        panels=tuple(
+            Panel(model=name, title=title, image=run.put(picture, f"samples-{name}.png"))
+            for name, (title, picture) in drawn.panels.items()
+        ),
+        nearest=None if drawn.nearest is None else run.put(drawn.nearest, "nearest.png"),
+        evidence=run.put(json.dumps(drawn.evidence).encode(), "evidence.json"),
         licence=generator.result.licence,
         regression=judge(scores.rows, last) if last is not None else None,
     )
@@ -99,18 +94,12 @@ def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[st
         "generator": notes.get("scores_images_per_second"),
     }
     protocol = f"{first.metric} (mean +- sd over {len(first.values)} held-out seed ranges, n = {first.n:,})"
-    title, score, sign = ("model", first.metric, "\u00a0\u00b1\u00a0") if page else (result.title, protocol, " +- ")
-    lines = [(title, "NFE", score, "images/s")]
+    title, heading, sign = ("model", first.metric, "\u00a0\u00b1\u00a0") if page else (result.title, protocol, " +- ")
+    lines = [(title, "NFE", heading, "images/s")]
     for row in result.rows:
-        rate = rates.get(row.model)
-        lines.append(
-            (
-                row.label,
-                "-" if row.nfe is None else str(row.nfe),
-                f"{row.mean:.3f}{sign}{row.sd:.3f}",
-                "-" if rate is None else f"{float(rate):,.0f}",
-            )
-        )
+        rate, nfe = rates.get(row.model), "-" if row.nfe is None else str(row.nfe)
+        ours = words.score_text(row.mean, row.sd, sign)
+        lines.append((row.label, nfe, ours, "-" if rate is None else f"{float(rate):,.0f}"))
     return lines
 
 
@@ -128,9 +117,7 @@ def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
 def markdown(manifest: Manifest[RunResult], mlflow: str = "") -> str:
     """Return the table and the verdict for the KFP page, with a link to MLflow if there is one."""
     result = manifest.result
-    heading, *rows = table(manifest)
-    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = [words.markdown_table(table(manifest))]
     if result.regression is not None:
         lines += ["", words.regression(result.regression)]
     lines += ["", result.verdict, "", f"Licence of the weights: {result.licence}"]

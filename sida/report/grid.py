@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,15 @@ _CELL, _LARGEST_CELL, _GAP, _MARGIN, _TITLE = 40, 96, 4, 20, 34
 
 
 @dataclass(frozen=True)
-class Panel:
+class ImagePanel:
     """A title and its images: uint8, or float in [-1, 1]; [N, C, H, W]."""
 
     title: str
     images: Tensor
 
 
-def draw_panels(path: Path, panels: list[Panel]) -> None:
-    """Write a PNG with the panels in a row, pixels of small images enlarged without smoothing."""
+def draw_panels(panels: list[ImagePanel]) -> bytes:
+    """Return a PNG of the panels in a row, pixels of small images enlarged without smoothing."""
     side = max(_side(panel.images) for panel in panels)
     width = GRID_COLUMNS * (side + _GAP) - _GAP
     height = GRID_ROWS * (side + _GAP) - _GAP
@@ -40,21 +41,21 @@ def draw_panels(path: Path, panels: list[Panel]) -> None:
             row, column = divmod(index, GRID_COLUMNS)
             place = (left + column * (side + _GAP), _TITLE + row * (side + _GAP))
             sheet.paste(_cell(image, side), place)
-    sheet.save(path, format="PNG")
+    return _png(sheet)
 
 
-def draw_panel(path: Path, panel: Panel) -> None:
-    """Write a PNG with one panel alone, no title: for pages that set their own."""
+def draw_panel(panel: ImagePanel) -> bytes:
+    """Return a PNG of one panel alone, no title: for pages that set their own."""
     images = _as_uint8(panel.images)[: GRID_ROWS * GRID_COLUMNS]
-    _draw_rows(path, [images[row : row + GRID_COLUMNS] for row in range(0, len(images), GRID_COLUMNS)])
+    return _draw_rows([images[row : row + GRID_COLUMNS] for row in range(0, len(images), GRID_COLUMNS)])
 
 
-def draw_nearest(path: Path, samples: Tensor, neighbors: list[Tensor]) -> None:
-    """Write a PNG: samples in the first row, below each the training images nearest to it; uint8 [N, C, H, W] each."""
-    _draw_rows(path, [_as_uint8(row) for row in (samples, *neighbors)], gap_below_first=3 * _GAP)
+def draw_nearest(samples: Tensor, neighbors: list[Tensor]) -> bytes:
+    """Return a PNG: samples in the first row, below each the training images nearest to it; uint8 [N, C, H, W] each."""
+    return _draw_rows([_as_uint8(row) for row in (samples, *neighbors)], gap_below_first=3 * _GAP)
 
 
-def _draw_rows(path: Path, rows: list[np.ndarray], gap_below_first: int = _GAP) -> None:
+def _draw_rows(rows: list[np.ndarray], gap_below_first: int = _GAP) -> bytes:
     """Draw cells without margin, transparent between them; the first row may stand apart."""
     side = _side(rows[0])
     pitch = side + _GAP
@@ -64,7 +65,7 @@ def _draw_rows(path: Path, rows: list[np.ndarray], gap_below_first: int = _GAP) 
         top = number * pitch + (gap_below_first - _GAP if number else 0)
         for column, image in enumerate(row):
             sheet.paste(_cell(image, side), (column * pitch, top))
-    sheet.save(path, format="PNG", optimize=True)
+    return _png(sheet, optimize=True)
 
 
 def _as_uint8(images: Tensor) -> np.ndarray:
@@ -78,11 +79,13 @@ def _side(images: Tensor | np.ndarray) -> int:
 
 
 def _cell(image: np.ndarray, side: int) -> Image.Image:
-    way = Image.Resampling.NEAREST if image.shape[-1] <= side else Image.Resampling.LANCZOS
-    return _picture(image).resize((side, side), way)
-
-
-def _picture(image: np.ndarray) -> Image.Image:
-    """Return uint8 [C, H, W] as an RGB picture; gray repeats to three channels."""
+    """Return uint8 [C, H, W] as an RGB picture with sides of ``side``; gray repeats to three channels."""
     rgb = np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image[:3]
-    return Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0)))
+    resampling = Image.Resampling.NEAREST if image.shape[-1] <= side else Image.Resampling.LANCZOS
+    return Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0))).resize((side, side), resampling)
+
+
+def _png(picture: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", **options)
+    return buffer.getvalue()

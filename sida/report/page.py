@@ -14,6 +14,7 @@ from sida.report.compare import table
 from sida.report.render import png, render
 from sida.scoring import words
 from sida.scoring.gates import versus
+from sida.stores.base import ObjectRef
 
 if TYPE_CHECKING:
     from sida.stores import ObjectStore
@@ -22,17 +23,6 @@ Curve = list[dict[str, float]]
 
 PICTURE_BYTES = 800_000  # a larger picture is left out: the page travels through KFP
 _ROWS = 40  # of a curve's table
-_SECTIONS = (
-    ("verdict", "Verdict"),
-    ("samples", "Samples"),
-    ("data", "Data"),
-    ("curves", "Curves"),
-    ("health", "Health and coverage"),
-    ("timing", "Time"),
-    ("provenance", "Provenance"),
-    ("licences", "Licences"),
-    ("reproduce", "Reproduce"),
-)
 
 
 def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectStore, curve: Curve) -> str:
@@ -40,18 +30,13 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
     run: RunResult = inputs["run"].result
     data: DatasetResult = inputs["dataset"].result
     evidence = json.loads(store.read(run.evidence.key))
-    shares = [100 * share for share in evidence["coverage"]]
     score = {row.model: row for row in run.rows}
     standing = versus(score["generator"], score["teacher"])
-    timing = _timing(inputs)
-    total = sum(row["seconds"] for row in timing if not row["part"])
-    for row in timing:
-        row["percent"] = 100 * row["seconds"] / max(total, 1e-9)
+    manifests = sorted(inputs.values(), key=lambda manifest: manifest.about.created)
     return render(
         "report.html",
         run=run,
         recipe=recipe,
-        sections=_SECTIONS,
         created=inputs["run"].about.created.replace("T", " ").replace("+00:00", " UTC"),
         standing=standing.kind,
         headline=words.headline(standing),
@@ -73,29 +58,11 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
         data_picture=_picture(store, data.picture) if data.picture else "",
         left_out=_left_out(data),
         health=_health(curve, inputs["generator"]),
-        coverage=[
-            {"label": label, "percent": share, "count": data.histogram[label]} for label, share in enumerate(shares)
-        ],
-        coverage_mean=sum(shares) / max(len(shares), 1),
-        timing=timing,
-        total_seconds=total,
-        iteration=_iteration(inputs["generator"]),
+        timing=_timing(manifests),
+        total_seconds=sum(manifest.about.seconds for manifest in manifests),
+        iteration=sorted(_noted(inputs["generator"], "milliseconds_").items(), key=lambda item: -item[1]),
         facts=_facts(recipe, inputs),
-        results=[
-            {
-                "step": m.about.step,
-                "created": m.about.created[:19].replace("T", " "),
-                "attempt": m.about.attempt,
-                "digest": m.digest,
-                "code": m.about.code,
-            }
-            for m in _in_order(inputs)
-        ],
-        licences=[
-            ("weights of teacher and generator", run.licence),
-            ("training images", data.licence),
-            ("this project's code", "Apache-2.0"),
-        ],
+        manifests=manifests,
         commands=_commands(recipe, inputs["run"]),
         recipe_text=recipe.model_dump_json(indent=1),
     )
@@ -130,9 +97,20 @@ def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, st
     return drawn
 
 
+def curve_of(store: ObjectStore, generator: GeneratorResult) -> Curve:
+    """Return the points of a distillation; none of a generator that was made elsewhere."""
+    return [] if generator.curve is None else json.loads(store.read(generator.curve.key))
+
+
 def series(curve: Curve, name: str) -> list[tuple[float, float]]:
     """Return (kimg, value) of one quantity."""
     return [(point["images"] / 1000, point[name]) for point in curve if name in point]
+
+
+def discriminator_lead(curve: Curve) -> float | None:
+    """Return the discriminator's belief in real images less that in generated ones at the end; None without any."""
+    real, fake = series(curve, "D_real"), series(curve, "D_fake")
+    return real[-1][1] - fake[-1][1] if real and fake else None
 
 
 def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
@@ -144,7 +122,7 @@ def _shown(chart: Chart, note: str, width: float) -> dict[str, Any]:
     return {"title": chart.title, "note": note, "svg": svg(chart, width), "names": list(values), "rows": rows}
 
 
-def _picture(store: ObjectStore, image: Any) -> str:
+def _picture(store: ObjectStore, image: ObjectRef) -> str:
     """Return the picture as a data address; an empty image when it is too large to travel."""
     return png(store.read(image.key)) if image.size <= PICTURE_BYTES else "data:,"
 
@@ -163,40 +141,33 @@ def _left_out(data: DatasetResult) -> str:
 
 
 def _metric_note(row: Score) -> str:
-    metric = (
-        "FID"
-        if row.metric == "fid"
-        else f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
-    )
+    other = f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
     return (
-        f"{metric}. The lower the better; mean and standard deviation over {len(row.values)} held-out seed ranges of "
-        f"{row.n:,} images. NFE: network evaluations for an image."
+        f"{'FID' if row.metric == 'fid' else other}. The lower the better; mean and standard deviation over "
+        f"{len(row.values)} held-out seed ranges of {row.n:,} images. NFE: network evaluations for an image."
     )
 
 
 def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
     result: GeneratorResult = generator.result  # type: ignore[assignment]
-    dropped = sum(point.get("dropped", 0) for point in curve)
+    dropped = sum(y for _, y in series(curve, "dropped"))
+    score = result.selection_score
+    selected = "made elsewhere, without a selection score" if score is None else f"selection score {score:.4g}"
     rows = [
         ("images seen", f"{max((p['images'] for p in curve), default=0):,.0f}", "the whole distillation"),
-        ("chosen checkpoint", f"{result.images_seen:,}", f"images; selection score {result.selection_score:.4g}"),
+        ("chosen checkpoint", f"{result.images_seen:,}", f"images; {selected}"),
         ("skipped samples", f"{dropped:,.0f}", "samples with a NaN, left out of the losses"),
     ]
-    for key, name, meaning in (
-        ("gradient_theta", "generator's gradient norm", "median, and largest mean of a window"),
-        ("gradient_psi", "fake score's gradient norm", "median, and largest mean of a window"),
-    ):
+    for key, network in (("gradient_theta", "generator"), ("gradient_psi", "fake score")):
         if values := sorted(y for _, y in series(curve, key)):
-            rows.append((name, f"{_short(values[len(values) // 2])} / {_short(values[-1])}", meaning))
-    real, fake = series(curve, "D_real"), series(curve, "D_fake")
-    if real and fake:
-        gap = real[-1][1] - fake[-1][1]
-        balance = (
-            "0 is a perfect balance, 1 a discriminator that has won" if gap >= 0 else "takes generated images for real"
+            norms = f"{_short(values[len(values) // 2])} / {_short(values[-1])}"
+            rows.append((f"{network}'s gradient norm", norms, "median, and largest mean of a window"))
+    if (gap := discriminator_lead(curve)) is not None:
+        balance = "0 is a perfect balance, 1 a discriminator that has won"
+        meaning = (
+            f"its belief in real less in generated images; {balance if gap >= 0 else 'takes generated images for real'}"
         )
-        rows.append(
-            ("discriminator's lead at the end", f"{gap:.3f}", f"its belief in real less in generated images; {balance}")
-        )
+        rows.append(("discriminator's lead at the end", f"{gap:.3f}", meaning))
     return rows
 
 
@@ -204,36 +175,20 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _in_order(inputs: Mapping[str, Manifest[Any]]) -> list[Manifest]:
-    return sorted(inputs.values(), key=lambda manifest: manifest.about.created)
-
-
-def _timing(inputs: Mapping[str, Manifest[Any]]) -> list[dict[str, Any]]:
-    """Return the seconds of each step and of its known parts."""
+def _timing(manifests: list[Manifest]) -> list[tuple[str, float, bool]]:
+    """Return (name, seconds, whether it is a part of the step above) of each step and of its known parts."""
     rows = []
-    for manifest in _in_order(inputs):
-        about = manifest.about
-        rows.append({"name": about.step, "seconds": about.seconds, "part": False})
-        parts = {name: float(value) for name, value in about.notes.items() if name.startswith("seconds_")}
-        rows += [
-            {"name": f"{about.step}: {name.removeprefix('seconds_')}", "seconds": seconds, "part": True}
-            for name, seconds in parts.items()
-        ]
+    for manifest in manifests:
+        step = manifest.about.step
+        rows.append((step, manifest.about.seconds, False))
+        rows += [(f"{step}: {part}", seconds, True) for part, seconds in _noted(manifest, "seconds_").items()]
     return rows
 
 
-def _iteration(generator: Manifest) -> list[dict[str, Any]]:
-    """Return the iteration that distill measured, by kind of operator."""
-    milliseconds = {
-        name.removeprefix("milliseconds_"): float(value)
-        for name, value in generator.about.notes.items()
-        if name.startswith("milliseconds_")
-    }
-    total = sum(milliseconds.values())
-    return [
-        {"kind": kind, "milliseconds": spent, "percent": 100 * spent / total}
-        for kind, spent in sorted(milliseconds.items(), key=lambda item: -item[1])
-    ]
+def _noted(manifest: Manifest, prefix: str) -> dict[str, float]:
+    """Return the notes of a step whose names begin with ``prefix``, by the rest of their names."""
+    notes = manifest.about.notes.items()
+    return {name.removeprefix(prefix): float(value) for name, value in notes if name.startswith(prefix)}
 
 
 def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[str, str]]:
@@ -242,8 +197,9 @@ def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[st
     reference: ReferenceResult = inputs["reference"].result
     run: RunResult = inputs["run"].result
     about, evaluation = inputs["generator"].about, recipe.evaluation
-    ends = [f"{row.first_seeds[0]:,} to {row.first_seeds[-1] + row.n - 1:,}" for row in run.rows[:1]]
-    facts = [
+    first = run.rows[0]
+    held_out = f"{first.first_seeds[0]:,} to {first.first_seeds[-1] + first.n - 1:,}"
+    return [
         ("store", inputs["run"].about.store),
         ("generator", result.weights.key),
         ("generator, sha256", result.weights.sha256),
@@ -252,24 +208,15 @@ def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[st
         ("recipe, sha256", run.recipe_sha256),
         (
             "seeds",
-            f"training {recipe.method.seed}; selection 0 to {evaluation.selection_images - 1:,}; held out {ends[0]}",
+            f"training {recipe.method.seed}; selection 0 to {evaluation.selection_images - 1:,}; held out {held_out}",
         ),
         ("processes", f"{recipe.execution.processes} with {recipe.execution.threads} threads each"),
-    ]
-    return facts + [
-        (f"distilled with {name}" if name != "commit" else "commit", value) for name, value in about.machine.items()
+        *((f"distilled with {name}" if name != "commit" else name, value) for name, value in about.machine.items()),
     ]
 
 
 def _commands(recipe: Recipe, run: Manifest) -> str:
     commit = run.about.machine.get("commit", "COMMIT").removesuffix("-dirty")
-    name = (
-        recipe.name if recipe.name in names() else "./recipe.yaml   # the resolved recipe below, saved under this name"
-    )
-    return "\n".join(
-        [
-            f"git checkout {shlex.quote(commit)}",
-            "make setup",
-            f".venv/bin/sida run {name}",
-        ]
-    )
+    saved = "./recipe.yaml   # the resolved recipe below, saved under this name"
+    name = recipe.name if recipe.name in names() else saved
+    return f"git checkout {shlex.quote(commit)}\nmake setup\n.venv/bin/sida run {name}"

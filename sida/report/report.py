@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from sida.manifests import (
@@ -17,9 +16,8 @@ from sida.manifests import (
     TeacherResult,
 )
 from sida.recipe import Recipe
-from sida.report.page import page_of
+from sida.report.page import curve_of, page_of
 from sida.steps import From, StepRun, carried, step
-from sida.stores import ObjectStore
 
 SHOWN: dict[str, type[Part]] = {
     "teacher": TeacherResult,
@@ -46,16 +44,5 @@ def report(this: StepRun, recipe: Recipe, run: Annotated[Manifest[RunResult], Fr
     attempts = {name: f"{manifest.about.key}/{manifest.about.attempt}" for name, manifest in inputs.items()}
     this.claim({"recipe": recipe.model_dump(mode="json"), "attempts": attempts}, **inputs)
 
-    page = page_of(recipe, inputs, this.store, curve_of(this.store, inputs["generator"]))
+    page = page_of(recipe, inputs, this.store, curve_of(this.store, inputs["generator"].result))
     return ReportResult(run=run.digest, page=this.put(page.encode(), "report.html"))
-
-
-def curve_of(store: ObjectStore, generator: Manifest[GeneratorResult]) -> list[dict[str, float]]:
-    """Return the points of a distillation; none of a generator that was made elsewhere."""
-    curve = generator.result.curve
-    return [] if curve is None else json.loads(store.read(curve.key))
-
-
-def page_bytes(store: ObjectStore, manifest: Manifest[ReportResult]) -> bytes:
-    """Return the page of a report's manifest."""
-    return store.read(manifest.result.page.key)

@@ -7,10 +7,8 @@ samples whose nearest training image has that class.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,7 +19,7 @@ from sida.data.latents import decoder_of
 from sida.data.shards import Shards, network_input, one_hot
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, ScoresResult, TeacherResult
 from sida.recipe import Recipe
-from sida.report.grid import GRID_COLUMNS, GRID_ROWS, Panel, draw_nearest, draw_panel, draw_panels
+from sida.report.grid import GRID_COLUMNS, GRID_ROWS, ImagePanel, draw_nearest, draw_panel, draw_panels
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import decoded, generator_images, guide_of, network_to_score, teacher_images
 from sida.scoring.protocol import MakeImages, pixels_of
@@ -43,16 +41,16 @@ Decode = Callable[[Tensor], Tensor]  # normalized latents [B, 4, h, w] -> uint8 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Files in a folder: a sheet of all panels, each panel alone, samples with their neighbors, numbers about them."""
+    """Pictures as PNG: a sheet of all panels, each panel alone, samples with their neighbors; and numbers about them."""
 
-    sheet: Path
-    panels: dict[Model, tuple[str, Path]]  # real, teacher, generator -> title, file
-    nearest: Path | None  # None: the data set is labels alone
-    evidence: Path
+    sheet: bytes
+    panels: dict[Model, tuple[str, bytes]]  # real, teacher, generator -> title, picture
+    nearest: bytes | None  # None: the data set is labels alone
+    evidence: dict[str, Any]
 
 
-def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> Drawn:
-    """Make the images and write the files. ``inputs``: manifests teacher, generator, dataset, reference."""
+def draw(store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> Drawn:
+    """Make the images and draw them. ``inputs``: manifests teacher, generator, dataset, reference."""
     torch.set_num_threads(recipe.execution.threads)
     device = devices.claim()
     data: DatasetResult = inputs["dataset"].result
@@ -67,27 +65,25 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
         c = one_hot(labels, data.classes)
         by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[cells].to(device), c[cells].to(device)).cpu()
         theta = network_to_score(store, recipe, generator.weights, generator.network, device)
-        make, batch = generator_images(theta, generator.sigma_init), recipe.execution.batch_limit
-        make = make if decode is None else decoded(make, decode)
+        make, batch = decoded(generator_images(theta, generator.sigma_init), decode), recipe.execution.batch_limit
         parts = [
             pixels_of(make(some.to(device), labelled.to(device)), int(some[0])).cpu()
             for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)
         ]
         by_generator = torch.cat(parts)
-    panels: dict[Model, Panel] = {
-        "teacher": Panel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
-        "generator": Panel(f"generator ({generator.method}), 1 evaluation", by_generator[cells]),
+    panels: dict[Model, ImagePanel] = {
+        "teacher": ImagePanel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
+        "generator": ImagePanel(f"generator ({generator.method}), 1 evaluation", by_generator[cells]),
     }
     evidence: dict[str, Any] = {"samples": len(labels), "first_seed": int(seeds[0]), "coverage": []}
     nearest = None
     if data.record != "labels":
         images, real_labels = _training_images(Shards(store, data), device, decode)
-        real = Panel("real images", images[_one_of_each(real_labels, labels[cells], bool(data.classes))])
+        real = ImagePanel("real images", images[_one_of_each(real_labels, labels[cells], bool(data.classes))])
         panels = {"real": real, **panels}
         reference: ReferenceResult = inputs["reference"].result
         near, distances, real_distance = _neighbors(store, reference, by_generator, images, device)
-        nearest = folder / "nearest.png"
-        draw_nearest(nearest, by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBORS)])
+        nearest = draw_nearest(by_generator[:SHOWN], [images[near[:SHOWN, k]] for k in range(NEIGHBORS)])
         evidence |= {
             "training_images": len(images),
             "training_images_in_all": data.count,
@@ -95,17 +91,8 @@ def draw(folder: Path, store: ObjectStore, recipe: Recipe, inputs: Mapping[str, 
             "median_distance_of_real": real_distance,
             "coverage": _coverage(labels, real_labels[near[:, 0]], data.classes),
         }
-    drawn = Drawn(
-        folder / "samples.png",
-        {name: (panel.title, folder / f"samples-{name}.png") for name, panel in panels.items()},
-        nearest,
-        folder / "evidence.json",
-    )
-    draw_panels(drawn.sheet, list(panels.values()))
-    for name, panel in panels.items():
-        draw_panel(drawn.panels[name][1], panel)
-    drawn.evidence.write_text(json.dumps(evidence))
-    return drawn
+    alone = {name: (panel.title, draw_panel(panel)) for name, panel in panels.items()}
+    return Drawn(draw_panels(list(panels.values())), alone, nearest, evidence)
 
 
 def _labels(classes: int, count: int) -> Tensor:
@@ -124,8 +111,8 @@ def _teacher(
     teacher: TeacherResult = inputs["teacher"].result
     scored: ScoresResult = inputs["teacher_scores"].result
     phi = network_to_score(store, recipe, teacher.weights, teacher.network, device)
-    make = teacher_images(phi, recipe.teacher.sampler, guide_of(store, recipe, scored.guide, device))
-    return make if decode is None else decoded(make, decode)
+    guide = guide_of(store, recipe, scored.guide, device)
+    return decoded(teacher_images(phi, recipe.teacher.sampler, guide), decode)
 
 
 def _training_images(shards: Shards, device: torch.device, decode: Decode | None) -> tuple[Tensor, Tensor]:

@@ -24,19 +24,15 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
     Returns:
         The generator as safetensors, by address and digest.
     """
-    released = recipe.released
-    if not address and released is None:
+    released = None if address else recipe.released
+    if released is not None:
+        address, pinned, seen = released.address, released.sha256, released.kimg * 1000
+    elif address:
+        pinned, seen = None, 0
+    else:
         raise UserError(f"recipe {recipe.name}: no generator was released for it: name a file")
-    pinned = released.sha256 if released and not address else None
-    path, digest = fetch_file(
-        address or released.address,  # type: ignore[union-attr]
-        "generator",
-        pinned,
-        step="fetch_released",
-    )
+    path, digest = fetch_file(address, "generator", pinned, step="fetch_released")
     network = generator_network(recipe)
-    seen = 0 if address or released is None else released.kimg * 1000
-
     parameters = {
         "sha256": digest,
         "network": network,

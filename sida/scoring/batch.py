@@ -68,26 +68,21 @@ def job_batch(job: Job, make: MakeImages, detector: Detector, classes: int) -> i
     if execution.sampling_batch != "auto":
         return execution.sampling_batch
     key, processes = f"{job.folder}/batch.json", job.processes
-    if processes.first:
-        try:
-            job.store.read(key)
-        except NotFound:
-            batch, seconds = fastest_batch(
-                _trial(make, detector, classes, processes.device),
-                execution.batch_limit,
-                release=partial(devices.release_memory, processes.device),
-            )
-            rates = {size: round(1 / max(taken, 1e-9), 1) for size, taken in seconds.items()}
-            job.publish("batch.json", json.dumps({"batch": batch, "images_per_second": rates}).encode())
-    processes.meet()
-    return int(json.loads(job.store.read(key))["batch"])
+    device = processes.device
 
-
-def _trial(make: MakeImages, detector: Detector, classes: int, device: torch.device) -> Callable[[int], None]:
     def work(batch: int) -> None:
         seeds = torch.arange(batch, device=device)
         with torch.no_grad():
             images = make(seeds, one_hot(torch.arange(batch) % max(classes, 1), classes).to(device))
             detector(pixels_of(images, 0)).sum().item()  # waits for the device
 
-    return work
+    if processes.first:
+        try:
+            job.store.read(key)
+        except NotFound:
+            release = partial(devices.release_memory, device)
+            batch, seconds = fastest_batch(work, execution.batch_limit, release=release)
+            rates = {size: round(1 / max(taken, 1e-9), 1) for size, taken in seconds.items()}
+            job.publish("batch.json", json.dumps({"batch": batch, "images_per_second": rates}).encode())
+    processes.meet()
+    return int(json.loads(job.store.read(key))["batch"])

@@ -24,7 +24,7 @@ from sida.layout import cleanfid_key
 from sida.manifests import digest_of
 from sida.recipe import Recipe
 from sida.scoring.detector_file import detector_file
-from sida.scoring.images import find_images
+from sida.scoring.images import find_images, open_image, size_of_images
 from sida.settings import settings
 from sida.stores import open_store
 
@@ -61,7 +61,10 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     fid: Any = _clean_fid("fid")
 
     paths = find_images(folder, recipe.evaluation.images)
-    _refuse_other_sizes(paths, recipe)
+    _, size = size_of_images(recipe)
+    for path in paths:
+        with open_image(path, size):  # clean-fid would resize others
+            pass
     detector, digest = detector_file(recipe.evaluation.detector)
     import numpy as np
 
@@ -107,22 +110,6 @@ def _model(detector: Path, mode: str, device: Any) -> Callable[[Any], Any]:
         Path(folder, "inception-2015-12-05.pt").write_bytes(content)
         model = wrapper(folder, download=False, resize_inside=mode == "legacy_tensorflow").to(device).eval()
     return lambda images: model(images)  # its feature loop takes a function
-
-
-def _refuse_other_sizes(paths: list[Path], recipe: Recipe) -> None:
-    """Refuse images of other sizes, which clean-fid would resize."""
-    from PIL import Image
-
-    latents = recipe.dataset.latents
-    size = latents.image_resolution if latents else recipe.dataset.resolution
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                found = image.size
-        except OSError as error:
-            raise UserError(f"{path}: not a readable image ({error}): make it again") from error
-        if found != (size, size):
-            raise UserError(f"{path}: is {found[0]}x{found[1]}, the recipe's images are {size}x{size}")
 
 
 def _distance(fid: Any, mean: np.ndarray, covariance: np.ndarray, reference: Statistics) -> tuple[float, str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sida.errors import UserError
 from sida.numerics.draws import Draws
 from sida.numerics.quantise import from_uint8
-from sida.scoring.random_features import from_tensors, is_random
+from sida.scoring.random_features import RandomFeatures
 from sida.scoring.torchscript import load_torchscript
 
 
@@ -70,9 +70,8 @@ def load_detector(path: Path) -> Detector:
 
     try:
         tensors = load_file(path)
-        if is_random(tensors):
-            return from_tensors(tensors)
-        detector = DigitsDetector()
+        first = tensors.get("layers.0.weight")
+        detector = DigitsDetector() if first is None else RandomFeatures(channels=first.shape[1])
         detector.load_state_dict(tensors)
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -99,17 +98,17 @@ def train_digits_detector(images: Tensor, labels: Tensor, *, epochs: int, seed: 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         detector = DigitsDetector()
-        optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=1e-2)
         steps = epochs * (len(training) // 64)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
         for _ in range(steps):
             batch = training[torch.randint(len(training), (64,))]
             shifted = _shift(images[batch])
             logits = detector.output(nn.functional.dropout(detector(shifted), 0.3))
             loss = nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.05)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     detector.eval().requires_grad_(False)
     accuracy = (detector.classify(images[held_out]).argmax(1) == labels[held_out]).float().mean().item()

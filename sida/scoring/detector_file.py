@@ -1,4 +1,4 @@
-"""File of the detector: fetched, or put there by hand; with its digest."""
+"""File of the detector, fetched or put there by hand; and facts about the published one. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from sida.errors import SidaError, UserError
 from sida.foreign.fetch import fetch_file
 from sida.recipe import Detector
-from sida.scoring.torchscript_facts import where_to_get_it
+
+INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+# k-diffusion (k_diffusion/evaluation.py) pins the same file at this digest.
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 
 
 def detector_file(detector: Detector) -> tuple[Path, str]:
@@ -20,5 +23,12 @@ def detector_file(detector: Detector) -> tuple[Path, str]:
     except SidaError as error:
         if detector.kind != "inception":
             raise
-
         raise UserError(f"{error}; {where_to_get_it()}") from error
+
+
+def where_to_get_it() -> str:
+    """Return how to get the published file, for machines without internet too."""
+    return (
+        f"by hand: fetch {INCEPTION_ADDRESS} (sha256 {INCEPTION_SHA256}) on another machine and give its path in "
+        f"evaluation.detector.address"
+    )

@@ -14,7 +14,7 @@ from sida.scoring.score import score
 from sida.steps import StepOutcome
 
 
-def score_file(path: Path, recipe: Recipe, *, repeat: str = "", attempt: str = "") -> StepOutcome[ScoresResult]:
+def score_file(path: Path, recipe: Recipe, *, repeat: str = "") -> StepOutcome[ScoresResult]:
     """Return the published score of a safetensors file, a published pickle, or a folder of images. Raises UserError for others."""
     generator: Manifest[GeneratorResult] | None = None
     if path.is_dir() or not path.exists():
@@ -24,5 +24,5 @@ def score_file(path: Path, recipe: Recipe, *, repeat: str = "", attempt: str = "
     dataset = data_step(recipe)(recipe=recipe).manifest
     reference = reference_statistics(recipe=recipe, dataset=dataset).manifest
     if generator is None:
-        return score_images(recipe=recipe, folder=str(path), reference=reference, repeat=repeat, attempt=attempt)
-    return score(recipe=recipe, generator=generator, reference=reference, repeat=repeat, attempt=attempt)
+        return score_images(recipe=recipe, folder=str(path), reference=reference, repeat=repeat)
+    return score(recipe=recipe, generator=generator, reference=reference, repeat=repeat)

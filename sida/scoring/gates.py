@@ -5,27 +5,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sida.manifests import ReferenceResult, Score, ScoresResult
+from sida.manifests import Manifest, ReferenceResult, Regression, Score, ScoresResult
 from sida.recipe import Recipe
-from sida.scoring.interval import difference_half_width
-from sida.scoring.torchscript_facts import INCEPTION_SHA256
+from sida.scoring.detector_file import INCEPTION_SHA256
+from sida.scoring.interval import difference_half_width, half_width
 
+MORE_IS_BETTER = ("inception_score", "is", "precision", "recall", "density", "coverage")
 ONE_RANGE = 0.02  # the share of a published score by which one range of 50,000 images varies with its seeds
 
 
-@dataclass(frozen=True)
-class TeacherGate:
-    """Permission to distill, or the reason against it with a diagnosis."""
-
-    passed: bool
-    text: str
-
-
-def teacher_gate(recipe: Recipe, scores: ScoresResult, reference: ReferenceResult) -> TeacherGate:
-    """Check the teacher's score against the recipe's tolerance of the published one.
+def teacher_fault(recipe: Recipe, scores: ScoresResult, reference: ReferenceResult) -> str:
+    """Return what is wrong with the teacher's score, with a diagnosis; empty when it lies near the published one.
 
     ``gate.teacher_at_most`` holds for ``evaluation.images``; with fewer, the limit grows by the smaller sample's bias.
     """
@@ -38,7 +33,7 @@ def teacher_gate(recipe: Recipe, scores: ScoresResult, reference: ReferenceResul
         # As far below as it may lie above: a teacher that beats its publication was measured against something else.
         lowest = 2 * published - recipe.gate.teacher_at_most + added - (score.interval or 0.0)
     if (lowest is None or score.mean >= lowest) and score.mean <= limit:
-        return TeacherGate(True, f"teacher gate passed: {score.metric} {score.mean:.3f}, at most {limit:.3g}")
+        return ""
     if score.mean > limit:
         fault = f"{score.metric} {score.mean:.3f} is above {limit:.3g} (gate.teacher_at_most"
         fault += f" {recipe.gate.teacher_at_most:g}, and {added:.3g} for n = {score.n:,})" if added else ")"
@@ -47,7 +42,7 @@ def teacher_gate(recipe: Recipe, scores: ScoresResult, reference: ReferenceResul
     if published is not None:
         fault += f", published is {published:g}"
     remedy = "; or set gate.on_failure: warn" if recipe.gate.on_failure == "stop" else ""
-    return TeacherGate(False, f"teacher gate: {fault}; {diagnosis(recipe, scores, reference)}{remedy}")
+    return f"teacher gate: {fault}; {diagnosis(recipe, scores, reference)}{remedy}"
 
 
 def _perfect_score(scores: ScoresResult) -> float | None:
@@ -126,3 +121,26 @@ def versus(score: Score, other: Score) -> Standing:
     half = difference_half_width(score.values, other.values)
     difference = score.mean - other.mean
     return Standing("ahead" if difference < -half else "level" if difference <= half else "behind", difference, half)
+
+
+def comparison(score: Score, other: Score) -> Standing | None:
+    """Compare two scores; None where they cannot be compared."""
+    return versus(score, other) if (score.metric, score.n) == (other.metric, other.n) else None
+
+
+def judge(scores: Sequence[Score], last: Manifest) -> Regression:
+    """Compare the generator's score with that of ``last``. It regressed when it is worse by more than the interval."""
+    new, old = (next(score for score in rows if score.model == "generator") for rows in (scores, last.rows))
+    half = difference_half_width(new.values, old.values)
+    worse = (old.mean - new.mean) if new.metric in MORE_IS_BETTER else (new.mean - old.mean)
+    return Regression(
+        metric=new.metric,
+        before=old.mean,
+        before_half_width=half_width(old.values),
+        now=new.mean,
+        now_half_width=half_width(new.values),
+        worse_by=worse,
+        half_width=half if math.isfinite(half) else None,
+        regressed=worse > half,
+        previous=last.digest,
+    )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from sida.errors import UserError
+from sida.launch.spec import ScoreOutcome
 from sida.manifests import Manifest, ReferenceResult, ScoresResult
 from sida.progress import Progress
 from sida.recipe import Recipe
 from sida.scoring.reference import load_statistics
-from sida.scoring.score import SOURCES, check_reference, further_name, row
+from sida.scoring.score import SOURCES, check_reference, scores_result
 from sida.steps import From, StepRun, step
 from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -61,73 +65,75 @@ def find_images(folder: Path, count: int) -> list[Path]:
     return paths[:count]
 
 
+@contextmanager
+def open_image(path: Path, resolution: int) -> Iterator[Image]:
+    """Open an image file. Raises UserError naming the file if it is no image, or of another size."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
+            if image.size != (resolution, resolution):
+                raise UserError(
+                    f"{path}: is {image.size[0]}x{image.size[1]}, the recipe's images are {resolution}x{resolution}: "
+                    f"scores of resized images are other scores; make them at the right size"
+                )
+            yield image
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable image ({error}): make it again") from error
+
+
 def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
     """Return uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
     import numpy as np
     import torch
-    from PIL import Image
 
     images = np.empty((len(paths), channels, resolution, resolution), np.uint8)
     for index, path in enumerate(paths):
-        try:
-            with Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
-                if image.size != (resolution, resolution):
-                    raise UserError(
-                        f"{path}: is {image.size[0]}x{image.size[1]}, the recipe's images are {resolution}x{resolution}: "
-                        f"scores of resized images are other scores; make them at the right size"
-                    )
-                pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path}: not a readable image ({error}): make it again") from error
+        with open_image(path, resolution) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
         images[index] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(images)
+
+
+def size_of_images(recipe: Recipe) -> tuple[int, int]:
+    """Return channels and resolution of the images that a recipe is about, those of latents decoded."""
+    data = recipe.dataset
+    return (3, data.latents.image_resolution) if data.latents else (data.channels, data.resolution)
 
 
 def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Path], sha256: str) -> ScoresResult:
     import torch
 
     from sida import devices
-    from sida.numerics.frechet import frechet_distance, sampling_bias
+    from sida.numerics.frechet import sampling_bias
     from sida.scoring.detector import load_detector
-    from sida.scoring.measure import further_metrics
-    from sida.scoring.protocol import refuse_constant
+    from sida.scoring.measure import evaluate
     from sida.scoring.sums import Sums
 
     recipe, statistics = run.recipe, reference.result
     device = devices.claim()
     detector = load_detector(fetch_object(run.store, statistics.detector)).to(device)
-    extra, batch = recipe.evaluation.extra_metrics, recipe.execution.batch_limit
-    latents = recipe.dataset.latents
-    channels = 3 if latents else recipe.dataset.channels
-    resolution = latents.image_resolution if latents else recipe.dataset.resolution
-    sums = Sums(statistics.features, len(paths), extra)
+    batch, size = recipe.execution.batch_limit, size_of_images(recipe)
+    sums = Sums(statistics.features, len(paths), recipe.evaluation.extra_metrics)
     progress = Progress(run.step.name, len(paths), "images")
     with torch.no_grad():
         for start in range(0, len(paths), batch):
-            part = read_images(paths[start : start + batch], channels, resolution)
+            part = read_images(paths[start : start + batch], *size)
             sums.add(detector, part.to(device), start)
             progress.update(start + len(part))
-    refuse_constant(sums.moments, "the folder")
     real = load_statistics(run.store, statistics)
-    mean, covariance = (tensor.cpu() for tensor in sums.moments.mean_cov())
-    value = frechet_distance(mean, covariance, *real)
-    about: dict[str, Any] = {
-        "n": len(paths),
-        "seeds": [],
-        "model": "images",
-        "label": f"{len(paths):,} images of a folder",
-        "nfe": None,
-        "sampler": "files",
-        "checkpoint_sha256": sha256,
-    }
-    further = further_metrics(sums, run.store, device, statistics, extra)
-    return ScoresResult(
-        rows=(row(recipe, [value], **about),),
-        detector_sha256=statistics.detector_sha256,
-        reference_digest=reference.digest,
+    values, further = evaluate([sums], "the folder", real, run.store, statistics, device)
+    bias = sampling_bias(real[1], len(paths))
+    return scores_result(
+        recipe,
+        reference,
+        ScoreOutcome(values=values, further=further, sampling_bias=bias, images_per_second=0.0, batch=batch),
+        n=len(paths),
+        seeds=[],
+        model="images",
+        label=f"{len(paths):,} images of a folder",
+        nfe=None,
+        sampler="files",
+        checkpoint_sha256=sha256,
         licence="unknown: made elsewhere",
-        sampling_bias=sampling_bias(real[1], len(paths)),
-        further=tuple(
-            row(recipe, [number], metric=further_name(recipe, name), **about) for name, number in further.items()
-        ),
     )

@@ -6,8 +6,8 @@ One pass over the images gathers what every metric needs (``sums.py``); a killed
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -26,11 +26,10 @@ from sida.numerics.kid import kernel_distance, kid_subsets
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
 from sida.numerics.samplers import heun_edm, heun_edm2, one_step
-from sida.progress import Progress
 from sida.recipe import Recipe, Sampler
 from sida.scoring.batch import job_batch
 from sida.scoring.detector import load_detector
-from sida.scoring.partial import Piece, discard, gather, merged, pieces
+from sida.scoring.partial import ImageCount, Piece, discard, gather, merged, pieces
 from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
 from sida.scoring.reference import load_features, load_statistics
 from sida.scoring.sums import Sums
@@ -112,7 +111,7 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     batch = job_batch(job, make, detector, classes)
     labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
     work = pieces(len(ranges), count)
-    report = _Report(job, len(ranges) * count)
+    report = ImageCount(job, len(ranges) * count)
     empty = partial(Sums, reference.features, count, extra)
 
     def sums_of(piece: Piece) -> Sums:
@@ -133,18 +132,12 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     if not job.processes.first:
         return None
     rate, real = report.rate(), load_statistics(job.store, reference)
-    values: list[float] = []
-    further: dict[str, list[float]] = {}
-    for sums in merged(job, work, empty):
-        refuse_constant(sums.moments, "the model")
-        values.append(frechet_distance(*sums.moments.mean_cov(), *real))
-        for name, value in further_metrics(sums, job.store, job.processes.device, reference, extra).items():
-            further.setdefault(name, []).append(value)
+    values, further = evaluate(merged(job, work, empty), "the model", real, job.store, reference, job.processes.device)
     with_floor = job.spec.floor and reference.real_features is not None
     outcome = ScoreOutcome(
-        values=tuple(values),
-        further={name: tuple(numbers) for name, numbers in further.items()},
-        floor=tuple(_floor(job, reference, dataset, real)) if with_floor else (),
+        values=values,
+        further=further,
+        floor=_floor(job, reference, dataset, real) if with_floor else (),
         sampling_bias=sampling_bias(real[1], count),
         images_per_second=rate,
         batch=batch,
@@ -153,36 +146,31 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     return outcome
 
 
-class _Report:
-    """Progress in images, seen from one process: the others are taken to be as fast."""
-
-    def __init__(self, job: Job, total: int) -> None:
-        self.total, self.world = total, job.processes.world
-        self.progress = Progress(job.step, total, "images") if job.processes.first else None
-        self.before = self.here = 0
-        self.started = time.time()
-
-    def found(self, images: int) -> None:
-        """Count the images made before this start."""
-        self.before = images
-        self.made(0)
-
-    def made(self, images: int) -> None:
-        """Count images that this process made."""
-        self.here += images
-        if self.progress:
-            self.progress.update(min(self.before + self.here * self.world, self.total))
-
-    def rate(self) -> float:
-        """Return images a second, of those made since this start."""
-        return (self.total - self.before) / max(time.time() - self.started, 1e-9)
+def evaluate(
+    ranges: Iterable[Sums],
+    maker: str,
+    real: tuple[Tensor, Tensor],
+    store: ObjectStore,
+    reference: ReferenceResult,
+    device: torch.device,
+) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+    """Return a distance to ``real`` for the sums of each seed range, and the further metrics that they were gathered for."""
+    values, further = [], defaultdict[str, list[float]](list)
+    for sums in ranges:
+        refuse_constant(sums.moments, maker)
+        mean, covariance = sums.moments.mean_cov()
+        values.append(frechet_distance(mean.cpu(), covariance.cpu(), *real))
+        for name, value in _further_metrics(sums, store, device, reference).items():
+            further[name].append(value)
+    return tuple(values), {name: tuple(numbers) for name, numbers in further.items()}
 
 
-def further_metrics(
-    sums: Sums, store: ObjectStore, device: torch.device, reference: ReferenceResult, extra: tuple[str, ...]
+def _further_metrics(
+    sums: Sums, store: ObjectStore, device: torch.device, reference: ReferenceResult
 ) -> dict[str, float]:
     """Return ``is``, ``kid``, ``precision`` and ``recall`` of one range, those that were asked for."""
     values: dict[str, float] = {}
+    extra = sums.metrics
     if "is" in extra and sums.splits is not None:
         values["is"] = sums.splits.score()[0]
     if not {"kid", "precision_recall"} & set(extra):
@@ -199,12 +187,12 @@ def further_metrics(
 
 def _floor(
     job: Job[ScoreSpec], reference: ReferenceResult, dataset: DatasetResult, real: tuple[Tensor, Tensor]
-) -> list[float]:
+) -> tuple[float, ...]:
     """Return the scores of real images drawn anew: what a perfect generator would get at this n."""
     features = load_features(job.store, reference)
     shards = Shards(job.store, dataset)
     if len(features) != len(shards):
-        return []  # a sample of the training set does not know its members' labels
+        return ()  # a sample of the training set does not know its members' labels
     labels = shards.labels() if dataset.classes else torch.zeros(len(shards), dtype=torch.int64)  # stored as -1
     values = []
     for first_seed in job.spec.first_seeds:
@@ -213,11 +201,13 @@ def _floor(
         for part in real_resamples(features, labels, classes, first_seed).split(4096):
             moments.add(part)
         values.append(frechet_distance(*moments.mean_cov(), *real))
-    return values
+    return tuple(values)
 
 
-def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor]) -> MakeImages:
-    """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE."""
+def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor] | None) -> MakeImages:
+    """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE; ``make`` itself without one."""
+    if decode is None:
+        return make
 
     def images(seeds: Tensor, labels: Tensor) -> Tensor:
         latents = make(seeds, labels)
@@ -261,15 +251,15 @@ def network_to_score(
     return model.to(device).eval().requires_grad_(False)
 
 
-def real_resamples(features: Tensor, labels: Tensor, wanted: Tensor, first_seed: int) -> Tensor:
+def real_resamples(features: Tensor, labels: Tensor, classes: Tensor, first_seed: int) -> Tensor:
     """Draw real images with replacement, class by class: the floor that a perfect generator would reach at this n.
 
-    features [N, F] and labels int64 [N] of the data set, wanted int64 [n] classes -> features [n, F].
+    features [N, F] and labels int64 [N] of the data set, classes int64 [n] classes -> features [n, F].
     """
-    chosen = torch.empty_like(wanted)
-    picks = Draws(first_seed).uniform("real resamples", torch.arange(len(wanted)), (), torch.float64)
-    for label in torch.unique(wanted).tolist():
+    chosen = torch.empty_like(classes)
+    picks = Draws(first_seed).uniform("real resamples", torch.arange(len(classes)), (), torch.float64)
+    for label in torch.unique(classes).tolist():
         members = torch.nonzero(labels == label).flatten()
-        here = wanted == label
-        chosen[here] = members[(picks[here] * len(members)).to(torch.int64)]
+        of_class = classes == label
+        chosen[of_class] = members[(picks[of_class] * len(members)).to(torch.int64)]
     return features[chosen]

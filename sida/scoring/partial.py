@@ -7,11 +7,15 @@ bits on one process and on eight, killed or not (given the same kind of device a
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from safetensors.torch import load, save
+
 from sida.layout import part_name
+from sida.progress import Progress
 from sida.scoring.sums import Sums
 
 if TYPE_CHECKING:
@@ -48,16 +52,39 @@ def gather(
     stored = set(job.store.list(f"{job.folder}/parts/"))
     missing = [piece for piece in work if f"{job.folder}/{piece.name}" not in stored]
     job.processes.meet()  # everybody has looked before anybody writes: all see the same list
-    report(sum(piece.stop - piece.start for piece in work) - sum(piece.stop - piece.start for piece in missing))
+    report(sum(piece.stop - piece.start for piece in set(work) - set(missing)))
     for number in job.processes.deal(len(missing)):
-        _save(job, missing[number], sums_of(missing[number]))
+        job.publish(missing[number].name, save(sums_of(missing[number]).state()))
     job.processes.meet()
+
+
+class ImageCount:
+    """Progress in images, seen from one process: the others are taken to be as fast."""
+
+    def __init__(self, job: Job, total: int) -> None:
+        self.total, self.world = total, job.processes.world
+        self.progress = Progress(job.step, total, "images") if job.processes.first else None
+        self.before = self.own = 0
+        self.started = time.time()
+
+    def found(self, images: int) -> None:
+        """Count the images made before this start."""
+        self.before = images
+        self.made(0)
+
+    def made(self, images: int) -> None:
+        """Count images that this process made."""
+        self.own += images
+        if self.progress:
+            self.progress.update(min(self.before + self.own * self.world, self.total))
+
+    def rate(self) -> float:
+        """Return images a second, of those made since this start."""
+        return (self.total - self.before) / max(time.time() - self.started, 1e-9)
 
 
 def merged(job: Job, work: list[Piece], empty: Callable[[], Sums]) -> Iterator[Sums]:
     """Yield the sums of each range in turn, merged in the order of its pieces."""
-    from safetensors.torch import load
-
     for group in sorted({piece.group for piece in work}):
         total = empty()
         for piece in work:
@@ -70,9 +97,3 @@ def discard(job: Job, work: list[Piece]) -> None:
     """Delete the pieces: their sums have been published."""
     for piece in work:
         job.store.delete(f"{job.folder}/{piece.name}")
-
-
-def _save(job: Job, piece: Piece, sums: Sums) -> None:
-    from safetensors.torch import save
-
-    job.publish(piece.name, save(sums.state()))

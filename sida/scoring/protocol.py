@@ -132,15 +132,15 @@ def range_moments(
     """
     labels = range_labels(histogram, count, first_seed)
     sums = Sums(features, count)
-    starts = list(range(0, count, batch))
-    for number in processes.share(len(starts)):
+    work = [Piece(0, start, min(start + batch, count)) for start in range(0, count, batch)]
+    for number in processes.share(len(work)):
         piece_sums(
             make,
             detector,
             labels=labels,
             classes=len(histogram),
             first_seed=first_seed,
-            piece=Piece(0, starts[number], min(starts[number] + batch, count)),
+            piece=work[number],
             sums=sums,
             batch=batch,
             device=processes.device,

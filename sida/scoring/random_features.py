@@ -18,10 +18,8 @@ from sida.errors import UserError
 from sida.numerics.draws import Draws
 from sida.numerics.quantise import from_uint8
 
-KIND = "random"
 WIDTHS = (24, 48, 96)  # of the layers; each halves the resolution
 FEATURES = sum(WIDTHS) * 2
-SMALLEST = 2 ** len(WIDTHS)
 _GAIN = 1.7
 
 
@@ -48,9 +46,9 @@ class RandomFeatures(nn.Module):
         raise UserError("metric is: the random detector knows no classes: take `is` out of evaluation.extra_metrics")
 
 
-def random_features(channels: int, seed: int = 0) -> RandomFeatures:
-    """Return the network of a seed: uniform weights from this project's own counter-based draws, the same bits on every machine."""
-    detector, draws = RandomFeatures(channels), Draws(seed)
+def random_features(channels: int) -> RandomFeatures:
+    """Return the network: uniform weights from this project's own counter-based draws, the same bits on every machine."""
+    detector, draws = RandomFeatures(channels), Draws(0)
     for number, layer in enumerate(detector.layers):
         shape = tuple(layer.weight.shape)  # type: ignore[arg-type]
         fan_in = shape[1] * 9
@@ -59,21 +57,9 @@ def random_features(channels: int, seed: int = 0) -> RandomFeatures:
     return detector.eval()
 
 
-def write_random_features(path: Path, channels: int, seed: int = 0) -> None:
+def write_random_features(path: Path, channels: int) -> None:
     """Write the network as safetensors; equal arguments give equal bytes."""
     from safetensors.torch import save_file
 
-    header = {"detector": json.dumps({"kind": KIND, "seed": seed})}
-    save_file({name: t.contiguous() for name, t in random_features(channels, seed).state_dict().items()}, path, header)
-
-
-def is_random(tensors: dict[str, Tensor]) -> bool:
-    """Return whether a file's tensors are those of such a network."""
-    return "layers.0.weight" in tensors
-
-
-def from_tensors(tensors: dict[str, Tensor]) -> RandomFeatures:
-    """Return the network of a file. Raises RuntimeError for tensors that are not its own."""
-    detector = RandomFeatures(tensors["layers.0.weight"].shape[1])
-    detector.load_state_dict(tensors)
-    return detector.eval().requires_grad_(False)
+    header = {"detector": json.dumps({"kind": "random", "seed": 0})}
+    save_file({name: t.contiguous() for name, t in random_features(channels).state_dict().items()}, path, header)

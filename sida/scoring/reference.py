@@ -6,6 +6,7 @@ Published statistics where the recipe names them, our own where there are images
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,9 @@ from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from sida.numerics.frechet import Moments
     from sida.stores import ObjectStore
 
 COMPARED_IMAGES = 100_000  # larger training sets are not passed through the detector only to check published statistics
@@ -46,69 +47,46 @@ def reference_statistics(
     Returns:
         Feature moments of the whole set, in float64.
     """
-    evaluation = recipe.evaluation
+    evaluation, data = recipe.evaluation, dataset.result
+    features = evaluation.detector.features
     path, digest = detector_file(evaluation.detector)
     published = _fetched(evaluation.reference, "reference")
     images = _fetched(evaluation.precision_recall_reference, "reference images")
+    extra = bool(set(evaluation.extra_metrics) - {"is"})
     parameters = {
         "metric": evaluation.metric,
         "detector": digest,
-        "features": evaluation.detector.features,
+        "features": features,
         "published": published and published[1],
         "images": images and images[1],
-        "kept": bool(set(evaluation.extra_metrics) - {"is"}),
+        "kept": extra,
     }
     run.claim(parameters, dataset=dataset)
-    return _compute(run, dataset, (path, digest), published, images)
-
-
-def _compute(
-    run: StepRun,
-    data: Manifest[DatasetResult],
-    detector: tuple[Path, str],
-    published: tuple[Path, str] | None,
-    images: tuple[Path, str] | None,
-) -> ReferenceResult:
-    recipe, evaluation = run.recipe, run.recipe.evaluation
-    features = evaluation.detector.features
-    result = data.result
-    stored = run.put(detector[0], detector[0].name)
-    fields: dict[str, Any] = {}
-    if published is not None:
-        from sida.scoring.reference_files import read_statistics
-
-        statistics = read_statistics(published[0], evaluation.metric, features)
-        fields |= {"origin": "published", "source_sha256": published[1], "count": statistics.count or 0}
-        fields["source"] = run.put(published[0], published[0].name)
-        fields["moments"] = _put(
-            run, {"mean": statistics.mean, "covariance": statistics.covariance}, "published.safetensors"
-        )
-    extra = bool(set(evaluation.extra_metrics) - {"is"})
-    pictures = bool(result.shards) and result.record != "labels"
-    latents = result.record == "latents"
+    stored = run.put(path, path.name)
+    fields = {} if published is None else _published(run, *published)
+    pictures, latents = bool(data.shards) and data.record != "labels", data.record == "latents"
     if latents and pictures and published is None:
         run.note(
             "these statistics are of what the VAE gives back, not of the images: published ones (evaluation.reference) are of "
             "the images, and scores differ",
         )
     # A decoder's pictures are not the images that published statistics are of: there is nothing to compare.
-    if pictures and (published is None or extra or (result.count <= COMPARED_IMAGES and not latents)):
+    if pictures and (published is None or extra or (data.count <= COMPARED_IMAGES and not latents)):
         compared = images if "precision_recall" in evaluation.extra_metrics else None
         spec = ReferenceSpec(
-            dataset=ManifestRef.of(data),
+            dataset=ManifestRef.of(dataset),
             detector=stored,
             features=features,
-            keep=extra or result.count * features * 4 <= KEPT_BYTES,
+            keep=extra or data.count * features * 4 <= KEPT_BYTES,
             images=None if compared is None else run.put(compared[0], compared[0].name),
         )
         outcome = run_job(run, spec)
-        ours = outcome.moments
         fields["real_features"] = outcome.real_features
         fields["precision_recall_features"] = outcome.precision_recall_features
         if published is None:
-            fields |= {"moments": ours, "count": result.count}
+            fields |= {"moments": outcome.moments, "count": data.count}
         else:
-            fields |= {"computed": ours, "difference": _difference(run, fields["moments"], ours)}
+            fields |= {"computed": outcome.moments, "difference": _difference(run, fields["moments"], outcome.moments)}
     elif published is None:
         raise UserError(
             f"recipe {recipe.name}: the data set holds no images to compute statistics from: name published ones in "
@@ -116,12 +94,28 @@ def _compute(
         )
     return ReferenceResult(
         metric=evaluation.metric,
-        detector_sha256=detector[1],
+        detector_sha256=digest,
         detector=stored,
         features=features,
-        dataset_digest=data.digest,
+        dataset_digest=dataset.digest,
         **fields,
     )
+
+
+def _published(run: StepRun, path: Path, sha256: str) -> dict[str, Any]:
+    """Return the fields of a result that published statistics fill."""
+    from sida.scoring.reference_files import read_statistics
+
+    evaluation = run.recipe.evaluation
+    statistics = read_statistics(path, evaluation.metric, evaluation.detector.features)
+    moments = {"mean": statistics.mean, "covariance": statistics.covariance}
+    return {
+        "origin": "published",
+        "source_sha256": sha256,
+        "source": run.put(path, path.name),
+        "count": statistics.count or 0,
+        "moments": put_tensors(run.put, moments, "published.safetensors"),
+    }
 
 
 def _fetched(given: ReferenceFile | None, what: str) -> tuple[Path, str] | None:
@@ -138,14 +132,17 @@ def _difference(run: StepRun, published: ObjectRef, ours: ObjectRef) -> float:
     return distance
 
 
-def _put(run: StepRun, tensors: dict[str, Any], name: str) -> ObjectRef:
+def put_tensors(
+    put: Callable[[Path, str], ObjectRef], tensors: Mapping[str, Tensor | np.ndarray], name: str
+) -> ObjectRef:
+    """Store tensors as a safetensors file by a step's or a job's ``put``."""
     import torch
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         save_file({key: torch.as_tensor(value).contiguous() for key, value in tensors.items()}, path)
-        return run.put(path, name)
+        return put(path, name)
 
 
 def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:
@@ -176,8 +173,3 @@ def load_features(store: ObjectStore, reference: ReferenceResult, *, precision_r
             "data set of images, or take these out of evaluation.extra_metrics"
         )
     return load_file(fetch_object(store, ref))["features"]
-
-
-def state_of(moments: Moments) -> dict[str, Tensor]:
-    """Return feature moments by name, as they are stored."""
-    return dict(zip(("count", "sum", "outer"), moments.state(), strict=True))

@@ -39,16 +39,16 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
     except OSError as error:
         raise UserError(f"reference {path}: {error.strerror}: correct evaluation.reference.address") from error
     if head[:2] == b"PK":
-        found, count = _npz(path, ("mu", "sigma")), None
+        arrays, count = _npz(path, ("mu", "sigma")), None
     else:
-        found, count = _pickled(path, metric)
-    mean, covariance = found["mu"], found["sigma"]
+        arrays, count = _pickled(path, metric)
+    mean, covariance = arrays["mu"], arrays["sigma"]
     if mean.shape != (features,) or covariance.shape != (features, features):
         raise UserError(
             f"reference {path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}, but the detector has {features} "
             f"features: take the reference that was made with this detector"
         )
-    for name, values in found.items():
+    for name, values in arrays.items():
         if values.dtype not in (np.float64, np.float32) or not np.isfinite(values).all():
             raise UserError(f"reference {path}: {name} is {values.dtype} and not all finite numbers: fetch it again")
     covariance = covariance.astype(np.float64)
@@ -59,7 +59,7 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
     return Statistics(mean.astype(np.float64), covariance, count)
 
 
-def read_images(path: Path, resolution: int) -> np.ndarray:
+def read_reference_images(path: Path, resolution: int) -> np.ndarray:
     """Return reference images uint8 [N, 3, H, W]. Raises UserError for another file or size."""
     images = _npz(path, ("arr_0",))["arr_0"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,20 +12,16 @@ from sida.data.shards import Shards, network_input
 from sida.launch.spec import ReferenceOutcome, ReferenceSpec
 from sida.manifests import DatasetResult
 from sida.numerics.draws import Draws
-from sida.numerics.frechet import Moments
-from sida.progress import Progress
 from sida.scoring.detector import Detector, load_detector
-from sida.scoring.partial import Piece, discard, gather, pieces
-from sida.scoring.reference import state_of
-from sida.scoring.reference_files import read_images
-from sida.scoring.sums import KEEP_FEATURES, MOMENTS, Sums
+from sida.scoring.partial import ImageCount, Piece, discard, gather, merged, pieces
+from sida.scoring.reference import put_tensors
+from sida.scoring.reference_files import read_reference_images
+from sida.scoring.sums import KEEP_FEATURES, Sums
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 from sida.worker.job import Job
 
-REAL_IMAGES = (
-    200_000  # at most this many real images take part in KID, precision and recall, as in the published metrics
-)
+REAL_IMAGES = 200_000  # the most that take part in KID, precision and recall, as in the published metrics
 
 
 def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
@@ -35,19 +29,12 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
     dataset = job.manifest(job.spec.dataset, DatasetResult).result
     shards = Shards(job.store, dataset)
     detector = load_detector(fetch_object(job.store, job.spec.detector)).to(job.processes.device)
-    features, batch = job.spec.features, job.recipe.execution.batch_limit
+    batch = job.recipe.execution.batch_limit
     kept = _kept(len(shards)) if job.spec.keep else None
     latents = job.recipe.dataset.latents
     decode = decoder_of(latents, job.processes.device) if latents and dataset.record == "latents" else None
-    empty = partial(Sums, features, len(shards), (KEEP_FEATURES,) if job.spec.keep else ())
-    progress = Progress(job.step, len(shards), "images") if job.processes.first else None
-    done = 0
-
-    def report(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress:
-            progress.update(min(len(shards), done))
+    empty = partial(Sums, job.spec.features, len(shards), (KEEP_FEATURES,) if job.spec.keep else ())
+    report = ImageCount(job, len(shards))
 
     def sums_of(piece: Piece) -> Sums:
         sums = empty()
@@ -58,22 +45,23 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
                 images = decode(network_input(images, dataset))
             with torch.no_grad():
                 sums.add(detector, images, start)
-            report(len(rows) * job.processes.world)
+            report.made(len(rows))
         if kept is not None and sums.features:
             sums.features = [torch.cat(sums.features)[kept[piece.start : piece.stop]]]
         return sums
 
     work = pieces(1, len(shards))
-    gather(job, work, sums_of, report)
+    gather(job, work, sums_of, report.found)
     if not job.processes.first:
         return None
-    moments, real = _merge(job, work, features)
+    tensors = next(
+        merged(job, work, empty)
+    ).state()  # in the order of the pieces: the same bits on any number of processes
+    real, images = tensors.pop("features", None), job.spec.images
     outcome = ReferenceOutcome(
-        moments=_put(job, state_of(moments), "reference.safetensors"),
-        real_features=_put(job, {"features": torch.cat(real)}, "real-features.safetensors") if real else None,
-        precision_recall_features=None
-        if job.spec.images is None
-        else _published(job, job.spec.images, dataset, detector),
+        moments=put_tensors(job.put, tensors, "reference.safetensors"),
+        real_features=None if real is None else put_tensors(job.put, {"features": real}, "real-features.safetensors"),
+        precision_recall_features=None if images is None else _published(job, images, dataset, detector),
     )
     discard(job, work)
     return outcome
@@ -81,22 +69,11 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
 
 def _published(job: Job[ReferenceSpec], images: ObjectRef, dataset: DatasetResult, detector: Detector) -> ObjectRef:
     """Return features of published reference images."""
-    pixels = torch.from_numpy(read_images(fetch_object(job.store, images), dataset.resolution))
-    features = _features(detector, pixels, job.recipe.execution.batch_limit, job.processes.device)
-    return _put(job, {"features": features}, "reference-images.safetensors")
-
-
-def _merge(job: Job[ReferenceSpec], work: list[Piece], features: int) -> tuple[Moments, list[Tensor]]:
-    """Merge in the order of the pieces: the same bits on any number of processes."""
-    from safetensors.torch import load
-
-    moments, real = Moments(features), []
-    for piece in work:
-        state = load(job.store.read(f"{job.folder}/{piece.name}"))
-        moments.merge(Moments.from_state([state[name] for name in MOMENTS]))
-        if "features" in state:
-            real.append(state["features"])
-    return moments, real
+    pixels = torch.from_numpy(read_reference_images(fetch_object(job.store, images), dataset.resolution))
+    device, batch = job.processes.device, job.recipe.execution.batch_limit
+    with torch.no_grad():
+        features = [detector(part.to(device)).to("cpu", torch.float32) for part in pixels.split(batch)]
+    return put_tensors(job.put, {"features": torch.cat(features)}, "reference-images.safetensors")
 
 
 def _kept(count: int) -> Tensor:
@@ -105,17 +82,3 @@ def _kept(count: int) -> Tensor:
     if count > REAL_IMAGES:
         kept[Draws(0).permutation("real images", count)[REAL_IMAGES:]] = False
     return kept
-
-
-def _features(detector: Detector, images: Tensor, batch: int, device: torch.device) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([detector(part.to(device)).to("cpu", torch.float32) for part in images.split(batch)])
-
-
-def _put(job: Job[ReferenceSpec], tensors: dict[str, Tensor], name: str) -> ObjectRef:
-    from safetensors.torch import save_file
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-        return job.put(path, name)

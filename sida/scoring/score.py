@@ -6,37 +6,23 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ScoreOutcome, ScoreSpec
-from sida.manifests import (
-    DatasetResult,
-    GeneratorResult,
-    Manifest,
-    ReferenceResult,
-    Score,
-    ScoresResult,
-    TeacherResult,
-)
+from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, Score, ScoresResult, TeacherResult
 from sida.recipe import Recipe
 from sida.scoring.adopt import as_safetensors
-from sida.scoring.gates import teacher_gate
+from sida.scoring.gates import teacher_fault
 from sida.scoring.interval import half_width
 from sida.scoring.series import remember
 from sida.scoring.words import target_gate
 from sida.steps import From, StepRun, carried, step
 from sida.stores.base import ObjectRef
 
-SOURCES = (
-    "sida/scoring",
-    "sida/numerics",
-    "sida/data/shards.py",
-    "sida/worker/ranks.py",
-    "sida/worker/meeting.py",
-)
+SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/worker/ranks.py", "sida/worker/meeting.py")
 FEW = 10  # images per feature, below which the sample's size shows in the score
 
 
@@ -46,49 +32,19 @@ def first_seeds(recipe: Recipe, ranges: int | None = None) -> list[int]:
     return [evaluation.first_seed + i * evaluation.images for i in range(ranges or evaluation.ranges)]
 
 
-def row(recipe: Recipe, values: Sequence[float], *, n: int, seeds: list[int], metric: str = "", **fields: Any) -> Score:
-    """Return one row of the table from the values of its seed ranges."""
-    return Score(
-        metric=metric or recipe.evaluation.metric,
-        values=tuple(values),
-        first_seeds=tuple(seeds),
-        n=n,
-        mean=statistics.fmean(values),
-        sd=statistics.stdev(values) if len(values) > 1 else 0.0,
-        interval=half_width(values),
-        **fields,
-    )
-
-
-def further_name(recipe: Recipe, metric: str) -> str:
-    """Return ``kid``, or ``kid_digits`` if the features are not Inception's."""
-    own = recipe.evaluation.metric
-    return metric + own.removeprefix("fd") if own.startswith("fd_") else metric
-
-
-def check_reference(recipe: Recipe, made: ReferenceResult) -> None:
+def check_reference(recipe: Recipe, reference: ReferenceResult) -> None:
     """Refuse a reference that was made with another detector, or for another metric."""
     detector = recipe.evaluation.detector
-    if detector.sha256 is not None and made.detector_sha256 != detector.sha256:
+    if detector.sha256 is not None and reference.detector_sha256 != detector.sha256:
         raise UserError(
-            f"the reference was made with detector {made.detector_sha256[:12]}, the recipe's is {detector.sha256[:12]}: "
+            f"the reference was made with detector {reference.detector_sha256[:12]}, the recipe's is {detector.sha256[:12]}: "
             f"run reference_statistics with this recipe"
         )
-    if (made.metric, made.features) != (recipe.evaluation.metric, detector.features):
+    if (reference.metric, reference.features) != (recipe.evaluation.metric, detector.features):
         raise UserError(
-            f"the reference is for {made.metric} with {made.features} features, the recipe's metric is "
+            f"the reference is for {reference.metric} with {reference.features} features, the recipe's metric is "
             f"{recipe.evaluation.metric} with {detector.features}: run reference_statistics with this recipe"
         )
-
-
-def _claim(
-    run: StepRun,
-    parameters: dict[str, Any],
-    model: Manifest[TeacherResult] | Manifest[GeneratorResult],
-    reference: Manifest[ReferenceResult],
-) -> None:
-    """Claim what a score rests on; the data, whose labels are drawn from, are those that the reference was computed of."""
-    run.claim(parameters, model=model, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
 
 
 def _measured(run: StepRun, seeds: list[int], n: int, *, floor: bool, guide: ObjectRef | None = None) -> ScoreOutcome:
@@ -124,52 +80,59 @@ def _size_effect(measured: ScoreOutcome) -> str:
     return f"{theory} (exact class shares, as here, make it less)"
 
 
-def _result(
+def scores_result(
     recipe: Recipe,
     reference: Manifest[ReferenceResult],
     measured: ScoreOutcome,
-    first: Score,
+    *,
+    n: int,
+    seeds: list[int],
     licence: str,
-    **fields: Any,
+    protocol: Literal["mean", "best"] = "mean",
+    precision: str = "float32",
+    guide: ObjectRef | None = None,
+    **model: Any,
 ) -> ScoresResult:
-    """Return the model's row, the real images' if they were measured, and further metrics of the same images."""
-    seeds, n = list(first.first_seeds), first.n
-    rows = [first]
-    if measured.floor:
-        rows.append(
-            row(
-                recipe,
-                measured.floor,
-                n=n,
-                seeds=seeds,
-                model="real",
-                label="real resamples",
-                nfe=None,
-                sampler="with replacement, class by class",
-                checkpoint_sha256=None,
-            )
+    """Return the model's row, the real images' if they were measured, and further metrics of the same images.
+
+    ``model``: the row's model, label, nfe, sampler and checkpoint_sha256. Further metrics of features that are not Inception's
+    are named after them too: ``kid_digits``.
+    """
+    metric = recipe.evaluation.metric
+    features = metric.removeprefix("fd") if metric.startswith("fd_") else ""
+
+    def row(values: Sequence[float], metric: str = metric, **fields: Any) -> Score:
+        return Score(
+            metric=metric,
+            values=tuple(values),
+            first_seeds=tuple(seeds),
+            n=n,
+            mean=statistics.fmean(values),
+            sd=statistics.stdev(values) if len(values) > 1 else 0.0,
+            interval=half_width(values),
+            **fields,
         )
-    same = {name: getattr(first, name) for name in ("model", "label", "nfe", "sampler", "checkpoint_sha256")}
-    further = [
-        row(recipe, values, n=n, seeds=seeds, metric=further_name(recipe, name), **same)
-        for name, values in measured.further.items()
-    ]
+
+    rows = [row(measured.values, protocol=protocol, **model)]
+    if measured.floor:
+        about: dict[str, Any] = {"label": "real resamples", "nfe": None, "sampler": "with replacement, class by class"}
+        rows.append(row(measured.floor, model="real", checkpoint_sha256=None, **about))
     return ScoresResult(
         rows=tuple(rows),
         detector_sha256=reference.result.detector_sha256,
         reference_digest=reference.digest,
         licence=licence,
+        gate=target_gate(recipe, rows[0]) if rows[0].model == "generator" else None,
         sampling_bias=measured.sampling_bias,
-        further=tuple(further),
-        precision=None if recipe.score_precision == "float32" else recipe.score_precision,
-        **fields,
+        further=tuple(row(values, name + features, **model) for name, values in measured.further.items()),
+        guide=guide,
+        precision=None if precision == "float32" else precision,
     )
 
 
 def _parameters(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
-    evaluation = recipe.evaluation
     precision = {} if recipe.score_precision == "float32" else {"precision": recipe.score_precision}
-    return {"images": n, "first_seeds": seeds, "extra_metrics": list(evaluation.extra_metrics), **precision}
+    return {"images": n, "first_seeds": seeds, "extra_metrics": list(recipe.evaluation.extra_metrics), **precision}
 
 
 def unsaid(recipe: Recipe) -> set[str]:
@@ -180,14 +143,10 @@ def unsaid(recipe: Recipe) -> set[str]:
 
 def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
     """Return the guide's file and its sha256; None for a teacher without guidance."""
-    if recipe.teacher.sampler.guidance == 1 or recipe.teacher.guide is None:
+    guide = recipe.teacher.guide
+    if recipe.teacher.sampler.guidance == 1 or guide is None:
         return None
-
-    return fetch_file(recipe.teacher.guide.address, "guide", recipe.teacher.guide.sha256, step="score_teacher")
-
-
-def _guide_key(guide: tuple[Path, str] | None) -> dict[str, str]:
-    return {} if guide is None else {"guide": guide[1]}
+    return fetch_file(guide.address, "guide", guide.sha256, step="score_teacher")
 
 
 def _stored_guide(run: StepRun, path: Path) -> ObjectRef:
@@ -200,11 +159,10 @@ def _stored_guide(run: StepRun, path: Path) -> ObjectRef:
 
 
 def _refuse_weak_teacher(run: StepRun, scores: Manifest[ScoresResult]) -> None:
-    gate = teacher_gate(run.recipe, scores.result, run.inputs["reference"].result)
-    if not gate.passed:
+    if fault := teacher_fault(run.recipe, scores.result, run.inputs["reference"].result):
         if run.recipe.gate.on_failure == "stop":
-            raise UserError(gate.text)
-        run.note(gate.text)
+            raise UserError(fault)
+        run.note(fault)
 
 
 @step(version=2, sources=SOURCES, launches=True, measures=True, after=_refuse_weak_teacher)
@@ -228,14 +186,17 @@ def score_teacher(
     seeds = first_seeds(recipe, recipe.evaluation.teacher_ranges)
     n = recipe.gate.teacher_images or recipe.evaluation.images
     guide = _guide_file(recipe)
-    parameters = _parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json"), **_guide_key(guide)}
-    _claim(run, parameters, teacher, reference)
+    parameters = _parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json")}
+    if guide:
+        parameters["guide"] = guide[1]
+    # The data, whose labels are drawn from, are those that the reference was computed of.
+    run.claim(parameters, model=teacher, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
     stored = guide and _stored_guide(run, guide[0])
-    measured = _measured(run, seeds, n, floor=True, guide=stored)
     guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
-    first = row(
+    return scores_result(
         recipe,
-        measured.values,
+        reference,
+        _measured(run, seeds, n, floor=True, guide=stored),
         n=n,
         seeds=seeds,
         model="teacher",
@@ -243,8 +204,10 @@ def score_teacher(
         nfe=sampler.nfe,
         sampler=f"Heun, {sampler.steps} steps{guided}",
         checkpoint_sha256=teacher.result.weights.sha256,
+        licence=teacher.result.licence,
+        precision=recipe.score_precision,
+        guide=stored,
     )
-    return _result(recipe, reference, measured, first, teacher.result.licence, guide=stored)
 
 
 def _remember(run: StepRun, scores: Manifest[ScoresResult]) -> None:
@@ -273,11 +236,12 @@ def score(
     result = generator.result
     seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
     target = recipe.targets.model_dump(mode="json", exclude=unsaid(recipe)) if recipe.targets else None
-    _claim(run, _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}, generator, reference)
-    measured = _measured(run, seeds, n, floor=False)
-    first = row(
+    parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
+    run.claim(parameters, model=generator, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
+    return scores_result(
         recipe,
-        measured.values,
+        reference,
+        _measured(run, seeds, n, floor=False),
         n=n,
         seeds=seeds,
         model="generator",
@@ -285,6 +249,7 @@ def score(
         nfe=1,
         sampler="one step",
         checkpoint_sha256=result.weights.sha256,
+        licence=result.licence,
         protocol=protocol,
+        precision=recipe.score_precision,
     )
-    return _result(recipe, reference, measured, first, result.licence, gate=target_gate(recipe, first))

@@ -9,12 +9,14 @@ that the scores of a schedule, of a new generator and of another cluster with th
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from sida.errors import AlreadyExists, NotFound
-from sida.layout import Attempt, manifest_key, series_folder, series_key
+from sida.layout import Attempt, series_folder, series_key
 from sida.manifests import Manifest, ScoresResult, digest_of, of_kind, parse_manifest
 from sida.recipe import Recipe
+from sida.steps.attempts import manifest_key
 from sida.stores import ObjectStore
 
 _LEFT_OUT: Any = {"execution": True, "description": True, "gate": True, "expected": True, "targets": {"precision"}}
@@ -26,12 +28,9 @@ def _digest(recipe: Recipe) -> str:
 
 def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> None:
     """Add a published score to its series, unless it is there already."""
-    about = manifest.about
-    entry = {"manifest": manifest_key(about.step, about.key, about.attempt), "key": about.key}
-    try:
+    entry = {"manifest": manifest_key(manifest), "key": manifest.about.key}
+    with suppress(AlreadyExists):
         store.put_if_absent(_entry(recipe, manifest), json.dumps(entry).encode())
-    except AlreadyExists:
-        pass
 
 
 def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> Manifest[ScoresResult] | None:

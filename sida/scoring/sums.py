@@ -14,9 +14,8 @@ from sida.scoring.detector import Detector
 
 MOMENTS = ("count", "sum", "outer")
 SPLITS = ("is/counts", "is/entropy", "is/total")
-NEED_FEATURES = ("kid", "precision_recall")  # metrics that compare samples, not sums
-
 KEEP_FEATURES = "features"  # no metric: keep the features whatever is asked for
+NEED_FEATURES = {"kid", "precision_recall", KEEP_FEATURES}  # metrics that compare samples, not sums
 
 
 class Sums:
@@ -54,7 +53,7 @@ class Sums:
         if self.moments.sum.device != features.device:
             self.moments = Moments.from_state([t.to(features.device) for t in self.moments.state()])
         self.moments.add(features)
-        if set(self.metrics) & {*NEED_FEATURES, KEEP_FEATURES}:
+        if NEED_FEATURES & set(self.metrics):
             self.features.append(features.to("cpu", torch.float32))
 
     def merge(self, state: Mapping[str, Tensor]) -> None:

@@ -9,14 +9,7 @@ from typing import Annotated, Any
 from sida import progress
 from sida.errors import UserError
 from sida.failures import Failure
-from sida.manifests import (
-    Manifest,
-    PaperRow,
-    PublishedFailure,
-    PublishedResult,
-    PublishedRow,
-    ScoresResult,
-)
+from sida.manifests import Manifest, PaperRow, PublishedFailure, PublishedResult, PublishedRow, ScoresResult
 from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
 from sida.scoring import words
@@ -205,27 +198,22 @@ def refuse_failures(manifest: Manifest[PublishedResult]) -> None:
 def markdown(manifest: Manifest[PublishedResult]) -> str:
     """Return the table for KFP's page."""
     result = manifest.result
-    heading, *rows = lines(result)
-    text = [
-        "| " + " | ".join(heading) + " |",
-        "|---" * len(heading) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    return "\n".join([*text, "", *(f"{line}  " for line in verdict(result).splitlines()), ""])
+    verdicts = [f"{line}  " for line in verdict(result).splitlines()]
+    return "\n".join([words.markdown_table(lines(result)), "", *verdicts, ""])
 
 
-def released_recipes(wanted: Sequence[str] = ()) -> list[str]:
+def released_recipes(names: Sequence[str] = ()) -> list[str]:
     """Return recipes with a released generator: those named, else those of the paper's EDM table.
 
     A row of that table is a published number: SiD's, or the best of SiDA and SiD2A. The paper does not say which file
     the best one is, so every candidate is included. Raises UserError for a recipe without a released generator.
     """
     chosen = []
-    for name in wanted or recipe_names():
+    for name in names or recipe_names():
         recipe = load(name)
         if recipe.released is None or target_of(recipe) is None:
-            if wanted:
+            if names:
                 raise UserError(f"recipe {name}: it has no released generator with a published score: see `list`")
-        elif wanted or (recipe.dataset.latents is None and recipe.method.name in ("sid", "sid2a")):
+        elif names or (recipe.dataset.latents is None and recipe.method.name in ("sid", "sid2a")):
             chosen.append(name)
     return chosen

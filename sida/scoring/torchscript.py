@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
-from sida.scoring.torchscript_facts import INCEPTION_SHA256, PINNED, where_to_get_it
+from sida.scoring.detector_file import INCEPTION_SHA256, where_to_get_it
 from sida.settings import settings
 
 _AGREE = 1e-5  # of probabilities computed from the features against the network's own
@@ -25,13 +25,12 @@ _AGREE = 1e-5  # of probabilities computed from the features against the network
 class TorchScriptDetector(nn.Module):
     """uint8 images [B, 1 or 3, H, W] -> features float32 [B, F], and class probabilities without the output's bias."""
 
-    def __init__(self, script: Any, where: str) -> None:
+    def __init__(self, script: Any) -> None:
         super().__init__()
         self.script = script.eval()
-        self.where = where
         weights = dict(script.named_parameters()) | dict(script.named_buffers())
         self._head: Tensor | None = weights.get("output.weight")
-        self._head_is_right: bool | None = None  # not known before the first images
+        self._head_is_right = False  # not known before the first images
 
     def forward(self, images: Tensor) -> Tensor:
         """Features float32 [B, F]."""
@@ -44,18 +43,16 @@ class TorchScriptDetector(nn.Module):
         One pass where the head is a plain matrix, as in the published file; what it gives is compared with the network's own
         answer once, and a network that answers otherwise is asked twice.
         """
-        features = self.forward(images)
-        if self._head is not None and self._head_is_right is not False:
-            head = self._head.to(features.device)
-            if head.shape[1] == features.shape[1]:
-                probabilities = torch.softmax(features @ head.T.to(torch.float32), dim=1)
-                if self._head_is_right is None:
-                    own = self._own_probabilities(images[:2])
-                    same = own.shape == probabilities[:2].shape
-                    self._head_is_right = same and bool((own - probabilities[:2]).abs().max() < _AGREE)
-                if self._head_is_right:
-                    return features, probabilities
-            self._head_is_right = False
+        features, head = self.forward(images), self._head
+        if head is not None and head.shape[1] == features.shape[1]:
+            probabilities = torch.softmax(features @ head.to(features.device).T.to(torch.float32), dim=1)
+            if not self._head_is_right:
+                own = self._own_probabilities(images[:2])
+                same = own.shape == probabilities[:2].shape
+                self._head_is_right = same and bool((own - probabilities[:2]).abs().max() < _AGREE)
+            if self._head_is_right:
+                return features, probabilities
+        self._head = None
         return features, self._own_probabilities(images)
 
     def _own_probabilities(self, images: Tensor) -> Tensor:
@@ -74,7 +71,7 @@ def trusted_bytes(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"detector {path}: {error.strerror}: {where_to_get_it()}") from error
     digest = hashlib.sha256(content).hexdigest()
-    if digest not in PINNED and digest not in settings().trusted_detectors:
+    if digest != INCEPTION_SHA256 and digest not in settings().trusted_detectors:
         raise UserError(
             f"detector {path}: sha256 is {digest}, not the published Inception's ({INCEPTION_SHA256[:12]}...). A TorchScript "
             f"file holds code: to run this one, add --trust-detector {digest} (or SIDA_TRUST_DETECTOR)"
@@ -95,4 +92,4 @@ def load_torchscript(path: Path) -> TorchScriptDetector:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"detector {path}: not a TorchScript file ({reason}): {where_to_get_it()}") from error
-    return TorchScriptDetector(script, str(path)).requires_grad_(False)
+    return TorchScriptDetector(script).requires_grad_(False)

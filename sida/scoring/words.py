@@ -1,4 +1,4 @@
-"""Verdicts and comparisons in words. ``gates`` and ``regression`` decide them as values; every sentence stands here.
+"""Verdicts and comparisons in words. ``gates`` decides them as values; every sentence stands here.
 
 The module stands below the pages because scores and the records of runs keep some of these sentences.
 """
@@ -9,16 +9,22 @@ from collections.abc import Sequence
 
 from sida.manifests import Regression, Score
 from sida.recipe import Recipe
-from sida.scoring.gates import ONE_RANGE, Standing, is_best_of_two, target_of, versus, versus_published
+from sida.scoring.gates import ONE_RANGE, Standing, comparison, is_best_of_two, target_of, versus, versus_published
 
 TO_ANOTHER = {"ahead": "is ahead of", "level": "is level with", "behind": "is behind"}
 TO_ITS_TEACHER = TO_ANOTHER | {"ahead": "surpasses"}
 TO_THE_PUBLISHED = {"better": "better than", "within": "within the interval of", "worse": "worse than"}
 
 
-def score_text(mean: float, half: float | None, sign: str = "+-") -> str:
-    """Return a score with half of its 95% interval, if that is known."""
-    return f"{mean:.3f}" if half is None else f"{mean:.3f} {sign} {half:.3f}"
+def score_text(mean: float, spread: float | None, sign: str = " +- ") -> str:
+    """Return a score with half of its 95% interval, or another spread, if that is known."""
+    return f"{mean:.3f}" if spread is None else f"{mean:.3f}{sign}{spread:.3f}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; its heading is the first row."""
+    heading, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([heading, "|---" * len(rows[0]) + "|", *body])
 
 
 def verdict(recipe: Recipe, rows: Sequence[Score]) -> str:
@@ -98,15 +104,14 @@ def _as_expected(recipe: Recipe, teacher: Score, generator: Score) -> str:
     return f" Not what the recipe records: {', '.join(wrong)}." if wrong else " Both as the recipe records."
 
 
-def two_runs(name: str, score: Score, other_name: str, other: Score, standing: Standing | None) -> tuple[str, str]:
-    """Return which of two runs is ahead, and the numbers behind it. Without a standing they cannot be compared."""
+def two_runs(name: str, score: Score, other_name: str, other: Score) -> tuple[str, str]:
+    """Return which of two runs is ahead, and the numbers behind it."""
+    standing = comparison(score, other)
     if standing is None:
         protocols = f"{score.metric} at n = {score.n:,} and {other.metric} at n = {other.n:,}."
         return f"{name} and {other_name} cannot be compared", protocols
-    return (
-        f"{name} {TO_ANOTHER[standing.kind]} {other_name}",
-        f"{score.metric} {score.mean:.3f} against {other.mean:.3f}, {difference(standing, '±')}.",
-    )
+    numbers = f"{score.metric} {score.mean:.3f} against {other.mean:.3f}, {difference(standing, '±')}."
+    return f"{name} {TO_ANOTHER[standing.kind]} {other_name}", numbers
 
 
 def regression(change: Regression) -> str:

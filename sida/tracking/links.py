@@ -20,17 +20,17 @@ def mlflow_link(recipe: str, run: str) -> str:
     It is known before the run is written there: the experiment is made now, and the page looks for the run by its tag. A server
     that does not answer, or wants a login, costs seconds at most; the link is to its first page then.
     """
-    here = settings()
-    if not here.mlflow.startswith(("http://", "https://")):
+    options = settings()
+    if not options.mlflow.startswith(("http://", "https://")):
         return ""
-    base = redact(here.mlflow_ui or here.mlflow).rstrip("/")
-    if here.mlflow_run and (above := _ask(here.mlflow, "runs/get", run_id=here.mlflow_run)):
+    base = redact(options.mlflow_ui or options.mlflow).rstrip("/")
+    if options.mlflow_run and (above := _ask(options.mlflow, "runs/get", run_id=options.mlflow_run)):
         info = above["run"]["info"]
         return f"{base}/#/experiments/{quote(info['experiment_id'])}/runs/{quote(info['run_id'])}"
-    experiment = _experiment(here.mlflow, benchmark_of(recipe_at(recipe)))
+    experiment = _experiment(options.mlflow, benchmark_of(recipe_at(recipe)))
     if not experiment:
         return f"{base}/#/experiments"
-    run = run or here.run
+    run = run or options.run
     search = f"tags.`sida.runs` LIKE '%{run}%'" if re.fullmatch(RUN_ID, run) else ""
     return f"{base}/#/experiments/{quote(experiment)}/runs" + (
         "?" + urlencode({"searchFilter": search}) if search else ""

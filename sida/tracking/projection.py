@@ -105,40 +105,35 @@ def projection(store: ObjectStore, run: str) -> Projection:
 
 
 def _projection(
-    store: ObjectStore, run: str, recipe: Recipe, calls: dict[str, StepCall], made: dict[str, Manifest]
+    store: ObjectStore, run: str, recipe: Recipe, calls: dict[str, StepCall], results: dict[str, Manifest]
 ) -> Projection:
     repeat, identity = identity_of(recipe, calls)
-    status, message = _status(store, run, calls)
+    end = ending_of(store, run, calls)
+    status, message = ("RUNNING", "") if end is None else (STATUS[end.state], end.message)
     last = max((when(call.started) for call in calls.values()), default=0)
     parent = Node(
         identity=identity,
         name=recipe.title + (f" {repeat}" if repeat else ""),
         status=status,
         started=min(when(call.started) for call in calls.values()),
-        ended=None if status == "RUNNING" else max([last, *(when(m.about.created) for m in made.values())]),
+        ended=None if status == "RUNNING" else max([last, *(when(m.about.created) for m in results.values())]),
         params=flat(recipe.model_dump(mode="json")),
-        tags=_tags(recipe, run, repeat, calls, made) | ({"sida.error": message} if message else {}),
+        tags=_tags(recipe, run, repeat, calls, results) | ({"sida.error": message} if message else {}),
     )
-    parent.artifacts["recipe.json"] = _recipe_key(calls)
+    parent.artifacts["recipe.json"] = recipe_key(next(iter(calls.values())).recipe)
     parent.artifacts |= {
         f"manifests/{step}.json": records.manifest_key(call) for step, call in calls.items() if call.manifest
     }
     children = []
-    if "distill" in made:
-        children.append(_distilled(store, recipe, identity, made["distill"]))
-    if "score" in made:
-        children.append(_scored(recipe, identity, made["score"]))
-    if "compare" in made:
-        _compared(parent, made["compare"], made)
-    if "report" in made:
-        parent.artifacts["report.html"] = made["report"].result.page.key  # type: ignore[union-attr]
-    return Projection(run, benchmark_of(recipe), parent, children, _dataset(made), _model(recipe, identity, made))
-
-
-def _status(store: ObjectStore, run: str, calls: dict[str, StepCall]) -> tuple[str, str]:
-    """Return MLflow's word for the run's state, and what went wrong."""
-    end = ending_of(store, run, calls)
-    return ("RUNNING", "") if end is None else (STATUS[end.state], end.message)
+    if "distill" in results:
+        children.append(_distilled(store, recipe, identity, results["distill"]))
+    if "score" in results:
+        children.append(_scored(recipe, identity, results["score"]))
+    if "compare" in results:
+        _compared(parent, results["compare"], results)
+    if "report" in results:
+        parent.artifacts["report.html"] = results["report"].result.page.key  # type: ignore[union-attr]
+    return Projection(run, benchmark_of(recipe), parent, children, _dataset(results), _model(recipe, identity, results))
 
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
@@ -153,7 +148,7 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
     ]
     node = _child(recipe, identity, "distill", manifest)
     node.params = flat({"method": recipe.method.model_dump(mode="json")})
-    node.metrics = [*metrics, *((f"kimg_{name}", value / 1000, 0) for name, value in [("chosen", result.images_seen)])]
+    node.metrics = [*metrics, ("kimg_chosen", result.images_seen / 1000, 0)]
     node.artifacts = {"curve.json": result.curve.key}
     return node
 
@@ -164,25 +159,24 @@ def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     for row in manifest.rows:
         node.metrics += [(f"{row.metric}_of_range", value, number) for number, value in enumerate(row.values)]
         node.metrics += [(row.metric, row.mean, 0), (f"{row.metric}_sd", row.sd, 0)]
-    node.metrics += _rates(manifest)
+    if (rate := manifest.about.notes.get("images_per_second")) is not None:
+        node.metrics.append(("images_per_second", float(rate), 0))
     return node
 
 
-def _compared(parent: Node, manifest: Manifest, made: dict[str, Manifest]) -> None:
+def _compared(parent: Node, manifest: Manifest, results: dict[str, Manifest]) -> None:
     result: Any = manifest.result
     means = {row.model: row.mean for row in result.rows}
     metric = result.rows[0].metric
     parent.metrics += [(f"{metric}_{model}", mean, 0) for model, mean in means.items()]
     parent.metrics.append((f"{metric}_ratio", means["generator"] / means["teacher"], 0))
-    parent.metrics.append(("seconds", fsum(m.about.seconds for m in made.values()), 0))  # exact: in any order the same
-    parent.tags |= {
-        "sida.verdict": result.verdict,
-        "sida.licence": result.licence,
-        "mlflow.note.content": result.verdict,
-    }
-    parent.artifacts |= {"samples.png": result.grid.key}
+    seconds = fsum(m.about.seconds for m in results.values())  # exact: in any order the same
+    parent.metrics.append(("seconds", seconds, 0))
+    verdict = {"sida.verdict": result.verdict, "mlflow.note.content": result.verdict}
+    parent.tags |= verdict | {"sida.licence": result.licence}
+    parent.artifacts["samples.png"] = result.grid.key
     if result.nearest is not None:
-        parent.artifacts |= {"nearest.png": result.nearest.key}
+        parent.artifacts["nearest.png"] = result.nearest.key
     parent.artifacts |= {f"samples/{panel.model}.png": panel.image.key for panel in result.panels}
 
 
@@ -200,20 +194,15 @@ def _child(recipe: Recipe, identity: str, part: str, manifest: Manifest) -> Node
     )
 
 
-def _rates(manifest: Manifest) -> list[tuple[str, float, int]]:
-    rate = manifest.about.notes.get("images_per_second")
-    return [] if rate is None else [("images_per_second", float(rate), 0)]
-
-
 def _tags(
-    recipe: Recipe, run: str, repeat: str, calls: dict[str, StepCall], made: dict[str, Manifest]
+    recipe: Recipe, run: str, repeat: str, calls: dict[str, StepCall], results: dict[str, Manifest]
 ) -> dict[str, str]:
     tags = {"sida.part": "run", "sida.recipe": recipe.name, "sida.repeat": repeat, "sida.runs": run}
     tags["sida.recipe_sha256"] = digest_of(recipe.model_dump(mode="json"))
-    tags |= {f"sida.digest.{step}": manifest.digest for step, manifest in made.items()}
+    tags |= {f"sida.digest.{step}": manifest.digest for step, manifest in results.items()}
     if images := sorted({call.image for call in calls.values() if call.image}):
         tags["sida.images"] = " ".join(images)
-    newest = max(made.values(), key=lambda m: m.about.created, default=None)
+    newest = max(results.values(), key=lambda m: m.about.created, default=None)
     return tags | ({} if newest is None else _commit(newest))
 
 
@@ -222,10 +211,10 @@ def _commit(manifest: Manifest) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit} if commit else {}
 
 
-def _dataset(made: dict[str, Manifest]) -> dict[str, str]:
-    if "prepare_data" not in made:
+def _dataset(results: dict[str, Manifest]) -> dict[str, str]:
+    if "prepare_data" not in results:
         return {}
-    manifest = made["prepare_data"]
+    manifest = results["prepare_data"]
     data: Any = manifest.result
     profile = {"num_rows": data.count, "resolution": data.resolution, "classes": data.classes, "licence": data.licence}
     source = {"store": manifest.about.store, "shards": [shard.object.key for shard in data.shards][:20]}
@@ -237,18 +226,16 @@ def _dataset(made: dict[str, Manifest]) -> dict[str, str]:
     }
 
 
-def _model(recipe: Recipe, identity: str, made: dict[str, Manifest]) -> Model | None:
-    if "score" not in made or "distill" not in made:
+def _model(recipe: Recipe, identity: str, results: dict[str, Manifest]) -> Model | None:
+    if "score" not in results or "distill" not in results:
         return None
-    row = next((row for row in made["score"].rows if row.model == "generator"), None)
-    generator: Any = made["distill"].result
-    scores: Any = made["score"].result
-    if row is None:
-        return None
-    store = made["distill"].about.store
+    row = next(row for row in results["score"].rows if row.model == "generator")
+    generator: Any = results["distill"].result
+    scores: Any = results["score"].result
+    store = results["distill"].about.store
     return Model(
         name=f"{benchmark_of(recipe)}-{row.metric}-n{row.n}",
-        identity=f"{identity}/model/{generator.weights.sha256}/{made['score'].digest}",
+        identity=f"{identity}/model/{generator.weights.sha256}/{results['score'].digest}",
         title=f"{recipe.name}-{generator.method}",
         address=f"{store.rstrip('/')}/{generator.weights.key}",
         sha256=generator.weights.sha256,
@@ -262,7 +249,3 @@ def _model(recipe: Recipe, identity: str, made: dict[str, Manifest]) -> Model | 
 def when(text: str) -> int:
     """Return ISO 8601 as ms since 1970."""
     return round(1000 * datetime.fromisoformat(text).timestamp())
-
-
-def _recipe_key(calls: dict[str, StepCall]) -> str:
-    return recipe_key(next(iter(calls.values())).recipe)

@@ -6,7 +6,6 @@ One reconciler of a benchmark at a time, by a lease in the store. The tag ``sida
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from sida.stores import open_store
 from sida.stores.base import ObjectStore
 from sida.stores.lease import acquire
 from sida.tracking.projection import Node, Projection, projection
-from sida.tracking.registry import register
 from sida.tracking.server import EXPERIMENT, PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
 
 if TYPE_CHECKING:
@@ -33,20 +31,22 @@ OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fai
 
 def track(run: str) -> str:
     """Write one recorded run; return a line about it. Raises TrackingOff when MLflow cannot be written now."""
-    here = settings()
-    check(here.mlflow)
-    store = open_store(here.store)
+    options = settings()
+    check(options.mlflow)
+    store = open_store(options.store)
     if any(call.item or step in OTHERS for step, call in records.calls(store, run).items()):
         return f"run {run}: of `teach` or `score-published`, which MLflow is not told of"
     end_if_killed(store, run)
     content = projection(store, run)
-    if up_to_date(here.mlflow, content.parent.identity, content.digest):
+    if up_to_date(options.mlflow, content.parent.identity, content.digest):
         return f"run {run}: already in MLflow"
     with (
-        acquire(store, f"tracking/{content.benchmark}", ttl=here.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
-        connected(here.mlflow) as client,
+        acquire(
+            store, f"tracking/{content.benchmark}", ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None
+        ),
+        connected(options.mlflow) as client,
     ):
-        return Reconciler(client, store, here.mlflow, here.mlflow_run).reconcile(content)
+        return Reconciler(client, store, options.mlflow, options.mlflow_run).reconcile(content)
 
 
 def track_quietly(run: str) -> str:
@@ -67,32 +67,35 @@ class Reconciler:
         """Take a client and ``above``: the MLflow run that ours are nested under, if any."""
         self.client, self.store, self.address, self.above = client, store, address, above
 
-    def reconcile(self, wanted: Projection) -> str:
+    def reconcile(self, content: Projection) -> str:
         """Bring one run up to date; return a line about it."""
+        from sida.tracking.registry import register  # mlflow
+
         above = self._run_above()
-        experiment = above.info.experiment_id if above else self._experiment(wanted.benchmark)
-        parent = self._find(experiment, wanted.parent.identity)
-        if parent is not None and parent.data.tags.get(PROJECTION) == wanted.digest:
-            return f"run {wanted.run}: already in MLflow"
-        if parent is not None and parent.info.status in OVER and wanted.parent.status not in OVER:
-            return f"run {wanted.run}: {wanted.parent.status.lower()}; MLflow keeps the finished run of this recipe"
-        parent = parent or self._create(experiment, wanted.parent, above.info.run_id if above else "")
-        wanted.parent.tags["sida.runs"] = _joined(parent.data.tags.get("sida.runs", ""), wanted.run)
+        experiment = above.info.experiment_id if above else self._experiment(content.benchmark)
+        parent = self._find(experiment, content.parent.identity)
+        if parent is not None and parent.data.tags.get(PROJECTION) == content.digest:
+            return f"run {content.run}: already in MLflow"
+        if parent is not None and parent.info.status in OVER and content.parent.status not in OVER:
+            return f"run {content.run}: {content.parent.status.lower()}; MLflow keeps the finished run of this recipe"
+        parent = parent or self._create(experiment, content.parent, above.info.run_id if above else "")
+        runs = {*parent.data.tags.get("sida.runs", "").split(), content.run}  # all that this one stands for
+        content.parent.tags["sida.runs"] = " ".join(sorted(runs))
         run_id = parent.info.run_id
-        self._write(run_id, wanted.parent)
-        self._dataset(run_id, wanted.dataset)
+        self._write(run_id, content.parent)
+        self._dataset(run_id, content.dataset)
         children = {}
-        for node in wanted.children:
+        for node in content.children:
             child = self._find(experiment, node.identity) or self._create(experiment, node, run_id)
             children[node.tags["sida.part"]] = child.info.run_id
             self._write(child.info.run_id, node)
-            self._dataset(child.info.run_id, wanted.dataset)
+            self._dataset(child.info.run_id, content.dataset)
             self._end(child, node)
-        if wanted.model and "score" in children:
-            register(self.client, experiment, children["distill"], children["score"], wanted.model, wanted.dataset)
-        self._end(parent, wanted.parent)
-        self.client.set_tag(run_id, PROJECTION, wanted.digest)
-        return f"run {wanted.run}: written to MLflow, experiment {wanted.benchmark}, run {wanted.parent.name}"
+        if content.model and "score" in children:
+            register(self.client, experiment, children["distill"], children["score"], content.model, content.dataset)
+        self._end(parent, content.parent)
+        self.client.set_tag(run_id, PROJECTION, content.digest)
+        return f"run {content.run}: written to MLflow, experiment {content.benchmark}, run {content.parent.name}"
 
     def _run_above(self) -> Any:
         if not self.above:
@@ -108,17 +111,16 @@ class Reconciler:
         from mlflow.exceptions import MlflowException
 
         experiment = self.client.get_experiment_by_name(name)
-        if experiment is not None and experiment.lifecycle_stage == "deleted":
+        if experiment is None:
+            try:
+                return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
+            except MlflowException:  # a reconciler of another store was faster
+                experiment = self.client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        try:
-            return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
-        except MlflowException:  # a reconciler of another store was faster
-            experiment = self.client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-            return str(experiment.experiment_id)
+        return str(experiment.experiment_id)
 
     def _find(self, experiment: str, identity: str) -> Any:
         """Return the run with this identity; the oldest, should two stores have created one each."""
@@ -140,40 +142,32 @@ class Reconciler:
         tags = [RunTag(k, v[:5000]) for k, v in node.tags.items() if there.tags.get(k) != v]
         if "sida.error" in there.tags and "sida.error" not in node.tags:
             self.client.delete_tag(run_id, "sida.error")  # an earlier run's, which this one has got over
-        for part in _parts(params, BATCH):
-            self.client.log_batch(run_id, params=part)
-        for part in _parts(tags, BATCH):
-            self.client.log_batch(run_id, tags=part)
         logged = {
-            name: self._points(run_id, name) for name in {name for name, _, _ in node.metrics} & set(there.metrics)
+            name: {(point.step, point.value) for point in self.client.get_metric_history(run_id, name)}
+            for name in {name for name, _, _ in node.metrics} & set(there.metrics)
         }
         metrics = [
             Metric(name, value, node.time_of(step), step)
             for name, value, step in node.metrics
             if (step, value) not in logged.get(name, set())
         ]
-        for part in _parts(metrics, METRICS):
-            self.client.log_batch(run_id, metrics=part)
+        for kind, items, size in (("params", params, BATCH), ("tags", tags, BATCH), ("metrics", metrics, METRICS)):
+            for first in range(0, len(items), size):
+                batch: dict[str, Any] = {kind: items[first : first + size]}
+                self.client.log_batch(run_id, **batch)
         self._artifacts(run_id, node.artifacts)
-
-    def _points(self, run_id: str, name: str) -> set[tuple[int, float]]:
-        return {(point.step, point.value) for point in self.client.get_metric_history(run_id, name)}
 
     def _artifacts(self, run_id: str, artifacts: dict[str, str]) -> None:
         """Write files again: the same path holds the same thing."""
-        folders: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for path, key in artifacts.items():
-            folder, _, name = path.rpartition("/")
-            if key:
-                folders[folder].append((name, key))
-        with tempfile.TemporaryDirectory() as place:
-            for folder, files in folders.items():
-                for name, key in files:
-                    try:
-                        content = self.store.read(key)
-                    except NotFound:
-                        continue  # an object that was deleted is nothing to stop for
-                    local = Path(place) / name
+        with tempfile.TemporaryDirectory() as temporary:
+            for path, key in artifacts.items():
+                folder, _, name = path.rpartition("/")
+                try:
+                    content = self.store.read(key) if key else None
+                except NotFound:
+                    continue  # an object that was deleted is nothing to stop for
+                if content is not None:
+                    local = Path(temporary) / name
                     local.write_bytes(content)
                     self.client.log_artifact(run_id, str(local), folder or None)
 
@@ -193,12 +187,3 @@ class Reconciler:
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:
             self.client.set_terminated(run.info.run_id, node.status, node.ended)
-
-
-def _joined(there: str, run: str) -> str:
-    """Return the ids of all runs that this MLflow run stands for."""
-    return " ".join(sorted({*there.split(), run}))
-
-
-def _parts(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -6,14 +6,15 @@ that moment it becomes ``champion`` or ``challenger``. So a refill in the order 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from sida.manifests import Score
 from sida.scoring.gates import versus
 from sida.tracking.projection import Model
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 JUDGED = "sida.judged"
 
@@ -26,7 +27,7 @@ def register(
     _metrics(client, scored, logged, model, dataset)
     version = _version(client, logged, distilled, model)
     if JUDGED not in version.tags:
-        _judge(client, version, model)
+        _promote(client, version, model)
 
 
 def _tags(model: Model) -> dict[str, str]:
@@ -42,45 +43,33 @@ def _tags(model: Model) -> dict[str, str]:
 
 def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Model) -> Any:
     models = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
-    if models:
-        logged = models[0]
-    else:
-        logged = client.create_logged_model(
-            experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
-        )
+    logged = next(iter(models), None) or client.create_logged_model(
+        experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
+    )
     if str(logged.status) != "READY":
         logged = client.finalize_logged_model(logged.model_id, "READY")
     return logged
 
 
 def _metrics(client: MlflowClient, run_id: str, logged: Any, model: Model, dataset: dict[str, str]) -> None:
-    from mlflow.entities import Metric
-
     row = model.score
-    wanted = {row.metric: row.mean, f"{row.metric}_sd": row.sd}
-    there = {metric.key for metric in logged.metrics or []}
-    time = int(logged.creation_timestamp)
+    logged_already = {metric.key for metric in logged.metrics or []}
+    about = {
+        "model_id": logged.model_id,
+        "dataset_name": dataset.get("name"),
+        "dataset_digest": dataset.get("digest"),
+        "run_id": run_id,
+    }
     metrics = [
-        Metric(
-            name,
-            value,
-            time,
-            0,
-            model_id=logged.model_id,
-            dataset_name=dataset.get("name"),
-            dataset_digest=dataset.get("digest"),
-            run_id=run_id,
-        )
-        for name, value in wanted.items()
-        if name not in there
+        Metric(name, value, int(logged.creation_timestamp), 0, **about)
+        for name, value in ((row.metric, row.mean), (f"{row.metric}_sd", row.sd))
+        if name not in logged_already
     ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
 
 
 def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> Any:
-    from mlflow.exceptions import MlflowException
-
     try:
         client.create_registered_model(
             model.name, {"sida.metric": model.score.metric}, "One-step generators of one benchmark, under one protocol."
@@ -103,7 +92,7 @@ def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> An
     )
 
 
-def _judge(client: MlflowClient, version: Any, model: Model) -> None:
+def _promote(client: MlflowClient, version: Any, model: Model) -> None:
     champion = _champion(client, model.name)
     if champion is None or str(champion.version) == str(version.version):
         alias, why = "champion", "the first of its kind"
@@ -128,8 +117,6 @@ def beats(model: Model, champion: dict[str, str]) -> tuple[bool, str]:
 
 
 def _champion(client: MlflowClient, name: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
     try:
         return client.get_model_version_by_alias(name, "champion")
     except MlflowException as error:

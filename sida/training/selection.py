@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,13 +125,10 @@ def _fits(make: MakeImages, detector: nn.Module, classes: int, batch: int, devic
 
 def sample_grid(make: MakeImages, classes: int, title: str, device: torch.device) -> bytes:
     """PNG of the images of seeds 0, 1, ...; a column for each of up to ten classes."""
-    from sida.report.grid import GRID_COLUMNS, GRID_ROWS, Panel, draw_panels
+    from sida.report.grid import GRID_COLUMNS, GRID_ROWS, ImagePanel, draw_panels
 
     seeds = torch.arange(GRID_ROWS * GRID_COLUMNS, device=device)
     labels = one_hot(seeds.cpu() % GRID_COLUMNS % max(classes, 1), classes).to(device)
     with torch.no_grad():
         images = make(seeds, labels)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "samples.png"
-        draw_panels(path, [Panel(title, images)])
-        return path.read_bytes()
+    return draw_panels([ImagePanel(title, images)])

@@ -159,7 +159,7 @@ def test_teachers_train_and_references_are_computed_exactly(here: Bench) -> None
 def test_steps_that_use_the_device_without_workers_have_an_exact_detector_too(here: Bench, tmp_path: Path) -> None:
     """They claim it themselves: torch's own setting rounds in convolutions."""
     with watched() as seen:
-        drawn_by(here, TF32, tmp_path)
+        drawn_by(here, TF32)
     assert (seen["UNetBlock"], seen["DigitsDetector"]) == ({ROUNDED}, {EXACT})
     CUDNN.allow_tf32 = True
     folder = tmp_path / "images"

@@ -253,20 +253,20 @@ def test_latents_are_encoded_and_decoded(place: Path, workers_here: Any, tmp_pat
     assert decoder_of(latents, device())(x).shape == (2, 3, 64, 64)
 
 
-def drawn_by(here: Bench, changes: str, folder: Path) -> Drawn:
+def drawn_by(here: Bench, changes: str) -> Drawn:
     """The comparison's pictures, with the teacher's weights for a generator."""
     job = here.job(changes, "draw")
     teacher = here.inputs["teacher"].result
     generator = generator_of(teacher.network, teacher.weights)
     inputs: Any = {**here.inputs, "generator": SimpleNamespace(result=generator)}
     inputs["teacher_scores"] = SimpleNamespace(result=SimpleNamespace(guide=None))
-    return draw(folder, here.store, job.recipe, inputs)
+    return draw(here.store, job.recipe, inputs)
 
 
-def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench, tmp_path: Path) -> None:
-    drawn = drawn_by(here, FEW, tmp_path)
+def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench) -> None:
+    drawn = drawn_by(here, FEW)
     teacher = here.inputs["teacher"].result
-    assert drawn.sheet.exists() and drawn.nearest is not None and drawn.nearest.exists()
+    assert drawn.sheet and drawn.nearest
     network = load_network(fetch_object(here.store, teacher.weights), teacher.network).to(device()).eval()
     made = sample(Generator(network, teacher.network, 2.5, "-", {}), [0, 1], torch.tensor([3, 4]))
     assert made.is_cpu and made.shape == (2, 1, 8, 8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from statistics import fmean, stdev
 
 import pytest
@@ -12,7 +12,7 @@ from PIL import Image
 from sida import recipe
 from sida.manifests import Score
 from sida.recipe import Expected
-from sida.report.grid import GRID_COLUMNS, Panel, draw_panels
+from sida.report.grid import GRID_COLUMNS, ImagePanel, draw_panels
 from sida.scoring.interval import difference_half_width
 from sida.scoring.words import verdict
 
@@ -60,12 +60,11 @@ def test_the_verdict_says_who_is_ahead_and_whether_the_target_is_met(
     assert all(text in words for text in expected), words
 
 
-def test_a_grid_shows_every_panel_cell_by_cell(tmp_path: Path) -> None:
+def test_a_grid_shows_every_panel_cell_by_cell() -> None:
     images = torch.zeros(GRID_COLUMNS * 2, 1, 8, 8, dtype=torch.uint8)
     images[3] = 200
-    path = tmp_path / "grid.png"
-    draw_panels(path, [Panel("a", images), Panel("b", torch.full((5, 3, 8, 8), 1.0))])
-    with Image.open(path) as sheet:
+    png = draw_panels([ImagePanel("a", images), ImagePanel("b", torch.full((5, 3, 8, 8), 1.0))])
+    with Image.open(io.BytesIO(png)) as sheet:
         assert sheet.getpixel((20 + 3 * 44 + 5, 34 + 5)) == (200, 200, 200)
         assert sheet.getpixel((20 + 2 * 44 + 5, 34 + 5)) == (0, 0, 0)
         width = GRID_COLUMNS * 44 - 4

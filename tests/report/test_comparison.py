@@ -11,7 +11,7 @@ import pytest
 
 from sida import records
 from sida.report.comparison.entries import benchmarks, differences, finished_runs, in_words
-from sida.report.comparison.page import page_of
+from sida.report.comparison.page import comparison_page
 from sida.report.comparison.table import as_csv, rows_of
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -62,7 +62,7 @@ def test_the_better_of_two_methods_is_told_with_its_interval_and_what_differs(st
 
 def test_the_page_says_who_is_ahead_what_differs_and_shows_the_quantities_side_by_side(store: ObjectStore) -> None:
     write_two(store)
-    page = page_of(benchmarks(finished_runs(store, records.runs(store))[0]), store)
+    page = comparison_page(benchmarks(finished_runs(store, records.runs(store))[0]), store)
     said = " ".join(" ".join(Elements(page).text).split())
     assert "digits (SiDA) is ahead of digits-sid (SiD). fd_digits 0.600 against 0.900" in said
     assert "SiDA adds an adversarial loss, with real images; SiD learns from the teacher's scores alone." in said
@@ -70,7 +70,7 @@ def test_the_page_says_who_is_ahead_what_differs_and_shows_the_quantities_side_b
     assert "samples in their class's region 100.0% 100.0%" in said  # equal: none is the best
 
     Made(store, recipe(), (0.9, 0.91, 0.89), minute=2).write("run-level")  # now the two are level
-    page = page_of(benchmarks(finished_runs(store, records.runs(store))[0]), store)
+    page = comparison_page(benchmarks(finished_runs(store, records.runs(store))[0]), store)
     assert "fd_digits, held out 0.900 ± 0.025 0.900 ± 0.050" in " ".join(" ".join(Elements(page).text).split())
 
 
@@ -79,7 +79,7 @@ def test_the_color_of_a_single_run_follows_its_numbers_and_not_its_words(
     store: ObjectStore, mean: float, kind: str
 ) -> None:
     Made(store, recipe(), (mean, mean + 0.01, mean - 0.01)).write("run")
-    page = Elements(page_of(benchmarks(finished_runs(store, ["run"])[0]), store))
+    page = Elements(comparison_page(benchmarks(finished_runs(store, ["run"])[0]), store))
     boxes = [str(a["class"]).split()[1] for _, a in page.tags if str(a.get("class", "")).startswith("verdict")]
     assert boxes == [kind]
 
@@ -148,7 +148,7 @@ def test_hostile_names_stay_text_on_the_page_and_in_the_csv(store: ObjectStore) 
     Made(store, recipe(name="b", teacher={"licence": "=1+1"}), (0.9, 0.91, 0.89)).write("b")
     rows = benchmarks(finished_runs(store, records.runs(store))[0])
     rows[0].title = HOSTILE
-    found = Elements(page_of(rows, store))
+    found = Elements(comparison_page(rows, store))
     assert len([tag for tag, _ in found.tags if tag == "script"]) == 1  # our own, by its nonce
     assert not [a for _, a in found.tags if any(name.startswith("on") for name in a)]
     assert all(a.get("src", "data:").startswith("data:") for tag, a in found.tags if tag == "img")  # type: ignore[union-attr]
@@ -161,7 +161,7 @@ def test_hostile_names_stay_text_on_the_page_and_in_the_csv(store: ObjectStore) 
 def test_in_a_browser_the_table_sorts_the_slider_works_and_nothing_is_wrong(store: ObjectStore, tmp_path: Path) -> None:
     write_two(store)
     path = tmp_path / "comparison.html"
-    path.write_text(page_of(benchmarks(finished_runs(store, records.runs(store))[0]), store))
+    path.write_text(comparison_page(benchmarks(finished_runs(store, records.runs(store))[0]), store))
     with browser() as chromium:
         for size in SIZES:
             with opened(chromium, path, size, "dark" if size == "phone" else "light") as shown:

@@ -86,6 +86,14 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
         assert words in said
 
 
+def test_the_page_of_a_generator_that_was_made_elsewhere_has_no_selection_score(store: ObjectStore) -> None:
+    made = Made(store, recipe(), (0.6, 0.61, 0.59))
+    inputs: dict[str, Any] = inputs_of(made)
+    foreign = inputs["generator"].result.model_copy(update={"selection_score": None, "curve": None})
+    inputs["generator"] = inputs["generator"].model_copy(update={"result": foreign})
+    assert "made elsewhere, without a selection score" in page_of(made.recipe, inputs, store, [])
+
+
 def test_the_page_shows_the_training_set_and_says_what_was_left_out_of_it(store: ObjectStore, tmp_path: Path) -> None:
     made = Made(store, recipe(), (0.6, 0.61, 0.59))
     inputs: dict[str, Any] = inputs_of(made)

@@ -10,9 +10,8 @@ import torch
 from sida.errors import UserError
 from sida.recipe import Detector
 from sida.scoring.detector import load_detector
-from sida.scoring.detector_file import detector_file
+from sida.scoring.detector_file import INCEPTION_ADDRESS, INCEPTION_SHA256, detector_file
 from sida.scoring.torchscript import TorchScriptDetector
-from sida.scoring.torchscript_facts import INCEPTION_ADDRESS, INCEPTION_SHA256
 from sida.stores.objects import sha256_of
 from tests.scoring.stand_in import CLASSES, FEATURES, write_stand_in
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sida.errors import UserError
-from sida.scoring.reference_files import read_images, read_statistics
+from sida.scoring.reference_files import read_reference_images, read_statistics
 
 DATA = Path(__file__).parents[1] / "golden" / "reference"
 EXPECTED = load_file(DATA / "expected.safetensors")
@@ -109,9 +109,9 @@ def test_a_pickled_reference_with_foreign_globals_is_refused_without_running_it(
 
 
 def test_reference_images_are_read_and_another_resolution_is_refused(tmp_path: Path) -> None:
-    images = read_images(DATA / "precision_recall_style.npz", 16)
+    images = read_reference_images(DATA / "precision_recall_style.npz", 16)
     assert images.shape == (4, 3, 16, 16) and images.dtype == np.uint8
     with np.load(DATA / "precision_recall_style.npz") as archive:
         np.testing.assert_array_equal(images.transpose(0, 2, 3, 1), archive["arr_0"])
     with pytest.raises(UserError, match=r"\[N, 64, 64, 3\]"):
-        read_images(DATA / "precision_recall_style.npz", 64)
+        read_reference_images(DATA / "precision_recall_style.npz", 64)

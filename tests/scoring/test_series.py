@@ -10,8 +10,8 @@ import pytest
 from sida import recipe as recipes
 from sida.manifests import About, Manifest, Score, ScoresResult
 from sida.scoring import words
+from sida.scoring.gates import judge
 from sida.scoring.interval import half_width
-from sida.scoring.regression import judge
 from sida.scoring.series import previous, remember
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store

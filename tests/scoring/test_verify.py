@@ -9,9 +9,8 @@ import pytest
 
 from sida.errors import Corrupt, UserError
 from sida.recipe import Recipe
-from sida.recompute import recompute
 from sida.steps import StepOutcome
-from sida.verify import verify
+from sida.verify import recompute, verify
 from tests.scoring.conftest import tiny
 
 METHOD = {"images": 256, "generator_from": 0, "adversarial_from": 0, "decay_from": 128}

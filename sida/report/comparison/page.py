@@ -10,11 +10,11 @@ from typing import Any
 
 from sida.errors import NotFound
 from sida.report.charts import Chart, intervals, svg
-from sida.report.comparison.entries import Benchmark, Entry, differences, in_words, standing
+from sida.report.comparison.entries import Benchmark, Entry, differences, in_words
 from sida.report.comparison.table import COLUMNS, rows_of
-from sida.report.page import PICTURE_BYTES, series
+from sida.report.page import PICTURE_BYTES, discriminator_lead, series
 from sida.report.render import TEMPLATES, png, render
-from sida.scoring.gates import versus
+from sida.scoring.gates import comparison, versus
 from sida.scoring.interval import half_width
 from sida.scoring.words import score_text
 from sida.stores import ObjectStore
@@ -29,7 +29,7 @@ MEANING = {
 Values = list[tuple[float | None, str]]  # value that decides which is best, text that is shown
 
 
-def page_of(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
+def comparison_page(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
     """Return the page as HTML."""
     from markupsafe import Markup
 
@@ -71,7 +71,7 @@ def _part(benchmark: Benchmark, store: ObjectStore) -> dict[str, Any]:
 
 def _verdict(best: Entry, other: Entry) -> dict[str, str]:
     """Return which of two runs is ahead and why, for the colored box."""
-    relation, (headline, numbers) = standing(best, other), in_words(best, other)
+    relation, (headline, numbers) = comparison(best.generator, other.generator), in_words(best, other)
     names = [name for name, _, _ in differences(best, other)]
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     reason = f"They differ in {listed}." if names else "Their recipes do not differ in what decides a number."
@@ -106,7 +106,7 @@ def _side_by_side(entries: Sequence[Entry], store: ObjectStore) -> list[dict[str
     """
     if len(entries) < 2:
         return []
-    standings = [standing(entries[0], other) for other in entries[1:]]
+    standings = [comparison(entries[0].generator, other.generator) for other in entries[1:]]
     better = "less" if all(s is not None and s.kind == "ahead" for s in standings) else ""
     evidence = [_evidence(entry, store) for entry in entries]
     coverage = [100 * fmean(facts["coverage"]) if facts.get("coverage") else None for facts in evidence]
@@ -114,7 +114,7 @@ def _side_by_side(entries: Sequence[Entry], store: ObjectStore) -> list[dict[str
         (
             f"{entries[0].generator.metric}, held out",
             better,
-            [(s.mean, score_text(s.mean, half_width(s.values), "±")) for s in (e.generator for e in entries)],
+            [(s.mean, score_text(s.mean, half_width(s.values), " ± ")) for s in (e.generator for e in entries)],
         ),
         ("times its teacher's", better, [_cell(e.generator.mean / e.teacher.mean, "{:.2f}") for e in entries]),
         ("samples in their class's region", "more", [_cell(share, "{:.1f}%") for share in coverage]),
@@ -146,8 +146,8 @@ def _evidence(entry: Entry, store: ObjectStore) -> dict[str, Any]:
 
 
 def _lead(entry: Entry) -> float | None:
-    real, fake = series(entry.curve, "D_real"), series(entry.curve, "D_fake")
-    return round(real[-1][1] - fake[-1][1], 3) + 0.0 if real and fake else None  # no -0.000
+    lead = discriminator_lead(entry.curve)
+    return None if lead is None else round(lead, 3) + 0.0  # no -0.000
 
 
 def _skipped(entry: Entry) -> float | None:

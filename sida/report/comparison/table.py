@@ -26,7 +26,7 @@ class Row:
         if value is None or isinstance(value, str):
             return value or "-"
         if name == "score":
-            return score_text(value, self.values["interval95"], "±" if page else "+-")
+            return score_text(value, self.values["interval95"], " ± " if page else " +- ")
         if name == "teacher":
             return f"{value:.3f}" + (f" ({self.values['teacher_nfe']} NFE)" if page else "")
         return f"{value:.4g}" + (f" ({self.values['newest_by']})" if name == "newest" else "")
