@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +61,24 @@ class Client:
     def __init__(self, profile: Profile) -> None:
         self._profile, self._where = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
         hush_retries()
-        with self._errors("connect"), _quiet():
+        with self._errors("connect"):
             self._kfp = _connect(profile)
             self._check_version()
 
     # -- pipelines
 
-    def upload(self, made: Compiled, description: str) -> Version:
+    def upload(self, compiled: Compiled, description: str) -> Version:
         """Return the version of a compiled pipeline, named after recipe, day and digest; upload each digest only once."""
-        with self._errors("upload the pipeline"), _quiet():
-            pipeline_id = self._pipeline_id(made.name) or self._create_pipeline(made.name, description)
-            found = self._version_of(pipeline_id, made.mark)
-            if found is not None:
-                return Version(pipeline_id, found.pipeline_version_id, found.display_name, new=False)
-            name = f"{made.name.removeprefix('sida-')}-{time.strftime('%Y-%m-%d', time.gmtime())}-{made.mark}"
-            with _file(made.text) as path:
+        with self._errors("upload the pipeline"):
+            pipeline_id = self._pipeline_id(compiled.name) or self._create_pipeline(compiled.name, description)
+            for version in _listed(self._kfp.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
+                if str(version.display_name).endswith(f"-{compiled.mark}"):
+                    return Version(pipeline_id, version.pipeline_version_id, version.display_name, new=False)
+            today = time.strftime("%Y-%m-%d", time.gmtime())
+            name = f"{compiled.name.removeprefix('sida-')}-{today}-{compiled.mark}"
+            with _file(compiled.text) as path:
                 version = self._kfp.upload_pipeline_version(
-                    path, name, pipeline_id=pipeline_id, description=f"sha256:{made.digest}. {description}"
+                    path, name, pipeline_id=pipeline_id, description=f"sha256:{compiled.digest}. {description}"
                 )
             return Version(pipeline_id, version.pipeline_version_id, name, new=True)
 
@@ -92,84 +94,48 @@ class Client:
         body = V2beta1Pipeline(display_name=name, name=name, description=description, namespace=self._profile.namespace)
         return str(self._kfp.pipelines.pipeline_service_create_pipeline(pipeline=body).pipeline_id)
 
-    def _version_of(self, pipeline_id: str, mark: str) -> Any:
-        """Return the version whose name ends with the digest; None if there is none."""
-        token = ""
-        while True:
-            page = self._kfp.list_pipeline_versions(pipeline_id, page_token=token, page_size=100)
-            for version in page.pipeline_versions or []:
-                if str(version.display_name).endswith(f"-{mark}"):
-                    return version
-            token = page.next_page_token or ""
-            if not token:
-                return None
-
     # -- runs
 
     def start(self, name: str, pipeline_id: str, version_id: str, parameters: dict[str, str]) -> str:
         """Start a run of an uploaded version; return its id."""
-        with self._errors("start the run"), _quiet():
-            run = self._kfp.run_pipeline(
-                self._experiment(),
-                name,
-                params=parameters,
-                pipeline_id=pipeline_id,
-                version_id=version_id,
-                pipeline_root=self._profile.pipeline_root,
-                service_account=self._profile.service_account,
-            )
+        return self._start(name, parameters, pipeline_id=pipeline_id, version_id=version_id)
+
+    def start_once(self, name: str, compiled: Compiled) -> str:
+        """Start a run of a pipeline that is not kept."""
+        with _file(compiled.text) as path:
+            return self._start(name, {}, pipeline_package_path=path)
+
+    def _start(self, name: str, parameters: dict[str, str], **pipeline: str) -> str:
+        with self._errors("start the run"):
+            run = self._kfp.run_pipeline(self._experiment(), name, params=parameters, **pipeline, **self._pods())
             return str(run.run_id)
 
-    def start_once(self, name: str, made: Compiled) -> str:
-        """Start a run of a pipeline that is not kept."""
-        with self._errors("start the run"), _quiet(), _file(made.text) as path:
-            run = self._kfp.run_pipeline(
-                self._experiment(),
-                name,
-                pipeline_package_path=path,
-                params={},
-                pipeline_root=self._profile.pipeline_root,
-                service_account=self._profile.service_account,
-            )
-            return str(run.run_id)
+    def _pods(self) -> dict[str, str | None]:
+        """Return what the profile says of a run's pods."""
+        return {"pipeline_root": self._profile.pipeline_root, "service_account": self._profile.service_account}
 
     def run(self, run_id: str) -> RunState:
         """Return the state of a run. Raises UserError for one that the server does not know."""
-        with (
-            self._errors(
-                f"find run {run_id}", missing=f"no run {run_id!r}: `status --profile` lists runs with their ids"
-            ),
-            _quiet(),
-        ):
+        missing = f"no run {run_id!r}: `status --profile` lists runs with their ids"
+        with self._errors(f"find run {run_id}", missing):
             return run_state(self._kfp.get_run(run_id))
 
     def runs(self, count: int) -> list[RunState]:
         """Return the newest runs of our experiment, without their tasks."""
-        states: list[RunState] = []
-        token = ""
-        with self._errors("list the runs"), _quiet():
-            here = self._profile
-            experiments = self._kfp.list_experiments(
-                namespace=here.namespace, filter=_named(here.experiment)
-            ).experiments
-            while experiments and len(states) < count:
-                page = self._kfp.list_runs(
-                    page_token=token,
-                    page_size=min(count, 100),
-                    sort_by="created_at desc",
-                    experiment_id=experiments[0].experiment_id,
-                )
-                states += [run_state(run) for run in page.runs or []]
-                token = page.next_page_token or ""
-                if not token:
-                    break
-        return states[:count]
+        with self._errors("list the runs"):
+            named = _named(self._profile.experiment)
+            experiments = self._kfp.list_experiments(namespace=self._profile.namespace, filter=named).experiments
+            if not experiments:
+                return []
+            options = {"sort_by": "created_at desc", "experiment_id": experiments[0].experiment_id}
+            runs = _listed(self._kfp.list_runs, "runs", page_size=min(count, 100), **options)
+            return [run_state(run) for run in islice(runs, count)]
 
     def cancel(self, run_id: str) -> RunState:
         """Ask KFP to end a run; return the state before. A run that has ended, or is being ended, is left alone."""
         before = self.run(run_id)
         if not before.ended and not before.cancelled:
-            with self._errors(f"cancel run {run_id}"), _quiet():
+            with self._errors(f"cancel run {run_id}"):
                 self._kfp.terminate_run(run_id)
         return before
 
@@ -203,21 +169,13 @@ class Client:
 
     def schedules(self, name: str = "") -> list[Schedule]:
         """Return the recurring runs of our experiment, or those called ``name`` (KFP allows several)."""
-        schedules: list[Schedule] = []
-        token = ""
-        with self._errors("list the schedules"), _quiet():
-            experiment = self._experiment()
-            while True:
-                page = self._kfp.list_recurring_runs(page_token=token, page_size=100, experiment_id=experiment)
-                schedules += [_schedule(item) for item in page.recurring_runs or []]
-                token = page.next_page_token or ""
-                if not token:
-                    break
-        return [schedule for schedule in schedules if name in ("", schedule.name)]
+        with self._errors("list the schedules"):
+            listed = _listed(self._kfp.list_recurring_runs, "recurring_runs", experiment_id=self._experiment())
+            return [_schedule(item) for item in listed if name in ("", item.display_name)]
 
     def create_schedule(self, schedule: Schedule, pipeline_id: str, description: str) -> str:
         """Create a recurring run without catch-up, one run at a time, enabled or not as ``schedule`` says; return its id."""
-        with self._errors("create the schedule"), _quiet():
+        with self._errors("create the schedule"):
             created = self._kfp.create_recurring_run(
                 self._experiment(),
                 schedule.name,
@@ -229,19 +187,18 @@ class Client:
                 params=schedule.parameters,
                 pipeline_id=pipeline_id,
                 version_id=schedule.version_id,
-                pipeline_root=self._profile.pipeline_root,
-                service_account=self._profile.service_account,
+                **self._pods(),
             )
             return str(created.recurring_run_id)
 
     def delete_schedule(self, schedule_id: str) -> None:
         """Remove a recurring run; its past runs stay."""
-        with self._errors("delete the schedule"), _quiet():
+        with self._errors("delete the schedule"):
             self._kfp.delete_recurring_run(schedule_id)
 
     def enable_schedule(self, schedule_id: str, enabled: bool) -> None:
         """Pause a recurring run, or let it go on."""
-        with self._errors("change the schedule"), _quiet():
+        with self._errors("change the schedule"):
             change = self._kfp.enable_recurring_run if enabled else self._kfp.disable_recurring_run
             change(schedule_id)
 
@@ -257,12 +214,14 @@ class Client:
 
     @contextlib.contextmanager
     def _errors(self, doing: str, missing: str = "") -> Iterator[None]:
-        """Raise kfp's and urllib3's exceptions as ours."""
+        """Raise kfp's and urllib3's exceptions as ours; silence kfp, which prints links and warns about its own future."""
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
-            yield
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
         except ApiException as error:
             raise self._refused(error, doing, missing) from error
         except HTTPError as error:
@@ -345,7 +304,17 @@ def _variable(field: str, name: str | None) -> str | None:
     return value
 
 
+def _listed(call: Callable[..., Any], field: str, *, page_size: int = 100, **options: str) -> Iterator[Any]:
+    """Yield the items of a list that the server gives page by page."""
+    token: str | None = ""
+    while token is not None:
+        page = call(page_token=token, page_size=page_size, **options)
+        yield from getattr(page, field) or []
+        token = page.next_page_token or None
+
+
 def _named(name: str) -> str:
+    """Return the filter for what is called ``name``."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
 
@@ -378,14 +347,6 @@ def _message(body: Any) -> str:
 def _reason(error: Exception) -> str:
     inner = getattr(error, "reason", None) or error
     return str(inner).rpartition(": ")[2].strip()[:200] or type(inner).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence kfp, which prints links and warns about its own future."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

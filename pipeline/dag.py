@@ -46,15 +46,14 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
 
     Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (see ``sida.steps.execute.repetition``).
     """
-    if plan.published:
-        return _score_published(plan, components, cluster)
     from kfp import dsl
 
     forced, place = plan.forced(), _placing(plan, components, cluster)
+    name, description = f"sida-{plan.recipe}", plan.description or f"Distill and score: {plan.recipe}"
+    if plan.published:
+        name, description = "sida-score-published", "Score the generators that the authors released"
 
-    @dsl.pipeline(
-        name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distill and score: {plan.recipe}"
-    )
+    @dsl.pipeline(name=plan.pipeline or name, description=description)
     def benchmark(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
         """Distill a diffusion model to one step and score it.
 
@@ -64,8 +63,15 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
                 measures. "reuse": scores that are there are taken. Any other text: once for each text.
         """
         with cluster.ending(recipe, plan.group) if cluster else nullcontext():
-            for step in plan.tasks():
-                place(step, recipe, repeat, attempt="new" if step in forced else "")
+            if not plan.published:
+                for step in plan.tasks():
+                    place(step, recipe, repeat, attempt="new" if step in forced else "")
+                return
+            *each, table = plan.tasks()
+            with dsl.ParallelFor(items=list(plan.published), parallelism=1) as item:
+                for step in each:  # a recipe that fails is named at the end; the others go on
+                    place(step, item, repeat, one_of_many=True)
+            place(table, recipe, repeat)
 
     return benchmark
 
@@ -94,30 +100,3 @@ def _placing(plan: Plan, package: str, cluster: Cluster | None) -> Callable[...,
             cluster.configure(step, created[step])
 
     return place
-
-
-def _score_published(plan: Plan, components: str, cluster: Cluster | None) -> Any:
-    """Return the DAG that scores released generators: fetch, convert, score each, then one table."""
-    from kfp import dsl
-
-    *each, table = plan.tasks()
-    place = _placing(plan, components, cluster)
-
-    @dsl.pipeline(
-        name=plan.pipeline or "sida-score-published", description="Score the generators that the authors released"
-    )
-    def score_published(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
-        """Score released generators against their published numbers.
-
-        Args:
-            recipe: Name or address of the recipe that the table is recorded under.
-            repeat: "scheduled": the scores are measured anew, under the time of the run, so that each firing of a schedule
-                measures. "reuse": scores that are there are taken. Any other text: once for each text.
-        """
-        with cluster.ending(recipe, plan.group) if cluster else nullcontext():
-            with dsl.ParallelFor(items=list(plan.published), parallelism=1) as item:
-                for step in each:  # a recipe that fails is named at the end; the others go on
-                    place(step, item, repeat, one_of_many=True)
-            place(table, recipe, repeat)
-
-    return score_published
