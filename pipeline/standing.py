@@ -24,19 +24,19 @@ AT_WORK = ("RUNNING", "PENDING")
 _DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Known:
     """Facts about a run beside Kubeflow's own account; empty where they could not be looked at."""
 
-    calls: Mapping[str, StepCall] = field(default_factory=dict)
+    calls: dict[str, StepCall] = field(default_factory=dict)
     cancel: Cancel | None = None
-    pods: Mapping[Place, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    pods: dict[Place, list[dict[str, Any]]] = field(default_factory=dict)
     pods_seen: bool = False
     events: Sequence[dict[str, Any]] = ()  # warnings of KFP's namespace
     nodes: Sequence[Node] = ()
-    driver_errors: Mapping[str, str] = field(default_factory=dict)  # task -> end of its driver's log
-    jobs: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
-    job_pods: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)  # of those that may be looked at
+    driver_errors: dict[str, str] = field(default_factory=dict)  # task -> end of its driver's log
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
+    job_pods: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of those that may be looked at
     job_events: Sequence[dict[str, Any]] = ()
 
 

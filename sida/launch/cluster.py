@@ -67,13 +67,8 @@ class Cluster:
         return self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest)
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """None when there is none of this name."""
-        try:
-            return self._read(self._objects.get_namespaced_custom_object, *self._kind(), name)
-        except Refused as error:
-            if error.status == 404:
-                return None
-            raise
+        """Return the TrainJob of this name; None when there is none."""
+        return self._read_if_there(self._objects.get_namespaced_custom_object, *self._kind(), name)
 
     def find(self, labels: str) -> list[dict[str, Any]]:
         """TrainJobs by label selector."""
@@ -131,11 +126,17 @@ class Cluster:
         tail_lines: int | None = None,
     ) -> Any:
         """The open response, a line at a time; not repeated. Raises Refused or urllib3's HTTPError."""
-        more = {"since_seconds": since_seconds} if since_seconds else {}
-        more |= {"tail_lines": tail_lines} if tail_lines else {}
-        call = self._core.read_namespaced_pod_log
-        given = {"container": container, "follow": follow, "timestamps": timestamps, **more}
-        return self.once(call, pod, self.namespace, _request_timeout=(10.0, 600.0 if follow else 30.0), **given)
+        return self.once(
+            self._core.read_namespaced_pod_log,
+            pod,
+            self.namespace,
+            container=container,
+            follow=follow,
+            since_seconds=since_seconds,
+            tail_lines=tail_lines,
+            timestamps=timestamps,
+            _request_timeout=(10.0, 600.0 if follow else 30.0),
+        )
 
     # -- what tells of a step's standing
 
@@ -154,28 +155,20 @@ class Cluster:
 
     def serves_trainjobs(self) -> bool:
         """Whether the API that our manifests are written for is there (discovery, as kubectl does it)."""
-        try:
-            found = self._read(self._objects.get_api_resources, GROUP, VERSION)
-        except Refused as error:
-            if error.status == 404:
-                return False
-            raise
-        return any(resource["name"] == PLURAL for resource in found["resources"])
+        answer = self._read_if_there(self._objects.get_api_resources, GROUP, VERSION) or {"resources": []}
+        return any(resource["name"] == PLURAL for resource in answer["resources"])
 
     def has_runtime(self, kind: str, name: str) -> bool:
         """Whether the TrainingRuntime or ClusterTrainingRuntime is there."""
-        try:
-            if kind == "TrainingRuntime":
-                call = self._objects.get_namespaced_custom_object
-                self._read(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
-            else:
-                call = self._objects.get_cluster_custom_object
-                self._read(call, GROUP, VERSION, "clustertrainingruntimes", name)
-        except Refused as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+        if kind == "TrainingRuntime":
+            return self.runtime(name) is not None
+        call = self._objects.get_cluster_custom_object
+        return self._read_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name) is not None
+
+    def runtime(self, name: str) -> dict[str, Any] | None:
+        """Return the TrainingRuntime of this name; None when there is none."""
+        call = self._objects.get_namespaced_custom_object
+        return self._read_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
 
     # -- calls
 
@@ -198,6 +191,15 @@ class Cluster:
                     ) from error
             self.pause(pause)
             pause = min(2 * pause, MAX_PAUSE)
+
+    def _read_if_there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:
+        """Return the answer to a call; None where it is that there is no such thing."""
+        try:
+            return dict(self._read(call, *given))
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
 
     def pause(self, seconds: float) -> None:
         """Wait, with a ``tick`` about once a second."""

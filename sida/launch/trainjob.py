@@ -15,7 +15,7 @@ from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.cluster import Cluster, Refused, Unreachable, explain
 from sida.launch.follower import Follower
 from sida.launch.job_state import end_job, ended, job_in_words
-from sida.launch.looker import Looker
+from sida.launch.looker import Looker, Looks
 from sida.launch.manifest import NODE, QUEUE, STEP
 from sida.launch.pod_logs import first_node, pods_of
 from sida.launch.trainjob_start import Start
@@ -39,7 +39,7 @@ class TrainJobLauncher(Launcher):
         on_termination: Literal["delete", "suspend", "keep"] = "delete",
         looker: Looker | None = None,
     ) -> None:
-        self.cluster, self.job, self._looker = cluster, job, looker or Looker(cluster.namespace)
+        self.cluster, self.job, self._looker = cluster, job, looker or Looker(cluster.namespace, Looks())
         self.name = str(job["metadata"]["name"])
         self.asked = False  # somebody wants ``run`` to end
         self._on_termination = on_termination
