@@ -16,11 +16,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pipeline.display import Display
@@ -30,13 +28,13 @@ from pipeline.plan import Plan
 from sida.process.identity import Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
+from sida.process.signals import on_stop
 from sida.scratch import hold, let_go, remove_abandoned
 from sida.settings import environment as inherited
 from sida.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_SECONDS = 75.0  # to finish the iteration and write a checkpoint; longer than what workers are given
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -60,7 +58,8 @@ def run(plan: Plan, display: Display, *, wait: float | None = None, components: 
     ``wait``: seconds to wait for a key that another run is making (default: SIDA_LEASE_WAIT).
     """
     started = time.time()
-    with _signals() as signals:
+    signals: list[int] = []  # those that ask us to stop
+    with on_stop(signals.append, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         following = _Run(plan, display, wait, components)
         try:
             status = following.follow(signals)
@@ -144,10 +143,8 @@ class _Run:
         return status
 
     def _send(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.child.pid, number)
-        except ProcessLookupError:
-            pass
 
     def _draw(self) -> None:
         for event in self._following.draw():
@@ -179,22 +176,6 @@ class _Run:
         if outcome.status != 2 and "(log: " not in message:
             message += f" (log: {self.log})"
         outcome.message = message
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Yield the signals that ask us to stop, as they come in, instead of their usual effect."""
-    heard: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-
-    before = {number: signal.signal(number, hear) for number in _SIGNALS}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _last_exception(log: Path) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.argo import Node, Place
 from pipeline.run_state import RunState, Task
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Cancel, Ending, in_words
-from sida.launch.job_state import job_in_words
-from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, waiting_job, waiting_of
+from sida.launch.job_state import job_in_words, waiting_job
+from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, waiting_of
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.records import StepCall
 

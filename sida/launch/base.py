@@ -50,7 +50,3 @@ class Launcher(ABC):
     @abstractmethod
     def log(self, *, follow: bool = False) -> Iterator[str] | None:
         """Return the lines of the workers' log; None where there is none."""
-
-    @abstractmethod
-    def status(self) -> str:
-        """Say in a few words how the workers stand."""

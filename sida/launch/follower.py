@@ -14,12 +14,12 @@ from sida import patience, progress
 from sida.errors import SidaError, TimedOut, Unavailable, UserError
 from sida.launch.base import Work
 from sida.launch.cluster import Cluster, Refused, Unreachable
-from sida.launch.job_state import condition
-from sida.launch.log import explain, failure
+from sida.launch.job_state import ended, pods_run, suspended, waiting_job
 from sida.launch.manifest import QUEUE
 from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
-from sida.launch.pod_state import attempt_of, failure_of, waiting_job
+from sida.launch.pod_state import attempt_of, failure_of
 from sida.launch.words import failure_in_words, waiting_in_words
+from sida.launch.worker_error import explain, failure
 from sida.progress import duration
 from sida.settings import settings
 
@@ -101,8 +101,9 @@ class Follower:
         """None when the job is complete; else the condition that says that it failed."""
         clock = self.cluster.clock
         while True:
-            if (end := self._look_at_job()) is not None:
+            if (end := ended(self.job)) is not None:
                 return None if end["type"] == "Complete" else end
+            self._say_how_it_stands()
             self._look_at_events()
             if clock.now() - self._looked_why > WAITING_SECONDS:
                 self._looked_why = clock.now()
@@ -129,27 +130,13 @@ class Follower:
 
     # -- one look
 
-    @property
-    def _status(self) -> dict[str, Any]:
-        return dict(self.job.get("status") or {})
-
-    def _ready(self) -> bool:
-        return any(counts.get("ready") for counts in self._status.get("jobsStatus") or [])
-
-    def _look_at_job(self) -> dict[str, Any] | None:
-        """Return the condition that ended it, if it has ended."""
-        status = self._status
-        end = condition(status, "Complete") or condition(status, "Failed")
-        if end is not None:
-            return end
-        suspended = condition(status, "Suspended")
-        if suspended is not None:
+    def _say_how_it_stands(self) -> None:
+        if (waits := suspended(self.job)) is not None:
             queue = (self.job["metadata"].get("labels") or {}).get(QUEUE)
             queued = f"waits in queue {queue}" if queue else "is suspended"
-            self.note(f"{queued}: {suspended.get('message', '')}".rstrip(": "))
-        elif self._ready():
+            self.note(f"{queued}: {waits.get('message', '')}".rstrip(": "))
+        elif pods_run(self.job):
             self.note("its pods run")
-        return None
 
     def _look_at_events(self) -> None:
         """Tell what is new. Creation failures never reach the status: a job that cannot be created would be waited for for ever."""
@@ -166,7 +153,7 @@ class Follower:
             if event.get("reason") == "TrainJobResourcesCreationFailed":
                 since = self._not_created[0] if self._not_created else self.cluster.clock.now()
                 self._not_created = since, message
-        if self._status.get("jobsStatus"):
+        if (self.job.get("status") or {}).get("jobsStatus"):
             self._not_created = None
         if self._not_created and self.cluster.clock.now() - self._not_created[0] > CREATION_SECONDS:
             self.cluster.delete(self.name, self.uid)
@@ -205,7 +192,7 @@ class Follower:
         return self._pods or []
 
     def _say_why_it_waits(self) -> None:
-        if self._ready() or self._pods is None:
+        if pods_run(self.job) or self._pods is None:
             return
         waiting = waiting_job(self.job, self._pods, self.warnings)
         if waiting is not None and waiting.kind != "queue":

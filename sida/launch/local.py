@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from sida.launch.base import Launcher, Stopped, Work
-from sida.launch.log import explain, failure
 from sida.launch.pod import THREAD_VARIABLES
+from sida.launch.worker_error import explain, failure
 from sida.process.identity import LINUX, Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
@@ -50,16 +50,15 @@ class LocalLauncher(Launcher):
         self._log, self._module, self.nodes = log, module, nodes
         self._token = secrets.token_hex(12)
         self._wishes = 0  # how often somebody wanted it to end
-        self._torchrun: subprocess.Popen[bytes] | None = None
 
     def run(self, work: Work) -> None:
         """Start the workers and wait for them. What ``work.check`` raises kills them and passes on."""
         work.log.parent.mkdir(parents=True, exist_ok=True)
         with work.log.open("ab") as log:
             begin = log.tell()
-            self._torchrun = torchrun = self._start(work, log)
+            torchrun = self._start(work, log)
         try:
-            with on_stop(lambda number: self._ask()):
+            with on_stop(lambda number: self.stop()):
                 status = self._wait(torchrun, work.check)
         finally:
             if torchrun.poll() is None:
@@ -74,21 +73,13 @@ class LocalLauncher(Launcher):
 
     def stop(self) -> str:
         """Ask them to write a checkpoint and to end; ``run`` raises Stopped when they have."""
-        self._ask()
+        self._wishes += 1
         return "stopping: its processes write a checkpoint"
 
     def log(self, *, follow: bool = False) -> Iterator[str] | None:
         """Return what they have said so far."""
         text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
         return iter(text.splitlines()) if text else None
-
-    def status(self) -> str:
-        """Say whether this launcher has processes at work."""
-        runs = self._torchrun is not None and self._torchrun.poll() is None
-        return "its processes run" if runs else "no process of it runs here"
-
-    def _ask(self) -> None:
-        self._wishes += 1
 
     def _wait(self, torchrun: subprocess.Popen[bytes], check: Callable[[], None]) -> int:
         heard, kill_at, next_check = 0, float("inf"), time.monotonic() + TICK_SECONDS

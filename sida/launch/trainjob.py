@@ -14,7 +14,7 @@ from sida.errors import SidaError
 from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.cluster import Cluster, Refused, Unreachable, explain
 from sida.launch.follower import Follower
-from sida.launch.job_state import end_job, ended, job_in_words
+from sida.launch.job_state import SUSPENDED_BY, ended
 from sida.launch.looker import Looker, Looks
 from sida.launch.manifest import NODE, QUEUE, STEP
 from sida.launch.pod_logs import first_node, pods_of
@@ -82,11 +82,16 @@ class TrainJobLauncher(Launcher):
         """Delete or suspend it, as ``on_termination`` says. Raises UserError when the cluster refuses."""
         if ended(self.job) is not None:
             return f"TrainJob {self.name}: had ended already"
+        uid = self.job["metadata"]["uid"]
         wish = self._on_termination
         if wish == "suspend" and (self.job["metadata"].get("labels") or {}).get(QUEUE):
             wish = "delete"  # suspending is Kueue's way to make it wait: it would let it go on
         try:
-            end_job(self.cluster, self.name, self.job["metadata"]["uid"], wish)
+            if wish == "delete":
+                self.cluster.delete(self.name, uid)
+            elif wish == "suspend":  # its pods end, the object stays
+                mark = {"annotations": {SUSPENDED_BY: "true"}}
+                self.cluster.patch(self.name, {"metadata": mark, "spec": {"suspend": True}})
         except Refused as error:
             raise explain(error, f"{wish} TrainJobs", self.cluster.namespace) from error
         return f"TrainJob {self.name}: {_OUTCOMES[wish]}"
@@ -95,10 +100,6 @@ class TrainJobLauncher(Launcher):
         """Return that of the first node's newest pod. Raises UserError when that waits, and nobody wants to wait with it."""
         step = self.job["metadata"]["labels"][STEP]
         return self._looker.newest_log(step, pods_of(self.name), NODE, first_node, follow=follow)
-
-    def status(self) -> str:
-        """As its conditions had it when it was last looked at."""
-        return job_in_words(self.job)
 
     def _ask(self, number: int) -> None:
         self.asked = True

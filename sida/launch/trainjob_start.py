@@ -28,41 +28,37 @@ class Start:
     def job(self) -> Job:
         """Return the job that is there now. Raises UserError when it is another one's under the same name."""
         while True:
-            if (job := self._cluster.get(self._name)) is not None:
-                if self._is_adopted(job):
+            if (job := self._cluster.get(self._name)) is None:
+                self._wait_until_gone("the pods of the old one have ended", self._old_pods)
+                try:
+                    job = self._cluster.create(self._manifest)
+                except Refused as error:
+                    if error.status != 409:  # another launching step was faster: that job is there now
+                        raise
+                else:
+                    self._note("created")
                     return job
-                continue
-            self._wait_until_gone("the pods of the old one have ended", self._old_pods)
-            try:
-                job = self._cluster.create(self._manifest)
-            except Refused as error:
-                if error.status != 409:  # another launching step was faster: that job is there now
-                    raise
+            elif job["metadata"].get("deletionTimestamp"):
+                self._wait_until_deleted(job)
+            elif (end := ended(job)) is not None and not (end["type"] == "Complete" and self._finished()):
+                self._note(f"an earlier attempt ended ({end['type']}): making it anew")
+                self._cluster.delete(self._name, job["metadata"]["uid"])
+                self._wait_until_deleted(job)
             else:
-                self._note("created")
+                self._adopt(job)
                 return job
 
-    def _is_adopted(self, job: Job) -> bool:
-        """Whether the job that is there is to be followed; if not, its name is free now."""
-        metadata = job["metadata"]
-        if metadata.get("deletionTimestamp"):
-            self._wait_until_deleted(metadata["uid"])
-            return False
-        end = ended(job)
-        if end is not None and not (end[0] == "Complete" and self._finished()):
-            self._note(f"an earlier attempt ended ({end[0]}): making it anew")
-            self._cluster.delete(self._name, metadata["uid"])
-            self._wait_until_deleted(metadata["uid"])
-            return False
-        annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
-        wanted = self._manifest["metadata"]
-        if end is None and annotations.get(manifests.SPEC) != wanted["annotations"][manifests.SPEC]:
+    def _adopt(self, job: Job) -> None:
+        """Make a job that is there ours."""
+        annotations, labels = (job["metadata"].get(field) or {} for field in ("annotations", "labels"))
+        ours = self._manifest["metadata"]
+        if ended(job) is None and annotations.get(manifests.SPEC) != ours["annotations"][manifests.SPEC]:
             raise UserError(
                 f"{self._shown} is making this very result with another specification ({_difference(job, self._manifest)}): "
                 f"wait for it, or `kubectl -n {self._cluster.namespace} delete trainjob {self._name}`, and run again"
             )
         changes: Job = {}
-        if (run := wanted["labels"].get(manifests.RUN)) and labels.get(manifests.RUN) != run:
+        if (run := ours["labels"].get(manifests.RUN)) and labels.get(manifests.RUN) != run:
             changes["metadata"] = {"labels": {manifests.RUN: run}}
         if annotations.get(SUSPENDED_BY):
             changes.setdefault("metadata", {})["annotations"] = {SUSPENDED_BY: None}
@@ -70,12 +66,11 @@ class Start:
         if changes:
             self._cluster.patch(self._name, changes)
         self._note("adopted: it was there already")
-        return True
 
-    def _wait_until_deleted(self, uid: str) -> None:
+    def _wait_until_deleted(self, old: Job) -> None:
         def left() -> list[str]:
             job = self._cluster.get(self._name)
-            return [self._shown] if job is not None and job["metadata"]["uid"] == uid else []
+            return [self._shown] if job is not None and job["metadata"]["uid"] == old["metadata"]["uid"] else []
 
         self._wait_until_gone("the old one is deleted", left)
 
