@@ -13,8 +13,8 @@ from pipeline.standing import AT_WORK, BAD, Known, Standing, standing
 from pipeline.trainjobs import launches, selector
 from sida import ending, records
 from sida.launch.looker import Looker, Looks, Unseen
-from sida.launch.manifest import STEP
 from sida.launch.pod_logs import pods_of
+from sida.launch.trainjob_manifest import STEP
 from sida.registry import STEPS
 
 if TYPE_CHECKING:

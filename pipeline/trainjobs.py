@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pipeline.profile import LAUNCHED, Profile
 from sida.errors import SidaError, UserError
 from sida.launch.cluster import Cluster, Refused, explain
-from sida.launch.manifest import API_VERSION, RUN, STEP, label
 from sida.launch.trainjob import TrainJobLauncher
+from sida.launch.trainjob_manifest import API_VERSION, RUN, STEP, label
 from sida.layout import check_run_id
 
 

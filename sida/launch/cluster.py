@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sida.errors import SidaError, UserError
-from sida.launch.manifest import API_VERSION, GROUP, PLURAL, VERSION
+from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, VERSION
 from sida.patience import hush_retries
 from sida.settings import environment
 

@@ -15,9 +15,9 @@ from sida.errors import SidaError, TimedOut, Unavailable, UserError
 from sida.launch.base import Work
 from sida.launch.cluster import Cluster, Refused, Unreachable
 from sida.launch.job_state import ended, pods_run, suspended, waiting_job
-from sida.launch.manifest import QUEUE
 from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
 from sida.launch.pod_state import attempt_of, failure_of
+from sida.launch.trainjob_manifest import QUEUE
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.launch.worker_error import explain, failure
 from sida.progress import duration

@@ -16,11 +16,11 @@ from sida.errors import NotFound, SidaError
 from sida.launch.base import Launcher, Work
 from sida.launch.cluster import Cluster
 from sida.launch.local import LocalLauncher
-from sida.launch.manifest import job_name, train_job
 from sida.launch.nodes import Nodes, NodesLauncher
 from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_outcome
 from sida.launch.target import parse_target
 from sida.launch.trainjob import TrainJobLauncher
+from sida.launch.trainjob_manifest import job_name, train_job
 from sida.launch.worker_error import error_key, read_error
 from sida.log_end import end_of_log
 from sida.settings import settings

@@ -10,17 +10,15 @@ ends its workers and comes back here; the job starts anew from its last checkpoi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import secrets
 import socket
-import struct
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 from sida import patience, progress
 from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
@@ -28,16 +26,15 @@ from sida.launch.base import Stopped, Work
 from sida.launch.local import LocalLauncher
 from sida.launch.worker_error import error_key, read_error
 from sida.lease import alive_holder, last_words
+from sida.manifests import Part
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 
 RESTARTS = 3  # without a new checkpoint in between
 POLL_SECONDS = 1.0
-_SIOCGIFADDR = 0x8915
 
 
-@dataclass(frozen=True)
-class Nodes:
+class Nodes(Part):
     """``count`` machines, of which this is number ``rank``; node 0 listens on ``host:port``. ``lease`` numbers the leading run."""
 
     count: int
@@ -48,14 +45,8 @@ class Nodes:
 
     @classmethod
     def parse(cls, text: str) -> Nodes | None:
-        """The inverse of ``str``; None for nothing."""
-        if not text:
-            return None
-        count, rank, host, port, lease = text.split()
-        return cls(int(count), int(rank), host, int(port), int(lease))
-
-    def __str__(self) -> str:
-        return f"{self.count} {self.rank} {self.host} {self.port} {self.lease}"
+        """What SIDA_NODES holds; None for nothing."""
+        return cls.model_validate_json(text) if text else None
 
     @property
     def name(self) -> str:
@@ -92,14 +83,9 @@ class Nodes:
 
     def interface(self) -> str | None:
         """The network interface that has that address, which gloo and NCCL must be told."""
-        wanted = socket.inet_aton(self.own_address())
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            for _, name in socket.if_nameindex():
-                with suppress(OSError):
-                    request = struct.pack("256s", name.encode()[:15])
-                    if fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24] == wanted:
-                        return name
-        return None
+        own = self.own_address()
+        named = psutil.net_if_addrs().items()
+        return next((name for name, addresses in named if own in [one.address for one in addresses]), None)
 
 
 # --- node 0 -------------------------------------------------------------------------------------------------------
@@ -120,7 +106,7 @@ class NodesLauncher(LocalLauncher):
         store, nodes = self._store, self._machines
         reached, left = _progress(store, work.job), RESTARTS
         while True:
-            _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
+            _wait_for_all(store, nodes, _read(store, nodes, "job").get("id", ""))
             store.delete(error_key(work.job))  # of an earlier start
             name = secrets.token_hex(6)
             store.put(nodes.key("job"), json.dumps({"id": name, "job": work.job}).encode())
@@ -147,7 +133,7 @@ def _wait_for_all(store: ObjectStore, nodes: Nodes, before: str) -> None:
     seconds = settings().timeout
     deadline = time.monotonic() + seconds
     waiting = list(range(1, nodes.count))
-    while waiting := [rank for rank in waiting if _said(store, nodes, f"node-{rank}").get("after") != before]:
+    while waiting := [rank for rank in waiting if _read(store, nodes, f"node-{rank}").get("after") != before]:
         if time.monotonic() > deadline:
             raise UserError(
                 f"node {waiting[0]} has not joined within {seconds:g} s: run the same command there with --node-rank "
@@ -156,7 +142,7 @@ def _wait_for_all(store: ObjectStore, nodes: Nodes, before: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _said(store: ObjectStore, nodes: Nodes, name: str) -> dict[str, str]:
+def _read(store: ObjectStore, nodes: Nodes, name: str) -> dict[str, str]:
     try:
         return dict(json.loads(store.read(nodes.key(name))))
     except NotFound:
@@ -185,42 +171,42 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
     def still_led() -> None:
         try:
             with patience.impatient():
-                found = alive_holder(store, nodes.name)
+                holder = alive_holder(store, nodes.name)
         except StoreError:
             return  # the store is away for a while: so it is for node 0
-        if found is None and patience.settled_for() < here.lease_seconds:
+        if holder is None and patience.settled_for() < here.lease_seconds:
             return  # node 0 has had no way to renew its lease
-        if found is None or found[0] != nodes.lease:
+        if holder is None or holder[0] != nodes.lease:
             raise _Over
-
-    def work_on(job: str, log: Path) -> Work:
-        error = partial(read_error, store, job)
-        return Work(step=us, job=job, processes=processes, threads=threads, log=log, check=still_led, error=error)
 
     try:
         while True:
             store.put(nodes.key(f"node-{nodes.rank}"), json.dumps({"after": done}).encode())
-            job = _next_job(store, nodes, done, still_led)
-            done = job["id"]
+            while (announced := _read(store, nodes, "job")).get("id", done) == done:
+                still_led()
+                time.sleep(POLL_SECONDS)
+            done, job = announced["id"], announced["job"]
             log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
-            progress.note(us, f"working on {job['job'].split('/')[1]} (log: {log})")
+            progress.note(us, f"working on {job.split('/')[1]} (log: {log})")
             progress.log(us, log)
-            _wait_for_a_way(nodes, still_led)
+            _wait_for_route(nodes, still_led)
+            error = partial(read_error, store, job)
+            work = Work(us, job, processes=processes, threads=threads, log=log, check=still_led, error=error)
             try:
-                LocalLauncher(log, nodes=(nodes, done)).run(work_on(job["job"], log))
+                LocalLauncher(log, nodes=(nodes, done)).run(work)
             except Stopped:
                 return 143
             except UserError:
                 raise
-            except SidaError as error:
-                progress.note(us, f"{error}: waiting for node 0 to start again")
+            except SidaError as failure:
+                progress.note(us, f"{failure}: waiting for node 0 to start again")
     except _Over:
         if last_words(store, nodes.name, nodes.lease):
             return 0
         raise SidaError(f"node 0 at {nodes.host} is gone: run the same commands again to continue") from None
 
 
-def _wait_for_a_way(nodes: Nodes, still_led: Callable[[], None]) -> None:
+def _wait_for_route(nodes: Nodes, still_led: Callable[[], None]) -> None:
     """Until there is a route to node 0, which was there when we joined: a link that is down takes it away for a while."""
     while True:
         try:
@@ -233,18 +219,11 @@ def _wait_for_a_way(nodes: Nodes, still_led: Callable[[], None]) -> None:
 
 def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:
     deadline = time.monotonic() + seconds
-    while (found := alive_holder(store, nodes.name)) is None:
+    while (holder := alive_holder(store, nodes.name)) is None:
         if time.monotonic() > deadline:
             raise UserError(
                 f"no run leads at {nodes.host}:{nodes.port} in {store.address} after {seconds:g} s: start node 0 with the same "
                 f"--rendezvous and --store"
             )
         time.sleep(POLL_SECONDS)
-    return Nodes(nodes.count, nodes.rank, nodes.host, nodes.port, found[0])
-
-
-def _next_job(store: ObjectStore, nodes: Nodes, done: str, still_led: Callable[[], None]) -> dict[str, str]:
-    while (job := _said(store, nodes, "job")).get("id", done) == done:
-        still_led()
-        time.sleep(POLL_SECONDS)
-    return job
+    return nodes.model_copy(update={"lease": holder[0]})

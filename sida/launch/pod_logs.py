@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sida.launch.cluster import Cluster, lines, passing
-from sida.launch.manifest import NODE
 from sida.launch.pod_state import attempt_of
+from sida.launch.trainjob_manifest import NODE
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 OVERLAP_SECONDS = 5  # how much further back than the last look each look begins

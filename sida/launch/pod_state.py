@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sida.launch.manifest import RESTART
+from sida.launch.trainjob_manifest import RESTART
 
 Kind = Literal["image", "room", "quota", "config", "volume", "policy", "runtime", "container", "queue", "starting"]
 Cause = Literal["error", "memory", "exit", "deadline", "evicted", "deleted", "driver", "never", "unknown"]

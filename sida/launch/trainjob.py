@@ -16,8 +16,8 @@ from sida.launch.cluster import Cluster, Refused, Unreachable, explain
 from sida.launch.follower import Follower
 from sida.launch.job_state import SUSPENDED_BY, ended
 from sida.launch.looker import Looker, Looks
-from sida.launch.manifest import NODE, QUEUE, STEP
 from sida.launch.pod_logs import first_node, pods_of
+from sida.launch.trainjob_manifest import NODE, QUEUE, STEP
 from sida.launch.trainjob_start import Start
 from sida.process.signals import on_stop
 

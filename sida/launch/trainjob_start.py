@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sida.errors import SidaError, UserError
-from sida.launch import manifest as manifests
+from sida.launch import trainjob_manifest as manifests
 from sida.launch.cluster import Cluster, Refused
 from sida.launch.job_state import SUSPENDED_BY, ended
 from sida.launch.pod_logs import is_over, pods_of
