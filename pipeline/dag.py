@@ -24,23 +24,6 @@ class Cluster(Protocol):
         """Return the context manager around all steps: an exit handler that records how the run ended."""
 
 
-def repeat_by_default(cluster: Cluster | None) -> str:
-    """Return the default of ``repeat``: a schedule created in Kubeflow's own pages measures each time."""
-    return SCHEDULED if cluster else ""
-
-
-def placeholders(cluster: Cluster | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Return (arguments of every step, further ones of scoring steps): the run's id and time, which KFP fills in on a cluster only.
-
-    As the whole constant of a task's input they are resolved; inside of a parameter's value they are not (seen on KFP 2.17).
-    """
-    from kfp import dsl
-
-    if cluster is None:
-        return {}, {}
-    return {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}, {"scheduled": dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER}
-
-
 def build(plan: Plan, components: str = "components", cluster: Cluster | None = None) -> Any:
     """Return the kfp pipeline of a plan; ``components`` is the package whose ``component_of`` gives each step's component.
 
@@ -49,12 +32,13 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
     from kfp import dsl
 
     forced, place = plan.forced(), _placing(plan, components, cluster)
+    again = SCHEDULED if cluster else ""  # a schedule created in Kubeflow's own pages measures each time
     name, description = f"sida-{plan.recipe}", plan.description or f"Distill and score: {plan.recipe}"
     if plan.published:
         name, description = "sida-score-published", "Score the generators that the authors released"
 
     @dsl.pipeline(name=plan.pipeline or name, description=description)
-    def benchmark(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
+    def benchmark(recipe: str = plan.address, repeat: str = again):  # type: ignore[no-untyped-def]
         """Distill a diffusion model to one step and score it.
 
         Args:
@@ -83,7 +67,11 @@ def _placing(plan: Plan, package: str, cluster: Cluster | None) -> Callable[...,
     component_of = importlib.import_module(f"{package}.component").component_of
     tasks = plan.tasks()
     steps = {step: component_of(step) for step in tasks}
-    always, timed = placeholders(cluster)
+    always, timed = {}, {}
+    if cluster:
+        # As the whole constant of a task's input KFP fills them in; inside of a parameter's value it does not (seen on 2.17).
+        always = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        timed = {"scheduled": dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER}
     created: dict[str, Any] = {}
 
     def place(step: str, recipe: Any, repeat: Any, **more: Any) -> None:

@@ -122,8 +122,7 @@ class _Run:
 
     def follow(self, signals: list[int]) -> int:
         """Draw until the child has ended; return its status. Pass the user's wish to stop on, once; the second time kills."""
-        heard = 0
-        kill_at = float("inf")
+        heard, kill_at = 0, float("inf")
         while (status := self.child.poll()) is None:
             if len(signals) > heard:
                 kill_at = 0.0 if heard else time.monotonic() + GRACE_SECONDS
@@ -135,10 +134,8 @@ class _Run:
             if time.monotonic() >= kill_at:
                 self._send(signal.SIGKILL)
             self._draw()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self.child.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
         self._draw()
         return status
 
@@ -165,7 +162,7 @@ class _Run:
         let_go(self.folder / "tmp", self._held)
 
     def explain(self) -> None:
-        """Return why it failed, in a line: the first error that was reported, else the end of the log."""
+        """Put into the outcome why it failed, in a line: the first error that was reported, else the end of the log."""
         outcome = self.outcome
         if self.errors:
             first = self.errors[0]

@@ -87,14 +87,14 @@ class Observer:
             return
         pods = self._kfp.pods(argo.selector(run.run_id))
         if pods is not None:
-            known.pods, known.pods_seen = argo.pods_by_place(pods), True
+            known.pods, known.pods_seen = argo.newest_pods(pods), True
             if any(_waits(pod) for pod in pods):
                 known.events = self._kfp.warnings() or ()
         if pods is None or failed or _has_none(run, known.pods):
             known.nodes = argo.nodes(self._kfp.workflows(argo.selector(run.run_id), needed=pods is None) or ())
         for name in (name.removesuffix("-driver") for name in failed if name.endswith("-driver")):
-            if drivers := known.pods.get(argo.Place(name, driver=True)):
-                lines = self._kfp.last_lines(drivers[-1]["metadata"]["name"], argo.CONTAINER)
+            if driver := known.pods.get(argo.Place(name, driver=True)):
+                lines = self._kfp.last_lines(driver["metadata"]["name"], argo.CONTAINER)
                 if lines is not None:
                     known.driver_errors[name] = argo.driver_error(lines)
 
@@ -113,7 +113,7 @@ def _waits(pod: dict[str, Any]) -> bool:
     return (pod.get("status") or {}).get("phase") in (None, "Pending")
 
 
-def _has_none(run: RunState, pods: dict[argo.Place, list[dict[str, Any]]]) -> bool:
+def _has_none(run: RunState, pods: dict[argo.Place, dict[str, Any]]) -> bool:
     """Return whether a task that Kubeflow calls at work has no pod."""
     at_work = {task.name for task in run.tasks if task.state in AT_WORK}
     bases = {name.removesuffix("-driver") for name in at_work if name in names() or name.endswith("-driver")}

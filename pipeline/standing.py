@@ -30,7 +30,7 @@ class Known:
 
     calls: dict[str, StepCall] = field(default_factory=dict)
     cancel: Cancel | None = None
-    pods: dict[Place, list[dict[str, Any]]] = field(default_factory=dict)
+    pods: dict[Place, dict[str, Any]] = field(default_factory=dict)  # the newest
     pods_seen: bool = False
     events: Sequence[dict[str, Any]] = ()  # warnings of KFP's namespace
     nodes: Sequence[Node] = ()
@@ -38,6 +38,11 @@ class Known:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
     job_pods: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of those that may be looked at
     job_events: Sequence[dict[str, Any]] = ()
+
+    def message(self, place: Place, phase: str = "") -> str:
+        """Return the Workflow's last word about a place, in this phase or any; empty when there is none."""
+        nodes = (node for node in self.nodes if node.place == place and phase in ("", node.phase))
+        return next((node.message for node in reversed([*nodes]) if node.message), "")
 
 
 @dataclass(frozen=True)
@@ -181,26 +186,25 @@ def _waiting(step: str, task: Task, known: Known) -> Waiting | None:
     """Return why a step that Kubeflow calls RUNNING does not begin."""
     if step in known.jobs:
         return waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
-    if pods := known.pods.get(Place(task.name, driver=False)):
-        return waiting_of(pods[-1], known.events)
-    return _driver_waiting(task.name, known) or _refused(Place(task.name, driver=False), known)
+    place = Place(task.name, driver=False)
+    if pod := known.pods.get(place):
+        return waiting_of(pod, known.events)
+    return _driver_waiting(task.name, known) or _refused(place, known)
 
 
 def _driver_waiting(task: str, known: Known) -> Waiting | None:
     """Return why a task's driver does not begin. Its usual few seconds are not worth a word."""
     place = Place(task, driver=True)
-    if pods := known.pods.get(place):
-        waiting = waiting_of(pods[-1], known.events)
+    if pod := known.pods.get(place):
+        waiting = waiting_of(pod, known.events)
         return waiting if waiting is not None and waiting.kind != "starting" else None
     return _refused(place, known)
 
 
 def _refused(place: Place, known: Known) -> Waiting | None:
     """Return why there is no pod at all, from the Workflow's own words."""
-    messages = [
-        node.message for node in known.nodes if node.place == place and node.phase == "Pending" and node.message
-    ]
-    return refusal(messages[-1], place.task) if messages else None
+    message = known.message(place, "Pending")
+    return refusal(message, place.task) if message else None
 
 
 def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failure:
@@ -210,33 +214,28 @@ def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failur
         return Failure("deadline" if call.timed_out else "error", said=call.error)
     if driver_failed:
         return _driver_failure(task, known)
-    pods = known.pods.get(Place(task.name, driver=False), ())
-    if pods and (failure := failure_of(pods[-1])) is not None:
-        return _explained(failure, step, known)
-    if pods and (stuck := waiting_of(pods[-1], known.events)) is not None and not stuck.passes:
-        return Failure("never", detail=waiting_in_words(stuck))
-    messages = [node.message for node in known.nodes if node.place == Place(task.name, driver=False) and node.message]
-    if messages:
-        return _from_argo(messages[-1])
+    place = Place(task.name, driver=False)
+    if pod := known.pods.get(place):
+        if (failure := failure_of(pod)) is not None:
+            # The pod of a launching step only passes on what became of the TrainJob's.
+            behind = failed_pod(known.job_pods.get(step, ())) if failure.cause == "exit" else None
+            return behind or failure
+        if (stuck := waiting_of(pod, known.events)) is not None and not stuck.passes:
+            return Failure("never", detail=waiting_in_words(stuck))
+    if message := known.message(place):
+        return _from_argo(message)
     if task.error:
         return Failure("error", said=task.error)
     return Failure("unknown", said="" if known.pods_seen else "nothing that can be looked at from here says why")
 
 
-def _explained(found: Failure, step: str, known: Known) -> Failure:
-    """Return the failure of the TrainJob's pod if the launching pod only passes it on."""
-    behind = failed_pod(known.job_pods.get(step, ()))
-    return behind if behind is not None and found.cause == "exit" else found
-
-
 def _driver_failure(task: Task, known: Known) -> Failure:
-    pods = known.pods.get(Place(task.name, driver=True), ())
-    pod = str(pods[-1]["metadata"]["name"]) if pods else ""
-    text = known.driver_errors.get(task.name, "")
-    argo = [node.message for node in known.nodes if node.place == Place(task.name, driver=True) and node.message]
-    if argo and (failure := _from_argo(argo[-1])).cause in ("never", "deleted"):
+    place = Place(task.name, driver=True)
+    pod, message = known.pods.get(place), known.message(place)
+    if message and (failure := _from_argo(message)).cause in ("never", "deleted"):
         return failure
-    return Failure("driver", pod, text or (argo[-1] if argo else ""))
+    text = known.driver_errors.get(task.name) or message
+    return Failure("driver", str(pod["metadata"]["name"]) if pod else "", text)
 
 
 def _from_argo(message: str) -> Failure:

@@ -45,24 +45,20 @@ def check_cluster(profile: Profile, steps: Iterable[str]) -> None:
     jobs, launched = profile.trainjob, [step for step in steps if profile.launched(step)]
     if jobs is None or not launched:
         return
-    who = f"{', '.join(launched)}: launcher: trainjob"
+    fault = ""
     try:
         cluster = Cluster(jobs.namespace, outage_seconds=10.0)
         if not cluster.serves_trainjobs():
-            raise Missing(
-                f"{who}, but the cluster at {cluster.host} does not serve TrainJobs ({API_VERSION}): install Kubeflow Trainer 2.2 "
+            fault = (
+                f"the cluster at {cluster.host} does not serve TrainJobs ({API_VERSION}): install Kubeflow Trainer 2.2 "
                 f"or newer, or set launcher: local in the profile"
             )
-        if not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
-            raise Missing(
-                f"{who}, but there is no {jobs.runtime_kind} {jobs.runtime!r} in namespace {jobs.namespace}: "
+        elif not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
+            fault = (
+                f"there is no {jobs.runtime_kind} {jobs.runtime!r} in namespace {jobs.namespace}: "
                 f"`sida runtime --profile ... | kubectl apply -f -` makes ours"
             )
-    except Missing:
-        raise
     except (SidaError, Refused) as error:
         print(f"warning: whether TrainJobs can be made in {jobs.namespace} was not checked: {error}", file=sys.stderr)
-
-
-class Missing(UserError):
-    """The cluster has not what the profile asks for."""
+    if fault:
+        raise UserError(f"{', '.join(launched)}: launcher: trainjob, but {fault}")

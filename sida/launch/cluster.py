@@ -72,8 +72,7 @@ class Cluster:
 
     def find(self, labels: str) -> list[dict[str, Any]]:
         """TrainJobs by label selector."""
-        listed = self._read(self._objects.list_namespaced_custom_object, *self._kind(), label_selector=labels)
-        return list(listed["items"])
+        return self._items(self._objects.list_namespaced_custom_object, *self._kind(), label_selector=labels)
 
     def patch(self, name: str, changes: dict[str, Any]) -> None:
         """Merge ``changes`` into a TrainJob; one that is gone is none of our business."""
@@ -102,7 +101,7 @@ class Cluster:
 
     def pods(self, labels: str) -> list[dict[str, Any]]:
         """Pods by label selector."""
-        return list(self._read(self._core.list_namespaced_pod, self.namespace, label_selector=labels)["items"])
+        return self._items(self._core.list_namespaced_pod, self.namespace, label_selector=labels)
 
     def pods_now(self, labels: str) -> list[dict[str, Any]] | None:
         """Pods by label selector; None where they cannot be seen now, or may not."""
@@ -143,13 +142,13 @@ class Cluster:
     def warnings(self, about: str = "") -> list[dict[str, Any]]:
         """Events of type Warning, of all objects or those called ``about``; the API server forgets them after an hour."""
         selector = "type=Warning" + (f",involvedObject.name={about}" if about else "")
-        listed = self._read(self._core.list_namespaced_event, self.namespace, field_selector=selector)
-        return list(listed["items"])
+        return self._items(self._core.list_namespaced_event, self.namespace, field_selector=selector)
 
     def workflows(self, labels: str) -> list[dict[str, Any]]:
         """Argo's Workflows by label selector."""
+        group, version, plural = WORKFLOWS
         call = self._objects.list_namespaced_custom_object
-        return list(self._read(call, *WORKFLOWS[:2], self.namespace, WORKFLOWS[2], label_selector=labels)["items"])
+        return self._items(call, group, version, self.namespace, plural, label_selector=labels)
 
     # -- what the cluster serves
 
@@ -191,6 +190,9 @@ class Cluster:
                     ) from error
             self.pause(pause)
             pause = min(2 * pause, MAX_PAUSE)
+
+    def _items(self, call: Callable[..., Any], *given: Any, **named: Any) -> list[dict[str, Any]]:
+        return list(self._read(call, *given, **named)["items"])
 
     def _read_if_there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:
         """Return the answer to a call; None where it is that there is no such thing."""

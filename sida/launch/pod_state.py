@@ -6,7 +6,7 @@ The shapes are those of Kubernetes 1.35 with containerd, JobSet 0.12 and Trainer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ Kind = Literal["image", "room", "quota", "config", "volume", "policy", "runtime"
 Cause = Literal["error", "memory", "exit", "deadline", "evicted", "deleted", "driver", "never", "unknown"]
 
 PASSING: tuple[Kind, ...] = ("queue", "starting")  # of all others only somebody's hand, or others' end, is the end
+_MAIN = ("main", "node", "step")  # containers that do the work
 _STARTING = ("ContainerCreating", "PodInitializing")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _EVICTED = (
@@ -77,8 +78,8 @@ def waiting_of(pod: dict[str, Any], events: Iterable[dict[str, Any]] = ()) -> Wa
             return Waiting("image", name, line_of(_pull_trouble(_whole(waiting.get("message")), container, pod)))
         if reason and reason not in _STARTING:
             return Waiting("config" if _NO_SECRET.search(message) else "container", name, message or reason)
-    mine = [event for event in events if (event.get("involvedObject") or {}).get("uid") == pod["metadata"].get("uid")]
-    for event in sorted(mine, key=_time, reverse=True):
+    about = [event for event in events if (event.get("involvedObject") or {}).get("uid") == pod["metadata"].get("uid")]
+    for event in sorted(about, key=_time, reverse=True):
         message = line_of(event.get("message"))
         if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
             return Waiting("config" if _NO_SECRET.search(message) else "volume", name, message)
@@ -98,8 +99,7 @@ def _unscheduled(name: str, condition: dict[str, Any]) -> Waiting:
 
 def _pull_trouble(message: str, container: dict[str, Any], pod: dict[str, Any]) -> str:
     """The image and the registry's own words, once: the kubelet says them in two ways in turn, and the image up to five times."""
-    specified = {c.get("name"): c.get("image") for c in (pod.get("spec") or {}).get("containers") or []}
-    image = str(specified.get(container.get("name")) or container.get("image") or "")
+    image = str(_specified(pod, container).get("image") or container.get("image") or "")
     cause = message.rpartition(f'"{image}": ')[2].removeprefix(f"{image}: ").rpartition("desc = ")[2]
     return f"{image}: {cause}" if cause and "ack-off pulling image" not in cause else image
 
@@ -118,36 +118,36 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
         return Failure("evicted", name, message or line_of((disruption or {}).get("message")) or reason)
     for container in _containers(status):
         ended = (container.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode") and (found := _exit(pod, container, ended)) is not None:
-            return found
+        if ended.get("exitCode") and (failure := _exit(pod, container, ended)) is not None:
+            return failure
     return Failure("exit", name, message or reason)
 
 
 def _exit(pod: dict[str, Any], container: dict[str, Any], ended: dict[str, Any]) -> Failure | None:
     name, code = pod["metadata"]["name"], int(ended["exitCode"])
     if ended.get("reason") == "OOMKilled":
-        return Failure("memory", name, exit_code=code, limit=_memory_limit(pod, container))
-    if container.get("name") not in _main_containers(pod) and code in (137, 143):
+        limits = (_specified(pod, container).get("resources") or {}).get("limits") or {}
+        return Failure("memory", name, exit_code=code, limit=str(limits.get("memory") or ""))
+    if _is_sidecar(pod, container) and code in (137, 143):
         return None  # a sidecar that was ended with the rest
     return Failure("exit", name, line_of(ended.get("message")), exit_code=code)
 
 
-def _memory_limit(pod: dict[str, Any], container: dict[str, Any]) -> str:
-    for one in (pod.get("spec") or {}).get("containers") or []:
-        if one.get("name") == container.get("name"):
-            return str(((one.get("resources") or {}).get("limits") or {}).get("memory") or "")
-    return ""
+def _specified(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, Any]:
+    """What the pod's spec says of the container that a status is of."""
+    containers = (pod.get("spec") or {}).get("containers") or []
+    return next((one for one in containers if one.get("name") == container.get("name")), {})
 
 
-def _main_containers(pod: dict[str, Any]) -> tuple[str, ...]:
-    names = [container.get("name") for container in (pod.get("spec") or {}).get("containers") or []]
-    return tuple(name for name in names if name in ("main", "node", "step")) or tuple(map(str, names))
+def _is_sidecar(pod: dict[str, Any], container: dict[str, Any]) -> bool:
+    names = {one.get("name") for one in (pod.get("spec") or {}).get("containers") or []}
+    return container.get("name") not in (names & set(_MAIN) or names)
 
 
 def _containers(status: dict[str, Any]) -> list[dict[str, Any]]:
     """The main one first: what its sidecars say is mostly its doing."""
     both = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
-    return sorted(both, key=lambda container: container.get("name") not in ("main", "node", "step"))
+    return sorted(both, key=lambda container: container.get("name") not in _MAIN)
 
 
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
@@ -171,18 +171,17 @@ def refusal(message: str, what: str) -> Waiting:
     return Waiting("runtime", what, text)
 
 
-def complaint(events: Iterable[dict[str, Any]], names: Iterable[str]) -> Waiting | None:
+def complaint(events: Iterable[dict[str, Any]], names: Collection[str]) -> Waiting | None:
     """The newest warning that one of these objects' parts could not be made."""
-    wanted = set(names)
-    found = [
+    refused = [
         event
         for event in events
-        if (event.get("involvedObject") or {}).get("name") in wanted
+        if (event.get("involvedObject") or {}).get("name") in names
         and event.get("reason") in ("FailedCreate", "TrainJobResourcesCreationFailed", "JobCreationFailed")
     ]
-    if not found:
+    if not refused:
         return None
-    newest = max(found, key=_time)
+    newest = max(refused, key=_time)
     return refusal(str(newest.get("message") or ""), newest["involvedObject"]["name"])
 
 
@@ -194,16 +193,16 @@ def _time(event: dict[str, Any]) -> str:
 
 def newest_pods(pods: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of the last restart of a JobSet, without those that are being deleted."""
-    there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-    last = max((attempt_of(pod) for pod in there), default=0)
-    return [pod for pod in there if attempt_of(pod) == last]
+    stay = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    last = max(map(attempt_of, stay), default=0)
+    return [pod for pod in stay if attempt_of(pod) == last]
 
 
 def failed_pod(pods: Sequence[dict[str, Any]]) -> Failure | None:
     """Why a job's pods failed: the memory of one explains the exit of the others."""
-    found = [failure for pod in pods if (failure := failure_of(pod)) is not None]
+    failures = [failure for pod in pods if (failure := failure_of(pod)) is not None]
     order: tuple[Cause, ...] = ("memory", "deadline", "evicted", "exit")
-    return min(found, key=lambda failure: order.index(failure.cause), default=None)
+    return min(failures, key=lambda failure: order.index(failure.cause), default=None)
 
 
 def attempt_of(pod: dict[str, Any]) -> int:

@@ -102,11 +102,8 @@ class Processes:
 def _sum_bucket(tensors: list[Tensor]) -> None:
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(flat)
-    torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(_split(flat, tensors), tensors, strict=True)])
-
-
-def _split(flat: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
-    return flat.split([tensor.numel() for tensor in tensors])
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
 @contextmanager
