@@ -262,34 +262,34 @@ def _connect(profile: Profile) -> Any:
         def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
             return self._healthz_api.healthz_service_get_healthz()
 
-    here = profile.kfp
+    options = profile.kfp
     client = Quick(
-        host=here.host,
-        namespace=here.namespace or "kubeflow",
+        host=options.host,
+        namespace=options.namespace or "kubeflow",
         existing_token=_token(profile),
-        cookies=_variable("kfp.cookies_variable", here.cookies_variable),
-        ssl_ca_cert=here.ca_file,
-        verify_ssl=here.verify_tls,
-        ui_host=here.ui,
+        cookies=_variable("kfp.cookies_variable", options.cookies_variable),
+        ssl_ca_cert=options.ca_file,
+        verify_ssl=options.verify_tls,
+        ui_host=options.ui,
     )
     rest = client._healthz_api.api_client.rest_client
     request = rest.request
 
-    def bounded(*args: Any, _request_timeout: Any = None, **options: Any) -> Any:
-        return request(*args, _request_timeout=_request_timeout or TIMEOUT, **options)
+    def bounded(*args: Any, _request_timeout: Any = None, **more: Any) -> Any:
+        return request(*args, _request_timeout=_request_timeout or TIMEOUT, **more)
 
     rest.request = bounded
     return client
 
 
 def _token(profile: Profile) -> str | None:
-    here = profile.kfp
-    if here.token_file:
+    options = profile.kfp
+    if options.token_file:
         try:
-            return Path(here.token_file).expanduser().read_text(encoding="utf-8").strip()
+            return Path(options.token_file).expanduser().read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise UserError(f"kfp.token_file {here.token_file}: {error.strerror}: write the token there") from error
-    return _variable("kfp.token_variable", here.token_variable)
+            raise UserError(f"kfp.token_file {options.token_file}: {error.strerror}: write the token there") from error
+    return _variable("kfp.token_variable", options.token_variable)
 
 
 def _variable(field: str, name: str | None) -> str | None:

@@ -7,24 +7,17 @@ pipeline's function: no ``from __future__ import annotations`` here.
 import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline.plan import Plan
 from sida.registry import STEPS
 from sida.steps.execute import SCHEDULED
 
-
-class Cluster(Protocol):
-    """The cluster's part of a pipeline, beyond its DAG; see ``pipeline.compile``."""
-
-    def configure(self, step: str, task: Any) -> None:
-        """Set the image, resources and environment of a step's task."""
-
-    def ending(self, recipe: Any, name: str) -> Any:
-        """Return the context manager around all steps: an exit handler that records how the run ended."""
+if TYPE_CHECKING:
+    from pipeline.compile import OnCluster
 
 
-def build(plan: Plan, components: str = "components", cluster: Cluster | None = None) -> Any:
+def build(plan: Plan, components: str = "components", cluster: "OnCluster | None" = None) -> Any:
     """Return the kfp pipeline of a plan; ``components`` is the package whose ``component_of`` gives each step's component.
 
     Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (see ``sida.steps.execute.repetition``).
@@ -60,7 +53,7 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
     return benchmark
 
 
-def _placing(plan: Plan, package: str, cluster: Cluster | None) -> Callable[..., None]:
+def _placing(plan: Plan, package: str, cluster: "OnCluster | None") -> Callable[..., None]:
     """Return a function that places a step's task in the pipeline that is being built, wired to those placed before it."""
     from kfp import dsl
 

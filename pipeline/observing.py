@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline import argo
+from pipeline import argo, trainjobs
 from pipeline.compile import EXIT_TASK
 from pipeline.remote import store_at_hand
 from pipeline.run_state import RunState
-from pipeline.standing import AT_WORK, BAD, Known, Standing, standing
-from pipeline.trainjobs import launches, selector
+from pipeline.standing import AT_WORK, BAD, Facts, Standing, standing
 from sida import ending, records
 from sida.launch.looker import Looker, Looks, Unseen
 from sida.launch.pod_logs import pods_of
@@ -46,22 +45,23 @@ class Observer:
     def __init__(self, profile: Profile, run_id: str) -> None:
         self.run_id, self._profile, self._looks = run_id, profile, Looks()
         self._kfp = Looker(profile.kfp.namespace or KFP_NAMESPACE, self._looks)
-        self._jobs = Looker(profile.trainjob.namespace, self._looks) if profile.trainjob and launches(profile) else None
+        jobs = trainjobs.options(profile)
+        self._jobs = Looker(jobs.namespace, self._looks) if jobs else None
 
     @property
     def missing(self) -> tuple[Unseen, ...]:
-        """What the last look could not look at."""
+        """Return what the last look could not look at."""
         return tuple(self._looks.missing)
 
     def look(self, run: RunState) -> Standing:
         """Return how the run stands now; record a cancel that is not recorded yet."""
         self._looks.missing.clear()
-        known = Known()
-        look_at_store(self._looks, self._profile, lambda store: self._look_at_records(store, run, known))
+        facts = Facts()
+        look_at_store(self._looks, self._profile, lambda store: self._look_at_records(store, run, facts))
         if run.state != "SUCCEEDED":
-            self._look_at_pods(run, known)
-            self._look_at_jobs(run, known)
-        return standing(run, known, names())
+            self._look_at_pods(run, facts)
+            self._look_at_jobs(run, facts)
+        return standing(run, facts, names())
 
     def settle(self, seen: Standing) -> None:
         """Record how the run ended, if its exit handler did not, or did not know; quietly if the store is out of reach."""
@@ -75,38 +75,40 @@ class Observer:
 
         look_at_store(self._looks, self._profile, settle)
 
-    def _look_at_records(self, store: ObjectStore, run: RunState, known: Known) -> None:
+    def _look_at_records(self, store: ObjectStore, run: RunState, facts: Facts) -> None:
         if run.cancelled and not run.ended:
             ending.cancel(store, self.run_id, "seen in Kubeflow Pipelines")
-        known.calls, known.cancel = records.calls(store, self.run_id), ending.cancel_of(store, self.run_id)
+        facts.calls, facts.cancel = records.calls(store, self.run_id), ending.cancel_of(store, self.run_id)
 
-    def _look_at_pods(self, run: RunState, known: Known) -> None:
+    def _look_at_pods(self, run: RunState, facts: Facts) -> None:
         """Look at the run's own pods, and at warnings and the Workflow only if they may explain something."""
         failed = {task.name for task in run.tasks if task.state in BAD}
         if not failed and not any(task.state in AT_WORK for task in run.tasks):
             return
         pods = self._kfp.pods(argo.selector(run.run_id))
         if pods is not None:
-            known.pods, known.pods_seen = argo.newest_pods(pods), True
+            facts.pods, facts.pods_seen = argo.newest_pods(pods), True
             if any(_waits(pod) for pod in pods):
-                known.events = self._kfp.warnings() or ()
-        if pods is None or failed or _has_none(run, known.pods):
-            known.nodes = argo.nodes(self._kfp.workflows(argo.selector(run.run_id), needed=pods is None) or ())
+                facts.events = self._kfp.warnings() or ()
+        if pods is None or failed or _has_none(run, facts.pods):
+            facts.nodes = argo.nodes(self._kfp.workflows(argo.selector(run.run_id), needed=pods is None) or ())
         for name in (name.removesuffix("-driver") for name in failed if name.endswith("-driver")):
-            if driver := known.pods.get(argo.Place(name, driver=True)):
+            if driver := facts.pods.get(argo.Place(name, driver=True)):
                 lines = self._kfp.last_lines(driver["metadata"]["name"], argo.CONTAINER)
                 if lines is not None:
-                    known.driver_errors[name] = argo.driver_error(lines)
+                    facts.driver_errors[name] = argo.driver_error(lines)
 
-    def _look_at_jobs(self, run: RunState, known: Known) -> None:
+    def _look_at_jobs(self, run: RunState, facts: Facts) -> None:
         if self._jobs is None:
             return
-        known.jobs = {job["metadata"]["labels"][STEP]: job for job in self._jobs.trainjobs(selector(self.run_id)) or ()}
-        for step, job in known.jobs.items():
+        facts.jobs = {
+            job["metadata"]["labels"][STEP]: job for job in self._jobs.trainjobs(trainjobs.selector(self.run_id)) or ()
+        }
+        for step, job in facts.jobs.items():
             if (pods := self._jobs.pods(pods_of(job["metadata"]["name"]))) is not None:
-                known.job_pods[step] = pods
-        if known.jobs and not run.ended:
-            known.job_events = self._jobs.warnings() or ()
+                facts.job_pods[step] = pods
+        if facts.jobs and not run.ended:
+            facts.job_events = self._jobs.warnings() or ()
 
 
 def _waits(pod: dict[str, Any]) -> bool:

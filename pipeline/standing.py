@@ -1,6 +1,6 @@
 """The standing of a run on Kubeflow, step by step: put together from all that is known of it, typed; words are made at the end.
 
-What is known: Kubeflow Pipelines' states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
+The facts: Kubeflow Pipelines' states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
 nodes, TrainJobs. Each may be missing (``pipeline.observing`` says which), and Kubeflow's API alone never says why.
 """
 
@@ -25,7 +25,7 @@ _DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
 
 
 @dataclass
-class Known:
+class Facts:
     """Facts about a run beside Kubeflow's own account; empty where they could not be looked at."""
 
     calls: dict[str, StepCall] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class Standing:
         return Ending(self.state, self.message, self.sure) if self.over else None
 
 
-def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
-    """Combine all that is known. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
+def standing(run: RunState, facts: Facts, names: Mapping[str, str]) -> Standing:
+    """Combine all the facts. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
     grouped: dict[str, list[Task]] = {}
     for task in run.tasks:
         if (step := names.get(task.name.replace("_", "-"))) is not None:
@@ -93,24 +93,24 @@ def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
     for base in drivers:  # before its driver has ended, Kubeflow does not show the step itself
         if (step := names.get(base.replace("_", "-"))) is not None and step not in grouped:
             grouped[step] = [Task(base, "")]
-    steps = [] if run.ended else [*_frames(drivers.values(), known, names)]
+    steps = [] if run.ended else [*_frames(drivers.values(), facts, names)]
     for step, tasks in grouped.items():
         driver = drivers.get(tasks[0].name)
-        steps.append(_step(step, _joined(tasks), driver, known, run.ended, _cancelled(run, known)))
-    for step in known.jobs.keys() - grouped.keys():
-        steps.append(_job_alone(step, known))
+        steps.append(_step(step, _joined(tasks), driver, facts, run.ended, _cancelled(run, facts)))
+    for step in facts.jobs.keys() - grouped.keys():
+        steps.append(_job_alone(step, facts))
     standings = tuple(steps)
     if not run.ended:
         return Standing(run.run_id, run.name, run.state, standings)
-    state, message, sure = _ended(run, known, standings)
+    state, message, sure = _ended(run, facts, standings)
     return Standing(run.run_id, run.name, state, standings, message, over=True, sure=sure)
 
 
-def _frames(drivers: Iterable[Task], known: Known, names: Mapping[str, str]) -> Iterator[StepStanding]:
+def _frames(drivers: Iterable[Task], facts: Facts, names: Mapping[str, str]) -> Iterator[StepStanding]:
     """Yield the drivers of the whole and of the group around the steps that wait: then no step begins."""
     for task in drivers:
         base = task.name.removesuffix("-driver")
-        waiting = _driver_waiting(base, known) if task.state in AT_WORK and base not in names else None
+        waiting = _driver_waiting(base, facts) if task.state in AT_WORK and base not in names else None
         if waiting is not None:
             yield StepStanding(task.name, WAITING, waiting)
 
@@ -121,16 +121,16 @@ def _joined(tasks: Sequence[Task]) -> Task:
     return min(tasks, key=lambda task: order.index(task.state) if task.state in order else len(order))
 
 
-def _ended(run: RunState, known: Known, steps: Sequence[StepStanding]) -> tuple[str, str, bool]:
+def _ended(run: RunState, facts: Facts, steps: Sequence[StepStanding]) -> tuple[str, str, bool]:
     """Return (one of ENDINGS, its first cause, whether that is known)."""
     if run.state in (SUCCEEDED, "SKIPPED"):
         return SUCCEEDED, "", True
     failed = sorted((step for step in steps if step.state == FAILED), key=lambda step: step.ended or "9")
-    if _cancelled(run, known) and (known.cancel is not None or not failed):
+    if _cancelled(run, facts) and (facts.cancel is not None or not failed):
         waited = next(
             (f"; {step.name}: {step.reason()}" for step in steps if step.failure and step.state == CANCELLED), ""
         )
-        how = in_words(known.cancel) if known.cancel else f"cancelled at {run.cancelled} (in Kubeflow Pipelines)"
+        how = in_words(facts.cancel) if facts.cancel else f"cancelled at {run.cancelled} (in Kubeflow Pipelines)"
         return CANCELLED, how + waited, True
     if failed:
         cause = failed[0].failure.cause if failed[0].failure is not None else "unknown"
@@ -142,99 +142,99 @@ def _ended(run: RunState, known: Known, steps: Sequence[StepStanding]) -> tuple[
     for task in run.tasks:  # a driver of the whole, or of the group around the steps
         if task.state in BAD and task.name.endswith("-driver"):
             named = Task(task.name.removesuffix("-driver"), task.state)
-            return FAILED, f"{task.name}: {failure_in_words(_driver_failure(named, known))}", True
+            return FAILED, f"{task.name}: {failure_in_words(_driver_failure(named, facts))}", True
     return FAILED, run.error, bool(run.error)
 
 
-def _cancelled(run: RunState, known: Known) -> str:
+def _cancelled(run: RunState, facts: Facts) -> str:
     """Return when the run's end was asked for, ISO 8601; empty when it was not."""
-    return run.cancelled or (known.cancel.asked if known.cancel is not None else "")
+    return run.cancelled or (facts.cancel.asked if facts.cancel is not None else "")
 
 
 # -- one step
 
 
-def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, cancelled: str) -> StepStanding:
-    call = known.calls.get(step)
+def _step(step: str, task: Task, driver: Task | None, facts: Facts, over: bool, cancelled: str) -> StepStanding:
+    call = facts.calls.get(step)
     state, ended = task.state, task.ended
     driver_failed = driver is not None and driver.state in BAD
     if state == SUCCEEDED:
         return StepStanding(step, state, reused=call is not None and call.state == "reused", ended=ended)
     if state in BAD or driver_failed:
         ended = ended or (driver.ended if driver is not None else "")
-        failure = _failure(step, task, known, driver_failed)
+        failure = _failure(step, task, facts, driver_failed)
         if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever error it reported
             return StepStanding(step, CANCELLED, failure=failure if failure.cause == "never" else None, ended=ended)
         return StepStanding(step, FAILED, failure=failure, ended=ended)
     if not over and not state and driver is not None and driver.state in AT_WORK:
-        waiting = _driver_waiting(task.name, known)
+        waiting = _driver_waiting(task.name, facts)
         return StepStanding(step, WAITING if waiting is not None else NOT_STARTED, waiting)
     if over or state not in AT_WORK:
         return StepStanding(step, state or NOT_STARTED, ended=ended)
-    waiting = _waiting(step, task, known)
-    job = job_in_words(known.jobs[step]) if step in known.jobs else ""
+    waiting = _waiting(step, task, facts)
+    job = job_in_words(facts.jobs[step]) if step in facts.jobs else ""
     return StepStanding(step, WAITING if waiting is not None else state, waiting, job=job)
 
 
-def _job_alone(step: str, known: Known) -> StepStanding:
+def _job_alone(step: str, facts: Facts) -> StepStanding:
     """Return the standing of a TrainJob whose step Kubeflow does not show."""
-    waiting = waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
-    return StepStanding(step, WAITING if waiting is not None else "", waiting, job=job_in_words(known.jobs[step]))
+    waiting = waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events)
+    return StepStanding(step, WAITING if waiting is not None else "", waiting, job=job_in_words(facts.jobs[step]))
 
 
-def _waiting(step: str, task: Task, known: Known) -> Waiting | None:
+def _waiting(step: str, task: Task, facts: Facts) -> Waiting | None:
     """Return why a step that Kubeflow calls RUNNING does not begin."""
-    if step in known.jobs:
-        return waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
+    if step in facts.jobs:
+        return waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events)
     place = Place(task.name, driver=False)
-    if pod := known.pods.get(place):
-        return waiting_of(pod, known.events)
-    return _driver_waiting(task.name, known) or _refused(place, known)
+    if pod := facts.pods.get(place):
+        return waiting_of(pod, facts.events)
+    return _driver_waiting(task.name, facts) or _refused(place, facts)
 
 
-def _driver_waiting(task: str, known: Known) -> Waiting | None:
+def _driver_waiting(task: str, facts: Facts) -> Waiting | None:
     """Return why a task's driver does not begin. Its usual few seconds are not worth a word."""
     place = Place(task, driver=True)
-    if pod := known.pods.get(place):
-        waiting = waiting_of(pod, known.events)
+    if pod := facts.pods.get(place):
+        waiting = waiting_of(pod, facts.events)
         return waiting if waiting is not None and waiting.kind != "starting" else None
-    return _refused(place, known)
+    return _refused(place, facts)
 
 
-def _refused(place: Place, known: Known) -> Waiting | None:
+def _refused(place: Place, facts: Facts) -> Waiting | None:
     """Return why there is no pod at all, from the Workflow's own words."""
-    message = known.message(place, "Pending")
+    message = facts.message(place, "Pending")
     return refusal(message, place.task) if message else None
 
 
-def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failure:
+def _failure(step: str, task: Task, facts: Facts, driver_failed: bool) -> Failure:
     """Return the step's own error; else what Kubernetes did to it; else Argo's account."""
-    call = known.calls.get(step)
+    call = facts.calls.get(step)
     if call is not None and call.state == "failed" and call.error:
         return Failure("deadline" if call.timed_out else "error", said=call.error)
     if driver_failed:
-        return _driver_failure(task, known)
+        return _driver_failure(task, facts)
     place = Place(task.name, driver=False)
-    if pod := known.pods.get(place):
+    if pod := facts.pods.get(place):
         if (failure := failure_of(pod)) is not None:
             # The pod of a launching step only passes on what became of the TrainJob's.
-            behind = failed_pod(known.job_pods.get(step, ())) if failure.cause == "exit" else None
+            behind = failed_pod(facts.job_pods.get(step, ())) if failure.cause == "exit" else None
             return behind or failure
-        if (stuck := waiting_of(pod, known.events)) is not None and not stuck.passes:
+        if (stuck := waiting_of(pod, facts.events)) is not None and not stuck.passes:
             return Failure("never", detail=waiting_in_words(stuck))
-    if message := known.message(place):
+    if message := facts.message(place):
         return _from_argo(message)
     if task.error:
         return Failure("error", said=task.error)
-    return Failure("unknown", said="" if known.pods_seen else "nothing that can be looked at from here says why")
+    return Failure("unknown", said="" if facts.pods_seen else "nothing that can be looked at from here says why")
 
 
-def _driver_failure(task: Task, known: Known) -> Failure:
+def _driver_failure(task: Task, facts: Facts) -> Failure:
     place = Place(task.name, driver=True)
-    pod, message = known.pods.get(place), known.message(place)
+    pod, message = facts.pods.get(place), facts.message(place)
     if message and (failure := _from_argo(message)).cause in ("never", "deleted"):
         return failure
-    text = known.driver_errors.get(task.name) or message
+    text = facts.driver_errors.get(task.name) or message
     return Failure("driver", str(pod["metadata"]["name"]) if pod else "", text)
 
 

@@ -38,9 +38,9 @@ def step_log(profile: Profile, run: str, step: str, *, follow: bool) -> Iterator
 
 def _of_trainjob(looks: Looks, profile: Profile, run: str, step: str, follow: bool) -> Iterator[str] | None:
     """Return the log of the first node's newest pod."""
-    if profile.trainjob is None or not trainjobs.launches(profile):
+    if (options := trainjobs.options(profile)) is None:
         return None
-    looker = Looker(profile.trainjob.namespace, looks)
+    looker = Looker(options.namespace, looks)
     jobs = looker.trainjobs(trainjobs.selector(run, step))
     if not jobs:
         return None

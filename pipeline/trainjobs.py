@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import Literal
 
-from pipeline.profile import LAUNCHED, Profile
+from pipeline.profile import LAUNCHED, Profile, TrainJobs
 from sida.errors import SidaError, UserError
 from sida.launch.cluster import Cluster, Refused, explain
 from sida.launch.trainjob import TrainJobLauncher
@@ -13,9 +14,9 @@ from sida.launch.trainjob_manifest import API_VERSION, RUN, STEP, label
 from sida.layout import check_run_id
 
 
-def launches(profile: Profile) -> bool:
-    """Return whether the profile makes TrainJobs."""
-    return profile.trainjob is not None and any(profile.launched(step) for step in LAUNCHED)
+def options(profile: Profile) -> TrainJobs | None:
+    """Return what the profile says of TrainJobs; None where no step makes one."""
+    return profile.trainjob if any(profile.launched(step) for step in LAUNCHED) else None
 
 
 def selector(run: str, step: str = "") -> str:
@@ -25,15 +26,15 @@ def selector(run: str, step: str = "") -> str:
 
 def launchers(profile: Profile, run: str) -> list[TrainJobLauncher]:
     """Return the launchers of a run's TrainJobs, which end them. Raises UserError when the cluster refuses to list them."""
-    if profile.trainjob is None or not launches(profile):
+    if (jobs := options(profile)) is None:
         return []
-    cluster = Cluster(profile.trainjob.namespace, outage_seconds=10.0)
+    cluster = Cluster(jobs.namespace, outage_seconds=10.0)
     try:
-        jobs = cluster.find(selector(run))
+        running = cluster.find(selector(run))
     except Refused as error:
         raise explain(error, "list TrainJobs", cluster.namespace) from error
-    suspends = profile.trainjob.on_termination == "suspend"
-    return [TrainJobLauncher(cluster, job, "suspend" if suspends else "delete") for job in jobs]
+    ending: Literal["suspend", "delete"] = "suspend" if jobs.on_termination == "suspend" else "delete"
+    return [TrainJobLauncher(cluster, job, ending) for job in running]
 
 
 def check_cluster(profile: Profile, steps: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ class Stopped(SidaError):
 
 @dataclass(frozen=True)
 class Work:
-    """What the workers of a step's job are to do, and how the launcher hears of it."""
+    """The task of a job's workers, and how the launcher hears of it."""
 
     step: str
     job: str  # key of the job's spec in the store

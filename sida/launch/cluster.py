@@ -153,12 +153,12 @@ class Cluster:
     # -- what the cluster serves
 
     def serves_trainjobs(self) -> bool:
-        """Whether the API that our manifests are written for is there (discovery, as kubectl does it)."""
+        """Return whether the API that our manifests are written for is there (discovery, as kubectl does it)."""
         answer = self._read_if_there(self._objects.get_api_resources, GROUP, VERSION) or {"resources": []}
         return any(resource["name"] == PLURAL for resource in answer["resources"])
 
     def has_runtime(self, kind: str, name: str) -> bool:
-        """Whether the TrainingRuntime or ClusterTrainingRuntime is there."""
+        """Return whether the TrainingRuntime or ClusterTrainingRuntime is there."""
         if kind == "TrainingRuntime":
             return self.runtime(name) is not None
         call = self._objects.get_cluster_custom_object
@@ -223,7 +223,7 @@ class Cluster:
         except ApiException as error:
             if error.status not in _TRANSIENT:
                 self._heard = self.clock.now()
-            raise Refused(error.status or 0, *_said(error)) from error
+            raise Refused(error.status or 0, *_reason_and_message(error)) from error
         self._heard = self.clock.now()
         return response
 
@@ -233,7 +233,7 @@ class Unreachable(UserError):
 
 
 def passing(error: Exception) -> str | None:
-    """In a few words, why a call may succeed when it is made again; None when it will not."""
+    """Say in a few words why a call may succeed when it is made again; None when it will not."""
     from urllib3.exceptions import HTTPError
 
     if isinstance(error, Refused):
@@ -272,7 +272,7 @@ def lines(response: Any) -> Iterator[bytes]:
         yield rest
 
 
-def _said(error: Any) -> tuple[str, str]:
+def _reason_and_message(error: Any) -> tuple[str, str]:
     """(reason, message) of an answer, from its Status object where there is one."""
     try:
         status = json.loads(error.body)
@@ -282,7 +282,7 @@ def _said(error: Any) -> tuple[str, str]:
 
 
 def _configuration() -> Any:
-    """In a pod its service account; elsewhere KUBECONFIG or ~/.kube/config, as kubectl does."""
+    """Read the service account in a pod; elsewhere KUBECONFIG or ~/.kube/config, as kubectl does."""
     from kubernetes import client, config
     from kubernetes.config import ConfigException
 
@@ -294,7 +294,9 @@ def _configuration() -> Any:
         else:
             config.load_kube_config(variables.get("KUBECONFIG"), client_configuration=configuration)
     except (ConfigException, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"no Kubernetes cluster is configured here ({said}): set KUBECONFIG, as for kubectl") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"no Kubernetes cluster is configured here ({reason}): set KUBECONFIG, as for kubectl"
+        ) from error
     configuration.retries = False  # we repeat calls ourselves
     return configuration

@@ -98,7 +98,7 @@ class Follower:
                 raise _Finished
 
     def _until_ended(self) -> dict[str, Any] | None:
-        """None when the job is complete; else the condition that says that it failed."""
+        """Return None when the job is complete; else the condition that says that it failed."""
         clock = self.cluster.clock
         while True:
             if (end := ended(self.job)) is not None:
@@ -212,7 +212,7 @@ class Follower:
                 pass  # not one of ours: it stands in the log
 
     def _cause(self, condition: dict[str, Any], begin: int) -> SidaError:
-        reason, said = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
+        reason, message = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
         if reason == "DeadlineExceeded":
             limit = self.job["spec"].get("activeDeadlineSeconds")
             return TimedOut(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
@@ -224,4 +224,4 @@ class Follower:
             text = f"{self.work.step} failed: {error.message} ({self.shown}, log: {self.work.log})"
             return failure(text, error.exit_code)
         cause, code = explain(self.work.log, begin, 1, None)
-        return failure(f"{self.shown} failed ({reason}: {said}): {cause} (log: {self.work.log})", code)
+        return failure(f"{self.shown} failed ({reason}: {message}): {cause} (log: {self.work.log})", code)

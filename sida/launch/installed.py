@@ -12,11 +12,11 @@ class Installed(Cluster):
     """A Cluster that looks into other namespaces than its own, too."""
 
     def has_namespace(self, name: str) -> bool:
-        """Whether it is there."""
+        """Return whether it is there."""
         return self._read_if_there(self._core.read_namespace, name) is not None
 
     def has_account(self, namespace: str, name: str) -> bool:
-        """Whether a service account is there."""
+        """Return whether a service account is there."""
         return self._read_if_there(self._core.read_namespaced_service_account, name, namespace) is not None
 
     def secret_keys(self, namespace: str, name: str) -> set[str] | None:
@@ -33,7 +33,7 @@ class Installed(Cluster):
         return dict(job["template"]["spec"]["template"].get("metadata", {}).get("labels") or {})
 
     def ready_pods(self, namespace: str, service: str) -> int:
-        """How many pods answer for a Service."""
+        """Count the pods that answer for a Service."""
         from kubernetes import client
 
         call = client.DiscoveryV1Api(self._api).list_namespaced_endpoint_slice

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.pod import THREAD_VARIABLES
@@ -29,9 +29,6 @@ from sida.process.signals import on_stop
 from sida.settings import environment as inherited
 from sida.settings import settings
 
-if TYPE_CHECKING:
-    from sida.launch.nodes import Nodes
-
 WORKER = "sida.worker"
 TICK_SECONDS = 1.0
 POLL_SECONDS = 0.05
@@ -41,13 +38,13 @@ SHIM = Path(__file__).parents[1] / "process" / "shim.py"
 
 
 class LocalLauncher(Launcher):
-    """Processes of this machine; ``nodes``: the machines that run them together, and the job's id among them.
+    """Processes of this machine.
 
     ``stop``, or SIGTERM and SIGINT in the main thread, ask the workers to end; a second time, or GRACE_SECONDS, kills them.
     """
 
-    def __init__(self, log: Path, *, module: str = WORKER, nodes: tuple[Nodes, str] | None = None) -> None:
-        self._log, self._module, self.nodes = log, module, nodes
+    def __init__(self, log: Path, *, module: str = WORKER) -> None:
+        self._log, self._module = log, module
         self._token = secrets.token_hex(12)
         self._wishes = 0  # how often somebody wanted it to end
 
@@ -101,26 +98,20 @@ class LocalLauncher(Launcher):
         return status
 
     def _start(self, work: Work, log: BinaryIO) -> subprocess.Popen[bytes]:
-        here, nodes = settings(), self.nodes
-        processes = here.workers or (nodes[0].share(work.processes) if nodes else work.processes)
+        here = settings()
         shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
-        if nodes:
-            meeting = nodes[0].torchrun(nodes[1], here.timeout)
-        else:  # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
-            meeting = ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={self._token}"]
-            meeting.append("--local-addr=127.0.0.1")
         torchrun = [
-            *(sys.executable, "-m", "torch.distributed.run", *meeting),
-            *(f"--nproc-per-node={processes}", "--max-restarts=0", "--monitor-interval=0.2"),
+            *(sys.executable, "-m", "torch.distributed.run", *self._rendezvous()),
+            *(
+                f"--nproc-per-node={here.workers or self._processes(work)}",
+                "--max-restarts=0",
+                "--monitor-interval=0.2",
+            ),
             *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", self._module, "--job", work.job),
         ]
         variables = inherited() | {name: str(work.threads) for name in THREAD_VARIABLES}
-        interface = nodes[0].interface() if nodes else "lo" if LINUX else "lo0"
-        if interface and "GLOO_SOCKET_IFNAME" not in variables:
-            # Else gloo looks up this machine's own name, which on many laptops has no address.
-            variables["GLOO_SOCKET_IFNAME"] = interface
-            if nodes:
-                variables.setdefault("NCCL_SOCKET_IFNAME", interface)
+        if "GLOO_SOCKET_IFNAME" not in variables:
+            variables = self._interfaces() | variables
         variables |= {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs), "PYTHONUNBUFFERED": "1"}
         variables |= {PARENTS: str(Process.current()), MARK: self._token}
         return subprocess.Popen(
@@ -131,3 +122,17 @@ class LocalLauncher(Launcher):
             env=variables,
             start_new_session=True,
         )
+
+    def _processes(self, work: Work) -> int:
+        """Return how many of the job's processes run here."""
+        return work.processes
+
+    def _rendezvous(self) -> list[str]:
+        """Return torchrun's options for how its agents meet."""
+        # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
+        own = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={self._token}"]
+        return ["--nnodes=1", *own, "--local-addr=127.0.0.1"]
+
+    def _interfaces(self) -> dict[str, str]:
+        """Return variables that name the network interface; else gloo looks up our own name, which often has no address."""
+        return {"GLOO_SOCKET_IFNAME": "lo" if LINUX else "lo0"}

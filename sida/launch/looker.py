@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Unseen:
-    """What could not be looked at, and why, in a few words."""
+    """A thing that could not be looked at, and why, in a few words."""
 
     what: str
     place: str
@@ -89,7 +89,7 @@ class Looker:
         self._cluster: Cluster | None = None
 
     def pods(self, labels: str) -> list[dict[str, Any]] | None:
-        """By label selector."""
+        """List by label selector."""
         return self._look("pods", lambda cluster: cluster.pods(labels))
 
     def warnings(self) -> list[dict[str, Any]] | None:
@@ -101,7 +101,7 @@ class Looker:
         return self._look("workflows", lambda cluster: cluster.workflows(labels), needed=needed)
 
     def trainjobs(self, labels: str) -> list[dict[str, Any]] | None:
-        """By label selector."""
+        """List by label selector."""
         return self._look("trainjobs", lambda cluster: cluster.find(labels))
 
     def last_lines(self, pod: str, container: str, count: int = 50) -> list[str] | None:

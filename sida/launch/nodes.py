@@ -45,7 +45,7 @@ class Nodes(Part):
 
     @classmethod
     def parse(cls, text: str) -> Nodes | None:
-        """What SIDA_NODES holds; None for nothing."""
+        """Read what SIDA_NODES holds; None for nothing."""
         return cls.model_validate_json(text) if text else None
 
     @property
@@ -54,14 +54,6 @@ class Nodes(Part):
 
     def key(self, name: str) -> str:
         return f"{self.name}/{self.lease}/{name}.json"
-
-    def torchrun(self, job: str, seconds: float) -> list[str]:
-        """torchrun's arguments for the job called ``job``; the machines wait ``seconds`` for one another."""
-        return [
-            *(f"--nnodes={self.count}", f"--node-rank={self.rank}", "--rdzv-backend=static", f"--rdzv-id={job}"),
-            *(f"--master-addr={self.host}", f"--master-port={self.port}", f"--local-addr={self.own_address()}"),
-            f"--rdzv-conf=timeout={int(seconds)}",
-        ]
 
     def share(self, processes: int) -> int:
         """Return the processes of each machine. Raises UserError when they cannot be shared out evenly."""
@@ -81,37 +73,59 @@ class Nodes(Part):
         except OSError as error:
             raise UserError(f"--rendezvous {self.host}:{self.port}: {error}: give an address of node 0") from error
 
-    def interface(self) -> str | None:
-        """The network interface that has that address, which gloo and NCCL must be told."""
-        own = self.own_address()
-        named = psutil.net_if_addrs().items()
-        return next((name for name, addresses in named if own in [one.address for one in addresses]), None)
+
+class MachineLauncher(LocalLauncher):
+    """This machine's share of a job that all machines know as ``job``; the log is of its own processes."""
+
+    def __init__(self, log: Path, nodes: Nodes, job: str = "") -> None:
+        super().__init__(log)
+        self._nodes, self._job = nodes, job
+
+    def _processes(self, work: Work) -> int:
+        return self._nodes.share(work.processes)
+
+    def _rendezvous(self) -> list[str]:
+        nodes = self._nodes
+        return [
+            *(
+                f"--nnodes={nodes.count}",
+                f"--node-rank={nodes.rank}",
+                "--rdzv-backend=static",
+                f"--rdzv-id={self._job}",
+            ),
+            *(f"--master-addr={nodes.host}", f"--master-port={nodes.port}", f"--local-addr={nodes.own_address()}"),
+            f"--rdzv-conf=timeout={int(settings().timeout)}",
+        ]
+
+    def _interfaces(self) -> dict[str, str]:
+        own, named = self._nodes.own_address(), psutil.net_if_addrs().items()
+        names = [name for name, addresses in named if own in [one.address for one in addresses]][:1]
+        return {variable: name for name in names for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
 
 
 # --- node 0 -------------------------------------------------------------------------------------------------------
 
 
-class NodesLauncher(LocalLauncher):
-    """The machines of a run that this one leads; the log is of its own processes."""
+class LeadingLauncher(MachineLauncher):
+    """The machines of a run that this one leads."""
 
-    def __init__(self, log: Path, store: ObjectStore, nodes: Nodes) -> None:
-        super().__init__(log)
-        self._store, self._machines = store, nodes
+    def __init__(self, log: Path, nodes: Nodes, store: ObjectStore) -> None:
+        super().__init__(log, nodes)
+        self._store = store
 
     def run(self, work: Work) -> None:
         """Announce the job and run our share of it, again from the last checkpoint when a machine was lost.
 
         Raises UserError also when the others do not join within SIDA_TIMEOUT.
         """
-        store, nodes = self._store, self._machines
+        store, nodes = self._store, self._nodes
         reached, left = _progress(store, work.job), RESTARTS
         while True:
             _wait_for_all(store, nodes, _read(store, nodes, "job").get("id", ""))
             store.delete(error_key(work.job))  # of an earlier start
-            name = secrets.token_hex(6)
-            store.put(nodes.key("job"), json.dumps({"id": name, "job": work.job}).encode())
+            self._job = secrets.token_hex(6)
+            store.put(nodes.key("job"), json.dumps({"id": self._job, "job": work.job}).encode())
             try:
-                self.nodes = (nodes, name)
                 return super().run(work)
             except (UserError, Fenced, Unavailable, Stopped):
                 raise
@@ -193,7 +207,7 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
             error = partial(read_error, store, job)
             work = Work(us, job, processes=processes, threads=threads, log=log, check=still_led, error=error)
             try:
-                LocalLauncher(log, nodes=(nodes, done)).run(work)
+                MachineLauncher(log, nodes, done).run(work)
             except Stopped:
                 return 143
             except UserError:

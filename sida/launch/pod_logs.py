@@ -99,19 +99,19 @@ def _sortable(stamp: str) -> str:
 
 
 def first_node(pod: dict[str, Any]) -> bool:
-    """Whether it is the pod of rank 0."""
+    """Return whether it is the pod of rank 0."""
     metadata = pod["metadata"]
     text = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX) or "0"
     return text == "0"
 
 
 def is_over(pod: dict[str, Any]) -> bool:
-    """Whether its containers have ended for good."""
+    """Return whether its containers have ended for good."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _has_log(pod: dict[str, Any]) -> bool:
-    """Whether the container has started once."""
+    """Return whether the container has started once."""
     for container in pod.get("status", {}).get("containerStatuses") or []:
         if container.get("name") == NODE:
             state = container.get("state") or {}

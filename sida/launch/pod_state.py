@@ -44,13 +44,13 @@ class Waiting:
 
     @property
     def passes(self) -> bool:
-        """It may end by itself."""
+        """Return whether it may end by itself."""
         return self.kind in PASSING
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why work ended badly."""
+    """Reason why work ended badly."""
 
     cause: Cause
     what: str = ""  # the pod
@@ -64,7 +64,7 @@ class Failure:
 
 
 def waiting_of(pod: dict[str, Any], events: Iterable[dict[str, Any]] = ()) -> Waiting | None:
-    """Why a pod does not begin; None for one that runs or has ended. ``events``: warnings of its namespace."""
+    """Return why a pod does not begin; None for one that runs or has ended. ``events``: warnings of its namespace."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     if status.get("phase") not in (None, "Pending", "Unknown"):
         return None
@@ -105,7 +105,7 @@ def _pull_trouble(message: str, container: dict[str, Any], pod: dict[str, Any]) 
 
 
 def failure_of(pod: dict[str, Any]) -> Failure | None:
-    """Why a pod failed; None for one that did not."""
+    """Return why a pod failed; None for one that did not."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     if status.get("phase") != "Failed":
         return None
@@ -134,7 +134,7 @@ def _exit(pod: dict[str, Any], container: dict[str, Any], ended: dict[str, Any])
 
 
 def _specified(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, Any]:
-    """What the pod's spec says of the container that a status is of."""
+    """Return what the pod's spec says of the container that a status is of."""
     containers = (pod.get("spec") or {}).get("containers") or []
     return next((one for one in containers if one.get("name") == container.get("name")), {})
 
@@ -151,7 +151,7 @@ def _containers(status: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """The condition of a kind, if it is true."""
+    """Return the condition of a kind, if it is true."""
     conditions = status.get("conditions") or []
     return next((one for one in conditions if one.get("type") == kind and one.get("status") == "True"), None)
 
@@ -160,7 +160,7 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
 
 
 def refusal(message: str, what: str) -> Waiting:
-    """Why an object could not be made, from the API server's words about it."""
+    """Say why an object could not be made, from the API server's words about it."""
     text = line_of(message)
     if "exceeded quota" in text:
         return Waiting("quota", what, re.sub(r"^.*?(exceeded quota)", r"\1", text))
@@ -172,7 +172,7 @@ def refusal(message: str, what: str) -> Waiting:
 
 
 def complaint(events: Iterable[dict[str, Any]], names: Collection[str]) -> Waiting | None:
-    """The newest warning that one of these objects' parts could not be made."""
+    """Return the newest warning that one of these objects' parts could not be made."""
     refused = [
         event
         for event in events
@@ -192,21 +192,21 @@ def _time(event: dict[str, Any]) -> str:
 
 
 def newest_pods(pods: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the last restart of a JobSet, without those that are being deleted."""
+    """Return those of the last restart of a JobSet, without those that are being deleted."""
     stay = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     last = max(map(attempt_of, stay), default=0)
     return [pod for pod in stay if attempt_of(pod) == last]
 
 
 def failed_pod(pods: Sequence[dict[str, Any]]) -> Failure | None:
-    """Why a job's pods failed: the memory of one explains the exit of the others."""
+    """Return why a job's pods failed: the memory of one explains the exit of the others."""
     failures = [failure for pod in pods if (failure := failure_of(pod)) is not None]
     order: tuple[Cause, ...] = ("memory", "deadline", "evicted", "exit")
     return min(failures, key=lambda failure: order.index(failure.cause), default=None)
 
 
 def attempt_of(pod: dict[str, Any]) -> int:
-    """How often the JobSet had been started again when it made this pod."""
+    """Return how often the JobSet had been started again when it made this pod."""
     text = str((pod["metadata"].get("labels") or {}).get(RESTART) or "0")
     return int(text) if text.isdigit() else 0
 

@@ -31,7 +31,7 @@ class ManifestRef(Part):
 
 
 class Spec(Part, Generic[O_co]):
-    """What a job is to do; its workers publish an ``outcome``."""
+    """Task of a job; its workers publish an ``outcome``."""
 
     outcome: ClassVar[type[Part]]
 
@@ -55,7 +55,7 @@ class DistillOutcome(Part):
 
 
 class DistillSpec(Spec[DistillOutcome]):
-    """Distil a teacher; theta starts from ``start``."""
+    """Distill a teacher; theta starts from ``start``."""
 
     outcome = DistillOutcome
     kind: Literal["distill"] = "distill"
