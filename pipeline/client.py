@@ -139,7 +139,7 @@ class Client:
                 self._kfp.terminate_run(run_id)
         return before
 
-    def follow(self, run_id: str, show: Callable[[RunState], None], poll: float = POLL_SECONDS) -> RunState:
+    def follow(self, run_id: str, show: Callable[[RunState], None]) -> RunState:
         """Show every state until the run has ended; tolerate a server that is away for a minute."""
         failures = 0
         while True:
@@ -154,7 +154,7 @@ class Client:
                 show(state)
                 if state.ended:
                     return state
-            time.sleep(poll)
+            time.sleep(POLL_SECONDS)
 
     def link(self, run_id: str) -> str:
         """Return the address of a run's page in the UI."""

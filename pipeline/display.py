@@ -15,12 +15,11 @@ from sida.progress import LINE_SECONDS, duration, progress_in_words
 NAME_WIDTH = 22
 
 
-def open_display(stream: TextIO | None = None, *, quiet: bool = False, verbose: bool = False) -> Display:
+def open_display(*, quiet: bool = False, verbose: bool = False) -> Display:
     """Return the display that fits stderr and the amount asked for."""
-    stream = stream or sys.stderr
     if quiet:
-        return QuietDisplay(stream)
-    return TerminalDisplay(verbose) if stream.isatty() else PlainDisplay(stream, verbose)
+        return QuietDisplay(sys.stderr)
+    return TerminalDisplay(verbose) if sys.stderr.isatty() else PlainDisplay(sys.stderr, verbose)
 
 
 def finished_line(event: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import argo, trainjobs
@@ -11,6 +12,7 @@ from pipeline.remote import store_at_hand
 from pipeline.run_state import RunState
 from pipeline.standing import AT_WORK, BAD, Facts, Standing, standing
 from sida import ending, records
+from sida.launch.cluster import Cluster
 from sida.launch.looker import Looker, Looks, Unseen
 from sida.launch.pod_logs import pods_of
 from sida.launch.trainjob_manifest import STEP
@@ -85,13 +87,15 @@ class Observer:
         failed = {task.name for task in run.tasks if task.state in BAD}
         if not failed and not any(task.state in AT_WORK for task in run.tasks):
             return
-        pods = self._kfp.pods(argo.selector(run.run_id))
+        selector = argo.selector(run.run_id)
+        pods = self._kfp.look("pods", lambda cluster: cluster.pods(selector))
         if pods is not None:
             facts.pods, facts.pods_seen = argo.newest_pods(pods), True
             if any(_waits(pod) for pod in pods):
-                facts.events = self._kfp.warnings() or ()
+                facts.events = self._kfp.look("events", Cluster.warnings) or ()
         if pods is None or failed or _has_none(run, facts.pods):
-            facts.nodes = argo.nodes(self._kfp.workflows(argo.selector(run.run_id), needed=pods is None) or ())
+            workflows = self._kfp.look("workflows", lambda cluster: cluster.workflows(selector), needed=pods is None)
+            facts.nodes = argo.nodes(workflows or ())
         for name in (name.removesuffix("-driver") for name in failed if name.endswith("-driver")):
             if driver := facts.pods.get(argo.Place(name, driver=True)):
                 lines = self._kfp.last_lines(driver["metadata"]["name"], argo.CONTAINER)
@@ -101,14 +105,14 @@ class Observer:
     def _look_at_jobs(self, run: RunState, facts: Facts) -> None:
         if self._jobs is None:
             return
-        facts.jobs = {
-            job["metadata"]["labels"][STEP]: job for job in self._jobs.trainjobs(trainjobs.selector(self.run_id)) or ()
-        }
+        jobs = self._jobs.look("trainjobs", lambda cluster: cluster.find(trainjobs.selector(self.run_id)))
+        facts.jobs = {job["metadata"]["labels"][STEP]: job for job in jobs or ()}
         for step, job in facts.jobs.items():
-            if (pods := self._jobs.pods(pods_of(job["metadata"]["name"]))) is not None:
+            selector = pods_of(job["metadata"]["name"])
+            if (pods := self._jobs.look("pods", partial(Cluster.pods, labels=selector))) is not None:
                 facts.job_pods[step] = pods
         if facts.jobs and not run.ended:
-            facts.job_events = self._jobs.warnings() or ()
+            facts.job_events = self._jobs.look("events", Cluster.warnings) or ()
 
 
 def _waits(pod: dict[str, Any]) -> bool:

@@ -41,7 +41,7 @@ def _of_trainjob(looks: Looks, profile: Profile, run: str, step: str, follow: bo
     if (options := trainjobs.options(profile)) is None:
         return None
     looker = Looker(options.namespace, looks)
-    jobs = looker.trainjobs(trainjobs.selector(run, step))
+    jobs = looker.look("trainjobs", lambda cluster: cluster.find(trainjobs.selector(run, step)))
     if not jobs:
         return None
     job = max(jobs, key=lambda job: str(job["metadata"].get("creationTimestamp")))

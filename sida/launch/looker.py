@@ -1,4 +1,4 @@
-"""Looks at one namespace and changes nothing: pods, warnings, logs, TrainJobs, Workflows.
+"""Looks at a namespace and changes nothing: pods, warnings, logs, TrainJobs, Workflows.
 
 Without the right to look, or a way to the cluster, the answer is None and the reason noted: the rest is worth showing all the same.
 """
@@ -88,34 +88,28 @@ class Looker:
         self.namespace, self._looks = namespace, looks
         self._cluster: Cluster | None = None
 
-    def pods(self, labels: str) -> list[dict[str, Any]] | None:
-        """List by label selector."""
-        return self._look("pods", lambda cluster: cluster.pods(labels))
+    def look(self, what: str, call: Callable[[Cluster], Result], *, needed: bool = True) -> Result | None:
+        """Return what ``call`` returns of the cluster; see ``Looks.look``."""
 
-    def warnings(self) -> list[dict[str, Any]] | None:
-        """Events of type Warning."""
-        return self._look("events", lambda cluster: cluster.warnings())
+        def look() -> Result:
+            if self._cluster is None:
+                self._cluster = Cluster(self.namespace, outage_seconds=0.0)
+            return call(self._cluster)
 
-    def workflows(self, labels: str, *, needed: bool) -> list[dict[str, Any]] | None:
-        """Argo's Workflows by label selector."""
-        return self._look("workflows", lambda cluster: cluster.workflows(labels), needed=needed)
+        return self._looks.look(what, self.namespace, look, needed=needed)
 
-    def trainjobs(self, labels: str) -> list[dict[str, Any]] | None:
-        """List by label selector."""
-        return self._look("trainjobs", lambda cluster: cluster.find(labels))
-
-    def last_lines(self, pod: str, container: str, count: int = 50) -> list[str] | None:
-        """The end of a container's log."""
+    def last_lines(self, pod: str, container: str) -> list[str] | None:
+        """Return the end of a container's log."""
 
         def read(cluster: Cluster) -> list[str]:
-            return [line.decode(errors="replace") for line in lines(cluster.log(pod, container, tail_lines=count))]
+            return [line.decode(errors="replace") for line in lines(cluster.log(pod, container, tail_lines=50))]
 
-        return self._look("logs", read)
+        return self.look("logs", read)
 
     def log(self, pod: str, container: str, *, follow: bool) -> Iterator[str] | None:
         """A container's log, line by line; one that is followed goes on where its stream broke off."""
         log = PodLog(pod, container)
-        response = self._look("logs", partial(log.open, follow=follow))
+        response = self.look("logs", partial(log.open, follow=follow))
         return None if response is None else self._lines(log, response, follow)
 
     def newest_log(
@@ -126,7 +120,7 @@ class Looker:
         One that has not begun is waited for with ``follow``; else it raises UserError.
         """
         last_line = ""
-        while pods := [pod for pod in self.pods(labels) or [] if wanted(pod)]:
+        while pods := [pod for pod in self.look("pods", lambda cluster: cluster.pods(labels)) or [] if wanted(pod)]:
             pod = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
             if (waiting := waiting_of(pod)) is None:
                 return self.log(pod["metadata"]["name"], container, follow=follow)
@@ -148,12 +142,4 @@ class Looker:
                 if not follow or passing(error) is None:
                     raise
             time.sleep(RETRY_SECONDS)
-            response = self._look("logs", partial(log.open, follow=True))
-
-    def _look(self, what: str, call: Callable[[Cluster], Result], *, needed: bool = True) -> Result | None:
-        def look() -> Result:
-            if self._cluster is None:
-                self._cluster = Cluster(self.namespace, outage_seconds=0.0)
-            return call(self._cluster)
-
-        return self._looks.look(what, self.namespace, look, needed=needed)
+            response = self.look("logs", partial(log.open, follow=True))
