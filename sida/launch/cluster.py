@@ -19,7 +19,6 @@ from sida.settings import environment
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 MAX_PAUSE = 60.0
-WORKFLOWS = ("argoproj.io", "v1alpha1", "workflows")  # what Kubeflow Pipelines makes of a run
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
 
 
@@ -145,10 +144,9 @@ class Cluster:
         return self._items(self._core.list_namespaced_event, self.namespace, field_selector=selector)
 
     def workflows(self, labels: str) -> list[dict[str, Any]]:
-        """Argo's Workflows by label selector."""
-        group, version, plural = WORKFLOWS
+        """List Argo's Workflows, which Kubeflow Pipelines makes of runs, by label selector."""
         call = self._objects.list_namespaced_custom_object
-        return self._items(call, group, version, self.namespace, plural, label_selector=labels)
+        return self._items(call, "argoproj.io", "v1alpha1", self.namespace, "workflows", label_selector=labels)
 
     # -- what the cluster serves
 

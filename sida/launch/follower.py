@@ -43,11 +43,10 @@ class Follower:
     def __init__(self, cluster: Cluster, job: dict[str, Any], work: Work, note: Callable[[str], None]) -> None:
         self.cluster, self.job, self.work, self.note = cluster, job, work, note
         self.name, self.uid = str(job["metadata"]["name"]), job["metadata"]["uid"]
-        self.shown = f"TrainJob {cluster.namespace}/{self.name}"
-        self.warnings: list[dict[str, Any]] = []
+        self._title = f"TrainJob {cluster.namespace}/{self.name}"
+        self._warnings: dict[tuple[str, str], dict[str, Any]] = {}  # events by name and version
         self._asked = cluster.tick  # raises when we are to end
         self._log: FirstNodeLog
-        self._known: set[tuple[str, str]] = set()  # name and version of events
         self._events_seen = True  # until they may not be read
         self._not_created: tuple[float, str] | None = None  # since when, and the newest message
         self._pods: list[dict[str, Any]] | None = None
@@ -75,7 +74,9 @@ class Follower:
             except _Finished:
                 failed = None
             except Unreachable as error:
-                raise Unreachable(f"{self.shown}: {error}; the job runs on: run the step again to follow it") from error
+                raise Unreachable(
+                    f"{self._title}: {error}; the job runs on: run the step again to follow it"
+                ) from error
             finally:
                 self.cluster.tick = self._asked
         try:
@@ -118,14 +119,14 @@ class Follower:
                 if self.work.finished():
                     return None
                 how = "was deleted" if job is None else "was deleted and made anew"
-                raise SidaError(f"{self.shown} {how} by somebody else (kubectl?): {SUBMIT_AGAIN}")
+                raise SidaError(f"{self._title} {how} by somebody else (kubectl?): {SUBMIT_AGAIN}")
             self.job = job
 
     def _read_rest_of_log(self) -> None:
         until = self.cluster.clock.now() + LOG_SECONDS
-        while (
-            not (self._log.read(self._look_at_pods()) and self._pods is not None) and self.cluster.clock.now() < until
-        ):
+        while self.cluster.clock.now() < until:
+            if self._log.read(self._look_at_pods()) and self._pods is not None:
+                return
             self.cluster.pause(POD_SECONDS)
 
     # -- one look
@@ -143,11 +144,10 @@ class Follower:
         for event in self._events():
             version = (event["metadata"]["name"], str(event["metadata"].get("resourceVersion")))
             about = event.get("involvedObject") or {}
-            if version in self._known or (about.get("kind") == "TrainJob" and about.get("uid") != self.uid):
+            if version in self._warnings or (about.get("kind") == "TrainJob" and about.get("uid") != self.uid):
                 continue
-            self._known.add(version)
+            self._warnings[version] = event
             message = " ".join(str(event.get("message", "")).split())
-            self.warnings = [*self.warnings[-99:], event]
             if about.get("kind") != "Job":  # what a Job cannot make is told as long as it is missing
                 self.note(f"{event.get('reason')}: {message}")
             if event.get("reason") == "TrainJobResourcesCreationFailed":
@@ -158,7 +158,7 @@ class Follower:
         if self._not_created and self.cluster.clock.now() - self._not_created[0] > CREATION_SECONDS:
             self.cluster.delete(self.name, self.uid)
             raise UserError(
-                f"{self.shown} could not be created: {self._not_created[1]}: correct runtime, resources or quota (see the "
+                f"{self._title} could not be created: {self._not_created[1]}: correct runtime, resources or quota (see the "
                 f"profile), then run again"
             )
 
@@ -194,7 +194,7 @@ class Follower:
     def _say_why_it_waits(self) -> None:
         if pods_run(self.job) or self._pods is None:
             return
-        waiting = waiting_job(self.job, self._pods, self.warnings)
+        waiting = waiting_job(self.job, self._pods, [*self._warnings.values()])
         if waiting is not None and waiting.kind != "queue":
             self.note(waiting_in_words(waiting))
 
@@ -215,13 +215,13 @@ class Follower:
         reason, message = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
         if reason == "DeadlineExceeded":
             limit = self.job["spec"].get("activeDeadlineSeconds")
-            return TimedOut(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
+            return TimedOut(f"{self._title} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
         self._look_at_pods()
         if self._killed:
-            return SidaError(f"{self.shown}: a worker was {self._killed} (log: {self.work.log})")
+            return SidaError(f"{self._title}: a worker was {self._killed} (log: {self.work.log})")
         error = self.work.error()
         if error is not None and error.restart >= self._attempt:
-            text = f"{self.work.step} failed: {error.message} ({self.shown}, log: {self.work.log})"
+            text = f"{self.work.step} failed: {error.message} ({self._title}, log: {self.work.log})"
             return failure(text, error.exit_code)
         cause, code = explain(self.work.log, begin, 1, None)
-        return failure(f"{self.shown} failed ({reason}: {message}): {cause} (log: {self.work.log})", code)
+        return failure(f"{self._title} failed ({reason}: {message}): {cause} (log: {self.work.log})", code)

@@ -100,14 +100,11 @@ class LocalLauncher(Launcher):
     def _start(self, work: Work, log: BinaryIO) -> subprocess.Popen[bytes]:
         here = settings()
         shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
+        share = f"--nproc-per-node={here.workers or self._processes(work)}"
         torchrun = [
             *(sys.executable, "-m", "torch.distributed.run", *self._rendezvous()),
-            *(
-                f"--nproc-per-node={here.workers or self._processes(work)}",
-                "--max-restarts=0",
-                "--monitor-interval=0.2",
-            ),
-            *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", self._module, "--job", work.job),
+            *(share, "--max-restarts=0", "--monitor-interval=0.2", f"--shutdown-timeout={int(GRACE_SECONDS)}"),
+            *("-m", self._module, "--job", work.job),
         ]
         variables = inherited() | {name: str(work.threads) for name in THREAD_VARIABLES}
         if "GLOO_SOCKET_IFNAME" not in variables:

@@ -86,16 +86,10 @@ class MachineLauncher(LocalLauncher):
 
     def _rendezvous(self) -> list[str]:
         nodes = self._nodes
-        return [
-            *(
-                f"--nnodes={nodes.count}",
-                f"--node-rank={nodes.rank}",
-                "--rdzv-backend=static",
-                f"--rdzv-id={self._job}",
-            ),
-            *(f"--master-addr={nodes.host}", f"--master-port={nodes.port}", f"--local-addr={nodes.own_address()}"),
-            f"--rdzv-conf=timeout={int(settings().timeout)}",
-        ]
+        machines = [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}"]
+        first = [f"--master-addr={nodes.host}", f"--master-port={nodes.port}", f"--local-addr={nodes.own_address()}"]
+        wait = f"--rdzv-conf=timeout={int(settings().timeout)}"
+        return [*machines, "--rdzv-backend=static", f"--rdzv-id={self._job}", *first, wait]
 
     def _interfaces(self) -> dict[str, str]:
         own, named = self._nodes.own_address(), psutil.net_if_addrs().items()

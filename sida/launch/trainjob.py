@@ -41,7 +41,7 @@ class TrainJobLauncher(Launcher):
     ) -> None:
         self.cluster, self.job, self._looker = cluster, job, looker or Looker(cluster.namespace, Looks())
         self.name, self.step = str(job["metadata"]["name"]), str(job["metadata"]["labels"][STEP])
-        self.shown = f"TrainJob {cluster.namespace}/{self.name}"
+        self._title = f"TrainJob {cluster.namespace}/{self.name}"
         self.asked = False  # somebody wants ``run`` to end
         self._on_termination = on_termination
         self._last_note = ""
@@ -99,7 +99,7 @@ class TrainJobLauncher(Launcher):
         """Tell the user, once."""
         if text != self._last_note:
             self._last_note = text
-            progress.note(self.step, f"{self.shown}: {text}")
+            progress.note(self.step, f"{self._title}: {text}")
 
     def _ask(self, number: int) -> None:
         self.asked = True
@@ -145,7 +145,7 @@ class TrainJobLauncher(Launcher):
         ours = self.job["metadata"]
         if ended(job) is None and annotations.get(SPEC) != ours["annotations"][SPEC]:
             raise UserError(
-                f"{self.shown} is making this very result with another specification ({_difference(job, self.job)}): "
+                f"{self._title} is making this very result with another specification ({_difference(job, self.job)}): "
                 f"wait for it, or `kubectl -n {self.cluster.namespace} delete trainjob {self.name}`, and run again"
             )
         changes: dict[str, Any] = {}
@@ -161,7 +161,7 @@ class TrainJobLauncher(Launcher):
     def _wait_until_deleted(self, old: dict[str, Any]) -> None:
         def left() -> list[str]:
             job = self.cluster.get(self.name)
-            return [self.shown] if job is not None and job["metadata"]["uid"] == old["metadata"]["uid"] else []
+            return [self._title] if job is not None and job["metadata"]["uid"] == old["metadata"]["uid"] else []
 
         self._wait_until_gone("the old one is deleted", left)
 
@@ -182,7 +182,7 @@ class TrainJobLauncher(Launcher):
             self.cluster.pause(1.0)
 
 
-def _difference(job: dict[str, Any], wanted: dict[str, Any]) -> str:
+def _difference(job: dict[str, Any], ours: dict[str, Any]) -> str:
     """Return the first fields in which two jobs differ, by path."""
     paths: list[str] = []
 
@@ -193,5 +193,5 @@ def _difference(job: dict[str, Any], wanted: dict[str, Any]) -> str:
         elif a != b:
             paths.append(path)
 
-    compare(job.get("spec"), wanted["spec"], "")
+    compare(job.get("spec"), ours["spec"], "")
     return ", ".join(paths[:3]) or "queue, or fields that are no longer there"
