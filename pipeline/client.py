@@ -59,7 +59,7 @@ class Client:
     """Connection to one KFP server. Every method raises UserError for what the user can fix, SidaError otherwise."""
 
     def __init__(self, profile: Profile) -> None:
-        self._profile, self._where = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
+        self._profile, self._server = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
         hush_retries()
         with self._errors("connect"):
             self._kfp = _connect(profile)
@@ -208,7 +208,7 @@ class Client:
         _, _, headers = self._kfp._healthz_api.healthz_service_get_healthz_with_http_info()
         if "json" not in str(headers.get("Content-Type", "json")).lower():
             raise UserError(
-                f"{self._where} answers with a web page, not as the API does (a login page?): "
+                f"{self._server} answers with a web page, not as the API does (a login page?): "
                 f"give kfp.token_variable, kfp.token_file or kfp.cookies_variable in the profile, and check kfp.host"
             )
 
@@ -226,7 +226,7 @@ class Client:
             raise self._refused(error, doing, missing) from error
         except HTTPError as error:
             raise Unreachable(
-                f"{self._where} does not answer ({_reason(error)}): check kfp.host of the profile, "
+                f"{self._server} does not answer ({_reason(error)}): check kfp.host of the profile, "
                 f"or start `kubectl -n kubeflow port-forward svc/ml-pipeline 8888`"
             ) from error
 
@@ -235,19 +235,19 @@ class Client:
         if error.status in (401, 403):
             reason = "not logged in" if error.status == 401 else f"not allowed to {doing}"
             return UserError(
-                f"{self._where}: {reason} ({error.status}{f', {message}' if message else ''}): set the variable of "
+                f"{self._server}: {reason} ({error.status}{f', {message}' if message else ''}): set the variable of "
                 f"kfp.token_variable or kfp.cookies_variable anew, and check kfp.namespace"
             )
         if error.status == 404 and missing:
-            return UserError(f"{self._where}: {missing}")
+            return UserError(f"{self._server}: {missing}")
         if error.status == 404 and doing == "connect":
             return UserError(
-                f"{self._where} has no /apis/v2beta1: Kubeflow Pipelines 2.x is needed there; check kfp.host (the API's address, "
+                f"{self._server} has no /apis/v2beta1: Kubeflow Pipelines 2.x is needed there; check kfp.host (the API's address, "
                 f"without /#/)"
             )
         if error.status in (400, 409):
-            return UserError(f"{self._where} refused to {doing}: {message or error.reason}")
-        return SidaError(f"{self._where} failed to {doing}: {error.status} {message or error.reason}: try again")
+            return UserError(f"{self._server} refused to {doing}: {message or error.reason}")
+        return SidaError(f"{self._server} failed to {doing}: {error.status} {message or error.reason}: try again")
 
 
 class Unreachable(UserError):

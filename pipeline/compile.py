@@ -46,7 +46,7 @@ class Compiled:
 
     @property
     def mark(self) -> str:
-        """Return what the version's name ends with: the same digest is never uploaded twice."""
+        """Return the end of the version's name: the same digest is never uploaded twice."""
         return self.digest[:12]
 
 

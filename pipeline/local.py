@@ -60,25 +60,25 @@ def run(plan: Plan, display: Display, *, wait: float | None = None, components: 
     started = time.time()
     signals: list[int] = []  # those that ask us to stop
     with on_stop(signals.append, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
-        following = _Run(plan, display, wait, components)
+        local_run = _LocalRun(plan, display, wait, components)
         try:
-            status = following.follow(signals)
+            status = local_run.follow(signals)
         finally:
-            following.end()
-    outcome = following.outcome
+            local_run.end()
+    outcome = local_run.outcome
     outcome.seconds = round(time.time() - started, 1)
     if signals:
         number = signals[0]
         outcome.status = 128 + number
         outcome.message = "stopped; run the same command again to continue from the last checkpoint"
     elif status:
-        following.explain()
+        local_run.explain()
     if outcome.status == 2 and not any(event["state"] == "ran" for event in outcome.steps):
         shutil.rmtree(outcome.folder, ignore_errors=True)  # a mistake of the user leaves nothing behind
     return outcome
 
 
-class _Run:
+class _LocalRun:
     """The child process, its folder, and how far we have read its events."""
 
     def __init__(self, plan: Plan, display: Display, wait: float | None, components: str) -> None:
