@@ -57,13 +57,10 @@ def place(pod: Mapping[str, Any]) -> Place | None:
     return place_of((pod["metadata"].get("annotations") or {}).get(NODE_NAME, ""))
 
 
-def pods_by_place(pods: Iterable[dict[str, Any]]) -> dict[Place, list[dict[str, Any]]]:
-    """Return the pods of each place, the newest last."""
-    grouped: dict[Place, list[dict[str, Any]]] = {}
-    for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
-        if (its := place(pod)) is not None:
-            grouped.setdefault(its, []).append(pod)
-    return grouped
+def newest_pods(pods: Iterable[dict[str, Any]]) -> dict[Place, dict[str, Any]]:
+    """Return the newest pod of each place."""
+    by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+    return {at: pod for pod in by_age if (at := place(pod)) is not None}
 
 
 def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +59,26 @@ class Client:
     """Connection to one KFP server. Every method raises UserError for what the user can fix, SidaError otherwise."""
 
     def __init__(self, profile: Profile) -> None:
-        self._profile, self._where = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
+        self._profile, self._server = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
         hush_retries()
-        with self._errors("connect"), _quiet():
+        with self._errors("connect"):
             self._kfp = _connect(profile)
             self._check_version()
 
     # -- pipelines
 
-    def upload(self, made: Compiled, description: str) -> Version:
+    def upload(self, compiled: Compiled, description: str) -> Version:
         """Return the version of a compiled pipeline, named after recipe, day and digest; upload each digest only once."""
-        with self._errors("upload the pipeline"), _quiet():
-            pipeline_id = self._pipeline_id(made.name) or self._create_pipeline(made.name, description)
-            found = self._version_of(pipeline_id, made.mark)
-            if found is not None:
-                return Version(pipeline_id, found.pipeline_version_id, found.display_name, new=False)
-            name = f"{made.name.removeprefix('sida-')}-{time.strftime('%Y-%m-%d', time.gmtime())}-{made.mark}"
-            with _file(made.text) as path:
+        with self._errors("upload the pipeline"):
+            pipeline_id = self._pipeline_id(compiled.name) or self._create_pipeline(compiled.name, description)
+            for version in _listed(self._kfp.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
+                if str(version.display_name).endswith(f"-{compiled.mark}"):
+                    return Version(pipeline_id, version.pipeline_version_id, version.display_name, new=False)
+            today = time.strftime("%Y-%m-%d", time.gmtime())
+            name = f"{compiled.name.removeprefix('sida-')}-{today}-{compiled.mark}"
+            with _file(compiled.text) as path:
                 version = self._kfp.upload_pipeline_version(
-                    path, name, pipeline_id=pipeline_id, description=f"sha256:{made.digest}. {description}"
+                    path, name, pipeline_id=pipeline_id, description=f"sha256:{compiled.digest}. {description}"
                 )
             return Version(pipeline_id, version.pipeline_version_id, name, new=True)
 
@@ -92,88 +94,52 @@ class Client:
         body = V2beta1Pipeline(display_name=name, name=name, description=description, namespace=self._profile.namespace)
         return str(self._kfp.pipelines.pipeline_service_create_pipeline(pipeline=body).pipeline_id)
 
-    def _version_of(self, pipeline_id: str, mark: str) -> Any:
-        """Return the version whose name ends with the digest; None if there is none."""
-        token = ""
-        while True:
-            page = self._kfp.list_pipeline_versions(pipeline_id, page_token=token, page_size=100)
-            for version in page.pipeline_versions or []:
-                if str(version.display_name).endswith(f"-{mark}"):
-                    return version
-            token = page.next_page_token or ""
-            if not token:
-                return None
-
     # -- runs
 
     def start(self, name: str, pipeline_id: str, version_id: str, parameters: dict[str, str]) -> str:
         """Start a run of an uploaded version; return its id."""
-        with self._errors("start the run"), _quiet():
-            run = self._kfp.run_pipeline(
-                self._experiment(),
-                name,
-                params=parameters,
-                pipeline_id=pipeline_id,
-                version_id=version_id,
-                pipeline_root=self._profile.pipeline_root,
-                service_account=self._profile.service_account,
-            )
+        return self._start(name, parameters, pipeline_id=pipeline_id, version_id=version_id)
+
+    def start_once(self, name: str, compiled: Compiled) -> str:
+        """Start a run of a pipeline that is not kept."""
+        with _file(compiled.text) as path:
+            return self._start(name, {}, pipeline_package_path=path)
+
+    def _start(self, name: str, parameters: dict[str, str], **pipeline: str) -> str:
+        with self._errors("start the run"):
+            run = self._kfp.run_pipeline(self._experiment(), name, params=parameters, **pipeline, **self._pods())
             return str(run.run_id)
 
-    def start_once(self, name: str, made: Compiled) -> str:
-        """Start a run of a pipeline that is not kept."""
-        with self._errors("start the run"), _quiet(), _file(made.text) as path:
-            run = self._kfp.run_pipeline(
-                self._experiment(),
-                name,
-                pipeline_package_path=path,
-                params={},
-                pipeline_root=self._profile.pipeline_root,
-                service_account=self._profile.service_account,
-            )
-            return str(run.run_id)
+    def _pods(self) -> dict[str, str | None]:
+        """Return what the profile says of a run's pods."""
+        return {"pipeline_root": self._profile.pipeline_root, "service_account": self._profile.service_account}
 
     def run(self, run_id: str) -> RunState:
         """Return the state of a run. Raises UserError for one that the server does not know."""
-        with (
-            self._errors(
-                f"find run {run_id}", missing=f"no run {run_id!r}: `status --profile` lists runs with their ids"
-            ),
-            _quiet(),
-        ):
+        missing = f"no run {run_id!r}: `status --profile` lists runs with their ids"
+        with self._errors(f"find run {run_id}", missing):
             return run_state(self._kfp.get_run(run_id))
 
     def runs(self, count: int) -> list[RunState]:
         """Return the newest runs of our experiment, without their tasks."""
-        states: list[RunState] = []
-        token = ""
-        with self._errors("list the runs"), _quiet():
-            here = self._profile
-            experiments = self._kfp.list_experiments(
-                namespace=here.namespace, filter=_named(here.experiment)
-            ).experiments
-            while experiments and len(states) < count:
-                page = self._kfp.list_runs(
-                    page_token=token,
-                    page_size=min(count, 100),
-                    sort_by="created_at desc",
-                    experiment_id=experiments[0].experiment_id,
-                )
-                states += [run_state(run) for run in page.runs or []]
-                token = page.next_page_token or ""
-                if not token:
-                    break
-        return states[:count]
+        with self._errors("list the runs"):
+            named = _named(self._profile.experiment)
+            experiments = self._kfp.list_experiments(namespace=self._profile.namespace, filter=named).experiments
+            if not experiments:
+                return []
+            options = {"sort_by": "created_at desc", "experiment_id": experiments[0].experiment_id}
+            runs = _listed(self._kfp.list_runs, "runs", page_size=min(count, 100), **options)
+            return [run_state(run) for run in islice(runs, count)]
 
     def cancel(self, run_id: str) -> RunState:
         """Ask KFP to end a run; return the state before. A run that has ended, or is being ended, is left alone."""
         before = self.run(run_id)
         if not before.ended and not before.cancelled:
-            with self._errors(f"cancel run {run_id}"), _quiet():
+            with self._errors(f"cancel run {run_id}"):
                 self._kfp.terminate_run(run_id)
         return before
 
-    def follow(self, run_id: str, show: Callable[[RunState], None], poll: float = POLL_SECONDS) -> RunState:
+    def follow(self, run_id: str, show: Callable[[RunState], None]) -> RunState:
         """Show every state until the run has ended; tolerate a server that is away for a minute."""
         failures = 0
         while True:
@@ -188,7 +154,7 @@ class Client:
                 show(state)
                 if state.ended:
                     return state
-            time.sleep(poll)
+            time.sleep(POLL_SECONDS)
 
     def link(self, run_id: str) -> str:
         """Return the address of a run's page in the UI."""
@@ -203,21 +169,13 @@ class Client:
 
     def schedules(self, name: str = "") -> list[Schedule]:
         """Return the recurring runs of our experiment, or those called ``name`` (KFP allows several)."""
-        schedules: list[Schedule] = []
-        token = ""
-        with self._errors("list the schedules"), _quiet():
-            experiment = self._experiment()
-            while True:
-                page = self._kfp.list_recurring_runs(page_token=token, page_size=100, experiment_id=experiment)
-                schedules += [_schedule(item) for item in page.recurring_runs or []]
-                token = page.next_page_token or ""
-                if not token:
-                    break
-        return [schedule for schedule in schedules if name in ("", schedule.name)]
+        with self._errors("list the schedules"):
+            listed = _listed(self._kfp.list_recurring_runs, "recurring_runs", experiment_id=self._experiment())
+            return [_schedule(item) for item in listed if name in ("", item.display_name)]
 
     def create_schedule(self, schedule: Schedule, pipeline_id: str, description: str) -> str:
         """Create a recurring run without catch-up, one run at a time, enabled or not as ``schedule`` says; return its id."""
-        with self._errors("create the schedule"), _quiet():
+        with self._errors("create the schedule"):
             created = self._kfp.create_recurring_run(
                 self._experiment(),
                 schedule.name,
@@ -229,19 +187,18 @@ class Client:
                 params=schedule.parameters,
                 pipeline_id=pipeline_id,
                 version_id=schedule.version_id,
-                pipeline_root=self._profile.pipeline_root,
-                service_account=self._profile.service_account,
+                **self._pods(),
             )
             return str(created.recurring_run_id)
 
     def delete_schedule(self, schedule_id: str) -> None:
         """Remove a recurring run; its past runs stay."""
-        with self._errors("delete the schedule"), _quiet():
+        with self._errors("delete the schedule"):
             self._kfp.delete_recurring_run(schedule_id)
 
     def enable_schedule(self, schedule_id: str, enabled: bool) -> None:
         """Pause a recurring run, or let it go on."""
-        with self._errors("change the schedule"), _quiet():
+        with self._errors("change the schedule"):
             change = self._kfp.enable_recurring_run if enabled else self._kfp.disable_recurring_run
             change(schedule_id)
 
@@ -251,23 +208,25 @@ class Client:
         _, _, headers = self._kfp._healthz_api.healthz_service_get_healthz_with_http_info()
         if "json" not in str(headers.get("Content-Type", "json")).lower():
             raise UserError(
-                f"{self._where} answers with a web page, not as the API does (a login page?): "
+                f"{self._server} answers with a web page, not as the API does (a login page?): "
                 f"give kfp.token_variable, kfp.token_file or kfp.cookies_variable in the profile, and check kfp.host"
             )
 
     @contextlib.contextmanager
     def _errors(self, doing: str, missing: str = "") -> Iterator[None]:
-        """Raise kfp's and urllib3's exceptions as ours."""
+        """Raise kfp's and urllib3's exceptions as ours; silence kfp, which prints links and warns about its own future."""
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
-            yield
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
         except ApiException as error:
             raise self._refused(error, doing, missing) from error
         except HTTPError as error:
             raise Unreachable(
-                f"{self._where} does not answer ({_reason(error)}): check kfp.host of the profile, "
+                f"{self._server} does not answer ({_reason(error)}): check kfp.host of the profile, "
                 f"or start `kubectl -n kubeflow port-forward svc/ml-pipeline 8888`"
             ) from error
 
@@ -276,19 +235,19 @@ class Client:
         if error.status in (401, 403):
             reason = "not logged in" if error.status == 401 else f"not allowed to {doing}"
             return UserError(
-                f"{self._where}: {reason} ({error.status}{f', {message}' if message else ''}): set the variable of "
+                f"{self._server}: {reason} ({error.status}{f', {message}' if message else ''}): set the variable of "
                 f"kfp.token_variable or kfp.cookies_variable anew, and check kfp.namespace"
             )
         if error.status == 404 and missing:
-            return UserError(f"{self._where}: {missing}")
+            return UserError(f"{self._server}: {missing}")
         if error.status == 404 and doing == "connect":
             return UserError(
-                f"{self._where} has no /apis/v2beta1: Kubeflow Pipelines 2.x is needed there; check kfp.host (the API's address, "
+                f"{self._server} has no /apis/v2beta1: Kubeflow Pipelines 2.x is needed there; check kfp.host (the API's address, "
                 f"without /#/)"
             )
         if error.status in (400, 409):
-            return UserError(f"{self._where} refused to {doing}: {message or error.reason}")
-        return SidaError(f"{self._where} failed to {doing}: {error.status} {message or error.reason}: try again")
+            return UserError(f"{self._server} refused to {doing}: {message or error.reason}")
+        return SidaError(f"{self._server} failed to {doing}: {error.status} {message or error.reason}: try again")
 
 
 class Unreachable(UserError):
@@ -303,34 +262,34 @@ def _connect(profile: Profile) -> Any:
         def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
             return self._healthz_api.healthz_service_get_healthz()
 
-    here = profile.kfp
+    options = profile.kfp
     client = Quick(
-        host=here.host,
-        namespace=here.namespace or "kubeflow",
+        host=options.host,
+        namespace=options.namespace or "kubeflow",
         existing_token=_token(profile),
-        cookies=_variable("kfp.cookies_variable", here.cookies_variable),
-        ssl_ca_cert=here.ca_file,
-        verify_ssl=here.verify_tls,
-        ui_host=here.ui,
+        cookies=_variable("kfp.cookies_variable", options.cookies_variable),
+        ssl_ca_cert=options.ca_file,
+        verify_ssl=options.verify_tls,
+        ui_host=options.ui,
     )
     rest = client._healthz_api.api_client.rest_client
     request = rest.request
 
-    def bounded(*args: Any, _request_timeout: Any = None, **options: Any) -> Any:
-        return request(*args, _request_timeout=_request_timeout or TIMEOUT, **options)
+    def bounded(*args: Any, _request_timeout: Any = None, **more: Any) -> Any:
+        return request(*args, _request_timeout=_request_timeout or TIMEOUT, **more)
 
     rest.request = bounded
     return client
 
 
 def _token(profile: Profile) -> str | None:
-    here = profile.kfp
-    if here.token_file:
+    options = profile.kfp
+    if options.token_file:
         try:
-            return Path(here.token_file).expanduser().read_text(encoding="utf-8").strip()
+            return Path(options.token_file).expanduser().read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise UserError(f"kfp.token_file {here.token_file}: {error.strerror}: write the token there") from error
-    return _variable("kfp.token_variable", here.token_variable)
+            raise UserError(f"kfp.token_file {options.token_file}: {error.strerror}: write the token there") from error
+    return _variable("kfp.token_variable", options.token_variable)
 
 
 def _variable(field: str, name: str | None) -> str | None:
@@ -345,7 +304,17 @@ def _variable(field: str, name: str | None) -> str | None:
     return value
 
 
+def _listed(call: Callable[..., Any], field: str, *, page_size: int = 100, **options: str) -> Iterator[Any]:
+    """Yield the items of a list that the server gives page by page."""
+    token: str | None = ""
+    while token is not None:
+        page = call(page_token=token, page_size=page_size, **options)
+        yield from getattr(page, field) or []
+        token = page.next_page_token or None
+
+
 def _named(name: str) -> str:
+    """Return the filter for what is called ``name``."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
 
@@ -378,14 +347,6 @@ def _message(body: Any) -> str:
 def _reason(error: Exception) -> str:
     inner = getattr(error, "reason", None) or error
     return str(inner).rpartition(": ")[2].strip()[:200] or type(inner).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence kfp, which prints links and warns about its own future."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

@@ -46,13 +46,13 @@ class Compiled:
 
     @property
     def mark(self) -> str:
-        """What the version's name ends with: the same digest is never uploaded twice."""
+        """Return the end of the version's name: the same digest is never uploaded twice."""
         return self.digest[:12]
 
 
 @dataclass(frozen=True)
 class OnCluster:
-    """The cluster's part of the DAG (``pipeline.dag.Cluster``)."""
+    """The cluster's part of a pipeline, beyond its DAG."""
 
     recipe: Recipe
     profile: Profile | None  # None: the recipe's part only, images left as they stand in the components
@@ -61,11 +61,11 @@ class OnCluster:
     image: str = ""  # in place of the profile's
 
     def configure(self, step: str, task: Any) -> None:
-        """Image, environment, resources, retries: what recipe and profile say about a step."""
+        """Set on a step's task what recipe and profile say about it: image, environment, resources, retries."""
         pod_of(step, self.recipe, self.profile, self.where, allow_tags=self.allow_tags, image=self.image).as_kfp(task)
 
     def ending(self, recipe: Any, name: str) -> Any:
-        """An exit handler around all steps."""
+        """Return the context manager around all steps: an exit handler that records how the run ended."""
         from kfp import dsl, kubernetes
 
         from pipeline.exit_handler import record_end
@@ -140,8 +140,8 @@ def plan_for(
     if pipeline == "score_published":
         return _published_plan(recipe, parameter)
     plan = Plan.of(recipe, parameter, PIPELINES[pipeline], force)
-    shown = f"sida-{recipe.name}" if pipeline == "reproduce" else f"sida-{recipe.name}-{pipeline.replace('_', '-')}"
-    return replace(plan, pipeline=shown, group=recipe.title, description=" ".join(recipe.description.split()))
+    title = f"sida-{recipe.name}" if pipeline == "reproduce" else f"sida-{recipe.name}-{pipeline.replace('_', '-')}"
+    return replace(plan, pipeline=title, group=recipe.title, description=" ".join(recipe.description.split()))
 
 
 def _published_plan(recipe: Recipe, parameter: str) -> Plan:
@@ -172,18 +172,20 @@ def compiled(plan: Plan, cluster: OnCluster, kubernetes: Mapping[str, str | None
 def compiled_pipeline(name: str, function: Any, kubernetes: Mapping[str, str | None] | None = None) -> Compiled:
     """Compile any kfp pipeline."""
     text = _compile(function)
-    made = Compiled(name, text, _digest(text))
+    compiled = Compiled(name, text, _digest(text))
     if kubernetes is None:
-        return made
+        return compiled
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
     options = KubernetesManifestOptions(
         pipeline_name=name,
-        pipeline_version_name=made.version,
+        pipeline_version_name=compiled.version,
         namespace=kubernetes.get("namespace"),
         include_pipeline_manifest=True,
     )
-    return replace(made, text=_compile(function, kubernetes_manifest_format=True, kubernetes_manifest_options=options))
+    return replace(
+        compiled, text=_compile(function, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
+    )
 
 
 def _compile(function: Any, **options: Any) -> str:

@@ -7,55 +7,31 @@ pipeline's function: no ``from __future__ import annotations`` here.
 import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline.plan import Plan
 from sida.registry import STEPS
 from sida.steps.execute import SCHEDULED
 
-
-class Cluster(Protocol):
-    """The cluster's part of a pipeline, beyond its DAG; see ``pipeline.compile``."""
-
-    def configure(self, step: str, task: Any) -> None:
-        """Set the image, resources and environment of a step's task."""
-
-    def ending(self, recipe: Any, name: str) -> Any:
-        """Return the context manager around all steps: an exit handler that records how the run ended."""
+if TYPE_CHECKING:
+    from pipeline.compile import OnCluster
 
 
-def repeat_by_default(cluster: Cluster | None) -> str:
-    """Return the default of ``repeat``: a schedule created in Kubeflow's own pages measures each time."""
-    return SCHEDULED if cluster else ""
-
-
-def placeholders(cluster: Cluster | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Return (arguments of every step, further ones of scoring steps): the run's id and time, which KFP fills in on a cluster only.
-
-    As the whole constant of a task's input they are resolved; inside of a parameter's value they are not (seen on KFP 2.17).
-    """
-    from kfp import dsl
-
-    if cluster is None:
-        return {}, {}
-    return {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}, {"scheduled": dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER}
-
-
-def build(plan: Plan, components: str = "components", cluster: Cluster | None = None) -> Any:
+def build(plan: Plan, components: str = "components", cluster: "OnCluster | None" = None) -> Any:
     """Return the kfp pipeline of a plan; ``components`` is the package whose ``component_of`` gives each step's component.
 
     Its parameters: ``recipe``, the address of the resolved recipe, and ``repeat`` (see ``sida.steps.execute.repetition``).
     """
-    if plan.published:
-        return _score_published(plan, components, cluster)
     from kfp import dsl
 
     forced, place = plan.forced(), _placing(plan, components, cluster)
+    again = SCHEDULED if cluster else ""  # a schedule created in Kubeflow's own pages measures each time
+    name, description = f"sida-{plan.recipe}", plan.description or f"Distill and score: {plan.recipe}"
+    if plan.published:
+        name, description = "sida-score-published", "Score the generators that the authors released"
 
-    @dsl.pipeline(
-        name=plan.pipeline or f"sida-{plan.recipe}", description=plan.description or f"Distill and score: {plan.recipe}"
-    )
-    def benchmark(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
+    @dsl.pipeline(name=plan.pipeline or name, description=description)
+    def benchmark(recipe: str = plan.address, repeat: str = again):  # type: ignore[no-untyped-def]
         """Distill a diffusion model to one step and score it.
 
         Args:
@@ -64,20 +40,31 @@ def build(plan: Plan, components: str = "components", cluster: Cluster | None = 
                 measures. "reuse": scores that are there are taken. Any other text: once for each text.
         """
         with cluster.ending(recipe, plan.group) if cluster else nullcontext():
-            for step in plan.tasks():
-                place(step, recipe, repeat, attempt="new" if step in forced else "")
+            if not plan.published:
+                for step in plan.tasks():
+                    place(step, recipe, repeat, attempt="new" if step in forced else "")
+                return
+            *each, table = plan.tasks()
+            with dsl.ParallelFor(items=list(plan.published), parallelism=1) as item:
+                for step in each:  # a recipe that fails is named at the end; the others go on
+                    place(step, item, repeat, one_of_many=True)
+            place(table, recipe, repeat)
 
     return benchmark
 
 
-def _placing(plan: Plan, package: str, cluster: Cluster | None) -> Callable[..., None]:
+def _placing(plan: Plan, package: str, cluster: "OnCluster | None") -> Callable[..., None]:
     """Return a function that places a step's task in the pipeline that is being built, wired to those placed before it."""
     from kfp import dsl
 
     component_of = importlib.import_module(f"{package}.component").component_of
     tasks = plan.tasks()
     steps = {step: component_of(step) for step in tasks}
-    always, timed = placeholders(cluster)
+    always, timed = {}, {}
+    if cluster:
+        # As the whole constant of a task's input KFP fills them in; inside of a parameter's value it does not (seen on 2.17).
+        always = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        timed = {"scheduled": dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER}
     created: dict[str, Any] = {}
 
     def place(step: str, recipe: Any, repeat: Any, **more: Any) -> None:
@@ -94,30 +81,3 @@ def _placing(plan: Plan, package: str, cluster: Cluster | None) -> Callable[...,
             cluster.configure(step, created[step])
 
     return place
-
-
-def _score_published(plan: Plan, components: str, cluster: Cluster | None) -> Any:
-    """Return the DAG that scores released generators: fetch, convert, score each, then one table."""
-    from kfp import dsl
-
-    *each, table = plan.tasks()
-    place = _placing(plan, components, cluster)
-
-    @dsl.pipeline(
-        name=plan.pipeline or "sida-score-published", description="Score the generators that the authors released"
-    )
-    def score_published(recipe: str = plan.address, repeat: str = repeat_by_default(cluster)):  # type: ignore[no-untyped-def]
-        """Score released generators against their published numbers.
-
-        Args:
-            recipe: Name or address of the recipe that the table is recorded under.
-            repeat: "scheduled": the scores are measured anew, under the time of the run, so that each firing of a schedule
-                measures. "reuse": scores that are there are taken. Any other text: once for each text.
-        """
-        with cluster.ending(recipe, plan.group) if cluster else nullcontext():
-            with dsl.ParallelFor(items=list(plan.published), parallelism=1) as item:
-                for step in each:  # a recipe that fails is named at the end; the others go on
-                    place(step, item, repeat, one_of_many=True)
-            place(table, recipe, repeat)
-
-    return score_published

@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from sida.progress import LINE_SECONDS, duration, progress_in_words
 
 NAME_WIDTH = 22
 
 
-class Display(Protocol):
-    """Drawer of events; ``close`` leaves the terminal as it was. ``verbose``: it takes the logs' lines too."""
-
-    verbose: bool
-
-    def show(self, event: dict[str, Any]) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def open_display(stream: TextIO | None = None, *, quiet: bool = False, verbose: bool = False) -> Display:
+def open_display(*, quiet: bool = False, verbose: bool = False) -> Display:
     """Return the display that fits stderr and the amount asked for."""
-    stream = stream or sys.stderr
     if quiet:
-        return QuietDisplay(stream)
-    return TerminalDisplay(verbose) if stream.isatty() else PlainDisplay(stream, verbose)
+        return QuietDisplay(sys.stderr)
+    return TerminalDisplay(verbose) if sys.stderr.isatty() else PlainDisplay(sys.stderr, verbose)
 
 
 def finished_line(event: dict[str, Any]) -> str:
@@ -41,7 +28,7 @@ def finished_line(event: dict[str, Any]) -> str:
 
 
 class PlainDisplay:
-    """Lines, for logs."""
+    """Lines, for logs. ``verbose``: it takes the logs' lines too."""
 
     def __init__(self, stream: TextIO, verbose: bool = False) -> None:
         self._stream, self.verbose = stream, verbose
@@ -65,7 +52,7 @@ class PlainDisplay:
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to undo."""
+        """Do nothing: there is no bar to take away."""
 
 
 class QuietDisplay(PlainDisplay):
@@ -129,6 +116,9 @@ class TerminalDisplay:
         if self._at_work:
             self._bars.remove_task(self._at_work[1])
         self._at_work = None
+
+
+Display = PlainDisplay | TerminalDisplay
 
 
 def _words(event: dict[str, Any]) -> str:

@@ -16,11 +16,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pipeline.display import Display
@@ -31,12 +29,12 @@ from sida.process.identity import Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
 from sida.process.scratch import hold, let_go, remove_abandoned
+from sida.process.signals import on_stop
 from sida.settings import environment as inherited
 from sida.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_SECONDS = 75.0  # to finish the iteration and write a checkpoint; longer than what workers are given
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -60,26 +58,27 @@ def run(plan: Plan, display: Display, *, wait: float | None = None, components: 
     ``wait``: seconds to wait for a key that another run is making (default: SIDA_LEASE_WAIT).
     """
     started = time.time()
-    with _signals() as signals:
-        following = _Run(plan, display, wait, components)
+    signals: list[int] = []  # those that ask us to stop
+    with on_stop(signals.append, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        local_run = _LocalRun(plan, display, wait, components)
         try:
-            status = following.follow(signals)
+            status = local_run.follow(signals)
         finally:
-            following.end()
-    outcome = following.outcome
+            local_run.end()
+    outcome = local_run.outcome
     outcome.seconds = round(time.time() - started, 1)
     if signals:
         number = signals[0]
         outcome.status = 128 + number
         outcome.message = "stopped; run the same command again to continue from the last checkpoint"
     elif status:
-        following.explain()
+        local_run.explain()
     if outcome.status == 2 and not any(event["state"] == "ran" for event in outcome.steps):
         shutil.rmtree(outcome.folder, ignore_errors=True)  # a mistake of the user leaves nothing behind
     return outcome
 
 
-class _Run:
+class _LocalRun:
     """The child process, its folder, and how far we have read its events."""
 
     def __init__(self, plan: Plan, display: Display, wait: float | None, components: str) -> None:
@@ -123,8 +122,7 @@ class _Run:
 
     def follow(self, signals: list[int]) -> int:
         """Draw until the child has ended; return its status. Pass the user's wish to stop on, once; the second time kills."""
-        heard = 0
-        kill_at = float("inf")
+        heard, kill_at = 0, float("inf")
         while (status := self.child.poll()) is None:
             if len(signals) > heard:
                 kill_at = 0.0 if heard else time.monotonic() + GRACE_SECONDS
@@ -136,18 +134,14 @@ class _Run:
             if time.monotonic() >= kill_at:
                 self._send(signal.SIGKILL)
             self._draw()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self.child.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
         self._draw()
         return status
 
     def _send(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.child.pid, number)
-        except ProcessLookupError:
-            pass
 
     def _draw(self) -> None:
         for event in self._following.draw():
@@ -168,7 +162,7 @@ class _Run:
         let_go(self.folder / "tmp", self._held)
 
     def explain(self) -> None:
-        """Return why it failed, in a line: the first error that was reported, else the end of the log."""
+        """Put into the outcome why it failed, in a line: the first error that was reported, else the end of the log."""
         outcome = self.outcome
         if self.errors:
             first = self.errors[0]
@@ -179,22 +173,6 @@ class _Run:
         if outcome.status != 2 and "(log: " not in message:
             message += f" (log: {self.log})"
         outcome.message = message
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Yield the signals that ask us to stop, as they come in, instead of their usual effect."""
-    heard: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-
-    before = {number: signal.signal(number, hear) for number in _SIGNALS}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _last_exception(log: Path) -> str:

@@ -34,19 +34,17 @@ def machines(args: argparse.Namespace) -> Nodes | None:
     host, _, port = (args.rendezvous or "").rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--rendezvous {args.rendezvous}: expected HOST:PORT of node 0, such as 10.0.0.1:29500")
-    found = Nodes(args.nodes, args.node_rank, host, int(port))
-    found.own_address()
-    return found
+    nodes = Nodes(count=args.nodes, rank=args.node_rank, host=host, port=int(port))
+    nodes.own_address()
+    return nodes
 
 
 @contextmanager
-def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
+def leading(args: argparse.Namespace, nodes: Nodes | None) -> Iterator[None]:
     """Announce the run as node 0: while it lasts, the others find it under its rendezvous in the store."""
-    if found is None:
+    if nodes is None:
         yield
         return
-    from dataclasses import replace
-
     from sida import recipe
     from sida.settings import settings
     from sida.stores import open_store
@@ -55,17 +53,17 @@ def leading(args: argparse.Namespace, found: Nodes | None) -> Iterator[None]:
     recipe.load(args.recipe)  # a mistake there is said before anything is written
     here = settings()
     store = open_store(args.store or here.store)
-    with acquire(store, found.name, ttl=here.lease_seconds, owner=f"run {args.recipe}") as lease:
-        os.environ["SIDA_NODES"] = str(replace(found, lease=lease.number))
+    with acquire(store, nodes.name, ttl=here.lease_seconds, owner=f"run {args.recipe}") as lease:
+        os.environ["SIDA_NODES"] = nodes.model_copy(update={"lease": lease.number}).model_dump_json()
         yield
 
 
-def follow(args: argparse.Namespace, found: Nodes) -> int:
+def join(args: argparse.Namespace, nodes: Nodes) -> int:
     """Work as another node on what node 0 announces, until its run ends."""
     from pipeline.display import open_display
     from pipeline.following import drawn
     from sida import recipe
-    from sida.launch import nodes
+    from sida.launch.nodes import follow
     from sida.settings import settings
     from sida.stores import open_store
 
@@ -73,4 +71,4 @@ def follow(args: argparse.Namespace, found: Nodes) -> int:
     if args.store:
         os.environ["SIDA_STORE"] = open_store(args.store).address
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
-        return nodes.follow(found, settings().workers or execution.processes, execution.threads)
+        return follow(nodes, settings().workers or execution.processes, execution.threads)

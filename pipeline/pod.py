@@ -159,7 +159,7 @@ def _secrets(profile: Profile) -> Variables:
 
 
 def _parallel(step: str, recipe: Recipe) -> bool:
-    """Whether the step starts the recipe's processes; prepare_data does where it encodes latents."""
+    """Return whether the step starts the recipe's processes; prepare_data does where it encodes latents."""
     if step == "prepare_data":
         return recipe.dataset.latents is not None
     return step in STEPS and STEPS[step].launches

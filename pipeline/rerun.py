@@ -17,6 +17,7 @@ from pipeline.pod import image_of, pod_of
 from pipeline.profile import Profile, check_image
 from sida.errors import NotFound, UserError
 from sida.launch.pod import Variables
+from sida.launch.trainjob_manifest import PART, label
 from sida.recipe import Recipe
 from sida.records import StepCall, digest_of_input
 from sida.registry import STEPS
@@ -30,7 +31,7 @@ def arguments(call: StepCall, *, force: bool) -> list[str]:
     """The step's flags as ``--flag=value``. Raises UserError for a record that does not fit the step as it is now."""
     if call.step not in STEPS:
         raise UserError(f"run {call.run}: this version has no step {call.step!r}: submit again")
-    known = {parameter.name: parameter for parameter in parameters_of(STEPS[call.step])}
+    parameters = {parameter.name: parameter for parameter in parameters_of(STEPS[call.step])}
     values = [("recipe", call.recipe), ("run_id", call.run)]
     values += [(name.partition(".")[0], read.address) for name, read in sorted(call.inputs.items())]  # scores.00, ...
     values += [(name, text) for name, text in call.parameters.items() if name != "attempt"]
@@ -38,11 +39,11 @@ def arguments(call: StepCall, *, force: bool) -> list[str]:
         values.append(("attempt", "new"))
     given = [name for name, _ in values]
     for name in given:
-        if name not in known:
+        if name not in parameters:
             raise UserError(
                 f"run {call.run}, {call.step}: the record's {name!r} is no input of this version's step: submit again"
             )
-    for name, parameter in known.items():
+    for name, parameter in parameters.items():
         if not parameter.optional and name not in given:
             raise UserError(
                 f"run {call.run}, {call.step}: the record has no {name!r}, which this version needs: submit again"
@@ -87,12 +88,12 @@ def image_for(call: StepCall, profile: Profile, where: str, *, current: bool = F
 
 def job(call: StepCall, recipe: Recipe, profile: Profile, image: str, *, force: bool) -> dict[str, Any]:
     """A batch/v1 Job for ``kubectl create -f -``: its name is generated, so that a second one is another Job."""
-    labels = _labels(call.step) | {"sida/run": _label(call.run)}
+    labels = _labels(call.step) | {"sida/run": label(call.run)}
     pod = pod_of(call.step, recipe, profile, "profile", image=image)
     spec = pod.as_job(["sida", "step", call.step], arguments(call, force=force), labels)
-    metadata: dict[str, Any] = {"generateName": f"sida-{_dashed(call.step)}-", "labels": labels}
-    metadata["annotations"] = {"sida/run": call.run, "sida/recipe": call.recipe}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _in_namespace(metadata, profile), "spec": spec}
+    name, notes = f"sida-{_dashed(call.step)}-", {"sida/run": call.run, "sida/recipe": call.recipe}
+    metadata = _metadata(profile, generateName=name, labels=labels, annotations=notes)
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
 def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[str, Any]:
@@ -104,27 +105,18 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
     args = ["$(SIDA_RERUN)", step, "--local"]
     # Network policies know the pod by its labels.
     spec = pod_of(step, recipe, profile, where).as_job(["sida", "rerun"], args, _labels(step), chosen)
-    metadata = _in_namespace({"name": f"sida-{_dashed(step)}", "labels": _labels(step)}, profile)
+    metadata = _metadata(profile, name=f"sida-{_dashed(step)}", labels=_labels(step))
     template = {"metadata": {"labels": _labels(step)}, "spec": spec}
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "CronJob",
-        "metadata": metadata,
-        "spec": {"schedule": NEVER, "suspend": True, "concurrencyPolicy": "Forbid", "jobTemplate": template},
-    }
+    schedule = {"schedule": NEVER, "suspend": True, "concurrencyPolicy": "Forbid", "jobTemplate": template}
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": schedule}
 
 
-def _in_namespace(metadata: dict[str, Any], profile: Profile) -> dict[str, Any]:
-    return metadata | ({"namespace": profile.job_namespace} if profile.job_namespace else {})
+def _metadata(profile: Profile, **fields: str | dict[str, str]) -> dict[str, str | dict[str, str]]:
+    return fields | ({"namespace": profile.job_namespace} if profile.job_namespace else {})
 
 
 def _labels(step: str) -> dict[str, str]:
-    return {"app.kubernetes.io/part-of": "sida", "app.kubernetes.io/component": _dashed(step)}
-
-
-def _label(text: str) -> str:
-    """At most 63 characters, ending with a letter or digit."""
-    return re.sub(r"[^A-Za-z0-9]+$", "", text[:63])
+    return PART | {"app.kubernetes.io/component": _dashed(step)}
 
 
 def _dashed(step: str) -> str:
@@ -141,8 +133,8 @@ def to_yaml(objects: list[dict[str, Any]]) -> str:
 
 def title(call: StepCall) -> str:
     """Name of the run in Kubeflow's pages: ``score of 0f3c5a3e again``."""
-    known = re.fullmatch(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", call.run)  # Kubeflow's; others are words
-    return f"{call.step} of {known[1] if known else call.run} again"
+    uuid = re.fullmatch(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", call.run)  # Kubeflow's; others are words
+    return f"{call.step} of {uuid[1] if uuid else call.run} again"
 
 
 def one_step(call: StepCall, recipe: Recipe, profile: Profile, image: str, where: str, *, force: bool) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.remote import task_line
-from pipeline.standing import WAITING
+from pipeline.standing import NOT_STARTED, WAITING
 from sida.launch.looker import Unseen, in_a_line
 from sida.launch.pod_state import Waiting
 from sida.launch.words import remedy, waiting_in_words
@@ -70,20 +70,19 @@ class Watch:
             self._judge(step)
 
     def _show(self, step: StepStanding) -> None:
-        key: tuple[str, ...] = (step.state, step.reason())
-        state, reason = step.state, step.reason()
-        if step.waiting is not None:
-            if not self._is_worth_a_line(step.name, step.waiting):
-                state, reason, key = "RUNNING", "", ("RUNNING", "")
-                if self._said.get(step.name, ("",))[0] == WAITING:
-                    return  # it still waits, for something else: that is said when it has been seen twice
-            else:
-                key = (WAITING, *_key(step.waiting))
-        else:
+        line = step.state, step.reason()
+        key: tuple[str, ...] = line
+        if step.waiting is None:
             self._waits.pop(step.name, None)
-        if state != "NOT STARTED" and self._said.get(step.name) != key:
+        elif self._is_worth_a_line(step.name, step.waiting):
+            key = WAITING, *_key(step.waiting)
+        elif self._said.get(step.name, ("",))[0] == WAITING:
+            return  # it still waits, for something else: that is said when it has been seen twice
+        else:
+            key = line = "RUNNING", ""
+        if step.state != NOT_STARTED and self._said.get(step.name) != key:
             self._said[step.name] = key
-            self._say(task_line(step.name, state, reason))
+            self._say(task_line(step.name, *line))
 
     def _is_worth_a_line(self, step: str, waiting: Waiting) -> bool:
         """Return True from the second look on: pods wait for a moment in the best of runs."""

@@ -1,6 +1,6 @@
 """The standing of a run on Kubeflow, step by step: put together from all that is known of it, typed; words are made at the end.
 
-What is known: Kubeflow Pipelines' states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
+The facts: Kubeflow Pipelines' states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
 nodes, TrainJobs. Each may be missing (``pipeline.observing`` says which), and Kubeflow's API alone never says why.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.argo import Node, Place
 from pipeline.run_state import RunState, Task
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Cancel, Ending, in_words
-from sida.launch.job_state import job_in_words
-from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, waiting_job, waiting_of
+from sida.launch.job_state import job_in_words, waiting_job
+from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, waiting_of
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.records import StepCall
 
@@ -24,20 +24,25 @@ AT_WORK = ("RUNNING", "PENDING")
 _DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
 
 
-@dataclass(frozen=True)
-class Known:
+@dataclass
+class Facts:
     """Facts about a run beside Kubeflow's own account; empty where they could not be looked at."""
 
-    calls: Mapping[str, StepCall] = field(default_factory=dict)
+    calls: dict[str, StepCall] = field(default_factory=dict)
     cancel: Cancel | None = None
-    pods: Mapping[Place, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    pods: dict[Place, dict[str, Any]] = field(default_factory=dict)  # the newest
     pods_seen: bool = False
     events: Sequence[dict[str, Any]] = ()  # warnings of KFP's namespace
     nodes: Sequence[Node] = ()
-    driver_errors: Mapping[str, str] = field(default_factory=dict)  # task -> end of its driver's log
-    jobs: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
-    job_pods: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)  # of those that may be looked at
+    driver_errors: dict[str, str] = field(default_factory=dict)  # task -> end of its driver's log
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
+    job_pods: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of those that may be looked at
     job_events: Sequence[dict[str, Any]] = ()
+
+    def message(self, place: Place, phase: str = "") -> str:
+        """Return the Workflow's last word about a place, in this phase or any; empty when there is none."""
+        nodes = (node for node in self.nodes if node.place == place and phase in ("", node.phase))
+        return next((node.message for node in reversed([*nodes]) if node.message), "")
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ class Standing:
         return Ending(self.state, self.message, self.sure) if self.over else None
 
 
-def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
-    """Combine all that is known. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
+def standing(run: RunState, facts: Facts, names: Mapping[str, str]) -> Standing:
+    """Combine all the facts. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
     grouped: dict[str, list[Task]] = {}
     for task in run.tasks:
         if (step := names.get(task.name.replace("_", "-"))) is not None:
@@ -88,24 +93,24 @@ def standing(run: RunState, known: Known, names: Mapping[str, str]) -> Standing:
     for base in drivers:  # before its driver has ended, Kubeflow does not show the step itself
         if (step := names.get(base.replace("_", "-"))) is not None and step not in grouped:
             grouped[step] = [Task(base, "")]
-    steps = [] if run.ended else [*_frames(drivers.values(), known, names)]
+    steps = [] if run.ended else [*_frames(drivers.values(), facts, names)]
     for step, tasks in grouped.items():
         driver = drivers.get(tasks[0].name)
-        steps.append(_step(step, _joined(tasks), driver, known, run.ended, _cancelled(run, known)))
-    for step in known.jobs.keys() - grouped.keys():
-        steps.append(_job_alone(step, known))
+        steps.append(_step(step, _joined(tasks), driver, facts, run.ended, _cancelled(run, facts)))
+    for step in facts.jobs.keys() - grouped.keys():
+        steps.append(_job_alone(step, facts))
     standings = tuple(steps)
     if not run.ended:
         return Standing(run.run_id, run.name, run.state, standings)
-    state, message, sure = _ended(run, known, standings)
+    state, message, sure = _ended(run, facts, standings)
     return Standing(run.run_id, run.name, state, standings, message, over=True, sure=sure)
 
 
-def _frames(drivers: Iterable[Task], known: Known, names: Mapping[str, str]) -> Iterator[StepStanding]:
+def _frames(drivers: Iterable[Task], facts: Facts, names: Mapping[str, str]) -> Iterator[StepStanding]:
     """Yield the drivers of the whole and of the group around the steps that wait: then no step begins."""
     for task in drivers:
         base = task.name.removesuffix("-driver")
-        waiting = _driver_waiting(base, known) if task.state in AT_WORK and base not in names else None
+        waiting = _driver_waiting(base, facts) if task.state in AT_WORK and base not in names else None
         if waiting is not None:
             yield StepStanding(task.name, WAITING, waiting)
 
@@ -116,16 +121,16 @@ def _joined(tasks: Sequence[Task]) -> Task:
     return min(tasks, key=lambda task: order.index(task.state) if task.state in order else len(order))
 
 
-def _ended(run: RunState, known: Known, steps: Sequence[StepStanding]) -> tuple[str, str, bool]:
+def _ended(run: RunState, facts: Facts, steps: Sequence[StepStanding]) -> tuple[str, str, bool]:
     """Return (one of ENDINGS, its first cause, whether that is known)."""
     if run.state in (SUCCEEDED, "SKIPPED"):
         return SUCCEEDED, "", True
     failed = sorted((step for step in steps if step.state == FAILED), key=lambda step: step.ended or "9")
-    if _cancelled(run, known) and (known.cancel is not None or not failed):
+    if _cancelled(run, facts) and (facts.cancel is not None or not failed):
         waited = next(
             (f"; {step.name}: {step.reason()}" for step in steps if step.failure and step.state == CANCELLED), ""
         )
-        how = in_words(known.cancel) if known.cancel else f"cancelled at {run.cancelled} (in Kubeflow Pipelines)"
+        how = in_words(facts.cancel) if facts.cancel else f"cancelled at {run.cancelled} (in Kubeflow Pipelines)"
         return CANCELLED, how + waited, True
     if failed:
         cause = failed[0].failure.cause if failed[0].failure is not None else "unknown"
@@ -137,106 +142,100 @@ def _ended(run: RunState, known: Known, steps: Sequence[StepStanding]) -> tuple[
     for task in run.tasks:  # a driver of the whole, or of the group around the steps
         if task.state in BAD and task.name.endswith("-driver"):
             named = Task(task.name.removesuffix("-driver"), task.state)
-            return FAILED, f"{task.name}: {failure_in_words(_driver_failure(named, known))}", True
+            return FAILED, f"{task.name}: {failure_in_words(_driver_failure(named, facts))}", True
     return FAILED, run.error, bool(run.error)
 
 
-def _cancelled(run: RunState, known: Known) -> str:
+def _cancelled(run: RunState, facts: Facts) -> str:
     """Return when the run's end was asked for, ISO 8601; empty when it was not."""
-    return run.cancelled or (known.cancel.asked if known.cancel is not None else "")
+    return run.cancelled or (facts.cancel.asked if facts.cancel is not None else "")
 
 
 # -- one step
 
 
-def _step(step: str, task: Task, driver: Task | None, known: Known, over: bool, cancelled: str) -> StepStanding:
-    call = known.calls.get(step)
+def _step(step: str, task: Task, driver: Task | None, facts: Facts, over: bool, cancelled: str) -> StepStanding:
+    call = facts.calls.get(step)
     state, ended = task.state, task.ended
     driver_failed = driver is not None and driver.state in BAD
     if state == SUCCEEDED:
         return StepStanding(step, state, reused=call is not None and call.state == "reused", ended=ended)
     if state in BAD or driver_failed:
         ended = ended or (driver.ended if driver is not None else "")
-        failure = _failure(step, task, known, driver_failed)
+        failure = _failure(step, task, facts, driver_failed)
         if cancelled and (not ended or ended >= cancelled):  # it was torn down, whatever error it reported
             return StepStanding(step, CANCELLED, failure=failure if failure.cause == "never" else None, ended=ended)
         return StepStanding(step, FAILED, failure=failure, ended=ended)
     if not over and not state and driver is not None and driver.state in AT_WORK:
-        waiting = _driver_waiting(task.name, known)
+        waiting = _driver_waiting(task.name, facts)
         return StepStanding(step, WAITING if waiting is not None else NOT_STARTED, waiting)
     if over or state not in AT_WORK:
         return StepStanding(step, state or NOT_STARTED, ended=ended)
-    waiting = _waiting(step, task, known)
-    job = job_in_words(known.jobs[step]) if step in known.jobs else ""
+    waiting = _waiting(step, task, facts)
+    job = job_in_words(facts.jobs[step]) if step in facts.jobs else ""
     return StepStanding(step, WAITING if waiting is not None else state, waiting, job=job)
 
 
-def _job_alone(step: str, known: Known) -> StepStanding:
+def _job_alone(step: str, facts: Facts) -> StepStanding:
     """Return the standing of a TrainJob whose step Kubeflow does not show."""
-    waiting = waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
-    return StepStanding(step, WAITING if waiting is not None else "", waiting, job=job_in_words(known.jobs[step]))
+    waiting = waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events)
+    return StepStanding(step, WAITING if waiting is not None else "", waiting, job=job_in_words(facts.jobs[step]))
 
 
-def _waiting(step: str, task: Task, known: Known) -> Waiting | None:
+def _waiting(step: str, task: Task, facts: Facts) -> Waiting | None:
     """Return why a step that Kubeflow calls RUNNING does not begin."""
-    if step in known.jobs:
-        return waiting_job(known.jobs[step], known.job_pods.get(step), known.job_events)
-    if pods := known.pods.get(Place(task.name, driver=False)):
-        return waiting_of(pods[-1], known.events)
-    return _driver_waiting(task.name, known) or _refused(Place(task.name, driver=False), known)
+    if step in facts.jobs:
+        return waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events)
+    place = Place(task.name, driver=False)
+    if pod := facts.pods.get(place):
+        return waiting_of(pod, facts.events)
+    return _driver_waiting(task.name, facts) or _refused(place, facts)
 
 
-def _driver_waiting(task: str, known: Known) -> Waiting | None:
+def _driver_waiting(task: str, facts: Facts) -> Waiting | None:
     """Return why a task's driver does not begin. Its usual few seconds are not worth a word."""
     place = Place(task, driver=True)
-    if pods := known.pods.get(place):
-        waiting = waiting_of(pods[-1], known.events)
+    if pod := facts.pods.get(place):
+        waiting = waiting_of(pod, facts.events)
         return waiting if waiting is not None and waiting.kind != "starting" else None
-    return _refused(place, known)
+    return _refused(place, facts)
 
 
-def _refused(place: Place, known: Known) -> Waiting | None:
+def _refused(place: Place, facts: Facts) -> Waiting | None:
     """Return why there is no pod at all, from the Workflow's own words."""
-    messages = [
-        node.message for node in known.nodes if node.place == place and node.phase == "Pending" and node.message
-    ]
-    return refusal(messages[-1], place.task) if messages else None
+    message = facts.message(place, "Pending")
+    return refusal(message, place.task) if message else None
 
 
-def _failure(step: str, task: Task, known: Known, driver_failed: bool) -> Failure:
+def _failure(step: str, task: Task, facts: Facts, driver_failed: bool) -> Failure:
     """Return the step's own error; else what Kubernetes did to it; else Argo's account."""
-    call = known.calls.get(step)
+    call = facts.calls.get(step)
     if call is not None and call.state == "failed" and call.error:
         return Failure("deadline" if call.timed_out else "error", said=call.error)
     if driver_failed:
-        return _driver_failure(task, known)
-    pods = known.pods.get(Place(task.name, driver=False), ())
-    if pods and (failure := failure_of(pods[-1])) is not None:
-        return _explained(failure, step, known)
-    if pods and (stuck := waiting_of(pods[-1], known.events)) is not None and not stuck.passes:
-        return Failure("never", detail=waiting_in_words(stuck))
-    messages = [node.message for node in known.nodes if node.place == Place(task.name, driver=False) and node.message]
-    if messages:
-        return _from_argo(messages[-1])
+        return _driver_failure(task, facts)
+    place = Place(task.name, driver=False)
+    if pod := facts.pods.get(place):
+        if (failure := failure_of(pod)) is not None:
+            # The pod of a launching step only passes on what became of the TrainJob's.
+            behind = failed_pod(facts.job_pods.get(step, ())) if failure.cause == "exit" else None
+            return behind or failure
+        if (stuck := waiting_of(pod, facts.events)) is not None and not stuck.passes:
+            return Failure("never", detail=waiting_in_words(stuck))
+    if message := facts.message(place):
+        return _from_argo(message)
     if task.error:
         return Failure("error", said=task.error)
-    return Failure("unknown", said="" if known.pods_seen else "nothing that can be looked at from here says why")
+    return Failure("unknown", said="" if facts.pods_seen else "nothing that can be looked at from here says why")
 
 
-def _explained(found: Failure, step: str, known: Known) -> Failure:
-    """Return the failure of the TrainJob's pod if the launching pod only passes it on."""
-    behind = failed_pod(known.job_pods.get(step, ()))
-    return behind if behind is not None and found.cause == "exit" else found
-
-
-def _driver_failure(task: Task, known: Known) -> Failure:
-    pods = known.pods.get(Place(task.name, driver=True), ())
-    pod = str(pods[-1]["metadata"]["name"]) if pods else ""
-    text = known.driver_errors.get(task.name, "")
-    argo = [node.message for node in known.nodes if node.place == Place(task.name, driver=True) and node.message]
-    if argo and (failure := _from_argo(argo[-1])).cause in ("never", "deleted"):
+def _driver_failure(task: Task, facts: Facts) -> Failure:
+    place = Place(task.name, driver=True)
+    pod, message = facts.pods.get(place), facts.message(place)
+    if message and (failure := _from_argo(message)).cause in ("never", "deleted"):
         return failure
-    return Failure("driver", pod, text or (argo[-1] if argo else ""))
+    text = facts.driver_errors.get(task.name) or message
+    return Failure("driver", str(pod["metadata"]["name"]) if pod else "", text)
 
 
 def _from_argo(message: str) -> Failure:

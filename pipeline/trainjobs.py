@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import Literal
 
-from pipeline.profile import LAUNCHED, Profile
+from pipeline.profile import LAUNCHED, Profile, TrainJobs
 from sida.errors import SidaError, UserError
 from sida.launch.cluster import Cluster, Refused, explain
-from sida.launch.manifest import API_VERSION, RUN, STEP, label
 from sida.launch.trainjob import TrainJobLauncher
+from sida.launch.trainjob_manifest import API_VERSION, RUN, STEP, label
 from sida.layout import check_run_id
 
 
-def launches(profile: Profile) -> bool:
-    """Return whether the profile makes TrainJobs."""
-    return profile.trainjob is not None and any(profile.launched(step) for step in LAUNCHED)
+def options(profile: Profile) -> TrainJobs | None:
+    """Return what the profile says of TrainJobs; None where no step makes one."""
+    return profile.trainjob if any(profile.launched(step) for step in LAUNCHED) else None
 
 
 def selector(run: str, step: str = "") -> str:
@@ -25,15 +26,15 @@ def selector(run: str, step: str = "") -> str:
 
 def launchers(profile: Profile, run: str) -> list[TrainJobLauncher]:
     """Return the launchers of a run's TrainJobs, which end them. Raises UserError when the cluster refuses to list them."""
-    if profile.trainjob is None or not launches(profile):
+    if (jobs := options(profile)) is None:
         return []
-    cluster = Cluster(profile.trainjob.namespace, outage_seconds=10.0)
+    cluster = Cluster(jobs.namespace, outage_seconds=10.0)
     try:
-        jobs = cluster.find(selector(run))
+        running = cluster.find(selector(run))
     except Refused as error:
         raise explain(error, "list TrainJobs", cluster.namespace) from error
-    suspends = profile.trainjob.on_termination == "suspend"
-    return [TrainJobLauncher(cluster, job, "suspend" if suspends else "delete") for job in jobs]
+    ending: Literal["suspend", "delete"] = "suspend" if jobs.on_termination == "suspend" else "delete"
+    return [TrainJobLauncher(cluster, job, ending) for job in running]
 
 
 def check_cluster(profile: Profile, steps: Iterable[str]) -> None:
@@ -45,24 +46,20 @@ def check_cluster(profile: Profile, steps: Iterable[str]) -> None:
     jobs, launched = profile.trainjob, [step for step in steps if profile.launched(step)]
     if jobs is None or not launched:
         return
-    who = f"{', '.join(launched)}: launcher: trainjob"
+    fault = ""
     try:
         cluster = Cluster(jobs.namespace, outage_seconds=10.0)
         if not cluster.serves_trainjobs():
-            raise Missing(
-                f"{who}, but the cluster at {cluster.host} does not serve TrainJobs ({API_VERSION}): install Kubeflow Trainer 2.2 "
+            fault = (
+                f"the cluster at {cluster.host} does not serve TrainJobs ({API_VERSION}): install Kubeflow Trainer 2.2 "
                 f"or newer, or set launcher: local in the profile"
             )
-        if not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
-            raise Missing(
-                f"{who}, but there is no {jobs.runtime_kind} {jobs.runtime!r} in namespace {jobs.namespace}: "
+        elif not cluster.has_runtime(jobs.runtime_kind, jobs.runtime):
+            fault = (
+                f"there is no {jobs.runtime_kind} {jobs.runtime!r} in namespace {jobs.namespace}: "
                 f"`sida runtime --profile ... | kubectl apply -f -` makes ours"
             )
-    except Missing:
-        raise
     except (SidaError, Refused) as error:
         print(f"warning: whether TrainJobs can be made in {jobs.namespace} was not checked: {error}", file=sys.stderr)
-
-
-class Missing(UserError):
-    """The cluster has not what the profile asks for."""
+    if fault:
+        raise UserError(f"{', '.join(launched)}: launcher: trainjob, but {fault}")

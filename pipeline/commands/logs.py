@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print the log."""
     from pipeline import profile
-    from pipeline.step_logs import StepLog
+    from pipeline.step_logs import step_log
 
     step = args.step.replace("-", "_")
-    there = StepLog(profile.load(args.profile), args.run, step) if args.profile else None
-    for line in there.lines(follow=args.follow) if there else _here(args.run, step):
+    cluster = profile.load(args.profile) if args.profile else None
+    for line in step_log(cluster, args.run, step, follow=args.follow) if cluster else _here(args.run, step):
         print(line, flush=args.follow)
     return 0
 

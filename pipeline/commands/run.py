@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
 
     machines = nodes.machines(args)
     if machines is not None and machines.rank > 0:
-        return nodes.follow(args, machines)
+        return nodes.join(args, machines)
     with nodes.leading(args, machines):
         recipe, outcome = running.run(args, goal="report", force=args.force)
     if outcome.status:

@@ -46,14 +46,14 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
     """Return TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
     from pipeline.cluster_checks import runs_as
     from pipeline.profile import check_image
-    from sida.launch import manifest
+    from sida.launch import trainjob_manifest
 
     jobs = profile.trainjob
     assert jobs is not None  # the caller has looked
     manifests = []
     if jobs.runtime_kind == "TrainingRuntime":  # the cluster's is its administrator's
         manifests.append(
-            manifest.training_runtime(
+            trainjob_manifest.training_runtime(
                 jobs.runtime,
                 jobs.namespace,
                 check_image("images.cpu", profile.images.cpu, where),  # a placeholder: every TrainJob names its own
@@ -62,11 +62,13 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
                 max_restarts=max_restarts,
             )
         )
-    manifests.append(manifest.role(jobs.namespace))
+    manifests.append(trainjob_manifest.role(jobs.namespace))
     account = jobs.launcher_account or profile.job_service_account
     if account:
         its_namespace = profile.job_namespace or jobs.namespace
-        manifests.append(manifest.binding(manifest.ROLE, jobs.namespace, account, its_namespace))
+        manifests.append(trainjob_manifest.binding(trainjob_manifest.ROLE, jobs.namespace, account, its_namespace))
     its_namespace, account = runs_as(profile)
-    manifests.append(manifest.binding(f"{manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace))
+    manifests.append(
+        trainjob_manifest.binding(f"{trainjob_manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace)
+    )
     return manifests

@@ -80,7 +80,6 @@ def main(args: argparse.Namespace) -> int:
 
 def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile) -> tuple[int, Standing | None]:
     """Show each change of a step's state until the run has ended; return the exit status and the last standing."""
-    from pipeline import client as clients
     from pipeline import output
     from pipeline.observing import Observer
     from pipeline.run_watch import Stuck, Watch
@@ -89,7 +88,7 @@ def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile
     watch = Watch(observer, lambda line: output.note(args, line), args.stuck)
     goes_on = f"the run goes on; `sida cancel {run_id} --profile {args.profile}` ends it"
     try:
-        client.follow(run_id, watch.show, clients.POLL_SECONDS)
+        client.follow(run_id, watch.show)
     except KeyboardInterrupt:
         print(goes_on, file=sys.stderr)
         return 130, None

@@ -21,7 +21,7 @@ SETTLE_SECONDS = 60.0  # after an outage of the store
 
 
 def end_when_abandoned(store: ObjectStore, step: str, lease: str, seconds: float) -> None:
-    """From now on this process gets SIGTERM when the lease has been over for ``seconds``; at once when it is already."""
+    """Send SIGTERM to this process when the lease has been over for ``seconds``; at once when it is already."""
     _look(store, step, lease, seconds)
     thread = threading.Thread(target=_watch, args=(store, step, lease, seconds), name="launcher watch", daemon=True)
     thread.start()

@@ -20,7 +20,7 @@ class Stopped(SidaError):
 
 @dataclass(frozen=True)
 class Work:
-    """What the workers of a step's job are to do, and how the launcher hears of it."""
+    """The task of a job's workers, and how the launcher hears of it."""
 
     step: str
     job: str  # key of the job's spec in the store
@@ -50,7 +50,3 @@ class Launcher(ABC):
     @abstractmethod
     def log(self, *, follow: bool = False) -> Iterator[str] | None:
         """Return the lines of the workers' log; None where there is none."""
-
-    @abstractmethod
-    def status(self) -> str:
-        """Say in a few words how the workers stand."""

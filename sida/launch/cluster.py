@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sida.errors import SidaError, UserError
-from sida.launch.manifest import API_VERSION, GROUP, PLURAL, VERSION
+from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, VERSION
 from sida.patience import hush_retries
 from sida.settings import environment
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 MAX_PAUSE = 60.0
-WORKFLOWS = ("argoproj.io", "v1alpha1", "workflows")  # what Kubeflow Pipelines makes of a run
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
 
 
@@ -67,18 +66,12 @@ class Cluster:
         return self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest)
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """None when there is none of this name."""
-        try:
-            return self._read(self._objects.get_namespaced_custom_object, *self._kind(), name)
-        except Refused as error:
-            if error.status == 404:
-                return None
-            raise
+        """Return the TrainJob of this name; None when there is none."""
+        return self._read_if_there(self._objects.get_namespaced_custom_object, *self._kind(), name)
 
     def find(self, labels: str) -> list[dict[str, Any]]:
         """TrainJobs by label selector."""
-        listed = self._read(self._objects.list_namespaced_custom_object, *self._kind(), label_selector=labels)
-        return list(listed["items"])
+        return self._items(self._objects.list_namespaced_custom_object, *self._kind(), label_selector=labels)
 
     def patch(self, name: str, changes: dict[str, Any]) -> None:
         """Merge ``changes`` into a TrainJob; one that is gone is none of our business."""
@@ -107,7 +100,7 @@ class Cluster:
 
     def pods(self, labels: str) -> list[dict[str, Any]]:
         """Pods by label selector."""
-        return list(self._read(self._core.list_namespaced_pod, self.namespace, label_selector=labels)["items"])
+        return self._items(self._core.list_namespaced_pod, self.namespace, label_selector=labels)
 
     def pods_now(self, labels: str) -> list[dict[str, Any]] | None:
         """Pods by label selector; None where they cannot be seen now, or may not."""
@@ -131,51 +124,48 @@ class Cluster:
         tail_lines: int | None = None,
     ) -> Any:
         """The open response, a line at a time; not repeated. Raises Refused or urllib3's HTTPError."""
-        more = {"since_seconds": since_seconds} if since_seconds else {}
-        more |= {"tail_lines": tail_lines} if tail_lines else {}
-        call = self._core.read_namespaced_pod_log
-        given = {"container": container, "follow": follow, "timestamps": timestamps, **more}
-        return self.once(call, pod, self.namespace, _request_timeout=(10.0, 600.0 if follow else 30.0), **given)
+        return self.once(
+            self._core.read_namespaced_pod_log,
+            pod,
+            self.namespace,
+            container=container,
+            follow=follow,
+            since_seconds=since_seconds,
+            tail_lines=tail_lines,
+            timestamps=timestamps,
+            _request_timeout=(10.0, 600.0 if follow else 30.0),
+        )
 
     # -- what tells of a step's standing
 
     def warnings(self, about: str = "") -> list[dict[str, Any]]:
         """Events of type Warning, of all objects or those called ``about``; the API server forgets them after an hour."""
         selector = "type=Warning" + (f",involvedObject.name={about}" if about else "")
-        listed = self._read(self._core.list_namespaced_event, self.namespace, field_selector=selector)
-        return list(listed["items"])
+        return self._items(self._core.list_namespaced_event, self.namespace, field_selector=selector)
 
     def workflows(self, labels: str) -> list[dict[str, Any]]:
-        """Argo's Workflows by label selector."""
+        """List Argo's Workflows, which Kubeflow Pipelines makes of runs, by label selector."""
         call = self._objects.list_namespaced_custom_object
-        return list(self._read(call, *WORKFLOWS[:2], self.namespace, WORKFLOWS[2], label_selector=labels)["items"])
+        return self._items(call, "argoproj.io", "v1alpha1", self.namespace, "workflows", label_selector=labels)
 
     # -- what the cluster serves
 
     def serves_trainjobs(self) -> bool:
-        """Whether the API that our manifests are written for is there (discovery, as kubectl does it)."""
-        try:
-            found = self._read(self._objects.get_api_resources, GROUP, VERSION)
-        except Refused as error:
-            if error.status == 404:
-                return False
-            raise
-        return any(resource["name"] == PLURAL for resource in found["resources"])
+        """Return whether the API that our manifests are written for is there (discovery, as kubectl does it)."""
+        answer = self._read_if_there(self._objects.get_api_resources, GROUP, VERSION) or {"resources": []}
+        return any(resource["name"] == PLURAL for resource in answer["resources"])
 
     def has_runtime(self, kind: str, name: str) -> bool:
-        """Whether the TrainingRuntime or ClusterTrainingRuntime is there."""
-        try:
-            if kind == "TrainingRuntime":
-                call = self._objects.get_namespaced_custom_object
-                self._read(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
-            else:
-                call = self._objects.get_cluster_custom_object
-                self._read(call, GROUP, VERSION, "clustertrainingruntimes", name)
-        except Refused as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+        """Return whether the TrainingRuntime or ClusterTrainingRuntime is there."""
+        if kind == "TrainingRuntime":
+            return self.runtime(name) is not None
+        call = self._objects.get_cluster_custom_object
+        return self._read_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name) is not None
+
+    def runtime(self, name: str) -> dict[str, Any] | None:
+        """Return the TrainingRuntime of this name; None when there is none."""
+        call = self._objects.get_namespaced_custom_object
+        return self._read_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
 
     # -- calls
 
@@ -199,6 +189,18 @@ class Cluster:
             self.pause(pause)
             pause = min(2 * pause, MAX_PAUSE)
 
+    def _items(self, call: Callable[..., Any], *given: Any, **named: Any) -> list[dict[str, Any]]:
+        return list(self._read(call, *given, **named)["items"])
+
+    def _read_if_there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:
+        """Return the answer to a call; None where it is that there is no such thing."""
+        try:
+            return dict(self._read(call, *given))
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
     def pause(self, seconds: float) -> None:
         """Wait, with a ``tick`` about once a second."""
         end = self.clock.now() + seconds
@@ -219,7 +221,7 @@ class Cluster:
         except ApiException as error:
             if error.status not in _TRANSIENT:
                 self._heard = self.clock.now()
-            raise Refused(error.status or 0, *_said(error)) from error
+            raise Refused(error.status or 0, *_reason_and_message(error)) from error
         self._heard = self.clock.now()
         return response
 
@@ -229,7 +231,7 @@ class Unreachable(UserError):
 
 
 def passing(error: Exception) -> str | None:
-    """In a few words, why a call may succeed when it is made again; None when it will not."""
+    """Say in a few words why a call may succeed when it is made again; None when it will not."""
     from urllib3.exceptions import HTTPError
 
     if isinstance(error, Refused):
@@ -268,7 +270,7 @@ def lines(response: Any) -> Iterator[bytes]:
         yield rest
 
 
-def _said(error: Any) -> tuple[str, str]:
+def _reason_and_message(error: Any) -> tuple[str, str]:
     """(reason, message) of an answer, from its Status object where there is one."""
     try:
         status = json.loads(error.body)
@@ -278,7 +280,7 @@ def _said(error: Any) -> tuple[str, str]:
 
 
 def _configuration() -> Any:
-    """In a pod its service account; elsewhere KUBECONFIG or ~/.kube/config, as kubectl does."""
+    """Read the service account in a pod; elsewhere KUBECONFIG or ~/.kube/config, as kubectl does."""
     from kubernetes import client, config
     from kubernetes.config import ConfigException
 
@@ -290,7 +292,9 @@ def _configuration() -> Any:
         else:
             config.load_kube_config(variables.get("KUBECONFIG"), client_configuration=configuration)
     except (ConfigException, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"no Kubernetes cluster is configured here ({said}): set KUBECONFIG, as for kubectl") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"no Kubernetes cluster is configured here ({reason}): set KUBECONFIG, as for kubectl"
+        ) from error
     configuration.retries = False  # we repeat calls ourselves
     return configuration

@@ -14,12 +14,12 @@ from sida import patience, progress
 from sida.errors import SidaError, TimedOut, Unavailable, UserError
 from sida.launch.base import Work
 from sida.launch.cluster import Cluster, Refused, Unreachable
-from sida.launch.job_state import condition
-from sida.launch.log import explain, failure
-from sida.launch.manifest import QUEUE
+from sida.launch.job_state import ended, pods_run, suspended, waiting_job
 from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
-from sida.launch.pod_state import attempt_of, failure_of, waiting_job
+from sida.launch.pod_state import attempt_of, failure_of
+from sida.launch.trainjob_manifest import QUEUE
 from sida.launch.words import failure_in_words, waiting_in_words
+from sida.launch.worker_error import explain, failure
 from sida.progress import duration
 from sida.settings import settings
 
@@ -43,11 +43,10 @@ class Follower:
     def __init__(self, cluster: Cluster, job: dict[str, Any], work: Work, note: Callable[[str], None]) -> None:
         self.cluster, self.job, self.work, self.note = cluster, job, work, note
         self.name, self.uid = str(job["metadata"]["name"]), job["metadata"]["uid"]
-        self.shown = f"TrainJob {cluster.namespace}/{self.name}"
-        self.warnings: list[dict[str, Any]] = []
+        self._title = f"TrainJob {cluster.namespace}/{self.name}"
+        self._warnings: dict[tuple[str, str], dict[str, Any]] = {}  # events by name and version
         self._asked = cluster.tick  # raises when we are to end
         self._log: FirstNodeLog
-        self._known: set[tuple[str, str]] = set()  # name and version of events
         self._events_seen = True  # until they may not be read
         self._not_created: tuple[float, str] | None = None  # since when, and the newest message
         self._pods: list[dict[str, Any]] | None = None
@@ -75,7 +74,9 @@ class Follower:
             except _Finished:
                 failed = None
             except Unreachable as error:
-                raise Unreachable(f"{self.shown}: {error}; the job runs on: run the step again to follow it") from error
+                raise Unreachable(
+                    f"{self._title}: {error}; the job runs on: run the step again to follow it"
+                ) from error
             finally:
                 self.cluster.tick = self._asked
         try:
@@ -98,11 +99,12 @@ class Follower:
                 raise _Finished
 
     def _until_ended(self) -> dict[str, Any] | None:
-        """None when the job is complete; else the condition that says that it failed."""
+        """Return None when the job is complete; else the condition that says that it failed."""
         clock = self.cluster.clock
         while True:
-            if (end := self._look_at_job()) is not None:
+            if (end := ended(self.job)) is not None:
                 return None if end["type"] == "Complete" else end
+            self._say_how_it_stands()
             self._look_at_events()
             if clock.now() - self._looked_why > WAITING_SECONDS:
                 self._looked_why = clock.now()
@@ -117,61 +119,46 @@ class Follower:
                 if self.work.finished():
                     return None
                 how = "was deleted" if job is None else "was deleted and made anew"
-                raise SidaError(f"{self.shown} {how} by somebody else (kubectl?): {SUBMIT_AGAIN}")
+                raise SidaError(f"{self._title} {how} by somebody else (kubectl?): {SUBMIT_AGAIN}")
             self.job = job
 
     def _read_rest_of_log(self) -> None:
         until = self.cluster.clock.now() + LOG_SECONDS
-        while (
-            not (self._log.read(self._look_at_pods()) and self._pods is not None) and self.cluster.clock.now() < until
-        ):
+        while self.cluster.clock.now() < until:
+            if self._log.read(self._look_at_pods()) and self._pods is not None:
+                return
             self.cluster.pause(POD_SECONDS)
 
     # -- one look
 
-    @property
-    def _status(self) -> dict[str, Any]:
-        return dict(self.job.get("status") or {})
-
-    def _ready(self) -> bool:
-        return any(counts.get("ready") for counts in self._status.get("jobsStatus") or [])
-
-    def _look_at_job(self) -> dict[str, Any] | None:
-        """Return the condition that ended it, if it has ended."""
-        status = self._status
-        end = condition(status, "Complete") or condition(status, "Failed")
-        if end is not None:
-            return end
-        suspended = condition(status, "Suspended")
-        if suspended is not None:
+    def _say_how_it_stands(self) -> None:
+        if (waits := suspended(self.job)) is not None:
             queue = (self.job["metadata"].get("labels") or {}).get(QUEUE)
             queued = f"waits in queue {queue}" if queue else "is suspended"
-            self.note(f"{queued}: {suspended.get('message', '')}".rstrip(": "))
-        elif self._ready():
+            self.note(f"{queued}: {waits.get('message', '')}".rstrip(": "))
+        elif pods_run(self.job):
             self.note("its pods run")
-        return None
 
     def _look_at_events(self) -> None:
         """Tell what is new. Creation failures never reach the status: a job that cannot be created would be waited for for ever."""
         for event in self._events():
             version = (event["metadata"]["name"], str(event["metadata"].get("resourceVersion")))
             about = event.get("involvedObject") or {}
-            if version in self._known or (about.get("kind") == "TrainJob" and about.get("uid") != self.uid):
+            if version in self._warnings or (about.get("kind") == "TrainJob" and about.get("uid") != self.uid):
                 continue
-            self._known.add(version)
+            self._warnings[version] = event
             message = " ".join(str(event.get("message", "")).split())
-            self.warnings = [*self.warnings[-99:], event]
             if about.get("kind") != "Job":  # what a Job cannot make is told as long as it is missing
                 self.note(f"{event.get('reason')}: {message}")
             if event.get("reason") == "TrainJobResourcesCreationFailed":
                 since = self._not_created[0] if self._not_created else self.cluster.clock.now()
                 self._not_created = since, message
-        if self._status.get("jobsStatus"):
+        if (self.job.get("status") or {}).get("jobsStatus"):
             self._not_created = None
         if self._not_created and self.cluster.clock.now() - self._not_created[0] > CREATION_SECONDS:
             self.cluster.delete(self.name, self.uid)
             raise UserError(
-                f"{self.shown} could not be created: {self._not_created[1]}: correct runtime, resources or quota (see the "
+                f"{self._title} could not be created: {self._not_created[1]}: correct runtime, resources or quota (see the "
                 f"profile), then run again"
             )
 
@@ -205,9 +192,9 @@ class Follower:
         return self._pods or []
 
     def _say_why_it_waits(self) -> None:
-        if self._ready() or self._pods is None:
+        if pods_run(self.job) or self._pods is None:
             return
-        waiting = waiting_job(self.job, self._pods, self.warnings)
+        waiting = waiting_job(self.job, self._pods, [*self._warnings.values()])
         if waiting is not None and waiting.kind != "queue":
             self.note(waiting_in_words(waiting))
 
@@ -225,16 +212,16 @@ class Follower:
                 pass  # not one of ours: it stands in the log
 
     def _cause(self, condition: dict[str, Any], begin: int) -> SidaError:
-        reason, said = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
+        reason, message = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
         if reason == "DeadlineExceeded":
             limit = self.job["spec"].get("activeDeadlineSeconds")
-            return TimedOut(f"{self.shown} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
+            return TimedOut(f"{self._title} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
         self._look_at_pods()
         if self._killed:
-            return SidaError(f"{self.shown}: a worker was {self._killed} (log: {self.work.log})")
+            return SidaError(f"{self._title}: a worker was {self._killed} (log: {self.work.log})")
         error = self.work.error()
         if error is not None and error.restart >= self._attempt:
-            text = f"{self.work.step} failed: {error.message} ({self.shown}, log: {self.work.log})"
+            text = f"{self.work.step} failed: {error.message} ({self._title}, log: {self.work.log})"
             return failure(text, error.exit_code)
         cause, code = explain(self.work.log, begin, 1, None)
-        return failure(f"{self.shown} failed ({reason}: {said}): {cause} (log: {self.work.log})", code)
+        return failure(f"{self._title} failed ({reason}: {message}): {cause} (log: {self.work.log})", code)

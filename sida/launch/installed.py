@@ -5,51 +5,38 @@ No value of a Secret leaves this file. Every method raises Refused where looking
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from sida.launch.cluster import Cluster, Refused
-from sida.launch.manifest import GROUP, VERSION
+from sida.launch.cluster import Cluster
 
 
 class Installed(Cluster):
     """A Cluster that looks into other namespaces than its own, too."""
 
     def has_namespace(self, name: str) -> bool:
-        """Whether it is there."""
-        return self._there(self._core.read_namespace, name) is not None
+        """Return whether it is there."""
+        return self._read_if_there(self._core.read_namespace, name) is not None
 
     def has_account(self, namespace: str, name: str) -> bool:
-        """Whether a service account is there."""
-        return self._there(self._core.read_namespaced_service_account, name, namespace) is not None
+        """Return whether a service account is there."""
+        return self._read_if_there(self._core.read_namespaced_service_account, name, namespace) is not None
 
     def secret_keys(self, namespace: str, name: str) -> set[str] | None:
         """The keys of a Secret; None when there is none."""
-        found = self._there(self._core.read_namespaced_secret, name, namespace)
-        return None if found is None else set(found.get("data") or {})
+        secret = self._read_if_there(self._core.read_namespaced_secret, name, namespace)
+        return None if secret is None else set(secret.get("data") or {})
 
     def pod_labels(self, runtime: str) -> dict[str, str] | None:
         """The labels of a TrainingRuntime's pods in this namespace; None when there is none."""
-        call = self._objects.get_namespaced_custom_object
-        found = self._there(call, GROUP, VERSION, self.namespace, "trainingruntimes", runtime)
-        if found is None:
+        answer = self.runtime(runtime)
+        if answer is None:
             return None
-        (job, *_) = found["spec"]["template"]["spec"]["replicatedJobs"]
+        (job, *_) = answer["spec"]["template"]["spec"]["replicatedJobs"]
         return dict(job["template"]["spec"]["template"].get("metadata", {}).get("labels") or {})
 
     def ready_pods(self, namespace: str, service: str) -> int:
-        """How many pods answer for a Service."""
+        """Count the pods that answer for a Service."""
         from kubernetes import client
 
         call = client.DiscoveryV1Api(self._api).list_namespaced_endpoint_slice
         listed = self._read(call, namespace, label_selector=f"kubernetes.io/service-name={service}")
         ends = [end for piece in listed["items"] for end in piece.get("endpoints") or ()]
         return sum(end.get("conditions", {}).get("ready") is not False for end in ends)
-
-    def _there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:
-        try:
-            return dict(self._read(call, *given))
-        except Refused as error:
-            if error.status == 404:
-                return None
-            raise

@@ -16,11 +16,11 @@ from sida.errors import NotFound, SidaError
 from sida.launch.base import Launcher, Work
 from sida.launch.cluster import Cluster
 from sida.launch.local import LocalLauncher
-from sida.launch.manifest import job_name, train_job
-from sida.launch.nodes import Nodes, NodesLauncher
+from sida.launch.nodes import LeadingLauncher, Nodes
 from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_outcome
 from sida.launch.target import parse_target
 from sida.launch.trainjob import TrainJobLauncher
+from sida.launch.trainjob_manifest import job_name, train_job
 from sida.launch.worker_error import error_key, read_error
 from sida.settings import settings
 from sida.steps import StepRun
@@ -31,7 +31,7 @@ RESULT = "result.json"
 
 
 def job_folder(run: StepRun) -> str:
-    """Where the job of this attempt keeps its spec, checkpoints and result."""
+    """Return where the job of this attempt keeps its spec, checkpoints and result."""
     return layout.job_folder(run.step.name, run.key, run.attempt)
 
 
@@ -80,7 +80,7 @@ def _launcher(run: StepRun, folder: str, work: Work) -> tuple[Launcher, Launch |
     here = settings()
     if here.launcher != "trainjob":
         nodes = Nodes.parse(here.nodes)
-        return (NodesLauncher(work.log, run.store, nodes) if nodes else LocalLauncher(work.log)), None
+        return (LeadingLauncher(work.log, nodes, run.store) if nodes else LocalLauncher(work.log)), None
     target, run_id = parse_target(here.trainjob), records.current_run()
     name = job_name(work.step, folder, run.store.address)
     manifest = train_job(

@@ -1,45 +1,67 @@
-"""How a TrainJob stands, by its conditions, and how it is ended."""
+"""How a TrainJob stands: by its conditions and counts, its pods, and warnings about what it consists of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from sida.launch.cluster import Cluster
+from sida.launch.pod_state import Waiting, complaint, condition, line_of, newest_pods, waiting_of
 
 SUSPENDED_BY = "sida/suspended-by-launcher"  # annotation: a launcher suspended it, a launcher may let it go on
 
 
-def end_job(cluster: Cluster, name: str, uid: str, wish: str) -> None:
-    """Delete a TrainJob, or suspend it, which ends its pods and keeps the object; "keep" does nothing."""
-    if wish == "delete":
-        cluster.delete(name, uid)
-    elif wish == "suspend":
-        cluster.patch(name, {"metadata": {"annotations": {SUSPENDED_BY: "true"}}, "spec": {"suspend": True}})
-
-
-def ended(job: dict[str, Any]) -> tuple[str, str] | None:
-    """("Complete" or "Failed", reason) of a job that has ended."""
+def ended(job: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the condition "Complete" or "Failed" of a job that has ended."""
     status = job.get("status") or {}
-    for kind in ("Complete", "Failed"):
-        if (found := condition(status, kind)) is not None:
-            return kind, str(found.get("reason", ""))
-    return None
+    return condition(status, "Complete") or condition(status, "Failed")
+
+
+def suspended(job: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the condition of a job that is suspended, which also is how Kueue makes one wait."""
+    return condition(job.get("status") or {}, "Suspended")
+
+
+def pods_run(job: dict[str, Any]) -> bool:
+    """Return whether its own counts say so."""
+    return any(counts.get("ready") for counts in (job.get("status") or {}).get("jobsStatus") or [])
 
 
 def job_in_words(job: dict[str, Any]) -> str:
     """Say how it stands: ``TrainJob sida-distill-1a2b: its pods run``."""
-    status = job.get("status") or {}
     if (end := ended(job)) is not None:
-        state = f"{end[0]}{f' ({end[1]})' if end[1] else ''}"
-    elif condition(status, "Suspended") is not None:
+        reason = end.get("reason")
+        state = f"{end['type']} ({reason})" if reason else end["type"]
+    elif suspended(job) is not None:
         state = "suspended, or waiting in a queue"
     else:
-        ready = any(counts.get("ready") for counts in status.get("jobsStatus") or [])
-        state = "its pods run" if ready else "starting"
+        state = "its pods run" if pods_run(job) else "starting"
     return f"TrainJob {job['metadata']['name']}: {state}"
 
 
-def condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """The condition of a kind, if it is true."""
-    found = (c for c in status.get("conditions") or [] if c.get("type") == kind and c.get("status") == "True")
-    return next(found, None)
+def waiting_job(
+    job: dict[str, Any], pods: Sequence[dict[str, Any]] | None, events: Sequence[dict[str, Any]] = ()
+) -> Waiting | None:
+    """Return why it does not begin, or not with all its pods; None for one that runs or has ended.
+
+    ``pods`` are None where they cannot be looked at: then its own counts have to do.
+    """
+    name = job["metadata"]["name"]
+    makers = name, f"{name}-node-0"  # in whose name pods are made: TrainJob and JobSet, and the Job of all nodes
+    if ended(job) is not None:
+        return None
+    if (waits := suspended(job)) is not None:
+        return Waiting("queue", name, line_of(waits.get("message")))
+    if pods is None:
+        return None if pods_run(job) else complaint(events, makers) or Waiting("starting", name, "")
+    nodes = int(((job.get("spec") or {}).get("trainer") or {}).get("numNodes") or 1)
+    newest = newest_pods(pods)
+    waiting = [reason for pod in newest if (reason := waiting_of(pod, events)) is not None]
+    running = len(newest) - len(waiting)
+    if len(newest) < nodes:
+        missing = Waiting("starting", name, f"{len(newest)} of {nodes} pods are there")
+        waiting.append(complaint(events, makers) or missing)
+    if not waiting:
+        return None
+    worst = min(waiting, key=lambda reason: reason.passes)
+    return replace(worst, among=f"{running} of {nodes} pods run" if 0 < running < nodes else "")

@@ -17,20 +17,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from sida.launch.base import Launcher, Stopped, Work
-from sida.launch.log import explain, failure
 from sida.launch.pod import THREAD_VARIABLES
+from sida.launch.worker_error import explain, failure
 from sida.process.identity import LINUX, Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
 from sida.process.signals import on_stop
 from sida.settings import environment as inherited
 from sida.settings import settings
-
-if TYPE_CHECKING:
-    from sida.launch.nodes import Nodes
 
 WORKER = "sida.worker"
 TICK_SECONDS = 1.0
@@ -41,25 +38,24 @@ SHIM = Path(__file__).parents[1] / "process" / "shim.py"
 
 
 class LocalLauncher(Launcher):
-    """Processes of this machine; ``nodes``: the machines that run them together, and the job's id among them.
+    """Processes of this machine.
 
     ``stop``, or SIGTERM and SIGINT in the main thread, ask the workers to end; a second time, or GRACE_SECONDS, kills them.
     """
 
-    def __init__(self, log: Path, *, module: str = WORKER, nodes: tuple[Nodes, str] | None = None) -> None:
-        self._log, self._module, self.nodes = log, module, nodes
+    def __init__(self, log: Path, *, module: str = WORKER) -> None:
+        self._log, self._module = log, module
         self._token = secrets.token_hex(12)
         self._wishes = 0  # how often somebody wanted it to end
-        self._torchrun: subprocess.Popen[bytes] | None = None
 
     def run(self, work: Work) -> None:
         """Start the workers and wait for them. What ``work.check`` raises kills them and passes on."""
         work.log.parent.mkdir(parents=True, exist_ok=True)
         with work.log.open("ab") as log:
             begin = log.tell()
-            self._torchrun = torchrun = self._start(work, log)
+            torchrun = self._start(work, log)
         try:
-            with on_stop(lambda number: self._ask()):
+            with on_stop(lambda number: self.stop()):
                 status = self._wait(torchrun, work.check)
         finally:
             if torchrun.poll() is None:
@@ -74,21 +70,13 @@ class LocalLauncher(Launcher):
 
     def stop(self) -> str:
         """Ask them to write a checkpoint and to end; ``run`` raises Stopped when they have."""
-        self._ask()
+        self._wishes += 1
         return "stopping: its processes write a checkpoint"
 
     def log(self, *, follow: bool = False) -> Iterator[str] | None:
         """Return what they have said so far."""
         text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
         return iter(text.splitlines()) if text else None
-
-    def status(self) -> str:
-        """Say whether this launcher has processes at work."""
-        runs = self._torchrun is not None and self._torchrun.poll() is None
-        return "its processes run" if runs else "no process of it runs here"
-
-    def _ask(self) -> None:
-        self._wishes += 1
 
     def _wait(self, torchrun: subprocess.Popen[bytes], check: Callable[[], None]) -> int:
         heard, kill_at, next_check = 0, float("inf"), time.monotonic() + TICK_SECONDS
@@ -110,26 +98,17 @@ class LocalLauncher(Launcher):
         return status
 
     def _start(self, work: Work, log: BinaryIO) -> subprocess.Popen[bytes]:
-        here, nodes = settings(), self.nodes
-        processes = here.workers or (nodes[0].share(work.processes) if nodes else work.processes)
+        here = settings()
         shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
-        if nodes:
-            meeting = nodes[0].torchrun(nodes[1], here.timeout)
-        else:  # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
-            meeting = ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={self._token}"]
-            meeting.append("--local-addr=127.0.0.1")
+        share = f"--nproc-per-node={here.workers or self._processes(work)}"
         torchrun = [
-            *(sys.executable, "-m", "torch.distributed.run", *meeting),
-            *(f"--nproc-per-node={processes}", "--max-restarts=0", "--monitor-interval=0.2"),
-            *(f"--shutdown-timeout={int(GRACE_SECONDS)}", "-m", self._module, "--job", work.job),
+            *(sys.executable, "-m", "torch.distributed.run", *self._rendezvous()),
+            *(share, "--max-restarts=0", "--monitor-interval=0.2", f"--shutdown-timeout={int(GRACE_SECONDS)}"),
+            *("-m", self._module, "--job", work.job),
         ]
         variables = inherited() | {name: str(work.threads) for name in THREAD_VARIABLES}
-        interface = nodes[0].interface() if nodes else "lo" if LINUX else "lo0"
-        if interface and "GLOO_SOCKET_IFNAME" not in variables:
-            # Else gloo looks up this machine's own name, which on many laptops has no address.
-            variables["GLOO_SOCKET_IFNAME"] = interface
-            if nodes:
-                variables.setdefault("NCCL_SOCKET_IFNAME", interface)
+        if "GLOO_SOCKET_IFNAME" not in variables:
+            variables = self._interfaces() | variables
         variables |= {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs), "PYTHONUNBUFFERED": "1"}
         variables |= {PARENTS: str(Process.current()), MARK: self._token}
         return subprocess.Popen(
@@ -140,3 +119,17 @@ class LocalLauncher(Launcher):
             env=variables,
             start_new_session=True,
         )
+
+    def _processes(self, work: Work) -> int:
+        """Return how many of the job's processes run here."""
+        return work.processes
+
+    def _rendezvous(self) -> list[str]:
+        """Return torchrun's options for how its agents meet."""
+        # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
+        own = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={self._token}"]
+        return ["--nnodes=1", *own, "--local-addr=127.0.0.1"]
+
+    def _interfaces(self) -> dict[str, str]:
+        """Return variables that name the network interface; else gloo looks up our own name, which often has no address."""
+        return {"GLOO_SOCKET_IFNAME": "lo" if LINUX else "lo0"}

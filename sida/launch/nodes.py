@@ -10,34 +10,31 @@ ends its workers and comes back here; the job starts anew from its last checkpoi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import secrets
 import socket
-import struct
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 from sida import patience, progress
 from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
 from sida.launch.base import Stopped, Work
 from sida.launch.local import LocalLauncher
 from sida.launch.worker_error import error_key, read_error
+from sida.manifests import Part
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from sida.stores.lease import holder_of, live_number
 
 RESTARTS = 3  # without a new checkpoint in between
 POLL_SECONDS = 1.0
-_SIOCGIFADDR = 0x8915
 
 
-@dataclass(frozen=True)
-class Nodes:
+class Nodes(Part):
     """``count`` machines, of which this is number ``rank``; node 0 listens on ``host:port``. ``lease`` numbers the leading run."""
 
     count: int
@@ -48,14 +45,8 @@ class Nodes:
 
     @classmethod
     def parse(cls, text: str) -> Nodes | None:
-        """The inverse of ``str``; None for nothing."""
-        if not text:
-            return None
-        count, rank, host, port, lease = text.split()
-        return cls(int(count), int(rank), host, int(port), int(lease))
-
-    def __str__(self) -> str:
-        return f"{self.count} {self.rank} {self.host} {self.port} {self.lease}"
+        """Read what SIDA_NODES holds; None for nothing."""
+        return cls.model_validate_json(text) if text else None
 
     @property
     def name(self) -> str:
@@ -63,14 +54,6 @@ class Nodes:
 
     def key(self, name: str) -> str:
         return f"{self.name}/{self.lease}/{name}.json"
-
-    def torchrun(self, job: str, seconds: float) -> list[str]:
-        """torchrun's arguments for the job called ``job``; the machines wait ``seconds`` for one another."""
-        return [
-            *(f"--nnodes={self.count}", f"--node-rank={self.rank}", "--rdzv-backend=static", f"--rdzv-id={job}"),
-            *(f"--master-addr={self.host}", f"--master-port={self.port}", f"--local-addr={self.own_address()}"),
-            f"--rdzv-conf=timeout={int(seconds)}",
-        ]
 
     def share(self, processes: int) -> int:
         """Return the processes of each machine. Raises UserError when they cannot be shared out evenly."""
@@ -90,42 +73,53 @@ class Nodes:
         except OSError as error:
             raise UserError(f"--rendezvous {self.host}:{self.port}: {error}: give an address of node 0") from error
 
-    def interface(self) -> str | None:
-        """The network interface that has that address, which gloo and NCCL must be told."""
-        wanted = socket.inet_aton(self.own_address())
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            for _, name in socket.if_nameindex():
-                with suppress(OSError):
-                    request = struct.pack("256s", name.encode()[:15])
-                    if fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24] == wanted:
-                        return name
-        return None
+
+class MachineLauncher(LocalLauncher):
+    """This machine's share of a job that all machines know as ``job``; the log is of its own processes."""
+
+    def __init__(self, log: Path, nodes: Nodes, job: str = "") -> None:
+        super().__init__(log)
+        self._nodes, self._job = nodes, job
+
+    def _processes(self, work: Work) -> int:
+        return self._nodes.share(work.processes)
+
+    def _rendezvous(self) -> list[str]:
+        nodes = self._nodes
+        machines = [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}"]
+        first = [f"--master-addr={nodes.host}", f"--master-port={nodes.port}", f"--local-addr={nodes.own_address()}"]
+        wait = f"--rdzv-conf=timeout={int(settings().timeout)}"
+        return [*machines, "--rdzv-backend=static", f"--rdzv-id={self._job}", *first, wait]
+
+    def _interfaces(self) -> dict[str, str]:
+        own, named = self._nodes.own_address(), psutil.net_if_addrs().items()
+        names = [name for name, addresses in named if own in [one.address for one in addresses]][:1]
+        return {variable: name for name in names for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
 
 
 # --- node 0 -------------------------------------------------------------------------------------------------------
 
 
-class NodesLauncher(LocalLauncher):
-    """The machines of a run that this one leads; the log is of its own processes."""
+class LeadingLauncher(MachineLauncher):
+    """The machines of a run that this one leads."""
 
-    def __init__(self, log: Path, store: ObjectStore, nodes: Nodes) -> None:
-        super().__init__(log)
-        self._store, self._machines = store, nodes
+    def __init__(self, log: Path, nodes: Nodes, store: ObjectStore) -> None:
+        super().__init__(log, nodes)
+        self._store = store
 
     def run(self, work: Work) -> None:
         """Announce the job and run our share of it, again from the last checkpoint when a machine was lost.
 
         Raises UserError also when the others do not join within SIDA_TIMEOUT.
         """
-        store, nodes = self._store, self._machines
+        store, nodes = self._store, self._nodes
         reached, left = _progress(store, work.job), RESTARTS
         while True:
-            _wait_for_all(store, nodes, _said(store, nodes, "job").get("id", ""))
+            _wait_for_all(store, nodes, _read(store, nodes, "job").get("id", ""))
             store.delete(error_key(work.job))  # of an earlier start
-            name = secrets.token_hex(6)
-            store.put(nodes.key("job"), json.dumps({"id": name, "job": work.job}).encode())
+            self._job = secrets.token_hex(6)
+            store.put(nodes.key("job"), json.dumps({"id": self._job, "job": work.job}).encode())
             try:
-                self.nodes = (nodes, name)
                 return super().run(work)
             except (UserError, Fenced, Unavailable, Stopped):
                 raise
@@ -147,7 +141,7 @@ def _wait_for_all(store: ObjectStore, nodes: Nodes, before: str) -> None:
     seconds = settings().timeout
     deadline = time.monotonic() + seconds
     waiting = list(range(1, nodes.count))
-    while waiting := [rank for rank in waiting if _said(store, nodes, f"node-{rank}").get("after") != before]:
+    while waiting := [rank for rank in waiting if _read(store, nodes, f"node-{rank}").get("after") != before]:
         if time.monotonic() > deadline:
             raise UserError(
                 f"node {waiting[0]} has not joined within {seconds:g} s: run the same command there with --node-rank "
@@ -156,7 +150,7 @@ def _wait_for_all(store: ObjectStore, nodes: Nodes, before: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _said(store: ObjectStore, nodes: Nodes, name: str) -> dict[str, str]:
+def _read(store: ObjectStore, nodes: Nodes, name: str) -> dict[str, str]:
     try:
         return dict(json.loads(store.read(nodes.key(name))))
     except NotFound:
@@ -193,27 +187,27 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
         if number != nodes.lease:
             raise _Over
 
-    def work_on(job: str, log: Path) -> Work:
-        error = partial(read_error, store, job)
-        return Work(step=us, job=job, processes=processes, threads=threads, log=log, check=still_led, error=error)
-
     try:
         while True:
             store.put(nodes.key(f"node-{nodes.rank}"), json.dumps({"after": done}).encode())
-            job = _next_job(store, nodes, done, still_led)
-            done = job["id"]
+            while (announced := _read(store, nodes, "job")).get("id", done) == done:
+                still_led()
+                time.sleep(POLL_SECONDS)
+            done, job = announced["id"], announced["job"]
             log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
-            progress.note(us, f"working on {job['job'].split('/')[1]} (log: {log})")
+            progress.note(us, f"working on {job.split('/')[1]} (log: {log})")
             progress.log(us, log)
-            _wait_for_a_way(nodes, still_led)
+            _wait_for_route(nodes, still_led)
+            error = partial(read_error, store, job)
+            work = Work(us, job, processes=processes, threads=threads, log=log, check=still_led, error=error)
             try:
-                LocalLauncher(log, nodes=(nodes, done)).run(work_on(job["job"], log))
+                MachineLauncher(log, nodes, done).run(work)
             except Stopped:
                 return 143
             except UserError:
                 raise
-            except SidaError as error:
-                progress.note(us, f"{error}: waiting for node 0 to start again")
+            except SidaError as failure:
+                progress.note(us, f"{failure}: waiting for node 0 to start again")
     except _Over:
         last = holder_of(store, nodes.name, nodes.lease)
         if last is not None and last.released:
@@ -221,7 +215,7 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
         raise SidaError(f"node 0 at {nodes.host} is gone: run the same commands again to continue") from None
 
 
-def _wait_for_a_way(nodes: Nodes, still_led: Callable[[], None]) -> None:
+def _wait_for_route(nodes: Nodes, still_led: Callable[[], None]) -> None:
     """Until there is a route to node 0, which was there when we joined: a link that is down takes it away for a while."""
     while True:
         try:
@@ -241,11 +235,4 @@ def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:
                 f"--rendezvous and --store"
             )
         time.sleep(POLL_SECONDS)
-    return Nodes(nodes.count, nodes.rank, nodes.host, nodes.port, number)
-
-
-def _next_job(store: ObjectStore, nodes: Nodes, done: str, still_led: Callable[[], None]) -> dict[str, str]:
-    while (job := _said(store, nodes, "job")).get("id", done) == done:
-        still_led()
-        time.sleep(POLL_SECONDS)
-    return job
+    return nodes.model_copy(update={"lease": number})

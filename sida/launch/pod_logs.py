@@ -1,17 +1,16 @@
-"""The log of a TrainJob's first node while it runs: found again after a restart, joined without gaps after an outage."""
+"""Logs of pods while they run: joined without gaps after an outage; of a TrainJob's first node, found again after a restart."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sida.launch.cluster import Cluster, lines, passing
-from sida.launch.manifest import NODE
 from sida.launch.pod_state import attempt_of
+from sida.launch.trainjob_manifest import NODE
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 OVERLAP_SECONDS = 5  # how much further back than the last look each look begins
@@ -22,6 +21,40 @@ def pods_of(job: str) -> str:
     return f"jobset.sigs.k8s.io/jobset-name={job}"
 
 
+class PodLog:
+    """One container's log, looked at again and again: each line once, by the time stamps that the kubelet puts before lines."""
+
+    def __init__(self, pod: str, container: str) -> None:
+        self._pod, self._container = pod, container
+        self._began = 0.0  # the look at work
+        self._read_at: float | None = None  # when the last look that came to its end began
+        self._last = ""  # time of the last line
+        self._count = 0  # lines of that very time
+
+    def open(self, cluster: Cluster, *, follow: bool = False) -> Any:
+        """Begin a look; the open response. Raises what ``Cluster.log`` raises."""
+        self._began, back = time.monotonic(), None
+        if self._read_at is not None:  # by our clock alone, which may differ from the node's
+            back = math.ceil(self._began - self._read_at) + OVERLAP_SECONDS
+        return cluster.log(self._pod, self._container, follow=follow, since_seconds=back, timestamps=True)
+
+    def new_lines(self, response: Any) -> Iterator[str]:
+        """Yield the lines that have not been seen; the next look goes on where this one breaks off."""
+        skip = self._count
+        for raw in lines(response):
+            stamp, _, text = raw.decode(errors="replace").partition(" ")
+            stamp = _sortable(stamp)
+            if stamp == self._last and skip:
+                skip -= 1
+            elif stamp == self._last:
+                self._count += 1
+                yield text
+            elif stamp > self._last:
+                self._last, self._count, skip = stamp, 1, 0
+                yield text
+        self._read_at = self._began
+
+
 class FirstNodeLog:
     """Reads the container ``node`` of the job's first node, again and again.
 
@@ -30,8 +63,7 @@ class FirstNodeLog:
 
     def __init__(self, cluster: Cluster, line: Callable[[str], None], note: Callable[[str], None]) -> None:
         self._cluster, self._line, self._note = cluster, line, note
-        self._at: dict[str, Position] = {}  # by the pods' uids
-        self._read_at: dict[str, float] = {}  # when the last look that came to its end began
+        self._logs: dict[str, PodLog] = {}  # by the pods' uids
         self._done: set[str] = set()  # pods whose log has been read to the end
 
     def read(self, pods: Iterable[dict[str, Any]], *, of_ended: bool = False) -> bool:
@@ -43,63 +75,21 @@ class FirstNodeLog:
         return all(pod["metadata"]["uid"] in self._done for pod in first)
 
     def _read(self, pod: dict[str, Any]) -> None:
-        uid, name, began = pod["metadata"]["uid"], pod["metadata"]["name"], time.monotonic()
-        if uid not in self._at:
-            if self._at:
+        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        if uid not in self._logs:
+            if self._logs:
                 self._note(f"started again (restart {attempt_of(pod)}), pod {name}")
-            self._at[uid] = Position(uid)
-        at, back = self._at[uid], None
-        if uid in self._read_at:  # by our clock alone, which may differ from the node's
-            back = math.ceil(began - self._read_at[uid]) + OVERLAP_SECONDS
+            self._logs[uid] = PodLog(name, NODE)
+        log = self._logs[uid]
         try:
-            response = self._cluster.log(name, NODE, since_seconds=back, timestamps=True)
-            at.begin()
-            for raw in lines(response):
-                if (text := at.new(raw.decode(errors="replace"))) is not None:
-                    self._line(text)
-            self._read_at[uid] = began
+            for text in log.new_lines(log.open(self._cluster)):
+                self._line(text)
         except Exception as error:
             if passing(error) is not None:
-                return  # the next look goes on where this one broke off
+                return
             self._note(f"its log cannot be read: {' '.join(str(error).split())}")  # forbidden, or the pod has just gone
         if is_over(pod):
             self._done.add(uid)
-
-
-class Position:
-    """How far a pod's log has been read, by the time stamps that the kubelet puts before its lines."""
-
-    def __init__(self, pod: str = "") -> None:
-        self.pod = pod
-        self._last = ""  # of the last line
-        self._count = 0  # lines of that very time
-        self._skip = 0
-
-    def since_seconds(self) -> int | None:
-        """How far back to ask; None for all."""
-        if not self._last:
-            return None
-        last = datetime.fromisoformat(self._last[:19] + "+00:00")
-        return max(1, math.ceil((datetime.now(UTC) - last).total_seconds()) + 5)
-
-    def begin(self) -> None:
-        """A stream is read from an earlier line on."""
-        self._skip = self._count
-
-    def new(self, line: str) -> str | None:
-        """The text of a line that has not been seen."""
-        stamp, _, text = line.partition(" ")
-        stamp = _sortable(stamp)
-        if stamp < self._last:
-            return None
-        if stamp == self._last:
-            if self._skip:
-                self._skip -= 1
-                return None
-            self._count += 1
-        else:
-            self._last, self._count, self._skip = stamp, 1, 0
-        return text
 
 
 def _sortable(stamp: str) -> str:
@@ -109,19 +99,19 @@ def _sortable(stamp: str) -> str:
 
 
 def first_node(pod: dict[str, Any]) -> bool:
-    """Whether it is the pod of rank 0."""
+    """Return whether it is the pod of rank 0."""
     metadata = pod["metadata"]
     text = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX) or "0"
     return text == "0"
 
 
 def is_over(pod: dict[str, Any]) -> bool:
-    """Whether its containers have ended for good."""
+    """Return whether its containers have ended for good."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _has_log(pod: dict[str, Any]) -> bool:
-    """Whether the container has started once."""
+    """Return whether the container has started once."""
     for container in pod.get("status", {}).get("containerStatuses") or []:
         if container.get("name") == NODE:
             state = container.get("state") or {}

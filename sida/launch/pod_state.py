@@ -6,15 +6,17 @@ The shapes are those of Kubernetes 1.35 with containerd, JobSet 0.12 and Trainer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from sida.launch.trainjob_manifest import RESTART
 
 Kind = Literal["image", "room", "quota", "config", "volume", "policy", "runtime", "container", "queue", "starting"]
 Cause = Literal["error", "memory", "exit", "deadline", "evicted", "deleted", "driver", "never", "unknown"]
 
-RESTART = "jobset.sigs.k8s.io/restart-attempt"
 PASSING: tuple[Kind, ...] = ("queue", "starting")  # of all others only somebody's hand, or others' end, is the end
+_MAIN = ("main", "node", "step")  # containers that do the work
 _STARTING = ("ContainerCreating", "PodInitializing")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _EVICTED = (
@@ -42,13 +44,13 @@ class Waiting:
 
     @property
     def passes(self) -> bool:
-        """It may end by itself."""
+        """Return whether it may end by itself."""
         return self.kind in PASSING
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why work ended badly."""
+    """Reason why work ended badly."""
 
     cause: Cause
     what: str = ""  # the pod
@@ -62,7 +64,7 @@ class Failure:
 
 
 def waiting_of(pod: dict[str, Any], events: Iterable[dict[str, Any]] = ()) -> Waiting | None:
-    """Why a pod does not begin; None for one that runs or has ended. ``events``: warnings of its namespace."""
+    """Return why a pod does not begin; None for one that runs or has ended. ``events``: warnings of its namespace."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     if status.get("phase") not in (None, "Pending", "Unknown"):
         return None
@@ -71,14 +73,14 @@ def waiting_of(pod: dict[str, Any], events: Iterable[dict[str, Any]] = ()) -> Wa
             return _unscheduled(name, condition)
     for container in _containers(status):
         waiting = (container.get("state") or {}).get("waiting") or {}
-        reason, message = str(waiting.get("reason") or ""), _line(waiting.get("message"))
+        reason, message = str(waiting.get("reason") or ""), line_of(waiting.get("message"))
         if reason in _IMAGE:
-            return Waiting("image", name, _line(_pull_trouble(_whole(waiting.get("message")), container, pod)))
+            return Waiting("image", name, line_of(_pull_trouble(_whole(waiting.get("message")), container, pod)))
         if reason and reason not in _STARTING:
             return Waiting("config" if _NO_SECRET.search(message) else "container", name, message or reason)
-    mine = [event for event in events if (event.get("involvedObject") or {}).get("uid") == pod["metadata"].get("uid")]
-    for event in sorted(mine, key=_time, reverse=True):
-        message = _line(event.get("message"))
+    about = [event for event in events if (event.get("involvedObject") or {}).get("uid") == pod["metadata"].get("uid")]
+    for event in sorted(about, key=_time, reverse=True):
+        message = line_of(event.get("message"))
         if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
             return Waiting("config" if _NO_SECRET.search(message) else "volume", name, message)
         if event.get("reason") in ("FailedCreatePodSandBox", "NetworkNotReady"):
@@ -87,7 +89,7 @@ def waiting_of(pod: dict[str, Any], events: Iterable[dict[str, Any]] = ()) -> Wa
 
 
 def _unscheduled(name: str, condition: dict[str, Any]) -> Waiting:
-    message = _line(condition.get("message"))
+    message = line_of(condition.get("message"))
     if condition.get("reason") == "SchedulingGated":
         return Waiting("queue", name, message)
     # What follows is about preemption, and about devices that nobody claimed.
@@ -97,69 +99,69 @@ def _unscheduled(name: str, condition: dict[str, Any]) -> Waiting:
 
 def _pull_trouble(message: str, container: dict[str, Any], pod: dict[str, Any]) -> str:
     """The image and the registry's own words, once: the kubelet says them in two ways in turn, and the image up to five times."""
-    specified = {c.get("name"): c.get("image") for c in (pod.get("spec") or {}).get("containers") or []}
-    image = str(specified.get(container.get("name")) or container.get("image") or "")
+    image = str(_specified(pod, container).get("image") or container.get("image") or "")
     cause = message.rpartition(f'"{image}": ')[2].removeprefix(f"{image}: ").rpartition("desc = ")[2]
     return f"{image}: {cause}" if cause and "ack-off pulling image" not in cause else image
 
 
 def failure_of(pod: dict[str, Any]) -> Failure | None:
-    """Why a pod failed; None for one that did not."""
+    """Return why a pod failed; None for one that did not."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     if status.get("phase") != "Failed":
         return None
-    reason, message = str(status.get("reason") or ""), _line(status.get("message"))
+    reason, message = str(status.get("reason") or ""), line_of(status.get("message"))
     if reason == "DeadlineExceeded":
         limit = (pod.get("spec") or {}).get("activeDeadlineSeconds")
         return Failure("deadline", name, f"{limit} s" if limit else message)
-    disruption = _condition(status, "DisruptionTarget")
+    disruption = condition(status, "DisruptionTarget")
     if reason in _EVICTED or disruption:
-        return Failure("evicted", name, message or _line((disruption or {}).get("message")) or reason)
+        return Failure("evicted", name, message or line_of((disruption or {}).get("message")) or reason)
     for container in _containers(status):
         ended = (container.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode") and (found := _exit(pod, container, ended)) is not None:
-            return found
+        if ended.get("exitCode") and (failure := _exit(pod, container, ended)) is not None:
+            return failure
     return Failure("exit", name, message or reason)
 
 
 def _exit(pod: dict[str, Any], container: dict[str, Any], ended: dict[str, Any]) -> Failure | None:
     name, code = pod["metadata"]["name"], int(ended["exitCode"])
     if ended.get("reason") == "OOMKilled":
-        return Failure("memory", name, exit_code=code, limit=_memory_limit(pod, container))
-    if container.get("name") not in _main_containers(pod) and code in (137, 143):
+        limits = (_specified(pod, container).get("resources") or {}).get("limits") or {}
+        return Failure("memory", name, exit_code=code, limit=str(limits.get("memory") or ""))
+    if _is_sidecar(pod, container) and code in (137, 143):
         return None  # a sidecar that was ended with the rest
-    return Failure("exit", name, _line(ended.get("message")), exit_code=code)
+    return Failure("exit", name, line_of(ended.get("message")), exit_code=code)
 
 
-def _memory_limit(pod: dict[str, Any], container: dict[str, Any]) -> str:
-    for one in (pod.get("spec") or {}).get("containers") or []:
-        if one.get("name") == container.get("name"):
-            return str(((one.get("resources") or {}).get("limits") or {}).get("memory") or "")
-    return ""
+def _specified(pod: dict[str, Any], container: dict[str, Any]) -> dict[str, Any]:
+    """Return what the pod's spec says of the container that a status is of."""
+    containers = (pod.get("spec") or {}).get("containers") or []
+    return next((one for one in containers if one.get("name") == container.get("name")), {})
 
 
-def _main_containers(pod: dict[str, Any]) -> tuple[str, ...]:
-    names = [container.get("name") for container in (pod.get("spec") or {}).get("containers") or []]
-    return tuple(name for name in names if name in ("main", "node", "step")) or tuple(map(str, names))
+def _is_sidecar(pod: dict[str, Any], container: dict[str, Any]) -> bool:
+    names = {one.get("name") for one in (pod.get("spec") or {}).get("containers") or []}
+    return container.get("name") not in (names & set(_MAIN) or names)
 
 
 def _containers(status: dict[str, Any]) -> list[dict[str, Any]]:
     """The main one first: what its sidecars say is mostly its doing."""
     both = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
-    return sorted(both, key=lambda container: container.get("name") not in ("main", "node", "step"))
+    return sorted(both, key=lambda container: container.get("name") not in _MAIN)
 
 
-def _condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    found = (c for c in status.get("conditions") or [] if c.get("type") == kind and c.get("status") == "True")
-    return next(found, None)
+def condition(status: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """Return the condition of a kind, if it is true."""
+    conditions = status.get("conditions") or []
+    return next((one for one in conditions if one.get("type") == kind and one.get("status") == "True"), None)
 
 
 # -- what has no pod: told in events, and in an Argo node's message, alone
 
 
 def refusal(message: str, what: str) -> Waiting:
-    """Why an object could not be made, from the API server's words about it."""
-    text = _line(message)
+    """Say why an object could not be made, from the API server's words about it."""
+    text = line_of(message)
     if "exceeded quota" in text:
         return Waiting("quota", what, re.sub(r"^.*?(exceeded quota)", r"\1", text))
     if "violates PodSecurity" in text:
@@ -169,18 +171,17 @@ def refusal(message: str, what: str) -> Waiting:
     return Waiting("runtime", what, text)
 
 
-def complaint(events: Iterable[dict[str, Any]], names: Iterable[str]) -> Waiting | None:
-    """The newest warning that one of these objects' parts could not be made."""
-    wanted = set(names)
-    found = [
+def complaint(events: Iterable[dict[str, Any]], names: Collection[str]) -> Waiting | None:
+    """Return the newest warning that one of these objects' parts could not be made."""
+    refused = [
         event
         for event in events
-        if (event.get("involvedObject") or {}).get("name") in wanted
+        if (event.get("involvedObject") or {}).get("name") in names
         and event.get("reason") in ("FailedCreate", "TrainJobResourcesCreationFailed", "JobCreationFailed")
     ]
-    if not found:
+    if not refused:
         return None
-    newest = max(found, key=_time)
+    newest = max(refused, key=_time)
     return refusal(str(newest.get("message") or ""), newest["involvedObject"]["name"])
 
 
@@ -190,62 +191,22 @@ def _time(event: dict[str, Any]) -> str:
     return str(next(filter(None, times), (event.get("metadata") or {}).get("creationTimestamp") or ""))
 
 
-# -- TrainJobs
-
-
-def waiting_job(
-    job: dict[str, Any], pods: Sequence[dict[str, Any]] | None, events: Sequence[dict[str, Any]] = ()
-) -> Waiting | None:
-    """Why a TrainJob does not begin, or not with all its pods; None for one that runs or has ended.
-
-    ``pods`` are None where they cannot be looked at: then its own counts have to do.
-    """
-    name, status = job["metadata"]["name"], job.get("status") or {}
-    if any(_condition(status, kind) for kind in ("Complete", "Failed")):
-        return None
-    if suspended := _condition(status, "Suspended"):
-        return Waiting("queue", name, _line(suspended.get("message")))
-    nodes = int(((job.get("spec") or {}).get("trainer") or {}).get("numNodes") or 1)
-    if pods is None:
-        ready = any(counts.get("ready") for counts in status.get("jobsStatus") or [])
-        return None if ready else complaint(events, _makers(name)) or Waiting("starting", name, "")
-    here = newest_pods(pods)
-    waits = [found for pod in here if (found := waiting_of(pod, events)) is not None]
-    if len(here) < nodes:
-        missing = complaint(events, _makers(name))
-        waits.append(missing or Waiting("starting", name, f"{len(here)} of {nodes} pods are there"))
-    if not waits:
-        return None
-    worst = min(waits, key=lambda waiting: waiting.passes)
-    running = len(here) - len([waiting for waiting in waits if waiting.what != name and waiting.what in _names(here)])
-    return replace(worst, among=f"{running} of {nodes} pods run" if 0 < running < nodes else "")
-
-
-def _makers(job: str) -> tuple[str, str]:
-    """The objects in whose name pods are made: TrainJob and JobSet, and the Job of all nodes."""
-    return job, f"{job}-node-0"
-
-
 def newest_pods(pods: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the last restart of a JobSet, without those that are being deleted."""
-    there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-    last = max((attempt_of(pod) for pod in there), default=0)
-    return [pod for pod in there if attempt_of(pod) == last]
+    """Return those of the last restart of a JobSet, without those that are being deleted."""
+    stay = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    last = max(map(attempt_of, stay), default=0)
+    return [pod for pod in stay if attempt_of(pod) == last]
 
 
 def failed_pod(pods: Sequence[dict[str, Any]]) -> Failure | None:
-    """Why a job's pods failed: the memory of one explains the exit of the others."""
-    found = [failure for pod in pods if (failure := failure_of(pod)) is not None]
+    """Return why a job's pods failed: the memory of one explains the exit of the others."""
+    failures = [failure for pod in pods if (failure := failure_of(pod)) is not None]
     order: tuple[Cause, ...] = ("memory", "deadline", "evicted", "exit")
-    return min(found, key=lambda failure: order.index(failure.cause), default=None)
-
-
-def _names(pods: Sequence[dict[str, Any]]) -> set[str]:
-    return {pod["metadata"]["name"] for pod in pods}
+    return min(failures, key=lambda failure: order.index(failure.cause), default=None)
 
 
 def attempt_of(pod: dict[str, Any]) -> int:
-    """How often the JobSet had been started again when it made this pod."""
+    """Return how often the JobSet had been started again when it made this pod."""
     text = str((pod["metadata"].get("labels") or {}).get(RESTART) or "0")
     return int(text) if text.isdigit() else 0
 
@@ -254,7 +215,7 @@ def _whole(text: Any) -> str:
     return " ".join(str(text or "").split())
 
 
-def _line(text: Any) -> str:
+def line_of(text: Any) -> str:
     """On one line, and no longer than a person reads."""
     whole = _whole(text)
     return whole if len(whole) <= 300 else f"{whole[:297]}..."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from sida.errors import SidaError
 from sida.manifests import Manifest, Part, first_fault
@@ -31,7 +31,7 @@ class ManifestRef(Part):
 
 
 class Spec(Part, Generic[O_co]):
-    """What a job is to do; its workers publish an ``outcome``."""
+    """Task of a job; its workers publish an ``outcome``."""
 
     outcome: ClassVar[type[Part]]
 
@@ -55,7 +55,7 @@ class DistillOutcome(Part):
 
 
 class DistillSpec(Spec[DistillOutcome]):
-    """Distil a teacher; theta starts from ``start``."""
+    """Distill a teacher; theta starts from ``start``."""
 
     outcome = DistillOutcome
     kind: Literal["distill"] = "distill"
@@ -174,23 +174,19 @@ class JobFile(Part):
         return self.model_dump_json(indent=1).encode()
 
 
-_JOB: TypeAdapter[JobFile] = TypeAdapter(JobFile)
-
-
 def parse_job(content: bytes, where: str) -> JobFile:
     """Read a job's file. Raises SidaError for another version's."""
-    return _parsed(_JOB, content, where)
+    return _parsed(JobFile, content, where)
 
 
 def parse_outcome(spec: Spec[O], content: bytes, where: str) -> O:
     """Read what a job's workers published. Raises SidaError for another version's."""
-    adapter: TypeAdapter[O] = TypeAdapter(cast(type[O], spec.outcome))
-    return _parsed(adapter, content, where)
+    return _parsed(cast(type[O], spec.outcome), content, where)
 
 
-def _parsed(adapter: TypeAdapter[O], content: bytes, where: str) -> O:
+def _parsed(model: type[O], content: bytes, where: str) -> O:
     try:
-        return adapter.validate_json(content)
+        return model.model_validate_json(content)
     except ValidationError as error:
         raise SidaError(
             f"{where}: another version wrote it ({first_fault(error)}): make a new attempt with --force"

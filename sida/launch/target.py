@@ -20,11 +20,10 @@ class Target(Part):
     pod: Pod
     nodes: Positive = 1
     queue: str = ""  # of Kueue
-    on_termination: Literal["delete", "suspend", "keep"] = (
-        "delete"  # what SIGTERM to the launching step does to the job
-    )
+    # What SIGTERM to the launching step does to the job.
+    on_termination: Literal["delete", "suspend", "keep"] = "delete"
     abandoned_seconds: Positive = 3600  # without a launching step the job ends itself after so long
-    outage_seconds: Positive = 6 * 3600  # so long may the API server be away before the launching step gives up
+    outage_seconds: Positive = 6 * 3600  # how long the API server may be away before the launching step gives up
 
     def per_node(self, processes: int) -> int:
         """Processes on each node. Raises UserError when they cannot be shared out evenly."""
@@ -37,7 +36,7 @@ class Target(Part):
 
 
 def parse_target(text: str) -> Target:
-    """What SIDA_TRAINJOB holds. Raises UserError that names the field."""
+    """Read what SIDA_TRAINJOB holds. Raises UserError that names the field."""
     if not text:
         raise UserError(
             "SIDA_LAUNCHER=trainjob needs SIDA_TRAINJOB: both come from a profile with `launcher: trainjob`"

@@ -1,27 +1,27 @@
 """Heavy work as a TrainJob: start it or adopt the one that is there, follow it to its end, whatever happens in between.
 
-The job's name follows from the step's key and attempt, so that a restarted launching step finds its job and never starts a second.
-The job needs no launcher: it publishes to the store, and what it published is what counts.
+The job's name follows from the step's key and attempt, so that a restarted launching step finds its job and never starts a second;
+a new one is made once nothing of an old one is left. The job needs no launcher: it publishes to the store, and that is what counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from sida import patience, progress
-from sida.errors import SidaError
+from sida.errors import SidaError, UserError
 from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.cluster import Cluster, Refused, Unreachable, explain
 from sida.launch.follower import Follower
-from sida.launch.job_state import end_job, ended, job_in_words
-from sida.launch.looker import Looker
-from sida.launch.manifest import NODE, QUEUE, STEP
-from sida.launch.pod_logs import first_node, pods_of
-from sida.launch.trainjob_start import Start
+from sida.launch.job_state import SUSPENDED_BY, ended
+from sida.launch.looker import Looker, Looks
+from sida.launch.pod_logs import first_node, is_over, pods_of
+from sida.launch.trainjob_manifest import NODE, QUEUE, RUN, SPEC, STEP
 from sida.process.signals import on_stop
 
 ENDING_SECONDS = 20.0  # how long to try to end a job: whoever stops a launcher does not wait for long
+DELETION_PATIENCE = 600.0  # seconds
 _OUTCOMES = {
     "delete": "deleted; checkpoints are kept",
     "suspend": "suspended; checkpoints are kept, the next launching step lets it go on",
@@ -39,8 +39,9 @@ class TrainJobLauncher(Launcher):
         on_termination: Literal["delete", "suspend", "keep"] = "delete",
         looker: Looker | None = None,
     ) -> None:
-        self.cluster, self.job, self._looker = cluster, job, looker or Looker(cluster.namespace)
-        self.name = str(job["metadata"]["name"])
+        self.cluster, self.job, self._looker = cluster, job, looker or Looker(cluster.namespace, Looks())
+        self.name, self.step = str(job["metadata"]["name"]), str(job["metadata"]["labels"][STEP])
+        self._title = f"TrainJob {cluster.namespace}/{self.name}"
         self.asked = False  # somebody wants ``run`` to end
         self._on_termination = on_termination
         self._last_note = ""
@@ -53,21 +54,16 @@ class TrainJobLauncher(Launcher):
             if self.asked:
                 raise Stopped(work.step)
 
-        def note(text: str) -> None:
-            if text != self._last_note:
-                self._last_note = text
-                progress.note(work.step, f"TrainJob {self.cluster.namespace}/{self.name}: {text}")
-
         self.cluster.tick = tick
         doing = "create TrainJobs"
         with on_stop(self._ask), patience.ticking(tick):
             try:
-                self.job = Start(self.cluster, self.job, note, work.finished).job()
+                self.job = self._start(work.finished)
                 doing = "follow TrainJobs"
                 try:
-                    Follower(self.cluster, self.job, work, note).run()
+                    Follower(self.cluster, self.job, work, self._note).run()
                 except Stopped:
-                    self._let_go(work.step)
+                    self._let_go()
                     raise
             except Refused as error:
                 raise explain(error, doing, self.cluster.namespace) from error
@@ -76,7 +72,7 @@ class TrainJobLauncher(Launcher):
                 try:
                     self.cluster.delete(self.name, self.job["metadata"]["uid"])
                 except (Refused, Unreachable) as error:
-                    note(f"done, but could not be deleted: {error}")
+                    self._note(f"done, but could not be deleted: {error}")
 
     def stop(self) -> str:
         """Delete or suspend it, as ``on_termination`` says. Raises UserError when the cluster refuses."""
@@ -86,19 +82,24 @@ class TrainJobLauncher(Launcher):
         if wish == "suspend" and (self.job["metadata"].get("labels") or {}).get(QUEUE):
             wish = "delete"  # suspending is Kueue's way to make it wait: it would let it go on
         try:
-            end_job(self.cluster, self.name, self.job["metadata"]["uid"], wish)
+            if wish == "delete":
+                self.cluster.delete(self.name, self.job["metadata"]["uid"])
+            elif wish == "suspend":  # its pods end, the object stays
+                mark = {"annotations": {SUSPENDED_BY: "true"}}
+                self.cluster.patch(self.name, {"metadata": mark, "spec": {"suspend": True}})
         except Refused as error:
             raise explain(error, f"{wish} TrainJobs", self.cluster.namespace) from error
         return f"TrainJob {self.name}: {_OUTCOMES[wish]}"
 
     def log(self, *, follow: bool = False) -> Iterator[str] | None:
         """Return that of the first node's newest pod. Raises UserError when that waits, and nobody wants to wait with it."""
-        step = self.job["metadata"]["labels"][STEP]
-        return self._looker.newest_log(step, pods_of(self.name), NODE, first_node, follow=follow)
+        return self._looker.newest_log(self.step, pods_of(self.name), NODE, first_node, follow=follow)
 
-    def status(self) -> str:
-        """As its conditions had it when it was last looked at."""
-        return job_in_words(self.job)
+    def _note(self, text: str) -> None:
+        """Tell the user, once."""
+        if text != self._last_note:
+            self._last_note = text
+            progress.note(self.step, f"{self._title}: {text}")
 
     def _ask(self, number: int) -> None:
         self.asked = True
@@ -106,9 +107,91 @@ class TrainJobLauncher(Launcher):
     def _impatient(self) -> None:
         self.cluster.tick, self.cluster.outage_seconds = lambda: None, ENDING_SECONDS
 
-    def _let_go(self, step: str) -> None:
+    def _let_go(self) -> None:
         self._impatient()
         try:
-            progress.note(step, self.stop())
+            progress.note(self.step, self.stop())
         except SidaError as error:
-            progress.note(step, f"TrainJob {self.name}: {error}: it ends when it finds itself abandoned")
+            progress.note(self.step, f"TrainJob {self.name}: {error}: it ends when it finds itself abandoned")
+
+    # -- one job of a name, and only one
+
+    def _start(self, finished: Callable[[], bool]) -> dict[str, Any]:
+        """Return the job that is there now. Raises UserError when it is another one's under the same name."""
+        while True:
+            if (job := self.cluster.get(self.name)) is None:
+                self._wait_until_gone("the pods of the old one have ended", self._old_pods)
+                try:
+                    job = self.cluster.create(self.job)
+                except Refused as error:
+                    if error.status != 409:  # another launching step was faster: that job is there now
+                        raise
+                else:
+                    self._note("created")
+                    return job
+            elif job["metadata"].get("deletionTimestamp"):
+                self._wait_until_deleted(job)
+            elif (end := ended(job)) is not None and not (end["type"] == "Complete" and finished()):
+                self._note(f"an earlier attempt ended ({end['type']}): making it anew")
+                self.cluster.delete(self.name, job["metadata"]["uid"])
+                self._wait_until_deleted(job)
+            else:
+                self._adopt(job)
+                return job
+
+    def _adopt(self, job: dict[str, Any]) -> None:
+        """Make a job that is there ours."""
+        annotations, labels = (job["metadata"].get(field) or {} for field in ("annotations", "labels"))
+        ours = self.job["metadata"]
+        if ended(job) is None and annotations.get(SPEC) != ours["annotations"][SPEC]:
+            raise UserError(
+                f"{self._title} is making this very result with another specification ({_difference(job, self.job)}): "
+                f"wait for it, or `kubectl -n {self.cluster.namespace} delete trainjob {self.name}`, and run again"
+            )
+        changes: dict[str, Any] = {}
+        if (run := ours["labels"].get(RUN)) and labels.get(RUN) != run:
+            changes["metadata"] = {"labels": {RUN: run}}
+        if annotations.get(SUSPENDED_BY):
+            changes.setdefault("metadata", {})["annotations"] = {SUSPENDED_BY: None}
+            changes["spec"] = {"suspend": False}
+        if changes:
+            self.cluster.patch(self.name, changes)
+        self._note("adopted: it was there already")
+
+    def _wait_until_deleted(self, old: dict[str, Any]) -> None:
+        def left() -> list[str]:
+            job = self.cluster.get(self.name)
+            return [self._title] if job is not None and job["metadata"]["uid"] == old["metadata"]["uid"] else []
+
+        self._wait_until_gone("the old one is deleted", left)
+
+    def _old_pods(self) -> list[str]:
+        """Return the pods of a job of this name that have not ended: a new one's would find them under its own nodes' names."""
+        pods = self.cluster.pods_now(pods_of(self.name)) or []
+        return [f"pod {pod['metadata']['name']}" for pod in pods if not is_over(pod)]
+
+    def _wait_until_gone(self, what: str, left: Callable[[], list[str]]) -> None:
+        began = self.cluster.clock.now()
+        while names := left():
+            self._note(f"waiting until {what}")
+            if self.cluster.clock.now() - began > DELETION_PATIENCE:
+                raise SidaError(
+                    f"{names[0]} is being deleted since {DELETION_PATIENCE:.0f} s: look at its finalizers and at its node, "
+                    f"then run again"
+                )
+            self.cluster.pause(1.0)
+
+
+def _difference(job: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return the first fields in which two jobs differ, by path."""
+    paths: list[str] = []
+
+    def compare(a: Any, b: Any, path: str) -> None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted(b):  # what the server added is no difference
+                compare(a.get(key), b[key], f"{path}.{key}" if path else key)
+        elif a != b:
+            paths.append(path)
+
+    compare(job.get("spec"), ours["spec"], "")
+    return ", ".join(paths[:3]) or "queue, or fields that are no longer there"

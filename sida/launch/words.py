@@ -22,13 +22,13 @@ WAITS: dict[Kind, tuple[str, str]] = {  # what it waits for, and what to do abou
 
 def waiting_in_words(waiting: Waiting) -> str:
     """``the image cannot be pulled: registry/sida@sha256:...: not found (pod x)``."""
-    where = f" ({waiting.what})" if waiting.what else ""
-    said = f"{WAITS[waiting.kind][0]}{f': {waiting.detail}' if waiting.detail else ''}{where}"
-    return f"{waiting.among}; {said}" if waiting.among else said
+    pod = f" ({waiting.what})" if waiting.what else ""
+    reason = f"{WAITS[waiting.kind][0]}{f': {waiting.detail}' if waiting.detail else ''}{pod}"
+    return f"{waiting.among}; {reason}" if waiting.among else reason
 
 
 def remedy(waiting: Waiting) -> str:
-    """What to do about it."""
+    """Say what to do about it."""
     return WAITS[waiting.kind][1]
 
 
@@ -36,27 +36,27 @@ def failure_in_words(failure: Failure) -> str:
     """``killed for memory: the limit is 2Gi (x)``."""
     if failure.said:
         return failure.said
-    where = f" ({failure.what})" if failure.what else ""
+    pod = f" ({failure.what})" if failure.what else ""
     match failure.cause:
         case "memory":
             limit = f": the limit is {failure.limit}" if failure.limit else ""
-            return f"killed for memory (OOMKilled){limit}{where}: raise `memory` of the step in the profile"
+            return f"killed for memory (OOMKilled){limit}{pod}: raise `memory` of the step in the profile"
         case "deadline":
             limit = f" than {failure.detail}" if failure.detail else " than it was allowed to"
-            return f"ran longer{limit} (timeout_seconds of the profile){where}"
+            return f"ran longer{limit} (timeout_seconds of the profile){pod}"
         case "evicted":
-            return f"its pod was taken off the node: {failure.detail}{where}"
+            return f"its pod was taken off the node: {failure.detail}{pod}"
         case "deleted":
-            return f"its pod was deleted while it ran{where}"
+            return f"its pod was deleted while it ran{pod}"
         case "never":
-            return f"it never began: {failure.detail}{where}"
+            return f"it never began: {failure.detail}{pod}"
         case "unknown":
             return "its pod is gone, and nothing says why it failed"
         case "driver":
-            return f"Kubeflow's driver of the step failed: {failure.detail or 'its log is gone'}{where}"
+            return f"Kubeflow's driver of the step failed: {failure.detail or 'its log is gone'}{pod}"
         case "exit":
-            said = f"ended with {_status(failure.exit_code)}" if failure.exit_code else "failed"
-            return f"{said}{f': {failure.detail}' if failure.detail else ''}{where}"
+            how = f"ended with {_status(failure.exit_code)}" if failure.exit_code else "failed"
+            return f"{how}{f': {failure.detail}' if failure.detail else ''}{pod}"
     return failure.detail
 
 

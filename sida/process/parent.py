@@ -30,13 +30,9 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    watched = _watched()
+    watched = [Process.parse(text) for text in environment().get(PARENTS, "").split()]
     _end_if_orphaned(parent, watched)  # they may have died before the kernel was asked
     threading.Thread(target=_watch, args=(parent, watched), name="parent watch", daemon=True).start()
-
-
-def _watched() -> list[Process]:
-    return [Process.parse(text) for text in environment().get(PARENTS, "").split()]
 
 
 def _watch(parent: int, watched: list[Process]) -> None:

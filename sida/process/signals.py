@@ -1,16 +1,16 @@
-"""Call a function on SIGTERM or SIGINT, before exiting."""
+"""Call a function on SIGTERM, SIGINT and the like, before exiting."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def on_stop(stop: Callable[[int], None]) -> Iterator[None]:
+def on_stop(stop: Callable[[int], object], numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> Iterator[None]:
     """Call ``stop(number)`` for each of these signals, in the main thread; Python allows no handler in others."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -19,7 +19,7 @@ def on_stop(stop: Callable[[int], None]) -> Iterator[None]:
     def heard(number: int, frame: FrameType | None) -> None:
         stop(number)
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, heard) for number in numbers}
     try:
         yield
     finally:

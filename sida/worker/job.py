@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 R = TypeVar("R", bound=Part)
 S = TypeVar("S", bound=Spec[Any], covariant=True)
 
-HEIR_SECONDS = 60.0  # so long may a new launcher take from its lease to the spec
+HEIR_SECONDS = 60.0  # how long a new launcher may take to write the spec after taking the lease
 
 
 class Job(Generic[S]):
@@ -61,15 +61,15 @@ class Job(Generic[S]):
             check_fence(self.store, self.lease.key, self.lease.number)
 
     def _inherited(self) -> bool:
-        """Whether a new launcher of this job has left its lease in the spec; it needs a moment between the two."""
+        """Return whether a new launcher of this job has left its lease in the spec; it needs a moment between the two."""
         until = time.monotonic() + HEIR_SECONDS
         while (launch := self.file.launch) is not None:
             key = f"{self.folder}/spec.json"
-            there = parse_job(self.store.read(key), self.store.address_of(key))
-            if there.launch is None or there.launch.job != launch.job:
+            newest = parse_job(self.store.read(key), self.store.address_of(key))
+            if newest.launch is None or newest.launch.job != launch.job:
                 return False
-            if there.lease.number > self.lease.number:
-                self.lease = there.lease
+            if newest.lease.number > self.lease.number:
+                self.lease = newest.lease
                 return True
             if time.monotonic() > until:
                 return False
@@ -77,7 +77,7 @@ class Job(Generic[S]):
         return False
 
     def guarded(self, write: Callable[[], Result]) -> Result:
-        """What ``write`` returns, done only while nobody has taken over, however long the store is away. Raises Fenced."""
+        """Return what ``write`` returns, done only while nobody has taken over, however long the store is away. Raises Fenced."""
 
         def attempt() -> Result:
             self.check()

@@ -37,9 +37,9 @@ class Meeting:
     def meet(self) -> None:
         """Wait until all processes are here. Raises SidaError when one of them, or the store, has been silent for too long."""
         self._met += 1
-        here, complete = f"met/{self._met}", f"complete/{self._met}"
+        arrived, complete = f"met/{self._met}", f"complete/{self._met}"
         try:
-            if self._store.add(here, 1) == self._world:
+            if self._store.add(arrived, 1) == self._world:
                 self._store.set(complete, "")
                 self._store.delete_key(f"met/{self._met - 1}")  # all have passed it
                 self._store.delete_key(f"complete/{self._met - 1}")

@@ -31,11 +31,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Return whether this process writes what is written once."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """This rank's contiguous part of ``range(count)``; parts differ by at most one item."""
+        """Return this rank's contiguous part of ``range(count)``; parts differ by at most one item."""
         return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
@@ -65,7 +65,7 @@ class Processes:
         return self.share(count) if self.meeting is None else self.meeting.deal(count)
 
     def agree(self, flag: bool) -> bool:
-        """Whether any process says yes. Cheap: it travels beside the device's work and does not wait for it."""
+        """Return whether any process says yes. Cheap: it travels beside the device's work and does not wait for it."""
         if self.world == 1:
             return flag
         votes = torch.tensor([int(flag)])
@@ -87,7 +87,7 @@ class Processes:
         return [float(value) for value in largest.tolist()]
 
     def from_first(self, value: Any) -> Any:
-        """What the first process says, said by all: a small JSON value, or None. It may take long to find out."""
+        """Give the first process's value to all: a small JSON value, or None. It may take long to find out."""
         if self.world == 1:
             return value
         self.meet()
@@ -102,11 +102,8 @@ class Processes:
 def _sum_bucket(tensors: list[Tensor]) -> None:
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(flat)
-    torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(_split(flat, tensors), tensors, strict=True)])
-
-
-def _split(flat: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
-    return flat.split([tensor.numel() for tensor in tensors])
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
 @contextmanager

@@ -170,11 +170,9 @@ def test_stop_ends_workers_that_were_started_from_another_thread(tmp_path: Path)
     thread = threading.Thread(target=work)
     thread.start()
     until(lambda: beats(tmp_path) > 0)
-    assert launcher.status() == "its processes run"
     launcher.stop()
     thread.join(15.0)
     assert outcomes == ["beat: stopped on request; run again to continue from the last checkpoint"]
-    assert launcher.status() == "no process of it runs here"
 
 
 def test_processes_that_workers_left_behind_are_ended(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from sida.errors import Fenced, SidaError, Unavailable, UserError
 from sida.launch.base import Stopped, Work
 from sida.launch.cluster import Clock, Cluster
 from sida.launch.job_state import SUSPENDED_BY
-from sida.launch.manifest import RUN, SPEC, job_name, train_job, training_runtime
 from sida.launch.pod import THREAD_VARIABLES, Pod
 from sida.launch.target import Target
 from sida.launch.trainjob import TrainJobLauncher
+from sida.launch.trainjob_manifest import RUN, SPEC, job_name, train_job, training_runtime
 from sida.launch.worker_error import WorkerError
 from sida.patience import keep_trying
 from tests.launch.crds import errors

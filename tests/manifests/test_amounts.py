@@ -12,8 +12,8 @@ from pipeline.plan import Plan
 from pipeline.pod import pod_of
 from pipeline.profile import Profile, load
 from sida import recipe
-from sida.launch.manifest import train_job
 from sida.launch.target import parse_target
+from sida.launch.trainjob_manifest import train_job
 from tests.manifests.render import containers, of_kind, overlay, pods
 from tests.manifests.test_steps import DIGEST
 

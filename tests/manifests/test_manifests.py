@@ -14,7 +14,7 @@ from pipeline.commands.runtime import objects
 from pipeline.guard import refuse_secret
 from pipeline.profile import LAUNCHED
 from pipeline.rerun import to_yaml
-from sida.launch import manifest
+from sida.launch import trainjob_manifest
 from sida.launch.target import parse_target
 from tests.conftest import ROOT
 from tests.launch import crds
@@ -262,7 +262,7 @@ def test_the_train_job_of_distill_has_two_nodes_and_fits_the_runtime_of_the_over
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     env = {variable["name"]: variable.get("value") for variable in container["env"]}
     target = parse_target(env["SIDA_TRAINJOB"])
-    made = manifest.train_job(
+    made = trainjob_manifest.train_job(
         target, name="sida-distill-x", step="distill", run="r", folder="f", processes=2, threads=1
     )
     assert env["SIDA_LAUNCHER"] == "trainjob"
@@ -270,7 +270,7 @@ def test_the_train_job_of_distill_has_two_nodes_and_fits_the_runtime_of_the_over
     assert made["spec"]["trainer"]["numNodes"] == 2
     runtime = named(overlay(name), "TrainingRuntime", made["spec"]["runtimeRef"]["name"])
     assert runtime["metadata"]["namespace"] == made["metadata"]["namespace"]
-    if queue := made["metadata"]["labels"].get(manifest.QUEUE):
+    if queue := made["metadata"]["labels"].get(trainjob_manifest.QUEUE):
         assert named(overlay(name), "LocalQueue", queue)
     (pod,) = (
         pod
@@ -318,7 +318,9 @@ def test_shared_memory_two_nodes_and_what_nccl_is_told_come_with_the_profile_for
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     env = {variable["name"]: variable.get("value") for variable in container["env"]}
     target = parse_target(env["SIDA_TRAINJOB"])
-    made = manifest.train_job(target, name="x", step="distill", run="r", folder="f", processes=2, threads=1)["spec"]
+    made = trainjob_manifest.train_job(target, name="x", step="distill", run="r", folder="f", processes=2, threads=1)[
+        "spec"
+    ]
     (patch,) = made["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     volumes = {
         volume["name"]: volume["emptyDir"] for volume in patch["template"]["spec"]["template"]["spec"]["volumes"]

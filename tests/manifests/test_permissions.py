@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sida.launch import manifest
+from sida.launch import trainjob_manifest
 from tests.conftest import ROOT
 from tests.manifests.render import OVERLAYS, named, of_kind, overlay
 
@@ -53,7 +53,7 @@ def test_every_call_of_the_launcher_s_role_is_in_the_launcher() -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_role_that_runtime_prints_is_the_installed_one(name: str) -> None:
-    assert manifest.role("sida") == named(overlay(name), "Role", "sida-launcher")
+    assert trainjob_manifest.role("sida") == named(overlay(name), "Role", "sida-launcher")
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sida.launch.manifest import job_name, train_job
 from sida.launch.pod import Pod
 from sida.launch.target import Target, parse_target
+from sida.launch.trainjob_manifest import job_name, train_job
 from sida.stores import open_store
 from tests.launch.crds import errors
 from tests.launch.kube_server import NAMESPACE, Kube

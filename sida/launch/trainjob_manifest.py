@@ -145,7 +145,7 @@ def training_runtime(
 
 
 def role(namespace: str) -> dict[str, Any]:
-    """What launching steps may do, and no more: docs/permissions.md names the call behind each verb."""
+    """Return the Role of launching steps, no more than they need: docs/permissions.md names the call behind each verb."""
     rules = [
         {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": ["create", "get", "list", "patch", "delete"]},
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
