@@ -44,7 +44,7 @@ _SYM6 = (
 _REACH = len(_SYM6) // 2 - 1  # taps on either side of a pair of fine pixels
 # The published pipe turns and scales about a point half a fine pixel up and left of the image's center: its doubled images
 # are offset by that much. Networks are conditioned on such images, so we keep it.
-_CENTRE_OFFSET = -0.25
+_CENTER_OFFSET = -0.25
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _resample(images: Tensor, inverse: Tensor) -> Tensor:
     its batch.
     """
     height, width = images.shape[2:]
-    offset = torch.full((1, 2), _CENTRE_OFFSET, dtype=images.dtype, device=images.device)
+    offset = torch.full((1, 2), _CENTER_OFFSET, dtype=images.dtype, device=images.device)
     inverse = _translation(offset) @ inverse @ _translation(-offset)
     images = pad(images, (width - 1, width - 1, height - 1, height - 1), mode="reflect")
     in_height, in_width = images.shape[2:]

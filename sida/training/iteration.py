@@ -19,7 +19,7 @@ from sida import devices
 from sida.numerics.augment import augment, draw_augment
 from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
-from sida.numerics.losses import fake_score_losses, generator_losses, sanitise_gradients
+from sida.numerics.losses import fake_score_losses, generator_losses, sanitize_gradients
 from sida.numerics.networks.magnitude import set_forced_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
@@ -249,7 +249,7 @@ class Distillation:
             gradients = sum_of.finish()
             if self.method.loss_scale != 1:
                 torch._foreach_mul_(gradients, 1 / self.method.loss_scale)
-            sanitise_gradients(gradients, clip)
+            sanitize_gradients(gradients, clip)
             for group in optimiser.param_groups:
                 group["lr"] = rate * self._decay(seen)
             optimiser.step()

@@ -20,7 +20,7 @@ from sida.launch.spec import TeachOutcome, TeachSpec
 from sida.manifests import DatasetResult
 from sida.numerics.draws import Draws
 from sida.numerics.ema import ema_beta, update_ema
-from sida.numerics.losses import denoising_loss, sanitise_gradients
+from sida.numerics.losses import denoising_loss, sanitize_gradients
 from sida.numerics.networks.build import build_network
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma
@@ -82,7 +82,7 @@ class TeachRun(TrainingRun):
         self.optimiser.zero_grad(set_to_none=True)
         self.gradients.arm()
         (loss.sum() / (self.batch * x[0].numel())).backward()
-        sanitise_gradients(self.gradients.finish())
+        sanitize_gradients(self.gradients.finish())
         for group in self.optimiser.param_groups:
             group["lr"] = training.learning_rate * self._rate()
         self.optimiser.step()

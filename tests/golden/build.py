@@ -13,6 +13,7 @@ from sida.numerics.networks.edm2 import EDM2Precond, UNet
 from sida.numerics.networks.layers import Dropout
 from sida.numerics.networks.precondition import Denoiser, EDMPrecond
 from sida.numerics.networks.song import SongUNet
+from sida.numerics.schedules import SIGMA_DATA
 
 # Not arguments of the networks: bookkeeping of the golden files, and switches of the authors' classes.
 _NOT_ARGUMENTS = {"precond", "grad_norm_order", "params", "use_gan", "force_normalization", "precond_class"}
@@ -22,10 +23,10 @@ def build(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> Denoiser
     """The network with these weights, in eval mode. EDM or EDM2 follows from the published names in ``state``."""
     fields = {key: value for key, value in arguments.items() if key not in _NOT_ARGUMENTS}
     resolution, channels = fields.pop("img_resolution"), fields.pop("img_channels")
-    half, sigma_data = fields.pop("use_fp16", False), fields.pop("sigma_data", 0.5)
+    half = fields.pop("use_fp16", False)
+    assert fields.pop("sigma_data", SIGMA_DATA) == SIGMA_DATA
     edm2 = any(name.startswith("unet.") for name in state)
     network = _edm2(fields, state, resolution, channels) if edm2 else _edm(fields, resolution, channels)
-    network.sigma_data = sigma_data
     if half:
         network.working_dtype = torch.float16
     network.load_state_dict(dict(state))

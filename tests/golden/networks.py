@@ -113,7 +113,7 @@ def last_activation(
     network: Denoiser, x: Tensor, sigma: Tensor, labels: Tensor | None, augment: Tensor | None
 ) -> Tensor:
     """The encoder's last activation, whose channel mean is the discriminator's map."""
-    _, _, c_in, c_noise = edm_coefficients(sigma_column(sigma, x), network.sigma_data)
+    _, _, c_in, c_noise = edm_coefficients(sigma_column(sigma, x))
     emb = network.trunk.embed(c_noise.flatten(), labels, augment)
     return network.trunk.encode(c_in * x, emb)[-1]
 

@@ -46,7 +46,7 @@ def gradient(precision: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     taken: list[torch.Tensor] = []
     monkeypatch.setattr(iteration, "GradientSum", Alone)
     monkeypatch.setattr(
-        iteration, "sanitise_gradients", lambda g, clip=None: taken.append(torch.cat([t.flatten().double() for t in g]))
+        iteration, "sanitize_gradients", lambda g, clip=None: taken.append(torch.cat([t.flatten().double() for t in g]))
     )
     fields: dict[str, Any] = {"batch": BATCH, "loss_group": 2, "precision": precision, "dropout": 0.0}
     chosen = method(**fields, fake_score_weight=0.0)

@@ -22,7 +22,6 @@ class Denoiser(nn.Module):
     "logits" the discriminator's map [B, 1, h, w] without running the decoder, "both" the pair. All float32.
     """
 
-    sigma_data: float = SIGMA_DATA
     precision: str = "float32"
     working_dtype: torch.dtype = torch.float32
 
@@ -75,7 +74,7 @@ class Denoiser(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         column = sigma_column(sigma, x)
         x = x.to(column.dtype)
-        c_skip, c_out, c_in, c_noise = edm_coefficients(column, self.sigma_data)
+        c_skip, c_out, c_in, c_noise = edm_coefficients(column)
         working = x.dtype if self.working_dtype == torch.float32 else self.working_dtype
         emb = self.trunk.embed(
             c_noise.flatten(), labels, augment_labels
@@ -104,10 +103,10 @@ def sigma_column(sigma: Tensor | float, x: Tensor) -> Tensor:
     return sigma.to(dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
 
 
-def edm_coefficients(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def edm_coefficients(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """c_skip, c_out, c_in, c_noise of EDM's table 1, each in sigma's shape."""
-    variance = sigma**2 + sigma_data**2
-    return sigma_data**2 / variance, sigma * sigma_data / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
+    variance = sigma**2 + SIGMA_DATA**2
+    return SIGMA_DATA**2 / variance, sigma * SIGMA_DATA / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
 
 
 class EDMPrecond(Denoiser):
