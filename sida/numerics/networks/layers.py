@@ -22,6 +22,8 @@ from torch.nn.functional import (
     silu,
 )
 
+from sida.numerics.draws import DrawSource
+
 
 def initial_weight(shape: Sequence[int], gain: float) -> Tensor:
     """Return a Xavier-uniform start scaled by ``gain`` (0 starts a residual branch silent)."""
@@ -130,21 +132,32 @@ class GroupNorm(nn.Module):
 class Dropout(nn.Module):
     """Dropout whose mask may come from outside.
 
-    ``keep_mask(shape)``, when set, returns a boolean tensor: the trainer sets it so that masks depend on the image's index and
-    not on the process (``sida.numerics.draws``). Unset, torch's own generator is used.
+    ``keep_mask``, when set, returns bool [B, *shape] for the ``shape`` that it is given (``key_dropout``). Unset, torch's own
+    generator is used.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.keep_mask: Callable[[torch.Size], Tensor] | None = None
+        self.keep_mask: Callable[[Sequence[int]], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         if self.keep_mask is None:
             return dropout(x, self.p)
-        return x * (self.keep_mask(x.shape).to(x.dtype) / (1 - self.p))
+        return x * (self.keep_mask(x.shape[1:]).to(x.dtype) / (1 - self.p))
+
+
+def key_dropout(network: nn.Module, draws: DrawSource, phase: str, indices: Tensor) -> None:
+    """Give each dropout layer masks drawn by (phase, layer, image index) for its next forwards; ``indices`` int64 [B].
+
+    So they belong to the image and not to the process. torch's own generator starts from a random seed in every process and is in
+    no checkpoint: training never uses it.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, Dropout) and module.p > 0:
+            module.keep_mask = partial(draws.keep, f"{phase}/dropout/{name}", indices, p=module.p)
 
 
 def attend(qkv: Tensor, heads: int, scaled: Callable[[Tensor], Tensor] | None = None) -> Tensor:
