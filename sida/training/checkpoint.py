@@ -155,13 +155,16 @@ def _places(job: Job[Any]) -> list[Place]:
 
 def identity_of(job: Job[Any]) -> dict[str, Any]:
     """Field path -> value, of the recipe's parts that decide a distillation's numbers and of its inputs' digests."""
-    evaluation = job.recipe.evaluation
-    fields = {f"method.{name}": value for name, value in job.recipe.method.model_dump(mode="json").items()}
-    for name in ("selection_images", "selection_every", "stop_after"):
-        fields[f"evaluation.{name}"] = getattr(evaluation, name)
-    for name, value in job.recipe.teacher.network.model_dump(mode="json").items():
-        fields[f"teacher.network.{name}"] = value
-    return fields | {f"inputs.{name}": ref.digest for name, ref in sorted(job.spec.inputs.items())}
+    recipe = job.recipe
+    parts = {
+        "method": recipe.method.model_dump(mode="json"),
+        "evaluation": recipe.evaluation.model_dump(
+            mode="json", include={"selection_images", "selection_every", "stop_after"}
+        ),
+        "teacher.network": recipe.teacher.network.model_dump(mode="json"),
+        "inputs": {name: ref.digest for name, ref in sorted(job.spec.inputs.items())},
+    }
+    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
 def refuse_other(saved: dict[str, Any], mine: dict[str, Any], job: Job[Any], seen: int) -> None:

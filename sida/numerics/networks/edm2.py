@@ -23,37 +23,19 @@ class UNet(Trunk):
         label_dim: int = 0,
         model_channels: int = 192,
         channel_mult: Sequence[int] = (1, 2, 3, 4),
-        channel_mult_noise: int | None = None,
         channel_mult_emb: int | None = None,
         num_blocks: int = 3,
         attn_resolutions: Sequence[int] = (16, 8),
-        label_balance: float = 0.5,
-        concat_balance: float = 0.5,
         dropout: float = 0.0,
         channels_per_head: int = 64,
-        res_balance: float = 0.3,
-        attn_balance: float = 0.3,
-        clip_act: float | None = 256,
-        resample_filter: Sequence[int] = (1, 1),
     ) -> None:
         super().__init__(img_resolution, img_channels, label_dim)
         widths = [model_channels * mult for mult in channel_mult]
-        noise_channels = model_channels * channel_mult_noise if channel_mult_noise else widths[0]
         emb_channels = model_channels * channel_mult_emb if channel_mult_emb else max(widths)
-        block = partial(
-            Block,
-            emb_channels=emb_channels,
-            dropout=dropout,
-            channels_per_head=channels_per_head,
-            res_balance=res_balance,
-            attn_balance=attn_balance,
-            clip_act=clip_act,
-            resample_filter=resample_filter,
-        )
-        self.label_balance, self.concat_balance = label_balance, concat_balance
+        block = partial(Block, emb_channels=emb_channels, dropout=dropout, channels_per_head=channels_per_head)
         self.out_gain = nn.Parameter(torch.zeros([]))
-        self.emb_fourier = MPFourier(noise_channels)
-        self.emb_noise = MPConv(noise_channels, emb_channels)
+        self.emb_fourier = MPFourier(widths[0])
+        self.emb_noise = MPConv(widths[0], emb_channels)
         self.emb_label = MPConv(label_dim, emb_channels) if label_dim else None
 
         self.add_levels(
@@ -73,14 +55,14 @@ class UNet(Trunk):
         if self.emb_label is not None:
             if labels is None:
                 labels = noise.new_zeros(1, self.label_dim)
-            emb = mp_sum(emb, self.emb_label(labels.to(emb.dtype) * self.label_dim**0.5), self.label_balance)
+            emb = mp_sum(emb, self.emb_label(labels.to(emb.dtype) * self.label_dim**0.5))
         return mp_silu(emb)
 
     def encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         return super().encode(torch.cat([x, torch.ones_like(x[:, :1])], dim=1), emb)
 
     def joined(self, x: Tensor, skip: Tensor) -> Tensor:
-        return mp_cat(x, skip, self.concat_balance)
+        return mp_cat(x, skip)
 
     def out(self, x: Tensor) -> Tensor:
         return self.out_conv(x, gain=self.out_gain)

@@ -42,7 +42,6 @@ class Linear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, gain: float = 1.0) -> None:
         super().__init__()
-        self.in_features = in_features
         self.weight = nn.Parameter(initial_weight([out_features, in_features], gain))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
@@ -72,8 +71,7 @@ class Conv2d(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.in_channels, self.kernel = in_channels, kernel
-        self.up, self.down, self.fused_resample = up, down, fused_resample
+        self.kernel, self.up, self.down, self.fused_resample = kernel, up, down, fused_resample
         self.weight = self.bias = None
         if kernel:
             self.weight = nn.Parameter(initial_weight([out_channels, in_channels, kernel, kernel], gain))
@@ -207,7 +205,6 @@ class UNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.skip_scale, self.adaptive_scale = skip_scale, adaptive_scale
-        self.out_channels = out_channels
         self.num_heads = 0
         if attention:
             self.num_heads = out_channels // channels_per_head if num_heads is None else num_heads

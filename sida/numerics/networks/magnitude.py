@@ -20,6 +20,7 @@ from sida.numerics.constants import constant
 from sida.numerics.networks.layers import Dropout, attend
 
 NORM_EPS = 1e-4
+BLOCK_BALANCE = 0.3  # the share of a block's residual branch, and of its attention
 
 
 def normalize(x: Tensor, dim: int | Sequence[int] | None = None, eps: float = NORM_EPS) -> Tensor:
@@ -49,7 +50,7 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
     return torch.cat([a_weight * a, b_weight * b], dim=1)
 
 
-def resample(x: Tensor, mode: Literal["down", "up"], taps: Sequence[int]) -> Tensor:
+def resample(x: Tensor, mode: Literal["down", "up"], taps: Sequence[int] = (1, 1)) -> Tensor:
     """Halve or double the resolution of [B, C, H, W] with a separable filter of even length."""
     if len(set(taps)) == 1:  # the published box filter, in one kernel
         kernel = x.new_full((1, 1, len(taps), len(taps)), len(taps) ** -2)
@@ -155,19 +156,14 @@ class Block(nn.Module):
         flavor: Literal["enc", "dec"] = "enc",
         up: bool = False,
         down: bool = False,
-        resample_filter: Sequence[int] = (1, 1),
         attention: bool = False,
         channels_per_head: int = 64,
         dropout: float = 0.0,
-        res_balance: float = 0.3,
-        attn_balance: float = 0.3,
         clip_act: float | None = 256,
     ) -> None:
         super().__init__()
-        self.out_channels, self.flavor = out_channels, flavor
-        self.up, self.down, self.resample_filter = up, down, tuple(resample_filter)
+        self.flavor, self.up, self.down, self.clip_act = flavor, up, down, clip_act
         self.num_heads = out_channels // channels_per_head if attention else 0
-        self.res_balance, self.attn_balance, self.clip_act = res_balance, attn_balance, clip_act
         self.emb_gain = nn.Parameter(torch.zeros([]))
         self.conv_res0 = MPConv(out_channels if flavor == "enc" else in_channels, out_channels, (3, 3))
         self.emb_linear = MPConv(emb_channels, out_channels)
@@ -180,7 +176,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         if self.up or self.down:
-            x = resample(x, "up" if self.up else "down", self.resample_filter)
+            x = resample(x, "up" if self.up else "down")
         if self.flavor == "enc":
             x = normalize(x if self.conv_skip is None else self.conv_skip(x), dim=1)
         residual = self.conv_res0(mp_silu(x))
@@ -189,8 +185,8 @@ class Block(nn.Module):
         residual = self.conv_res1(self.dropout(residual))
         if self.flavor == "dec" and self.conv_skip is not None:
             x = self.conv_skip(x)
-        x = mp_sum(x, residual, self.res_balance)
+        x = mp_sum(x, residual, BLOCK_BALANCE)
         if self.num_heads:
             attended = attend(self.attn_qkv(x), self.num_heads, partial(normalize, dim=2))  # by cosines
-            x = mp_sum(x, self.attn_proj(attended), self.attn_balance)
+            x = mp_sum(x, self.attn_proj(attended), BLOCK_BALANCE)
         return x if self.clip_act is None else x.clamp(-self.clip_act, self.clip_act)
