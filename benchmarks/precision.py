@@ -80,7 +80,7 @@ def _fake_score(golden: Golden, meta: dict[str, Any], case: str, dtype: torch.dt
         l_real = psi(x + noise, sigma, labels, given.get("labels_x"), want="logits")
     else:
         y_psi = psi(y + noise, sigma, labels, given.get("labels_y"))
-    losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, psi.logvar(sigma), sigma_data=meta["sigma_data"])
+    losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, psi.logvar(sigma))
     total = scale["ls"] * losses.loss_psi.sum()
     if losses.loss_D is not None:
         total = total + scale["lsd"] * losses.loss_D.sum()

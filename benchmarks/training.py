@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import distributed, multiprocessing
 from sida import recipe
 from sida.training.execution import recompute_activations
 from sida.training.iteration import Distillation
-from sida.training.memory import phase_bytes, state_bytes
+from sida.training.memory import phase_bytes
 from sida.worker.ranks import Processes
 from tests.training.tiny import distillation, largest_difference, run
 
@@ -53,6 +53,20 @@ def _job(processes: Processes) -> Distillation:
     job = distillation(processes, dtype=torch.float32, network=CIFAR_SHAPED, batch=32, loss_group=4)
     job.data = Noise()
     return job
+
+
+def state_bytes(job: Distillation) -> dict[str, int]:
+    """Bytes of each network and of both optimizers' moments."""
+    networks = {"phi": job.networks.phi, "psi": job.networks.psi, "theta": job.networks.theta}
+    networks["theta_ema"] = job.networks.theta_ema
+    sizes = {name: _bytes((*network.parameters(), *network.buffers())) for name, network in networks.items()}
+    moments = [state.values() for o in (job.psi_updates.adam, job.theta_updates.adam) for state in o.state.values()]
+    sizes["optimisers"] = _bytes(value for values in moments for value in values)
+    return sizes
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def _timed(rank: int, world: int, folder: str, iterations: int) -> None:

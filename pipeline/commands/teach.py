@@ -33,16 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train, write the files, then print their fields and digests."""
     from pipeline import output, running
-    from sida.manifests import parse_manifest
+    from sida.manifests import DatasetResult, TeacherResult, of_kind, parse_manifest
     from sida.stores import read_address
     from sida.training.assets import export_assets
 
     recipe, outcome = running.run(args, goal="teach", force=args.force)
     if outcome.status:
         return running.fail(outcome)
-    addresses = {step: outcome.manifest(step) for step in ("teach", "prepare_data")}
-    manifests = {step: parse_manifest(read_address(address), address) for step, address in addresses.items()}
-    assets = export_assets(recipe, manifests["teach"], manifests["prepare_data"], args.output)
+    addresses = [outcome.manifest(step) for step in ("teach", "prepare_data")]
+    teacher, dataset = (parse_manifest(read_address(address), address) for address in addresses)
+    assets = export_assets(
+        recipe, of_kind(teacher, TeacherResult, "teach"), of_kind(dataset, DatasetResult, "prepare_data"), args.output
+    )
     lines = [f"{asset.field}:\n  address: {asset.path}\n  sha256: {asset.sha256}  # {asset.note}" for asset in assets]
     output.result(args, "\n".join(lines), recipe=recipe.name, assets=[asdict(asset) for asset in assets])
     return 0

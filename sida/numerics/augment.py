@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ _SYM6 = (
 _REACH = len(_SYM6) // 2 - 1  # taps on either side of a pair of fine pixels
 # The published pipe turns and scales about a point half a fine pixel up and left of the image's center: its doubled images
 # are offset by that much. Networks are conditioned on such images, so we keep it.
-_CENTRE_OFFSET = -0.25
+_CENTER_OFFSET = -0.25
 
 
 @dataclass(frozen=True)
@@ -147,24 +148,25 @@ def _inverse_map(draws: AugmentDraws, p: float, names: list[str], images: Tensor
     return inverse, labels
 
 
-def _matrix(rows: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+def _affine(*entries: Tensor | Literal[0, 1]) -> Tensor:
+    """[N, 3, 3] from the first two rows: tensors [N] and constants."""
+    like = next(entry for entry in entries if isinstance(entry, Tensor))
+    constants = torch.zeros_like(like), torch.ones_like(like)
+    every = [entry if isinstance(entry, Tensor) else constants[entry] for entry in (*entries, 0, 0, 1)]
+    return torch.stack(every, dim=-1).reshape(-1, 3, 3)
 
 
 def _stretch(x: Tensor, y: Tensor) -> Tensor:
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    return _matrix([[x, zero, zero], [zero, y, zero], [zero, zero, one]])
+    return _affine(x, 0, 0, 0, y, 0)
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     cos, sin = angle.cos(), angle.sin()
-    return _matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
+    return _affine(cos, -sin, 0, sin, cos, 0)
 
 
 def _translation(shift: Tensor) -> Tensor:
-    zero, one = torch.zeros_like(shift[:, 0]), torch.ones_like(shift[:, 0])
-    return _matrix([[one, zero, shift[:, 0]], [zero, one, shift[:, 1]], [zero, zero, one]])
+    return _affine(1, 0, shift[:, 0], 0, 1, shift[:, 1])
 
 
 def _resample(images: Tensor, inverse: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ def _resample(images: Tensor, inverse: Tensor) -> Tensor:
     its batch.
     """
     height, width = images.shape[2:]
-    offset = torch.full((1, 2), _CENTRE_OFFSET, dtype=images.dtype, device=images.device)
+    offset = torch.full((1, 2), _CENTER_OFFSET, dtype=images.dtype, device=images.device)
     inverse = _translation(offset) @ inverse @ _translation(-offset)
     images = pad(images, (width - 1, width - 1, height - 1, height - 1), mode="reflect")
     in_height, in_width = images.shape[2:]

@@ -50,14 +50,3 @@ class SplitSums:
         kl = self.entropy / self.counts - torch.xlogy(marginal, marginal).sum(dim=1)
         scores = kl.exp()
         return float(scores.mean()), float(scores.std(correction=0))
-
-
-def inception_score(probabilities: Tensor, splits: int = SPLITS) -> tuple[float, float]:
-    """Mean and standard deviation over consecutive splits of exp(E KL(p(y|x) || p(y))).
-
-    ``probabilities``: [N, classes] of any float dtype, rows sum to 1 (softmax of the detector's logits without the output bias).
-    Raises ValueError if N < splits.
-    """
-    sums = SplitSums(probabilities.shape[1], len(probabilities), splits, probabilities.device)
-    sums.add(probabilities, 0)
-    return sums.score()

@@ -15,11 +15,12 @@ FINAL_STD = 0.5
 
 
 def latent_scale_bias(
-    raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
+    like: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
 ) -> tuple[Tensor, Tensor]:
-    """scale and bias, float32 [channels] each: latent = raw * scale + bias."""
+    """scale and bias, [channels, 1, 1] each in the dtype and on the device of ``like``: latent = raw * scale + bias."""
     scale = torch.tensor(FINAL_STD) / torch.tensor(raw_stds)
-    return scale, -torch.tensor(raw_means) * scale
+    bias = -torch.tensor(raw_means) * scale
+    return constant(scale.tolist(), like)[:, None, None], constant(bias.tolist(), like)[:, None, None]
 
 
 def draw_latent(
@@ -28,7 +29,7 @@ def draw_latent(
     """Stored encoder output [B, 8, h, w] (4 means, then 4 standard deviations) and unit normal eps [B, 4, h, w] -> normalized
     latents [B, 4, h, w]."""
     mean, std = mean_std.chunk(2, dim=1)
-    scale, bias = _columns(raw_means, raw_stds, mean)
+    scale, bias = latent_scale_bias(mean, raw_means, raw_stds)
     return (mean + std * eps) * scale + bias
 
 
@@ -36,10 +37,5 @@ def decoder_input(
     latents: Tensor, raw_means: Sequence[float] = RAW_MEANS, raw_stds: Sequence[float] = RAW_STDS
 ) -> Tensor:
     """Turn normalized latents [B, 4, h, w] into the input of the VAE's decoder."""
-    scale, bias = _columns(raw_means, raw_stds, latents)
+    scale, bias = latent_scale_bias(latents, raw_means, raw_stds)
     return (latents - bias) / scale
-
-
-def _columns(raw_means: Sequence[float], raw_stds: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
-    scale, bias = latent_scale_bias(raw_means, raw_stds)
-    return constant(scale.tolist(), like).reshape(1, -1, 1, 1), constant(bias.tolist(), like).reshape(1, -1, 1, 1)

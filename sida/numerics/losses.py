@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from sida.numerics.schedules import SIGMA_DATA
 ERROR_FLOOR = 1e-5  # of the denominator of k
 LOGIT_CLAMP = 10.0  # generator update only
 INFINITE_GRADIENT = 1e5
+
+MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,14 @@ class GeneratorLosses:
     keep: Tensor
 
 
-def loss_weight(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> Tensor:
+def loss_weight(sigma: Tensor) -> Tensor:
     """w = (sigma^2 + sd^2) / (sigma sd)^2, EDM table 1; same shape."""
-    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
 
 
-def denoising_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float = SIGMA_DATA) -> Tensor:
+def denoising_loss(denoised: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
     """A teacher's own loss, EDM equation 8, per element [B, C, H, W]: w (D(x + n; sigma) - x)^2."""
-    return loss_weight(_column(sigma), sigma_data) * (denoised - clean) ** 2
+    return loss_weight(_column(sigma)) * (denoised - clean) ** 2
 
 
 def fake_score_losses(
@@ -62,7 +64,6 @@ def fake_score_losses(
     l_real: Tensor | None = None,
     logvar: Tensor | None = None,
     group: int | None = None,
-    sigma_data: float = SIGMA_DATA,
 ) -> FakeScoreLosses:
     """Phase A. y: what psi was to recover (augmented images, if so); y_psi = psi(y + n); logits as they are, not clamped.
 
@@ -72,7 +73,7 @@ def fake_score_losses(
         raise ValueError("the discriminator's loss needs the logits of generated and of real images")
     keep = kept_samples(y, y_psi, l_fake, l_real, logvar)
     y, y_psi, logvar = _masked(y, keep), _masked(y_psi, keep), _masked(logvar, keep)
-    w = loss_weight(_column(sigma), sigma_data)
+    w = loss_weight(_column(sigma))
     # With logvar EDM2 equation 14, u counted once per element.
     loss_psi = w * (y_psi - y) ** 2 if logvar is None else w / logvar.exp() * (y_psi - y) ** 2 + logvar
     loss_D = None
@@ -135,7 +136,7 @@ def group_bce(logits: Tensor, real: bool, keep: Tensor, group: int | None) -> Te
     return (sums / counts).repeat_interleave(size)[:, None, None, None]
 
 
-def sanitise_gradients(gradients: Iterable[Tensor], clip: float | None = None) -> None:
+def sanitize_gradients(gradients: Iterable[Tensor], clip: float | None = None) -> None:
     """Clean in place: nan -> 0, +-inf -> +-1e5, then clip elements to [-clip, clip] (phase A of EDM recipes, adversarial term)."""
     together = list(gradients)
     for gradient in together:  # torch has no nan_to_num over a list
@@ -149,14 +150,6 @@ def _column(sigma: Tensor) -> Tensor:
     return sigma.reshape(-1, 1, 1, 1)
 
 
-@overload
-def _masked(tensor: Tensor, keep: Tensor) -> Tensor: ...
-
-
-@overload
-def _masked(tensor: Tensor | None, keep: Tensor) -> Tensor | None: ...
-
-
-def _masked(tensor: Tensor | None, keep: Tensor) -> Tensor | None:
+def _masked(tensor: MaybeTensor, keep: Tensor) -> MaybeTensor:
     """Replace dropped samples by 0, with a gradient of exactly 0 towards the replaced values. None stays None."""
     return None if tensor is None else torch.where(keep[:, None, None, None], tensor, 0)

@@ -74,8 +74,8 @@ def philox_masks(indices: Tensor, groups: Tensor, key0: int, key1: int, least: i
     masks = torch.empty(len(indices), 2 * len(groups), 4, dtype=torch.bool, device=indices.device)
     blocks = torch.stack([2 * groups, 2 * groups + 1], dim=-1).flatten()
     rows = max(1, _CACHED // max(1, len(blocks)))
-    for some, made in zip(indices.split(rows), masks.split(rows), strict=True):
-        for part, out in zip(blocks.split(_CACHED), made.split(_CACHED, dim=1), strict=True):
+    for some, rows_out in zip(indices.split(rows), masks.split(rows), strict=True):
+        for part, out in zip(blocks.split(_CACHED), rows_out.split(_CACHED, dim=1), strict=True):
             out.copy_(torch.stack([word >= least << 8 for word in _block(some, part, (key0, key1))], dim=-1))
     return masks.flatten(1).view(torch.int64)
 

@@ -12,6 +12,7 @@ SIGMA_DATA = 0.5
 SIGMA_INIT = 2.5  # the noise level at which the one-step generator works
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 RHO = 7.0
+_SMALLEST, _LARGEST = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
 
 
 def fake_score_sigma(n1: Tensor, P_mean: float, P_std: float) -> Tensor:
@@ -19,26 +20,16 @@ def fake_score_sigma(n1: Tensor, P_mean: float, P_std: float) -> Tensor:
     return (P_mean + P_std * n1).exp()
 
 
-def generator_sigma(
-    u: Tensor, tmax: float, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
-) -> Tensor:
+def generator_sigma(u: Tensor, tmax: float) -> Tensor:
     """Phase B: sigma at t = u tmax / 1000, u uniform in [0, 1); same shape.
 
     t = 0 is the smallest noise; tmax 800 stops at sigma 24.41.
     """
-    smallest, largest = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return (largest + (1 - u * tmax / 1000) * (smallest - largest)) ** rho
+    return (_LARGEST + (1 - u * tmax / 1000) * (_SMALLEST - _LARGEST)) ** RHO
 
 
-def karras_sigmas(
-    steps: int,
-    sigma_min: float = SIGMA_MIN,
-    sigma_max: float = SIGMA_MAX,
-    rho: float = RHO,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """The sampler's noise levels, EDM equation 5: [steps + 1], from sigma_max down to sigma_min, then 0.
+def karras_sigmas(steps: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
+    """The sampler's noise levels, EDM equation 5: [steps + 1], from SIGMA_MAX down to SIGMA_MIN, then 0.
 
     Raises ValueError for fewer than 2 steps.
 
@@ -48,6 +39,5 @@ def karras_sigmas(
     if steps < 2:
         raise ValueError(f"a sampler needs at least 2 steps, not {steps}")
     index = torch.arange(steps, dtype=dtype, device=device)
-    largest, smallest = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigmas = (largest + index / (steps - 1) * (smallest - largest)) ** rho
+    sigmas = (_LARGEST + index / (steps - 1) * (_SMALLEST - _LARGEST)) ** RHO
     return torch.cat([sigmas, torch.zeros_like(sigmas[:1])])

@@ -25,7 +25,7 @@ from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
-from sida.numerics.samplers import heun_edm, heun_edm2, one_step
+from sida.numerics.samplers import heun, one_step
 from sida.recipe import Recipe, Sampler
 from sida.scoring.batch import job_batch
 from sida.scoring.detector import load_detector
@@ -46,14 +46,13 @@ def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None =
     With guidance each evaluation asks ``guide`` too. Raises UserError for guidance without one, or with EDM's float64 sampler.
     """
     shape = (teacher.img_channels, teacher.img_resolution, teacher.img_resolution)
-    heun: Any = heun_edm if sampler.state == "float64" else heun_edm2
-    if sampler.guidance != 1:
-        if sampler.state == "float64" or guide is None:
-            raise UserError(
-                f"teacher.sampler.guidance {sampler.guidance:g}: guidance belongs to EDM2's sampler (teacher.sampler.state: "
-                f"float32) and needs teacher.guide"
-            )
-        heun = partial(heun_edm2, guide=_of_width(guide, teacher), guidance=sampler.guidance)
+    guided = sampler.guidance != 1
+    if guided and (sampler.state == "float64" or guide is None):
+        raise UserError(
+            f"teacher.sampler.guidance {sampler.guidance:g}: guidance belongs to EDM2's sampler (teacher.sampler.state: "
+            f"float32) and needs teacher.guide"
+        )
+    reference = _of_width(guide, teacher) if guided and guide is not None else None
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
         with devices.products(teacher.precision):
@@ -62,11 +61,14 @@ def teacher_images(teacher: Denoiser, sampler: Sampler, guide: Denoiser | None =
                 sampling_noise(seeds, shape),
                 labels,
                 steps=sampler.steps,
+                guide=reference,
+                guidance=sampler.guidance,
                 S_churn=sampler.s_churn,
                 S_min=sampler.s_min,
                 S_max=math.inf if sampler.s_max is None else sampler.s_max,
                 S_noise=sampler.s_noise,
                 noise=churn_noise(seeds, shape) if sampler.s_churn else None,
+                dtype=getattr(torch, sampler.state),
             )
 
     return make

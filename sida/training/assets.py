@@ -28,7 +28,9 @@ class Asset:
     note: str
 
 
-def export_assets(recipe: Recipe, teacher: Manifest, dataset: Manifest, output: Path) -> list[Asset]:
+def export_assets(
+    recipe: Recipe, teacher: Manifest[TeacherResult], dataset: Manifest[DatasetResult], output: Path
+) -> list[Asset]:
     """Copy the trained teacher to the folder ``output``; for the digits, train their detector and write it beside it.
 
     Raises UserError when the detector stays below 97% held-out accuracy, or when the folder cannot be written.
@@ -36,13 +38,13 @@ def export_assets(recipe: Recipe, teacher: Manifest, dataset: Manifest, output: 
     store = open_store(settings().store)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        made: TeacherResult = teacher.result  # type: ignore[assignment]
+        weights = teacher.result.weights
         path = output / f"{recipe.name}-teacher.safetensors"
-        shutil.copyfile(fetch_object(store, made.weights), path)
+        shutil.copyfile(fetch_object(store, weights), path)
         images = recipe.teacher.train.images if recipe.teacher.train else 0
-        assets = [Asset("teacher", path, made.weights.sha256, f"trained on {images:,} images")]
+        assets = [Asset("teacher", path, weights.sha256, f"trained on {images:,} images")]
         if recipe.dataset.source == "digits":
-            assets.append(_detector(store, recipe, dataset.result, output))  # type: ignore[arg-type]
+            assets.append(_detector(store, recipe, dataset.result, output))
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}: choose a folder that can be written") from error
     return assets

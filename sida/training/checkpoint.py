@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from sida import progress
 from sida.errors import Corrupt, NotFound, UserError
 from sida.layout import checkpoint_name
 from sida.manifests import Part
+from sida.recipe import Evaluation, Method
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object, verify_object
 from sida.worker.job import Job
@@ -29,6 +31,7 @@ from sida.worker.job import Job
 SCHEMA_VERSION = 2
 BEST_SEEN = "selection/best_seen"  # the value that says which checkpoint has the best score
 DAMAGES = (Corrupt, NotFound, ValueError, LookupError, TypeError)
+ABSENT = object()  # the value of a field that is not there
 
 
 @dataclass(frozen=True)
@@ -145,3 +148,46 @@ def _places(job: Job[Any]) -> list[Place]:
         if seen.isdigit() and fence.isdigit():
             places.append(Place(int(seen), int(fence)))
     return sorted(places)
+
+
+# --- belonging ----------------------------------------------------------------------------------------------------
+
+
+def identity_of(job: Job[Any]) -> dict[str, Any]:
+    """Field path -> value, of the recipe's parts that decide a distillation's numbers and of its inputs' digests."""
+    recipe = job.recipe
+    parts = {
+        "method": recipe.method.model_dump(mode="json"),
+        "evaluation": recipe.evaluation.model_dump(
+            mode="json", include={"selection_images", "selection_every", "stop_after"}
+        ),
+        "teacher.network": recipe.teacher.network.model_dump(mode="json"),
+        "inputs": {name: ref.digest for name, ref in sorted(job.spec.inputs.items())},
+    }
+    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+
+
+def refuse_other(saved: dict[str, Any], mine: dict[str, Any], job: Job[Any], seen: int) -> None:
+    """Raise UserError naming the first field in which the recipe differs from the checkpoint's.
+
+    A field that the checkpoint does not know (it is older than the field) counts as having its default.
+    """
+    for path in [*mine, *(path for path in saved if path not in mine)]:
+        before, now = saved.get(path, _default(path)), mine.get(path, ABSENT)
+        if before != now:
+            raise UserError(
+                f"recipe {job.recipe.name}: {path} is {_shown(now)}, but the checkpoint at {seen:,} images was made with "
+                f"{_shown(before)}: set it back, or make a new attempt with --force {job.step}"
+            )
+
+
+def _default(path: str) -> Any:
+    part, _, name = path.partition(".")
+    models: dict[str, type[BaseModel]] = {"method": Method, "evaluation": Evaluation}
+    model = models.get(part)
+    field = model.model_fields.get(name) if model is not None else None
+    return ABSENT if field is None or field.is_required() else field.get_default()
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is ABSENT else repr(value)

@@ -7,6 +7,7 @@ networks, gradients and Adam's moments. Nothing is allocated, so that this takes
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,9 +84,8 @@ class EmptyDraws:
     normal = uniform
 
     def keep(self, purpose: str, indices: Tensor, shape: Sequence[int], p: float) -> Tensor:
-        made = torch.empty(len(indices), *shape, dtype=torch.bool, device=indices.device)
-        self.masks += made.numel()
-        return made
+        self.masks += len(indices) * math.prod(shape)
+        return self.uniform(purpose, indices, shape, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class MetaData:
 
 
 class _Phases(Distillation):
-    """Without optimiser steps, which are counted as memory and hardly matter as FLOPs."""
+    """Without optimizer steps, which are counted as memory and hardly matter as FLOPs."""
 
     def _step(self, *args: Any, **keywords: Any) -> Tensor:
         return torch.empty((), device=META)
@@ -148,14 +148,13 @@ def _held(job: _Phases) -> list[int]:
 
 def _work(job: _Phases) -> list[tuple[int, int]]:
     """FLOPs of each phase, and elements of dropout masks."""
-    draws, found = EmptyDraws(), []
-    job.draws = draws
+    counts = []
     for phase in (job.update_fake_score, job.update_generator):
+        job.draws = draws = EmptyDraws()
         with META, FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
             phase(_beyond_warm_ups(job.method))
-        found.append((counter.get_total_flops(), draws.masks))
-        draws.masks = 0
-    return found
+        counts.append((counter.get_total_flops(), draws.masks))
+    return counts
 
 
 def _beyond_warm_ups(method: Method) -> int:

@@ -26,7 +26,7 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.stores.objects import fetch_object
 from sida.teachers.files import load_network, save_network
-from sida.training.checkpoint_match import identity_of
+from sida.training.checkpoint import identity_of
 from sida.training.execution import apply_execution
 from sida.training.health import NonFinite, write_dump
 from sida.training.history import History
@@ -81,7 +81,7 @@ class DistillRun(TrainingRun):
         return network.to(self.job.processes.device)
 
     def parts(self) -> Parts:
-        """Networks and optimisers, counts, curve, the best generator, seconds."""
+        """Networks and optimizers, counts, curve, the best generator, seconds."""
         return {
             **self.distillation.parts(),
             "non_finite": self.distillation.non_finite,
@@ -99,17 +99,14 @@ class DistillRun(TrainingRun):
     def iterate(self) -> dict[str, Tensor]:
         """Do one iteration and add it to the curve; see whether a selection is due."""
         measured = self.iteration == PROFILED and self.job.processes.first
-        losses = self._measured() if measured else self.distillation.run(self.seen)
+        record = IterationProfile(self.job.processes.device) if measured else None
+        losses = self.distillation.run(self.seen, record)
+        if record:
+            self.profile = record.milliseconds
         after = self.seen + self.batch
         last = after >= self.images
         self.history.add(after, losses | self.distillation.health, last)
         self.selection.due |= last or crossed(self.seen, after, self.job.recipe.evaluation.selection_every)
-        return losses
-
-    def _measured(self) -> dict[str, Tensor]:
-        record = IterationProfile(self.job.processes.device, self.distillation.rounds)
-        losses = self.distillation.run(self.seen, record)
-        self.profile = record.milliseconds
         return losses
 
     # Selections.

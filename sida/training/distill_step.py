@@ -26,7 +26,7 @@ def distill(
     teacher_scores: Annotated[Manifest[ScoresResult], From("score_teacher")],
     start: Annotated[Manifest[TeacherResult] | None, From("fetch_generator")] = None,
 ) -> GeneratorResult:
-    """Distil the teacher into a one-step generator (SiD, SiDA or SiD2A).
+    """Distill the teacher into a one-step generator (SiD, SiDA or SiD2A).
 
     Args:
         teacher_scores: The teacher's score, which it must have passed; it names the teacher, the data and the reference.

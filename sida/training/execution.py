@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,12 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sida.numerics.networks.layers import Conv2d, Dropout, UNetBlock
 from sida.numerics.networks.magnitude import Block, MPConv
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sida.recipe import Execution
-    from sida.training.iteration import Networks
+from sida.recipe import Execution
+from sida.training.iteration import Networks
 
 
 def apply_execution(networks: Networks, execution: Execution) -> None:
@@ -45,7 +41,7 @@ def convolve_channels_last(network: nn.Module) -> None:
 def recompute_activations(network: nn.Module) -> None:
     """Keep only what goes into each residual block; what is inside is computed again in the backward pass, to the same bits.
 
-    Dropout masks are a function of layer and image, and forced weight normalisation is not repeated.
+    Dropout masks are a function of layer and image, and forced weight normalization is not repeated.
     """
     for module in network.modules():
         if isinstance(module, UNetBlock | Block):
@@ -75,7 +71,7 @@ def _as_it_was(block: nn.Module) -> AbstractContextManager[None]:
         later = [module.keep_mask for module, _ in masks]  # of another pass
         for module, mask in masks:
             module.keep_mask = mask
-        for layer in forced:  # the weights are normalised already
+        for layer in forced:  # the weights are normalized already
             layer.force_normalization = False
         try:
             yield

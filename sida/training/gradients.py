@@ -1,8 +1,8 @@
-"""Gradients summed over all processes while the backward pass still runs.
+"""Updates of a network by gradients that are summed over all processes while the backward pass still runs.
 
 Parameters are dealt to buckets in reverse order, as backward tends to finish them. A bucket is sent as soon as it and those before
 it are complete, so that all processes send the same ones in the same order. Under accumulation only the last round is armed:
-gradients travel once per optimiser step. In the first step, where processes may compile or choose kernels and take unequally
+gradients travel once per optimizer step. In the first step, where processes may compile or choose kernels and take unequally
 long, they meet before anything is sent.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from sida.numerics.losses import sanitize_gradients
 from sida.worker.ranks import BUCKET_ELEMENTS, Processes
 
 
@@ -46,7 +47,7 @@ class GradientSum:
             filled += parameter.numel()
 
     def arm(self) -> None:
-        """Call before the last backward pass of an optimiser step."""
+        """Call before the last backward pass of an optimizer step."""
         self._armed, self._next = bool(self._buckets), 0
         self._missing = [len(bucket) for bucket in self._buckets]
 
@@ -82,3 +83,43 @@ class GradientSum:
             self._travelling.clear()
             self._armed = False
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+
+class Updates:
+    """Adam on one network's gradients. A checkpoint holds its steps and moments, under the names of the network's parameters."""
+
+    def __init__(self, network: nn.Module, processes: Processes, betas: tuple[float, float], eps: float = 1e-8) -> None:
+        self.network = network
+        self.adam = torch.optim.Adam(network.parameters(), betas=betas, eps=eps, fused=True)
+        self.gradients = GradientSum(network, processes)
+
+    def step(self, rate: float, clip: float | None = None, loss_scale: float = 1.0) -> list[Tensor]:
+        """Take one step with the gradients of a loss times ``loss_scale``, summed and cleaned, which it returns."""
+        gradients = self.gradients.finish()
+        if loss_scale != 1:
+            torch._foreach_mul_(gradients, 1 / loss_scale)
+        sanitize_gradients(gradients, clip)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        return gradients
+
+    def zero_grad(self) -> None:
+        """Give the gradients' memory back."""
+        self.adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``exp_avg/blocks.0.weight`` and so on; nothing before the first step."""
+        return {
+            f"{field}/{name}": value
+            for name, parameter in self.network.named_parameters()
+            for field, value in self.adam.state.get(parameter, {}).items()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor], /) -> None:
+        """Continue from these steps and moments."""
+        parameters = dict(self.network.named_parameters())
+        for key, value in state.items():
+            field, _, name = key.partition("/")
+            parameter = parameters[name]
+            self.adam.state[parameter][field] = value.to(parameter.device)

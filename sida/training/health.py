@@ -45,7 +45,7 @@ class HealthCounter:
         self.high = torch.full((), -torch.inf, dtype=torch.float64, device=device)
 
     def note(self, seen: int, sigma: Tensor, keep: Tensor, total: Tensor) -> None:
-        """After a round: sigma [B], keep bool [B] (which samples stayed), total [] (the loss to be minimised)."""
+        """After a round: sigma [B], keep bool [B] (which samples stayed), total [] (the loss to be minimized)."""
         finite = torch.isfinite(total.detach())
         bad = ~(keep & finite)
         self.counts += torch.stack([(~keep).sum(), (~finite).to(torch.int64)])

@@ -39,14 +39,11 @@ class History:
 
     def _close(self, seen: int) -> None:
         names = sorted(self._sums)
-        self._together(names)
+        self.processes.sum_(self._sums[name] for name in names)
         for name in names:
             share = 1 if name in SUMMED else self._counts[name] * self.processes.world
             self.note(seen, name, float(self._sums[name]) / share)
         self._sums, self._counts = {}, {}
-
-    def _together(self, names: list[str]) -> None:
-        self.processes.sum_([self._sums[name] for name in names])
 
     def note(self, seen: int, name: str, value: float) -> None:
         """One value at one point; what is not a number leaves a gap."""
@@ -61,7 +58,7 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Points and the open window, which goes on as if nothing had happened; all processes call it alike."""
         names = sorted(self._sums)
-        self._together(names)
+        self.processes.sum_(self._sums[name] for name in names)
         state = {"points": self.points, "counts": self._counts, "sums": {n: float(self._sums[n]) for n in names}}
         if not self.processes.first:
             self._sums = {name: torch.zeros_like(value) for name, value in self._sums.items()}

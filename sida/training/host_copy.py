@@ -55,16 +55,16 @@ class HostCopy:
             if room <= 0:
                 self._land(source.device)
                 continue
-            here = self._stage[self._filled : self._filled + min(room, len(source)) * size].view(source.dtype)
-            here.copy_(source[: len(here)], non_blocking=True)
-            self._staged.append((here, target[: len(here)]))
-            source, target = source[len(here) :], target[len(here) :]
-            self._filled += -(-here.nbytes // ALIGNED) * ALIGNED
+            piece = self._stage[self._filled : self._filled + min(room, len(source)) * size].view(source.dtype)
+            piece.copy_(source[: len(piece)], non_blocking=True)
+            self._staged.append((piece, target[: len(piece)]))
+            source, target = source[len(piece) :], target[len(piece) :]
+            self._filled += -(-piece.nbytes // ALIGNED) * ALIGNED
 
     def _land(self, device: torch.device) -> None:
         devices.wait(device)
-        for here, target in self._staged:
-            target.copy_(here)
+        for piece, target in self._staged:
+            target.copy_(piece)
         self._staged.clear()
         self._filled = 0
 

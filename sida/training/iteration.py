@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,16 +18,16 @@ from sida import devices
 from sida.numerics.augment import augment, draw_augment
 from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
-from sida.numerics.losses import fake_score_losses, generator_losses, sanitise_gradients
+from sida.numerics.losses import fake_score_losses, generator_losses
+from sida.numerics.networks.layers import key_dropout
 from sida.numerics.networks.magnitude import set_forced_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
-from sida.training.dropout import key_dropout
-from sida.training.gradients import GradientSum
+from sida.training.gradients import Updates
 from sida.training.health import HealthCounter
 from sida.training.op_profile import IterationProfile
-from sida.training.state import AdamState, Parts
+from sida.training.state import Parts
 from sida.worker.ranks import Processes
 
 
@@ -36,20 +35,16 @@ class TrainingData(Protocol):
     """Where batches come from. ``positions``: int64 [N] places in the endless reading order, on the host."""
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Images float32 [N, C, H, W] (in [-1, 1], or normalised latents), one-hot labels float32 [N, label_dim]."""
+        """Images float32 [N, C, H, W] (in [-1, 1], or normalized latents), one-hot labels float32 [N, label_dim]."""
 
 
-@dataclass
-class Networks:
+class Networks(NamedTuple):
     """The four networks of distillation, on one device."""
 
     phi: Denoiser
     psi: Denoiser
     theta: Denoiser
     theta_ema: Denoiser
-
-    def __iter__(self) -> Iterator[Denoiser]:
-        return iter((self.phi, self.psi, self.theta, self.theta_ema))
 
     @classmethod
     def start(cls, teacher: Denoiser, generator: Denoiser | None = None) -> Networks:
@@ -67,7 +62,7 @@ class Networks:
 
 
 class Distillation:
-    """The two optimisers and the state of one process's share of the work."""
+    """The two optimizers and the state of one process's share of the work."""
 
     def __init__(
         self,
@@ -89,24 +84,14 @@ class Distillation:
         self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
         for network in networks:
             network.compute_in(method.precision)  # on float32 master weights
-        # EDM2's forced weight normalisation as the published runs did it (no effect on the other networks).
+        # EDM2's forced weight normalization as the published runs did it (no effect on the other networks).
         set_forced_normalization(networks.theta, method.forced_normalization or not method.adversarial)
         set_forced_normalization(networks.psi, not method.adversarial)
         self.rounds = share // self.micro_batch
         self.first_offset = processes.rank * share
         eps = 1e-6 if method.half else 1e-8
-        self.psi_optimiser = torch.optim.Adam(
-            networks.psi.parameters(), lr=method.fake_score_rate, betas=(0.0, 0.999), eps=eps, fused=True
-        )
-        self.theta_optimiser = torch.optim.Adam(
-            networks.theta.parameters(),
-            lr=method.generator_rate,
-            betas=(method.generator_beta1, 0.999),
-            eps=eps,
-            fused=True,
-        )
-        self.psi_gradients = GradientSum(networks.psi, processes)
-        self.theta_gradients = GradientSum(networks.theta, processes)
+        self.psi_updates = Updates(networks.psi, processes, (0.0, 0.999), eps)
+        self.theta_updates = Updates(networks.theta, processes, (method.generator_beta1, 0.999), eps)
         self.non_finite = HealthCounter(processes)
         self._record: IterationProfile | None = None
         # Of the last iteration: gradient norms, the discriminator's balance, skipped samples.
@@ -118,13 +103,12 @@ class Distillation:
         return self.non_finite.counts[0]
 
     def parts(self) -> Parts:
-        """Networks and optimisers: what a checkpoint holds of them."""
-        psi, theta, theta_ema = self.networks.psi, self.networks.theta, self.networks.theta_ema
-        adam = {"adam_psi": AdamState(psi, self.psi_optimiser), "adam_theta": AdamState(theta, self.theta_optimiser)}
-        return {"psi": psi, "theta": theta, "theta_ema": theta_ema, **adam}
+        """Networks and optimizers: what a checkpoint holds of them."""
+        networks = {"psi": self.networks.psi, "theta": self.networks.theta, "theta_ema": self.networks.theta_ema}
+        return {**networks, "adam_psi": self.psi_updates, "adam_theta": self.theta_updates}
 
     def run(self, seen: int, record: IterationProfile | None = None) -> dict[str, Tensor]:
-        """One iteration; returns the losses of this process's last round, as tensors (no synchronisation).
+        """One iteration; returns the losses of this process's last round, as tensors (no synchronization).
 
         ``record`` is told where the time goes; that waits for the device.
         """
@@ -133,7 +117,7 @@ class Distillation:
         with devices.products(self.method.precision):
             losses = self.update_fake_score(seen) | self.update_generator(seen)
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
-        with self._recorded_once():
+        with self._recorded(1):
             update_ema(self.networks.theta_ema, self.networks.theta, beta)
         self.health["dropped"] = self.dropped - dropped
         return losses
@@ -144,7 +128,7 @@ class Distillation:
         method, networks = self.method, self.networks
         psi = networks.psi.train().requires_grad_(True)
         theta = networks.theta.eval().requires_grad_(False)
-        for offsets, indices in self._rounds(self.psi_gradients, seen):
+        for offsets, indices in self._rounds(self.psi_updates, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
                 y = self._generate(theta, "A/z", indices, x.shape[1:], c)
@@ -174,9 +158,8 @@ class Distillation:
             (total / (method.batch / method.loss_scale)).backward()
             self.non_finite.note(seen, sigma, losses.keep, total)
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
-        norm = self._step(self.psi_optimiser, self.psi_gradients, method.fake_score_rate, seen, clip)
-        self.health["gradient_psi"] = norm
-        self.psi_optimiser.zero_grad(set_to_none=True)  # the other phase needs the memory
+        self.health["gradient_psi"] = self._step(self.psi_updates, method.fake_score_rate, seen, clip)
+        self.psi_updates.zero_grad()  # the other phase needs the memory
         return reported
 
     # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
@@ -187,7 +170,7 @@ class Distillation:
         theta = networks.theta.train().requires_grad_(True)
         adversarial = method.adversarial and seen > method.adversarial_from
         steps = not method.adversarial or seen > method.generator_from
-        for offsets, indices in self._rounds(self.theta_gradients if steps else None, seen):
+        for offsets, indices in self._rounds(self.theta_updates if steps else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
             key_dropout(theta, self.draws, "B", indices)
             y = self._generate(theta, "B/z", indices, x.shape[1:], c)
@@ -207,30 +190,26 @@ class Distillation:
             (total / (method.batch / method.loss_scale)).backward()
             self.non_finite.note(seen, sigma, losses.keep, total)
         if steps:
-            norm = self._step(self.theta_optimiser, self.theta_gradients, method.generator_rate, seen)
-            self.health["gradient_theta"] = norm
-        self.theta_optimiser.zero_grad(set_to_none=True)
+            self.health["gradient_theta"] = self._step(self.theta_updates, method.generator_rate, seen)
+        self.theta_updates.zero_grad()
         return reported
 
-    def _rounds(self, sum_of: GradientSum | None, seen: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _rounds(self, updates: Updates | None, seen: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Offsets into the global batch (on the host) and image indices (on the device), one micro-batch after the other.
 
-        The last one's backward sends the gradients.
+        The last one's backward sends the gradients; it is the one that is recorded.
         """
         for number in range(self.rounds):
-            if sum_of is not None and number == self.rounds - 1:
-                sum_of.arm()
+            ending = number == self.rounds - 1
+            if updates is not None and ending:
+                updates.gradients.arm()
             first = self.first_offset + number * self.micro_batch
             last = first + self.micro_batch
-            with self._recorded_round(number):
+            with self._recorded(self.rounds) if ending else nullcontext():
                 yield torch.arange(first, last), torch.arange(seen + first, seen + last, device=self.processes.device)
 
-    def _recorded_round(self, number: int) -> AbstractContextManager[None]:
-        """The last one: it ends with the gradients on their way."""
-        return self._record.one_round() if self._record and number == self.rounds - 1 else nullcontext()
-
-    def _recorded_once(self) -> AbstractContextManager[None]:
-        return self._record.once() if self._record else nullcontext()
+    def _recorded(self, times: int) -> AbstractContextManager[None]:
+        return self._record.recorded(times) if self._record else nullcontext()
 
     def _generate(self, theta: Denoiser, purpose: str, indices: Tensor, shape: torch.Size, c: Tensor) -> Tensor:
         """G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
@@ -241,18 +220,10 @@ class Distillation:
         with devices.products("float32"):  # where a pixel comes from takes more digits than TF32 has
             return augment(images, draw_augment(self.draws, purpose, indices), self.method.augment)
 
-    def _step(
-        self, optimiser: torch.optim.Optimizer, sum_of: GradientSum, rate: float, seen: int, clip: float | None = None
-    ) -> Tensor:
+    def _step(self, updates: Updates, rate: float, seen: int, clip: float | None = None) -> Tensor:
         """One step of Adam; returns the norm of the gradient that it took, over all parameters."""
-        with self._recorded_once():
-            gradients = sum_of.finish()
-            if self.method.loss_scale != 1:
-                torch._foreach_mul_(gradients, 1 / self.method.loss_scale)
-            sanitise_gradients(gradients, clip)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * self._decay(seen)
-            optimiser.step()
+        with self._recorded(1):
+            gradients = updates.step(rate * self._decay(seen), clip, self.method.loss_scale)
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
 
     def _decay(self, seen: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,16 +15,36 @@ from sida import progress
 from sida.errors import SidaError
 from sida.patience import ticking
 from sida.progress import Progress
-from sida.training.checkpoint import Checkpoint, newest
-from sida.training.checkpoint_match import refuse_other
+from sida.training.checkpoint import Checkpoint, newest, refuse_other
 from sida.training.state import Parts, load_state, state_of
-from sida.training.stopwatch import Stopwatch
 from sida.training.writer import Writer
 from sida.worker.job import Job
 
 REPORT_EVERY = 8  # iterations between readings of the losses, which wait for the device
 
 Stop = Callable[[], bool]
+
+
+class Stopwatch:
+    """Seconds by stage; those of ``start`` are this process's own, the others add up over all continuations."""
+
+    def __init__(self, *stages: str) -> None:
+        self.seconds = {"start": 0.0} | dict.fromkeys(stages, 0.0)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time that the block takes, unless it fails."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] += time.monotonic() - started
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds of all stages but the start."""
+        return {stage: seconds for stage, seconds in self.seconds.items() if stage != "start"}
+
+    def load_state_dict(self, state: dict[str, float], /) -> None:
+        """Go on counting from there."""
+        self.seconds |= state
 
 
 class TrainingRun(ABC):

@@ -23,12 +23,12 @@ class Held(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._device = device.type
-        self._known: dict[int, Any] = {}
+        self._storages: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self.add(made if isinstance(made, list | tuple) else [made])
-        return made
+        result = func(*args, **(kwargs or {}))
+        self.add(result if isinstance(result, list | tuple) else [result])
+        return result
 
     def add(self, values: Iterable[Any]) -> None:
         """Count the tensors among them."""
@@ -38,25 +38,25 @@ class Held(TorchDispatchMode):
 
     def _take(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
+        if key in self._storages:
             return
-        self._known[key] = weakref.ref(storage, lambda _: self._give_back(key, size))
+        self._storages[key] = weakref.ref(storage, lambda _: self._give_back(key, size))
         self.now += size
         self.peak = max(self.peak, self.now)
 
     def _give_back(self, key: int, size: int) -> None:
-        del self._known[key]
+        del self._storages[key]
         self.now -= size
 
 
 def phase_bytes(job: Distillation, seen: int, device: torch.device) -> dict[str, int]:
-    """Most bytes that phases A and B hold in one of several rounds, beyond networks, their gradients and the optimisers' moments.
+    """Most bytes that phases A and B hold in one of several rounds, beyond networks, their gradients and Adam's moments.
 
     Each phase is run once, with the job's micro-batch.
     """
     networks = job.networks
     phases = {"A": (job.update_fake_score, networks.psi), "B": (job.update_generator, networks.theta)}
-    found = {}
+    most = {}
     with Held(device) as held:
         for name, (phase, trained) in phases.items():
             accumulate(trained)
@@ -65,8 +65,8 @@ def phase_bytes(job: Distillation, seen: int, device: torch.device) -> dict[str,
                 held.add((*network.parameters(), *network.buffers()))
             held.peak = before = held.now
             phase(seen)
-            found[name] = held.peak - before
-    return found
+            most[name] = held.peak - before
+    return most
 
 
 def accumulate(network: nn.Module) -> None:
@@ -74,17 +74,3 @@ def accumulate(network: nn.Module) -> None:
     network.requires_grad_(True)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-
-
-def state_bytes(job: Distillation) -> dict[str, int]:
-    """Bytes of each network and of both optimisers' moments."""
-    networks = {"phi": job.networks.phi, "psi": job.networks.psi, "theta": job.networks.theta}
-    networks["theta_ema"] = job.networks.theta_ema
-    found = {name: _bytes((*network.parameters(), *network.buffers())) for name, network in networks.items()}
-    moments = [state.values() for o in (job.psi_optimiser, job.theta_optimiser) for state in o.state.values()]
-    found["optimisers"] = _bytes(value for values in moments for value in values)
-    return found
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

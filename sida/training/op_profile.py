@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -39,8 +39,8 @@ class IterationProfile:
     by a few per cent.
     """
 
-    def __init__(self, device: torch.device, rounds: int) -> None:
-        self._device, self._rounds = device, rounds
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._spent: dict[str, float] = {}
         self.events = 0  # that were recorded
 
@@ -49,16 +49,9 @@ class IterationProfile:
         """By kind, of the whole iteration."""
         return {kind: round(spent, 3) for kind, spent in self._spent.items()}
 
-    def one_round(self) -> AbstractContextManager[None]:
-        """A context for one of the rounds of a phase."""
-        return self._recorded(self._rounds)
-
-    def once(self) -> AbstractContextManager[None]:
-        """A context for what comes after the rounds."""
-        return self._recorded(1)
-
     @contextmanager
-    def _recorded(self, times: int) -> Iterator[None]:
+    def recorded(self, times: int) -> Iterator[None]:
+        """A context for work that the iteration does so many times: one of the rounds of a phase, or what comes after them."""
         kernels = KERNELS.get(self._device.type)
         activities = {ProfilerActivity.CPU} | ({kernels} if kernels else set())
         with profile(activities=activities) as profiler:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 
 class Stateful(Protocol):
-    """A part of a training that a checkpoint holds: a network, an optimiser, a history."""
+    """A part of a training that a checkpoint holds: a network, an optimizer, a history."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and values fit for JSON, by name; all processes call it alike."""
@@ -39,27 +37,3 @@ def load_state(parts: Parts, state: Mapping[str, Any]) -> None:
 def under(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """The entries whose names begin with ``prefix``, without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-@dataclass(frozen=True)
-class AdamState:
-    """Adam's steps and moments, under the names of the network's parameters."""
-
-    network: nn.Module
-    optimiser: Optimizer
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """``exp_avg/blocks.0.weight`` and so on; nothing before the first step."""
-        return {
-            f"{field}/{name}": value
-            for name, parameter in self.network.named_parameters()
-            for field, value in self.optimiser.state.get(parameter, {}).items()
-        }
-
-    def load_state_dict(self, state: dict[str, Tensor], /) -> None:
-        """Continue from these steps and moments."""
-        parameters = dict(self.network.named_parameters())
-        for key, value in state.items():
-            field, _, name = key.partition("/")
-            parameter = parameters[name]
-            self.optimiser.state[parameter][field] = value.to(parameter.device)

@@ -20,16 +20,16 @@ from sida.launch.spec import TeachOutcome, TeachSpec
 from sida.manifests import DatasetResult
 from sida.numerics.draws import Draws
 from sida.numerics.ema import ema_beta, update_ema
-from sida.numerics.losses import denoising_loss, sanitise_gradients
+from sida.numerics.losses import denoising_loss
 from sida.numerics.networks.build import build_network
+from sida.numerics.networks.layers import key_dropout
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma
 from sida.recipe import TeacherTraining
 from sida.teachers.files import save_network
-from sida.training.dropout import key_dropout
-from sida.training.gradients import GradientSum
+from sida.training.gradients import Updates
 from sida.training.loop import Stop, TrainingRun, stop_on_sigterm
-from sida.training.state import AdamState, Parts
+from sida.training.state import Parts
 from sida.worker.job import Job
 
 WARM_UP_IMAGES = 20_000
@@ -60,15 +60,12 @@ class TeachRun(TrainingRun):
         self.data = ShuffledData(Shards(job.store, dataset), training.seed, device, stride=training.batch)
         self.network = fresh_network(job, training).to(device).train()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimiser = torch.optim.Adam(
-            self.network.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), fused=True
-        )
-        self.gradients = GradientSum(self.network, job.processes)
+        self.updates = Updates(self.network, job.processes, (0.9, 0.99))
         self.resume()
 
     def parts(self) -> Parts:
         """All that is trained."""
-        return {"network": self.network, "ema": self.ema, "adam": AdamState(self.network, self.optimiser)}
+        return {"network": self.network, "ema": self.ema, "adam": self.updates}
 
     def iterate(self) -> dict[str, Tensor]:
         """Do one update on this process's share of the batch; returns its mean loss."""
@@ -79,13 +76,10 @@ class TeachRun(TrainingRun):
         noise = self.draws.normal("teach/eps", indices, x.shape[1:]) * sigma[:, None, None, None]
         key_dropout(self.network, self.draws, "teach", indices)
         loss = denoising_loss(self.network(x + noise, sigma, c), x, sigma)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.gradients.arm()
+        self.updates.zero_grad()
+        self.updates.gradients.arm()
         (loss.sum() / (self.batch * x[0].numel())).backward()
-        sanitise_gradients(self.gradients.finish())
-        for group in self.optimiser.param_groups:
-            group["lr"] = training.learning_rate * self._rate()
-        self.optimiser.step()
+        self.updates.step(training.learning_rate * self._rate())
         update_ema(self.ema, self.network, ema_beta(self.seen, self.batch, training.ema_half_life))
         return {"loss": loss.detach().mean()}
 

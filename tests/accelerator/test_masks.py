@@ -7,8 +7,7 @@ import torch
 
 from sida import recipe
 from sida.numerics.networks.build import build_network
-from sida.numerics.networks.layers import Dropout
-from sida.training.dropout import key_dropout
+from sida.numerics.networks.layers import Dropout, key_dropout
 from tests.accelerator.device import device, moved, shapes
 from tests.accelerator.traffic import CountedDraws
 

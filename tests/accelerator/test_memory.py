@@ -32,8 +32,8 @@ def most_held(loaded: recipe.Recipe, micro: int) -> int:
                 held.add((*part.parameters(), *part.buffers()))
             best = [tensor.clone() for tensor in networks.theta_ema.state_dict().values()]
             for trained, optimiser in (
-                (networks.psi, job.psi_optimiser),
-                (networks.theta, job.theta_optimiser),
+                (networks.psi, job.psi_updates.adam),
+                (networks.theta, job.theta_updates.adam),
             ):
                 accumulate(trained)
                 optimiser.step()

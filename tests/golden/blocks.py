@@ -45,6 +45,8 @@ def _compare(checks: Checks, what: str, ours: Tensor, golden: Tensor) -> None:
 @torch.no_grad()
 def _block(checks: Checks, golden: Golden, tag: str, description: dict[str, Any]) -> None:
     keywords = {key: value for key, value in description["kwargs"].items() if key not in _SWITCHES}
+    if (mode := keywords.pop("resample_mode", None)) is not None:
+        keywords[mode] = True
     block = _CLASSES[description["cls"]](*description["args"], **keywords).eval()
     block.load_state_dict(golden.under(f"{tag}/state/"))
     emb = golden.get(f"{tag}/emb")

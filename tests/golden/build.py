@@ -13,6 +13,7 @@ from sida.numerics.networks.edm2 import EDM2Precond, UNet
 from sida.numerics.networks.layers import Dropout
 from sida.numerics.networks.precondition import Denoiser, EDMPrecond
 from sida.numerics.networks.song import SongUNet
+from sida.numerics.schedules import SIGMA_DATA
 
 # Not arguments of the networks: bookkeeping of the golden files, and switches of the authors' classes.
 _NOT_ARGUMENTS = {"precond", "grad_norm_order", "params", "use_gan", "force_normalization", "precond_class"}
@@ -23,6 +24,7 @@ def build(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> Denoiser
     fields = {key: value for key, value in arguments.items() if key not in _NOT_ARGUMENTS}
     resolution, channels = fields.pop("img_resolution"), fields.pop("img_channels")
     half = fields.pop("use_fp16", False)
+    assert fields.pop("sigma_data", SIGMA_DATA) == SIGMA_DATA
     edm2 = any(name.startswith("unet.") for name in state)
     network = _edm2(fields, state, resolution, channels) if edm2 else _edm(fields, resolution, channels)
     if half:
@@ -32,22 +34,15 @@ def build(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> Denoiser
 
 
 def _edm(fields: dict[str, Any], resolution: int, channels: int) -> Denoiser:
-    sigma_data, model_type = fields.pop("sigma_data", 0.5), fields.pop("model_type")
+    model_type = fields.pop("model_type")
     trunk_class = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}[model_type.removesuffix("_EncoderDecoder")]
-    trunk = trunk_class(resolution, channels, channels, **fields)
-    network = EDMPrecond(trunk, resolution, channels, fields.get("label_dim", 0))
-    network.sigma_data = sigma_data
-    return network
+    return EDMPrecond(trunk_class(resolution, channels, **fields))
 
 
 def _edm2(fields: dict[str, Any], state: Mapping[str, Tensor], resolution: int, channels: int) -> Denoiser:
-    sigma_data = fields.pop("sigma_data", 0.5)
     fields.pop("logvar_channels", None)
     head = state.get("logvar_linear.weight")  # a network without that head may share its arguments with one that has it
-    trunk = UNet(resolution, channels, **fields)
-    label_dim = fields.get("label_dim", 0)
-    logvar_channels = None if head is None else head.shape[1]
-    return EDM2Precond(trunk, resolution, channels, label_dim, logvar_channels, sigma_data)
+    return EDM2Precond(UNet(resolution, channels, **fields), None if head is None else head.shape[1])
 
 
 def without_dropout(network: torch.nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sida.numerics.losses import fake_score_losses, generator_losses, sanitise_gradients
+from sida.numerics.losses import fake_score_losses, generator_losses, sanitize_gradients
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from tests.golden.build import build, gradient_norms
@@ -73,7 +73,7 @@ def _fake_score(checks: Checks, golden: Golden, meta: dict[str, Any], case: str)
         l_real = psi(x + noise, sigma, labels, labels_x, want="logits")
     else:
         y_psi = psi(y + noise, sigma, labels, labels_y)
-    losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, psi.logvar(sigma), sigma_data=meta["sigma_data"])
+    losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, psi.logvar(sigma))
     scalings, scalars = meta["scalings"], meta["scalars"][case]
     total = scalings["ls"] * losses.loss_psi.sum() / scalings["batch_gpu_total"]
     _loss(checks, "loss_psi", losses.loss_psi[losses.keep], given["loss_psi"])
@@ -120,7 +120,7 @@ def _generator(checks: Checks, golden: Golden, meta: dict[str, Any], case: str) 
 def _gradients(checks: Checks, network: Denoiser, given: dict[str, Tensor], order: list[str]) -> None:
     compare_norms(checks, "grad_norms", gradient_norms(network, order), given["grad_norms"], order)
     if "grad_norms_sanitised_and_clipped" in given:
-        sanitise_gradients([p.grad for p in network.parameters() if p.grad is not None], CLIP)
+        sanitize_gradients([p.grad for p in network.parameters() if p.grad is not None], CLIP)
         what = "grad_norms_sanitised_and_clipped"
         compare_norms(checks, what, gradient_norms(network, order), given[what], order)
     # Whole gradients were kept after that, where there was such a step.

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sida.numerics.ema import ema_beta
 from sida.numerics.frechet import Moments, frechet_distance
-from sida.numerics.inception_score import inception_score
+from sida.numerics.inception_score import SplitSums
 from sida.numerics.kid import kernel_distance
 from sida.numerics.precision_recall import precision_recall
 from tests.golden.compare import Case, Checks, Folder, Golden
@@ -85,6 +86,17 @@ def _statistics(checks: Checks, golden: Golden, key: str) -> None:
         moments.add(part)
     mean, covariance = moments.mean_cov(ddof=1 if divisor == "divNminus1" else 0)
     checks.close(what, mean if what == "mean" else covariance, golden[key], 1e-12, 1e-12)
+
+
+def inception_score(probabilities: Tensor, splits: int) -> tuple[float, float]:
+    """Mean and standard deviation over consecutive splits of exp(E KL(p(y|x) || p(y))).
+
+    ``probabilities``: [N, classes] of any float dtype, rows sum to 1 (softmax of the detector's logits without the output bias).
+    Raises ValueError if N < splits.
+    """
+    sums = SplitSums(probabilities.shape[1], len(probabilities), splits, probabilities.device)
+    sums.add(probabilities, 0)
+    return sums.score()
 
 
 def _is(checks: Checks, golden: Golden, splits: str, value: list[float]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sida.numerics.networks.edm2 import EDM2Precond
 from sida.numerics.networks.magnitude import set_forced_normalization
 from sida.numerics.networks.precondition import Denoiser, edm_coefficients, sigma_column
 from tests.golden.build import build, gradient_norms, without_dropout
@@ -110,13 +109,13 @@ def _variants(
         _output(checks, "enc_out", last_activation(network, x, sigma, labels, augment), golden["enc_out"])
 
 
-def last_activation(network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None, augment: Tensor | None) -> Tensor:
+def last_activation(
+    network: Denoiser, x: Tensor, sigma: Tensor, labels: Tensor | None, augment: Tensor | None
+) -> Tensor:
     """The encoder's last activation, whose channel mean is the discriminator's map."""
-    _, _, c_in, c_noise = edm_coefficients(sigma_column(sigma, x), network.sigma_data)
-    if isinstance(network, EDM2Precond):
-        return network.unet.encode(c_in * x, network.unet.embed(c_noise.flatten(), labels))[-1]
-    emb = network.model.embed(c_noise.flatten(), labels, augment)
-    return network.model.encode(c_in * x, emb)[-1]
+    _, _, c_in, c_noise = edm_coefficients(sigma_column(sigma, x))
+    emb = network.trunk.embed(c_noise.flatten(), labels, augment)
+    return network.trunk.encode(c_in * x, emb)[-1]
 
 
 def _forced(

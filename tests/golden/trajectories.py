@@ -199,8 +199,8 @@ def _whole(
 
 def _optimisers(checks: Checks, golden: Golden, meta: dict[str, Any], distillation: Distillation) -> None:
     sides = {
-        "psi": (distillation.networks.psi, distillation.psi_optimiser),
-        "theta": (distillation.networks.theta, distillation.theta_optimiser),
+        "psi": (distillation.networks.psi, distillation.psi_updates.adam),
+        "theta": (distillation.networks.theta, distillation.theta_updates.adam),
     }
     for which, (network, optimiser) in sides.items():
         saved = golden.under(f"final/adam/{which}/")

@@ -11,7 +11,7 @@ from sida.numerics.losses import (
     fake_score_losses,
     generator_losses,
     group_bce,
-    sanitise_gradients,
+    sanitize_gradients,
 )
 from sida.numerics.networks.build import build_network
 from sida.numerics.networks.precondition import Denoiser
@@ -164,7 +164,7 @@ def test_the_denoising_loss_is_smallest_for_the_clean_image() -> None:
 def test_gradients_are_made_finite_before_they_are_clipped() -> None:
     nan, inf = float("nan"), float("inf")
     first = [torch.tensor([nan, inf, -inf, 3.0, -0.5])]
-    sanitise_gradients(first)
+    sanitize_gradients(first)
     assert first[0].tolist() == [0.0, 1e5, -1e5, 3.0, -0.5]
-    sanitise_gradients(first, 1.0)
+    sanitize_gradients(first, 1.0)
     assert first[0].tolist() == [0.0, 1.0, -1.0, 1.0, -0.5]

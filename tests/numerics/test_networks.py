@@ -44,7 +44,7 @@ def test_logits_alone_equal_those_of_the_joint_call_and_never_run_the_decoder(ar
     network = tiny(architecture)
     image, logits = network(X, SIGMA, LABELS, want="both")
     assert torch.equal(network(X, SIGMA, LABELS), image)
-    decoder = (network.unet if architecture == "edm2" else network.model).dec
+    decoder = network.trunk.dec
     for module in decoder.values():
         module.register_forward_pre_hook(lambda *_: pytest.fail("the decoder ran"))
     assert torch.equal(network(X, SIGMA, LABELS, want="logits"), logits)

@@ -23,7 +23,7 @@ def test_an_iteration_in_half_precision_keeps_its_weights_and_states_in_float32(
     assert all(torch.isfinite(value) for value in losses.values())
     assert all(value.dtype == torch.float32 for value in losses.values())
     assert {p.dtype for network in job.networks for p in network.parameters()} == {torch.float32}
-    states = [s["exp_avg_sq"] for o in (job.psi_optimiser, job.theta_optimiser) for s in o.state.values()]
+    states = [s["exp_avg_sq"] for o in (job.psi_updates.adam, job.theta_updates.adam) for s in o.state.values()]
     assert states and {state.dtype for state in states} == {torch.float32}
     assert any(not torch.equal(start[name], p) for name, p in job.networks.theta.named_parameters())
 
@@ -45,6 +45,6 @@ def test_what_follows_the_inner_tensors_size_is_float32_s_for_tf32() -> None:
         (rounded, 1e-8, torch.float32, 1),
         (half, 1e-6, torch.float16, 4),
     ):
-        assert {o.defaults["eps"] for o in (job.psi_optimiser, job.theta_optimiser)} == {eps}
+        assert {o.defaults["eps"] for o in (job.psi_updates.adam, job.theta_updates.adam)} == {eps}
         assert {network.working_dtype for network in job.networks} == {dtype}
         assert job.method.loss_scale == scale

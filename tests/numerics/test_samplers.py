@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from sida.numerics.ema import ema_beta, update_ema
 from sida.numerics.quantise import from_uint8, to_preview_uint8, to_uint8, unit_to_uint8
-from sida.numerics.samplers import Counted, heun_edm, heun_edm2, one_step
+from sida.numerics.samplers import heun, one_step
 from sida.numerics.schedules import fake_score_sigma, generator_sigma, karras_sigmas
+from tests.golden.samplers import Counted
 
 Z = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -23,52 +24,48 @@ def test_heun_follows_the_exact_solution_of_gaussian_data_with_second_order() ->
     # The probability flow of N(0, 1) data: x(0) = x(sigma_max) / sqrt(1 + sigma_max^2).
     exact = Z.double() * 80 / (1 + 80**2) ** 0.5
     errors = [
-        float((heun_edm(gaussian, Z, steps=steps, network_dtype=torch.float64) - exact).abs().max())
-        for steps in (32, 64)
+        float((heun(gaussian, Z, steps=steps, network_dtype=torch.float64) - exact).abs().max()) for steps in (32, 64)
     ]
     assert errors[0] < 0.05
     assert errors[0] / errors[1] > 3.5  # four, at second order
 
 
-@pytest.mark.parametrize("sampler", [heun_edm, heun_edm2])
-def test_a_sampler_of_n_steps_evaluates_the_network_2n_minus_1_times(sampler) -> None:  # type: ignore[no-untyped-def]
+def test_a_sampler_of_n_steps_evaluates_the_network_2n_minus_1_times() -> None:
     for steps in (2, 9):
         network = Counted(gaussian)
-        sampler(network, Z, steps=steps)
+        heun(network, Z, steps=steps)
         assert network.evaluations == 2 * steps - 1
 
 
-def test_states_are_float64_in_edms_sampler_and_float32_in_edm2s() -> None:
-    assert heun_edm(gaussian, Z).dtype == torch.float64
-    assert heun_edm2(gaussian, Z).dtype == torch.float32
+def test_the_state_has_the_samplers_dtype() -> None:
+    for dtype in (torch.float64, torch.float32):
+        assert heun(gaussian, Z, steps=2, dtype=dtype).dtype == dtype
 
 
 def test_guidance_of_a_network_by_itself_changes_nothing() -> None:
-    plain = heun_edm2(gaussian, Z, steps=5)
-    torch.testing.assert_close(heun_edm2(gaussian, Z, guide=gaussian, guidance=1.7, steps=5), plain)
+    plain = heun(gaussian, Z, steps=5)
+    torch.testing.assert_close(heun(gaussian, Z, guide=gaussian, guidance=1.7, steps=5), plain)
 
 
-def test_edm_draws_in_every_step_and_edm2_only_where_churn_acts() -> None:
-    for sampler, expected in ((heun_edm, list(range(6))), (heun_edm2, [2, 3])):
-        asked: list[int] = []
+def test_noise_is_asked_only_where_churn_acts() -> None:
+    asked: list[int] = []
 
-        def noise(step: int, asked: list[int] = asked) -> Tensor:
-            asked.append(step)
-            return torch.zeros_like(Z)
+    def noise(step: int) -> Tensor:
+        asked.append(step)
+        return torch.zeros_like(Z)
 
-        sampler(gaussian, Z, steps=6, S_churn=3.0, S_min=0.05, S_max=10.0, noise=noise)
-        levels = karras_sigmas(6)[:-1]
-        acting = [step for step, sigma in enumerate(levels.tolist()) if 0.05 <= sigma <= 10.0]
-        assert asked == (expected if sampler is heun_edm else acting)
+    heun(gaussian, Z, steps=6, S_churn=3.0, S_min=0.05, S_max=10.0, noise=noise)
+    levels = karras_sigmas(6)[:-1]
+    assert asked == [step for step, sigma in enumerate(levels.tolist()) if 0.05 <= sigma <= 10.0]
 
 
 def test_churn_without_noise_and_guidance_without_a_guide_are_refused() -> None:
     with pytest.raises(ValueError, match="source of noise"):
-        heun_edm(gaussian, Z, S_churn=1.0)
+        heun(gaussian, Z, steps=2, S_churn=1.0)
     with pytest.raises(ValueError, match="second network"):
-        heun_edm2(gaussian, Z, guidance=1.4)
+        heun(gaussian, Z, steps=2, guidance=1.4)
     with pytest.raises(ValueError, match="at least 2 steps"):
-        heun_edm(gaussian, Z, steps=1)
+        heun(gaussian, Z, steps=1)
 
 
 def test_one_step_is_the_denoiser_at_sigma_init() -> None:

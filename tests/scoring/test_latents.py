@@ -12,7 +12,7 @@ from sida.data.latents import decode_images, decoder_of, load_vae
 from sida.errors import UserError
 from sida.manifests import DatasetResult, ReferenceResult, ScoresResult, read_manifest
 from sida.numerics.draws import Draws
-from sida.numerics.samplers import heun_edm2, one_step
+from sida.numerics.samplers import heun, one_step
 from sida.recipe import Latents, Recipe, Sampler
 from sida.scoring.measure import decoded, generator_images, teacher_images
 from sida.scoring.protocol import pixels_of, sampling_noise
@@ -134,7 +134,15 @@ def test_a_guided_teacher_is_led_away_from_its_unconditional_guide(tmp_path: Pat
     seeds, labels = torch.arange(2), torch.eye(2)
     ours = teacher_images(teacher, sampler, guide)(seeds, labels)
     alone = lambda x, sigma, labels=None: guide(x, sigma, None)  # noqa: E731
-    theirs = heun_edm2(teacher, Draws(0).normal("sample", seeds, (4, 8, 8)), labels, guide=alone, guidance=1.4, steps=3)
+    theirs = heun(
+        teacher,
+        Draws(0).normal("sample", seeds, (4, 8, 8)),
+        labels,
+        guide=alone,
+        guidance=1.4,
+        steps=3,
+        dtype=torch.float32,
+    )
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, teacher_images(teacher, Sampler(steps=3, state="float32"))(seeds, labels))
     with pytest.raises(UserError, match=r"needs teacher\.guide"):

@@ -179,7 +179,6 @@ def test_the_sums_are_the_same_bits_on_any_number_of_processes_and_after_a_kill(
 
 def test_one_pass_gives_every_metric_and_they_agree_with_the_plain_functions(manifests: dict[str, Manifest]) -> None:
     from sida.data.shards import one_hot
-    from sida.numerics.inception_score import inception_score
     from sida.numerics.kid import kernel_distance, kid_subsets
     from sida.numerics.precision_recall import precision_recall
     from sida.numerics.samplers import one_step
@@ -188,6 +187,7 @@ def test_one_pass_gives_every_metric_and_they_agree_with_the_plain_functions(man
     from sida.scoring.reference import load_features, load_statistics
     from sida.stores.objects import fetch_object
     from sida.teachers.files import load_network
+    from tests.golden.metrics import inception_score
 
     store = open_store(settings().store)
     made: Any = manifests["reference"].result

@@ -10,7 +10,7 @@ import torch
 from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
 from sida.recipe import Method
-from sida.training import iteration
+from sida.training import gradients
 from sida.training.distill_step import _revisions
 from sida.training.iteration import Distillation, Networks
 from sida.worker.ranks import Processes
@@ -44,9 +44,9 @@ class Alone:
 def gradient(precision: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """psi's in phase A, of one process's two images of a batch of 512: the discriminator's alone, which is the smallest."""
     taken: list[torch.Tensor] = []
-    monkeypatch.setattr(iteration, "GradientSum", Alone)
+    monkeypatch.setattr(gradients, "GradientSum", Alone)
     monkeypatch.setattr(
-        iteration, "sanitise_gradients", lambda g, clip=None: taken.append(torch.cat([t.flatten().double() for t in g]))
+        gradients, "sanitize_gradients", lambda g, clip=None: taken.append(torch.cat([t.flatten().double() for t in g]))
     )
     fields: dict[str, Any] = {"batch": BATCH, "loss_group": 2, "precision": precision, "dropout": 0.0}
     chosen = method(**fields, fake_score_weight=0.0)

@@ -50,7 +50,7 @@ def test_channels_last_changes_layouts_of_convolutions_alone(make: Callable[[], 
         found = run(turned, 2, seen=96)
     assert seen.count and seen.others == set()
     assert largest_difference(run(plain, 2, seen=96), found) < rounding
-    states = [s["exp_avg"] for o in (turned.psi_optimiser, turned.theta_optimiser) for s in o.state.values()]
+    states = [s["exp_avg"] for o in (turned.psi_updates.adam, turned.theta_updates.adam) for s in o.state.values()]
     assert states and all(tensor.is_contiguous() for tensor in [*states, *found.values()])
 
 
@@ -116,7 +116,7 @@ def test_learning_rates_fall_to_zero_at_the_end() -> None:
     rates = []
     for seen in (0, 320, 480, 608):
         job.run(seen)
-        rates.append(job.theta_optimiser.param_groups[0]["lr"] / job.method.generator_rate)
+        rates.append(job.theta_updates.adam.param_groups[0]["lr"] / job.method.generator_rate)
     assert rates == pytest.approx([1, 1, 0.5, 0.1])
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.training import state_bytes
 from sida.recipe import Execution, Network
 from sida.training.cost import iteration_cost
 from sida.training.execution import apply_execution, recompute_activations
-from sida.training.memory import phase_bytes, state_bytes
+from sida.training.memory import phase_bytes
 from tests.training.tiny import EDM2, NETWORK, distillation, edm2, run
 
 AGREEMENT = 0.15  # each device has its own attention

@@ -85,10 +85,10 @@ def at(monkeypatch: pytest.MonkeyPatch, moments: dict[int, Callable[[], object]]
     """Do something in the iterations that begin at so many images."""
     run = Distillation.run
 
-    def doing(self: Distillation, seen: int) -> Any:
+    def doing(self: Distillation, seen: int, record: Any = None) -> Any:
         if seen in moments:
             moments[seen]()
-        return run(self, seen)
+        return run(self, seen, record)
 
     monkeypatch.setattr(Distillation, "run", doing)
 

@@ -12,12 +12,12 @@ from tests.training.tiny import distillation, run
 
 def test_the_kinds_add_up_to_the_time_that_passed() -> None:
     images, weights = torch.randn(4, 8, 32, 32), torch.randn(8, 8, 3, 3, requires_grad=True)
-    record = IterationProfile(torch.device("cpu"), rounds=3)
+    record = IterationProfile(torch.device("cpu"))
     started = time.perf_counter()
-    with record.one_round():
+    with record.recorded(3):
         time.sleep(0.05)
         torch.nn.functional.silu(torch.nn.functional.conv2d(images, weights)).sum().backward()
-    with record.once():
+    with record.recorded(1):
         time.sleep(0.02)
     passed = 1000 * (time.perf_counter() - started)
     found = record.milliseconds
@@ -30,7 +30,7 @@ def test_one_round_is_recorded_however_many_there_are_and_no_tensor_changes() ->
     events, outcomes = [], []
     for rounds in (2, 8):
         job = distillation(micro_batch=32 // rounds)
-        record = IterationProfile(torch.device("cpu"), job.rounds)
+        record = IterationProfile(torch.device("cpu"))
         job.run(640, record)
         events.append(record.events)
         outcomes.append(run(job, 1, 672))

@@ -64,10 +64,10 @@ class _StopAt:
     def __init__(self, patch: pytest.MonkeyPatch, images: int | None = None, batch: int | None = None) -> None:
         run, moments = Distillation.run, selection.range_moments
 
-        def stopping_run(job: Distillation, seen: int) -> Any:
+        def stopping_run(job: Distillation, seen: int, record: Any = None) -> Any:
             if seen == images:
                 self.send()
-            return run(job, seen)
+            return run(job, seen, record)
 
         def stopping_moments(*arguments: Any, report: Any, **options: Any) -> Any:
             left = batch
@@ -330,8 +330,8 @@ def test_no_checkpoint_replaces_a_good_one_while_a_loss_is_not_finite(
 ) -> None:
     run = Distillation.run
 
-    def infinite(self: Distillation, seen: int) -> dict[str, torch.Tensor]:
-        losses = run(self, seen)
+    def infinite(self: Distillation, seen: int, record: Any = None) -> dict[str, torch.Tensor]:
+        losses = run(self, seen, record)
         return losses | ({"loss_psi": torch.tensor(torch.inf)} if seen >= 96 else {})
 
     monkeypatch.setattr(Distillation, "run", infinite)

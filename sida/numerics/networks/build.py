@@ -28,17 +28,14 @@ def build_network(network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
     """
     fields = {name: value for name, value in network.items() if value is not None}
     architecture = fields.pop("architecture")
-    resolution, channels = fields.pop("resolution"), fields.pop("channels")
+    fields |= {"img_resolution": fields.pop("resolution"), "img_channels": fields.pop("channels"), "dropout": dropout}
     logvar_channels = fields.pop("logvar_channels", None)
     if architecture in _SONG:
-        trunk = SongUNet(resolution, channels, channels, dropout=dropout, **fields, **_SONG[architecture])
-        return EDMPrecond(trunk, resolution, channels, fields["label_dim"])
+        return EDMPrecond(SongUNet(**fields, **_SONG[architecture]))
     if architecture == "adm":
-        adm = DhariwalUNet(resolution, channels, channels, dropout=dropout, **fields)
-        return EDMPrecond(adm, resolution, channels, fields["label_dim"])
+        return EDMPrecond(DhariwalUNet(**fields))
     if architecture == "edm2":
         if fields.pop("augment_dim", 0):
             raise ValueError("architecture 'edm2' has no augmentation labels: augment_dim must be 0")
-        unet = UNet(resolution, channels, dropout=dropout, **fields)
-        return EDM2Precond(unet, resolution, channels, fields["label_dim"], logvar_channels)
+        return EDM2Precond(UNet(**fields), logvar_channels)
     raise ValueError(f"architecture {architecture!r} is not known")

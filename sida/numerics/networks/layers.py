@@ -8,6 +8,7 @@ Activations are [B, C, H, W] unless a docstring says otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from torch.nn.functional import (
     scaled_dot_product_attention,
     silu,
 )
+
+from sida.numerics.draws import DrawSource
 
 
 def initial_weight(shape: Sequence[int], gain: float) -> Tensor:
@@ -39,7 +42,6 @@ class Linear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, gain: float = 1.0) -> None:
         super().__init__()
-        self.in_features = in_features
         self.weight = nn.Parameter(initial_weight([out_features, in_features], gain))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
@@ -69,8 +71,7 @@ class Conv2d(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.in_channels, self.kernel = in_channels, kernel
-        self.up, self.down, self.fused_resample = up, down, fused_resample
+        self.kernel, self.up, self.down, self.fused_resample = kernel, up, down, fused_resample
         self.weight = self.bias = None
         if kernel:
             self.weight = nn.Parameter(initial_weight([out_channels, in_channels, kernel, kernel], gain))
@@ -129,48 +130,54 @@ class GroupNorm(nn.Module):
 class Dropout(nn.Module):
     """Dropout whose mask may come from outside.
 
-    ``keep_mask(shape)``, when set, returns a boolean tensor: the trainer sets it so that masks depend on the image's index and
-    not on the process (``sida.numerics.draws``). Unset, torch's own generator is used.
+    ``keep_mask``, when set, returns bool [B, *shape] for the ``shape`` that it is given (``key_dropout``). Unset, torch's own
+    generator is used.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.keep_mask: Callable[[torch.Size], Tensor] | None = None
+        self.keep_mask: Callable[[Sequence[int]], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         if self.keep_mask is None:
             return dropout(x, self.p)
-        return x * (self.keep_mask(x.shape).to(x.dtype) / (1 - self.p))
+        return x * (self.keep_mask(x.shape[1:]).to(x.dtype) / (1 - self.p))
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
+def key_dropout(network: nn.Module, draws: DrawSource, phase: str, indices: Tensor) -> None:
+    """Give each dropout layer masks drawn by (phase, layer, image index) for its next forwards; ``indices`` int64 [B].
+
+    So they belong to the image and not to the process. torch's own generator starts from a random seed in every process and is in
+    no checkpoint: training never uses it.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, Dropout) and module.p > 0:
+            module.keep_mask = partial(draws.keep, f"{phase}/dropout/{name}", indices, p=module.p)
+
+
+def attend(qkv: Tensor, heads: int, scaled: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Self-attention over positions: [B, 3C, H, W] -> [B, C, H, W].
 
-    The channels of ``qkv`` are laid out [head, channel of the head, (q, k, v)].
-    """
-    batch, channels, height, width = qkv.shape
-    split = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width)
-    return attend_split(split).reshape(batch, channels // 3, height, width)
-
-
-def attend_split(split: Tensor) -> Tensor:
-    """[B, heads, C, (q, k, v), HW] -> [B, heads, C, HW].
+    The channels of ``qkv`` are laid out [head, channel of the head, (q, k, v)]; ``scaled`` is applied to them in the layout
+    [B, heads, C, (q, k, v), HW].
 
     Off the CPU one copy lays q, k and v out with the channels last: fused kernels refuse anything else, and torch then falls back,
     silently, to one that writes the whole matrix of scores. On the CPU that one stays: the fused one rounds otherwise, which Adam's
     first steps turn into 2e-4 in single weights of the golden trajectories. The meta device, which counts what GPUs need, takes
     a kernel of theirs.
     """
-    stacked = split.permute(3, 0, 1, 4, 2)  # [3, B, heads, HW, C]
+    batch, channels, height, width = qkv.shape
+    split = qkv.reshape(batch, heads, channels // (3 * heads), 3, height * width)
+    stacked = (split if scaled is None else scaled(split)).permute(3, 0, 1, 4, 2)  # [3, B, heads, HW, C]
     query, key, value = (stacked if stacked.is_cpu else stacked.contiguous()).unbind(0)
     if stacked.is_meta:
-        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0].transpose(
-            -1, -2
-        )
-    return scaled_dot_product_attention(query, key, value).transpose(-1, -2)
+        attended = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
+    else:
+        attended = scaled_dot_product_attention(query, key, value)
+    return attended.transpose(-1, -2).reshape(batch, channels // 3, height, width)
 
 
 class UNetBlock(nn.Module):
@@ -198,13 +205,12 @@ class UNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.skip_scale, self.adaptive_scale = skip_scale, adaptive_scale
-        self.out_channels = out_channels
         self.num_heads = 0
         if attention:
             self.num_heads = out_channels // channels_per_head if num_heads is None else num_heads
-        resample = {"up": up, "down": down, "resample_filter": resample_filter}
+        conv = partial(Conv2d, in_channels, out_channels, up=up, down=down, resample_filter=resample_filter)
         self.norm0 = GroupNorm(in_channels, eps)
-        self.conv0 = Conv2d(in_channels, out_channels, 3, **resample)  # type: ignore[arg-type]
+        self.conv0 = conv(kernel=3)
         self.affine = Linear(emb_channels, out_channels * (2 if adaptive_scale else 1))
         self.norm1 = GroupNorm(out_channels, eps)
         self.dropout = Dropout(dropout)
@@ -212,7 +218,7 @@ class UNetBlock(nn.Module):
         self.skip: Conv2d | None = None
         if out_channels != in_channels or up or down:
             kernel = 1 if resample_proj or out_channels != in_channels else 0
-            self.skip = Conv2d(in_channels, out_channels, kernel, **resample)  # type: ignore[arg-type]
+            self.skip = conv(kernel=kernel)
         if self.num_heads:
             self.norm2 = GroupNorm(out_channels, eps)
             self.qkv = Conv2d(out_channels, out_channels * 3, 1)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear, silu
 
 from sida.numerics.constants import constant
-from sida.numerics.networks.layers import Dropout, attend_split
+from sida.numerics.networks.layers import Dropout, attend
 
 NORM_EPS = 1e-4
+BLOCK_BALANCE = 0.3  # the share of a block's residual branch, and of its attention
 
 
 def normalize(x: Tensor, dim: int | Sequence[int] | None = None, eps: float = NORM_EPS) -> Tensor:
@@ -48,12 +50,8 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
     return torch.cat([a_weight * a, b_weight * b], dim=1)
 
 
-def resample(x: Tensor, mode: str = "keep", taps: Sequence[int] = (1, 1)) -> Tensor:
-    """Halve ("down") or double ("up") the resolution of [B, C, H, W] with a separable filter of even length; or "keep" it."""
-    if mode == "keep":
-        return x
-    if mode not in ("down", "up"):
-        raise ValueError(f"resample: mode {mode!r} is not keep, down or up")
+def resample(x: Tensor, mode: Literal["down", "up"], taps: Sequence[int] = (1, 1)) -> Tensor:
+    """Halve or double the resolution of [B, C, H, W] with a separable filter of even length."""
     if len(set(taps)) == 1:  # the published box filter, in one kernel
         kernel = x.new_full((1, 1, len(taps), len(taps)), len(taps) ** -2)
     else:
@@ -155,21 +153,17 @@ class Block(nn.Module):
         in_channels: int,
         out_channels: int,
         emb_channels: int,
-        flavor: str = "enc",
-        resample_mode: str = "keep",
-        resample_filter: Sequence[int] = (1, 1),
+        flavor: Literal["enc", "dec"] = "enc",
+        up: bool = False,
+        down: bool = False,
         attention: bool = False,
         channels_per_head: int = 64,
         dropout: float = 0.0,
-        res_balance: float = 0.3,
-        attn_balance: float = 0.3,
         clip_act: float | None = 256,
     ) -> None:
         super().__init__()
-        self.out_channels, self.flavor = out_channels, flavor
-        self.resample_mode, self.resample_filter = resample_mode, tuple(resample_filter)
+        self.flavor, self.up, self.down, self.clip_act = flavor, up, down, clip_act
         self.num_heads = out_channels // channels_per_head if attention else 0
-        self.res_balance, self.attn_balance, self.clip_act = res_balance, attn_balance, clip_act
         self.emb_gain = nn.Parameter(torch.zeros([]))
         self.conv_res0 = MPConv(out_channels if flavor == "enc" else in_channels, out_channels, (3, 3))
         self.emb_linear = MPConv(emb_channels, out_channels)
@@ -181,7 +175,8 @@ class Block(nn.Module):
             self.attn_proj = MPConv(out_channels, out_channels, (1, 1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        x = resample(x, self.resample_mode, self.resample_filter)
+        if self.up or self.down:
+            x = resample(x, "up" if self.up else "down")
         if self.flavor == "enc":
             x = normalize(x if self.conv_skip is None else self.conv_skip(x), dim=1)
         residual = self.conv_res0(mp_silu(x))
@@ -190,13 +185,8 @@ class Block(nn.Module):
         residual = self.conv_res1(self.dropout(residual))
         if self.flavor == "dec" and self.conv_skip is not None:
             x = self.conv_skip(x)
-        x = mp_sum(x, residual, self.res_balance)
+        x = mp_sum(x, residual, BLOCK_BALANCE)
         if self.num_heads:
-            x = mp_sum(x, self.attn_proj(self._attend(self.attn_qkv(x))), self.attn_balance)
+            attended = attend(self.attn_qkv(x), self.num_heads, partial(normalize, dim=2))  # by cosines
+            x = mp_sum(x, self.attn_proj(attended), BLOCK_BALANCE)
         return x if self.clip_act is None else x.clamp(-self.clip_act, self.clip_act)
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Cosine attention; channels of ``qkv`` [B, 3C, H, W] are laid out [head, channel of the head, (q, k, v)]."""
-        batch, _, height, width = qkv.shape
-        split = normalize(qkv.reshape(batch, self.num_heads, -1, 3, height * width), dim=2)
-        return attend_split(split).reshape(batch, -1, height, width)

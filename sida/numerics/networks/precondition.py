@@ -10,23 +10,30 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-SIGMA_DATA = 0.5
+from sida.numerics.networks.trunk import Trunk
+from sida.numerics.schedules import SIGMA_DATA
 
 
 class Denoiser(nn.Module):
-    """Interface of all denoisers: image, logits, or both in one pass.
+    """D = c_skip x + c_out F(c_in x, c_noise, c) around a trunk F: image, logits, or both in one pass.
 
     ``forward(x, sigma, labels, augment_labels, want)``: x float32 [B, C, H, W] = clean + sigma * noise; sigma a number or [B];
     labels one-hot [B, label_dim] or None (zeros); augment_labels [B, 9] or None (zeros). "image" gives D(x; sigma) [B, C, H, W],
     "logits" the discriminator's map [B, 1, h, w] without running the decoder, "both" the pair. All float32.
     """
 
-    label_dim: int
-    img_channels: int
-    img_resolution: int
-    sigma_data: float = SIGMA_DATA
     precision: str = "float32"
     working_dtype: torch.dtype = torch.float32
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.img_resolution, self.img_channels = trunk.img_resolution, trunk.img_channels
+        self.label_dim = trunk.label_dim
+
+    @property
+    def trunk(self) -> Trunk:
+        """F, which each preconditioner keeps under its published name."""
+        raise NotImplementedError
 
     def compute_in(self, precision: str) -> None:
         """Set the dtype of inner tensors (weights stay as they are): float32, float16 or bfloat16; tf32 is float32 too.
@@ -65,7 +72,20 @@ class Denoiser(nn.Module):
         augment_labels: Tensor | None = None,
         want: Literal["image", "logits", "both"] = "image",
     ) -> Tensor | tuple[Tensor, Tensor]:
-        raise NotImplementedError  # each preconditioner has its own
+        column = sigma_column(sigma, x)
+        x = x.to(column.dtype)
+        c_skip, c_out, c_in, c_noise = edm_coefficients(column)
+        working = x.dtype if self.working_dtype == torch.float32 else self.working_dtype
+        emb = self.trunk.embed(
+            c_noise.flatten(), labels, augment_labels
+        )  # in float32: cheap, and small frequencies matter
+        skips = self.trunk.encode((c_in * x).to(working), emb)
+        if want == "logits":
+            return skips[-1].mean(dim=1, keepdim=True).to(x.dtype)
+        image = c_skip * x + c_out * self.trunk.decode(skips, emb).to(x.dtype)
+        if want == "image":
+            return image
+        return image, skips[-1].mean(dim=1, keepdim=True).to(x.dtype)
 
     def logvar(self, sigma: Tensor) -> Tensor | None:
         """EDM2's uncertainty u(sigma), [B, 1, 1, 1]; None for networks without that head."""
@@ -83,37 +103,19 @@ def sigma_column(sigma: Tensor | float, x: Tensor) -> Tensor:
     return sigma.to(dtype=dtype, device=x.device).reshape(-1, 1, 1, 1)
 
 
-def edm_coefficients(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def edm_coefficients(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """c_skip, c_out, c_in, c_noise of EDM's table 1, each in sigma's shape."""
-    variance = sigma**2 + sigma_data**2
-    return sigma_data**2 / variance, sigma * sigma_data / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
+    variance = sigma**2 + SIGMA_DATA**2
+    return SIGMA_DATA**2 / variance, sigma * SIGMA_DATA / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
 
 
 class EDMPrecond(Denoiser):
-    """D = c_skip x + c_out F(c_in x, c_noise, c) around ``model``, a SongUNet or DhariwalUNet."""
+    """The denoiser around ``model``, a SongUNet or DhariwalUNet."""
 
-    def __init__(self, model: nn.Module, img_resolution: int, img_channels: int, label_dim: int) -> None:
-        super().__init__()
+    def __init__(self, model: Trunk) -> None:
+        super().__init__(model)
         self.model = model
-        self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
 
-    def forward(  # type: ignore[override]
-        self,
-        x: Tensor,
-        sigma: Tensor | float,
-        labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-        want: Literal["image", "logits", "both"] = "image",
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        column = sigma_column(sigma, x)
-        x = x.to(column.dtype)
-        c_skip, c_out, c_in, c_noise = edm_coefficients(column, self.sigma_data)
-        working = x.dtype if self.working_dtype == torch.float32 else self.working_dtype
-        emb = self.model.embed(c_noise.flatten(), labels, augment_labels)  # type: ignore[operator]  # stays in float32
-        skips = self.model.encode((c_in * x).to(working), emb)  # type: ignore[operator]
-        if want == "logits":
-            return skips[-1].mean(dim=1, keepdim=True).to(x.dtype)
-        image = c_skip * x + c_out * self.model.decode(skips, emb).to(x.dtype)  # type: ignore[operator]
-        if want == "image":
-            return image
-        return image, skips[-1].mean(dim=1, keepdim=True).to(x.dtype)
+    @property
+    def trunk(self) -> Trunk:
+        return self.model
