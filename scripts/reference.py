@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipeline import profile
-from pipeline.__main__ import EXIT_STATUS, parser
+from pipeline.__main__ import EXIT_STATUS, VERBS, parser
 from pipeline.output import NO_JSON
 from sida import errors, recipe
 from sida.settings import VARIABLES
@@ -86,7 +86,7 @@ def summary(thing: Any) -> str:
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
     """Verb -> its parser."""
-    return dict(next(iter(parser()._subparsers._group_actions)).choices)  # type: ignore[union-attr, arg-type]
+    return dict(next(iter(parser(*VERBS)._subparsers._group_actions)).choices)  # type: ignore[union-attr, arg-type]
 
 
 def options(verb: argparse.ArgumentParser) -> list[tuple[str, str]]:

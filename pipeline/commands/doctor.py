@@ -16,19 +16,14 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline import doctor, output, profile
+from pipeline.arguments import argument
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --profile, --json."""
-    from pipeline import output
-
-    parser.add_argument("--profile", metavar="PROFILE", help="check this cluster too: a name, or path of a YAML file")
-    output.add_json(parser)
+ARGUMENTS = (argument("--profile", "PROFILE", "check this cluster too: a name, or path of a YAML file"),)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for each check, and below how to fix what failed."""
-    from pipeline import doctor, output, profile
-
     checks = doctor.examine(profile.load(args.profile) if args.profile else None)
     bad = [check for check in checks if check.state == "bad"]
     lines = []

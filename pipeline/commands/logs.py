@@ -14,22 +14,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from pipeline import profile
+from pipeline.arguments import ANY_PROFILE, argument, flag
+from pipeline.step_logs import StepLog
+from sida import records
+from sida.errors import UserError
+from sida.launch.local import LocalLauncher
+from sida.layout import check_run_id
+from sida.settings import settings
+from sida.step_log import read_log
+from sida.stores import open_store
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN, STEP and the options for their place."""
-    from pipeline import remote
-
-    parser.add_argument("run", metavar="RUN", help="id of the run; here: name of its folder in ./runs")
-    parser.add_argument("step", metavar="STEP", help="the step (see `status RUN`)")
-    remote.add_profile(parser, required=False)
-    parser.add_argument("--follow", action="store_true", help="with --profile: show new lines until the pod ends")
+ARGUMENTS = (
+    argument("run", "RUN", "id of the run; here: name of its folder in ./runs"),
+    argument("step", "STEP", "the step (see `status RUN`)"),
+    ANY_PROFILE,
+    flag("--follow", "with --profile: show new lines until the pod ends"),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the log."""
-    from pipeline import profile
-    from pipeline.step_logs import StepLog
-
     step = args.step.replace("-", "_")
     there = StepLog(profile.load(args.profile), args.run, step) if args.profile else None
     for line in there.lines(follow=args.follow) if there else _here(args.run, step):
@@ -39,14 +44,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _here(run: str, step: str) -> Iterator[str]:
     """Return the log of the step's workers if it has some; else the step's own; of one at work, the log of its run."""
-    from sida import records
-    from sida.errors import UserError
-    from sida.launch.local import LocalLauncher
-    from sida.layout import check_run_id
-    from sida.settings import settings
-    from sida.step_log import read_log
-    from sida.stores import open_store
-
     here = settings()
     store = open_store(here.store)
     call = records.call_of(store, run, step)
