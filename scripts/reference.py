@@ -20,6 +20,7 @@ from pipeline import profile
 from pipeline.__main__ import EXIT_STATUS, VERBS, parser
 from pipeline.output import NO_JSON
 from sida import errors, recipe
+from sida.recipe.reading import section
 from sida.settings import VARIABLES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
@@ -55,13 +56,6 @@ def fields(model: type[BaseModel], given: dict[str, Any], prefix: str = "") -> l
         if inner is not None:
             rows += fields(inner, given, f"{path}.")
     return rows
-
-
-def section(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, if any; that of the values of a mapping or list too."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(section, getattr(annotation, "__args__", ()))), None)
 
 
 def type_name(annotation: Any) -> str:

@@ -15,6 +15,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from pipeline import doctor, output, profile
 from pipeline.arguments import argument
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         lines.append(f"{check.state:<8}{check.name:<12}{check.found}")
         if check.state != "ok":
             fields = {"prevents": check.prevents, "mend": check.mend}
-            lines += [f"{'':<20}{what}: {text}" for what, text in fields.items() if text]
+            lines += [f"{'':<20}{name}: {text}" for name, text in fields.items() if text]
     end = doctor.summary(checks, args.profile)
-    output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=[check.as_json() for check in checks])
+    output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=[asdict(check) for check in checks])
     return 1 if bad else 0
