@@ -102,8 +102,8 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
 
     ``variable`` is the setting by which this machine would know another address.
     """
-    here = f"not reached from this machine ({failed.found})"
-    unseen = Check(failed.name, "unseen", here, "", f"set {variable} to an address that this machine reaches")
+    failure = f"not reached from this machine ({failed.found})"
+    unseen = Check(failed.name, "unseen", failure, "", f"set {variable} to an address that this machine reaches")
     host = re.fullmatch(r"([a-z0-9-]+)\.([a-z0-9-]+)(\.svc(\..+)?)?", urlsplit(address).hostname or "")
     if isinstance(cluster, Check) or host is None:
         return unseen
@@ -115,7 +115,9 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
     if not ready:
         text = f"no pod answers for {service} in namespace {namespace}"
         return Check(failed.name, "bad", text, "every step", f"kubectl -n {namespace} get pods,endpointslices")
-    text = f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {here}"
+    text = (
+        f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {failure}"
+    )
     port = urlsplit(address).port or 80
     forward = f"kubectl -n {namespace} port-forward svc/{service} {port}:{port}, and {variable}=http://localhost:{port}"
     return Check(failed.name, "unseen", text, "", forward)

@@ -272,16 +272,16 @@ def has_digest(image: str) -> bool:
     return re.fullmatch(DIGEST, image) is not None
 
 
-def check_image(field: str, image: str, where: str, *, allow_tags: bool = False) -> str:
+def check_image(field: str, image: str, profile: str, *, allow_tags: bool = False) -> str:
     """Return the image itself. Raises UserError for none, or for one without a digest unless tags are allowed."""
     if not image:
         raise UserError(
-            f"{where}: {field} is empty: build and push the image, then write REGISTRY/NAME@sha256:DIGEST "
+            f"{profile}: {field} is empty: build and push the image, then write REGISTRY/NAME@sha256:DIGEST "
             f"(`buildah push --digestfile`, `docker buildx imagetools inspect` and `skopeo inspect` tell it)"
         )
     if not has_digest(image) and not allow_tags:
         raise UserError(
-            f"{where}: {field} {image!r} has no digest, so that it can change under a run: write NAME@sha256:64 hex digits, "
+            f"{profile}: {field} {image!r} has no digest, so that it can change under a run: write NAME@sha256:64 hex digits, "
             f"or give --allow-tags"
         )
     return image

@@ -15,7 +15,7 @@ from sida.stores import open_store, read_address
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """Finished run: its manifest, where that lies, and the addresses of its results."""
 
     manifest: Manifest[RunResult]
@@ -59,7 +59,7 @@ class Run:
         }
 
 
-def read(outcome: Outcome) -> Run:
+def read(outcome: Outcome) -> RunSummary:
     """Return the run that ``compare`` described; write ``report.html`` into the run's folder."""
     address = outcome.manifest("compare")
     manifest = of_kind(parse_manifest(read_address(address), address), RunResult, address)
@@ -68,4 +68,4 @@ def read(outcome: Outcome) -> Run:
     report = outcome.folder / "report.html"
     page = parse_manifest(read_address(outcome.manifest("report")), "report")
     report.write_bytes(page_bytes(store, of_kind(page, ReportResult, "report")))
-    return Run(manifest, address, generator, grid, f"file://{report.absolute()}")
+    return RunSummary(manifest, address, generator, grid, f"file://{report.absolute()}")

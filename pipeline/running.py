@@ -53,18 +53,18 @@ def run_plan(args: argparse.Namespace, plan: Plan, *, wait: float | None = None)
 
 def _divide_work(recipe: Recipe) -> None:
     """Fail early unless the batch divides among the processes that SIDA_WORKERS and --nodes make of the recipe's."""
-    here, machines = settings(), Nodes.parse(settings().nodes)
+    machines = Nodes.parse(settings().nodes)
     processes = recipe.execution.processes
-    workers = here.workers or (machines.share(processes) if machines else processes)
+    workers = settings().workers or (machines.share(processes) if machines else processes)
     check_division(recipe, Machines(machines.count if machines else 1, workers, GPUS["h100"]))
 
 
 def _find_files(recipe: Recipe) -> None:
     """Fail early unless every file that the recipe names on this machine exists, with its digest."""
     sections = {"teacher": recipe.teacher, "generator": recipe.generator, "detector": recipe.evaluation.detector}
-    for what, section in sections.items():
+    for kind, section in sections.items():
         if section is not None and section.address is not None and section.address.startswith("file://"):
-            fetch_file(section.address, what, section.sha256)
+            fetch_file(section.address, kind, section.sha256)
     if not is_remote(recipe.dataset):
         path_of(recipe.dataset)
 

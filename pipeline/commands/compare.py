@@ -47,13 +47,13 @@ def main(args: argparse.Namespace) -> int:
     for line in left_out:
         print(line, file=sys.stderr)
     _check_names(args.recipes, {entry.recipe.name for entry in ours})
-    shown = benchmarks(ours, args.recipes)
-    rows = rows_of(shown)
+    compared = benchmarks(ours, args.recipes)
+    rows = rows_of(compared)
     table = [row.record() for row in rows]
     folder = args.output or settings().runs / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
-        ("comparison.html", page_of(shown, store)),
+        ("comparison.html", page_of(compared, store)),
         ("comparison.csv", as_csv(rows)),
         ("comparison.json", json.dumps(table, indent=1) + "\n"),
     ):
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
         temporary.replace(folder / name)
     page = (folder / "comparison.html").absolute().as_uri()
     lines = output.aligned(as_cells(rows), left=len(COLUMNS))
-    for benchmark in shown:
+    for benchmark in compared:
         sentences = [": ".join(in_words(*pair)) for pair in benchmark.pairs]
         lines += ["", *sentences] if sentences else []
     output.result(args, "\n".join([*lines, "", f"page  {page}"]), benchmarks=table, page=page)

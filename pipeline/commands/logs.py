@@ -44,21 +44,18 @@ def main(args: argparse.Namespace) -> int:
 
 def _here(run: str, step: str) -> Iterator[str]:
     """Return the log of the step's workers if it has some; else the step's own; of one at work, the log of its run."""
-    here = settings()
-    store = open_store(here.store)
+    folder, store = settings().runs, open_store(settings().store)
     call = records.call_of(store, run, step)
     parts = call.manifest.rsplit("/", 3)  # .../steps/<step>/<key>/<attempt>.json, once it has ended
     if len(parts) == 4:
-        logs = [here.runs / "logs" / f"{step}-{parts[2][:12]}-{parts[3].removesuffix('.json')}.log"]
+        logs = [folder / "logs" / f"{step}-{parts[2][:12]}-{parts[3].removesuffix('.json')}.log"]
     else:
-        logs = sorted((here.runs / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
+        logs = sorted((folder / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
     for log in logs:
         if (lines := LocalLauncher(log).log()) is not None:
             return lines
     text = read_log(store, run, step)
-    lines = iter(text.splitlines()) if text else LocalLauncher(here.runs / check_run_id(run) / "log.txt").log()
+    lines = iter(text.splitlines()) if text else LocalLauncher(folder / check_run_id(run) / "log.txt").log()
     if lines is None and text is None:
-        raise UserError(
-            f"run {run}, {step}: no log in {store.address} or {here.runs}: is it at work on another machine?"
-        )
+        raise UserError(f"run {run}, {step}: no log in {store.address} or {folder}: is it at work on another machine?")
     return lines or iter(())

@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[str, Any]]:
+def objects(profile: Profile, name: str, max_restarts: int = 3) -> list[dict[str, Any]]:
     """Return TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
     jobs = profile.trainjob
     assert jobs is not None  # the caller has looked
@@ -46,7 +46,7 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
             manifest.training_runtime(
                 jobs.runtime,
                 jobs.namespace,
-                check_image("images.cpu", profile.images.cpu, where),  # a placeholder: every TrainJob names its own
+                check_image("images.cpu", profile.images.cpu, name),  # a placeholder: every TrainJob names its own
                 service_account=jobs.service_account or "",
                 run_as_user=profile.run_as_user,
                 max_restarts=max_restarts,

@@ -15,7 +15,9 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from pipeline import output, profile, remote
 from pipeline.arguments import PROFILE, RECIPE_TEXT, argument, flag, one_of
@@ -104,56 +106,48 @@ def _set(args: argparse.Namespace, cluster: Profile, name: str, cron: str) -> in
 
 def replace(
     client: Client,
-    wanted: Schedule,
+    target: Schedule,
     there: list[Schedule],
     same: Schedule | None,
     pipeline_id: str,
     description: str,
     pause: float = 20.0,
 ) -> None:
-    """Have ``wanted`` enabled and all others of its name gone; whatever fails on the way, one of them is enabled.
+    """Have ``target`` enabled and all others of its name gone; whatever fails on the way, one of them is enabled.
 
     KFP cannot change a schedule, and has no transactions. The new one is made disabled, which may fail and take its time; then, in
     a minute in which none of them fires, it is enabled and the old ones are disabled; then these are deleted. If one of
     these calls fails, all is as it was before. A command that was killed in between is put right by giving it again.
     """
     old = [schedule for schedule in there if schedule is not same]
-    new_id = ""
+    undo: list[Callable[[], None]] = []
     if same is None:
-        new_id = client.create_schedule(dataclasses.replace(wanted, enabled=not old), pipeline_id, description)
-    new = same.schedule_id if same else new_id
+        new_id = client.create_schedule(dataclasses.replace(target, enabled=not old), pipeline_id, description)
+        undo.append(partial(client.delete_schedule, new_id))
+    else:
+        new_id = same.schedule_id
+        undo += [] if same.enabled else [partial(client.enable_schedule, new_id, False)]
     firing = [schedule for schedule in old if schedule.enabled]
     if firing:
-        _wait_for_a_quiet_minute([wanted, *firing], pause)
-    disabled: list[Schedule] = []
+        _wait_for_a_quiet_minute([target, *firing], pause)
     try:
-        if (same and not same.enabled) or (new_id and old):
-            client.enable_schedule(new, True)
+        if (not same.enabled) if same else old:
+            client.enable_schedule(new_id, True)
         for schedule in firing:
             client.enable_schedule(schedule.schedule_id, False)
-            disabled.append(schedule)
+            undo.insert(0, partial(client.enable_schedule, schedule.schedule_id, True))
     except SidaError as error:
-        _undo(client, new, new_id, same, disabled, error)
+        try:
+            for call in undo:
+                call()
+        except SidaError as another:
+            raise SidaError(
+                f"{error}; then the new one {new_id} could not be taken back ({another}): both may fire: "
+                "give the same command again"
+            ) from another
         raise
     for schedule in old:  # they fire no more: one that cannot be deleted now is deleted the next time
         client.delete_schedule(schedule.schedule_id)
-
-
-def _undo(
-    client: Client, new: str, made: str, same: Schedule | None, disabled: list[Schedule], error: SidaError
-) -> None:
-    """Put the old schedules back as they were; report a failure of that too."""
-    try:
-        for schedule in disabled:
-            client.enable_schedule(schedule.schedule_id, True)
-        if made:
-            client.delete_schedule(made)
-        elif same is not None and not same.enabled:
-            client.enable_schedule(new, False)
-    except SidaError as another:
-        raise SidaError(
-            f"{error}; then the new one {new} could not be taken back ({another}): both may fire: give the same command again"
-        ) from another
 
 
 def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
@@ -171,9 +165,9 @@ def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
         )
 
 
-def _changes(wanted: Schedule, there: list[Schedule], same: Schedule | None) -> dict[str, tuple[str, str]]:
+def _changes(target: Schedule, there: list[Schedule], same: Schedule | None) -> dict[str, tuple[str, str]]:
     """Return field -> (before, now) of a schedule that was created anew."""
     if same is not None or not there:
         return {}
-    before, after = there[0].fields(), wanted.fields()
+    before, after = there[0].fields(), target.fields()
     return {field: (before.get(field, ""), value) for field, value in after.items() if before.get(field) != value}
