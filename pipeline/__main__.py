@@ -10,16 +10,19 @@ examples:
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import os
-import pkgutil
 import sys
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
-from pipeline import commands
+from pipeline.arguments import JSON
+from pipeline.output import NO_JSON
 from sida.errors import SidaError
 
 PROGRAM = "sida"
+VERBS = {path.stem.replace("_", "-"): path for path in sorted(Path(__file__).with_name("commands").glob("[!_]*.py"))}
 EXIT_STATUS = {
     "0": "done",
     "1": "it failed for a reason that is not yours, or a check said no (verify, doctor, plan: does not fit)",
@@ -38,33 +41,36 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {' '.join(message.splitlines())}; see `{self.prog} --help`\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line, from the modules under ``pipeline/commands``."""
+def parser(*chosen: str) -> argparse.ArgumentParser:
+    """Return the command line, with the arguments of the ``chosen`` verbs: of others no more than the docstring is read."""
     layout = argparse.RawDescriptionHelpFormatter
     summary, _, examples = (__doc__ or "").partition("\n\n")
     statuses = "\n".join(f"  {status:<5}{meaning}" for status, meaning in EXIT_STATUS.items())
     epilog = f"{examples.rstrip()}\n\nexit status:\n{statuses}"
     top = Parser(prog=PROGRAM, description=summary, epilog=epilog, formatter_class=layout)
     verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", parser_class=Parser)
-    for found in pkgutil.iter_modules(commands.__path__):
-        module: Any = importlib.import_module(f"pipeline.commands.{found.name}")
-        summary, _, rest = (module.__doc__ or "").partition("\n\n")
+    for name, path in VERBS.items():
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        summary, _, rest = docstring.partition("\n\n")
         verb = verbs.add_parser(
-            found.name.replace("_", "-"),
+            name,
             help=summary.rstrip("."),
             description=summary,
             epilog=rest,
             formatter_class=layout,
-            add_help=not getattr(module, "OWN_HELP", False),
+            add_help=name != "step",  # each step has its own
         )
-        module.add_arguments(verb)
-        verb.set_defaults(main=module.main)
+        if name in chosen:
+            module = importlib.import_module(f"pipeline.commands.{path.stem}")
+            for add in module.ARGUMENTS if name in NO_JSON else (*module.ARGUMENTS, JSON):
+                add(verb)
+            verb.set_defaults(main=module.main)
     return top
 
 
 def main() -> int:
     """Run one verb; return its exit status."""
-    top = parser()
+    top = parser(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     args, flags = top.parse_known_args()
     if args.verb == "step":  # its flags are the step's own
         args.arguments = sys.argv[2:]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pipeline.checks import Check
-from pipeline.profile import has_digest
+from pipeline.profile import Profile, has_digest
 from sida.errors import UserError
 from sida.launch.cluster import Refused
+from sida.launch.installed import Installed
 from sida.registry import STEPS
 
-if TYPE_CHECKING:
-    from pipeline.profile import Profile
-    from sida.launch.installed import Installed
-
-NAMES = ("images", "namespaces", "accounts", "secrets")
+# off: not there, and not needed on a laptop; unseen: could not be looked at from here, or with these rights
+State = Literal["ok", "off", "bad", "unseen"]
+MAY_NOT = "have `doctor` run by somebody who may look"
 KFP_NAMESPACE, KFP_ACCOUNT = "kubeflow", "pipeline-runner"  # of a Kubeflow Pipelines with one user
 Thing = TypeVar("Thing")
 REMEDIES = {
@@ -28,6 +27,17 @@ REMEDIES = {
 }
 
 
+@dataclass(frozen=True)
+class Check:
+    """Line of ``doctor``: a result, what a failure prevents and how to fix it; these two are empty when all is well."""
+
+    name: str
+    state: State
+    found: str
+    prevents: str = ""
+    mend: str = ""
+
+
 def runs_as(profile: Profile) -> tuple[str, str]:
     """Return (namespace, service account) of the pods of a run on Kubeflow Pipelines."""
     return profile.kfp.namespace or KFP_NAMESPACE, profile.kfp.service_account or KFP_ACCOUNT
@@ -36,20 +46,20 @@ def runs_as(profile: Profile) -> tuple[str, str]:
 def images(profile: Profile) -> Check:
     """Check that every image of a step's pod or TrainJob is named by its digest. Whether a node can pull it is not tried."""
     used = dict(profile.image_for(step) for step in STEPS) | {"images.cpu": profile.images.cpu}
-    wrong = [f"{field} {image!r} has no digest" if image else f"{field} is empty" for field, image in used.items()]
-    wrong = [text for text, image in zip(wrong, used.values(), strict=True) if not has_digest(image)]
+    unnamed = {field: image for field, image in used.items() if not has_digest(image)}
+    wrong = [f"{field} {image!r} has no digest" if image else f"{field} is empty" for field, image in unnamed.items()]
     if wrong:
         return Check("images", "bad", "; ".join(wrong), *REMEDIES["images"])
     return Check("images", "ok", f"by digest: {', '.join(used)} (whether nodes can pull them was not tried)")
 
 
-def namespaces(profile: Profile, cluster: Installed | str) -> Check:
+def namespaces(profile: Profile, cluster: Installed | Check) -> Check:
     """Check that the namespaces exist."""
     labels = {name: f"namespace {name}" for name in places(profile)}
     return _looked("namespaces", cluster, labels, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
 
 
-def accounts(profile: Profile, cluster: Installed | str) -> Check:
+def accounts(profile: Profile, cluster: Installed | Check) -> Check:
     """Check the service accounts of KFP's pods, of rerun's Jobs and of TrainJobs."""
     jobs = profile.trainjob
     named = [runs_as(profile)]
@@ -62,7 +72,7 @@ def accounts(profile: Profile, cluster: Installed | str) -> Check:
     return _looked("accounts", cluster, labels, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
 
 
-def secrets(profile: Profile, cluster: Installed | str) -> Check:
+def secrets(profile: Profile, cluster: Installed | Check) -> Check:
     """Check that every Secret exists in every namespace whose pods read it, with the keys that the profile names."""
     keys = {secret.name: set(secret.variables.values()) for secret in profile.secrets}
     keys |= {name: set() for name in profile.image_pull_secrets}
@@ -87,15 +97,15 @@ def places(profile: Profile) -> list[str]:
     return list(dict.fromkeys(name for name in named if name))
 
 
-def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installed | str) -> Check:
+def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installed | Check) -> Check:
     """Check whether the cluster has ready pods behind a server address that this machine cannot reach.
 
     ``variable`` is the setting by which this machine would know another address.
     """
-    here = f"not reached from this machine ({failed.found})"
-    unseen = Check(failed.name, "unseen", here, "", f"set {variable} to an address that this machine reaches")
+    failure = f"not reached from this machine ({failed.found})"
+    unseen = Check(failed.name, "unseen", failure, "", f"set {variable} to an address that this machine reaches")
     host = re.fullmatch(r"([a-z0-9-]+)\.([a-z0-9-]+)(\.svc(\..+)?)?", urlsplit(address).hostname or "")
-    if isinstance(cluster, str) or host is None:
+    if isinstance(cluster, Check) or host is None:
         return unseen
     service, namespace = host[1], host[2]
     try:
@@ -105,30 +115,34 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
     if not ready:
         text = f"no pod answers for {service} in namespace {namespace}"
         return Check(failed.name, "bad", text, "every step", f"kubectl -n {namespace} get pods,endpointslices")
-    text = f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {here}"
+    text = (
+        f"{ready} pod{'s' * (ready > 1)} of the cluster answer{'s' * (ready == 1)} for {service}.{namespace}; {failure}"
+    )
     port = urlsplit(address).port or 80
     forward = f"kubectl -n {namespace} port-forward svc/{service} {port}:{port}, and {variable}=http://localhost:{port}"
     return Check(failed.name, "unseen", text, "", forward)
 
 
 def _looked(
-    name: str, cluster: Installed | str, wanted: dict[Thing, str], wrong: Callable[[Installed, Thing], str]
+    name: str, cluster: Installed | Check, labels: dict[Thing, str], fault_of: Callable[[Installed, Thing], str]
 ) -> Check:
     """Check each thing with one request. A thing that may not be read is named, and is no fault."""
-    if isinstance(cluster, str):
-        return Check(name, "unseen", f"could not look: {cluster}", "", "set KUBECONFIG, and try `kubectl get nodes`")
+    if isinstance(cluster, Check):
+        return Check(
+            name, "unseen", f"could not look: {cluster.found}", "", "set KUBECONFIG, and try `kubectl get nodes`"
+        )
     faults, unseen = [], []
-    for thing, shown in wanted.items():
+    for thing, label in labels.items():
         try:
-            if fault := wrong(cluster, thing):
-                faults.append(f"{shown} {fault}")
+            if fault := fault_of(cluster, thing):
+                faults.append(f"{label} {fault}")
         except Refused as error:
-            unseen.append(f"{shown} ({error.status}, {error.reason})")
+            unseen.append(f"{label} ({error.status}, {error.reason})")
         except UserError as error:  # the API could not be reached
             return Check(name, "unseen", f"could not look: {error}")
     remarks = [*faults, *([f"could not look at {', '.join(unseen)}"] if unseen else [])]
     if faults:
         return Check(name, "bad", "; ".join(remarks), *REMEDIES[name])
     if unseen:
-        return Check(name, "unseen", "; ".join(remarks), "", "have `doctor` run by somebody who may look")
-    return Check(name, "ok", ", ".join(wanted.values()) or "the profile names none")
+        return Check(name, "unseen", "; ".join(remarks), mend=MAY_NOT)
+    return Check(name, "ok", ", ".join(labels.values()) or "the profile names none")

@@ -9,13 +9,21 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.checks import Check
-
-if TYPE_CHECKING:
-    from pipeline.profile import Profile
-    from sida.launch.installed import Installed
+from pipeline import cluster_checks
+from pipeline.client import Client
+from pipeline.cluster_checks import Check
+from pipeline.profile import Profile
+from pipeline.remote import using_store
+from sida.errors import SidaError, StoreUnusable, UserError
+from sida.launch.cluster import Refused, explain
+from sida.launch.installed import Installed
+from sida.layout import doctor_key
+from sida.patience import impatient
+from sida.settings import environment, settings
+from sida.stores import open_store
+from sida.stores.base import redact
+from sida.tracking.server import check as check_mlflow
 
 GIB = 2**30
 LEAST_DISK = 5 * GIB
@@ -34,15 +42,20 @@ PACKAGES = {
 
 
 def examine(profile: Profile | None = None) -> list[Check]:
-    """Run every check in turn. A check that itself fails is reported as one."""
-    from sida.patience import impatient
-
-    checks: list[Callable[[], Check]] = [_python, _torch, _gpus, _packages, _store, _mlflow, _disk]
-    checks += [lambda: _kubernetes(profile), lambda: _trainer(profile), lambda: _kfp(profile)]
+    """Run every check in turn, with a profile on its store and MLflow. A check that itself fails is reported as one."""
     with impatient():  # it is to say how things stand now
         if profile is None:
-            return [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
-        return _of_profile(profile, checks)
+            return [_guarded(name, None) for name in CHECKS]
+        own, cluster = environment(), _cluster(profile)
+        with using_store(profile):
+            results = [_guarded(name, profile) for name in CHECKS]
+        for place, check in enumerate(results):
+            variable = {"store": "SIDA_S3_ENDPOINT", "mlflow": "MLFLOW_TRACKING_URI"}.get(check.name, "")
+            if check.state == "bad" and variable in profile.env and variable not in own:
+                results[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
+        results.append(cluster_checks.images(profile))
+        looks = (cluster_checks.namespaces, cluster_checks.accounts, cluster_checks.secrets)
+        return [*results, *(look(profile, cluster) for look in looks)]
 
 
 def summary(checks: list[Check], profile: str | None) -> str:
@@ -56,32 +69,9 @@ def summary(checks: list[Check], profile: str | None) -> str:
     return f"ready for {place}"
 
 
-def _of_profile(profile: Profile, checks: list[Callable[[], Check]]) -> list[Check]:
-    """Run the same checks on the profile's store and MLflow, and those of its cluster."""
-    from pipeline import cluster_checks
-    from pipeline.remote import using_store
-    from sida.settings import environment
-
-    own, cluster = environment(), _seen(profile)
-    with using_store(profile):
-        results = [_guarded(check, name) for check, name in zip(checks, NAMES, strict=True)]
-    for place, check in enumerate(results):
-        variable = {"store": "SIDA_S3_ENDPOINT", "mlflow": "MLFLOW_TRACKING_URI"}.get(check.name, "")
-        if check.state == "bad" and variable in profile.env and variable not in own:
-            results[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
-    results.append(cluster_checks.images(profile))
-    looks = (cluster_checks.namespaces, cluster_checks.accounts, cluster_checks.secrets)
-    return [*results, *(look(profile, cluster) for look in looks)]
-
-
-NAMES = ("python", "torch", "gpus", "packages", "store", "mlflow", "disk", "kubernetes", "trainer", "kfp")
-
-
-def _guarded(check: Callable[[], Check], name: str) -> Check:
-    from sida.errors import SidaError
-
+def _guarded(name: str, profile: Profile | None) -> Check:
     try:
-        return check()
+        return CHECKS[name](profile)
     except (SidaError, OSError) as error:
         prevents, mend = REMEDIES.get(name, ("", ""))
         return Check(name, "bad", " ".join(str(error).split()), prevents, mend)
@@ -106,13 +96,12 @@ REMEDIES = {
 }
 
 
-def _python() -> Check:
-    return Check(
-        "python", "ok", f"{sys.version.split()[0]}, {os.cpu_count()} processors"
-    )  # older ones cannot read our files
+def _python(_: Profile | None) -> Check:
+    # an older one cannot read our files
+    return Check("python", "ok", f"{sys.version.split()[0]}, {os.cpu_count()} processors")
 
 
-def _torch() -> Check:
+def _torch(_: Profile | None) -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check("torch", "bad", "not installed", "training, scoring, sampling", "make setup")
     import torch
@@ -121,14 +110,14 @@ def _torch() -> Check:
     return Check("torch", "ok", f"{torch.__version__}, built {built}, {torch.get_num_threads()} threads")
 
 
-def _gpus() -> Check:
+def _gpus(_: Profile | None) -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check("gpus", "off", "not known without torch")
     import torch
 
-    large = "recipes of 32x32 and larger in less than weeks"
     from sida import devices
 
+    large = "recipes of 32x32 and larger in less than weeks"
     if cards := devices.cards():
         return Check("gpus", "ok", ", ".join(f"{card.name} {card.total_memory / GIB:.0f} GiB" for card in cards))
     if torch.version.cuda:
@@ -142,7 +131,7 @@ def _gpus() -> Check:
     )
 
 
-def _packages() -> Check:
+def _packages(_: Profile | None) -> Check:
     missing = {name: use for name, use in PACKAGES.items() if importlib.util.find_spec(name) is None}
     if not missing:
         return Check("packages", "ok", f"all {len(PACKAGES)} that the verbs need")
@@ -152,13 +141,8 @@ def _packages() -> Check:
     )
 
 
-def _store() -> Check:
+def _store(_: Profile | None) -> Check:
     """Write, read and delete a small object."""
-    from sida.errors import StoreUnusable
-    from sida.layout import doctor_key
-    from sida.settings import settings
-    from sida.stores import open_store
-
     store, key, content = open_store(settings().store), doctor_key(uuid.uuid4().hex), b"doctor"
     store.put(key, content)
     try:
@@ -169,30 +153,21 @@ def _store() -> Check:
     return Check("store", "ok", f"{store.address}: written, read, deleted")
 
 
-def _mlflow() -> Check:
-    from sida.settings import settings
-    from sida.stores.base import redact
-    from sida.tracking.server import check
-
+def _mlflow(_: Profile | None) -> Check:
     address = settings().mlflow
     if address == "none":
         return Check("mlflow", "off", "MLFLOW_TRACKING_URI is none", "curves in MLflow", "unset it")
-    check(address)
+    check_mlflow(address)
     return Check("mlflow", "ok", redact(address))
 
 
-def _disk() -> Check:
-    from sida.settings import settings
-
-    here = settings()
-    places = {"SIDA_RUNS": here.runs, "SIDA_CACHE": here.cache}
-    free = {name: shutil.disk_usage(_existing(path)).free for name, path in places.items()}
+def _disk(_: Profile | None) -> Check:
+    folders = {"SIDA_RUNS": settings().runs, "SIDA_CACHE": settings().cache}
+    free = {name: shutil.disk_usage(_existing(path)).free for name, path in folders.items()}
     text = ", ".join(f"{size / GIB:.1f} GiB free for {name}" for name, size in free.items())
-    return Check("disk", "ok" if min(free.values()) >= LEAST_DISK else "bad", text, *_when(free))
-
-
-def _when(free: dict[str, int]) -> tuple[str, str]:
-    return ("", "") if min(free.values()) >= LEAST_DISK else REMEDIES["disk"]
+    if min(free.values()) < LEAST_DISK:
+        return Check("disk", "bad", text, *REMEDIES["disk"])
+    return Check("disk", "ok", text)
 
 
 def _existing(path: Path) -> Path:
@@ -208,9 +183,6 @@ def _kubernetes(profile: Profile | None) -> Check:
 
 
 def _trainer(profile: Profile | None) -> Check:
-    from sida.errors import UserError
-    from sida.launch.cluster import Refused, explain
-
     cluster = _cluster(profile)
     if isinstance(cluster, Check):
         return Check("trainer", "off", "no cluster to ask", *REMEDIES["trainer"])
@@ -222,9 +194,7 @@ def _trainer(profile: Profile | None) -> Check:
             return Check("trainer", "bad", fault, REMEDIES["trainer"][0], mend)
     except Refused as error:
         if error.status == 403:
-            return Check(
-                "trainer", "unseen", f"could not look: {error}", "", "have `doctor` run by somebody who may look"
-            )
+            return Check("trainer", "unseen", f"could not look: {error}", mend=cluster_checks.MAY_NOT)
         raise explain(error, "ask for TrainJobs", cluster.namespace) from error
     except UserError as error:
         return Check("trainer", "bad", str(error), *REMEDIES["trainer"])
@@ -248,17 +218,8 @@ def _runtime_fault(profile: Profile | None, cluster: Installed) -> str:
     return ""
 
 
-def _seen(profile: Profile) -> Installed | str:
-    """Return the cluster for looking around, or the reason why there is none."""
-    cluster = _cluster(profile)
-    return cluster.found if isinstance(cluster, Check) else cluster
-
-
 def _cluster(profile: Profile | None) -> Installed | Check:
     """Return a cluster, or the check that says why there is none: a fault only if a profile needs one."""
-    from sida.errors import UserError
-    from sida.launch.installed import Installed
-
     if importlib.util.find_spec("kubernetes") is None:
         return Check("kubernetes", "off", "package kubernetes is not installed", *REMEDIES["kubernetes"])
     jobs = profile.trainjob if profile else None
@@ -271,7 +232,19 @@ def _cluster(profile: Profile | None) -> Installed | Check:
 def _kfp(profile: Profile | None) -> Check:
     if profile is None:
         return Check("kfp", "off", "no profile given", REMEDIES["kfp"][0], "sida doctor --profile P")
-    from pipeline.client import Client
-
     Client(profile)
     return Check("kfp", "ok", f"{profile.kfp.host or 'found through kubectl'} answers")
+
+
+CHECKS: dict[str, Callable[[Profile | None], Check]] = {
+    "python": _python,
+    "torch": _torch,
+    "gpus": _gpus,
+    "packages": _packages,
+    "store": _store,
+    "mlflow": _mlflow,
+    "disk": _disk,
+    "kubernetes": _kubernetes,
+    "trainer": _trainer,
+    "kfp": _kfp,
+}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from sida.errors import UserError
 from sida.masking import NAME, VALUES
@@ -21,18 +20,18 @@ def refuse_secret(field: str, name: str, value: str, instead: str) -> None:
         raise SecretFound(f"{field} looks like a secret ({reason}), and would be printed: {instead}")
 
 
-def refuse_secrets_in(value: Any, where: str) -> None:
+def refuse_secrets_in(value: object, path: str) -> None:
     """Look through nested data, by value; names of a recipe's fields are ours."""
-    for field, text in _texts(value, where):
+    for field, text in _texts(value, path):
         refuse_secret(field, "", text, "take it out; credentials come from the environment or a Kubernetes Secret")
 
 
-def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
+def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
-        yield where, value
+        yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _texts(item, f"{where}.{key}")
+            yield from _texts(item, f"{path}.{key}")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _texts(item, f"{where}.{index}")
+            yield from _texts(item, f"{path}.{index}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 NO_JSON = {  # verbs without a result of their own, and why
@@ -16,19 +17,6 @@ NO_JSON = {  # verbs without a result of their own, and why
     "step": "prints the address of each result",
     "ui": "serves pages until Ctrl-C",
 }
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
-
-
-def add_amount(parser: argparse.ArgumentParser, *, logs: bool = True) -> None:
-    """Add --quiet and, if there are ``logs`` to show, --verbose."""
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("-q", "--quiet", action="store_true", help="only the result, warnings and errors")
-    if logs:
-        amount.add_argument("-v", "--verbose", action="store_true", help="the steps' log lines too, as they come")
 
 
 def result(args: argparse.Namespace, text: str, /, **fields: Any) -> None:
@@ -46,3 +34,13 @@ def note(args: argparse.Namespace, text: str) -> None:
     """Print a line on the way."""
     if not args.quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+def aligned(rows: Sequence[tuple[str, ...]], left: int = 1) -> list[str]:
+    """Return aligned columns: the first ``left`` of them to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = enumerate(zip(row, widths, strict=True))
+        lines.append("  ".join(f"{cell:{'<' if at < left else '>'}{width}}" for at, (cell, width) in cells).rstrip())
+    return lines

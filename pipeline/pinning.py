@@ -17,6 +17,8 @@ from sida.foreign.fetch import fetch_file
 from sida.recipe.origins import origins
 from sida.stores.base import redact
 
+KEYS = {"address": "sha256", "vae": "revision"}  # what names something -> what pins it
+
 
 @dataclass(frozen=True)
 class Pin:
@@ -80,10 +82,9 @@ def pinned_elsewhere(path: Path, pins: list[Pin]) -> list[str]:
 
 def _unpinned(section: dict[str, Any], field: str) -> Iterator[tuple[str, str]]:
     """Yield each field that is missing, with the name of the one beside it that needs it."""
-    if section.get("address") and section.get("sha256", "") is None:
-        yield f"{field}.sha256", "address"
-    if section.get("vae") and section.get("revision") is None and _is_repository(section["vae"]):
-        yield f"{field}.revision", "vae"
+    for name, key in KEYS.items():
+        if section.get(name) and section.get(key, "") is None and not _is_own_folder(name, section[name]):
+            yield f"{field}.{key}", name
     for name, value in section.items():
         if isinstance(value, dict):
             yield from _unpinned(value, f"{field}.{name}".lstrip("."))
@@ -99,31 +100,29 @@ def _gaps(node: Any, field: str, path: Path) -> Iterator[_Gap]:
     if not isinstance(node, yaml.MappingNode):
         return
     entries = {key.value: (key, value) for key, value in node.value}
-    for name, wanted in (("address", "sha256"), ("vae", "revision")):
-        key, value = entries.get(name, (None, None))
-        if key is None or _is_null(value) or (name == "vae" and not _is_repository(value.value)):
-            continue
-        empty_key, empty = entries.get(wanted, (None, None))
-        if empty_key is not None and not _is_null(empty):
+    for name, key in KEYS.items():
+        name_node, address = entries.get(name, (None, None))
+        key_node, pinned = entries.get(key, (None, None))
+        if _is_empty(address) or not _is_empty(pinned) or _is_own_folder(name, address.value):
             continue
         if node.flow_style:
             raise RecipeError(
-                f"{path}: {field} is written in braces: give {name} and {wanted} lines of their own, then pin again"
+                f"{path}: {field} is written in braces: give {name} and {key} lines of their own, then pin again"
             )
-        first = empty_key.start_mark.line if empty_key else value.end_mark.line + 1
-        lines = slice(first, first + 1 if empty_key else first)
-        yield _Gap(field, wanted, value.value, lines, " " * key.start_mark.column)
+        first = key_node.start_mark.line if key_node else address.end_mark.line + 1
+        lines = slice(first, first + 1 if key_node else first)
+        yield _Gap(field, key, address.value, lines, " " * name_node.start_mark.column)
     for name, (_, value) in entries.items():
         yield from _gaps(value, f"{field}.{name}".lstrip("."), path)
 
 
-def _is_repository(vae: str) -> bool:
-    """Return whether the VAE is not a folder of this machine."""
-    return not vae.startswith(("/", ".", "file://"))
+def _is_own_folder(name: str, address: str) -> bool:
+    """Return whether it is a VAE in a folder of this machine, which has no revision."""
+    return name == "vae" and address.startswith(("/", ".", "file://"))
 
 
-def _is_null(node: Any) -> bool:
-    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+def _is_empty(node: yaml.Node | None) -> bool:
+    return node is None or node.tag == "tag:yaml.org,2002:null"
 
 
 def _replace(path: Path, text: str) -> None:

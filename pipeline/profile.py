@@ -6,19 +6,17 @@ name, and what each step asks of its node. No secret stands in a profile: it nam
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.guard import refuse_secret
 from sida.errors import UserError
-from sida.recipe import Loader
+from sida.recipe.reading import Loader, fault, find_file, names, nearest, read_fields
 from sida.registry import STEPS
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
@@ -45,28 +43,31 @@ Cores = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$")]
 
 
-class Part(BaseModel):
-    """A frozen section: unknown keys are refused."""
+class Section(BaseModel):
+    """Frozen section of a profile: unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _cores(quantity: str) -> Decimal:
-    """``500m`` is a half."""
+    """Return a number of cores: ``500m`` is a half."""
     return Decimal(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
 
 
-def _http(value: str | None) -> str | None:
-    if value is not None and not re.match(r"https?://[^/\s]", value):
+def _is_an_address(value: str) -> str:
+    if not re.match(r"https?://[^/\s]", value):
         raise ValueError("write http://host[:port] or https://host[:port]")
     return value
 
 
-class Kfp(Part):
+HttpAddress = Annotated[str, AfterValidator(_is_an_address)]
+
+
+class Kfp(Section):
     """How Kubeflow Pipelines is reached. Without a host: the service of this cluster, or kubectl's context, as kfp.Client does."""
 
-    host: str | None = None  # http://localhost:8888 through `kubectl port-forward`
-    ui: str | None = None  # for links, where it is not the host
+    host: HttpAddress | None = None  # http://localhost:8888 through `kubectl port-forward`
+    ui: HttpAddress | None = None  # for links, where it is not the host
     namespace: DnsName | None = None  # of the user, where Kubeflow has several
     experiment: Text = "sida"
     service_account: DnsName | None = None
@@ -77,13 +78,8 @@ class Kfp(Part):
     ca_file: str | None = None
     verify_tls: bool = True
 
-    @field_validator("host", "ui")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        return _http(value)
 
-
-class Images(Part):
+class Images(Section):
     """The images of this project by digest; a tag can move, a digest cannot."""
 
     cpu: str
@@ -91,14 +87,14 @@ class Images(Part):
     allowed: tuple[str, ...] = ()  # images of earlier runs that `rerun` may start too
 
 
-class Secret(Part):
+class Secret(Section):
     """A Kubernetes Secret whose keys become environment variables."""
 
     name: DnsName
     variables: dict[Variable, Text]  # variable -> key in the Secret
 
 
-class Toleration(Part):
+class Toleration(Section):
     """As in a pod."""
 
     key: str | None = None
@@ -107,7 +103,7 @@ class Toleration(Part):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
-class Volume(Part):
+class Volume(Section):
     """A PersistentVolumeClaim with files of yours, such as a data set; steps only read there."""
 
     claim: DnsName  # in the namespace of the pods: KFP's, and job_namespace for rerun
@@ -133,7 +129,7 @@ class Volume(Part):
         return value
 
 
-class StepNeeds(Part):
+class StepNeeds(Section):
     """What a step asks of its node. A field that is left out is taken from ``default``."""
 
     cpu: Cores | None = None  # requested; None: processes times threads of the recipe's execution
@@ -145,22 +141,13 @@ class StepNeeds(Part):
     shared_memory: Quantity | None = None  # size of /dev/shm
     volumes: tuple[Volume, ...] | None = None  # of steps that read what a recipe addresses: fetch_*, prepare_data, ...
     retries: Count | None = None
-    backoff_seconds: Seconds | None = (
-        None  # before a lost pod's first retry; doubles. A failed step is told so much later
-    )
+    backoff_seconds: Seconds | None = None  # before a lost pod's first retry; doubles. Failures are told so much later
     timeout_seconds: Seconds | None = None
-    launcher: Literal["local", "trainjob"] | None = (
-        None  # where the heavy part runs: in the step's pod, or in a TrainJob
-    )
+    launcher: Literal["local", "trainjob"] | None = None  # where the heavy part runs: the step's pod, or a TrainJob
     nodes: Annotated[int, Field(ge=1)] | None = None  # of the TrainJob; the recipe's processes are shared out over them
 
-    def over(self, default: StepNeeds) -> StepNeeds:
-        """These needs, completed by ``default``."""
-        mine = {name: value for name, value in self if value is not None}
-        return default.model_copy(update=mine)
 
-
-class TrainJobs(Part):
+class TrainJobs(Section):
     """Kubeflow Trainer: where the heavy part of steps with ``launcher: trainjob`` runs. The step's own pod only follows it."""
 
     namespace: DnsName
@@ -168,25 +155,23 @@ class TrainJobs(Part):
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
     queue: DnsName | None = None  # of Kueue
     service_account: DnsName | None = None  # of the TrainJob's pods
-    launcher_account: DnsName | None = (
-        None  # of rerun's Jobs that launch one; None: job_service_account, as of all others
-    )
+    launcher_account: DnsName | None = None  # of rerun's Jobs that launch one; None: job_service_account
     on_termination: Literal["delete", "suspend", "keep"] = "delete"  # what becomes of the job of a step that is ended
     abandoned_seconds: Seconds = 3600  # without a launching step the job ends itself after so long
-    outage_seconds: Seconds = 6 * 3600  # so long may the Kubernetes API be away
+    outage_seconds: Seconds = 6 * 3600  # how long to tolerate an outage of the Kubernetes API
     cpu: Cores = "250m"  # of the launching step's pod
     cpu_limit: Cores | None = None
     memory: Quantity = "2Gi"
 
 
-class Webhook(Part):
-    """Who is told of a score that got worse: the address is a key of a Kubernetes Secret, for whoever knows it may post there."""
+class Webhook(Section):
+    """Webhook called when a score got worse. Its URL is a secret, a key of a Kubernetes Secret: anyone who has it can post."""
 
     secret: DnsName
     key: Text = "url"
 
 
-class Profile(Part):
+class Profile(Section):
     """One cluster."""
 
     description: str = ""
@@ -194,7 +179,7 @@ class Profile(Part):
     store: Annotated[str, Field(pattern=r"^s3://[^/\s]+")]  # what the steps see as SIDA_STORE
     images: Images
     env: dict[Variable, str] = {}
-    mlflow_ui: str | None = None  # MLflow for people, where it is not MLFLOW_TRACKING_URI; for links
+    mlflow_ui: HttpAddress | None = None  # MLflow for people, where it is not MLFLOW_TRACKING_URI; for links
     secrets: tuple[Secret, ...] = ()
     image_pull_secrets: tuple[DnsName, ...] = ()
     job_namespace: DnsName | None = None  # of the Jobs that `rerun` prints
@@ -204,11 +189,6 @@ class Profile(Part):
     webhook: Webhook | None = None
     default: StepNeeds = StepNeeds()
     steps: dict[str, StepNeeds] = {}
-
-    @field_validator("mlflow_ui")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        return _http(value)
 
     @model_validator(mode="after")
     def _env_holds_no_secret(self) -> Profile:
@@ -221,10 +201,7 @@ class Profile(Part):
     def _steps_are_known(self) -> Profile:
         for step in self.steps:
             if step not in STEPS:
-                near = difflib.get_close_matches(step, STEPS, n=1)
-                raise ValueError(
-                    f"steps.{step}: no such step; " + (f"did you mean {near[0]!r}?" if near else ", ".join(STEPS))
-                )
+                raise ValueError(f"steps.{step}: no such step; {nearest(step, STEPS) or ', '.join(STEPS)}")
         return self
 
     @model_validator(mode="after")
@@ -263,47 +240,48 @@ class Profile(Part):
         return self
 
     def launched(self, step: str) -> bool:
-        """Whether the step's heavy part runs in a TrainJob."""
+        """Return whether the step's heavy part runs in a TrainJob."""
         return step in LAUNCHED and self.needs(step).launcher == "trainjob"
 
     def needs(self, step: str) -> StepNeeds:
-        """What a step asks for, defaults filled in."""
-        return self.steps.get(step, StepNeeds()).over(self.default)
+        """Return what a step asks for, defaults filled in."""
+        own = {name: value for name, value in self.steps.get(step, StepNeeds()) if value is not None}
+        return self.default.model_copy(update=own)
 
     def mounts(self, step: str, path: str) -> bool:
-        """Whether a volume brings the file at ``path`` to a step."""
+        """Return whether a volume brings the file at ``path`` to a step."""
         volumes = self.needs(step).volumes or ()
         return any(PurePosixPath(path).is_relative_to(volume.path) for volume in volumes)
 
     def image_for(self, step: str) -> tuple[str, str]:
-        """(field, image) for a step: the CUDA image where it has an accelerator."""
+        """Return (field, image) for a step: the CUDA image where it has an accelerator."""
         return ("images.cuda", self.images.cuda) if self.needs(step).accelerator else ("images.cpu", self.images.cpu)
 
     def variables(self) -> dict[str, str]:
-        """The plain environment of every step."""
+        """Return the plain environment of every step."""
         link = {"SIDA_MLFLOW_UI": self.mlflow_ui} if self.mlflow_ui else {}
         return {"SIDA_STORE": self.store, "SIDA_PATIENCE": PATIENCE} | link | self.env
 
     def allowed_images(self) -> list[str]:
-        """What `rerun` may start."""
+        """Return the images that `rerun` may start."""
         return [image for image in (self.images.cpu, self.images.cuda, *self.images.allowed) if image]
 
 
 def has_digest(image: str) -> bool:
-    """Whether an image is named by its digest."""
+    """Return whether an image is named by its digest."""
     return re.fullmatch(DIGEST, image) is not None
 
 
-def check_image(field: str, image: str, where: str, *, allow_tags: bool = False) -> str:
-    """The image itself. Raises UserError for none, or for one without a digest unless tags are allowed."""
+def check_image(field: str, image: str, profile: str, *, allow_tags: bool = False) -> str:
+    """Return the image itself. Raises UserError for none, or for one without a digest unless tags are allowed."""
     if not image:
         raise UserError(
-            f"{where}: {field} is empty: build and push the image, then write REGISTRY/NAME@sha256:DIGEST "
+            f"{profile}: {field} is empty: build and push the image, then write REGISTRY/NAME@sha256:DIGEST "
             f"(`buildah push --digestfile`, `docker buildx imagetools inspect` and `skopeo inspect` tell it)"
         )
     if not has_digest(image) and not allow_tags:
         raise UserError(
-            f"{where}: {field} {image!r} has no digest, so that it can change under a run: write NAME@sha256:64 hex digits, "
+            f"{profile}: {field} {image!r} has no digest, so that it can change under a run: write NAME@sha256:64 hex digits, "
             f"or give --allow-tags"
         )
     return image
@@ -312,87 +290,19 @@ def check_image(field: str, image: str, where: str, *, allow_tags: bool = False)
 # -- reading
 
 
-def names() -> list[str]:
-    """The profiles that come with the project."""
-    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
-
-
-ALIASES = 32  # nested as densely as can be they name some 3^(32/3), a hundred thousand, values
-
-
 class ProfileLoader(Loader):
     """As recipes are read, but with some aliases: steps share node pools. Not so many that they multiply into a bomb."""
 
-    _aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self._aliases += 1
-            if self._aliases > ALIASES:
-                line = self.peek_event().start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: more than {ALIASES} aliases (*name): write these values out")
-        return yaml.SafeLoader.compose_node(self, parent, index)
+    most_aliases = 32  # nested as densely as can be they name some 3^(32/3), a hundred thousand, values
 
 
 def load(name: str) -> Profile:
-    """The profile called ``name``, or in the file ``name``. Raises UserError with the field's path."""
-    path = _find(name)
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=ProfileLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a profile is a mapping of fields, found {type(data).__name__}")
+    """Return the profile called ``name``, or in the file ``name``. Raises UserError with the field's path."""
+    path = find_file("profile", name, PROFILES, f"there are: {', '.join(names(PROFILES))}")
+    data = read_fields(path, "profile", ProfileLoader)
     try:
         return Profile.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise UserError(f"{path.name}: {_explain(error, data)}") from error
+        raise UserError(f"{path.name}: {fault(error, Profile)}") from error
     except (TypeError, ValueError) as error:  # a key that JSON does not have, such as a date
         raise UserError(f"{path.name}: {error}; use numbers, text, lists and mappings only") from error
-
-
-def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"no profile file {name}: check the path; the project's own: {', '.join(names())}")
-        return path
-    path = PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"no profile {name!r}: {hint}there are: {', '.join(names())}; or give the path of a YAML file")
-    return path
-
-
-def _explain(error: ValidationError, data: dict[str, Any]) -> str:
-    first = error.errors()[0]
-    path = first["loc"]
-    field = ".".join(str(part) for part in path) or "profile"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), _known_keys(path[:-1]), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(_known_keys(path[:-1]))}"
-        return f"{field}: unknown key; {hint}"
-    if first["type"] == "missing":
-        return f"{field}: is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
-    found = first.get("input")
-    shown = "" if isinstance(found, dict | list | Profile) or "secret" in message else f", found {str(found)[:80]!r}"
-    return f"{field}: {message}{shown}"
-
-
-def _known_keys(path: tuple[int | str, ...]) -> list[str]:
-    """The fields of the section at a path; dictionaries and lists of sections are looked through."""
-    model: type[BaseModel] = Profile
-    for part in path:
-        if isinstance(part, int) or part not in model.model_fields:
-            continue  # an item of a list, or a step's name
-        annotation: Any = model.model_fields[part].annotation
-        model = next(m for m in _models(annotation))
-    return list(model.model_fields)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]

@@ -1,4 +1,4 @@
-"""Parts common to the verbs that talk to a cluster: arguments, and from RECIPE and profile to a compiled pipeline."""
+"""Parts common to the verbs that talk to a cluster: from RECIPE and profile to a compiled pipeline, and the profile's store."""
 
 from __future__ import annotations
 
@@ -7,54 +7,53 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from pipeline.running import add_force
+from pipeline import trainjobs
+from pipeline.arguments import ALLOW_TAGS, FORCE, PIPELINE
+from pipeline.client import Client, Version
+from pipeline.compile import Compiled, OnCluster, compiled, plan_for, recipe_parameter
+from pipeline.plan import Plan
+from pipeline.profile import Profile, has_digest
+from sida import recipe
+from sida.data.sources import is_remote
+from sida.patience import impatient
+from sida.recipe import Recipe
+from sida.steps.recipes import recipe_key
+from sida.stores import ObjectStore, open_store
 
-if TYPE_CHECKING:
-    from pipeline.compile import Compiled
-    from pipeline.profile import Profile
-    from sida.recipe import Recipe
-    from sida.stores import ObjectStore
-
-
-def add_recipe(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add RECIPE and what to compile of it."""
-    parser.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        nargs=None if required else "?",
-        help="name of a recipe (see `list`), or path of a YAML file",
-    )
-    parser.add_argument(
-        "--pipeline", metavar="NAME", default="reproduce", help="which pipeline: reproduce (default), the whole DAG"
-    )
-    add_force(parser)
-    parser.add_argument(
-        "--allow-tags",
-        action="store_true",
-        help="take images without a digest, with a warning: they can change under a run",
-    )
+TO_COMPILE = (PIPELINE, FORCE, ALLOW_TAGS)
 
 
-def add_profile(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add --profile."""
-    parser.add_argument(
-        "--profile",
-        metavar="PROFILE",
-        required=required,
-        help="the cluster: name of a file in profiles/, or path of a YAML file",
-    )
+@dataclass(frozen=True)
+class Uploaded:
+    """Pipeline's version on the cluster, and the parameters of its runs."""
+
+    client: Client
+    recipe: Recipe
+    description: str
+    version: Version
+    parameters: dict[str, str]
+
+
+def upload(args: argparse.Namespace, profile: Profile, repeat: str) -> Uploaded:
+    """Compile, check the cluster, and upload unless that version is there; a user's own recipe is put into the profile's store."""
+    loaded, pipeline = compile_for(args, profile)
+    trainjobs.check_cluster(profile, Plan.of(loaded, "").tasks())
+    client = Client(profile)
+    parameter, content = recipe_parameter(args.recipe, loaded, profile)
+    if content is not None:
+        use_store(profile)
+        open_store(profile.store).put(recipe_key(parameter), content)
+    description = " ".join(loaded.description.split())
+    version = client.upload(pipeline, description)
+    return Uploaded(client, loaded, description, version, {"recipe": parameter, "repeat": repeat})
 
 
 def compile_for(
     args: argparse.Namespace, profile: Profile | None, *, kubernetes: bool = False
 ) -> tuple[Recipe, Compiled]:
-    """Compile what ``add_recipe`` and ``add_profile`` name."""
-    from pipeline.compile import OnCluster, compiled, plan_for
-    from sida import recipe
-    from sida.data.sources import is_remote
-
+    """Compile what the arguments RECIPE, --pipeline, --force and --profile name."""
     loaded = recipe.load(args.recipe)
     if profile is not None and args.pipeline == "reproduce":
         is_remote(loaded.dataset)  # fail early: the recipe says where the data are
@@ -67,24 +66,9 @@ def compile_for(
 
 
 def _warn_of_tags(profile: Profile, steps: list[str]) -> None:
-    from pipeline.profile import has_digest
-
     for field, image in sorted({profile.image_for(step) for step in steps}):
         if image and not has_digest(image):
             print(f"warning: {field} {image} has no digest: it can change under a run", file=sys.stderr)
-
-
-def publish_recipe(args: argparse.Namespace, recipe: Recipe, profile: Profile) -> str:
-    """Return the pipeline's parameter ``recipe``; a user's own recipe is put into the profile's store."""
-    from pipeline.compile import recipe_parameter
-    from sida.steps.recipes import recipe_key
-    from sida.stores import open_store
-
-    parameter, content = recipe_parameter(args.recipe, recipe, profile)
-    if content is not None:
-        use_store(profile)
-        open_store(profile.store).put(recipe_key(parameter), content)
-    return parameter
 
 
 def use_store(profile: Profile) -> None:
@@ -114,9 +98,6 @@ def using_store(profile: Profile) -> Iterator[None]:
 @contextmanager
 def store_at_hand(profile: Profile) -> Iterator[ObjectStore]:
     """Yield the profile's store for a brief read or write that may fail: a store that is away is not waited for."""
-    from sida.patience import impatient
-    from sida.stores import open_store
-
     use_store(profile)
     with impatient():
         yield open_store(profile.store)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline import output
+from pipeline.local import Outcome
 from sida.manifests import Manifest, ReportResult, RunResult, of_kind, parse_manifest
 from sida.report.compare import table
 from sida.scoring import words
 from sida.stores import open_store, read_address
 
-if TYPE_CHECKING:
-    from pipeline.local import Outcome
-
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """Finished run: its manifest, where that lies, and the addresses of its results."""
 
     manifest: Manifest[RunResult]
@@ -30,7 +27,7 @@ class Run:
         """Return table, verdict, addresses."""
         result = self.manifest.result
         reused = [event["step"] for event in outcome.steps if event["state"] == "reused"]
-        lines = ["", *aligned(table(self.manifest)), "", result.verdict, ""]
+        lines = ["", *output.aligned(table(self.manifest)), "", result.verdict, ""]
         if result.regression is not None:
             lines += [words.regression(result.regression), ""]
         lines += [f"generator  {self.generator}", f"samples    {self.grid}", f"report     {self.report}"]
@@ -45,12 +42,7 @@ class Run:
             "recipe": recipe,
             "seconds": outcome.seconds,
             "steps": [
-                {
-                    "name": event["step"],
-                    "state": event["state"],
-                    "seconds": event["seconds"],
-                    "manifest": event["manifest"],
-                }
+                {"name": event["step"]} | {key: event[key] for key in ("state", "seconds", "manifest")}
                 for event in outcome.steps
             ],
             "scores": [
@@ -66,7 +58,7 @@ class Run:
         }
 
 
-def read(outcome: Outcome) -> Run:
+def read(outcome: Outcome) -> RunSummary:
     """Return the run that ``compare`` described; write ``report.html`` into the run's folder."""
     address = outcome.manifest("compare")
     manifest = of_kind(parse_manifest(read_address(address), address), RunResult, address)
@@ -75,19 +67,4 @@ def read(outcome: Outcome) -> Run:
     report = outcome.folder / "report.html"
     page = parse_manifest(read_address(outcome.manifest("report")), "report")
     report.write_bytes(store.read(of_kind(page, ReportResult, "report").result.page.key))
-    return Run(manifest, address, generator, grid, _file_address(report))
-
-
-def _file_address(path: Path) -> str:
-    return f"file://{path.absolute()}"
-
-
-def aligned(rows: Sequence[tuple[str, ...]], left: int = 1) -> list[str]:
-    """Return aligned columns: the first ``left`` of them to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = enumerate(zip(row, widths, strict=True))
-        placed = (cell.ljust(width) if column < left else cell.rjust(width) for column, (cell, width) in cells)
-        lines.append("  ".join(placed).rstrip())
-    return lines
+    return RunSummary(manifest, address, generator, grid, f"file://{report.absolute()}")

@@ -17,9 +17,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipeline import profile
-from pipeline.__main__ import EXIT_STATUS, parser
+from pipeline.__main__ import EXIT_STATUS, VERBS, parser
 from pipeline.output import NO_JSON
 from sida import errors, recipe
+from sida.recipe.reading import section
 from sida.settings import VARIABLES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
@@ -57,13 +58,6 @@ def fields(model: type[BaseModel], given: dict[str, Any], prefix: str = "") -> l
     return rows
 
 
-def section(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, if any; that of the values of a mapping or list too."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(section, getattr(annotation, "__args__", ()))), None)
-
-
 def type_name(annotation: Any) -> str:
     """As people read it."""
     origin, inside = get_origin(annotation), get_args(annotation)
@@ -86,7 +80,7 @@ def summary(thing: Any) -> str:
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
     """Verb -> its parser."""
-    return dict(next(iter(parser()._subparsers._group_actions)).choices)  # type: ignore[union-attr, arg-type]
+    return dict(next(iter(parser(*VERBS)._subparsers._group_actions)).choices)  # type: ignore[union-attr, arg-type]
 
 
 def options(verb: argparse.ArgumentParser) -> list[tuple[str, str]]:

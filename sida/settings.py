@@ -73,14 +73,6 @@ def settings() -> Settings:
     """Read the environment now. Raises UserError naming a variable that is not the number it should be."""
     runs = Path(os.environ.get("SIDA_RUNS", "runs")).absolute()
     events = os.environ.get("SIDA_EVENTS")
-    endpoint = next(
-        (
-            os.environ[name]
-            for name in ("SIDA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-            if os.environ.get(name)
-        ),
-        None,
-    )
     cache = os.environ.get("SIDA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sida"
     return Settings(
         store=os.environ.get("SIDA_STORE") or f"file://{runs / 'store'}",
@@ -88,7 +80,7 @@ def settings() -> Settings:
         run=os.environ.get("SIDA_RUN", ""),
         image=os.environ.get("SIDA_IMAGE", ""),
         events=Path(events) if events else None,
-        launcher=_choice("SIDA_LAUNCHER", ("local", "trainjob")),
+        launcher=_choice("SIDA_LAUNCHER", "local", "trainjob"),
         trainjob=os.environ.get("SIDA_TRAINJOB", ""),
         webhook=os.environ.get("SIDA_WEBHOOK", "").strip(),
         workers=int(_number("SIDA_WORKERS", 0)) or None,
@@ -99,8 +91,8 @@ def settings() -> Settings:
         cache=Path(cache).expanduser(),
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
         mirror=os.environ.get("SIDA_MIRROR", ""),
-        s3_endpoint=endpoint,
-        s3_region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        s3_endpoint=_first("SIDA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        s3_region=_first("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
         trusted_detectors=_digests("SIDA_TRUST_DETECTOR"),
         mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}",
         mlflow_ui=os.environ.get("SIDA_MLFLOW_UI", ""),
@@ -108,6 +100,11 @@ def settings() -> Settings:
         lease_seconds=_number("SIDA_LEASE_SECONDS", 30),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )
+
+
+def _first(*variables: str) -> str | None:
+    """Return the value of the first variable that is set and not empty."""
+    return next(filter(None, map(os.environ.get, variables)), None)
 
 
 def _digests(variable: str) -> tuple[str, ...]:
@@ -137,11 +134,11 @@ def _duration(variable: str, default: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _choice(variable: str, known: tuple[str, ...]) -> str:
-    """Return the variable's value, or the first of ``known`` when it is not set."""
-    value = os.environ.get(variable) or known[0]
-    if value not in known:
-        raise UserError(f"{variable}={value!r}: write {' or '.join(known)}")
+def _choice(variable: str, *choices: str) -> str:
+    """Return the variable's value, or the first of ``choices`` when it is not set."""
+    value = os.environ.get(variable) or choices[0]
+    if value not in choices:
+        raise UserError(f"{variable}={value!r}: write {' or '.join(choices)}")
     return value
 
 

@@ -22,6 +22,7 @@ HEAVY = ("torch", "kfp", "mlflow", "kubernetes", "sklearn", "rich", "matplotlib"
         ("import sida.training.distill_step, sida.report.compare, sida.report.report", HEAVY),
         ("import sida.tracking.reconcile, sida.report.comparison.table", HEAVY),
         ("from pipeline.__main__ import parser; parser().format_help()", (*HEAVY, "pydantic")),
+        ("from pipeline.__main__ import VERBS, parser; parser(*VERBS)", HEAVY),
     ],
 )
 def test_reusing_a_step_or_asking_for_help_imports_nothing_heavy(statement: str, forbidden: tuple[str, ...]) -> None:

@@ -11,33 +11,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.profile import Profile
+from pipeline import output, profile, remote, trainjobs
+from pipeline.arguments import PROFILE, argument
+from pipeline.client import Client
+from sida import ending
+from sida.errors import SidaError
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN and the options for its place."""
-    from pipeline import output, remote
-
-    parser.add_argument("run", metavar="RUN", help="id of the run, as `submit` printed it")
-    remote.add_profile(parser)
-    output.add_json(parser)
+ARGUMENTS = (argument("run", "RUN", "id of the run, as `submit` printed it"), PROFILE)
 
 
 def main(args: argparse.Namespace) -> int:
     """Ask KFP to end the run."""
-    from pipeline import output, profile, trainjobs
-    from pipeline.client import Client
-    from sida import ending
-
     cluster = profile.load(args.profile)
     before = Client(cluster).cancel(args.run)
     was = ending.CANCELLED if before.cancelled else before.state
     output.part(args, f"{before.name}: {f'had ended already, {was}' if before.ended else 'cancelling'}")
     if not before.ended:
-        _record(args, cluster)
+        _record(args.run, cluster)
     jobs: list[str] = []
     for launcher in trainjobs.launchers(cluster, args.run):
         jobs.append(launcher.stop())
@@ -47,14 +38,10 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _record(args: argparse.Namespace, where: Profile) -> None:
+def _record(run: str, cluster: profile.Profile) -> None:
     """Record the cancellation in the store: Kubeflow calls a cancelled run FAILED in the end."""
-    from pipeline import remote
-    from sida import ending
-    from sida.errors import SidaError
-
     try:
-        with remote.store_at_hand(where) as store:
-            ending.cancel(store, args.run, "by `cancel`")
+        with remote.store_at_hand(cluster) as store:
+            ending.cancel(store, run, "by `cancel`")
     except (SidaError, OSError) as error:
         print(f"not recorded in the store, whose records may call it failed: {error}", file=sys.stderr)

@@ -14,43 +14,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from pipeline import output
+from pipeline.arguments import STORE, argument
+from sida import recipe, records
+from sida.errors import UserError
+from sida.report.comparison.entries import benchmarks, finished_runs, in_words
+from sida.report.comparison.page import comparison_page
+from sida.report.comparison.table import COLUMNS, as_cells, as_csv, rows_of
+from sida.settings import settings
+from sida.stores import open_store
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE ..., --runs and the output options."""
-    from pipeline import output
-
-    parser.add_argument(
-        "recipes", metavar="RECIPE", nargs="*", help="names of recipes (default: all that have a run, and the paper's)"
-    )
-    parser.add_argument("--runs", metavar="RUN", nargs="+", default=[], help="ids of runs (default: all in the store)")
-    parser.add_argument("--store", metavar="ADDRESS", help="where the runs are (default: SIDA_STORE, or ./runs/store)")
-    parser.add_argument(
-        "--output", metavar="FOLDER", help="where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)"
-    )
-    output.add_json(parser)
+ARGUMENTS = (
+    argument("recipes", "RECIPE", "names of recipes (default: all that have a run, and the paper's)", nargs="*"),
+    argument("--runs", "RUN", "ids of runs (default: all in the store)", nargs="+", default=[]),
+    STORE,
+    argument("--output", "FOLDER", "where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)", type=Path),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Read the store, print, write the files."""
-    import os
-    from pathlib import Path
-
-    from pipeline import output
-    from pipeline.result import aligned
-    from sida import records
-    from sida.errors import UserError
-    from sida.report.comparison.entries import benchmarks, finished_runs, in_words
-    from sida.report.comparison.table import COLUMNS, as_cells, as_csv, rows_of
-    from sida.settings import settings
-    from sida.stores import open_store
-
-    if args.store:
-        os.environ["SIDA_STORE"] = open_store(args.store).address
-    here = settings()
-    store = open_store(here.store)
+    store = open_store(args.store or settings().store)
     for run in args.runs:
         if not records.calls(store, run):
             raise UserError(f"no run {run!r} in {store.address}: check the id and the store")
@@ -58,16 +47,13 @@ def main(args: argparse.Namespace) -> int:
     for line in left_out:
         print(line, file=sys.stderr)
     _check_names(args.recipes, {entry.recipe.name for entry in ours})
-    shown = benchmarks(ours, args.recipes)
-    rows = rows_of(shown)
+    compared = benchmarks(ours, args.recipes)
+    rows = rows_of(compared)
     table = [row.record() for row in rows]
-
-    from sida.report.comparison.page import comparison_page  # matplotlib, jinja2
-
-    folder = Path(args.output) if args.output else here.runs / "comparison"
+    folder = args.output or settings().runs / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
-        ("comparison.html", comparison_page(shown, store)),
+        ("comparison.html", comparison_page(compared, store)),
         ("comparison.csv", as_csv(rows)),
         ("comparison.json", json.dumps(table, indent=1) + "\n"),
     ):
@@ -75,8 +61,8 @@ def main(args: argparse.Namespace) -> int:
         temporary.write_text(content, encoding="utf-8")
         temporary.replace(folder / name)
     page = (folder / "comparison.html").absolute().as_uri()
-    lines = aligned(as_cells(rows), left=len(COLUMNS))
-    for benchmark in shown:
+    lines = output.aligned(as_cells(rows), left=len(COLUMNS))
+    for benchmark in compared:
         sentences = [": ".join(in_words(*pair)) for pair in benchmark.pairs]
         lines += ["", *sentences] if sentences else []
     output.result(args, "\n".join([*lines, "", f"page  {page}"]), benchmarks=table, page=page)
@@ -85,8 +71,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _check_names(names: Sequence[str], with_runs: set[str]) -> None:
     """Refuse a name that is no recipe and has no run."""
-    from sida import recipe
-
     for name in names:
         if name not in with_runs:
             recipe.find(name)  # raises with the nearest name

@@ -14,25 +14,20 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline import profile, remote
+from pipeline.arguments import ANY_PROFILE, RECIPE, argument, flag
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE, the cluster, and the form."""
-    from pipeline import remote
-
-    remote.add_recipe(parser)
-    remote.add_profile(parser, required=False)
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write there instead of stdout")
-    parser.add_argument(
-        "--kubernetes",
-        action="store_true",
-        help="Pipeline and PipelineVersion objects for kubectl, in place of IR YAML",
-    )
+ARGUMENTS = (
+    RECIPE,
+    *remote.TO_COMPILE,
+    ANY_PROFILE,
+    argument("--output", "FILE", "write there instead of stdout", type=Path),
+    flag("--kubernetes", "Pipeline and PipelineVersion objects for kubectl, in place of IR YAML"),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Compile and write."""
-    from pipeline import profile, remote
-
     cluster = profile.load(args.profile) if args.profile else None
     _, compiled = remote.compile_for(args, cluster, kubernetes=args.kubernetes)
     if cluster is None:

@@ -11,28 +11,24 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
+from pipeline import output
+from pipeline.arguments import argument
+from sida.recipe import load
+from sida.teachers.convert import convert
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add FILE, --output DIR, --recipe RECIPE, --licence TEXT."""
-    from pipeline import output
-
-    parser.add_argument("file", metavar="FILE", type=Path, help="the network as published")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the two files")
-    parser.add_argument("--recipe", metavar="RECIPE", help="takes architecture and licence from its teacher section")
-    parser.add_argument("--licence", metavar="TEXT", help="licence of the weights, recorded in the files")
-    output.add_json(parser)
+ARGUMENTS = (
+    argument("file", "FILE", "the network as published", type=Path),
+    argument("--output", "DIR", "folder for the two files", type=Path, required=True),
+    argument("--recipe", "RECIPE", "takes architecture and licence from its teacher section"),
+    argument("--licence", "TEXT", "licence of the weights, recorded in the files"),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Convert, then name the files that were written."""
-    from dataclasses import asdict
-
-    from pipeline import output
-    from sida.recipe import load
-    from sida.teachers.convert import convert
-
     teacher = load(args.recipe).teacher if args.recipe else None
     converted = convert(
         args.file,

@@ -15,20 +15,16 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
+from pipeline import doctor, output, profile
+from pipeline.arguments import argument
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --profile, --json."""
-    from pipeline import output
-
-    parser.add_argument("--profile", metavar="PROFILE", help="check this cluster too: a name, or path of a YAML file")
-    output.add_json(parser)
+ARGUMENTS = (argument("--profile", "PROFILE", "check this cluster too: a name, or path of a YAML file"),)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for each check, and below how to fix what failed."""
-    from pipeline import doctor, output, profile
-
     checks = doctor.examine(profile.load(args.profile) if args.profile else None)
     bad = [check for check in checks if check.state == "bad"]
     lines = []
@@ -36,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         lines.append(f"{check.state:<8}{check.name:<12}{check.found}")
         if check.state != "ok":
             fields = {"prevents": check.prevents, "mend": check.mend}
-            lines += [f"{'':<20}{what}: {text}" for what, text in fields.items() if text]
+            lines += [f"{'':<20}{name}: {text}" for name, text in fields.items() if text]
     end = doctor.summary(checks, args.profile)
-    output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=[check.as_json() for check in checks])
+    output.result(args, "\n".join([*lines, "", end]), healthy=not bad, checks=[asdict(check) for check in checks])
     return 1 if bad else 0

@@ -13,26 +13,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline import output
+from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument
+from sida import recipe
+from sida.export.generator import open_generator
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add GENERATOR, --output FOLDER."""
-    from pipeline import output
-
-    parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="a folder that does not exist yet")
-    parser.add_argument("--recipe", metavar="RECIPE", help="of a file that does not say its network itself")
-    output.add_json(parser)
+ARGUMENTS = (
+    GENERATOR,
+    argument("--output", "FOLDER", "a folder that does not exist yet", type=Path, required=True),
+    RECIPE_OF_FILE,
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Write the folder, then name its files."""
-    from pipeline import output
-    from sida import recipe
-    from sida.export.generator import open_generator
-
     generator = open_generator(args.generator, recipe.load(args.recipe) if args.recipe else None)
 
-    from sida.export.program import export_generator
+    from sida.export.program import export_generator  # torch
 
     files = export_generator(generator, args.output)
     lines = [f"{file}  {file.stat().st_size:,} bytes" for file in files]

@@ -12,28 +12,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline import output
+from pipeline.arguments import argument, whole
+from sida.errors import UserError
+from sida.manifests import DatasetResult, parse_manifest
+from sida.stores import open_store, read_address
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add MANIFEST and the output options."""
-    from pipeline import output
-
-    parser.add_argument("manifest", metavar="MANIFEST", help="address or file of a data set's manifest")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="folder for the tars")
-    parser.add_argument("--samples", metavar="N", type=int, default=10_000, help="samples in a tar (default 10,000)")
-    output.add_json(parser)
+ARGUMENTS = (
+    argument("manifest", "MANIFEST", "address or file of a data set's manifest"),
+    argument("--output", "FOLDER", "folder for the tars", type=Path, required=True),
+    argument("--samples", "N", "samples in a tar (default 10,000)", type=whole(1), default=10_000),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Export, then name the tars."""
-    from pipeline import output
-    from sida.data.export import export_webdataset
+    from sida.data.export import export_webdataset  # torch
     from sida.data.shards import Shards
-    from sida.errors import UserError
-    from sida.manifests import DatasetResult, parse_manifest
-    from sida.stores import open_store, read_address
 
-    if args.samples < 1:
-        raise UserError(f"--samples {args.samples}: give 1 or more")
     path = Path(args.manifest)
     content = path.read_bytes() if path.is_file() else read_address(args.manifest)
     manifest = parse_manifest(content, args.manifest)

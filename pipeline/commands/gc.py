@@ -14,25 +14,22 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline import output
+from pipeline.arguments import STORE, argument, flag
+from sida.process.scratch import remove_abandoned
+from sida.settings import settings
+from sida.stores import open_store
+from sida.stores.garbage import find_garbage, remove_garbage, summary
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --delete, --forget RUN, --store ADDRESS, --json."""
-    from pipeline import output
-
-    parser.add_argument("--delete", action="store_true", help="remove it; without this nothing is changed")
-    parser.add_argument("--forget", metavar="RUN", action="append", default=[], help="forget a run (may be repeated)")
-    parser.add_argument("--store", metavar="ADDRESS", help="file:///folder or s3://bucket/prefix (default: SIDA_STORE)")
-    output.add_json(parser)
+ARGUMENTS = (
+    flag("--delete", "remove it; without this nothing is changed"),
+    argument("--forget", "RUN", "forget a run (may be repeated)", action="append", default=[]),
+    STORE,
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print one line, or JSON with every key."""
-    from pipeline import output
-    from sida.process.scratch import remove_abandoned
-    from sida.settings import settings
-    from sida.stores import open_store
-    from sida.stores.garbage import find_garbage, remove_garbage, summary
-
     store = open_store(args.store or settings().store)
     garbage = (remove_garbage if args.delete else find_garbage)(store, args.forget)
     abandoned = remove_abandoned(dry_run=not args.delete)

@@ -8,24 +8,18 @@ examples:
 from __future__ import annotations
 
 import argparse
+from math import prod
 from pathlib import Path
 
+from pipeline import output
+from pipeline.arguments import argument
+from sida.teachers.formats import read_network
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add FILE, --json."""
-    from pipeline import output
-
-    parser.add_argument("file", metavar="FILE", type=Path, help="a pickle, torch file or safetensors")
-    output.add_json(parser)
+ARGUMENTS = (argument("file", "FILE", "a pickle, torch file or safetensors", type=Path),)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print format, class, architecture, and a line for each tensor."""
-    from math import prod
-
-    from pipeline import output
-    from sida.teachers.formats import read_network
-
     network = read_network(args.file, str(args.file))
     shapes = network.shapes()
     lines = [

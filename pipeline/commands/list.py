@@ -10,38 +10,27 @@ examples:
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sida.recipe import Recipe
+from pipeline import output
+from pipeline.arguments import Argument
+from sida import recipe
+from sida.recipe import Recipe
 
+ARGUMENTS: tuple[Argument, ...] = ()
 HEADINGS = ("benchmark", "teacher", "guided", "SiD", "best of SiDA, SiD2A", "recipe, and its variants")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    from pipeline import output
-
-    output.add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the paper's table, then the other recipes."""
-    from pipeline import output
-    from sida import recipe
-
     recipes = {name: recipe.load(name) for name in recipe.names()}
     rows: dict[str, list[Recipe]] = {}
     for loaded in recipes.values():
         if loaded.benchmark:
             rows.setdefault(loaded.benchmark, []).append(loaded)
     table = [HEADINGS, *(_row(*variants) for variants in sorted(rows.values(), key=_order))]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
-    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    lines += ["", "others"]
     others = [loaded for loaded in recipes.values() if not loaded.benchmark]
-    width = max((len(loaded.name) for loaded in others), default=0)
-    lines += [f"{loaded.name:<{width}}  {' '.join(loaded.description.split())}" for loaded in others]
+    lines = [*output.aligned(table, left=len(HEADINGS)), "", "others"]
+    lines += output.aligned([(loaded.name, " ".join(loaded.description.split())) for loaded in others], left=2)
     output.result(args, "\n".join(lines), recipes=[_as_json(loaded) for loaded in recipes.values()])
     return 0
 

@@ -14,22 +14,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from pipeline import profile
+from pipeline.arguments import ANY_PROFILE, argument, flag
+from pipeline.step_logs import step_log
+from sida import records
+from sida.errors import UserError
+from sida.launch.local import LocalLauncher
+from sida.layout import check_run_id
+from sida.settings import settings
+from sida.steps.log import read_log
+from sida.stores import open_store
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN, STEP and the options for their place."""
-    from pipeline import remote
-
-    parser.add_argument("run", metavar="RUN", help="id of the run; here: name of its folder in ./runs")
-    parser.add_argument("step", metavar="STEP", help="the step (see `status RUN`)")
-    remote.add_profile(parser, required=False)
-    parser.add_argument("--follow", action="store_true", help="with --profile: show new lines until the pod ends")
+ARGUMENTS = (
+    argument("run", "RUN", "id of the run; here: name of its folder in ./runs"),
+    argument("step", "STEP", "the step (see `status RUN`)"),
+    ANY_PROFILE,
+    flag("--follow", "with --profile: show new lines until the pod ends"),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the log."""
-    from pipeline import profile
-    from pipeline.step_logs import step_log
-
     step = args.step.replace("-", "_")
     cluster = profile.load(args.profile) if args.profile else None
     for line in step_log(cluster, args.run, step, follow=args.follow) if cluster else _here(args.run, step):
@@ -39,29 +44,18 @@ def main(args: argparse.Namespace) -> int:
 
 def _here(run: str, step: str) -> Iterator[str]:
     """Return the log of the step's workers if it has some; else the step's own; of one at work, the log of its run."""
-    from sida import records
-    from sida.errors import UserError
-    from sida.launch.local import LocalLauncher
-    from sida.layout import check_run_id
-    from sida.settings import settings
-    from sida.steps.log import read_log
-    from sida.stores import open_store
-
-    here = settings()
-    store = open_store(here.store)
+    folder, store = settings().runs, open_store(settings().store)
     call = records.call_of(store, run, step)
     parts = call.manifest.rsplit("/", 3)  # .../steps/<step>/<key>/<attempt>.json, once it has ended
     if len(parts) == 4:
-        logs = [here.runs / "logs" / f"{step}-{parts[2][:12]}-{parts[3].removesuffix('.json')}.log"]
+        logs = [folder / "logs" / f"{step}-{parts[2][:12]}-{parts[3].removesuffix('.json')}.log"]
     else:
-        logs = sorted((here.runs / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
+        logs = sorted((folder / "logs").glob(f"{step}-*.log"), key=lambda path: path.stat().st_mtime)[-1:]
     for log in logs:
         if (lines := LocalLauncher(log).log()) is not None:
             return lines
     text = read_log(store, run, step)
-    lines = iter(text.splitlines()) if text else LocalLauncher(here.runs / check_run_id(run) / "log.txt").log()
+    lines = iter(text.splitlines()) if text else LocalLauncher(folder / check_run_id(run) / "log.txt").log()
     if lines is None and text is None:
-        raise UserError(
-            f"run {run}, {step}: no log in {store.address} or {here.runs}: is it at work on another machine?"
-        )
+        raise UserError(f"run {run}, {step}: no log in {store.address} or {folder}: is it at work on another machine?")
     return lines or iter(())

@@ -17,38 +17,33 @@ import re
 from pathlib import Path
 from string import Template
 
+import yaml
+
+from pipeline import output
+from pipeline.arguments import argument, flag, whole
+from sida import recipe
+from sida.errors import UserError
+from sida.stores.objects import sha256_of
+
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add NAME, and the options for what is known already."""
-    from pipeline import output
-
-    parser.add_argument("name", metavar="NAME", help="of the recipe: small letters, digits and hyphens")
-    parser.add_argument("--teacher", metavar="ADDRESS", default="teacher.pkl", help="the teacher's file or address")
-    parser.add_argument("--images", metavar="ADDRESS", default="images", help="folder or zip of the training images")
-    parser.add_argument("--resolution", metavar="N", type=int, default=32, help="of the teacher: 32 (default), 64, ...")
-    parser.add_argument("--classes", metavar="N", type=int, default=0, help="number of classes; 0 (default): none")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="default: NAME.yaml in this folder")
-    parser.add_argument("--train", action="store_true", help="there is no teacher yet: train a small one on the images")
-    output.add_json(parser)
+ARGUMENTS = (
+    argument("name", "NAME", "of the recipe: small letters, digits and hyphens"),
+    argument("--teacher", "ADDRESS", "the teacher's file or address", default="teacher.pkl"),
+    argument("--images", "ADDRESS", "folder or zip of the training images", default="images"),
+    argument("--resolution", "N", "of the teacher: 32 (default), 64, ...", type=int, default=32),
+    argument("--classes", "N", "number of classes; 0 (default): none", type=whole(0), default=0),
+    argument("--output", "FILE", "default: NAME.yaml in this folder", type=Path),
+    flag("--train", "there is no teacher yet: train a small one on the images"),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Check the result by reading it as a recipe, then write it."""
-    import yaml
-
-    from pipeline import output
-    from sida import recipe
-    from sida.errors import UserError
-
     path: Path = args.output or Path(f"{args.name}.yaml")
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", args.name):
         raise UserError(f"name {args.name!r}: use small letters, digits and hyphens, such as my-birds")
     if args.resolution < 16 or args.resolution & (args.resolution - 1):
         raise UserError(f"--resolution {args.resolution}: the template's networks take 16, 32, 64, ... ")
-    if args.classes < 0:
-        raise UserError(f"--classes {args.classes}: give the number of classes, 0 for none")
     if path.exists():
         raise UserError(f"{path}: exists already: remove it, or name another with --output")
     if not path.parent.is_dir():
@@ -74,15 +69,14 @@ def main(args: argparse.Namespace) -> int:
     recipe.parse(yaml.load(text, Loader=recipe.Loader), str(path))  # noqa: S506 (a SafeLoader)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
-    said = f"{path}: now change what differs, then `sida plan {path}`"
-    output.result(args, said, recipe=path.absolute(), detector=network.absolute() if args.train else None)
+    text = f"{path}: now change what differs, then `sida plan {path}`"
+    output.result(args, text, recipe=path.absolute(), detector=network.absolute() if args.train else None)
     return 0
 
 
 def _random_detector(path: Path) -> dict[str, str | None]:
     """Return the file of random features, written unless it exists; its digest is the same on every machine."""
-    from sida.scoring.random_features import write_random_features
-    from sida.stores.objects import sha256_of
+    from sida.scoring.random_features import write_random_features  # torch
 
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -102,6 +96,4 @@ def _relative(address: str, recipe: Path) -> str:
 
 def _scalar(value: str) -> str:
     """Return a YAML scalar on one line, quoted where necessary."""
-    import yaml
-
     return yaml.safe_dump(value, width=10_000).removesuffix("...\n").strip()

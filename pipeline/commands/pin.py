@@ -11,25 +11,18 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
+from pipeline import output
+from pipeline.arguments import RECIPE, flag
+from pipeline.pinning import pin, pinned_elsewhere
+from sida.recipe import find
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE, --dry-run."""
-    from pipeline import output
-
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written, fetch what is not known")
-    output.add_json(parser)
+ARGUMENTS = (RECIPE, flag("--dry-run", "say what would be written, fetch what is not known"))
 
 
 def main(args: argparse.Namespace) -> int:
     """Print each digest; write them all at once, or nothing."""
-    from dataclasses import asdict
-
-    from pipeline import output
-    from pipeline.pinning import pin, pinned_elsewhere
-    from sida.recipe import find
-
     path = find(args.recipe)
     pins = pin(path, write=not args.dry_run)
     lines = [f"{each.field}: {each.value}  {each.address}" for each in pins]

@@ -13,49 +13,36 @@ examples:
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sida.planning import Plan
+from pipeline import output
+from pipeline.arguments import RECIPE, argument, whole
+from sida import planning, recipe
+from sida.errors import UserError
+from sida.planning import GIB, Plan, advice
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE and machines."""
-    from pipeline import output
-
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
-    parser.add_argument("--nodes", metavar="N", type=int, help="machines (default 1)")
-    parser.add_argument("--gpus", metavar="M", type=int, help="GPUs per machine; default: the recipe's processes")
-    parser.add_argument("--gpu", metavar="NAME", default="h100", help="h100 (default), h200, a100, a100-40, l40s, ...")
-    parser.add_argument("--micro-batch", metavar="N", type=int, help="images per GPU and round; default: the recipe's")
-    parser.add_argument("--utilisation", metavar="SHARE", type=float, help="of the GPU's peak; default: 0.35")
-    output.add_json(parser)
+ARGUMENTS = (
+    RECIPE,
+    argument("--nodes", "N", "machines (default 1)", type=whole(1), default=1),
+    argument("--gpus", "M", "GPUs per machine; default: the recipe's processes", type=whole(1)),
+    argument("--gpu", "NAME", "h100 (default), h200, a100, a100-40, l40s, ...", default="h100"),
+    argument("--micro-batch", "N", "images per GPU and round; default: the recipe's", type=whole(1)),
+    argument("--utilisation", "SHARE", "of the GPU's peak; default: 0.35", type=float, default=planning.UTILISATION),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Count, then print."""
-    from pipeline import output
-    from sida import planning, recipe
-    from sida.errors import UserError
-
     loaded = recipe.load(args.recipe)
     if args.gpu not in planning.GPUS:
         raise UserError(f"--gpu {args.gpu}: not known: {', '.join(planning.GPUS)}")
-    for option in ("nodes", "gpus", "micro_batch"):
-        if (value := getattr(args, option)) is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} {value}: give 1 or more")
-    utilisation = planning.UTILISATION if args.utilisation is None else args.utilisation
-    if not 0 < utilisation <= 1:
-        raise UserError(f"--utilisation {utilisation:g}: give a share of the peak between 0 and 1, such as 0.35")
-    nodes = args.nodes or 1
-    machines = planning.Machines(
-        nodes,
-        args.gpus or -(-loaded.execution.processes // nodes),
-        planning.GPUS[args.gpu],
-        utilisation,
-    )
+    if not 0 < args.utilisation <= 1:
+        raise UserError(f"--utilisation {args.utilisation:g}: give a share of the peak between 0 and 1, such as 0.35")
+    gpus = args.gpus or -(-loaded.execution.processes // args.nodes)
+    machines = planning.Machines(args.nodes, gpus, planning.GPUS[args.gpu], args.utilisation)
     planning.check_division(loaded, machines, args.micro_batch)  # before the seconds that counting takes
-    from sida.training.cost import iteration_cost
+
+    from sida.training.cost import iteration_cost  # torch
 
     cost = iteration_cost(loaded.teacher.network, loaded.method, loaded.execution)
     needs = planning.plan(loaded, cost, machines, args.micro_batch)
@@ -64,8 +51,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _as_json(plan: Plan) -> dict[str, Any]:
-    from sida.planning import advice
-
     cost, work = plan.cost, plan.work
     return {
         "recipe": plan.recipe.name,
@@ -95,8 +80,6 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _as_text(plan: Plan) -> str:
-    from sida.planning import GIB, advice
-
     cost, work, method, gpu = plan.cost, plan.work, plan.recipe.method, plan.machines.gpu
     a, b = cost.A.flops / cost.forward_flops, cost.B.flops / cost.forward_flops
     masked = (cost.A.masks + cost.B.masks) / 1e6

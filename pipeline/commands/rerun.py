@@ -13,43 +13,40 @@ examples:
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.profile import Profile
-    from sida.records import StepCall
+from pipeline import profile, remote, rerun
+from pipeline.arguments import ANY_PROFILE, argument, flag, one_of
+from pipeline.client import Client
+from pipeline.compile import compiled_pipeline
+from pipeline.local import ROOT
+from pipeline.plan import Plan
+from pipeline.profile import Profile
+from sida import recipe, records
+from sida.errors import UserError
+from sida.records import StepCall
+from sida.settings import environment, settings
+from sida.steps.recipes import recipe_at
+from sida.stores import open_store
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN, STEP and the options for their place."""
-    from pipeline import remote
-
-    parser.add_argument("run", metavar="RUN", nargs="?", help="id of the run; here: name of its folder in ./runs")
-    parser.add_argument("step", metavar="STEP", nargs="?", help="the step, as `status RUN` shows it")
-    remote.add_profile(parser, required=False)
-    parser.add_argument("--force", action="store_true", help="make a new attempt")
-    parser.add_argument(
-        "--current-image", action="store_true", help="the profile's present image in place of the one that the run used"
-    )
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--kfp", action="store_true", help="start it as a run of one step on Kubeflow Pipelines")
-    group.add_argument("--local", action="store_true", help="run it on this machine")
-    group.add_argument(
-        "--cronjobs",
-        metavar="RECIPE",
-        help="print a suspended CronJob for each step of RECIPE, to be started by `kubectl create job --from`",
-    )
+CRON_JOBS = "print a suspended CronJob for each step of RECIPE, to be started by `kubectl create job --from`"
+ARGUMENTS = (
+    argument("run", "RUN", "id of the run; here: name of its folder in ./runs", nargs="?"),
+    argument("step", "STEP", "the step, as `status RUN` shows it", nargs="?"),
+    ANY_PROFILE,
+    flag("--force", "make a new attempt"),
+    flag("--current-image", "the profile's present image in place of the one that the run used"),
+    one_of(
+        flag("--kfp", "start it as a run of one step on Kubeflow Pipelines"),
+        flag("--local", "run it on this machine"),
+        argument("--cronjobs", "RECIPE", CRON_JOBS),
+    ),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Read the record, then print, start or run the step."""
-    from pipeline import profile, remote
-    from sida import records
-    from sida.errors import UserError
-    from sida.settings import settings
-    from sida.stores import open_store
-
     if args.cronjobs:
         return _cron_jobs(args)
     if args.run is not None and not args.run.strip() and args.local:  # a CronJob's pod, whose ConfigMap is empty
@@ -74,12 +71,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _here(call: StepCall, force: bool) -> int:
     """Run ``sida step`` with the record's flags."""
-    import subprocess
-
-    from pipeline import rerun
-    from pipeline.local import ROOT
-    from sida.settings import environment, settings
-
     rerun.check_inputs(call)
     here = settings()
     variables = environment() | {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)}
@@ -87,35 +78,24 @@ def _here(call: StepCall, force: bool) -> int:
     return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
 
 
-def _there(args: argparse.Namespace, call: StepCall, where: Profile) -> int:
-    from pipeline import rerun
-    from pipeline.compile import compiled_pipeline
-    from sida.steps.recipes import recipe_at
-
-    image = rerun.image_for(call, where, args.profile, current=args.current_image)
-    recipe = recipe_at(call.recipe)
+def _there(args: argparse.Namespace, call: StepCall, cluster: Profile) -> int:
+    image = rerun.image_for(call, cluster, args.profile, current=args.current_image)
+    loaded = recipe_at(call.recipe)
     rerun.check_inputs(call)
     if not args.kfp:
-        print(rerun.to_yaml([rerun.job(call, recipe, where, image, force=args.force)]), end="")
+        print(rerun.to_yaml([rerun.job(call, loaded, cluster, image, force=args.force)]), end="")
         return 0
-    from pipeline.client import Client
-
-    pipeline = rerun.one_step(call, recipe, where, image, args.profile, force=args.force)
-    client = Client(where)
+    pipeline = rerun.one_step(call, loaded, cluster, image, args.profile, force=args.force)
+    client = Client(cluster)
     run_id = client.start_once(rerun.title(call), compiled_pipeline(pipeline.name, pipeline))
     print(client.link(run_id))
     return 0
 
 
 def _cron_jobs(args: argparse.Namespace) -> int:
-    from pipeline import profile, rerun
-    from pipeline.plan import Plan
-    from sida import recipe
-    from sida.errors import UserError
-
     if not args.profile:
         raise UserError("--cronjobs needs --profile: images and secrets are the cluster's")
-    where, loaded = profile.load(args.profile), recipe.load(args.cronjobs)
+    cluster, loaded = profile.load(args.profile), recipe.load(args.cronjobs)
     steps = Plan.of(loaded, "").tasks()
-    print(rerun.to_yaml([rerun.cron_job(step, loaded, where, args.profile) for step in steps]), end="")
+    print(rerun.to_yaml([rerun.cron_job(step, loaded, cluster, args.profile) for step in steps]), end="")
     return 0

@@ -16,26 +16,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.local import Outcome
+from pipeline import nodes, output, result, running
+from pipeline.arguments import AMOUNT, FORCE, RECIPE, STORE, WAIT
+from pipeline.local import Outcome
+from sida.ending import end_run, settle_earlier
+from sida.errors import SidaError
+from sida.settings import settings
+from sida.stores import open_store
+from sida.tracking.reconcile import track_quietly
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE and how to run it."""
-    from pipeline import nodes, running
-
-    running.add_arguments(parser)
-    nodes.add_arguments(parser)
-    running.add_force(parser)
+ARGUMENTS = (RECIPE, STORE, WAIT, AMOUNT, nodes.add_arguments, FORCE)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run, then print the result."""
-    from pipeline import nodes, output, result, running
-    from sida.tracking.reconcile import track_quietly
-
     machines = nodes.machines(args)
     if machines is not None and machines.rank > 0:
         return nodes.join(args, machines)
@@ -54,12 +49,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _settle(outcome: Outcome) -> None:
     """Record how earlier runs of this machine that were killed whole ended, and tell MLflow."""
-    from sida.ending import settle_earlier
-    from sida.errors import SidaError
-    from sida.settings import settings
-    from sida.stores import open_store
-    from sida.tracking.reconcile import track_quietly
-
     try:
         for earlier in settle_earlier(open_store(settings().store), outcome.folder.parent, outcome.folder.name):
             print(f"run {earlier} had been killed: recorded as FAILED", file=sys.stderr)
@@ -70,10 +59,6 @@ def _settle(outcome: Outcome) -> None:
 
 def _record(recipe: str, outcome: Outcome) -> None:
     """Record in the store the end of a run that failed or was stopped after its first result, and tell MLflow."""
-    from sida.ending import end_run
-    from sida.errors import SidaError
-    from sida.tracking.reconcile import track_quietly
-
     if outcome.status == 2 and not any(event["state"] == "ran" for event in outcome.steps):
         return  # a mistake of the user
     run, stopped = outcome.folder.name, outcome.status > 128

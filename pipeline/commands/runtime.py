@@ -12,42 +12,32 @@ examples:
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pipeline.profile import Profile
+from pipeline import profile, rerun
+from pipeline.arguments import PROFILE, argument, whole
+from pipeline.cluster_checks import runs_as
+from pipeline.profile import Profile, check_image
+from sida.errors import UserError
+from sida.launch import trainjob_manifest
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the cluster."""
-    from pipeline import remote
-
-    remote.add_profile(parser)
-    parser.add_argument(
-        "--max-restarts", metavar="N", type=int, default=3, help="failures after which a job has failed (default 3)"
-    )
+ARGUMENTS = (
+    PROFILE,
+    argument("--max-restarts", "N", "failures after which a job has failed (default 3)", type=whole(0), default=3),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print objects for kubectl."""
-    from pipeline import profile, rerun
-    from sida.errors import UserError
-
     cluster = profile.load(args.profile)
     if cluster.trainjob is None:
         raise UserError(f"{args.profile} has no section trainjob: add one, with a namespace at least")
-    if args.max_restarts < 0:
-        raise UserError(f"--max-restarts {args.max_restarts}: give 0 or more")
     print(rerun.to_yaml(objects(cluster, args.profile, args.max_restarts)), end="")
     return 0
 
 
-def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[str, Any]]:
+def objects(profile: Profile, name: str, max_restarts: int = 3) -> list[dict[str, Any]]:
     """Return TrainingRuntime, Role, RoleBindings. Raises UserError for an image that is missing or has no digest."""
-    from pipeline.cluster_checks import runs_as
-    from pipeline.profile import check_image
-    from sida.launch import trainjob_manifest
-
     jobs = profile.trainjob
     assert jobs is not None  # the caller has looked
     manifests = []
@@ -56,7 +46,7 @@ def objects(profile: Profile, where: str, max_restarts: int = 3) -> list[dict[st
             trainjob_manifest.training_runtime(
                 jobs.runtime,
                 jobs.namespace,
-                check_image("images.cpu", profile.images.cpu, where),  # a placeholder: every TrainJob names its own
+                check_image("images.cpu", profile.images.cpu, name),  # a placeholder: every TrainJob names its own
                 service_account=jobs.service_account or "",
                 run_as_user=profile.run_as_user,
                 max_restarts=max_restarts,

@@ -15,27 +15,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline import output
+from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, whole
+from sida import recipe
+from sida.errors import UserError
+from sida.export.generator import open_generator
+
 MOST = 1_000_000
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add GENERATOR, the choice of images, and the output options."""
-    from pipeline import output
-
-    parser.add_argument("generator", metavar="GENERATOR", help="a file, or the address of a manifest")
-    parser.add_argument("--seeds", metavar="A-B", type=numbers, default="0-63", help="0-63 (default), or 1,5,9")
-    parser.add_argument("--labels", metavar="LIST", type=numbers, help="classes, in turn: 3 or 0-9 (default: all)")
-    parser.add_argument(
-        "--draws",
-        choices=("ours", "authors"),
-        default="ours",
-        help="whose noise a seed stands for: that of scores (default), or that of the SiD authors' image writer, and its classes",
-    )
-    parser.add_argument("--grid", metavar="FILE", type=Path, help="write one PNG with all images")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, help="write a PNG for each seed")
-    parser.add_argument("--recipe", metavar="RECIPE", help="of a file that does not say its network itself")
-    parser.add_argument("--batch", metavar="N", type=int, default=64, help="images made at once (default 64)")
-    output.add_json(parser)
 
 
 def numbers(text: str) -> list[int]:
@@ -53,22 +39,33 @@ def numbers(text: str) -> list[int]:
     return chosen
 
 
+ARGUMENTS = (
+    GENERATOR,
+    argument("--seeds", "A-B", "0-63 (default), or 1,5,9", type=numbers, default="0-63"),
+    argument("--labels", "LIST", "classes, in turn: 3 or 0-9 (default: all)", type=numbers),
+    argument(
+        "--draws",
+        None,
+        "whose noise a seed stands for: that of scores (default), or that of the SiD authors' image writer, and its classes",
+        choices=("ours", "authors"),
+        default="ours",
+    ),
+    argument("--grid", "FILE", "write one PNG with all images", type=Path),
+    argument("--output", "FOLDER", "write a PNG for each seed", type=Path),
+    RECIPE_OF_FILE,
+    argument("--batch", "N", "images made at once (default 64)", type=whole(1), default=64),
+)
+
+
 def main(args: argparse.Namespace) -> int:
     """Draw, then name the files."""
-    from pipeline import output
-    from sida import recipe
-    from sida.errors import UserError
-    from sida.export.generator import open_generator
-
     if args.grid is None and args.output is None:
         raise UserError("nothing to write: give --grid FILE, or --output FOLDER")
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch}: give 1 or more")
     if args.grid is not None and not args.grid.absolute().parent.is_dir():
         raise UserError(f"--grid {args.grid}: there is no folder {args.grid.parent}: make it first")
     generator = open_generator(args.generator, recipe.load(args.recipe) if args.recipe else None)
 
-    from sida.export import sample as sampling
+    from sida.export import sample as sampling  # torch
 
     authors = args.draws == "authors"
     if authors and not args.labels:

@@ -13,42 +13,39 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 
-from sida.errors import SidaError
-
-if TYPE_CHECKING:
-    from pipeline.client import Client, Schedule
-    from pipeline.profile import Profile
+from pipeline import output, profile, remote
+from pipeline.arguments import PROFILE, RECIPE_TEXT, argument, flag, one_of
+from pipeline.client import Client, Schedule
+from pipeline.cron import fires_within, six_fields
+from pipeline.profile import Profile
+from sida import recipe
+from sida.errors import SidaError, UserError
+from sida.steps.execute import SCHEDULED
 
 QUIET_ATTEMPTS = 10
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE, the cluster, and what to do."""
-    from pipeline import output, remote
-
-    remote.add_recipe(parser, required=False)  # --list needs none
-    remote.add_profile(parser)
-    parser.add_argument("--name", metavar="NAME", help="name of the schedule (default: sida- and the recipe's name)")
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument(
-        "--cron", metavar="FIELDS", help="'minute hour day month weekday': make the schedule, or change it"
-    )
-    group.add_argument("--pause", action="store_true", help="start no more runs until --cron is given again")
-    group.add_argument("--delete", action="store_true", help="remove the schedule; its runs stay")
-    group.add_argument("--list", action="store_true", help="show all schedules of the profile's experiment")
-    output.add_json(parser)
+ARGUMENTS = (
+    argument("recipe", "RECIPE", RECIPE_TEXT, nargs="?"),  # --list needs none
+    *remote.TO_COMPILE,
+    PROFILE,
+    argument("--name", "NAME", "name of the schedule (default: sida- and the recipe's name)"),
+    one_of(
+        argument("--cron", "FIELDS", "'minute hour day month weekday': make the schedule, or change it"),
+        flag("--pause", "start no more runs until --cron is given again"),
+        flag("--delete", "remove the schedule; its runs stay"),
+        flag("--list", "show all schedules of the profile's experiment"),
+        required=True,
+    ),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """List, pause, delete, or create."""
-    from pipeline import output, profile
-    from pipeline.client import Client
-    from pipeline.cron import six_fields
-    from sida import recipe
-    from sida.errors import UserError
-
     cluster = profile.load(args.profile)
     if args.list:
         return _list(args, cluster, Client(cluster))
@@ -73,42 +70,31 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(args: argparse.Namespace, where: Profile, client: Client) -> int:
-    from pipeline import output
-
+def _list(args: argparse.Namespace, cluster: Profile, client: Client) -> int:
     schedules = client.schedules()
     lines = [
         f"{s.name}  {s.cron}  recipe {s.parameters.get('recipe', '?')}{'' if s.enabled else '  paused'}"
         for s in schedules
     ]
-    none = f"no schedule in experiment {where.kfp.experiment}: `schedule RECIPE --cron ...` makes one"
+    none = f"no schedule in experiment {cluster.kfp.experiment}: `schedule RECIPE --cron ...` makes one"
     output.result(args, "\n".join(lines) or none, schedules=[dataclasses.asdict(schedule) for schedule in schedules])
     return 0
 
 
-def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
-    from pipeline import output, remote, trainjobs
-    from pipeline.client import Client, Schedule
-    from pipeline.plan import Plan
-    from sida.steps.execute import SCHEDULED
-
-    recipe, compiled = remote.compile_for(args, where)
-    trainjobs.check_cluster(where, Plan.of(recipe, "").tasks())
-    client = Client(where)
-    parameters = {"recipe": remote.publish_recipe(args, recipe, where), "repeat": SCHEDULED}
-    description = " ".join(recipe.description.split())
-    version = client.upload(compiled, description)
+def _set(args: argparse.Namespace, cluster: Profile, name: str, cron: str) -> int:
+    uploaded = remote.upload(args, cluster, SCHEDULED)
+    client = uploaded.client
     schedule = Schedule(
         name,
         cron,
-        version.version_id,
-        parameters,
-        pipeline_root=where.kfp.pipeline_root or "",
-        service_account=where.kfp.service_account or "",
+        uploaded.version.version_id,
+        uploaded.parameters,
+        pipeline_root=cluster.kfp.pipeline_root or "",
+        service_account=cluster.kfp.service_account or "",
     )
     there = client.schedules(name)
     same = next((s for s in there if s.fields() == schedule.fields()), None)
-    replace(client, schedule, there, same, version.pipeline_id, description)
+    replace(client, schedule, there, same, uploaded.version.pipeline_id, uploaded.description)
     state = ("unchanged" if same.enabled else "goes on") if same else "changed" if there else "created"
     changes = _changes(schedule, there, same)
     lines = [f"{name}: {state}" + ("" if changes else f", {cron}")]
@@ -120,66 +106,52 @@ def _set(args: argparse.Namespace, where: Profile, name: str, cron: str) -> int:
 
 def replace(
     client: Client,
-    wanted: Schedule,
+    target: Schedule,
     there: list[Schedule],
     same: Schedule | None,
     pipeline_id: str,
     description: str,
     pause: float = 20.0,
 ) -> None:
-    """Have ``wanted`` enabled and all others of its name gone; whatever fails on the way, one of them is enabled.
+    """Have ``target`` enabled and all others of its name gone; whatever fails on the way, one of them is enabled.
 
     KFP cannot change a schedule, and has no transactions. The new one is made disabled, which may fail and take its time; then, in
     a minute in which none of them fires, it is enabled and the old ones are disabled; then these are deleted. If one of
     these calls fails, all is as it was before. A command that was killed in between is put right by giving it again.
     """
     old = [schedule for schedule in there if schedule is not same]
-    new_id = ""
+    undo: list[Callable[[], None]] = []
     if same is None:
-        new_id = client.create_schedule(dataclasses.replace(wanted, enabled=not old), pipeline_id, description)
-    new = same.schedule_id if same else new_id
+        new_id = client.create_schedule(dataclasses.replace(target, enabled=not old), pipeline_id, description)
+        undo.append(partial(client.delete_schedule, new_id))
+    else:
+        new_id = same.schedule_id
+        undo += [] if same.enabled else [partial(client.enable_schedule, new_id, False)]
     firing = [schedule for schedule in old if schedule.enabled]
     if firing:
-        _wait_for_a_quiet_minute([wanted, *firing], pause)
-    disabled: list[Schedule] = []
+        _wait_for_a_quiet_minute([target, *firing], pause)
     try:
-        if (same and not same.enabled) or (new_id and old):
-            client.enable_schedule(new, True)
+        if (not same.enabled) if same else old:
+            client.enable_schedule(new_id, True)
         for schedule in firing:
             client.enable_schedule(schedule.schedule_id, False)
-            disabled.append(schedule)
+            undo.insert(0, partial(client.enable_schedule, schedule.schedule_id, True))
     except SidaError as error:
-        _undo(client, new, new_id, same, disabled, error)
+        try:
+            for call in undo:
+                call()
+        except SidaError as another:
+            raise SidaError(
+                f"{error}; then the new one {new_id} could not be taken back ({another}): both may fire: "
+                "give the same command again"
+            ) from another
         raise
     for schedule in old:  # they fire no more: one that cannot be deleted now is deleted the next time
         client.delete_schedule(schedule.schedule_id)
 
 
-def _undo(
-    client: Client, new: str, made: str, same: Schedule | None, disabled: list[Schedule], error: SidaError
-) -> None:
-    """Put the old schedules back as they were; report a failure of that too."""
-    try:
-        for schedule in disabled:
-            client.enable_schedule(schedule.schedule_id, True)
-        if made:
-            client.delete_schedule(made)
-        elif same is not None and not same.enabled:
-            client.enable_schedule(new, False)
-    except SidaError as another:
-        raise SidaError(
-            f"{error}; then the new one {new} could not be taken back ({another}): both may fire: give the same command again"
-        ) from another
-
-
 def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
     """Wait until none of them fires now or in the next minute, except those that may fire in every minute."""
-    import sys
-    import time
-    from datetime import UTC, datetime
-
-    from pipeline.cron import fires_within
-
     for attempt in range(QUIET_ATTEMPTS):
         if not any(len(s.cron.split()) == 6 and fires_within(s.cron, datetime.now(UTC), 1) for s in schedules):
             return
@@ -193,9 +165,9 @@ def _wait_for_a_quiet_minute(schedules: list[Schedule], pause: float) -> None:
         )
 
 
-def _changes(wanted: Schedule, there: list[Schedule], same: Schedule | None) -> dict[str, tuple[str, str]]:
+def _changes(target: Schedule, there: list[Schedule], same: Schedule | None) -> dict[str, tuple[str, str]]:
     """Return field -> (before, now) of a schedule that was created anew."""
     if same is not None or not there:
         return {}
-    before, after = there[0].fields(), wanted.fields()
+    before, after = there[0].fields(), target.fields()
     return {field: (before.get(field, ""), value) for field, value in after.items() if before.get(field) != value}

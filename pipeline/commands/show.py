@@ -16,24 +16,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pipeline import output
+from pipeline.arguments import RECIPE, flag
+from sida import recipe
+from sida.recipe.origins import annotated, origins
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE."""
-    from pipeline import output
-
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `list`), or path of a YAML file")
-    parser.add_argument(
-        "--addresses", action="store_true", help="print the https addresses that the recipe names, one a line"
-    )
-    output.add_json(parser)
+ARGUMENTS = (RECIPE, flag("--addresses", "print the https addresses that the recipe names, one a line"))
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the resolved recipe as YAML."""
-    from pipeline import output
-    from sida import recipe
-    from sida.recipe.origins import annotated, origins
-
     loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
     if args.addresses:
         addresses = [address for address in recipe.addresses(loaded).values() if address.startswith("https://")]

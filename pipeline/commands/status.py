@@ -15,33 +15,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sida.stores import ObjectStore
+from pipeline import output, profile, remote
+from pipeline.arguments import ANY_PROFILE, argument, whole
+from pipeline.client import Client
+from pipeline.observing import Observer
+from pipeline.standing import FAILED
+from sida import ending, records
+from sida.errors import SidaError, UserError
+from sida.launch.looker import in_a_line
+from sida.settings import settings
+from sida.stores import ObjectStore, open_store
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN and the options for its place."""
-    from pipeline import output, remote
-
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        nargs="?",
-        help="id of the run, as `submit` printed it; here: name of its folder in ./runs",
-    )
-    remote.add_profile(parser, required=False)
-    parser.add_argument(
-        "--last", metavar="N", type=_count, default=20, help="without RUN: how many to list (default 20)"
-    )
-    output.add_json(parser)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of runs, found {text!r}")
-    return int(text)
+ARGUMENTS = (
+    argument("run", "RUN", "id of the run, as `submit` printed it; here: name of its folder in ./runs", nargs="?"),
+    ANY_PROFILE,
+    argument("--last", "N", "without RUN: how many to list (default 20)", type=whole(1), default=20),
+)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,12 +46,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _on_kubeflow(args: argparse.Namespace) -> int:
-    from pipeline import output, profile, remote
-    from pipeline.client import Client
-    from pipeline.observing import Observer
-    from pipeline.standing import FAILED
-    from sida.launch.looker import in_a_line
-
     cluster = profile.load(args.profile)
     client = Client(cluster)
     observer = Observer(cluster, args.run)
@@ -88,12 +73,6 @@ def _on_kubeflow(args: argparse.Namespace) -> int:
 
 
 def _in_store(args: argparse.Namespace) -> int:
-    from pipeline import output, remote
-    from sida import ending, records
-    from sida.errors import UserError
-    from sida.settings import settings
-    from sida.stores import open_store
-
     store, run = open_store(settings().store), args.run
     calls = records.calls(store, run)
     if not calls:
@@ -121,9 +100,6 @@ def _in_store(args: argparse.Namespace) -> int:
 
 def _settle(store: ObjectStore, run: str) -> None:
     """Record the end of a run of this machine that was killed whole; a read-only store is no reason to stop."""
-    from sida import ending
-    from sida.errors import SidaError
-
     try:
         ending.end_if_killed(store, run)
     except (SidaError, OSError) as error:
@@ -134,26 +110,22 @@ def _settle(store: ObjectStore, run: str) -> None:
 
 
 def _list_kubeflow(args: argparse.Namespace) -> int:
-    from pipeline import output, profile
-    from pipeline.client import Client
-    from sida.ending import CANCELLED
-
     cluster = profile.load(args.profile)
     runs = Client(cluster).runs(args.last)
-    states = [CANCELLED if run.ended and run.cancelled and run.state != "SUCCEEDED" else run.state for run in runs]
+    states = [
+        ending.CANCELLED if run.ended and run.cancelled and run.state != "SUCCEEDED" else run.state for run in runs
+    ]
     rows = [(run.run_id, run.created, state, run.name) for run, state in zip(runs, states, strict=True)]
-    text = _table(rows) or f"no runs in experiment {cluster.kfp.experiment}: `submit` starts one"
+    text = (
+        "\n".join(output.aligned(rows, left=4))
+        or f"no runs in experiment {cluster.kfp.experiment}: `submit` starts one"
+    )
     fields = [{"run": run, "created": created, "state": state, "name": name} for run, created, state, name in rows]
     output.result(args, text, experiment=cluster.kfp.experiment, runs=fields)
     return 0
 
 
 def _list_store(args: argparse.Namespace) -> int:
-    from pipeline import output
-    from sida import ending, records
-    from sida.settings import settings
-    from sida.stores import open_store
-
     store = open_store(settings().store)
     rows, fields = [], []
     for run in reversed(records.runs(store)[-args.last :]):
@@ -165,12 +137,9 @@ def _list_store(args: argparse.Namespace) -> int:
         message = how.message if how is not None else ""
         rows.append((run, begun, state, message))
         fields.append({"run": run, "begun": begun, "state": how and how.state, "message": message})
-    text = _table(rows) or f"no runs in {store.address}: `run` makes one; --profile lists those on Kubeflow"
+    text = (
+        "\n".join(output.aligned(rows, left=4))
+        or f"no runs in {store.address}: `run` makes one; --profile lists those on Kubeflow"
+    )
     output.result(args, text, store=store.address, runs=fields)
     return 0
-
-
-def _table(rows: list[tuple[str, str, str, str]]) -> str:
-    """Return aligned rows; the last column is not padded."""
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows)

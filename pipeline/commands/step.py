@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import argparse
 
-OWN_HELP = True  # of the step
+from components.__main__ import main as step
+from pipeline.arguments import argument
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add STEP --flag ..."""
-    parser.add_argument("arguments", metavar="STEP --flag ...", nargs=argparse.REMAINDER, help="the step and its flags")
+ARGUMENTS = (argument("arguments", "STEP --flag ...", "the step and its flags", nargs=argparse.REMAINDER),)
 
 
 def main(args: argparse.Namespace) -> int:
     """Hand over to the steps' own command line."""
-    from components.__main__ import main as step
-
     return step(args.arguments)

@@ -15,57 +15,46 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.client import Client
-    from pipeline.profile import Profile
-    from pipeline.standing import Standing
+from pipeline import output, profile, remote
+from pipeline.arguments import PROFILE, QUIET, RECIPE, REPEAT, amount_of, argument, flag
+from pipeline.client import Client
+from pipeline.guard import refuse_secret
+from pipeline.observing import Observer
+from pipeline.profile import Profile
+from pipeline.run_watch import Stuck, Watch
+from pipeline.standing import Standing
+from sida.steps.execute import REUSE
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE, the cluster, the run's parameters."""
-    from pipeline import output, remote
-
-    remote.add_recipe(parser)
-    remote.add_profile(parser)
-    parser.add_argument(
-        "--repeat", metavar="TEXT", default="", help="another text measures the scores anew (default: reuse)"
-    )
-    parser.add_argument("--name", metavar="NAME", help="name of the run in the UI (default: recipe and time)")
-    parser.add_argument("--wait", action="store_true", help="show the steps until the run has ended")
-    parser.add_argument(
+ARGUMENTS = (
+    RECIPE,
+    *remote.TO_COMPILE,
+    PROFILE,
+    REPEAT,
+    argument("--name", "NAME", "name of the run in the UI (default: recipe and time)"),
+    flag("--wait", "show the steps until the run has ended"),
+    argument(
         "--stuck",
-        metavar="MINUTES",
-        type=_minutes,
+        "MINUTES",
+        "with --wait: how long to wait for what does not come by itself before giving up (default 15; 0: never)",
+        type=amount_of("minutes"),
         default=15.0,
-        help="with --wait: how long to wait for what does not come by itself before giving up (default 15; 0: never)",
-    )
-    output.add_amount(parser, logs=False)
-    output.add_json(parser)
+    ),
+    QUIET,
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Upload and start; with --wait, follow."""
-    import time
-
-    from pipeline import output, profile, remote, trainjobs
-    from pipeline.client import Client
-    from pipeline.guard import refuse_secret
-    from pipeline.plan import Plan
-    from sida.steps.execute import REUSE
-
     cluster = profile.load(args.profile)
     refuse_secret("--repeat", "", args.repeat, "give another text")
-    recipe, compiled = remote.compile_for(args, cluster)
-    trainjobs.check_cluster(cluster, Plan.of(recipe, "").tasks())
-    client = Client(cluster)
-    parameters = {"recipe": remote.publish_recipe(args, recipe, cluster), "repeat": args.repeat or REUSE}
-    version = client.upload(compiled, " ".join(recipe.description.split()))
+    uploaded = remote.upload(args, cluster, args.repeat or REUSE)
+    client, version = uploaded.client, uploaded.version
     output.note(args, f"{version.name}: {'uploaded' if version.new else 'already there'}")
-    name = args.name or f"{recipe.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    run_id = client.start(name, version.pipeline_id, version.version_id, parameters)
+    name = args.name or f"{uploaded.recipe.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    run_id = client.start(name, version.pipeline_id, version.version_id, uploaded.parameters)
     output.note(args, f"run {run_id}")
     link = client.link(run_id)
     fields = {"run": run_id, "name": name, "version": version.name, "uploaded": version.new, "link": link}
@@ -78,13 +67,9 @@ def main(args: argparse.Namespace) -> int:
     return status
 
 
-def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile) -> tuple[int, Standing | None]:
+def follow(client: Client, run_id: str, args: argparse.Namespace, cluster: Profile) -> tuple[int, Standing | None]:
     """Show each change of a step's state until the run has ended; return the exit status and the last standing."""
-    from pipeline import output
-    from pipeline.observing import Observer
-    from pipeline.run_watch import Stuck, Watch
-
-    observer = Observer(where, run_id)
+    observer = Observer(cluster, run_id)
     watch = Watch(observer, lambda line: output.note(args, line), args.stuck)
     goes_on = f"the run goes on; `sida cancel {run_id} --profile {args.profile}` ends it"
     try:
@@ -100,13 +85,3 @@ def follow(client: Client, run_id: str, args: argparse.Namespace, where: Profile
     observer.settle(end)
     print(f"run {run_id}: {end.state}{f': {end.message}' if end.message else ''}", file=sys.stderr)
     return (0 if end.state == "SUCCEEDED" else 1), end
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of minutes, found {text!r}")
-    return value

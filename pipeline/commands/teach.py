@@ -16,27 +16,24 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline import output, running
+from pipeline.arguments import AMOUNT, RECIPE, STORE, WAIT, argument
+from sida.manifests import DatasetResult, TeacherResult, of_kind, parse_manifest
+from sida.stores import read_address
+from sida.training.assets import export_assets
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE, where to write, and how to run it."""
-    from pipeline import running
-
-    running.add_arguments(parser)
-    parser.add_argument(
-        "--force", metavar="STEP", action="append", default=[], help="make a new attempt: prepare_data or teach"
-    )
-    parser.add_argument(
-        "--output", metavar="FOLDER", type=Path, default=Path("assets"), help="folder for the files (default ./assets)"
-    )
+ARGUMENTS = (
+    RECIPE,
+    STORE,
+    WAIT,
+    AMOUNT,
+    argument("--force", "STEP", "make a new attempt: prepare_data or teach", action="append", default=[]),
+    argument("--output", "FOLDER", "folder for the files (default ./assets)", type=Path, default=Path("assets")),
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Train, write the files, then print their fields and digests."""
-    from pipeline import output, running
-    from sida.manifests import DatasetResult, TeacherResult, of_kind, parse_manifest
-    from sida.stores import read_address
-    from sida.training.assets import export_assets
-
     recipe, outcome = running.run(args, goal="teach", force=args.force)
     if outcome.status:
         return running.fail(outcome)

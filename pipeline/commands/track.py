@@ -14,38 +14,28 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pipeline import output
+from pipeline.arguments import STORE, argument
+from sida import records
+from sida.errors import UserError
+from sida.settings import settings
+from sida.stores import open_store
+from sida.tracking.reconcile import track
+from sida.tracking.server import TrackingOff
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN ..."""
-    from pipeline import output
-
-    parser.add_argument("runs", metavar="RUN", nargs="*", help="ids of runs (default: all in the store, oldest first)")
-    parser.add_argument("--store", metavar="ADDRESS", help="where the runs are (default: SIDA_STORE, or ./runs/store)")
-    output.add_json(parser)
+ARGUMENTS = (argument("runs", "RUN", "ids of runs (default: all in the store, oldest first)", nargs="*"), STORE)
 
 
 def main(args: argparse.Namespace) -> int:
     """Write the runs; status 2 when MLflow cannot be written, 1 when some runs could not be read."""
-    import os
-
-    from pipeline import output
-    from sida import records
-    from sida.errors import UserError
-    from sida.settings import settings
-    from sida.stores import open_store
-    from sida.tracking.reconcile import track
-    from sida.tracking.server import TrackingOff
-
-    if args.store:
-        os.environ["SIDA_STORE"] = open_store(args.store).address
-    store = open_store(settings().store)
+    store = open_store(args.store or settings().store)
     runs = args.runs or records.runs(store)
     if not runs:
         raise UserError(f"no runs in {store.address}: check --store, or run a recipe first")
     written, left_out = [], {}
     for run in runs:
         try:
-            output.part(args, track(run))
+            output.part(args, track(run, store))
         except TrackingOff as error:
             raise UserError(str(error)) from error
         except UserError as error:

@@ -8,25 +8,22 @@ examples:
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
+from pipeline.arguments import argument
+from sida.errors import UserError
+from sida.settings import environment, settings
+from sida.stores.base import redact
+from sida.tracking.server import SQLITE
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --port."""
-    parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default 5000)")
+ARGUMENTS = (argument("--port", "PORT", "port on 127.0.0.1 (default 5000)", type=int, default=5000),)
 
 
 def main(args: argparse.Namespace) -> int:
     """Start MLflow's server on the local database."""
-    import importlib.util
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    from sida.errors import UserError
-    from sida.settings import environment, settings
-    from sida.stores.base import redact
-    from sida.tracking.server import SQLITE
-
     address = settings().mlflow
     if address.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI is a server: open {redact(address)} in a browser")

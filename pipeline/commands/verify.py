@@ -13,37 +13,29 @@ examples:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from sida.verify import Chain, Recomputed
+from pipeline import output, running
+from pipeline.arguments import AMOUNT, TRUST, argument, flag
+from pipeline.display import open_display
+from pipeline.following import drawn
+from sida import verify as chains
+from sida.verify import Recomputed, recompute
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add SCORE and how far to go."""
-    from pipeline import output
-    from pipeline.commands.score import add_trust
-
-    parser.add_argument("score", metavar="SCORE", help="address of the manifest: file:///..., s3://... or a path")
-    parser.add_argument("--list", action="store_true", help="print the address of every object, and check nothing")
-    parser.add_argument("--recompute", action="store_true", help="score again from these objects, and compare")
-    add_trust(parser)
-    output.add_amount(parser)
-    output.add_json(parser)
+ARGUMENTS = (
+    argument("score", "SCORE", "address of the manifest: file:///..., s3://... or a path"),
+    flag("--list", "print the address of every object, and check nothing"),
+    flag("--recompute", "score again from these objects, and compare"),
+    TRUST,
+    AMOUNT,
+)
 
 
 def main(args: argparse.Namespace) -> int:
     """Walk, hash, perhaps compute again."""
-    from dataclasses import asdict
-    from pathlib import Path
-
-    from pipeline import output
-    from pipeline.commands.score import use_trust
-    from sida import verify as chains
-
-    use_trust(args)
+    running.share(trusted=args.trust_detector)
     address = args.score if "://" in args.score else str(Path(args.score).absolute())
     chain = chains.verify(address, hashing=not args.list)
     for remark in chain.remarks:
@@ -72,11 +64,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if holds else 1
 
 
-def _recompute(args: argparse.Namespace, chain: Chain) -> list[Recomputed]:
-    from pipeline.display import open_display
-    from pipeline.following import drawn
-    from sida.verify import recompute
-
-    os.environ["SIDA_STORE"] = chain.store.address
+def _recompute(args: argparse.Namespace, chain: chains.Chain) -> list[Recomputed]:
+    running.share(store=chain.store.address)
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
         return recompute(chain)

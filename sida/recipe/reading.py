@@ -1,11 +1,14 @@
-"""Read a recipe's file: safe YAML, bases under variants, errors with the field's path and what would be accepted."""
+"""Read a recipe's file: safe YAML, bases under variants, errors with the field's path and what would be accepted.
+
+Profiles are found and read in the same way: ``find_file``, ``read_fields`` and ``fault`` are theirs too.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +16,24 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sida.errors import RecipeError
+from sida.errors import RecipeError, UserError
 from sida.recipe.fields import Recipe
 from sida.recipe.shipped import RECIPES, each_address, located
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and aliases, and reads 1e-4 as a number."""
+    """Safe YAML that refuses duplicate keys and more than ``most_aliases``, and reads 1e-4 as a number."""
+
+    most_aliases = 0
+    _aliases = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed")
+            self._aliases += 1
+            if self._aliases > self.most_aliases:
+                line = self.peek_event().start_mark.line + 1
+                limit = f"more than {self.most_aliases} " if self.most_aliases else ""
+                raise yaml.YAMLError(f"line {line}: {limit}aliases (*name) are not allowed")
         return super().compose_node(parent, index)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
@@ -56,34 +66,54 @@ _NUMBER = r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER), list("-+0123456789."))
 
 
-def names() -> list[str]:
-    """Return the recipes that come with the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+def names(folder: Path = RECIPES) -> list[str]:
+    """Return the recipes that come with the project, or what comes with it in another folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def find(name: str) -> Path:
     """Return a recipe's file, by name or by path. Raises RecipeError that suggests the nearest name."""
+    try:
+        return find_file("recipe", name, RECIPES, "`sida list` shows all").resolve()
+    except UserError as error:
+        raise RecipeError(str(error)) from error
+
+
+def find_file(kind: str, name: str, folder: Path, others: str) -> Path:
+    """Return the YAML file called ``name`` in ``folder``, or at the path ``name``. Raises UserError that says which there are."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise RecipeError(f"no recipe file {name}: check the path, or see `sida list`")
-        return path.resolve()
-    path = RECIPES / f"{name}.yaml"
+            raise UserError(f"no {kind} file {name}: check the path; {others}")
+        return path
+    path = folder / f"{name}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"no recipe {name!r}: {hint}`sida list` shows all")
+        hint = nearest(name, names(folder), cutoff=0.4)
+        raise UserError(f"no {kind} {name!r}: {hint and f'{hint} '}{others}; or give the path of a YAML file")
     return path
+
+
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a question after the word that may have been meant; empty when none is near."""
+    matches = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
+    return f"did you mean {matches[0]!r}?" if matches else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not readable as YAML: {reason}") from error
+        return read_fields(path, "recipe")
+    except UserError as error:
+        raise RecipeError(str(error)) from error
+
+
+def read_fields(path: Path, kind: str, loader: type[Loader] = Loader) -> dict[str, Any]:
+    """Return the fields in a YAML file. Raises UserError for a file that is not readable as fields."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of fields, found {type(data).__name__}")
+        raise UserError(f"{path}: a {kind} is a mapping of fields, found {type(data).__name__}")
     return data
 
 
@@ -151,28 +181,36 @@ def _resolve(files: list[Path]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, file: str) -> RecipeError:
+def fault(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return ``field: what is wrong and what would be accepted`` of the first fault in a ``model``'s data."""
     errors = error.errors()  # a mistyped required key is both unknown and missing: the former says more
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    field = ".".join(str(part) for part in first["loc"]) or "recipe"
+    path, value = first["loc"], first["input"]
+    field = ".".join(map(str, path)) or model.__name__.lower()
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "remove it"
-        return RecipeError(f"{file}: {field}: unknown key; {hint}")
+        keys = _keys_at(path[:-1], model)
+        hint = nearest(str(path[-1]), keys) or f"known here: {', '.join(keys)}"
+        return f"{field}: unknown key; {hint}"
     if first["type"] == "missing":
-        return RecipeError(f"{file}: {field}: is missing; add it")
+        return f"{field}: is missing; add it"
     message = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first.get("input"), dict) else f", found {str(first.get('input'))[:80]!r}"
-    return RecipeError(f"{file}: {field}: {message}{value}")
+    hidden = isinstance(value, dict | BaseModel) or "secret" in message
+    return f"{field}: {message}" + ("" if hidden else f", found {str(value)[:80]!r}")
 
 
-def _known_keys(path: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
+def _keys_at(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Return the fields of the section at a path; lists and dictionaries of sections are looked through."""
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        if part in model.model_fields:  # not so the index of an item, or its key
+            model = section(model.model_fields[str(part)].annotation) or model
     return list(model.model_fields)
+
+
+def section(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field holds, if any; that of the values of a mapping or list too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(section, getattr(annotation, "__args__", ()))), None)
 
 
 def parse(data: dict[str, Any], file: str) -> Recipe:
@@ -182,7 +220,7 @@ def parse(data: dict[str, Any], file: str) -> Recipe:
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
     except ValidationError as error:
-        raise _explain(error, file) from error
+        raise RecipeError(f"{file}: {fault(error, Recipe)}") from error
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{file}: {error}; use numbers, text, lists and mappings only") from error
 

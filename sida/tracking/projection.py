@@ -98,7 +98,7 @@ def projection(store: ObjectStore, run: str) -> Projection:
     if not calls:
         raise UserError(f"no run {run!r} in {store.address}: check the id and the store")
     try:
-        recipe = recipe_at(next(iter(calls.values())).recipe)
+        recipe = recipe_at(next(iter(calls.values())).recipe, store)
         return _projection(store, run, recipe, calls, records.manifests(store, calls))
     except (NotFound, Corrupt) as error:
         raise UserError(f"run {run}: {error}: run its recipe again") from error

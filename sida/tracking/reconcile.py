@@ -29,11 +29,11 @@ OTHERS = ("teach", "published_table")  # steps of runs that are not those of a r
 OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fails later
 
 
-def track(run: str) -> str:
-    """Write one recorded run; return a line about it. Raises TrackingOff when MLflow cannot be written now."""
+def track(run: str, store: ObjectStore | None = None) -> str:
+    """Write one run recorded in ``store`` (default: SIDA_STORE); return a line about it. Raises TrackingOff when MLflow is away."""
     options = settings()
     check(options.mlflow)
-    store = open_store(options.store)
+    store = store or open_store(options.store)
     if any(call.item or step in OTHERS for step, call in records.calls(store, run).items()):
         return f"run {run}: of `teach` or `score-published`, which MLflow is not told of"
     end_if_killed(store, run)

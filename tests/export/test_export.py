@@ -213,7 +213,7 @@ def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("sample", "FILE", "--grid", "g.png", "--seeds", "9-3"), ["--seeds", "9-3"]),
         (("sample", "FILE", "--grid", "g.png", "--seeds", "0-99999999999"), ["--seeds"]),
         (("sample", "FILE", "--grid", "g.png", "--labels", "10"), ["--labels 10", "0 to 9"]),
-        (("sample", "FILE", "--grid", "g.png", "--batch", "0"), ["--batch 0"]),
+        (("sample", "FILE", "--grid", "g.png", "--batch", "0"), ["--batch", "'0'"]),
         (("sample", "garbage.safetensors", "--grid", "g.png"), ["garbage.safetensors"]),
         (("sample", "dataset.json", "--grid", "g.png"), ["dataset.json", "manifest"]),
         (("export", "FILE", "--output", "there"), ["there", "exists already"]),

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import profile
-from pipeline.__main__ import main, parser
+from pipeline.__main__ import VERBS, main, parser
 from sida import recipe
 from sida.errors import SidaError
 from sida.manifests import parse_manifest
@@ -152,7 +152,7 @@ def check_command(arguments: list[str], folder: Path, monkeypatch: pytest.Monkey
             if arguments and arguments[0] in READING:
                 status = main()
             else:
-                parser().parse_args(arguments)
+                parser(*VERBS).parse_args(arguments)
                 status = 0
         except SystemExit as error:
             status = int(error.code or 0)
@@ -182,7 +182,6 @@ READING = (
     "schedule",
     "plan",
 )
-VERBS = [*next(iter(parser()._subparsers._group_actions)).choices]  # type: ignore[union-attr, arg-type]
 OPTIONS = [
     "--json",
     "--quiet",
@@ -199,7 +198,7 @@ OPTIONS = [
     "--classes",
 ]
 arguments = st.lists(st.sampled_from([*VERBS, *OPTIONS]) | texts, min_size=0, max_size=6)
-commands = st.builds(lambda verb, rest: [verb, *rest], st.sampled_from(VERBS), arguments) | arguments
+commands = st.builds(lambda verb, rest: [verb, *rest], st.sampled_from(list(VERBS)), arguments) | arguments
 
 
 MANIFEST = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.doctor import NAMES
+from pipeline.doctor import CHECKS
 from tests.launch.kube_server import Kube
 from tests.launch.kube_server import serve as serve_kube
 from tests.pipeline.command import Command
@@ -34,7 +34,7 @@ def told(command: Command, *arguments: str) -> tuple[int, dict[str, Any]]:
 @pytest.mark.usefixtures("nowhere")
 def test_a_laptop_without_cluster_is_ready_and_nothing_is_left_in_the_store(command: Command) -> None:
     status, checks = told(command)
-    assert list(checks) == list(NAMES)
+    assert list(checks) == list(CHECKS)
     assert {name for name, check in checks.items() if check["state"] == "bad"} <= {"disk"}
     assert status == (checks["disk"]["state"] == "bad")
     assert checks["store"]["state"] == "ok"

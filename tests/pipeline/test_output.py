@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import client as clients
-from pipeline.__main__ import parser
+from pipeline.__main__ import VERBS, parser
 from pipeline.output import NO_JSON
 from tests.pipeline.command import Command
 from tests.pipeline.kfp_server import Kfp
@@ -19,7 +19,7 @@ from tests.teachers.test_convert import published
 
 def options() -> dict[str, set[str]]:
     """Verb -> its options."""
-    (verbs,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (verbs,) = (action for action in parser(*VERBS)._actions if isinstance(action, argparse._SubParsersAction))
     return {name: set(verb._option_string_actions) for name, verb in verbs.choices.items()}
 
 

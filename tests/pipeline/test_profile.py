@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline import profile, remote
+from sida import recipe
 from sida.settings import settings
 from tests.pipeline.command import Command
 
@@ -16,7 +17,7 @@ def volumes(inside: str) -> str:
     return f"steps:\n  prepare_data:\n    volumes: [{inside}]\n"
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", recipe.names(profile.PROFILES))
 def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: str, command: Command) -> None:
     assert profile.load(name).description
     line = command("compile", "digits", "--profile", name).mistake()

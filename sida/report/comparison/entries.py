@@ -108,7 +108,7 @@ def finished_runs(store: ObjectStore, runs: Iterable[str], names: Iterable[str] 
             calls = records.calls(store, run)
             if "compare" not in calls or not calls["compare"].manifest:
                 continue
-            recipe = recipe_at(calls["compare"].recipe)
+            recipe = recipe_at(calls["compare"].recipe, store)
             if names and recipe.name not in names:
                 continue
             newest[identity_of(recipe, calls)[1]] = _entry(store, run, recipe, calls)

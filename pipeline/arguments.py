@@ -1,0 +1,102 @@
+"""How a verb declares its arguments, and those that several verbs take. A verb's ``ARGUMENTS`` are added in their order."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+Argument = Callable[[argparse._ActionsContainer], object]  # adds itself to a parser, or to a group of one
+
+
+def argument(name: str, metavar: str | None, text: str, **options: Any) -> Argument:
+    """Return an argument with a value, shown as ``metavar`` or its choices; ``options`` are argparse's."""
+    return lambda parser: parser.add_argument(name, metavar=metavar, help=text, **options)
+
+
+def flag(name: str, text: str, *short: str) -> Argument:
+    """Return an option without a value."""
+    return lambda parser: parser.add_argument(*short, name, action="store_true", help=text)
+
+
+def one_of(*arguments: Argument, required: bool = False) -> Argument:
+    """Return arguments of which one at most may be given."""
+
+    def add(parser: argparse._ActionsContainer) -> None:
+        group = parser.add_mutually_exclusive_group(required=required)
+        for each in arguments:
+            each(group)
+
+    return add
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of whole numbers from ``least`` on."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r}: give a whole number, {least} or more")
+        return value
+
+    return read
+
+
+def amount_of(unit: str) -> Callable[[str], float]:
+    """Return the type of numbers of seconds, minutes, ..., from 0 on."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a number of {unit}, found {text!r}")
+        return value
+
+    return read
+
+
+RECIPE_TEXT = "name of a recipe (see `list`), or path of a YAML file"
+RECIPE = argument("recipe", "RECIPE", RECIPE_TEXT)
+PROFILE_TEXT = "the cluster: name of a file in profiles/, or path of a YAML file"
+PROFILE = argument("--profile", "PROFILE", PROFILE_TEXT, required=True)
+ANY_PROFILE = argument("--profile", "PROFILE", PROFILE_TEXT)
+GENERATOR = argument("generator", "GENERATOR", "a file, or the address of a manifest")
+RECIPE_OF_FILE = argument("--recipe", "RECIPE", "of a file that does not say its network itself")
+STORE = argument(
+    "--store",
+    "ADDRESS",
+    "where results are kept: file:///folder, a folder, or s3://bucket/prefix (default: SIDA_STORE, or ./runs/store)",
+)
+WAIT = argument(
+    "--wait",
+    "SECONDS",
+    "how long to wait for a result that another run is making (default 0: name that run, and stop)",
+    type=amount_of("seconds"),
+)
+FORCE = argument(
+    "--force",
+    "STEP",
+    "make a new attempt of STEP and everything after it (may be given again)",
+    action="append",
+    default=[],
+)
+REPEAT = argument("--repeat", "TEXT", "another text measures the scores anew (default: reuse)", default="")
+TRUST = argument(
+    "--trust-detector",
+    "SHA256",
+    "run a TorchScript detector of this digest: such a file holds code, and only the published Inception runs by itself",
+    action="append",
+    default=[],
+)
+PIPELINE = argument("--pipeline", "NAME", "which pipeline: reproduce (default), the whole DAG", default="reproduce")
+ALLOW_TAGS = flag("--allow-tags", "take images without a digest, with a warning: they can change under a run")
+QUIET = flag("--quiet", "only the result, warnings and errors", "-q")
+AMOUNT = one_of(QUIET, flag("--verbose", "the steps' log lines too, as they come", "-v"))
+JSON = flag(
+    "--json", "print the result as one JSON object on stdout"
+)  # of every verb that output.NO_JSON does not name
