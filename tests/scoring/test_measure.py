@@ -204,7 +204,7 @@ def test_one_pass_gives_every_metric_and_they_agree_with_the_plain_functions(man
     value = frechet_distance(mean, covariance, *load_statistics(store, made))
     assert found["values"][0] == pytest.approx(value, rel=1e-4)  # other batches, other float32 kernels
     further = {name: values[0] for name, values in found["further"].items()}
-    assert further["is"] == pytest.approx(inception_score(probabilities)[0], rel=1e-4)
+    assert further["is"] == pytest.approx(inception_score(probabilities, 10)[0], rel=1e-4)
     assert further["kid"] == pytest.approx(kernel_distance(real, features, kid_subsets(1797, 100)), rel=1e-3)
     assert (further["precision"], further["recall"]) == pytest.approx(precision_recall(real, features), abs=0.02)
     assert len(found["floor"]) == 2 and 0 < found["floor"][0] < found["values"][0]
