@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.entries import Entry, Reader, Unreadable, is_hidden
 from sida.errors import UserError
 
 DATASET_JSON = "dataset.json"
@@ -70,7 +70,8 @@ def from_folders(entries: list[Entry], images: list[Entry], classes: int, place:
         raise UserError(
             f"{place}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
         )
-    empty = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name} - set(folders)
+    shown = [entry.name for entry in entries if not is_hidden(entry.name)]
+    empty = {name.partition("/")[0] for name in shown if "/" in name} - set(folders)
     if empty:
         raise UserError(
             f"{place}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"

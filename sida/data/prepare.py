@@ -155,6 +155,13 @@ def _assemble(
         raise UserError(f"{source.place}: no readable image among {len(source):,}, e.g. {': '.join(unreadable[0])}")
     labels = None if source.labels is None or not dataset.classes else source.labels[readable]
     histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
+    if cropped := sum(record.cropped for record in records):
+        left_out, pixels = sum(record.left_out for record in records), sum(record.uncropped for record in records)
+        run.note(
+            f"{cropped:,} of {len(source):,} images are not square: {dataset.transform} left out {left_out:,} of their "
+            f"{pixels:,} pixels ({left_out / pixels:.1%})"
+        )
+        run.notes["pixels_left_out"] = left_out
     if 0 in histogram:
         run.note(f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}")
     content = (

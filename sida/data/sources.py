@@ -13,7 +13,7 @@ from sida.data import labels as labelling
 from sida.data.cifar10 import load_cifar10
 from sida.data.decode import is_image
 from sida.data.digits import load_digits_images
-from sida.data.entries import Entry
+from sida.data.entries import Entry, is_hidden
 from sida.data.folders import entries_of
 from sida.data.tars import tar_entries
 from sida.data.webdataset import webdataset_entries
@@ -209,7 +209,11 @@ def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
     """Refuse a class folder without any file; only a folder on disk can show one."""
     if path.is_dir():
         full = {entry.name.partition("/")[0] for entry in images}
-        empty = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name not in full)
+        empty = sorted(
+            child.name
+            for child in path.iterdir()
+            if child.is_dir() and not is_hidden(f"{child.name}/") and child.name not in full
+        )
         if empty:
             raise UserError(
                 f"{path}: class folder {empty[0]} is empty, so later classes would shift: fill or remove it"
@@ -219,7 +223,7 @@ def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
 def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
     expanded = []
     for entry in entries:
-        if not entry.name.endswith(".tar"):
+        if not entry.name.endswith(".tar") or is_hidden(entry.name):
             expanded.append(entry)
             continue
         if entry.crc is not None:

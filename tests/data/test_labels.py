@@ -77,6 +77,21 @@ def test_class_folders_must_be_as_many_as_the_recipe_says_and_none_empty(tmp_pat
         opened(top, classes=3)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_the_system_are_neither_images_nor_classes(tmp_path: Path, packed: bool) -> None:
+    names = ("cat/0.png", "cat/._0.png", "dog/1.png", ".cache/2.png", "__MACOSX/cat/._0.png", ".DS_Store")
+    top = tmp_path / "images"
+    if packed:
+        top = write_zip(tmp_path / "a.zip", *((name, png(number)) for number, name in enumerate(names)))
+    else:
+        for number, name in enumerate(names):
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_bytes(png(number))
+    source = opened(top, classes=2)
+    assert [entry.name for entry in source.entries] == ["cat/0.png", "dog/1.png"]
+    assert source.ignored == 4
+
+
 def test_a_wrong_number_of_images_is_refused_before_any_is_decoded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"6 images, dataset.images says 7"):
         opened(class_folders(tmp_path / "images", 6), images=7)
