@@ -4,8 +4,9 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 # What changes seldom and weighs most: one layer that images of different commits share.
 FROM ${BASE} AS packages
-# Which torch, and where pip finds packages; credentials belong in a pip configuration file (the secret `pip`), never here.
-ARG TORCH=torch==2.13.0+cpu
+# Where pip finds packages; credentials belong in a pip configuration file (the secret `pip`), never here. TORCH names another torch than
+# that of torch.lock, by its version alone: PyPI's, or a wheel built elsewhere, whose hash only you know.
+ARG TORCH
 ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
@@ -16,15 +17,16 @@ RUN python3 -m venv /opt/venv \
     && printf 'sida:x:10001:10001::/tmp:/usr/sbin/nologin\n' >>/etc/passwd \
     && printf 'sida:x:10001:\n' >>/etc/group
 WORKDIR /app
-COPY requirements.lock images/cpu.lock /locks/
+COPY requirements.lock images/cpu.lock images/torch.lock /locks/
 # The tools that build sdists (kfp is one) come from the lock too, hence no build isolation. Headers, tests and tools of torch
-# (200 MB) serve compilers only. torch's version is pinned by its argument.
+# (200 MB) serve compilers only.
 # hadolint ignore=DL3003,DL3013
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     awk '/^(pip|setuptools)==/,/[^\\]$/' /locks/requirements.lock >/locks/build.lock \
     && python3 -m pip install --quiet --require-hashes -r /locks/build.lock \
     && python3 -m pip install --quiet --require-hashes --no-build-isolation -r /locks/cpu.lock \
-    && python3 -m pip install --quiet --no-deps "${TORCH}" \
+    && if [ -n "${TORCH}" ]; then python3 -m pip install --quiet --no-deps "${TORCH}"; \
+       else python3 -m pip install --quiet --require-hashes --no-deps -r /locks/torch.lock; fi \
     && cd /opt/venv/lib/python3.*/site-packages/torch \
     && rm -rf test include share && find bin -mindepth 1 ! -name torch_shm_manager -delete
 # sida is installed editable, so that the tree is that of a checkout: recipes by name and the digests of the steps' code come out

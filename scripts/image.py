@@ -32,7 +32,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--image", choices=IMAGES, default="cpu", help="which (default: %(default)s)")
     parser.add_argument("--tag", help="name of the image (default: localhost/sida:latest, ...)")
     parser.add_argument("--base", default=BASE, help="base image, resolved to a digest (default: %(default)s)")
-    parser.add_argument("--torch", help="pip's requirement for torch of the CPU image (default: the Dockerfile's)")
+    parser.add_argument(
+        "--torch",
+        help="another torch for the CPU image, as pip names it (default: that of images/torch.lock, by its hash)",
+    )
     parser.add_argument("--engine", choices=("docker", "podman", "buildah"), help="default: the first that works")
     parser.add_argument("--pip-conf", type=Path, help="a pip configuration file for the build (an index, credentials)")
     args = parser.parse_args(arguments)

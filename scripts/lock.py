@@ -2,7 +2,8 @@
 
 ``images/cpu.lock`` is the part of it that a container needs: the same pins without what only development uses. Beside it:
 ``cuda.lock`` is torch with CUDA and no more than what ``cpu.lock`` lacks, ``mlflow.lock`` the tracking server, ``sbom.lock`` what
-``scripts/sbom.py`` runs. ``python scripts/lock.py cuda mlflow sbom`` resolves these alone.
+``scripts/sbom.py`` runs, ``torch.lock`` the CPU image's torch, from PyTorch's own index. ``python scripts/lock.py cuda mlflow sbom
+torch`` resolves these alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ OTHERS = {
     "cuda": [f"torch=={TORCH}"],
     "mlflow": ["mlflow>=3.1,<3.18", "psycopg[binary]>=3.2", "boto3>=1.35"],
     "sbom": ["cyclonedx-bom>=7", "debsbom[cdx]>=0.6"],
+    "torch": [f"torch=={TORCH}+cpu"],
 }
+TORCH_INDEX = ("--no-deps", "--index", "https://download.pytorch.org/whl/cpu")  # its CPU builds are nowhere else
 BUILD = ["setuptools>=77", "wheel"]  # for the editable install without a network of its own
 
 
@@ -85,7 +88,7 @@ def resolve_other(name: str) -> None:
     left_out = [f"--no-emit-package={each}" for each in pinned(LOCK.read_text()) if name == "cuda"]
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(shutil.copy(LOCK, folder))
-        resolve(OTHERS[name], lock, *left_out)
+        resolve(OTHERS[name], lock, *left_out, *(TORCH_INDEX if name == "torch" else ()))
         shutil.copy(lock, IMAGES / f"{name}.lock")
 
 

@@ -133,7 +133,16 @@ class DatasetResult(Part):
     resolution: int
     classes: int
     histogram: tuple[int, ...]  # images per class; empty when there are no labels
+    class_names: tuple[
+        str, ...
+    ] = ()  # of class folders, by class; empty where the source has no names, or published ones
     shards: tuple[Shard, ...]
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest that data sets without names had before names were recorded."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.class_names else {name: value for name, value in fields.items() if name != "class_names"}
 
 
 class ReferenceResult(Part):

@@ -1,4 +1,4 @@
-"""Needs of a recipe on given machines: memory per GPU, hours, storage. Arithmetic on counted costs; nothing is run."""
+"""Needs of a recipe on given machines: memory of GPU and machine, hours, disk, storage. Counted costs; nothing is run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ GIB = 2**30
 FLOAT32 = 4
 BUCKET_BYTES = 32 * 2**20  # of gradients on their way (sida.worker.ranks); a larger parameter travels alone
 CONTEXT_BYTES = 2 * GIB  # allowance: CUDA's context and libraries' workspaces
+PROCESS_BYTES = 4 * GIB  # allowance of the machine's own memory: Python, torch, libraries of CUDA
 FRAGMENTATION = 0.10  # allowance, of the activations
 UTILISATION = 0.35  # of the peak that the convolutions of these networks reach; measure yours with benchmarks/gpu.py
 
@@ -104,6 +105,8 @@ class Plan:
     memory: dict[str, float]  # bytes per GPU, by part
     work: Work
     storage: dict[str, float]  # bytes in the store, by part
+    host: dict[str, float]  # bytes of a machine's own memory, by part; the first machine, which needs the most
+    disk: dict[str, float]  # bytes on a machine's disk beside the store, by part
 
     @property
     def memory_bytes(self) -> float:
@@ -129,7 +132,8 @@ def plan(recipe: Recipe, cost: IterationCost, machines: Machines, micro_batch: i
     """Compute memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
     micro = check_division(recipe, machines, micro_batch)
     memory, work = _memory(cost, machines, micro), _work(recipe, cost, machines)
-    return Plan(recipe, cost, machines, micro, memory, work, _storage(recipe, cost))
+    storage = _storage(recipe, cost)
+    return Plan(recipe, cost, machines, micro, memory, work, storage, _host(cost, machines), _disk(cost, storage))
 
 
 def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None = None) -> int:
@@ -202,17 +206,34 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     )
 
 
+def _checkpoint(cost: IterationCost) -> float:
+    return 8 * cost.parameters * FLOAT32  # three networks, Adam's moments, the best so far
+
+
+def _host(cost: IterationCost, machines: Machines) -> dict[str, float]:
+    return {
+        "copy of a checkpoint": _checkpoint(cost),  # while it is written the training goes on
+        "allowance (processes)": machines.gpus * PROCESS_BYTES,
+    }
+
+
+def _disk(cost: IterationCost, storage: dict[str, float]) -> dict[str, float]:
+    """Return what lies under TMPDIR, and under SIDA_CACHE where the store is S3; a resumed run reads its checkpoint there."""
+    read = storage["teacher"] + storage["starting generator"] + storage["data set"]
+    return {"TMPDIR: a checkpoint": _checkpoint(cost), "SIDA_CACHE, with an S3 store": read + _checkpoint(cost)}
+
+
 def _storage(recipe: Recipe, cost: IterationCost) -> dict[str, float]:
     network, dataset = cost.parameters * FLOAT32, recipe.dataset
     values = dataset.channels * dataset.resolution**2
     record = 4 + (2 * values * FLOAT32 if dataset.latents else values)  # label; means and deviations, or bytes
     record = 4 if dataset.source == "labels" else record
-    checkpoint = 8 * network  # three networks, Adam's moments, the best so far
     return {
         "teacher": network,
         "starting generator": network if recipe.generator else 0,
         "data set": record * (dataset.images or 0),
-        f"checkpoints ({recipe.execution.checkpoints_kept} kept)": checkpoint * recipe.execution.checkpoints_kept,
+        f"checkpoints ({recipe.execution.checkpoints_kept} kept)": _checkpoint(cost)
+        * recipe.execution.checkpoints_kept,
         "generator": network,
     }
 

@@ -111,6 +111,13 @@ def test_storage_counts_data_checkpoints_and_networks() -> None:
     assert of("imagenet-512-edm2-xs-sid").storage["data set"] == 4 * 1_281_167
 
 
+def test_the_first_machine_holds_a_checkpoint_in_its_memory_and_in_a_temporary_file() -> None:
+    made = of(gpus=2)
+    assert made.host == {"copy of a checkpoint": 8 * 4e9, "allowance (processes)": 2 * planning.PROCESS_BYTES}
+    assert made.disk["TMPDIR: a checkpoint"] == 8 * 4e9
+    assert made.disk["SIDA_CACHE, with an S3 store"] == 8 * 4e9 + 4e9 + made.storage["data set"]
+
+
 def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
     said = pipeline("plan", "digits", "--json")
     assert said.returncode == 0, said.stderr

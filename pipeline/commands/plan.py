@@ -1,4 +1,4 @@
-"""Say what a recipe needs before anybody spends a GPU hour: memory, time, storage, and whether it fits.
+"""Say what a recipe needs before anybody spends a GPU hour: memory, time, disk, storage, and whether it fits.
 
 FLOPs and activations are counted on the recipe's own iteration (torch's meta device: nothing is allocated, no GPU is needed).
 Hours follow from a share of the GPU's peak, --utilisation, which you should measure: benchmarks/gpu.py does. Exit status: 0
@@ -76,6 +76,8 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         "selecting_share": work.selecting_share,
         "hours": plan.hours,
         "storage": plan.storage,
+        "host_memory": plan.host,
+        "disk": plan.disk,
     }
 
 
@@ -107,6 +109,11 @@ def _as_text(plan: Plan) -> str:
         "",
         "storage",
         *(_line(name, f"{value / GIB:8.1f} GiB") for name, value in plan.storage.items() if value),
+        "",
+        "the machine beside its GPUs (the first one: it writes the checkpoints)",
+        *(_line(f"memory: {name}", f"{value / GIB:8.1f} GiB") for name, value in plan.host.items()),
+        _line("memory together", f"{sum(plan.host.values()) / GIB:8.1f} GiB"),
+        *(_line(f"disk: {name}", f"{value / GIB:8.1f} GiB") for name, value in plan.disk.items()),
         *([] if plan.recipe.dataset.images else ["  (the data set's size is not known before it is prepared)"]),
         "",
     ]
@@ -117,4 +124,4 @@ def _as_text(plan: Plan) -> str:
 
 
 def _line(name: str, value: str) -> str:
-    return f"  {name:<34}{value}"
+    return f"  {name:<36}{value}"

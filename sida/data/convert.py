@@ -72,6 +72,9 @@ class ShardRecord(Part):
     unreadable: tuple[tuple[str, str], ...]  # name, reason
     rotated: int
     content: str  # sha256 over the sha256 of the files
+    cropped: int = 0  # images that a crop took something of
+    left_out: int = 0  # their pixels outside of the crop
+    uncropped: int = 0  # all of their pixels
 
 
 def finished(store: ObjectStore, conversion: Conversion, number: int) -> ShardRecord | None:
@@ -212,12 +215,16 @@ def _publish(
         for place, outcome in enumerate(outcomes)
         if outcome.reason is not None
     )
+    cropped = [outcome for outcome in outcomes if outcome.left_out]
     record = ShardRecord(
         shard=Shard(object=put(path, path.name), count=int(readable.sum())),
         digests=put(digests, digests.name),
         unreadable=unreadable,
         rotated=sum(outcome.rotated for outcome in outcomes),
         content=content,
+        cropped=len(cropped),
+        left_out=sum(outcome.left_out for outcome in cropped),
+        uncropped=sum(outcome.pixels for outcome in cropped),
     )
     store.put(shard_key(conversion.folder, number), record.model_dump_json().encode())
     path.unlink()

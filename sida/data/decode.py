@@ -9,13 +9,16 @@ without blending, as EDM2's tool does. Deeper grays are refused always: that too
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from sida.data.entries import Unreadable
+from sida.data.entries import Decoded, Unreadable, is_hidden
 from sida.data.transforms import TRANSFORMS
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -23,6 +26,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".
 MAX_PIXELS = 100_000_000
 CONVERTIBLE = ("P", "PA", "CMYK", "1", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbCr")
 UPRIGHT = "center-crop-upright"
+CROPS = ("center-crop", UPRIGHT, "center-crop-dhariwal")
 _ORIENTATION = 0x0112
 
 Modes = Literal["strict", "convert"]
@@ -37,29 +41,18 @@ class Decoder:
     channels: int  # 1 or 3
     modes: Modes = "strict"
 
-    def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
-        """Return the image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
-        try:
-            image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
+    def __call__(self, content: bytes) -> Decoded:
+        """Return the image and what was not taken of it. Raises Unreadable with the reason."""
+        with _opened(content) as image:
             image.load()
             rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
             if rotated and self.transform == UPRIGHT:
                 image, rotated = ImageOps.exif_transpose(image), False
             square = TRANSFORMS[self.transform](self._plain(image), self.resolution)
             pixels = np.asarray(square)
-        except Unreadable:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise Unreadable("has too many pixels: refused as a bomb") from error
-        except Image.UnidentifiedImageError as error:
-            raise Unreadable("is none of " + ", ".join(FORMATS)) from error
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise whatever hostile bytes make them raise
-            raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
-        return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), rotated
+            total, side = image.width * image.height, min(image.size)
+            left_out = total - side * side if self.transform in CROPS else 0
+        return Decoded(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), rotated, left_out, total)
 
     def _plain(self, image: Image.Image) -> Image.Image:
         """Return the picture with the data set's number of channels."""
@@ -76,6 +69,48 @@ class Decoder:
         return image.convert(target)
 
 
+class Look(NamedTuple):
+    """Description of an image file by its header; nothing is decoded."""
+
+    size: tuple[int, int]  # width, height
+    kind: str  # "PNG RGB, 8 bits"
+    lossy: bool
+
+
+def look_at(content: bytes) -> Look:
+    """Return what an image file's header says. Raises Unreadable with the reason."""
+    with _opened(content) as image:
+        layout = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+        found = re.search(
+            r";(\d+)", layout
+        )  # Pillow's name of 16-bit color, of which it takes the upper 8 bits: RGB;16B
+        bits = int(found[1]) if found else {"1": 1, "I": 32, "F": 32}.get(image.mode, 8)
+        bits = 16 if image.mode.startswith("I;16") else bits
+        lossy = image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
+        lossy |= image.format == "WEBP" and b"VP8L" not in content[:64]
+        return Look(image.size, f"{image.format} {image.mode}, {bits} {'bits' if bits > 1 else 'bit'}", lossy)
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """Open an image; whatever goes wrong within is an Unreadable."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
+        yield image
+    except Unreadable:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Unreadable("has too many pixels: refused as a bomb") from error
+    except Image.UnidentifiedImageError as error:
+        raise Unreadable("is none of " + ", ".join(FORMATS)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever hostile bytes make them raise
+        raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from error
+
+
 def is_image(name: str) -> bool:
-    """Return whether a file counts as an image: by the ending of its name, as in NVIDIA's tools."""
-    return name.lower().endswith(ENDINGS)
+    """Return whether a file counts as an image: by the ending of its name, as in NVIDIA's tools, and not hidden."""
+    return name.lower().endswith(ENDINGS) and not is_hidden(name)

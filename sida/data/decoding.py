@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.entries import Decoded, Entry, Reader, Unreadable
 from sida.data.layout import crc_of
 from sida.errors import SidaError
 from sida.process.parent import die_with_parent
@@ -27,16 +27,18 @@ CHUNK = 64  # entries a task
 DIGEST_BYTES = 16
 ABSENT = bytes(DIGEST_BYTES)  # in place of the digest of an image that could not be read
 
-Decode = Callable[[bytes], tuple[np.ndarray, bool]]
+Decode = Callable[[bytes], Decoded]
 
 
 class Outcome(NamedTuple):  # a tuple travels between processes in half the time of a dataclass
-    """Outcome of one entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes."""
+    """Outcome of one entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes; what a crop cut."""
 
     digest: bytes
     reason: str | None
     rotated: bool
     content: bytes
+    left_out: int = 0
+    pixels: int = 0
 
 
 def pixels_digest(data: np.ndarray) -> bytes:
@@ -58,7 +60,8 @@ def decode_into(
             content = b""
             try:
                 content = reader.read(entry)
-                data, rotated = decode(content)
+                decoded = decode(content)
+                data = decoded.data
                 if data.shape != images.shape[1:]:
                     raise Unreadable(f"holds {list(data.shape)}, not {list(images.shape[1:])}")
             except Unreadable as error:
@@ -67,7 +70,8 @@ def decode_into(
             data = np.ascontiguousarray(data)
             images[slot] = data
             checksums[slot] = crc_of(data)
-            outcomes.append(Outcome(pixels_digest(data), None, rotated, _content_digest(entry, content)))
+            digest, read = pixels_digest(data), _content_digest(entry, content)
+            outcomes.append(Outcome(digest, None, decoded.rotated, read, decoded.left_out, decoded.pixels))
     with path.open("r+b") as file:  # in one piece: through a map every page would be fetched first
         file.seek(first * layout.itemsize)
         file.write(records.view("u1").data)

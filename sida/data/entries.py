@@ -12,6 +12,8 @@ from pathlib import Path
 from struct import unpack
 from typing import NamedTuple
 
+import numpy as np
+
 from sida.errors import SidaError, UserError
 
 MAX_ENTRY_BYTES = 256 * 2**20  # no image or label file of any published data set comes near
@@ -33,6 +35,24 @@ class Entry(NamedTuple):
     raw: int
     method: int = STORED
     crc: int | None = None  # given for entries of a zip, whose offset is that of the local header
+
+
+class Decoded(NamedTuple):
+    """Data of one file, as the data set holds it, and what was not taken of the picture."""
+
+    data: np.ndarray  # [channels, resolution, resolution]
+    rotated: bool = False  # EXIF asks for a rotation that was ignored
+    left_out: int = 0  # pixels that a crop cut off
+    pixels: int = 0  # of the picture as it was
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file is the system's and not the user's: ._a.png, anything under .folder or __MACOSX.
+
+    .a.png is an image, as in NVIDIA's tools.
+    """
+    *folders, file = name.split("/")
+    return file.startswith("._") or any(folder.startswith(".") or folder == "__MACOSX" for folder in folders)
 
 
 def checked_name(name: str, place: str | Path) -> str:

@@ -15,10 +15,11 @@ from typing import TypeGuard
 
 import numpy as np
 
-from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.entries import Entry, Reader, Unreadable, is_hidden
 from sida.errors import UserError
 
 DATASET_JSON = "dataset.json"
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev")
 
 
 def is_label(value: object) -> TypeGuard[int]:
@@ -49,6 +50,11 @@ def from_json(content: bytes, place: str) -> dict[str, int] | None:
 def _by_name(names: list[str], labels: dict[str, int], place: str) -> np.ndarray:
     """Return int32 [N], a label for every image and an image for every label."""
     missing = [name for name in names if name not in labels]
+    if labels and len(missing) == len(names):
+        raise UserError(
+            f"{place}: its names ({next(iter(labels))}) are not the images' ({names[0]}): write them as the images are called, "
+            f"with / between folders"
+        )
     if missing:
         raise UserError(
             f"{place}: {len(missing)} of {len(names)} images have no label, e.g. {missing[0]}: label all, or none"
@@ -62,15 +68,24 @@ def _by_name(names: list[str], labels: dict[str, int], place: str) -> np.ndarray
     return np.array([labels[name] for name in names], np.int32)
 
 
+def class_folders(images: list[Entry]) -> tuple[str, ...]:
+    """Return the first folders of the images, in the order of their classes: sorted as text."""
+    return tuple(sorted({entry.name.partition("/")[0] for entry in images if "/" in entry.name}))
+
+
 def from_folders(entries: list[Entry], images: list[Entry], classes: int, place: str) -> np.ndarray:
     """Return int32 [N]: the place of an image's first folder among all, sorted by name. Raises UserError if they do not match."""
-    folders = sorted({entry.name.partition("/")[0] for entry in images if "/" in entry.name})
+    folders = class_folders(images)
+    if len(folders) != classes:
+        refuse_wrapped([entry.name for entry in images], place)
+    _refuse_splits(images, folders, place)
     loose = [entry.name for entry in images if "/" not in entry.name]
     if loose:
         raise UserError(
             f"{place}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
         )
-    empty = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name} - set(folders)
+    shown = [entry.name for entry in entries if not is_hidden(entry.name)]
+    empty = {name.partition("/")[0] for name in shown if "/" in name} - set(folders)
     if empty:
         raise UserError(
             f"{place}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"
@@ -81,6 +96,47 @@ def from_folders(entries: list[Entry], images: list[Entry], classes: int, place:
         )
     number_of = {folder: number for number, folder in enumerate(folders)}
     return np.array([number_of[entry.name.partition("/")[0]] for entry in images], np.int32)
+
+
+def refuse_wrapped(names: list[str], place: str) -> None:
+    """Raise UserError where all class folders, or dataset.json too, lie in one folder, as file managers pack."""
+    shown = [name for name in names if not is_hidden(name)]
+    tops = {name.partition("/")[0] for name in shown}
+    if len(tops) != 1:
+        return
+    top = tops.pop()
+    if f"{top}/{DATASET_JSON}" in shown or all(name.count("/") > 1 for name in shown):
+        raise UserError(
+            f"{place}: everything lies under {top}/: pack what is in {top}, or unpack it and name the folder {top} in "
+            f"dataset.address"
+        )
+
+
+def _refuse_splits(images: list[Entry], folders: tuple[str, ...], place: str) -> None:
+    """Raise UserError where the folders are the parts of a data set, and the classes' folders lie in them."""
+    inner: dict[str, set[str]] = {}
+    for entry in images:
+        first, *others = entry.name.split("/")
+        inner.setdefault(first, set()).update(others[:1] if len(others) > 1 else ())
+    splits = [folder for folder in folders if folder.lower() in SPLITS and inner[folder]]
+    if len(splits) > 1 or splits == list(folders):
+        raise UserError(
+            f"{place}: class folders {', '.join(splits)} hold folders ({', '.join(sorted(inner[splits[0]])[:3])}), which look like "
+            f"the classes: name the part to train on in dataset.address, such as {place}/{splits[0]}"
+        )
+
+
+def order_note(folders: tuple[str, ...]) -> str:
+    """Return a sentence on class folders that are called by numbers which are not their classes'; empty for others."""
+    if not all(re.fullmatch(r"[0-9]{1,9}", folder) for folder in folders):
+        return ""
+    other = next((number for number, folder in enumerate(folders) if int(folder) != number), None)
+    if other is None:
+        return ""
+    return (
+        f"class folders are sorted as text, so folder {folders[other]} is class {other}: where its number should be the class, "
+        f"write as many digits in all ({0:0{len(str(len(folders) - 1))}d} ...) or add a dataset.json"
+    )
 
 
 @cache
@@ -104,12 +160,15 @@ def check_synsets(folders: list[str], classes: int, place: str) -> None:
         )
 
 
-def from_dataset_json(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
+def from_dataset_json(entries: list[Entry], images: list[Entry], place: str) -> np.ndarray | None:
     """Return int32 [N] by the dataset.json among the entries; None without one, or when its labels are null."""
     listing = next((entry for entry in entries if entry.name == DATASET_JSON), None)
     if listing is None:
+        names = [entry.name for entry in entries]
+        if any(name.endswith(f"/{DATASET_JSON}") for name in names):
+            refuse_wrapped(names, place)
         return None
-    place = listing.path if listing.path.endswith(DATASET_JSON) else f"{listing.path}/{DATASET_JSON}"
+    place = f"{place}/{DATASET_JSON}"
     try:
         with closing(Reader()) as reader:
             labels = from_json(reader.read(listing), place)

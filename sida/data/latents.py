@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sida.data.entries import Unreadable
+from sida.data.entries import Decoded, Unreadable
 from sida.errors import UserError
 from sida.recipe import Latents
 from sida.stores.objects import sha256_of
@@ -34,7 +34,7 @@ class NpyDecoder:
     channels: int
     resolution: int
 
-    def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
+    def __call__(self, content: bytes) -> Decoded:
         """Return the record's data. Raises Unreadable with the reason."""
         try:
             data = np.load(io.BytesIO(content), allow_pickle=False)
@@ -46,7 +46,7 @@ class NpyDecoder:
             raise Unreadable(f"holds {list(data.shape)}, not {[2 * self.channels, self.resolution, self.resolution]}")
         if not np.isfinite(data).all() or (data[self.channels :] < 0).any():
             raise Unreadable("holds numbers that are not finite, or negative deviations")
-        return data, False
+        return Decoded(data)
 
 
 def local_vae(latents: Latents | LatentsInfo) -> Path | None:

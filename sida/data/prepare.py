@@ -16,6 +16,7 @@ from sida import progress
 from sida.data.convert import Conversion, ShardRecord, convert, finished, name_of
 from sida.data.decoding import DIGEST_BYTES
 from sida.data.duplicates import duplicates, without_dropped
+from sida.data.labels import order_note
 from sida.data.latents import NpyDecoder, check_pinned
 from sida.data.layout import SHARD_BYTES, record_dtype
 from sida.errors import SidaError, UserError
@@ -155,6 +156,15 @@ def _assemble(
         raise UserError(f"{source.place}: no readable image among {len(source):,}, e.g. {': '.join(unreadable[0])}")
     labels = None if source.labels is None or not dataset.classes else source.labels[readable]
     histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
+    if note := order_note(source.class_names):
+        run.note(f"{source.place}: {note}")
+    if cropped := sum(record.cropped for record in records):
+        left_out, pixels = sum(record.left_out for record in records), sum(record.uncropped for record in records)
+        run.note(
+            f"{cropped:,} of {len(source):,} images are not square: {dataset.transform} left out {left_out:,} of their "
+            f"{pixels:,} pixels ({left_out / pixels:.1%})"
+        )
+        run.notes["pixels_left_out"] = left_out
     if 0 in histogram:
         run.note(f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}")
     content = (
@@ -175,6 +185,7 @@ def _assemble(
         resolution=dataset.resolution,
         classes=dataset.classes,
         histogram=histogram,
+        class_names=source.class_names,
         excluded=Excluded(
             unreadable=len(unreadable),
             duplicates=len(doubles) if dataset.duplicates == "skip" else 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +13,7 @@ from sida.data import labels as labelling
 from sida.data.cifar10 import load_cifar10
 from sida.data.decode import is_image
 from sida.data.digits import load_digits_images
-from sida.data.entries import Entry
+from sida.data.entries import Entry, is_hidden
 from sida.data.folders import entries_of
 from sida.data.tars import tar_entries
 from sida.data.webdataset import webdataset_entries
@@ -37,6 +37,7 @@ class Source:
     images: np.ndarray | None = None
     ignored: int = 0
     ignored_examples: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()  # class folders, in the order of their labels
     made_by: str = ""  # how pixels were made that were not decoded from files
 
     def __len__(self) -> int:
@@ -113,7 +114,8 @@ def _edm_zip(dataset: Dataset, path: Path, scratch: Path) -> Source:
     entries = entries_of(path, scratch)
     latents = [entry for entry in entries if entry.name.endswith(LATENT_ENDING)] if dataset.latents else []
     images = latents or _images(entries)
-    return _files(path, entries, images, labelling.from_dataset_json(entries, images) if dataset.classes else None)
+    labels = labelling.from_dataset_json(entries, images, str(path)) if dataset.classes else None
+    return _files(path, entries, images, labels)
 
 
 def _folder(dataset: Dataset, path: Path, scratch: Path) -> Source:
@@ -122,10 +124,11 @@ def _folder(dataset: Dataset, path: Path, scratch: Path) -> Source:
     images = _images(entries)
     labels = None
     if dataset.classes and images:
-        labels = labelling.from_dataset_json(entries, images)
+        labels = labelling.from_dataset_json(entries, images, str(path))
         if labels is None:
-            labels = labelling.from_folders(entries, images, dataset.classes, str(path))
+            source = _class_folders(dataset, path, entries)
             _refuse_empty_folders(path, images)
+            return source
     return _files(path, entries, images, labels)
 
 
@@ -145,6 +148,7 @@ def _imagenet(dataset: Dataset, path: Path, scratch: Path) -> Source:
     entries = _in_train(_expand_tars(path, entries_of(path, scratch)))
     images = _images(entries)
     if dataset.classes and images:
+        labelling.refuse_wrapped([entry.name for entry in images], str(path))
         folders = sorted({entry.name.partition("/")[0] for entry in images})
         labelling.check_synsets(folders, dataset.classes, str(path))
     return _class_folders(dataset, path, entries)
@@ -194,9 +198,12 @@ def _files(path: Path, entries: list[Entry], images: list[Entry], labels: np.nda
 
 
 def _class_folders(dataset: Dataset, path: Path, entries: list[Entry]) -> Source:
+    """Open class folders; ImageNet's go without their names, which its list has."""
     images = _images(entries)
     labels = labelling.from_folders(entries, images, dataset.classes, str(path)) if dataset.classes and images else None
-    return _files(path, entries, images, labels)
+    source = _files(path, entries, images, labels)
+    named = labels is not None and dataset.source != "imagenet"
+    return replace(source, class_names=labelling.class_folders(images)) if named else source
 
 
 def _in_train(entries: list[Entry]) -> list[Entry]:
@@ -209,7 +216,11 @@ def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
     """Refuse a class folder without any file; only a folder on disk can show one."""
     if path.is_dir():
         full = {entry.name.partition("/")[0] for entry in images}
-        empty = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name not in full)
+        empty = sorted(
+            child.name
+            for child in path.iterdir()
+            if child.is_dir() and not is_hidden(f"{child.name}/") and child.name not in full
+        )
         if empty:
             raise UserError(
                 f"{path}: class folder {empty[0]} is empty, so later classes would shift: fill or remove it"
@@ -219,7 +230,7 @@ def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
 def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
     expanded = []
     for entry in entries:
-        if not entry.name.endswith(".tar"):
+        if not entry.name.endswith(".tar") or is_hidden(entry.name):
             expanded.append(entry)
             continue
         if entry.crc is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sida.data.decode import is_image
-from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.entries import Entry, Reader, Unreadable, is_hidden
 from sida.data.folders import GZIPS
 from sida.data.labels import is_label
 from sida.data.tars import tar_entries, unpacked
@@ -25,7 +25,8 @@ def webdataset_entries(path: Path, scratch: Path, *, labeled: bool) -> tuple[lis
     """
     tars = [path]
     if path.is_dir():
-        tars = sorted(child for child in path.iterdir() if child.name.lower().endswith((".tar", *GZIPS)))
+        found = [child for child in path.iterdir() if child.name.lower().endswith((".tar", *GZIPS))]
+        tars = sorted(child for child in found if not is_hidden(child.name))
     if not tars:
         raise UserError(f"{path}: no .tar in it: correct dataset.address")
     images: list[Entry] = []
@@ -35,7 +36,10 @@ def webdataset_entries(path: Path, scratch: Path, *, labeled: bool) -> tuple[lis
         for tar in tars:
             samples: dict[str, list[Entry]] = {}
             for entry in tar_entries(unpacked(tar, scratch)):
-                samples.setdefault(_key(entry.name), []).append(entry)
+                if is_hidden(entry.name):
+                    others += 1
+                else:
+                    samples.setdefault(_key(entry.name), []).append(entry)
             for key, members in samples.items():
                 pictures = [entry for entry in members if is_image(entry.name)]
                 if len(pictures) > 1:

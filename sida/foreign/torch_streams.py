@@ -65,7 +65,9 @@ def read_storage(budget: Budget, raw: Any) -> Storage:
     body = raw[at:]
     storage = Storage(dtype, count, body[8:])
     expected = 8 + count * storage.bits.itemsize
-    if len(body) != expected or int.from_bytes(body[:8], "little") != count:
+    if len(body) >= 8 and (said := int.from_bytes(body[:8], "little")) != count:
+        raise ValueError(f"a storage of {count} {dtype} whose data says that it has {said}")
+    if len(body) != expected:
         raise ValueError(f"a storage of {count} {dtype} whose data has {len(body)} bytes instead of {expected}")
     return storage
 

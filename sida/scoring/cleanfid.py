@@ -1,6 +1,6 @@
 """Scores by clean-fid itself (Parmar et al., arXiv 2104.11222), an extra: imported here only, and only when it is asked for.
 
-Its resize and its feature loop over a folder's files, our reference statistics, its Frechet distance. The mode is part of the
+Its resize and its feature loop over pixels that we decoded, our reference statistics, its Frechet distance. The mode is part of the
 metric's name: ``legacy_tensorflow`` is the published FID's resize, ``clean`` another number against statistics made in that mode.
 clean-fid fetches the detector by itself and looks at no digest: it gets ours, checked, in a folder of its own. Facts of 0.1.35:
 needs torchvision; calls ``scipy.linalg.sqrtm(disp=)``, which SciPy 1.18 dropped.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,10 @@ from sida.errors import NotFound, UserError
 from sida.foreign.fetch import fetch_file
 from sida.layout import cleanfid_key
 from sida.manifests import digest_of
+from sida.process.scratch import scratch_folder
 from sida.recipe import Recipe
 from sida.scoring.detector_file import detector_file
-from sida.scoring.images import find_images, open_image, size_of_images
+from sida.scoring.images import Images, decoder, find_images
 from sida.settings import settings
 from sida.stores import open_store
 
@@ -61,10 +62,6 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     fid: Any = _clean_fid("fid")
 
     paths = find_images(folder, recipe.evaluation.images)
-    _, size = size_of_images(recipe)
-    for path in paths:
-        with open_image(path, size):  # clean-fid would resize others
-            pass
     detector, digest = detector_file(recipe.evaluation.detector)
     import numpy as np
 
@@ -81,11 +78,29 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     else:  # published statistics are those of the TensorFlow resize
         reference, origin = _statistics(recipe, mode, model, digest, device), f"the training set's own in mode {mode}"
     options = {"num_workers": 0, "batch_size": BATCH, "device": device, "mode": mode, "verbose": False}
-    seen = fid.get_files_features([str(path) for path in paths], model=model, **options).astype(np.float64)
+    images = Images(paths, decoder(recipe))
+    seen = np.concatenate(list(_features(fid, images, model, options))).astype(np.float64)
+    for line in images.notes():
+        progress.note("cleanfid", line)
     value, distance = _distance(fid, seen.mean(axis=0), np.cov(seen, rowvar=False), reference)
     return CleanFid(
         f"fid_cleanfid_{mode}", value, f"{len(paths):,} images, clean-fid's features, {distance}; reference: {origin}"
     )
+
+
+def _features(fid: Any, images: Images, model: Any, options: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Yield clean-fid's features. It gets our pixels as .npy: it would resize images of another size and open any format."""
+    import numpy as np
+
+    with scratch_folder() as folder:
+        for start in range(0, len(images.paths), BATCH):
+            files = []
+            for number, image in enumerate(images.read(slice(start, start + BATCH))):
+                files.append(str(folder / f"{number}.npy"))
+                np.save(
+                    files[-1], np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
+                )
+            yield fid.get_files_features(files, model=model, **options)
 
 
 def _clean_fid(module: str) -> Any:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
+
+from sida.data.entries import MAX_ENTRY_BYTES
 from sida.errors import UserError
 from sida.launch.spec import ScoreOutcome
 from sida.manifests import Manifest, ReferenceResult, ScoresResult
 from sida.progress import Progress
 from sida.recipe import Recipe
 from sida.scoring.reference import load_statistics
-from sida.scoring.score import SOURCES, check_reference, scores_result
+from sida.scoring.score import SOURCES, check_reference, note_if_few, scores_result
 from sida.steps import From, StepRun, step
 from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+    from sida.data.decode import Decoder
 
 
-@step(version=1, sources=SOURCES, measures=True)
+@step(version=2, sources=(*SOURCES, "sida/data/decode.py", "sida/data/folders.py"), measures=True)
 def score_images(
     run: StepRun,
     recipe: Recipe,
@@ -43,10 +43,7 @@ def score_images(
     check_reference(recipe, reference.result)
     count = recipe.evaluation.images
     paths = find_images(Path(folder), count)
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    sha256 = digest.hexdigest()
+    sha256 = digest_of_files(paths)
     parameters = {"images": sha256, "count": count, "extra_metrics": list(recipe.evaluation.extra_metrics)}
     run.claim(parameters, reference=reference)
     return _measure(run, reference, paths, sha256)
@@ -54,9 +51,14 @@ def score_images(
 
 def find_images(folder: Path, count: int) -> list[Path]:
     """Return the first ``count`` image files under a folder, by name. Raises UserError when there are fewer."""
+    from sida.data.decode import ENDINGS, is_image
+    from sida.data.folders import entries_of
+
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give a safetensors file or a folder of images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    names = [entry.name for entry in entries_of(folder, folder) if is_image(entry.name)]
+    shown = [Path(name) for name in names if not name.rpartition("/")[2].startswith(".")]
+    paths = [folder / name for name in sorted(shown)]
     if len(paths) < count:
         raise UserError(
             f"{folder}: holds {len(paths):,} images ({', '.join(ENDINGS)}), {count:,} are asked for: make more, or say "
@@ -65,34 +67,81 @@ def find_images(folder: Path, count: int) -> list[Path]:
     return paths[:count]
 
 
-@contextmanager
-def open_image(path: Path, resolution: int) -> Iterator[Image]:
-    """Open an image file. Raises UserError naming the file if it is no image, or of another size."""
-    import PIL.Image
+def decoder(recipe: Recipe) -> Decoder:
+    """Return prepare_data's decoder, of images that have the recipe's size already."""
+    from sida.data.decode import Decoder
 
+    channels, resolution = size_of_images(recipe)
+    return Decoder("none", resolution, channels, recipe.dataset.modes)
+
+
+class Images:
+    """Image files, read a part at a time; what they were is counted."""
+
+    def __init__(self, paths: list[Path], decode: Decoder) -> None:
+        self.paths, self._decode = paths, decode
+        self.kinds: Counter[str] = Counter()
+        self.lossy = 0
+        self._digest = hashlib.sha256()
+
+    def read(self, part: slice) -> np.ndarray:
+        """Return uint8 [N, C, H, W]. Raises UserError naming a file that is no image, of another size or mode."""
+        from sida.data.decode import look_at
+        from sida.data.entries import Unreadable
+
+        images = []
+        size = self._decode.resolution
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters about a file makes it unreadable
+            for path in self.paths[part]:
+                content = _content(path)
+                self._digest.update(hashlib.sha256(content).digest())
+                try:
+                    look = look_at(content)
+                    if look.size != (size, size):
+                        raise UserError(
+                            f"{path}: is {look.size[0]}x{look.size[1]}, the recipe's images are {size}x{size}: "
+                            f"scores of resized images are other scores; make them at the right size"
+                        )
+                    images.append(self._decode(content).data)
+                except Unreadable as error:
+                    raise UserError(f"{path}: {error}") from error
+                self.kinds[look.kind] += 1
+                self.lossy += look.lossy
+        return np.stack(images)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the files read so far."""
+        return self._digest.hexdigest()
+
+    def notes(self) -> list[str]:
+        """Return what the user should know of the files that were read."""
+        kinds = "; ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
+        lines = [f"images: {kinds}"]
+        if self.lossy:
+            lines.append(
+                f"{self.lossy:,} of {sum(self.kinds.values()):,} images were compressed with loss (JPEG, WEBP), those of the "
+                f"reference were not once they had their size: the score holds the compression's error; save them as PNG"
+            )
+        return lines
+
+
+def digest_of_files(paths: list[Path]) -> str:
+    """Return the digest that :class:`Images` finds when it has read them all."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(_content(path)).digest())
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
     try:
-        with PIL.Image.open(path, formats=("PNG", "JPEG", "BMP", "WEBP")) as image:
-            if image.size != (resolution, resolution):
-                raise UserError(
-                    f"{path}: is {image.size[0]}x{image.size[1]}, the recipe's images are {resolution}x{resolution}: "
-                    f"scores of resized images are other scores; make them at the right size"
-                )
-            yield image
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error}): make it again") from error
-
-
-def read_images(paths: list[Path], channels: int, resolution: int) -> Tensor:
-    """Return uint8 [N, C, H, W]. Raises UserError naming a file that is no image, or of another size."""
-    import numpy as np
-    import torch
-
-    images = np.empty((len(paths), channels, resolution, resolution), np.uint8)
-    for index, path in enumerate(paths):
-        with open_image(path, resolution) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        images[index] = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    return torch.from_numpy(images)
+        if path.stat().st_size > MAX_ENTRY_BYTES:
+            raise UserError(f"{path}: larger than {MAX_ENTRY_BYTES:,} bytes: refused as a bomb")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def size_of_images(recipe: Recipe) -> tuple[int, int]:
@@ -113,21 +162,27 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
     recipe, statistics = run.recipe, reference.result
     device = devices.claim()
     detector = load_detector(fetch_object(run.store, statistics.detector)).to(device)
-    batch, size = recipe.execution.batch_limit, size_of_images(recipe)
+    batch, images = recipe.execution.batch_limit, Images(paths, decoder(recipe))
     sums = Sums(statistics.features, len(paths), recipe.evaluation.extra_metrics)
     progress = Progress(run.step.name, len(paths), "images")
     with torch.no_grad():
         for start in range(0, len(paths), batch):
-            part = read_images(paths[start : start + batch], *size)
+            part = torch.from_numpy(images.read(slice(start, start + batch)))
             sums.add(detector, part.to(device), start)
             progress.update(start + len(part))
+    if images.sha256 != sha256:
+        raise UserError(f"{paths[0].parent}: its files changed while they were scored: score it again")
+    for line in images.notes():
+        run.note(line)
     real = load_statistics(run.store, statistics)
     values, further = evaluate([sums], "the folder", real, run.store, statistics, device)
     bias = sampling_bias(real[1], len(paths))
+    outcome = ScoreOutcome(values=values, further=further, sampling_bias=bias, images_per_second=0.0, batch=batch)
+    note_if_few(run, len(paths), outcome)
     return scores_result(
         recipe,
         reference,
-        ScoreOutcome(values=values, further=further, sampling_bias=bias, images_per_second=0.0, batch=batch),
+        outcome,
         n=len(paths),
         seeds=[],
         model="images",

@@ -62,13 +62,18 @@ def _measured(run: StepRun, seeds: list[int], n: int, *, floor: bool, guide: Obj
     outcome = run_job(run, spec)
     run.notes["images_per_second"] = round(outcome.images_per_second, 1)
     run.notes["sampling_batch"] = outcome.batch
-    features = recipe.evaluation.detector.features
+    note_if_few(run, n, outcome)
+    return outcome
+
+
+def note_if_few(run: StepRun, n: int, outcome: ScoreOutcome) -> None:
+    """Tell the user where so few images decide a part of the score."""
+    features = run.recipe.evaluation.detector.features
     if n < FEW * features:
         run.note(
             f"{n:,} images are few for {features:,} features, and scores fall with their number: {_size_effect(outcome)}; "
             f"compare it only with scores of as many images",
         )
-    return outcome
 
 
 def _size_effect(measured: ScoreOutcome) -> str:

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def convert(
     about = {"format": source.format, "origin": origin or path.name, "source_sha256": digest, "licence": licence}
     about |= {key: value for key, value in source.about.items() if key not in about}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
+        with made(folder), tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
             draft = Path(temporary) / weights.name
             ours = source.format == "safetensors" and source.network is not None
             if ours and not _heads(source.tensors, network):
@@ -82,6 +82,20 @@ def convert(
             f"--output {folder}: {error.strerror}: choose a folder with room that can be written"
         ) from error
     return Converted(weights, facts, dict(network), digest, len(source.tensors))
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Create a folder for the block; where the block fails, remove what was created and is still empty. Raises OSError."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # something lies in it now
+                each.rmdir()
+        raise
 
 
 def holds_another_head(path: Path, network: Mapping[str, Any]) -> bool:

@@ -6,6 +6,10 @@ that moment it becomes ``champion`` or ``challenger``. So a refill in the order 
 
 from __future__ import annotations
 
+import json
+import shlex
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -17,6 +21,7 @@ from sida.scoring.gates import versus
 from sida.tracking.projection import Model
 
 JUDGED = "sida.judged"
+ABOUT = "generator.json"
 
 
 def register(
@@ -46,9 +51,26 @@ def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Mod
     logged = next(iter(models), None) or client.create_logged_model(
         experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
     )
+    if ABOUT not in {file.path for file in client.list_logged_model_artifacts(logged.model_id)}:
+        _artifact(client, logged.model_id, model)
     if str(logged.status) != "READY":
         logged = client.finalize_logged_model(logged.model_id, "READY")
     return logged
+
+
+def _artifact(client: MlflowClient, model_id: str, model: Model) -> None:
+    """Log a page in place of the weights, which stay in the store: what ``models:/NAME@champion`` downloads."""
+    about = {
+        "weights": model.address,
+        "sha256": model.sha256,
+        "licence": model.licence,
+        "score": model.score.model_dump(mode="json"),
+        "sample": f"sida sample {shlex.quote(model.address)} --seeds 0-63 --output samples",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ABOUT
+        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        client.log_model_artifact(model_id, str(path))
 
 
 def _metrics(client: MlflowClient, run_id: str, logged: Any, model: Model, dataset: dict[str, str]) -> None:
@@ -80,11 +102,9 @@ def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> An
     for version in client.search_model_versions(f"name = '{model.name}'"):
         if version.tags.get("sida.identity") == model.identity:
             return version
-    # A server accepts addresses of object stores; a folder of ours it knows through the LoggedModel only.
-    source = model.address if model.address.startswith("s3://") else f"models:/{logged.model_id}"
     return client.create_model_version(
         model.name,
-        source,
+        f"models:/{logged.model_id}",
         run_id,
         _tags(model),
         description=f"{model.title}: {model.score.metric} {model.score.mean:.4g} ({model.address})",

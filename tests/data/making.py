@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,16 @@ def png(number: int, size: tuple[int, int] = (12, 10)) -> bytes:
     file = io.BytesIO()
     picture(number, size).save(file, "PNG")
     return file.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a kilobyte that claims side x side pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 def class_folders(top: Path, count: int, classes: int = 2, size: tuple[int, int] = (12, 10)) -> Path:

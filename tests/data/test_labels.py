@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sida.data.labels import synsets
+from sida.data.labels import order_note, synsets
 from sida.data.sources import Source, open_source
 from sida.errors import UserError
-from tests.data.making import class_folders, png, section
+from tests.data.making import class_folders, png, result, section
 from tests.data.test_bad_archives import write_tar, write_zip
 
 
@@ -75,6 +75,59 @@ def test_class_folders_must_be_as_many_as_the_recipe_says_and_none_empty(tmp_pat
     (top / "loose.png").write_bytes(png(9))
     with pytest.raises(UserError, match=r"loose\.png lies beside the class folders"):
         opened(top, classes=3)
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        class_folders(tmp_path / "images" / part, 4)
+    with pytest.raises(UserError, match=r"class folders train, val hold folders \(a, b\).*name .*images/train"):
+        opened(tmp_path / "images", classes=2)
+    assert opened(tmp_path / "images" / "train", classes=2).class_names == ("a", "b")
+    vehicles = write_zip(tmp_path / "vehicles.zip", ("car/new/0.png", png(0)), ("train/old/1.png", png(1)))
+    assert opened(vehicles, classes=2).class_names == ("car", "train")  # one such class beside others is a train
+
+
+def test_what_lies_in_one_wrapping_folder_is_refused_for_that_reason(tmp_path: Path) -> None:
+    listing = json.dumps({"labels": [["0/a.png", 0], ["0/b.png", 1]]}).encode()
+    images = [("data/0/a.png", png(0)), ("data/1/b.png", png(1))]
+    for source, more in (("edm-zip", [("data/dataset.json", listing)]), ("folder", []), ("imagenet", [])):
+        path = write_zip(tmp_path / f"{source}.zip", *images, *more, ("__MACOSX/data/._dataset.json", b""))
+        with pytest.raises(UserError, match="everything lies under data/: pack what is in data"):
+            opened(path, source, classes=2)
+
+
+def test_names_with_backslashes_in_dataset_json_are_named(tmp_path: Path) -> None:
+    path = zipped(tmp_path, [["00000\\a.png", 0], ["00000\\b.png", 1]], ("00000/a.png", "00000/b.png"))
+    with pytest.raises(UserError, match=r"its names \(00000\\a.png\) are not the images' \(00000/a.png\)"):
+        opened(path, "edm-zip", classes=2)
+
+
+def test_numbers_as_class_folders_are_sorted_as_text_which_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(11):
+        class_folders(place / "images" / str(number), 1)
+    assert result(place / "images", classes=11, duplicates="keep").class_names == tuple(
+        map(str, [0, 1, 10, *range(2, 10)])
+    )
+    assert "folder 10 is class 2: where its number should be the class, write as many digits" in capsys.readouterr().err
+    assert order_note(("00", "01", "02")) == order_note(("a", "b")) == order_note(()) == ""
+    assert "folder 1 is class 0" in order_note(("1", "2"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_the_system_are_neither_images_nor_classes(tmp_path: Path, packed: bool) -> None:
+    names = ("cat/0.png", "cat/._0.png", "dog/1.png", ".cache/2.png", "__MACOSX/cat/._0.png", ".DS_Store")
+    top = tmp_path / "images"
+    if packed:
+        top = write_zip(tmp_path / "a.zip", *((name, png(number)) for number, name in enumerate(names)))
+    else:
+        for number, name in enumerate(names):
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_bytes(png(number))
+    source = opened(top, classes=2)
+    assert [entry.name for entry in source.entries] == ["cat/0.png", "dog/1.png"]
+    assert source.ignored == 4
 
 
 def test_a_wrong_number_of_images_is_refused_before_any_is_decoded(tmp_path: Path) -> None:

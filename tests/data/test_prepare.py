@@ -173,8 +173,8 @@ def test_rotation_by_exif_is_ignored_and_counted(place: Path, tmp_path: Path) ->
 
 def test_photographs_of_ones_own_are_turned_as_their_exif_says() -> None:
     content = (GOLDEN / "modes" / "inputs" / "exif6.jpg").read_bytes()
-    lying, ignored = Decoder("center-crop", 8, 3)(content)
-    upright, still_ignored = Decoder("center-crop-upright", 8, 3)(content)
+    lying, ignored, *_ = Decoder("center-crop", 8, 3)(content)
+    upright, still_ignored, *_ = Decoder("center-crop-upright", 8, 3)(content)
     assert (ignored, still_ignored) == (True, False)
     assert (
         np.abs(np.rot90(lying, -1, axes=(1, 2)).astype(int) - upright).max() <= 2
@@ -261,3 +261,15 @@ def test_a_disk_that_fills_up_amid_a_shard_is_said_and_nothing_is_published(
         assert result(tmp_path / "images").count == 300
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_crop_says_how_many_pixels_it_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    top = class_folders(place / "images", 3, size=(12, 10))
+    (top / "a" / "square.png").write_bytes(png(9, (10, 10)))
+    prepared = prepare(top, transform="center-crop")
+    assert (
+        "3 of 4 images are not square: center-crop left out 60 of their 360 pixels (16.7%)" in capsys.readouterr().err
+    )
+    assert prepared.manifest.about.notes["pixels_left_out"] == 60
+    prepare(top, transform="lanczos")
+    assert "not square" not in capsys.readouterr().err

@@ -162,8 +162,11 @@ CASES: dict[str, tuple[bytes, str]] = {
     "strides missing": (P4 + tensor(0, [2, 2], [1]) + b".", "one length"),
     "seventeen dimensions": (P4 + tensor(0, [1] * 17, [0] * 17) + b".", "dimensions"),
     "tensor of text": (P4 + TENSOR + b"(" + text("x") + b"K\x00K\x01\x85K\x01\x85\x89}tR.", "without a storage"),
-    "claimed storage": (P4 + loaded(storage(count=2**31 - 1, body=bytes(24))) + b".", "instead of"),
-    "count and data differ": (P4 + loaded(storage(body=struct.pack("<q", 9) + bytes(16))) + b".", "instead of"),
+    "claimed storage": (P4 + loaded(storage(count=2**31 - 1, body=bytes(24))) + b".", "whose data says that it has 0"),
+    "count and data differ": (
+        P4 + loaded(storage(body=struct.pack("<q", 9) + bytes(16))) + b".",
+        "whose data says that it has 9",
+    ),
     "complex storage": (P4 + loaded(storage("ComplexFloatStorage")) + b".", "torch.ComplexFloatStorage"),
     "storage cut off": (P4 + loaded(storage()[:40]) + b".", "in the bytes of a storage"),
     "storage of another magic": (P4 + loaded(pickle.dumps(1, 2) * 5) + b".", "torch's old stream"),

@@ -57,7 +57,7 @@ def test_every_package_is_locked_with_hashes(name: str) -> None:
     installs = re.findall(r"pip install [^&]*", " ".join(runs))
     assert installs
     for install in installs:
-        # torch's CPU build comes from PyTorch's own index, its version pinned; sida itself is the source that is being built.
+        # A torch that the builder names instead of the lock's has no hash; sida itself is the source that is being built.
         assert "--require-hashes" in install or '"${TORCH}"' in install or "--editable ." in install, install
     for lock in set(re.findall(r"/locks/([a-z]+\.lock)", " ".join(runs))) - {"requirements.lock", "build.lock"}:
         text = (ROOT / "images" / lock).read_text()

@@ -36,6 +36,11 @@ def test_cuda_s_lock_is_torch_with_what_the_project_s_lock_lacks() -> None:
     assert {"triton", "nvidia-nccl-cu13", "nvidia-cudnn-cu13"} <= cuda.keys()
 
 
+def test_the_cpu_image_s_torch_is_cuda_s_without_cuda() -> None:
+    assert pins((IMAGES / "torch.lock").read_text()) == {"torch": f"{TORCH}+cpu"}
+    assert "images/torch.lock" in (IMAGES.parent / "Dockerfile").read_text()
+
+
 def test_the_other_locks_have_the_project_s_versions_of_what_both_need() -> None:
     project = pins(LOCK.read_text())
     unfit = {"mlflow": {"python-dateutil", "urllib3"}}  # the server needs others

@@ -172,3 +172,17 @@ def test_a_browser_finds_nothing_to_complain_about(store: ObjectStore, tmp_path:
                         assert shown.page.locator(str(link.get_attribute("href"))).count() == 1
                     shown.page.keyboard.press("Tab")
                     assert shown.page.evaluate("document.activeElement.textContent") == "To the verdict"
+
+
+def test_names_of_class_folders_stand_in_the_page_escaped(store: ObjectStore) -> None:
+    made = Made(store, recipe(), (0.6, 0.61, 0.59))
+    inputs: dict[str, Any] = inputs_of(made)
+    data = inputs["dataset"]
+    names = (HOSTILE, *(f"folder-{number}" for number in range(1, data.result.classes)))
+    named = data.result.model_copy(update={"class_names": names})
+    inputs["dataset"] = data.model_copy(update={"result": named})
+    found = Elements(page_of(made.recipe, inputs, store, CURVE))
+    text = " ".join("".join(found.text).split())
+    assert "Classes, by class folder: 0 <script>" in text and "1 folder-1, 2 folder-2" in text
+    assert not [tag for tag, attributes in found.tags if "onerror" in attributes]
+    assert "class_names" in named.model_dump() and "class_names" not in data.result.model_dump()  # digests stay

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sida.data.decode import Decoder
+from sida.data.entries import Unreadable
 from sida.errors import UserError
-from sida.scoring.images import find_images, read_images
+from sida.scoring.images import Images, decoder, find_images
 from sida.scoring.labels import label_distribution, read_histogram
+from tests.data.making import bomb
 from tests.pipeline.command import Command
 from tests.scoring.conftest import TINY, tiny
 
@@ -70,19 +75,85 @@ def test_a_mistake_is_one_line_and_nothing_is_computed(
     assert not (place / "store" / "steps").exists()
 
 
+def images_of(folder: Path, count: int, **dataset: object) -> Images:
+    return Images(find_images(folder, count), decoder(tiny(dataset=dataset)))
+
+
+def written(folder: Path, name: str, image: Image.Image, **options: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    image.save(folder / name, **options)
+    return folder
+
+
+def grey(seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8))
+
+
 def test_images_of_another_size_and_files_that_are_no_images_are_named(place: Path) -> None:
     folder = folder_of(place, 2, size=16)
     with pytest.raises(UserError, match=r"000.png: is 16x16, the recipe's images are 8x8"):
-        read_images(find_images(folder, 2), 1, 8)
+        images_of(folder, 2).read(slice(2))
     (folder / "000.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"000.png: not a readable image"):
-        read_images(find_images(folder, 2), 1, 8)
+    with pytest.raises(UserError, match=r"000.png: is none of PNG"):
+        images_of(folder, 2).read(slice(2))
 
 
 def test_colours_are_read_in_their_order(place: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(pixels).save(place / "one.png")
-    np.testing.assert_array_equal(read_images([place / "one.png"], 3, 8)[0].numpy(), pixels.transpose(2, 0, 1))
+    folder = written(place / "images", "one.png", Image.fromarray(pixels))
+    read = Images(find_images(folder, 1), Decoder("none", 8, 3)).read(slice(1))
+    np.testing.assert_array_equal(read[0], pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "P", "RGBA", "CMYK", "LA"])
+def test_modes_are_refused_or_taken_as_prepare_data_does(place: Path, mode: str) -> None:
+    """16-bit gray was clipped to white, alpha and palettes were flattened without a word."""
+    deep = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)
+    image = deep if mode == "I;16" else grey().convert("RGB" if mode == "CMYK" else "L").convert(mode)
+    folder = written(place / "images", "one.tiff", image)
+    content = (folder / "one.tiff").read_bytes()
+    for modes in ("strict", "convert"):
+        decode = Decoder("none", 8, 1, modes)
+        reason = None
+        try:
+            expected = decode(content).data
+        except Unreadable as error:
+            reason = str(error)
+        if reason is None:
+            np.testing.assert_array_equal(images_of(folder, 1, modes=modes).read(slice(1))[0], expected)
+        else:
+            with pytest.raises(UserError, match=re.escape(f"one.tiff: {reason}")):
+                images_of(folder, 1, modes=modes).read(slice(1))
+
+
+def test_a_bomb_among_the_images_is_refused_in_one_line(place: Path, command: Command) -> None:
+    folder = folder_of(place, 50)
+    (folder / "000.png").write_bytes(bomb(60_000))
+    said = command("score", str(folder), "--recipe", str(TINY), "--images", "50")
+    assert said.status == 2
+    assert said.err.splitlines()[-1] == f"error: {folder}/000.png: has too many pixels: refused as a bomb"
+
+
+def test_files_of_the_system_are_no_images(place: Path) -> None:
+    folder = folder_of(place, 2)
+    for name in ("._000.png", ".thumb.png", "__MACOSX/000.png", ".cache/000.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    assert [path.name for path in find_images(folder, 2)] == ["000.png", "001.png"]
+    with pytest.raises(UserError, match="holds 2 images"):
+        find_images(folder, 3)
+
+
+def test_what_the_files_were_is_said_and_compression_with_loss_and_few_images_are_warned_of(
+    here: Path, command: Command
+) -> None:
+    folder = folder_of(here, 30)
+    for number in range(20):
+        written(folder, f"j{number}.jpg", grey(number))
+    said = command("score", str(folder), "--recipe", str(TINY), "--images", "50").err
+    assert "images: 30 PNG L, 8 bits; 20 JPEG L, 8 bits" in said
+    assert "20 of 50 images were compressed with loss" in said
+    assert "50 images are few for 64 features" in said
 
 
 def test_labels_out_of_range_and_damaged_lists_are_refused(place: Path) -> None:

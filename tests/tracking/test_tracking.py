@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,26 @@ def test_the_champion_moves_only_to_a_generator_that_is_better_by_more_than_the_
         f"tags.`sida.sha256` = '{version.tags['sida.sha256']}'",
     )
     assert {m.key: (m.value, m.dataset_name) for m in logged.metrics}["fd_digits"] == (0.5, "digits-8x8")
+
+
+def test_what_mlflow_downloads_as_the_champion_says_where_the_weights_are_and_how_to_sample(
+    address: str, store: ObjectStore, tmp_path: Path
+) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    track(made.write("run-1"))
+    experiment = client(address).get_experiment_by_name(benchmark_of(made.recipe))
+    for model in client(address).search_logged_models([experiment.experiment_id]):
+        folder = download_artifacts(artifact_uri=f"models:/{model.model_id}", dst_path=str(tmp_path))
+        told = json.loads(Path(folder, "generator.json").read_text())
+        assert told["weights"] == model.tags["sida.address"]
+        assert told["sample"].startswith(f"sida sample {told['weights']} ")
+        assert (told["sha256"], told["licence"]) == (model.tags["sida.sha256"], "Apache-2.0")
+    folder = download_artifacts(
+        artifact_uri="models:/digits-8x8-fd_digits-n200@champion", dst_path=str(tmp_path), tracking_uri=address
+    )
+    assert Path(folder, "generator.json").is_file()
 
 
 def test_a_failed_run_is_failed_until_the_same_recipe_is_finished(address: str, store: ObjectStore) -> None:
