@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,53 +11,11 @@ import pytest
 from sida import patience
 from sida.errors import AlreadyExists, SidaError, StoreUnusable, Unavailable, UserError
 from sida.stores import ObjectStore, open_store, s3_client
+from tests.raw import Server, http, serving
 from tests.stores.outage import hasten
 
 XML = "application/xml"
 SKEWED = b"<Error><Code>RequestTimeTooSkewed</Code><Message>x</Message></Error>"
-
-Answer = bytes | Callable[[str, bytes], bytes | None] | None
-
-
-class Server:
-    """Answers every request with the same bytes, or what a function of method and body says; None: not at all."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = None
-        self.asked: list[str] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=self._serve, args=(self.listener.accept()[0],), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, client.makefile("rb") as lines, suppress(OSError):
-            method = lines.readline().split()[0].decode()
-            length = 0
-            while line := lines.readline().strip():
-                name, _, value = line.decode().partition(":")
-                length = int(value) if name.lower() == "content-length" else length
-            body = lines.read(length)
-            self.asked.append(method)
-            answer = self.answer(method, body) if callable(self.answer) else self.answer
-            if answer is None:
-                time.sleep(2)
-                return
-            client.sendall(answer)
-            client.shutdown(socket.SHUT_WR)
-            client.settimeout(1)
-            client.recv(1)
-
-
-def http(status: int, body: bytes = b"", kind: str = "text/html", **headers: str) -> bytes:
-    fields = {"Content-Type": kind, "Connection": "close", "Content-Length": str(len(body))}
-    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
-    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
 
 
 @pytest.fixture
@@ -68,17 +23,20 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     hasten(monkeypatch)
     monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(s3_client, "READ_SECONDS", 0.2)
-    made = Server()
+    with serving() as made:
+        _point_at(made, monkeypatch, tmp_path)
+        yield made
+
+
+def _point_at(server: Server, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     for name, value in {
-        "SIDA_S3_ENDPOINT": made.endpoint,
+        "SIDA_S3_ENDPOINT": server.endpoint,
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "s3cr3t",
         "SIDA_PATIENCE": "0",
-        "SIDA_CACHE": str(tmp_path / "cache"),
+        "SIDA_CACHE": str(folder / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
-    yield made
-    made.listener.close()
 
 
 @pytest.fixture
