@@ -10,7 +10,6 @@ Equal contents of the store give equal projections, times included: a lost datab
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from math import fsum
@@ -27,16 +26,6 @@ from sida.steps.recipes import recipe_at, recipe_key
 from sida.stores.base import ObjectStore
 
 STATUS = {SUCCEEDED: "FINISHED", FAILED: "FAILED", CANCELLED: "KILLED", TIMED_OUT: "FAILED"}  # MLflow's words
-
-
-def plain_name(title: str) -> str:
-    """Return a title as a name that paths, MLflow's registry and its filters take: itself unless it is a strange one.
-
-    >>> plain_name("ImageNet 512x512, EDM2-XS"), plain_name("../it's")
-    ('ImageNet 512x512, EDM2-XS', '-it-s-dd052cc6')
-    """
-    plain = re.sub(r"[^\w ,.+()-]", "-", title).lstrip(". ")[:80]
-    return plain if plain == title else f"{plain}-{digest_of(title)[:8]}"
 
 
 @dataclass
@@ -245,9 +234,9 @@ def _model(recipe: Recipe, identity: str, results: dict[str, Manifest]) -> Model
     scores: Any = results["score"].result
     store = results["distill"].about.store
     return Model(
-        name=f"{plain_name(benchmark_of(recipe))}-{row.metric}-n{row.n}",
+        name=f"{benchmark_of(recipe)}-{row.metric}-n{row.n}",
         identity=f"{identity}/model/{generator.weights.sha256}/{results['score'].digest}",
-        title=re.sub(r"[/:.%\"']", "-", f"{recipe.name}-{generator.method}"),  # the others that MLflow takes
+        title=f"{recipe.name}-{generator.method}",
         address=f"{store.rstrip('/')}/{generator.weights.key}",
         sha256=generator.weights.sha256,
         licence=generator.licence,

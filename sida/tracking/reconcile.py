@@ -18,7 +18,7 @@ from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 from sida.stores.lease import acquire
-from sida.tracking.projection import Node, Projection, plain_name, projection
+from sida.tracking.projection import Node, Projection, projection
 from sida.tracking.server import EXPERIMENT, PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ def track(run: str, store: ObjectStore | None = None) -> str:
     content = projection(store, run)
     if up_to_date(options.mlflow, content.parent.identity, content.digest):
         return f"run {run}: already in MLflow"
-    key = f"tracking/{plain_name(content.benchmark)}"
     with (
-        acquire(store, key, ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None),
+        acquire(
+            store, f"tracking/{content.benchmark}", ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None
+        ),
         connected(options.mlflow) as client,
     ):
         return Reconciler(client, store, options.mlflow, options.mlflow_run).reconcile(content)
@@ -115,9 +116,7 @@ class Reconciler:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(
-                    self.client.create_experiment(name, artifact_location(self.address, plain_name(name)), EXPERIMENT)
-                )
+                return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
             except MlflowException:  # a reconciler of another store was faster
                 experiment = self.client.get_experiment_by_name(name)
                 if experiment is None:

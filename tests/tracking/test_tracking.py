@@ -17,7 +17,6 @@ import pytest
 
 from sida import layout, records
 from sida.errors import UserError
-from sida.settings import settings
 from sida.stores import ObjectStore
 from sida.tracking.projection import benchmark_of, projection
 from sida.tracking.reconcile import Reconciler, track, track_quietly
@@ -323,21 +322,6 @@ def test_a_run_that_is_there_already_is_seen_without_importing_mlflow(
     code = "import sys; from sida.tracking.reconcile import track; print(track('run-1'), 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "run run-1: already in MLflow False"
-
-
-@pytest.mark.parametrize("title", ["It's 8x8", 'A / B: "c" %', "x" * 300])
-def test_any_title_of_a_benchmark_is_tracked(
-    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch, title: str
-) -> None:
-    shutil.copy(empty_database, place / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
-    made = Made(store, named(benchmark=title), (1.0, 1.01, 0.99))
-    assert "written to MLflow" in track(made.write("run-1"))
-    assert "already in MLflow" in track("run-1")
-    again = Made(store, named(benchmark=title), (0.5, 0.51, 0.49), minute=1)
-    assert "written to MLflow" in track(again.write("run-2"))
-    (model,) = client(settings().mlflow).search_registered_models()
-    assert str(model.aliases["champion"]) == "2"
 
 
 def test_hundreds_of_metrics_some_of_them_not_finite_lose_neither_run_nor_model(
