@@ -83,5 +83,7 @@ def _refuse_strange_answers(operation_model: Any, response_dict: dict[str, Any],
     announced = headers.get("Content-Length")
     if announced is not None and not (announced.isascii() and announced.isdigit()):
         raise Strange("its Content-Length is no number")
+    if status < 300 and isinstance(body, bytes) and body and headers.get("Content-Type", "").startswith("text/html"):
+        raise Strange("a page")
     if isinstance(body, bytes) and len(body) < int(announced or 0) and operation_model.http["method"] != "HEAD":
         raise Strange("it breaks off")

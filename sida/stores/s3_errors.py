@@ -92,6 +92,11 @@ def _answered(error: boto.ClientError, store: S3Store, place: str, endpoint: str
     status = status_of(error)
     if code == "NoSuchBucket":
         return StoreUnusable(f"there is no bucket {store.bucket} at {endpoint}: create it, or change SIDA_STORE")
+    kind = str(error.response["ResponseMetadata"]["HTTPHeaders"].get("content-type", ""))
+    if status == 404 and kind.startswith("text/") and not code.startswith("NoSuch"):
+        return _unavailable(
+            place, endpoint, "answers 404, but not like an S3 server"
+        )  # a proxy that has lost its server
     if status == 404:
         return NotFound(f"no object at {place}")
     if status == 412:

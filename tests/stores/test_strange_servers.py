@@ -72,6 +72,8 @@ def failure(store: ObjectStore, use: str) -> SidaError:
         http(500),
         http(503, b"upstream", XML),
         http(500, b"<other/>", XML),
+        http(404, b"default backend - 404", "text/plain"),
+        http(404, b"<html><br>404</html>"),
         http(520, b'{"a": 1}', "application/json"),
         b"garbage\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n",
@@ -108,6 +110,13 @@ def test_a_page_or_nothing_in_place_of_an_answer_is_no_answer(
     server.answer = answer
     for use in set(USES) - {"delete"}:
         assert isinstance(failure(strange, use), Unavailable)
+
+
+def test_a_page_does_not_delete(server: Server, strange: ObjectStore) -> None:
+    server.answer = http(200, b"<html><body>sign in</body></html>")
+    assert "(a page)" in str(failure(strange, "delete"))
+    server.answer = http(404, b"<Error><Code>NoSuchKey</Code></Error>", "text/plain")
+    strange.delete("a/b")
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
