@@ -6,6 +6,7 @@ import fcntl
 import importlib.util
 import logging
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -111,6 +112,8 @@ def connected(address: str) -> Iterator[MlflowClient]:
 
             for name in ("mlflow", "alembic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs a traceback of what we say in a line
+            if address.startswith(SQLITE):
+                _make(Path(address.removeprefix(SQLITE)))
             mlflow.set_tracking_uri(address)
             yield mlflow.MlflowClient(address)
     except SidaError:
@@ -140,6 +143,22 @@ def _only_writer(path: Path) -> Iterator[None]:
             database.execute("begin immediate")
             database.rollback()
         yield
+
+
+def _make(path: Path) -> None:
+    """Make a SQLite file that is missing or empty, whole or not at all: MLflow does not go on with half of its tables."""
+    import mlflow
+
+    if path.exists() and path.stat().st_size:
+        return
+    for left in path.parent.glob(f"{path.name}.*.new"):  # by one that was killed
+        left.unlink(missing_ok=True)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")  # MLflow keeps connections by name
+    try:
+        mlflow.MlflowClient(f"{SQLITE}{new}").search_experiments(max_results=1)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _reason(error: Exception, address: str) -> str:

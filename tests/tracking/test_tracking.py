@@ -454,6 +454,23 @@ def test_two_processes_do_not_make_the_database_at_once(place: Path, monkeypatch
         pass
 
 
+def test_a_database_is_made_whole_or_not_at_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "mlflow.db"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.search_experiments", fail)
+        with pytest.raises(TrackingOff, match="disk is full"), connected(f"sqlite:///{path}"):
+            pass
+    assert not path.exists() or not path.stat().st_size
+    (place / "mlflow.db.1.new").write_bytes(b"of one that was killed")
+    with connected(f"sqlite:///{path}") as there:
+        assert there.search_experiments()
+    assert path.stat().st_size and not list(place.glob("*.new"))
+
+
 @pytest.mark.slow
 def test_runs_of_two_benchmarks_that_are_the_first_to_be_tracked_are_tracked(place: Path, store: ObjectStore) -> None:
     code = "import sys; from sida.tracking.reconcile import track; print(track(sys.argv[1]))"
