@@ -12,10 +12,15 @@ import yaml
 
 from sida import recipe as recipes
 from sida.data.latents import newest_revision
+from sida.data.sources import check_packed
 from sida.errors import RecipeError, UserError
-from sida.foreign.fetch import fetch_file
+from sida.foreign.fetch import Check, fetch_file
+from sida.recipe import Recipe
 from sida.recipe.origins import origins
+from sida.scoring.detector_file import check_detector
+from sida.scoring.reference import check_images, check_statistics
 from sida.stores.base import redact
+from sida.teachers.formats import read_network
 
 KEYS = {"address": "sha256", "vae": "revision"}  # what names something -> what pins it
 
@@ -46,10 +51,10 @@ def pin(path: Path, *, write: bool = True) -> list[Pin]:
 
     Raises RecipeError when the file cannot be edited line by line (sections in braces), and what fetching raises.
     """
-    recipes.load(_user_of(path) or str(path))  # a recipe with a mistake is not touched
+    recipe = recipes.load(_user_of(path) or str(path))  # a recipe with a mistake is not touched
     text = path.read_text(encoding="utf-8")
     gaps = list(_gaps(yaml.compose(text, Loader=yaml.SafeLoader), "", path))
-    pins = [_pin(gap, path.parent) for gap in gaps]
+    pins = [_pin(gap, path.parent, recipe) for gap in gaps]
     if pins and write:
         lines = text.splitlines(keepends=True)
         for gap, new in sorted(zip(gaps, pins, strict=True), key=lambda pair: -pair[0].lines.start):
@@ -59,12 +64,27 @@ def pin(path: Path, *, write: bool = True) -> list[Pin]:
     return pins
 
 
-def _pin(gap: _Gap, folder: Path) -> Pin:
+def _pin(gap: _Gap, folder: Path, recipe: Recipe) -> Pin:
     if gap.key == "revision":
         return Pin(gap.field, gap.address, newest_revision(gap.address), gap.key)
     given = recipes.located(gap.address)
     address = given if "://" in given else (folder / given).resolve().as_uri()
-    return Pin(gap.field, redact(address), fetch_file(address, gap.field, step="pin")[1])
+    check = _check_of(gap.field, recipe)
+    path, digest = fetch_file(address, gap.field, step="pin", check=check)
+    if address.startswith("file://"):
+        check(path)  # of which nothing is recorded
+    return Pin(gap.field, redact(address), digest)
+
+
+def _check_of(field: str, recipe: Recipe) -> Check:
+    """Return what reads a section's file, so that nothing else is pinned."""
+    checks: dict[str, Check] = {
+        "dataset": check_packed,
+        "detector": check_detector,
+        "reference": lambda path: check_statistics(path, recipe),
+        "precision_recall_reference": lambda path: check_images(path, recipe),
+    }
+    return checks.get(field.rpartition(".")[2], lambda path: read_network(path, f"{field} {path}"))
 
 
 def pinned_elsewhere(path: Path, pins: list[Pin]) -> list[str]:

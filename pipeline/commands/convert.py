@@ -35,6 +35,7 @@ def main(args: argparse.Namespace) -> int:
         args.output,
         network=teacher.network.model_dump(mode="json") if teacher else None,
         licence=args.licence or (teacher.licence if teacher else ""),
+        remedy="choose an --output with room that can be written",
     )
     architecture = (
         f"{converted.network['architecture']}, {converted.network['channels']} x {converted.network['resolution']}^2"

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from sida.data.latents import vae_sha256
-from sida.data.sources import is_remote, path_of
+from sida.data.sources import check_packed, is_remote, path_of
 from sida.errors import UserError
 from sida.foreign.fetch import digest_of_file
 from sida.recipe import Dataset
@@ -24,7 +24,9 @@ def identify(dataset: Dataset) -> dict[str, str]:
     identity: dict[str, str] = {}
     path = None
     if is_remote(dataset):
-        identity["sha256"] = digest_of_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")
+        identity["sha256"] = digest_of_file(
+            str(dataset.address), "dataset", dataset.sha256, step="prepare_data", check=check_packed
+        )
     else:
         path = path_of(dataset)
     if path is not None and path.is_dir():

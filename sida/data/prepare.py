@@ -48,14 +48,16 @@ def prepare_data(run: StepRun, recipe: Recipe) -> DatasetResult:
     identity = identify(dataset)
     run.claim(dataset.model_dump(mode="json", exclude={"address"}) | {"identity": identity})
     with scratch_folder() as folder:
-        return _prepare(run, identity, folder)
+        result = _prepare(run, identity, folder)
+    if identify(dataset) != identity:
+        for key in run.store.list(_work(run, identity)):  # shards that hold something else than their key says
+            run.store.delete(key)
+        raise UserError(f"{dataset.address}: changed while being read: run again when nothing writes it")
+    return result
 
 
 def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetResult:
-    dataset = run.recipe.dataset
-    parts = dataset.model_dump(mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"})
-    digest = digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])
-    work = data_folder(digest, run.attempt if run.anew else None)
+    dataset, work = run.recipe.dataset, _work(run, identity)
     started = time.monotonic()
     conversion = conversion_of(dataset, folder, work, SHARD_BYTES)
     total = len(conversion.source)
@@ -74,6 +76,15 @@ def _prepare(run: StepRun, identity: dict[str, str], folder: Path) -> DatasetRes
         records.append(record)
     run.notes["images_per_second"] = round(total / max(time.monotonic() - started, 1e-9), 1)
     return _assemble(run, dataset, identity, conversion, records, folder)
+
+
+def _work(run: StepRun, identity: dict[str, str]) -> str:
+    """Return the folder of what has been converted of the data of this identity."""
+    parts = run.recipe.dataset.model_dump(
+        mode="json", exclude={"address", "unreadable", "duplicates", "images", "licence"}
+    )
+    digest = digest_of([parts, identity, SHARD_BYTES, decoder_name(), run.step.code()])
+    return data_folder(digest, run.attempt if run.anew else None)
 
 
 def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -> Conversion:

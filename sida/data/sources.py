@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,11 +67,19 @@ def path_of(dataset: Dataset) -> Path | None:
     if dataset.source == "digits":
         return None
     if is_remote(dataset):
-        return fetch_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data")[0]
+        return fetch_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data", check=check_packed)[0]
     path = Path(unquote(urlsplit(str(dataset.address)).path))
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
     return path
+
+
+def check_packed(path: Path) -> None:
+    """Raise UserError unless a file is of a kind that data sets are packed in: zip, tar, or JSON with labels alone."""
+    with path.open("rb") as file:
+        if file.read(64).lstrip().startswith(b"{") or zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+            return
+    raise UserError(f"dataset {path}: is no zip, tar or dataset.json: correct dataset.address, and fetch it again")
 
 
 def open_source(dataset: Dataset, scratch: Path) -> Source:

@@ -1,7 +1,7 @@
 """Fetch a file that a recipe names to this machine: https, s3 or file; by the digest that the recipe pins.
 
-Without a pinned digest the first one that is seen is recorded in the store, said loudly, and held to from then on;
-``sida pin RECIPE`` writes it into the recipe.
+Without a pinned digest that of the first file that could be read as what it should be is recorded in the store, said loudly, and
+held to from then on; ``sida pin RECIPE`` writes it into the recipe. What cannot be read is thrown away.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from sida import progress
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
-from sida.foreign.http import Advance, download, note_beside
+from sida.foreign.http import Advance, TooLarge, download, note_beside
+from sida.foreign.limits import FILE_BYTES
 from sida.layout import pin_key
 from sida.settings import settings
 from sida.stores import open_store
@@ -27,17 +30,28 @@ from sida.stores.objects import sha256_of
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 MIB = 1 << 20
+MOST_BYTES = {"dataset": 2**40, "labels": 2**30}  # of a download of that label; of any other one FILE_BYTES
+LOOK_BYTES = 64 * MIB  # between two looks at the free space, where a server does not say how much is to come
+SPARE_BYTES = 256 * MIB  # that such a download leaves free
+
+PLAIN_PATH = re.compile(r"(?!.*(^|/)\.{0,2}(/|$))[^\x00-\x1f\x7f]+")  # no empty part, no dots
+
+Check = Callable[[Path], object]
 
 
-def fetch_file(address: str, label: str, sha256: str | None = None, *, step: str = "") -> tuple[Path, str]:
+def fetch_file(
+    address: str, label: str, sha256: str | None = None, *, step: str = "", check: Check | None = None
+) -> tuple[Path, str]:
     """Return a local file with the bytes at ``address`` (https, s3 or file) and its sha256; ``label`` names it in messages.
 
     A download is resumed after a kill, waits while another process of this machine has it, and is kept in the cache, whose limit
     counts it: what was used longest ago and is not in use makes room. Without ``sha256`` the digest recorded at first use is held
-    to. Raises UserError when the file is missing or is not the one expected, Corrupt when it arrives damaged twice, StoreError
-    when its server keeps failing. ``step`` receives progress and notes.
+    to; it is recorded once ``check``, which reads a file and raises UserError for any other, has read the first. Raises UserError
+    when the file is missing or is not the one expected, Corrupt when it arrives damaged twice, StoreError when its server keeps
+    failing. ``step`` receives progress and notes.
     """
-    scheme = urlsplit(address).scheme
+    parts = _parts(address, label)
+    scheme = parts.scheme
     if scheme == "file":
         return _local(address, label, sha256)
     if scheme not in ("https", "http", "s3"):
@@ -46,23 +60,34 @@ def fetch_file(address: str, label: str, sha256: str | None = None, *, step: str
         )
     expected = sha256 or recorded_sha256(address)
     if copy := _mirrored(address):
-        path, digest = fetch_file(copy, label, expected)
-    elif scheme == "http" and expected is None and urlsplit(address).hostname not in LOCAL_HOSTS:
+        path, digest = fetch_file(copy, label, expected, check=check)
+    elif scheme == "http" and expected is None and parts.hostname not in LOCAL_HOSTS:
         raise UserError(
             f"{label} {redact(address)}: http:// needs a sha256 in the recipe: anybody on the way may change it"
         )
     else:
         path, digest = _cached(address, label, expected, step)
     if expected is None:
+        _look(path, address, label, check)
         _record(address, label, digest, step)
     return path, digest
 
 
-def digest_of_file(address: str, label: str, sha256: str | None, *, step: str) -> str:
+def digest_of_file(address: str, label: str, sha256: str | None, *, step: str, check: Check | None = None) -> str:
     """Return the sha256 of the file at ``address``, for a step's key; fetch it only if nothing else gives the digest."""
-    if urlsplit(address).scheme != "file" and (digest := sha256 or recorded_sha256(address)):
+    if _parts(address, label).scheme != "file" and (digest := sha256 or recorded_sha256(address)):
         return digest
-    return fetch_file(address, label, sha256, step=step)[1]
+    return fetch_file(address, label, sha256, step=step, check=check)[1]
+
+
+def _parts(address: str, label: str) -> SplitResult:
+    """Return the parts of an address. Raises UserError for one that has none."""
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018, which raises for one that is no port
+    except ValueError as error:
+        raise UserError(f"{label} {redact(address)[:150]}: is not an address: correct it in the recipe") from error
+    return parts
 
 
 def recorded_sha256(address: str) -> str | None:
@@ -71,7 +96,7 @@ def recorded_sha256(address: str) -> str | None:
         return str(json.loads(open_store(settings().store).read(_pin(address)))["sha256"])
     except NotFound:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{_pin(address)} in the store is damaged: delete it, or pin the recipe's digest") from error
 
 
@@ -81,6 +106,8 @@ def _mirrored(address: str) -> str | None:
     if not mirror or parts.scheme == "s3":
         return None
     name = unquote(f"{parts.hostname}{parts.path}")
+    if not PLAIN_PATH.fullmatch(name) or any(len(part.encode()) > 255 for part in name.split("/")):
+        return None  # a path that leads elsewhere, or none at all
     if mirror.startswith("s3://"):
         return f"{mirror.rstrip('/')}/{name}" if open_store(mirror).exists(name) else None
     folder = Path(mirror.removeprefix("file://")).absolute()
@@ -105,15 +132,24 @@ def _local(address: str, label: str, sha256: str | None) -> tuple[Path, str]:
 def _cached(address: str, label: str, expected: str | None, step: str) -> tuple[Path, str]:
     """Return the file from the cache or its server: one process of this machine downloads it, the others wait for that."""
     folder = settings().cache / "fetched"
+    part = folder / f"{_name(address)}.part"
     try:
         make_folders(folder.parent)
-        with (folder / f"{_name(address)}.lock").open("ab") as lock:
+        with part.with_suffix(".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            return _fetch(address, label, expected, folder, step)
+            try:
+                return _fetch(address, label, expected, folder, step)
+            except (TooLarge, OSError):
+                if not _is_known(part):
+                    _forget(part)  # nobody knows how much was to come: it is not gone on with
+                raise
+    except TooLarge as error:
+        raise UserError(f"{label} {redact(address)[:150]}: {error}: give the address of the file itself") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            needed = f" ({error.strerror})" if "needed" in (error.strerror or "") else ""
             raise UserError(
-                f"disk full while fetching {label} {redact(address)} into {folder}: free space or set SIDA_CACHE"
+                f"disk full while fetching {label} {redact(address)[:100]} into {folder}{needed}: free space or set SIDA_CACHE"
             ) from error
         reason = os.strerror(error.errno or 0)
         raise UserError(f"{folder} cannot be written ({reason}): set SIDA_CACHE to a folder") from error
@@ -121,7 +157,7 @@ def _cached(address: str, label: str, expected: str | None, step: str) -> tuple[
 
 def _fetch(address: str, label: str, expected: str | None, folder: Path, step: str) -> tuple[Path, str]:
     """Return the file from the cache, or download it; a resumed download that proves wrong is repeated once from its beginning."""
-    name = Path(unquote(urlsplit(address).path)).name or "file"
+    name = _file_name(address)
     if expected is not None:
         path = folder / expected / name
         if give_out(folder.parent, path):
@@ -139,7 +175,10 @@ def _fetch(address: str, label: str, expected: str | None, folder: Path, step: s
             _forget(part)
             raise Corrupt(f"{label} {redact(address)}: two downloads differ, both damaged: look at the network")
     if expected not in (None, digest):
-        _forget(part)
+        try:
+            _refuse_stand_in(part, f"{label} {redact(address)}")
+        finally:
+            _forget(part)
         raise _another(label, redact(address), digest, f"expected is {expected}")
     path = folder / digest / name
     keep_fetched(folder.parent, part, path)
@@ -150,27 +189,40 @@ def _fetch(address: str, label: str, expected: str | None, folder: Path, step: s
 def _download(address: str, part: Path, label: str, step: str) -> str:
     """Complete the file ``part`` and return its sha256."""
     bar: progress.Progress | None = None
+    looked = 0
 
     def advance(done: int, total: int) -> None:
-        nonlocal bar
+        nonlocal bar, looked
         if bar is None:
-            make_room(part.parent.parent, total - done, settings().cache_bytes)
-            if total - done > shutil.disk_usage(part.parent).free:
-                raise OSError(errno.ENOSPC, "disk full")
+            make_room(part.parent.parent, max(total - done, 0), settings().cache_bytes)
+            _reserve(part.parent, total - done)
             bar = progress.Progress(step or label, max(total // MIB, 1), "MiB")
+        if not total and done - looked >= LOOK_BYTES:
+            looked = done
+            _reserve(part.parent, SPARE_BYTES)
         bar.update(done // MIB)
 
-    (_download_s3 if urlsplit(address).scheme == "s3" else download)(address, part, label, advance)
+    most = MOST_BYTES.get(label.rpartition(".")[2], FILE_BYTES)
+    (_download_s3 if urlsplit(address).scheme == "s3" else download)(address, part, label, advance, most)
     return sha256_of(part)[0]
 
 
-def _download_s3(address: str, part: Path, label: str, advance: Advance) -> None:
+def _reserve(folder: Path, needed: int) -> None:
+    """Raise OSError, saying both numbers, where less is free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free")
+
+
+def _download_s3(address: str, part: Path, label: str, advance: Advance, most: int) -> None:
     folder, _, name = address.rpartition("/")
     store = open_store(folder)
     try:
         stat = store.stat(name)
     except NotFound as error:
         raise UserError(f"{label} {redact(address)}: no such object: correct the address in the recipe") from error
+    if stat.size > most:
+        raise TooLarge(stat.size, most)
     note = note_beside(part)
     version = json.dumps([stat.etag, stat.size])
     offset = part.stat().st_size if part.exists() and note.exists() and note.read_text() == version else 0
@@ -186,6 +238,53 @@ def _download_s3(address: str, part: Path, label: str, advance: Advance) -> None
 def _forget(part: Path) -> None:
     for path in (part, note_beside(part)):
         path.unlink(missing_ok=True)
+
+
+def _is_known(part: Path) -> bool:
+    """Return whether the whole size of what is being downloaded is known."""
+    try:
+        state = json.loads(note_beside(part).read_text())
+        return bool(state["total"] if isinstance(state, dict) else state[-1])
+    except (OSError, ValueError, LookupError):
+        return False
+
+
+def _file_name(address: str) -> str:
+    """Return the last part of the address as the name of a file, whatever it holds."""
+    name = re.sub(r"[^A-Za-z0-9_ .,+=()-]", "_", unquote(urlsplit(address).path).rpartition("/")[2]).strip(" .")
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem[:60]}{dot}{suffix[:30]}" if dot else name[:60] or "file"
+
+
+# -- what a file is
+
+
+def _look(path: Path, address: str, label: str, check: Check | None) -> None:
+    """Read a file of the first use; one that is not what it should be is thrown away, if it is a download, and not recorded."""
+    try:
+        _refuse_stand_in(path, f"{label} {redact(address)}")
+        if check is not None:
+            check(path)
+    except UserError as error:
+        downloaded = path.is_relative_to(settings().cache / "fetched")
+        if downloaded:
+            path.unlink(missing_ok=True)
+        text = str(error).replace(str(path), redact(address))[:220]
+        raise type(error)(
+            f"{text} (its sha256 is not recorded{', the download is thrown away' * downloaded})"
+        ) from error
+
+
+def _refuse_stand_in(path: Path, what: str) -> None:
+    """Raise UserError for what servers send in a file's place."""
+    with path.open("rb") as file:
+        head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        raise UserError(f"{what}: is a web page (HTML) and not the file: does it need a login, or a direct address?")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(
+            f"{what}: is a Git LFS pointer and not the file: fetch it by `git lfs pull`, or by its own address"
+        )
 
 
 # -- digests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
 STALL_SECONDS, STALL_BYTES = 60.0, 60 << 10  # fewer bytes than this in that time count as no answer
 ATTEMPTS = 5  # in a row, none of which brought a byte, whatever the patience
 MOST_ATTEMPTS = 1000
+MOST_SECONDS = 72 * 3600.0  # of one download, all attempts together
 REDIRECTS = 5
 BLOCK_BYTES = 1 << 20
 
@@ -34,18 +36,26 @@ class _Broken(Exception):
     """This attempt failed in a way that another one may not."""
 
 
-def download(address: str, part: Path, label: str, advance: Advance) -> None:
+class TooLarge(Exception):
+    """More than such a file may have."""
+
+    def __init__(self, size: int | None, most: int) -> None:
+        found = "does not end within" if size is None else f"has {size:,} bytes, more than"
+        super().__init__(f"{found} {most / 2**30:g} GiB")
+
+
+def download(address: str, part: Path, label: str, advance: Advance, most: int) -> None:
     """Bring ``address`` into the file ``part``, going on from what it holds if that is of the same version.
 
-    Waits for a server that is away. Raises UserError for what the user can mend (address, TLS), Unavailable when it stays away.
-    Messages hold neither userinfo nor query.
+    Waits for a server that is away. Raises UserError for what the user can mend (address, TLS), Unavailable when it stays away, and
+    TooLarge for more than ``most`` bytes. Messages hold neither userinfo nor query.
     """
-    printable, wait = redact(address), Wait(ATTEMPTS)
+    printable, wait, until = redact(address)[:150], Wait(ATTEMPTS), time.monotonic() + MOST_SECONDS
     server = f"the server {urlsplit(address).hostname}"
     for _ in range(MOST_ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _attempt(address, part, label, advance)
+            _attempt(address, part, label, advance, most, until)
             answered(server)
             return
         except (_Broken, urllib3.exceptions.HTTPError, ssl.SSLError) as error:
@@ -53,29 +63,36 @@ def download(address: str, part: Path, label: str, advance: Advance) -> None:
             if part.exists() and part.stat().st_size > before:
                 answered(server)
                 wait = Wait(ATTEMPTS)
+            if time.monotonic() >= until:
+                break
             wait.out(_away(error, label, printable, server))
-    raise StoreError(f"{label} {printable}: broke off {MOST_ATTEMPTS} times: run again, it goes on from where it is")
+    raise StoreError(
+        f"{label} {printable}: broke off {MOST_ATTEMPTS} times, or took {MOST_SECONDS / 3600:g} hours: "
+        f"run again, it goes on from where it is"
+    )
 
 
-def _attempt(address: str, part: Path, label: str, advance: Advance) -> None:
+def _attempt(address: str, part: Path, label: str, advance: Advance, most: int, until: float) -> None:
     """Make one request; append to ``part`` when the server goes on from there, else start it anew."""
     note = note_beside(part)
     offset, validator = _resumable(part, note)
     response = _open(address, offset, validator, label)
     try:
-        if response.status == 416 or (response.status == 206 and _start(response) != offset):
+        if response.status not in (200, 206, 416):
+            raise _answer(response.status, label, redact(address)[:150])
+        length = _length(response)
+        if response.status == 416 or (response.status == 206 and not _goes_on(response, offset, length)):
             part.unlink(missing_ok=True)
             raise _Broken("it does not go on from where the download broke off")
-        if response.status not in (200, 206):
-            raise _answer(response.status, label, redact(address))
         if response.status == 200:
             offset = 0
-        length = response.headers.get("Content-Length", "")
-        total = offset + int(length) if length.isdigit() else 0
+        total = offset + length if length else 0
+        if total > most:
+            raise TooLarge(total, most)
         note.write_text(json.dumps({"validator": _validator(response), "total": total}))
         with part.open("r+b" if offset else "wb") as file:
             file.seek(offset)
-            _copy(response, file, offset, total, advance)
+            _copy(response, file, offset, total, advance, most, until)
         if total and part.stat().st_size != total:
             raise _Broken(f"it ends after {part.stat().st_size} of {total} bytes")
     finally:
@@ -83,13 +100,17 @@ def _attempt(address: str, part: Path, label: str, advance: Advance) -> None:
         response.release_conn()
 
 
-def _copy(response: Any, file: Any, done: int, total: int, advance: Advance) -> None:
+def _copy(response: Any, file: Any, done: int, total: int, advance: Advance, most: int, until: float) -> None:
     window, start = time.monotonic(), done
     while block := response.read1(BLOCK_BYTES):
-        file.write(block)
         done += len(block)
+        if done > most:
+            raise TooLarge(None, most)
         advance(done, total)
-        if (now := time.monotonic()) - window > STALL_SECONDS:
+        file.write(block)
+        if (now := time.monotonic()) > until:
+            raise _Broken("it takes too long")
+        if now - window > STALL_SECONDS:
             if done - start < STALL_BYTES:
                 raise _Broken(f"it sent {done - start} bytes in {now - window:.0f} s")
             window, start = now, done
@@ -115,10 +136,15 @@ def _open(address: str, offset: int, validator: str, label: str) -> Any:
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response
         response.close()
-        url = parse_url(urljoin(url.url, location))
+        try:
+            url = parse_url(urljoin(url.url, location))
+        except ValueError as error:  # LocationParseError is one too
+            raise UserError(
+                f"{label} {redact(address)[:150]}: redirects to what is not an address: give another one"
+            ) from error
         if url.scheme not in ("https", named.scheme):
             raise UserError(
-                f"{label} {redact(address)}: redirects to {redact(url.url)}, which is not https: give another one"
+                f"{label} {redact(address)[:150]}: redirects to {redact(url.url)[:80]}, which is not https: give another one"
             )
     raise UserError(f"{label} {redact(address)}: redirects more than {REDIRECTS} times: give the file's own address")
 
@@ -171,10 +197,25 @@ def _validator(response: Any) -> str:
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
-def _start(response: Any) -> int:
-    """Return the first byte of a partial answer; -1 if none is given."""
-    head = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-    return int(head) if head.isdigit() else -1
+def _length(response: Any) -> int:
+    """Return how many bytes are announced; 0 if that is not known. Raises _Broken for what is no number."""
+    text = response.headers.get("Content-Length")
+    if text is None:
+        return 0
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise _Broken(f"its Content-Length is {ascii(text)[:30]}")
+    return int(text)
+
+
+def _goes_on(response: Any, offset: int, length: int) -> bool:
+    """Return whether a partial answer is the rest from ``offset`` on, to the end that it names itself."""
+    match = re.fullmatch(
+        r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "")
+    )
+    if match is None or int(match[1]) != offset:
+        return False
+    size = int(match[2]) + 1 - offset
+    return length in (0, size) and match[3] in ("*", str(int(match[2]) + 1))
 
 
 # -- errors
@@ -215,4 +256,4 @@ def _away(error: Exception, label: str, printable: str, server: str) -> Unavaila
 
 
 def _line(error: object) -> str:
-    return " ".join(redact(word) if "://" in word else word for word in str(error).split())[:200]
+    return " ".join(redact(word) if "://" in word else word for word in str(error).split())[:100]

@@ -13,6 +13,7 @@ from sida.recipe import Recipe
 from sida.steps import StepRun, step
 from sida.teachers.convert import convert, holds_another_head
 from sida.teachers.files import load_network
+from sida.teachers.formats import read_network
 
 
 @step(version=1, sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"), per_recipe=True)
@@ -31,7 +32,9 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
         pinned, seen = None, 0
     else:
         raise UserError(f"recipe {recipe.name}: no generator was released for it: name a file")
-    path, digest = fetch_file(address, "generator", pinned, step="fetch_released")
+    path, digest = fetch_file(
+        address, "generator", pinned, step="fetch_released", check=lambda path: read_network(path, f"generator {path}")
+    )
     network = generator_network(recipe)
     parameters = {
         "sha256": digest,

@@ -73,7 +73,9 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     if mode == "legacy_tensorflow" and given is not None:
         from sida.scoring.reference_files import read_statistics
 
-        path, _ = fetch_file(given.address, "reference", given.sha256)
+        path, _ = fetch_file(
+            given.address, "reference", given.sha256, check=lambda path: read_statistics(path, "fid", FEATURES)
+        )
         reference, origin = read_statistics(path, "fid", FEATURES), "published statistics"
     else:  # published statistics are those of the TensorFlow resize
         reference, origin = _statistics(recipe, mode, model, digest, device), f"the training set's own in mode {mode}"

@@ -19,11 +19,21 @@ def detector_file(detector: Detector) -> tuple[Path, str]:
     Raises UserError that says where to get the published file when it cannot be fetched.
     """
     try:
-        return fetch_file(detector.address, "detector", detector.sha256, step="reference_statistics")
+        return fetch_file(
+            detector.address, "detector", detector.sha256, step="reference_statistics", check=check_detector
+        )
     except SidaError as error:
         if detector.kind != "inception":
             raise
         raise UserError(f"{error}; {where_to_get_it()}") from error
+
+
+def check_detector(path: Path) -> None:
+    """Raise UserError unless a file is a detector; TorchScript is not looked into, as only known digests are run."""
+    from sida.scoring.detector import is_torchscript, load_detector
+
+    if not is_torchscript(path):
+        load_detector(path)
 
 
 def where_to_get_it() -> str:

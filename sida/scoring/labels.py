@@ -41,7 +41,11 @@ def label_distribution(run: StepRun, recipe: Recipe) -> DatasetResult:
                 f"run prepare_data"
             )
         source = fetch_file(
-            address, "labels", dataset.sha256 if address == dataset.address else None, step="label_distribution"
+            address,
+            "labels",
+            dataset.sha256 if address == dataset.address else None,
+            step="label_distribution",
+            check=lambda path: read_histogram(path, dataset.classes),
         )
 
     run.claim({"dataset": dataset.model_dump(mode="json"), "labels": source and source[1]})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sida.errors import UserError
-from sida.foreign.fetch import fetch_file
+from sida.foreign.fetch import Check, fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ReferenceSpec
 from sida.manifests import DatasetResult, Manifest, ReferenceResult
@@ -50,8 +50,10 @@ def reference_statistics(
     evaluation, data = recipe.evaluation, dataset.result
     features = evaluation.detector.features
     path, digest = detector_file(evaluation.detector)
-    published = _fetched(evaluation.reference, "reference")
-    images = _fetched(evaluation.precision_recall_reference, "reference images")
+    published = _fetched(evaluation.reference, "reference", lambda path: check_statistics(path, recipe))
+    images = _fetched(
+        evaluation.precision_recall_reference, "reference images", lambda path: check_images(path, recipe)
+    )
     extra = bool(set(evaluation.extra_metrics) - {"is"})
     parameters = {
         "metric": evaluation.metric,
@@ -118,10 +120,24 @@ def _published(run: StepRun, path: Path, sha256: str) -> dict[str, Any]:
     }
 
 
-def _fetched(given: ReferenceFile | None, what: str) -> tuple[Path, str] | None:
+def _fetched(given: ReferenceFile | None, what: str, check: Check) -> tuple[Path, str] | None:
     if given is None:
         return None
-    return fetch_file(given.address, what, given.sha256, step="reference_statistics")
+    return fetch_file(given.address, what, given.sha256, step="reference_statistics", check=check)
+
+
+def check_statistics(path: Path, recipe: Recipe) -> None:
+    """Raise UserError unless a file holds statistics of the recipe's metric."""
+    from sida.scoring.reference_files import read_statistics
+
+    read_statistics(path, recipe.evaluation.metric, recipe.evaluation.detector.features)
+
+
+def check_images(path: Path, recipe: Recipe) -> None:
+    """Raise UserError unless a file holds reference images of the recipe's resolution."""
+    from sida.scoring.reference_files import read_reference_images
+
+    read_reference_images(path, recipe.dataset.resolution)
 
 
 def _difference(run: StepRun, published: ObjectRef, ours: ObjectRef) -> float:

@@ -21,6 +21,7 @@ from sida.scoring.series import remember
 from sida.scoring.words import target_gate
 from sida.steps import From, StepRun, carried, step
 from sida.stores.base import ObjectRef
+from sida.teachers.formats import read_network
 
 SOURCES = ("sida/scoring", "sida/numerics", "sida/data/shards.py", "sida/worker/ranks.py", "sida/worker/meeting.py")
 FEW = 10  # images per feature, below which the sample's size shows in the score
@@ -151,7 +152,13 @@ def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
     guide = recipe.teacher.guide
     if recipe.teacher.sampler.guidance == 1 or guide is None:
         return None
-    return fetch_file(guide.address, "guide", guide.sha256, step="score_teacher")
+    return fetch_file(
+        guide.address,
+        "guide",
+        guide.sha256,
+        step="score_teacher",
+        check=lambda path: read_network(path, f"guide {path}"),
+    )
 
 
 def _stored_guide(run: StepRun, path: Path) -> ObjectRef:

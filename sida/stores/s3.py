@@ -20,17 +20,26 @@ from urllib.parse import urlsplit
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, Unavailable, UserError
+from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
 from sida.stores.base import RESERVED, ObjectStore, Stat, check_key, redact
 from sida.stores.s3_client import connect
-from sida.stores.s3_errors import FAILURES, explain, name_of, status_of
+from sida.stores.s3_errors import Strange, explain, name_of, status_of
 
 PART_BYTES = 16 << 20
 MAX_PARTS = 9000
 BLOCK_BYTES = 8 << 20
 READERS, WRITERS = 4, 3  # threads of one download, of one upload
+SAID = {  # by every S3 server in its answer; a page or an empty answer of something before it does not
+    "get_object": "ETag",
+    "head_object": "ETag",
+    "put_object": "ETag",
+    "upload_part": "ETag",
+    "complete_multipart_upload": "ETag",
+    "create_multipart_upload": "UploadId",
+    "list_objects_v2": "Name",
+}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,6 +63,11 @@ class S3Store(ObjectStore):
         self.bucket, self.region = parts.netloc, settings().s3_region
         endpoint = settings().s3_endpoint or f"s3.{self.region}.amazonaws.com"
         self.endpoint = endpoint if "://" in endpoint else f"https://{endpoint}"
+        if f"://{self.bucket}.s3" in self.endpoint:
+            raise UserError(
+                f"SIDA_S3_ENDPOINT={redact(self.endpoint)}: leave the bucket out of SIDA_S3_ENDPOINT, as {address} names it: "
+                f"write {redact(self.endpoint).replace(f'{self.bucket}.s3', 's3', 1)}"
+            )
         self._connected: tuple[int, BaseClient] | None = None
         self._conditional = False  # not proven yet
 
@@ -75,6 +89,10 @@ class S3Store(ObjectStore):
             if isinstance(error.__cause__, ClientError) and status_of(error.__cause__) == 416:
                 return b""  # from the end on there is nothing, as with a file
             raise
+        if length is not None and len(content) > length:
+            raise StoreError(
+                f"{redact(self.endpoint)} sent {len(content)} bytes of {self.address_of(key)}, not {length}"
+            )
         return content
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
@@ -95,7 +113,11 @@ class S3Store(ObjectStore):
         while after is not None:
             page = self._request("list_objects_v2", prefix, Prefix=self._root + prefix, **after)
             keys += [entry["Key"].removeprefix(self._root) for entry in page.get("Contents", ())]
-            after = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
+            before, after = after, None
+            if page.get("IsTruncated"):
+                after = {"ContinuationToken": page.get("NextContinuationToken", "")}
+                if after in (before, {"ContinuationToken": ""}):
+                    raise StoreError(f"{redact(self.endpoint)} lists {self.address}/{prefix} without end: look at it")
         return sorted(key for key in keys if not key.startswith(f"{RESERVED}/"))
 
     # -- writing
@@ -150,15 +172,26 @@ class S3Store(ObjectStore):
                 unsure = True
                 raise
             except AlreadyExists:
-                if not unsure or self.read(key) != content:
+                if not unsure or not self._holds(key, content):
                     raise
 
-        keep_trying(name_of(self.endpoint), create)
+        try:
+            keep_trying(name_of(self.endpoint), create)
+        except Unavailable:
+            if not self._holds(key, content):  # something before the server may fail in its place
+                raise
         # Read it back, as some servers have answered several racing creators with success.
         answer = self._request("get_object", key, Key=name)
         if answer["Body"] != content:
             raise AlreadyExists(f"{self.address_of(key)} exists already: another process wrote it at the same time")
         return Stat(len(content), _etag(answer))
+
+    def _holds(self, key: str, content: bytes) -> bool:
+        """Return whether an object is there with these bytes, as far as one request says."""
+        try:
+            return bool(self._send("get_object", key, Key=self._name(key))["Body"] == content)
+        except SidaError:
+            return False
 
     def delete(self, key: str) -> None:
         with suppress(NotFound):
@@ -196,7 +229,11 @@ class S3Store(ObjectStore):
             answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
             if operation == "get_object":
                 answer["Body"] = answer["Body"].read()
-        except FAILURES as error:
+            if SAID.get(operation, "ResponseMetadata") not in answer:
+                raise Strange(f"without {SAID[operation]}")
+        except SidaError:
+            raise
+        except Exception as error:  # of botocore, urllib3 and the parsers below them, which meet whatever was sent
             raise explain(error, self, key) from error
         return answer
 

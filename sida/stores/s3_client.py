@@ -11,13 +11,12 @@ from urllib.parse import urlsplit
 import certifi
 from botocore.client import BaseClient
 from botocore.config import Config
-from botocore.exceptions import IncompleteReadError
 from botocore.loaders import create_loader
 from botocore.session import Session
 
 from sida import patience
 from sida.settings import environment
-from sida.stores.s3_errors import not_an_address
+from sida.stores.s3_errors import Redirected, Strange, not_an_address
 
 _service_models = functools.cache(create_loader)  # botocore's descriptions of services, read once a process (40 ms)
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
@@ -30,7 +29,11 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
     neither environment nor AWS's credentials file has keys, a cloud's identity is asked for. Raises UserError when the endpoint is
     not an address, and botocore's errors.
     """
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+        parts.port  # noqa: B018, which raises for one that is no port
+    except ValueError as error:
+        raise not_an_address(endpoint) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
         raise not_an_address(endpoint)
     patience.hush_retries()
@@ -60,7 +63,7 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
     except ValueError as error:
         raise not_an_address(endpoint) from error
     client.meta.events.register_last("before-call.s3", _send_at_once)
-    client.meta.events.register("before-parse.s3", _refuse_cut_answers)
+    client.meta.events.register("before-parse.s3", _refuse_strange_answers)
     return client
 
 
@@ -69,9 +72,18 @@ def _send_at_once(params: dict[str, Any], **_: object) -> None:
     params["headers"].pop("Expect", None)
 
 
-def _refuse_cut_answers(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
-    """Raise IncompleteReadError for an answer shorter than announced, which botocore might take for an empty list."""
-    body, announced = response_dict["body"], response_dict["headers"].get("Content-Length")
-    complete = not isinstance(body, bytes) or len(body) >= int(announced or 0)
-    if not complete and operation_model.http["method"] != "HEAD":
-        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=announced)
+def _refuse_strange_answers(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    """Raise Redirected for a redirect, as a signed request goes to nobody else, and Strange for an answer that is cut or no S3.
+
+    botocore might follow the first and take the second, a proxy's page among them, for an empty list.
+    """
+    status, body, headers = response_dict["status_code"], response_dict["body"], response_dict["headers"]
+    if 300 <= status < 400 and status != 304:
+        raise Redirected(status, headers.get("Location", ""), headers.get("x-amz-bucket-region", ""))
+    announced = headers.get("Content-Length")
+    if announced is not None and not (announced.isascii() and announced.isdigit()):
+        raise Strange("its Content-Length is no number")
+    if status < 300 and isinstance(body, bytes) and body and headers.get("Content-Type", "").startswith("text/html"):
+        raise Strange("a page")
+    if isinstance(body, bytes) and len(body) < int(announced or 0) and operation_model.http["method"] != "HEAD":
+        raise Strange("it breaks off")

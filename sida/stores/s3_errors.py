@@ -8,7 +8,6 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from botocore import exceptions as boto
-from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
 
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
@@ -17,7 +16,6 @@ from sida.stores.base import redact
 if TYPE_CHECKING:
     from sida.stores.s3 import S3Store
 
-FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError)  # of a request
 SKEW_SECONDS = 300.0
 STAYING_STATUSES = (501, 505, 507)  # the server cannot do this, or its disk is full
 PASSING_STATUSES = (408, 409, 425, 429, *(status for status in range(500, 600) if status not in STAYING_STATUSES))
@@ -40,8 +38,20 @@ NO_CREDENTIALS = (
 )
 
 
+class Strange(Exception):
+    """An answer that no S3 server gives: a proxy's page, or nothing, in its place."""
+
+
+class Redirected(Exception):
+    """An answer that sends the request elsewhere: status, address, and the bucket's region where it is said."""
+
+    def __init__(self, status: int, location: str, region: str) -> None:
+        super().__init__(f"redirect {status}")
+        self.location, self.region = location, region
+
+
 def explain(error: Exception, store: S3Store, key: str) -> SidaError:
-    """Return this project's error for one of FAILURES: Unavailable if it passes."""
+    """Return this project's error for whatever a request raised: Unavailable if it passes."""
     place = f"{store.address}/{key}" if key else store.address
     endpoint = redact(store.endpoint)
     if isinstance(error, boto.ClientError):
@@ -52,9 +62,12 @@ def explain(error: Exception, store: S3Store, key: str) -> SidaError:
         )
     if isinstance(error, NOT_ANSWERED):
         return _not_answered(error, place, endpoint)
-    if isinstance(error, ResponseParserError):
-        return StoreError(f"{endpoint} does not answer like an S3 server for {place}: {_line(error)}")
-    return UserError(f"{place}: {_line(error)}")
+    if isinstance(error, Redirected):
+        return _elsewhere(error, store, place, endpoint)
+    if isinstance(error, boto.BotoCoreError):
+        return UserError(f"{place}: {_line(error)}")
+    reason = f" ({error})" if isinstance(error, Strange) else ""  # others hold what was sent
+    return _unavailable(place, endpoint, f"does not answer like an S3 server{reason}")
 
 
 def name_of(endpoint: str) -> str:
@@ -64,7 +77,9 @@ def name_of(endpoint: str) -> str:
 
 def not_an_address(endpoint: str) -> UserError:
     """Return the error for an endpoint that no request can be sent to."""
-    return UserError(f"SIDA_S3_ENDPOINT={redact(endpoint)} is not an address: write https://host[:port]")
+    return UserError(
+        f"SIDA_S3_ENDPOINT={redact(endpoint)[:150]} is not an address: write https://host[:port], without a bucket"
+    )
 
 
 def status_of(error: boto.ClientError) -> int:
@@ -77,6 +92,11 @@ def _answered(error: boto.ClientError, store: S3Store, place: str, endpoint: str
     status = status_of(error)
     if code == "NoSuchBucket":
         return StoreUnusable(f"there is no bucket {store.bucket} at {endpoint}: create it, or change SIDA_STORE")
+    kind = str(error.response["ResponseMetadata"]["HTTPHeaders"].get("content-type", ""))
+    if status == 404 and kind.startswith("text/") and not code.startswith("NoSuch"):
+        return _unavailable(
+            place, endpoint, "answers 404, but not like an S3 server"
+        )  # a proxy that has lost its server
     if status == 404:
         return NotFound(f"no object at {place}")
     if status == 412:
@@ -84,21 +104,34 @@ def _answered(error: boto.ClientError, store: S3Store, place: str, endpoint: str
     skew = _skew(error)
     if code == "RequestTimeTooSkewed" or (status == 403 and skew > SKEW_SECONDS):
         return StoreUnusable(
-            f"this machine's clock is {skew:.0f} s off that of {endpoint}, which refuses its "
+            f"this machine's clock is {f'{skew:.0f} s' if skew else 'too far'} off that of {endpoint}, which refuses its "
             f"requests: set the clock (timedatectl set-ntp true)"
         )
     if code in PASSING_CODES or status in PASSING_STATUSES:
         return _unavailable(place, endpoint, f"answers {status} {code.removeprefix(str(status))}".rstrip())
-    if code in ("PermanentRedirect", "TemporaryRedirect") or status == 301 or "region" in message.lower():
-        return StoreUnusable(f"bucket {store.bucket} is not in region {store.region}: set AWS_REGION to the bucket's")
+    if "region" in message.lower():
+        return _in_another_region(store, "the bucket's")
     if code in CREDENTIAL_CODES or status in (401, 403):
         return StoreUnusable(
-            f"{endpoint} refuses these credentials for {place} ({code}): check AWS_ACCESS_KEY_ID, "
+            f"{endpoint} refuses these credentials for {place} ({code or status}): check AWS_ACCESS_KEY_ID, "
             f"AWS_SECRET_ACCESS_KEY and what they may do in bucket {store.bucket}"
         )
     if status == 507:
         return UserError(f"disk full at {endpoint} while writing {place}: free space there, or set SIDA_STORE")
     return StoreError(f"{endpoint} failed for {place}: {code} {_line(message or status)}")
+
+
+def _elsewhere(error: Redirected, store: S3Store, place: str, endpoint: str) -> SidaError:
+    if error.region:
+        return _in_another_region(store, _line(error.region)[:30])
+    return StoreUnusable(
+        f"{endpoint} sends the request for {place} to {_line(redact(error.location))[:100] or 'another address'}; signed "
+        f"requests are not sent elsewhere: set SIDA_S3_ENDPOINT to the server's own address (and AWS_REGION to the bucket's)"
+    )
+
+
+def _in_another_region(store: S3Store, region: str) -> SidaError:
+    return StoreUnusable(f"bucket {store.bucket} is not in region {store.region}: set AWS_REGION to {region}")
 
 
 def _not_answered(error: Exception, place: str, endpoint: str) -> SidaError:
@@ -145,9 +178,9 @@ def _skew(error: boto.ClientError) -> float:
     date = error.response["ResponseMetadata"]["HTTPHeaders"].get("date")
     try:
         return abs(parsedate_to_datetime(date).timestamp() - time.time()) if date else 0.0
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
 def _line(error: object) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:150]

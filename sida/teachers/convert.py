@@ -40,14 +40,18 @@ def convert(
     network: Mapping[str, Any] | None = None,
     origin: str = "",
     licence: str = "",
+    remedy: str = "free space, or set TMPDIR to a folder with room",
 ) -> Converted:
     """Write ``<name>.safetensors`` and ``<name>.json`` into ``folder``; nothing appears there unless the network loads.
 
     ``network`` is a recipe's network section: what the file must hold, and needed where the file does not say itself. EDM2's
     uncertainty head is left out where it has none: NVIDIA's files always hold one, generators do not need it.
-    Raises Refused and UserError in one line.
+    Raises Refused and UserError in one line; where the folder cannot be written, ``remedy`` says what to do.
     """
+    from safetensors import SafetensorError
+
     label = label or str(path)
+    before = _state(path, label)
     source = read_network(path, label)
     network = agreed_network(source, network, label)
     digest = sha256_of(path)[0]
@@ -75,12 +79,13 @@ def convert(
             }
             aside = Path(temporary) / facts.name
             aside.write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
+            if _state(path, label) != before:  # it was opened more than once
+                raise UserError(f"{label}: changed while being read: convert it again when nothing writes it")
             os.replace(draft, weights)
             os.replace(aside, facts)
-    except OSError as error:
-        raise UserError(
-            f"--output {folder}: {error.strerror}: choose a folder with room that can be written"
-        ) from error
+    except (OSError, SafetensorError) as error:  # the latter in place of the former where tensors are written
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:80]
+        raise UserError(f"{label}: {folder} cannot be written ({reason}): {remedy}") from error
     return Converted(weights, facts, dict(network), digest, len(source.tensors))
 
 
@@ -96,6 +101,15 @@ def made(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # something lies in it now
                 each.rmdir()
         raise
+
+
+def _state(path: Path, label: str) -> tuple[int, ...]:
+    """Return what is another one once the file was written to or replaced."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot read {label}: {error.strerror}") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def holds_another_head(path: Path, network: Mapping[str, Any]) -> bool:

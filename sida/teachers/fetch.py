@@ -10,6 +10,7 @@ from sida.recipe import Generator, Network, Recipe, Teacher
 from sida.steps import StepRun, step
 from sida.stores.base import redact
 from sida.teachers.convert import convert
+from sida.teachers.formats import read_network
 
 SOURCES = ("sida/teachers", "sida/foreign")
 
@@ -44,7 +45,9 @@ def _fetch(run: StepRun, section: Teacher | Generator, architecture: Network, la
         raise UserError(
             f"recipe {run.recipe.name}: {label}.address is missing, so there is nothing to fetch: use `teach`"
         )
-    digest = digest_of_file(address, label, section.sha256, step=run.step.name)
+    digest = digest_of_file(
+        address, label, section.sha256, step=run.step.name, check=lambda path: read_network(path, f"{label} {path}")
+    )
     network = architecture.model_dump(mode="json")
     run.claim({"sha256": digest, "network": network, "licence": section.licence})
 

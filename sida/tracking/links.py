@@ -24,10 +24,13 @@ def mlflow_link(recipe: str, run: str) -> str:
     if not options.mlflow.startswith(("http://", "https://")):
         return ""
     base = redact(options.mlflow_ui or options.mlflow).rstrip("/")
-    if options.mlflow_run and (above := _ask(options.mlflow, "runs/get", run_id=options.mlflow_run)):
-        info = above["run"]["info"]
-        return f"{base}/#/experiments/{quote(info['experiment_id'])}/runs/{quote(info['run_id'])}"
-    experiment = _experiment(options.mlflow, benchmark_of(recipe_at(recipe)))
+    try:
+        if options.mlflow_run and (above := _ask(options.mlflow, "runs/get", run_id=options.mlflow_run)):
+            info = above["run"]["info"]
+            return f"{base}/#/experiments/{quote(info['experiment_id'])}/runs/{quote(info['run_id'])}"
+        experiment = _experiment(options.mlflow, benchmark_of(recipe_at(recipe)))
+    except (LookupError, TypeError):  # JSON, but not MLflow's
+        experiment = ""
     if not experiment:
         return f"{base}/#/experiments"
     run = run or options.run

@@ -5,6 +5,8 @@ One reconciler of a benchmark at a time, by a lease in the store. The tag ``sida
 
 from __future__ import annotations
 
+import math
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +57,9 @@ def track_quietly(run: str) -> str:
         track(run)
     except TrackingOff as error:
         return "" if settings().mlflow == "none" else f"tracking: {error}"
-    except SidaError as error:
-        return f"tracking: {error}: `sida track` completes it"
+    except Exception as error:  # whatever it is, the run ended as it ended
+        reason = str(error) if isinstance(error, SidaError) else f"{type(error).__name__}: {error}"
+        return f"tracking: {' '.join(reason.split())[:240]}: `sida track` completes it"
     return ""
 
 
@@ -143,13 +146,13 @@ class Reconciler:
         if "sida.error" in there.tags and "sida.error" not in node.tags:
             self.client.delete_tag(run_id, "sida.error")  # an earlier run's, which this one has got over
         logged = {
-            name: {(point.step, point.value) for point in self.client.get_metric_history(run_id, name)}
+            name: {(point.step, _kept(point.value)) for point in self.client.get_metric_history(run_id, name)}
             for name in {name for name, _, _ in node.metrics} & set(there.metrics)
         }
         metrics = [
             Metric(name, value, node.time_of(step), step)
             for name, value, step in node.metrics
-            if (step, value) not in logged.get(name, set())
+            if (step, _kept(value)) not in logged.get(name, set())
         ]
         for kind, items, size in (("params", params, BATCH), ("tags", tags, BATCH), ("metrics", metrics, METRICS)):
             for first in range(0, len(items), size):
@@ -187,3 +190,8 @@ class Reconciler:
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:
             self.client.set_terminated(run.info.run_id, node.status, node.ended)
+
+
+def _kept(value: float) -> float | str:
+    """Return a metric as it compares equal to what MLflow keeps of it: NaN is unequal to itself, infinity the largest number."""
+    return str(value) if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))

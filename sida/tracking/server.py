@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import logging
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sida import patience
 from sida.errors import SidaError
+from sida.masking import masked
+from sida.settings import environment
 from sida.stores.base import redact
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ SQLITE = "sqlite:///"
 PROJECTION = "sida.projection"  # the tag that is written last: the projection is whole
 ANSWER_SECONDS = 5.0
 WAIT_SECONDS = 15.0  # for a server that is away: tracking can be done at any time, so nothing waits for it long
+LOCKED_SECONDS = 5.0  # for a SQLite file that another program writes
+TURN_SECONDS = 120.0  # for another process of ours that writes to the same SQLite file
 EXPERIMENT = {  # tags of ours
     "mlflow.experimentKind": "custom_model_development",  # the pages for training open, not those for language models
     "mlflow.note.content": (
@@ -93,26 +99,72 @@ def up_to_date(address: str, identity: str, digest: str) -> bool:
 
 @contextmanager
 def connected(address: str) -> Iterator[MlflowClient]:
-    """Yield a client. Any error of MLflow or the network inside becomes TrackingOff: the projection is completed another time."""
+    """Yield a client. Any error inside but our own becomes TrackingOff: the projection is completed another time."""
     check(address)
     patience.hush_retries()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if address.startswith(SQLITE):
-        Path(address.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     try:
-        mlflow.set_tracking_uri(address)
-        yield mlflow.MlflowClient(address)
-    except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise TrackingOff(f"MLflow at {redact(address)}: {reason}: not complete; `sida track` completes it") from error
+        with _only_writer(Path(address.removeprefix(SQLITE))) if address.startswith(SQLITE) else nullcontext():
+            import mlflow
+
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs a traceback of what we say in a line
+            if address.startswith(SQLITE):
+                _make(Path(address.removeprefix(SQLITE)))
+            mlflow.set_tracking_uri(address)
+            yield mlflow.MlflowClient(address)
+    except SidaError:
+        raise
+    except Exception as error:  # of MLflow, SQLAlchemy, alembic, SQLite, requests: whatever it is, no run fails for it
+        raise TrackingOff(
+            f"MLflow at {redact(address)}: {_reason(error, address)}: not complete; `sida track` completes it"
+        ) from error
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Hold a lock beside a SQLite file, which two processes must not make or migrate at once; look whether it can be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + TURN_SECONDS
+    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise TimeoutError(f"another process has been writing to it for {TURN_SECONDS:.0f} s") from None
+                time.sleep(0.1)
+        # MLflow tries a file that is locked or damaged again for minutes.
+        with closing(sqlite3.connect(path, timeout=LOCKED_SECONDS)) as database:
+            database.execute("begin immediate")
+            database.rollback()
+        yield
+
+
+def _make(path: Path) -> None:
+    """Make a SQLite file that is missing or empty, whole or not at all: MLflow does not go on with half of its tables."""
+    import mlflow
+
+    if path.exists() and path.stat().st_size:
+        return
+    for left in path.parent.glob(f"{path.name}.*.new"):  # by one that was killed
+        left.unlink(missing_ok=True)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")  # MLflow keeps connections by name
+    try:
+        mlflow.MlflowClient(f"{SQLITE}{new}").search_experiments(max_results=1)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _reason(error: Exception, address: str) -> str:
+    """Return an error's text in one line, without its SQL and without secrets."""
+    text = " ".join(str(error).replace(address, redact(address)).partition("[SQL:")[0].split())
+    return masked(text, environment())[:150].strip() or type(error).__name__
 
 
 def artifact_location(address: str, experiment: str) -> str | None:

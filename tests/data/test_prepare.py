@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import sida.data.prepare
 from sida.data.decode import Decoder
 from sida.data.shards import Shards
 from sida.errors import UserError
@@ -68,6 +70,25 @@ def test_a_second_run_reuses_and_a_touched_source_is_read_again(place: Path, tmp
     again = prepare(top)
     assert not again.reused
     assert not prepare(top, attempt="new").reused
+
+
+def test_a_source_that_is_written_to_while_it_is_read_gives_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = class_folders(tmp_path / "images", 4)
+    convert = sida.data.prepare.convert
+
+    def convert_another(*given: Any, **named: Any) -> int:
+        (top / "a" / "00000.png").write_bytes(png(77))
+        return convert(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sida.data.prepare, "convert", convert_another)
+        with pytest.raises(UserError, match="changed while being read"):
+            prepare(top)
+    store = open_store(settings().store)
+    assert not store.list("steps/") and not [key for key in store.list("data/") if "shard" in key]
+    assert not prepare(top).reused
 
 
 def test_the_cifar10_archive_is_its_training_images_in_published_order(place_on: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -18,6 +20,8 @@ from sida.errors import Corrupt, SidaError, Unavailable, UserError
 from sida.foreign import http
 from sida.foreign.fetch import digest_of_file, fetch_file, recorded_sha256
 from tests.foreign.web import Web, serve
+from tests.raw import Server, serving
+from tests.raw import http as answer
 
 CONTENT = os.urandom(3 << 20)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -280,3 +284,169 @@ def test_https_verifies_its_certificate_and_takes_an_authority_from_the_environm
         web.plan, web.redirect = [302], web.address.replace("https", "http")
         with pytest.raises(UserError, match="not https"):
             fetch_file(web.address + "?down", "teacher", "0" * 64)
+
+
+@pytest.fixture
+def raw(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    monkeypatch.setenv("SIDA_PATIENCE", "0")
+    with serving() as server:
+        yield server
+
+
+def left(place: Path) -> list[Path]:
+    """Files of downloads, whole or not."""
+    fetched = place / "cache" / "fetched"
+    return [*fetched.glob("*.part"), *(path for path in fetched.glob("*/*") if path.is_file())]
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Content_Length": "\xb2"}, "its Content-Length is"),
+        ({"Content_Length": "-5"}, "its Content-Length is"),
+        ({"Content_Length": "9" * 40}, "its Content-Length is"),
+        ({"Content_Length": "9" * 15}, "has 999,999,999,999,999 bytes, more than 32 GiB"),
+        ({"Content_Length": str(2**33)}, r"disk full .* GiB needed, 1.00 GiB free"),
+    ],
+)
+def test_a_length_that_is_none_or_too_large_ends_in_a_line(
+    raw: Server, place: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], said: str
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 2**30))
+    raw.answer = answer(200, b"abc", **headers)
+    with pytest.raises(SidaError, match=said) as caught:
+        fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256)
+    assert len(one_line(caught.value)) <= 300
+    assert all(path.stat().st_size == 0 for path in left(place))
+
+
+@pytest.mark.parametrize(
+    "range_said",
+    ["bytes \xb2-9/10", "bytes 5-", "bytes -1-9/10", "bytes 5-9/900", "bytes 5-900/901", "bytes 5-4/5", "", "x" * 9000],
+)
+def test_a_range_that_contradicts_is_begun_anew(raw: Server, monkeypatch: pytest.MonkeyPatch, range_said: str) -> None:
+    monkeypatch.setattr(http, "ATTEMPTS", 3)
+    content = CONTENT[:10]
+    first = answer(200, content[:5], ETag='"1"', Content_Length="10")
+    rest = answer(206, content[5:], ETag='"1"', Content_Range=range_said)
+    replies = iter([first, rest, answer(200, content, ETag='"1"')])
+    raw.answer = lambda *_: next(replies)
+    path, _ = fetch_file(f"{raw.endpoint}/net.pkl", "teacher", hashlib.sha256(content).hexdigest())
+    assert path.read_bytes() == content and len(raw.asked) == 3
+
+
+def endless() -> Iterator[bytes]:
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    while True:
+        yield b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
+
+
+def test_an_answer_without_end_ends_at_the_limit_and_leaves_nothing(
+    raw: Server, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sida.foreign.fetch.FILE_BYTES", 5 << 20)
+    raw.answer = lambda *_: endless()
+    with pytest.raises(UserError, match="does not end within") as caught:
+        fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256)
+    one_line(caught.value)
+    assert left(place) == []
+
+
+def test_an_answer_without_end_ends_before_the_disk_is_full_and_leaves_nothing(
+    raw: Server, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("sida.foreign.fetch.LOOK_BYTES", 2 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000 << 20 if not looks.pop() else 100 << 20))
+    looks = [True, False, False, False]
+    raw.answer = lambda *_: endless()
+    with pytest.raises(UserError, match=r"disk full while fetching teacher .*0.25 GiB needed, 0.10 GiB free") as caught:
+        fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256)
+    one_line(caught.value)
+    assert left(place) == []
+
+
+def test_a_download_has_an_end_in_time(raw: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MOST_SECONDS", 0.2)
+    raw.answer = lambda *_: endless()
+    with pytest.raises(SidaError, match="hours: run again") as caught:
+        fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256)
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://127.0.0.1:99999/", "//[", "https://" + "a" * 5000 + "/"])
+def test_any_redirect_is_a_line(raw: Server, location: str) -> None:
+    raw.answer = answer(302, Location=location)
+    with pytest.raises(SidaError) as caught:
+        fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256)
+    assert len(one_line(caught.value)) <= 300
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "%00", "a%00b.pkl", "%2e%2e%2f%2e%2e%2fx", "a%2Fb.pkl", "\u4e2d" * 99, "x" * 300 + ".pkl", ""]
+)
+def test_any_name_can_be_kept(web: Web, place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("SIDA_MIRROR", str(place / "mirror"))
+    (place / "mirror").mkdir()
+    web.redirect = web.address
+    address = web.address.replace("net.pkl", quote(name, safe="%."))
+    path, _ = fetch_file(address, "teacher", SHA256)
+    assert path.read_bytes() == CONTENT and path.parent.name == SHA256 and path.is_relative_to(place / "cache")
+    assert path.suffix == ".pkl" or ".pkl" not in name
+
+
+def test_a_mirror_is_not_left_through_the_address(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDA_MIRROR", str(place / "mirror"))
+    (place / "mirror" / "no.invalid").mkdir(parents=True)
+    (place / "secret.pkl").write_bytes(CONTENT)
+    with pytest.raises(Unavailable, match="cannot reach"):
+        fetch_file("https://no.invalid/%2e%2e/%2e%2e/secret.pkl", "teacher", SHA256)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1/x", "https://host:99999/x", "https://host:x/x", "https://[/", "s3://["]
+)
+def test_what_is_no_address_is_called_so(address: str) -> None:
+    for use in (fetch_file, functools.partial(digest_of_file, step="")):
+        with pytest.raises(UserError, match="is not an address: correct it"):
+            use(address, "teacher", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbf\n <!DOCTYPE HTML><title>Sign in</title>", r"is a web page \(HTML\) and not the file"),
+        (b"<HTML><body>sign in", r"is a web page \(HTML\) and not the file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+    ],
+)
+def test_what_is_sent_in_place_of_a_file_is_named_neither_kept_nor_recorded(
+    web: Web, place: Path, content: bytes, said: str
+) -> None:
+    web.content = content
+    for sha256 in (None, SHA256):
+        with pytest.raises(UserError, match=said) as caught:
+            fetch_file(web.address, "teacher", sha256)
+        one_line(caught.value)
+        assert left(place) == [] and recorded_sha256(web.address) is None
+    web.content = CONTENT
+    assert fetch_file(web.address, "teacher") == (fetch_file(web.address, "teacher", SHA256)[0], SHA256)
+
+
+def test_a_file_is_recorded_once_it_has_been_read(web: Web, place: Path) -> None:
+    def refuse(path: Path) -> None:
+        assert path.read_bytes() == CONTENT
+        raise UserError(f"teacher {path}: is no network")
+
+    with pytest.raises(UserError) as caught:
+        fetch_file(web.address, "teacher", check=refuse)
+    assert one_line(caught.value) == (
+        f"teacher {web.address}: is no network (its sha256 is not recorded, the download is thrown away)"
+    )
+    assert left(place) == [] and recorded_sha256(web.address) is None
+    seen: list[Path] = []
+    path, _ = fetch_file(web.address, "teacher", check=seen.append)
+    assert seen == [path] and recorded_sha256(web.address) == SHA256
+    fetch_file(web.address, "teacher", check=refuse)  # is known by its digest

@@ -154,3 +154,13 @@ def test_fetched_files_and_objects_share_the_limit_of_the_cache(
     assert len(list(cache.glob("objects/*"))) == 1  # in use, as are the two: only what nobody uses goes
     fetch_file(files[0][0], "teacher", files[0][1])
     assert len(list(cache.glob("fetched/*/*"))) == 3  # over the limit rather than taken away from us
+
+
+def test_an_object_larger_than_such_a_file_can_be_is_not_fetched(
+    bucket: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, sha256 = stored(bucket, "net.pkl", b"x" * 2000)
+    monkeypatch.setattr("sida.foreign.fetch.FILE_BYTES", 1000)
+    with pytest.raises(UserError, match="has 2,000 bytes, more than"):
+        fetch_file(address, "teacher", sha256)
+    assert not list((place / "cache" / "fetched").glob("*.part"))

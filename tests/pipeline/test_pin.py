@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from sida import recipe as recipes
 from tests.conftest import ROOT
@@ -34,13 +36,14 @@ def test_pin_fills_in_what_is_missing_keeps_every_other_line_and_does_nothing_th
 ) -> None:
     shutil.copy(ROOT / "recipes" / "assets" / "digits-detector.safetensors", place / "detector.safetensors")
     path = place / "mine.yaml"
-    with serve(b"weights") as web:
+    weights = save({"weight": np.zeros(3, np.float32)})
+    with serve(weights) as web:
         path.write_text(before := MINE.format(address=web.address))
         said = command("pin", str(path), "--dry-run")
         assert said.status == 0 and "2 pins would be written" in said.out and path.read_text() == before
         said = command("pin", str(path))
         assert said.status == 0 and len(web.asked) == 1
-    digest = hashlib.sha256(b"weights").hexdigest()
+    digest = hashlib.sha256(weights).hexdigest()
     assert f"teacher: {digest}" in said.out and "evaluation.detector: 0e74cae7" in said.out
     after = path.read_text().splitlines()
     assert [line for line in after if "sha256" not in line] == [
@@ -48,6 +51,20 @@ def test_pin_fills_in_what_is_missing_keeps_every_other_line_and_does_nothing_th
     ]
     assert recipes.load(str(path)).teacher.sha256 == digest
     assert "all that it names itself is pinned" in command("pin", str(path)).out
+
+
+def test_a_page_in_place_of_a_file_is_not_pinned(command: Command, place: Path) -> None:
+    shutil.copy(ROOT / "recipes" / "assets" / "digits-detector.safetensors", place / "detector.safetensors")
+    path = place / "mine.yaml"
+    with serve(b"<!DOCTYPE html><title>sign in</title>") as web:
+        path.write_text(before := MINE.format(address=web.address))
+        said = command("pin", str(path))
+        assert said.status == 2 and "is a web page (HTML) and not the file" in said.err
+    assert path.read_text() == before
+    (place / "detector.safetensors").write_bytes(b"<html>sign in</html>")
+    path.write_text(before := before.replace(web.address, "detector.safetensors"))
+    assert "detector.safetensors" in command("pin", str(path)).mistake()
+    assert path.read_text() == before
 
 
 REVISION = "31f26fdeee1355a5c34592e401dd41e45d25a493"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import zipfile
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sida.errors import UserError
 from sida.foreign import Refused
 from sida.teachers.convert import Converted, convert
-from sida.teachers.files import load_network, save_network
+from sida.teachers.files import NetworkFile, load_network, save_network
 from sida.teachers.formats import read_network
 from tests.teachers import nvidia
 
@@ -198,3 +200,40 @@ def test_a_file_that_is_no_network_is_refused_in_one_line(content: bytes, said: 
     with pytest.raises(Refused, match=said) as caught:
         read_network(tmp_path / "net", "net")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published(tmp_path, "ddpmpp_uncond")
+    (tmp_path / "other").mkdir()
+    other = published(tmp_path / "other", "ddpmpp_cond")
+
+    def replace(*given: Any) -> NetworkFile:
+        found = read_network(*given)
+        other.replace(path)
+        return found
+
+    monkeypatch.setattr("sida.teachers.convert.read_network", replace)
+    with pytest.raises(UserError, match="changed while being read"):
+        convert(path, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device (os error 28)")],
+)
+def test_a_full_disk_names_the_file_and_what_to_do_about_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    path = published(tmp_path, "ddpmpp_uncond")
+    monkeypatch.setattr("sida.teachers.convert.save_network", fail)
+    with pytest.raises(UserError) as caught:
+        convert(path, tmp_path / "out", label="teacher x.pkl")
+    line = str(caught.value)
+    assert line.startswith("teacher x.pkl: ") and "No space left on device" in line
+    assert line.endswith(": free space, or set TMPDIR to a folder with room") and "--output" not in line

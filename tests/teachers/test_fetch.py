@@ -10,6 +10,7 @@ import pytest
 from sida import recipe as recipes
 from sida.errors import UserError
 from sida.foreign import Refused
+from sida.foreign.fetch import recorded_sha256
 from sida.manifests import TeacherResult
 from sida.settings import settings
 from sida.stores import fetch_object, open_store
@@ -79,3 +80,26 @@ def test_a_hostile_teacher_is_refused_and_nothing_is_published(place: Path, monk
         fetch_teacher(recipe=recipe)
     assert not (place / "PWNED").exists()
     assert not open_store(settings().store).list("objects/") and not open_store(settings().store).list("steps/")
+
+
+def test_a_sign_in_page_is_neither_recorded_nor_kept_and_the_real_file_is_taken_later(place: Path) -> None:
+    path = published(place, "ddpmpp_uncond")
+    page = b"<html>" + b"sign in " * 99 + b"</html>"
+    with serve(page) as web:
+        recipe = write_recipe(place, web.address)
+        for content, said in (
+            (page, "is a web page"),
+            (b"\x80\x04X", "teacher http"),
+            (path.read_bytes()[:-5], "http"),
+        ):
+            web.content = content
+            with pytest.raises(UserError, match=said) as caught:
+                fetch_teacher(recipe=recipe)
+            line = str(caught.value)
+            assert "its sha256 is not recorded, the download is thrown away" in line and len(line) <= 300
+            assert str(settings().cache) not in line
+            assert recorded_sha256(web.address) is None
+            assert [kept for kept in (settings().cache / "fetched").glob("*/*") if kept.is_file()] == []
+        web.content = path.read_bytes()
+        fetch_teacher(recipe=recipe)
+        assert recorded_sha256(web.address) == sha256_of(web.content)[0]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from sida.stores import ObjectStore
+from sida.tracking.links import mlflow_link
+from sida.tracking.reconcile import track_quietly
 from sida.tracking.server import TrackingOff, check
 from tests.stores.outage import Way, way_to
+from tests.tracking.runs import Made, recipe
 
 
 @pytest.fixture
@@ -43,3 +48,65 @@ def test_one_that_stays_away_is_told_in_a_line_soon(
     with pytest.raises(TrackingOff, match=rf"does not answer \({why}\): not written; .*track"):
         check(way.endpoint)
     assert 1 <= time.monotonic() - started < 6
+
+
+class Sick(BaseHTTPRequestHandler):
+    """A server whose health is fine and that fails at everything else, in its own way."""
+
+    body: bytes | None = b""
+    status = 500
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"OK")
+        elif self.body is not None:
+            self.send_response(self.status)
+            self.end_headers()
+            self.wfile.write(self.body)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, b"<html>Internal Server Error</html>"),
+        (502, b""),
+        (200, b"<html>sign in</html>"),
+        (200, b"[1, 2]"),
+        (200, None),
+        (403, b"no"),
+    ],
+)
+def test_a_server_that_fails_in_any_way_is_a_line_without_its_password(
+    place: Path,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    status: int,
+    body: bytes | None,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("SIDA_PATIENCE", "0")
+    handler = type("Bound", (Sick,), {"status": status, "body": body})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:s3cr3tPW@127.0.0.1:{server.server_port}")
+        line = track_quietly(Made(store, recipe(name="digits-sick"), (1.0, 1.01, 0.99)).write("run-1"))
+        link = mlflow_link("digits", "run-1")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert line.startswith(f"tracking: MLflow at http://127.0.0.1:{server.server_port}: "), line
+    assert "completes it" in line and len(line) <= 300 and "\n" not in line
+    assert link == f"http://127.0.0.1:{server.server_port}/#/experiments"
+    written = capfd.readouterr()
+    assert "s3cr3tPW" not in line + written.out + written.err
+    assert "Traceback" not in written.out + written.err

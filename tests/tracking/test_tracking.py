@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from sida.errors import UserError
 from sida.stores import ObjectStore
 from sida.tracking.projection import benchmark_of, projection
 from sida.tracking.reconcile import Reconciler, track, track_quietly
-from sida.tracking.server import TrackingOff
+from sida.tracking.server import TrackingOff, connected
 from tests.conftest import ROOT
 from tests.tracking.conftest import Server
 from tests.tracking.runs import CURVE, Made, recipe
@@ -339,3 +343,164 @@ def test_a_run_that_is_there_already_is_seen_without_importing_mlflow(
     code = "import sys; from sida.tracking.reconcile import track; print(track('run-1'), 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "run run-1: already in MLflow False"
+
+
+def test_hundreds_of_metrics_some_of_them_not_finite_lose_neither_run_nor_model(
+    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_database, place / "mlflow.db")
+    address = f"sqlite:///{place / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    many = {f"extra_{number}": float(number) for number in range(250)}
+    strange = {"loss_nan": math.nan, "loss_inf": math.inf, "loss_minus": -math.inf}
+    monkeypatch.setattr("tests.tracking.runs.CURVE", [point | many | strange for point in CURVE])
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    assert "written to MLflow" in track(made.write("run-1"))
+    distilled = runs_of(address, made)["distill"]
+    assert len(distilled.data.metrics) > 250
+    assert len(points(address, distilled, "loss_nan")) == len(CURVE)
+    (model,) = client(address).search_registered_models()
+    assert list(model.aliases) == ["champion"]
+    with sqlite3.connect(place / "mlflow.db") as database:
+        database.execute("delete from tags where key = 'sida.projection'")
+    track("run-1")
+    assert len(points(address, distilled, "loss_nan")) == len(CURVE)
+
+
+def _lock(path: Path) -> sqlite3.Connection:
+    held = sqlite3.connect(path)
+    held.execute("begin exclusive")
+    return held
+
+
+def _damage(path: Path) -> None:
+    path.write_bytes(b"\x01\x02\x03" * 5000)
+
+
+def _damage_inside(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+
+
+def _make_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _take_writing(path: Path) -> None:
+    path.chmod(0o444)
+    path.with_name(f"{path.name}.lock").touch()
+    path.parent.chmod(0o555)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_lock, "database is locked"),
+        (_damage, "file is not a database"),
+        (_damage_inside, "malformed"),
+        (_make_a_folder, "unable to open database file"),
+        (_take_writing, "readonly database"),
+    ],
+)
+def test_a_database_that_cannot_be_written_is_a_line_and_nothing_else(
+    place: Path,
+    store: ObjectStore,
+    empty_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], sqlite3.Connection | None],
+    said: str,
+) -> None:
+    if spoil is _take_writing and os.geteuid() == 0:
+        pytest.skip("root writes everything")
+    monkeypatch.setattr("sida.tracking.server.LOCKED_SECONDS", 0.1)
+    (folder := place / "tracked").mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    Made(store, named(), (1.0, 1.01, 0.99)).write("run-1")
+    held = spoil(folder / "mlflow.db")
+    line = track_quietly("run-1")
+    assert line.startswith("tracking: MLflow at sqlite:///") and said in line and "completes it" in line
+    assert len(line) <= 300 and "\n" not in line
+    written = capfd.readouterr()
+    assert "Traceback" not in written.out + written.err
+    if held is not None:
+        held.close()
+    folder.chmod(0o755)
+
+
+def test_a_disk_that_fills_while_a_run_is_tracked_is_a_line(
+    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sqlalchemy.exc
+
+    shutil.copy(empty_database, place / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    made.write("run-1")
+    full = sqlalchemy.exc.OperationalError("INSERT " * 99, {}, sqlite3.OperationalError("database or disk is full"))
+
+    def fail(*_: Any) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconciler, "_write", fail)
+        line = track_quietly("run-1")
+    assert "database or disk is full" in line and "INSERT" not in line and len(line) <= 300
+    assert "written to MLflow" in track("run-1")
+
+
+def test_an_error_of_any_kind_while_tracking_is_a_line(
+    place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("whatever")
+
+    monkeypatch.setattr("sida.tracking.reconcile.projection", fail)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    line = track_quietly(Made(store, named(), (1.0, 1.01, 0.99)).write("run-1"))
+    assert line == "tracking: KeyError: 'whatever': `sida track` completes it"
+
+
+def test_two_processes_do_not_make_the_database_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"sqlite:///{place / 'new' / 'mlflow.db'}"
+    monkeypatch.setattr("sida.tracking.server.TURN_SECONDS", 0.2)
+    with (
+        connected(address),
+        pytest.raises(TrackingOff, match="another process has been writing to it"),
+        connected(address),
+    ):
+        pass
+
+
+def test_a_database_is_made_whole_or_not_at_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "mlflow.db"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.search_experiments", fail)
+        with pytest.raises(TrackingOff, match="disk is full"), connected(f"sqlite:///{path}"):
+            pass
+    assert not path.exists() or not path.stat().st_size
+    (place / "mlflow.db.1.new").write_bytes(b"of one that was killed")
+    with connected(f"sqlite:///{path}") as there:
+        assert there.search_experiments()
+    assert path.stat().st_size and not list(place.glob("*.new"))
+
+
+@pytest.mark.slow
+def test_runs_of_two_benchmarks_that_are_the_first_to_be_tracked_are_tracked(place: Path, store: ObjectStore) -> None:
+    code = "import sys; from sida.tracking.reconcile import track; print(track(sys.argv[1]))"
+    for number in (1, 2):
+        Made(store, named(benchmark=f"Benchmark {number}"), (1.0, 1.01, 0.99)).write(f"run-{number}")
+    there = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}"}
+    begun = [
+        subprocess.Popen([sys.executable, "-c", code, f"run-{number}"], cwd=ROOT, env=there, stdout=subprocess.PIPE)
+        for number in (1, 2)
+    ]
+    for process in begun:
+        assert b"written to MLflow" in process.communicate(timeout=200)[0]

@@ -1,0 +1,207 @@
+"""Answers that are not those of an S3 server: each a line, none taken for an empty store, a written object or one that is gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sida import patience
+from sida.errors import AlreadyExists, SidaError, StoreUnusable, Unavailable, UserError
+from sida.stores import ObjectStore, open_store, s3_client
+from tests.raw import Server, http, serving
+from tests.stores.outage import hasten
+
+XML = "application/xml"
+SKEWED = b"<Error><Code>RequestTimeTooSkewed</Code><Message>x</Message></Error>"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    hasten(monkeypatch)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.2)
+    with serving() as made:
+        _point_at(made, monkeypatch, tmp_path)
+        yield made
+
+
+def _point_at(server: Server, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    for name, value in {
+        "SIDA_S3_ENDPOINT": server.endpoint,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "s3cr3t",
+        "SIDA_PATIENCE": "0",
+        "SIDA_CACHE": str(folder / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def strange(server: Server) -> ObjectStore:
+    store = open_store("s3://sida/x")
+    store._conditional = True  # type: ignore[attr-defined]
+    return store
+
+
+USES: dict[str, Callable[[ObjectStore], object]] = {
+    "read": lambda store: store.read("a/b"),
+    "stat": lambda store: store.stat("a/b"),
+    "list": lambda store: store.list("a/"),
+    "put": lambda store: store.put("a/b", b"2"),
+    "create": lambda store: store.put_if_absent("a/b", b"2"),
+    "delete": lambda store: store.delete("a/b"),
+}
+
+
+def failure(store: ObjectStore, use: str) -> SidaError:
+    with pytest.raises(SidaError) as caught:
+        USES[use](store)
+    line = str(caught.value)
+    assert len(line) <= 300 and "\n" not in line and "s3cr3t" not in line and "<html" not in line
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(502, b"<html>Bad Gateway</html>"),
+        http(502, b"<!DOCTYPE html><html><br>Bad Gateway"),
+        http(500),
+        http(503, b"upstream", XML),
+        http(500, b"<other/>", XML),
+        http(404, b"default backend - 404", "text/plain"),
+        http(404, b"<html><br>404</html>"),
+        http(520, b'{"a": 1}', "application/json"),
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        http(200, b"abc", Content_Length="abc"),
+        http(200, b"abc", Content_Length="-5"),
+        http(200, b"abc", Content_Length="\xc2\xb2"),
+        http(200, b"abc", Content_Length="9" * 30),
+    ],
+)
+def test_what_may_pass_is_tried_again_and_ends_in_a_line(server: Server, strange: ObjectStore, answer: bytes) -> None:
+    server.answer = answer
+    for use in USES:
+        server.asked.clear()
+        error = failure(strange, use)
+        tries = patience.QUICK_TRIES + (use == "create")  # which looks whether it was written
+        assert isinstance(error, Unavailable) and len(server.asked) == tries, (use, error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(200, b"<html><br>sign in</html>"),
+        http(200, b"<html><body>sign in</body></html>"),
+        http(200),
+        http(200, b"<ListBucketResult><IsTruncated>false</IsTru", XML),
+        http(200, b"<ListBucketResult></ListBucketResult>", XML),
+        http(200, b'{"a": 1}', "application/json"),
+    ],
+)
+def test_a_page_or_nothing_in_place_of_an_answer_is_no_answer(
+    server: Server, strange: ObjectStore, answer: bytes
+) -> None:
+    server.answer = answer
+    for use in set(USES) - {"delete"}:
+        assert isinstance(failure(strange, use), Unavailable)
+
+
+def test_a_page_does_not_delete(server: Server, strange: ObjectStore) -> None:
+    server.answer = http(200, b"<html><body>sign in</body></html>")
+    assert "(a page)" in str(failure(strange, "delete"))
+    server.answer = http(404, b"<Error><Code>NoSuchKey</Code></Error>", "text/plain")
+    strange.delete("a/b")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_signed_request_follows_no_redirect(server: Server, strange: ObjectStore, status: int) -> None:
+    elsewhere = Server()
+    server.answer = http(status, Location=f"{elsewhere.endpoint.replace('//', '//me:s3cr3t@')}/x?token=s3cr3t")
+    for use in USES:
+        error = failure(strange, use)
+        assert isinstance(error, StoreUnusable) and f"to {elsewhere.endpoint}/x; signed requests" in str(error)
+    assert elsewhere.asked == [] and len(server.asked) == len(USES)
+    server.answer = http(status, x_amz_bucket_region="eu-west-1")
+    assert str(failure(strange, "list")).endswith("not in region us-east-1: set AWS_REGION to eu-west-1")
+    elsewhere.listener.close()
+
+
+@pytest.mark.parametrize("date", ["Sun, 01 Feb 2015 00:00:00 GMT", "Sun, 99 Feb 99999999999999999999 0:0:0 GMT", ""])
+def test_a_clock_that_is_off_is_named_whatever_the_server_s_date(
+    server: Server, strange: ObjectStore, date: str
+) -> None:
+    server.answer = http(403, SKEWED, XML, **({"Date": date} if date else {}))
+    assert "this machine's clock is" in str(failure(strange, "list"))
+
+
+def test_a_silent_server_costs_no_more_than_patience(
+    server: Server, strange: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "QUICK_SECONDS", 0.1)
+    monkeypatch.setenv("SIDA_PATIENCE", "0.3s")
+    started = time.monotonic()
+    assert "does not answer in time" in str(failure(strange, "read"))
+    assert time.monotonic() - started < 1.5 and len(server.asked) <= 4
+
+
+@pytest.mark.parametrize("page", [http(502, b"<html>Bad Gateway</html>"), http(500), http(200)])
+def test_a_creation_that_is_answered_by_something_else_is_found_by_its_bytes(
+    server: Server, strange: ObjectStore, page: bytes
+) -> None:
+    kept: list[bytes] = []
+
+    def answer(method: str, body: bytes) -> bytes:
+        if method == "GET":
+            return http(200, kept[0], "binary/octet-stream", ETag='"1"') if kept else http(404, b"", XML)
+        kept[:] = kept or [body]
+        return page  # of a load balancer, which has not waited for the server
+
+    server.answer = answer
+    assert strange.put_if_absent("a/b", b"mine").size == 4
+    assert server.asked.count("PUT") == patience.QUICK_TRIES
+    with pytest.raises(Unavailable):
+        strange.put_if_absent("a/b", b"other")
+    assert kept == [b"mine"]
+    kept.clear()
+    taken = http(412, b"<Error><Code>PreconditionFailed</Code></Error>", XML)
+    replies = iter([page, taken])
+    server.answer = lambda method, body: next(replies) if method == "PUT" else http(404, b"", XML)
+    with pytest.raises(AlreadyExists):  # and removed since
+        strange.put_if_absent("a/b", b"mine")
+
+
+def test_a_listing_without_end_ends(server: Server, strange: ObjectStore) -> None:
+    page = b"<ListBucketResult><Name>sida</Name><IsTruncated>true</IsTruncated>%s</ListBucketResult>"
+    for token in (b"", b"<NextContinuationToken>t</NextContinuationToken>"):
+        server.answer = http(200, page % token, XML)
+        assert "without end" in str(failure(strange, "list"))
+
+
+def test_more_than_was_asked_for_is_not_taken_for_it(server: Server, strange: ObjectStore) -> None:
+    server.answer = http(200, b"x" * 100, "binary/octet-stream", ETag='"1"')
+    with pytest.raises(SidaError, match=r"sent 100 bytes of .*, not 10"):
+        strange.read("a/b", 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("https://sida.s3.eu-west-1.amazonaws.com", "leave the bucket out of SIDA_S3_ENDPOINT"),
+        ("sida.s3.example.org:9000", "write https://s3.example.org:9000"),
+        ("https://s3.example.org/sida", "without a bucket"),
+        ("https://[::1", "is not an address"),
+        ("https://host:99999", "is not an address"),
+    ],
+)
+def test_an_endpoint_with_a_bucket_or_no_address_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch, endpoint: str, said: str
+) -> None:
+    monkeypatch.setenv("SIDA_S3_ENDPOINT", endpoint)
+    with pytest.raises(UserError, match=said):
+        open_store("s3://sida/x").list()
