@@ -242,19 +242,25 @@ def acquire(
 
 
 def _create(store: ObjectStore, key: str, number: int, mine: Holder) -> bool:
-    """Return whether lease ``number`` is ours now."""
+    """Return whether lease ``number`` is ours now. If not, nothing is left that looks like a lease of this process."""
     try:
         store.put_if_absent(lease_key(key, number), _encode(mine))
+        if newest_number(store, key) == number:
+            return True  # or we looked long ago: our number had been used and pruned meanwhile
     except AlreadyExists:
         return False
     except SidaError:
-        # It may be there all the same, and would be taken for a lease of this living process.
-        with suppress(SidaError), patience.impatient():
-            there = holder_of(store, key, number)
-            if there is not None and there.nonce == mine.nonce:
-                store.put(lease_key(key, number), _encode(replace(mine, released=True)))
+        _disown(store, key, number, mine)
         raise
-    return newest_number(store, key) == number  # or we looked long ago: our number had been used and pruned meanwhile
+    _disown(store, key, number, mine)
+    return False
+
+
+def _disown(store: ObjectStore, key: str, number: int, mine: Holder) -> None:
+    with suppress(SidaError), patience.impatient():
+        there = holder_of(store, key, number)
+        if there is not None and there.nonce == mine.nonce:
+            store.put(lease_key(key, number), _encode(replace(mine, released=True)))
 
 
 def check_fence(store: ObjectStore, key: str, number: int) -> None:
