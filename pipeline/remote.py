@@ -17,9 +17,11 @@ from pipeline.plan import Plan
 from pipeline.profile import Profile, has_digest
 from sida import recipe
 from sida.data.sources import is_remote
+from sida.errors import SidaError
+from sida.manifests import digest_of
 from sida.patience import impatient
 from sida.recipe import Recipe
-from sida.steps.recipes import recipe_key
+from sida.steps.recipes import forget_schedule, submit_recipe
 from sida.stores import ObjectStore, open_store
 
 TO_COMPILE = (PIPELINE, FORCE, ALLOW_TAGS)
@@ -36,18 +38,36 @@ class Uploaded:
     parameters: dict[str, str]
 
 
-def upload(args: argparse.Namespace, profile: Profile, repeat: str) -> Uploaded:
-    """Compile, check the cluster, and upload unless that version is there; a user's own recipe is put into the profile's store."""
+def upload(args: argparse.Namespace, profile: Profile, repeat: str, schedule: str = "") -> Uploaded:
+    """Compile, check the cluster, and upload unless that version is there; a user's own recipe is put into the profile's store.
+
+    ``schedule`` is the name of the schedule that needs it there for as long as it lasts.
+    """
     loaded, pipeline = compile_for(args, profile)
     trainjobs.check_cluster(profile, Plan.of(loaded, "").tasks())
     client = Client(profile)
     parameter, content = recipe_parameter(args.recipe, loaded, profile)
     if content is not None:
         use_store(profile)
-        open_store(profile.store).put(recipe_key(parameter), content)
+        known_as = schedule_id(profile, schedule) if schedule else ""
+        submit_recipe(open_store(profile.store), parameter, content, known_as)
     description = " ".join(loaded.description.split())
     version = client.upload(pipeline, description)
     return Uploaded(client, loaded, description, version, {"recipe": parameter, "repeat": repeat})
+
+
+def schedule_id(profile: Profile, name: str) -> str:
+    """Return what tells a schedule from those of other clusters and experiments in the records of a store."""
+    return digest_of([profile.kfp.host, profile.kfp.namespace, profile.kfp.experiment, name])[:16]
+
+
+def forget_recipes_of(profile: Profile, schedule: str, but: str = "") -> None:
+    """Let ``gc`` remove the recipes of a schedule that is gone, or has another recipe now, at address ``but``."""
+    try:
+        with store_at_hand(profile) as store:
+            forget_schedule(store, schedule_id(profile, schedule), but)
+    except SidaError as error:
+        print(f"note: gc keeps the recipe of {schedule} ({error})", file=sys.stderr)
 
 
 def compile_for(

@@ -1,7 +1,7 @@
 """The layout of a store: every key that is written is built here, and every key that is taken apart.
 
     steps/<step>/<key>/<attempt>.json          a step's manifest, created once, never changed
-                       latest                  the number of the attempt that counts
+                       latest                  the number of the newest attempt, which counts; for people: the attempts say it
     leases/<key held>/<number>.json            the holder of a key (``steps/<step>/<key>``, ``gc``); the highest number does
     jobs/<step>/<key>/<attempt>/               what an attempt's workers need and leave
         spec.json, result.json, log.txt
@@ -16,6 +16,8 @@
                cancel.json, run.json           the request to end the run; how it ended
     data/<digest>/shard-<number>.json          a shard that has been converted; of a new attempt under attempt-<number>/
     series/<step>/<recipe's digest>/<time>-<key>-<attempt>.json   the scores of a recipe, in their order
+    recipes/<sha256>/submitted.json            a recipe of one's own was given to a run; gc keeps it for a while
+                     schedule-<digest>.json    it is a schedule's, until that is changed or deleted
     pins/<address's digest>.json               the sha256 of a file that was fetched without one
     cleanfid/<digest>.safetensors              statistics of a data set in clean-fid's features
     doctor/<random>                            written, read and deleted by ``doctor``
@@ -33,7 +35,7 @@ from typing import NamedTuple
 
 from sida.errors import UserError
 
-STEPS, LEASES, JOBS, RUNS, OBJECTS = "steps/", "leases/", "jobs/", "runs/", "objects/"
+STEPS, LEASES, JOBS, RUNS, RECIPES, OBJECTS = "steps/", "leases/", "jobs/", "runs/", "recipes/", "objects/"
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
@@ -194,6 +196,19 @@ def series_key(attempt: Attempt, recipe_digest: str, created: str) -> str:
     return f"{series_folder(attempt.step, recipe_digest)}{time}-{attempt.key[:16]}-{attempt.number:04d}.json"
 
 
+def submission_key(recipe_sha256: str) -> str:
+    return f"{RECIPES}{recipe_sha256}/submitted.json"
+
+
+def is_submission(key: str) -> bool:
+    return re.fullmatch(rf"{RECIPES}[0-9a-f]{{64}}/submitted\.json", key) is not None
+
+
+def schedule_record_key(recipe_sha256: str, schedule: str) -> str:
+    """Return the key of the record that a schedule, named by the digest of its place and name, uses a recipe."""
+    return f"{RECIPES}{recipe_sha256}/schedule-{schedule}.json"
+
+
 def pin_key(name: str) -> str:
     return f"pins/{name}.json"
 
@@ -217,6 +232,12 @@ def object_key(sha256: str, name: str = "") -> str:
     if not re.fullmatch(r"\.[A-Za-z0-9_+-]{1,16}", suffix):
         suffix = ""
     return f"{OBJECTS}{sha256[:2]}/{sha256}{suffix}"
+
+
+def is_object(key: str) -> bool:
+    """Return whether ``object_key`` makes such a key: whatever else lies there is not ours to remove."""
+    match = re.fullmatch(rf"{OBJECTS}([0-9a-f]{{2}})/([0-9a-f]{{64}})(\.[A-Za-z0-9_+-]{{1,16}})?", key)
+    return match is not None and match[2].startswith(match[1])
 
 
 def digest_at(key: str) -> str:

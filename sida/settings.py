@@ -34,9 +34,11 @@ VARIABLES = {
     "MLFLOW_TRACKING_URI": "where MLflow is: https://host or a database (default sqlite, mlflow.db in SIDA_RUNS); none: nowhere",
     "SIDA_MLFLOW_UI": "address of MLflow's pages for people, where it is not MLFLOW_TRACKING_URI; for links in Kubeflow Pipelines",
     "MLFLOW_RUN_ID": "the MLflow run that ours are nested under; Kubeflow Pipelines' MLflow plugin sets it",
-    "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30)",
+    "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30, at least 5)",
     "SIDA_LEASE_WAIT": "seconds to wait for a key that another process holds (default 0: say who holds it)",
 }
+
+SHORTEST_LEASE_SECONDS = 5.0  # renewals take their time; tests that need a shorter one set this
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def settings() -> Settings:
         mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}",
         mlflow_ui=os.environ.get("SIDA_MLFLOW_UI", ""),
         mlflow_run=os.environ.get("MLFLOW_RUN_ID", ""),
-        lease_seconds=_number("SIDA_LEASE_SECONDS", 30),
+        lease_seconds=_number("SIDA_LEASE_SECONDS", 30, SHORTEST_LEASE_SECONDS),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )
 
@@ -114,14 +116,14 @@ def _digests(variable: str) -> tuple[str, ...]:
     return parts
 
 
-def _number(variable: str, default: float) -> float:
+def _number(variable: str, default: float, least: float = 0) -> float:
     text = os.environ.get(variable) or str(default)
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UserError(f"{variable}={text!r} is not a number of 0 or more: correct or unset it")
+    if not least <= value < float("inf"):
+        raise UserError(f"{variable}={text!r} is not a number of {least:g} or more: correct or unset it")
     return value
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from sida.errors import UserError
 from sida.manifests import TeacherResult
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps import StepRun, step
+from sida.stores import garbage, open_store
 from sida.stores import lease as leases
-from sida.stores import open_store
 from tests.racing import racers
 
 FOLDER_OF_MARKS = "SIDA_TEST_MARKS"
@@ -87,3 +89,72 @@ def test_after_a_maker_was_killed_the_next_one_makes_it_whole(marks: Path) -> No
     assert not store.list("steps/")
     address, _ = _run()
     assert address.endswith("/1.json") and len(list(marks.iterdir())) == 2
+
+
+# -- steps and the collection of garbage
+
+CONTENTS = (b"one" * 1000, b"two" * 1000, b"three" * 1000)  # every object is garbage now and then, and wanted again
+
+
+@step(version=1, sources=("sida/errors.py",))
+def stored(run: StepRun, recipe: Recipe, worker: int = 0, content: bytes = b"") -> TeacherResult:
+    """Store what another one may have stored, in a key that nobody else has."""
+    run.claim({"worker": worker})
+    weights = run.put(content, "w.safetensors")
+    return TeacherResult(network={}, weights=weights, source_sha256="0" * 64, licence="none")
+
+
+def _store_again_and_again(worker: int, rounds: int) -> list[str]:
+    """Return what the newest manifest of a key named in vain."""
+    from sida.recipe import load
+
+    recipe, store, chance, lost = load("digits"), open_store(settings().store), random.Random(worker), []
+    pause = 0.3 if store.address.startswith("s3") else 0.1  # a collection there takes longer
+    for number in range(rounds):
+        content = CONTENTS[chance.randrange(len(CONTENTS))]
+        made = stored(recipe=recipe, worker=worker, content=content, attempt="new" if number % 4 else "")
+        for _ in range(3):
+            lost += [ref.key for ref in made.manifest.objects() if not store.exists(ref.key)]
+            if not store.exists(made.address.removeprefix(f"{store.address}/")):
+                lost.append(made.address)
+            time.sleep(chance.random() * pause)
+    return lost
+
+
+def _collect_again_and_again(marks: str) -> tuple[int, int]:
+    """Collect until told to stop; return how many objects were removed, and how often a step was in the way."""
+    store, removed, refused = open_store(settings().store), 0, 0
+    while not (Path(marks) / "stop").exists():
+        try:
+            removed += len(garbage.remove_garbage(store).objects)
+        except UserError:
+            refused += 1
+        time.sleep(0.02)
+    return removed, refused
+
+
+@pytest.mark.parametrize(
+    ("marks", "rounds"),
+    [
+        ("folder", 30),
+        ("s3", 5),
+        pytest.param("folder", 300, marks=pytest.mark.slow),
+        pytest.param("s3", 100, marks=pytest.mark.slow),
+    ],
+    indirect=["marks"],
+)
+def test_no_result_names_what_was_collected_while_it_was_made(
+    marks: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    monkeypatch.setattr(garbage, "GRACE_SECONDS", 0.02)
+    monkeypatch.setattr(garbage, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.02)
+    with racers(3) as pool:
+        collecting = pool.apply_async(_collect_again_and_again, (str(marks),))
+        lost = [pool.apply_async(_store_again_and_again, (worker, rounds)) for worker in range(2)]
+        try:
+            assert [job.get(600) for job in lost] == [[], []]
+        finally:
+            (marks / "stop").touch()
+        removed, refused = collecting.get(60)
+    assert rounds < 30 or (removed and refused)  # or it was no race

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -11,7 +13,7 @@ import pytest
 from kfp import dsl
 
 from sida import recipe
-from sida.errors import Corrupt, LeaseHeld, UserError
+from sida.errors import Corrupt, Fenced, LeaseHeld, UserError
 from sida.manifests import DatasetResult, Manifest, TeacherResult, parse_manifest, read_manifest
 from sida.recipe import Recipe
 from sida.settings import settings
@@ -19,7 +21,8 @@ from sida.steps import From, StepOutcome, StepRun, carried, step
 from sida.steps.attempts import manifest_key
 from sida.steps.execute import execute, execute_one_of_many
 from sida.steps.recipes import recipe_address, recipe_at
-from sida.stores import open_store
+from sida.stores import fetch_object, open_store
+from sida.stores.folder import FolderStore
 from sida.stores.lease import acquire
 
 RECIPE = recipe.load("digits")
@@ -27,11 +30,20 @@ calls: list[int] = []
 
 
 @step(version=1, sources=("sida/errors.py",), measures=True)
-def toy(run: StepRun, recipe: Recipe, weights: bytes = b"weights") -> TeacherResult:
+def toy(
+    run: StepRun,
+    recipe: Recipe,
+    weights: bytes = b"weights",
+    network: str = "",
+    before: Callable[[], None] = lambda: None,
+) -> TeacherResult:
     run.claim({"size": len(weights)})
     calls.append(run.attempt)
     ref = run.put(weights, "toy.safetensors")
-    return TeacherResult(network={}, weights=ref, source_sha256=ref.sha256, licence="none")
+    before()
+    return TeacherResult(
+        network={"by": network} if network else {}, weights=ref, source_sha256=ref.sha256, licence="none"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +91,81 @@ def test_a_writer_killed_before_moving_the_pointer_loses_nothing() -> None:
     first = run()
     store = open_store(settings().store)
     store.delete(first.address.removeprefix(store.address + "/").rsplit("/", 1)[0] + "/latest")
+    assert run().reused
+
+
+@pytest.mark.parametrize("pointer", [b"\0\0", b"1", b"99", b""])
+def test_whatever_latest_says_the_newest_attempt_counts_and_the_next_one_puts_it_right(pointer: bytes) -> None:
+    run()
+    newest = run(attempt="new").address
+    store = open_store(settings().store)
+    place = newest.removeprefix(store.address + "/").rsplit("/", 1)[0] + "/latest"
+    store.put(place, pointer)
+    assert run().address == newest
+    run(attempt="new")
+    assert store.read(place) == b"3"
+
+
+def test_a_writer_that_wakes_after_its_check_neither_fails_the_rightful_one_nor_moves_latest_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, asleep = open_store(settings().store), threading.Event()
+    awake, real, ended = threading.Event(), FolderStore.put_if_absent, list[Any]()
+
+    def pausing(self: FolderStore, key: str, content: bytes) -> Any:
+        if key.endswith("/1.json") and threading.current_thread().name == "stale":
+            asleep.set()  # between the check of the fence and the manifest
+            awake.wait(30)
+        return real(self, key, content)
+
+    def stale() -> None:
+        ended.append(run(network="stale"))
+
+    monkeypatch.setattr(FolderStore, "put_if_absent", pausing)
+    thread = threading.Thread(target=stale, name="stale")
+    thread.start()
+    assert asleep.wait(30)
+    (held,) = (key for key in store.list("leases/"))
+    store.put(held, json.dumps({**json.loads(store.read(held)), "released": True}).encode())
+
+    def wake() -> None:
+        awake.set()
+        thread.join(30)
+
+    made = run(network="rightful", before=wake)
+    assert made.address.endswith("/2.json") and made.manifest.about.attempt == 2
+    assert run().manifest == made.manifest
+    assert store.read(manifest_key(made.manifest).rpartition("/")[0] + "/latest") == b"2"
+
+
+def test_a_writer_that_wakes_after_its_successor_has_published_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, others = open_store(settings().store), list[StepOutcome[TeacherResult]]()
+
+    def taken_over() -> None:
+        (held,) = (key for key in store.list("leases/"))
+        store.put(held, json.dumps({**json.loads(store.read(held)), "released": True}).encode())
+        others.append(run(network="rightful"))
+
+    with monkeypatch.context() as asleep:
+        asleep.setattr("sida.stores.lease.Lease.guarded", lambda self, write: write())  # its checks were passed before
+        with pytest.raises(Fenced):
+            run(network="stale", before=taken_over)
+    assert run().manifest == others[0].manifest
+
+
+@pytest.mark.parametrize("damage", [b"weighty", b"weight"])
+def test_a_result_made_again_because_its_object_is_damaged_replaces_the_object(damage: bytes) -> None:
+    first, store = run(), open_store(settings().store)
+    ref = first.manifest.objects()[0]
+    store.put(ref.key, damage)  # of the same size, or cut
+    assert not run().reused
+    assert store.read(ref.key) == b"weights" and run().reused
+    assert fetch_object(store, ref).read_bytes() == b"weights"
+
+
+def test_an_object_that_was_written_again_unchanged_is_no_reason_to_make_its_result_again() -> None:
+    first, store = run(), open_store(settings().store)
+    store.put(first.manifest.objects()[0].key, b"weights")
     assert run().reused
 
 

@@ -1,8 +1,9 @@
 """Show, and with --delete remove, what the store holds and no run needs.
 
-Kept are: what any recorded run names, each step's latest result, unfinished jobs, and every object that these name. Removed are
-superseded attempts, checkpoints of finished training, and objects that nothing names any more; never while a step runs. Temporary
-folders that killed steps and runs left on this machine go too.
+Kept are: what any recorded run names, each step's latest result, unfinished jobs, recipes of schedules and of submissions of the
+last 30 days, and every object that these name. Removed are superseded attempts, checkpoints of finished training, and objects that
+nothing names any more, at two looks ten seconds apart; never while a step runs. Temporary folders that killed steps and runs left
+on this machine go too.
 
 examples:
   sida gc                     what could go: nothing is changed

@@ -65,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
             client.delete_schedule(schedule.schedule_id)
         else:
             client.enable_schedule(schedule.schedule_id, False)
+    if args.delete and _has_own_recipe(schedules):
+        remote.forget_recipes_of(cluster, name)
     state = "deleted" if args.delete else "paused"
     output.result(args, f"{name}: {state}", schedule=name, state=state)
     return 0
@@ -82,7 +84,7 @@ def _list(args: argparse.Namespace, cluster: Profile, client: Client) -> int:
 
 
 def _set(args: argparse.Namespace, cluster: Profile, name: str, cron: str) -> int:
-    uploaded = remote.upload(args, cluster, SCHEDULED)
+    uploaded = remote.upload(args, cluster, SCHEDULED, schedule=name)
     client = uploaded.client
     schedule = Schedule(
         name,
@@ -95,6 +97,8 @@ def _set(args: argparse.Namespace, cluster: Profile, name: str, cron: str) -> in
     there = client.schedules(name)
     same = next((s for s in there if s.fields() == schedule.fields()), None)
     replace(client, schedule, there, same, uploaded.version.pipeline_id, uploaded.description)
+    if same is None and _has_own_recipe(there):
+        remote.forget_recipes_of(cluster, name, but=schedule.parameters["recipe"])
     state = ("unchanged" if same.enabled else "goes on") if same else "changed" if there else "created"
     changes = _changes(schedule, there, same)
     lines = [f"{name}: {state}" + ("" if changes else f", {cron}")]
@@ -102,6 +106,11 @@ def _set(args: argparse.Namespace, cluster: Profile, name: str, cron: str) -> in
         lines += [f"- {field}: {before}", f"+ {field}: {after}"]
     output.result(args, "\n".join(lines), schedule=name, state=state, cron=cron, changes=changes)
     return 0
+
+
+def _has_own_recipe(schedules: list[Schedule]) -> bool:
+    """Return whether one of them has a recipe that lies in the store."""
+    return any("#sha256=" in schedule.parameters.get("recipe", "") for schedule in schedules)
 
 
 def replace(

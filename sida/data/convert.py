@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from sida.data.decoding import ABSENT, Decode, Decoders, Outcome, pixels_digest
 from sida.data.layout import Record, crc_of
@@ -25,6 +26,7 @@ from sida.layout import shard_key
 from sida.manifests import Part, Shard
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef
+from sida.stores.objects import intact
 
 if TYPE_CHECKING:
     from sida.data.sources import Source
@@ -75,16 +77,19 @@ class ShardRecord(Part):
     cropped: int = 0  # images that a crop took something of
     left_out: int = 0  # their pixels outside of the crop
     uncropped: int = 0  # all of their pixels
+    etags: dict[str, str] = Field(
+        default_factory=dict
+    )  # object key -> etag at publication; earlier versions recorded none
 
 
 def finished(store: ObjectStore, conversion: Conversion, number: int) -> ShardRecord | None:
     """Return the record of a shard that was published before and still exists."""
     try:
         record = ShardRecord.model_validate_json(store.read(shard_key(conversion.folder, number)))
-        intact = all(store.stat(ref.key).size == ref.size for ref in (record.shard.object, record.digests))
+        whole = all(intact(store, ref, record.etags.get(ref.key)) for ref in (record.shard.object, record.digests))
     except (NotFound, ValueError):
         return None
-    return record if intact else None
+    return record if whole else None
 
 
 def convert(
@@ -216,9 +221,11 @@ def _publish(
         if outcome.reason is not None
     )
     cropped = [outcome for outcome in outcomes if outcome.left_out]
+    stored = [put(file, file.name) for file in (path, digests)]
     record = ShardRecord(
-        shard=Shard(object=put(path, path.name), count=int(readable.sum())),
-        digests=put(digests, digests.name),
+        shard=Shard(object=stored[0], count=int(readable.sum())),
+        digests=stored[1],
+        etags={ref.key: store.stat(ref.key).etag for ref in stored},
         unreadable=unreadable,
         rotated=sum(outcome.rotated for outcome in outcomes),
         content=content,

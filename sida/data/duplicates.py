@@ -39,7 +39,7 @@ def without_dropped(
             shards.append(one.shard)
         elif not gone.all():
             records = np.memmap(fetch_object(store, one.shard.object), conversion.layout, "r")
-            path = folder / one.shard.object.name
+            path = folder / f"shard-{number:05d}.bin"
             records[~gone].tofile(path)
             shards.append(Shard(object=put(path, path.name), count=int((~gone).sum())))
             path.unlink()

@@ -61,7 +61,7 @@ def _listing(top: Path) -> str:
 def _remembered_sha256(path: Path) -> str:
     """Return the file's sha256, from a note in the cache while the file is untouched: archives may hold 150 GB."""
     status = path.stat()
-    state = [str(path), status.st_ino, status.st_mtime_ns, status.st_size]
+    state = [str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size]
     note = settings().cache / "hashed" / hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
     try:
         remembered = json.loads(note.read_text())

@@ -14,7 +14,7 @@ import time
 from sida import patience, progress
 from sida.errors import SidaError
 from sida.stores import ObjectStore
-from sida.stores.lease import holder_of, newest_number
+from sida.stores.lease import silent_for
 
 LOOK_SECONDS = 30.0
 SETTLE_SECONDS = 60.0  # after an outage of the store
@@ -37,10 +37,10 @@ def _watch(store: ObjectStore, step: str, lease: str, seconds: float) -> None:
 def _look(store: ObjectStore, step: str, lease: str, seconds: float) -> bool:
     try:
         with patience.impatient():
-            holder = holder_of(store, lease, newest_number(store, lease))
+            silent = silent_for(store, lease)
     except SidaError:
         return False  # the store is away, which says nothing about the launcher
-    if holder is None or time.time() < holder.expires + seconds:
+    if silent is None or silent < seconds:
         return False
     if patience.settled_for() < min(seconds, SETTLE_SECONDS):
         return False  # the launcher has had no way to renew its lease

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sida import layout, progress
-from sida.errors import AlreadyExists, Fenced, NotFound, SidaError, UserError
+from sida.errors import AlreadyExists, Fenced, NotFound, UserError
 from sida.layout import attempt_at, latest_key
 from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from sida.stores.lease import Lease
+from sida.stores.objects import intact
 
 R = TypeVar("R", bound=Part)
 R_co = TypeVar("R_co", bound=Part, covariant=True)
@@ -64,37 +66,46 @@ def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:
     raise UserError(f"{store.address_of(key)}, the {name} that {maker} used, is gone: submit the run again")
 
 
-def publish(store: ObjectStore, lease: Lease, folder: str, number: int, manifest: Manifest[R]) -> StepOutcome[R]:
-    """Publish an attempt under the lease and make it the one that counts."""
-    attempt_key = f"{folder}/{number}.json"
-    try:
-        lease.guarded(lambda: store.put_if_absent(attempt_key, manifest.to_json()))
-    except AlreadyExists:
-        there = parse_manifest(store.read(attempt_key), store.address_of(attempt_key))
-        if there.digest != manifest.digest:
-            raise SidaError(
-                f"{store.address_of(attempt_key)}: another process published this attempt with another result; run again"
-            ) from None
-    with suppress(Fenced):  # the attempt is there; which one counts is its successor's to say
-        lease.guarded(lambda: store.put(latest_key(folder), str(number).encode()))
-    return StepOutcome(manifest, store.address_of(attempt_key), reused=False)
+def publish(
+    store: ObjectStore, lease: Lease, folder: str, number: int, manifest: Callable[[int], Manifest[R]]
+) -> StepOutcome[R]:
+    """Publish an attempt under the lease, which makes it the one that counts; ``manifest`` makes that of a number.
+
+    A writer that was taken over while it published may have used the number: the next one is taken. Raises Fenced in such a writer.
+    """
+    while True:
+        mine = manifest(number)
+        attempt_key = manifest_key(mine)
+        try:
+            lease.guarded(partial(store.put_if_absent, attempt_key, mine.to_json()))
+            break
+        except AlreadyExists:
+            lease.check()
+            there = parse_manifest(store.read(attempt_key), store.address_of(attempt_key))
+            if there.digest == mine.digest:
+                break
+            number = next_number(store, folder)
+    with suppress(Fenced):  # the attempt is there
+        lease.guarded(lambda: _point(store, folder))
+    return StepOutcome(mine, store.address_of(attempt_key), reused=False)
+
+
+def _point(store: ObjectStore, folder: str) -> None:
+    """Have ``latest`` name the newest attempt, one that is published meanwhile too."""
+    pointed = None
+    while (newest := _latest(store, folder)) != pointed:
+        store.put(latest_key(folder), str(newest).encode())
+        pointed = newest
 
 
 def next_number(store: ObjectStore, folder: str) -> int:
     """Return the number of the next attempt."""
-    return max(_attempts(store, folder), default=0) + 1
-
-
-def _attempts(store: ObjectStore, folder: str) -> list[int]:
-    return [attempt.number for key in store.list(f"{folder}/") if (attempt := attempt_at(key)) is not None]
+    return (_latest(store, folder) or 0) + 1
 
 
 def _latest(store: ObjectStore, folder: str) -> int | None:
-    """Return the attempt that counts; the newest one when a killed writer did not get to moving the pointer."""
-    try:
-        return int(store.read(latest_key(folder)))
-    except (NotFound, ValueError):
-        return max(_attempts(store, folder), default=None)
+    """Return the attempt that counts, the newest one: the file ``latest`` may be damaged, or a killed writer's."""
+    return max((attempt.number for key in store.list(f"{folder}/") if (attempt := attempt_at(key))), default=None)
 
 
 def find(store: ObjectStore, step: str, folder: str, code: Callable[[], str]) -> StepOutcome[Any] | None:
@@ -109,11 +120,11 @@ def find(store: ObjectStore, step: str, folder: str, code: Callable[[], str]) ->
         return None
     for ref in manifest.objects():
         try:
-            stat = store.stat(ref.key)
+            whole = intact(store, ref, manifest.about.etags.get(ref.key))
         except NotFound:
             progress.note(step, f"{ref.name} is gone from the store: making it again")
             return None
-        if (stat.size, stat.etag) != (ref.size, manifest.about.etags.get(ref.key)):
+        if not whole:
             progress.note(step, f"{ref.name} changed in the store since {address}: making it again")
             return None
     if manifest.about.code != code():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from sida import layout
 from sida.errors import Corrupt, UserError
 from sida.layout import object_key
 from sida.manifests import Manifest, Part
@@ -18,8 +19,30 @@ from sida.stores.objects import put_object
 
 
 def recipe_address(recipe: Recipe) -> str:
-    """Store the resolved recipe; return how it is named from now on, ``digits#sha256=DIGEST``."""
-    return f"{recipe.name}#sha256={put_recipe(open_store(settings().store), recipe).sha256}"
+    """Store the resolved recipe for a run; return how it is named from now on, ``digits#sha256=DIGEST``."""
+    content = travelling(recipe)
+    address = f"{recipe.name}#sha256={hashlib.sha256(content).hexdigest()}"
+    submit_recipe(open_store(settings().store), address, content)
+    return address
+
+
+def submit_recipe(store: ObjectStore, address: str, content: bytes, schedule: str = "") -> None:
+    """Store the recipe of that address, and who needs it: ``gc`` would not know of a run that has no step yet, or of a schedule.
+
+    ``schedule`` is the digest of a schedule's place and name.
+    """
+    digest = address.rpartition("#sha256=")[2]
+    record = layout.schedule_record_key(digest, schedule) if schedule else layout.submission_key(digest)
+    store.put(record, json.dumps({"recipe": address}, indent=1).encode())
+    put_object(store, content, "recipe.json")
+
+
+def forget_schedule(store: ObjectStore, schedule: str, but: str = "") -> None:
+    """Remove the schedule's records of recipes, except that of the recipe at the address ``but``."""
+    kept = layout.schedule_record_key(but.rpartition("#sha256=")[2], schedule)
+    for key in store.list(layout.RECIPES):
+        if key.endswith(f"/schedule-{schedule}.json") and key != kept:
+            store.delete(key)
 
 
 def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:

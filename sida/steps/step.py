@@ -24,6 +24,7 @@ from sida.steps.provenance import code_digest, machine
 from sida.steps.recipes import put_recipe, recipe_at
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef
+from sida.stores.garbage import collecting, let_collection_end
 from sida.stores.lease import Lease, acquire
 from sida.stores.objects import put_object
 
@@ -79,10 +80,12 @@ class StepRun(ExitStack):
         """
         self._parameters, self.inputs = parameters, inputs
         self.key = key_of(self.step.name, self.step.version, parameters, inputs, self.repeat)
-        self._reuse()
+        if not collecting(self.store):
+            self._reuse()
         here = settings()
         lease = acquire(self.store, self.folder, ttl=here.lease_seconds, wait=here.lease_wait, note=self.note)
         self.lease = self.enter_context(lease)
+        let_collection_end(self.store, self.note)
         self._reuse()
         self.attempt = next_number(self.store, self.folder)
         self._started = time.time()
@@ -123,9 +126,12 @@ class StepRun(ExitStack):
             input_keys={name: manifest_key(manifest) for name, manifest in self.inputs.items()},
             recipe=put_recipe(self.store, self.recipe),
         )
-        manifest = Manifest(result=result, about=about)
-        manifest = manifest.model_copy(update={"checksum": manifest.expected_checksum()})
-        return publish(self.store, self.lease, self.folder, self.attempt, manifest)
+
+        def numbered(attempt: int) -> Manifest[R]:
+            manifest = Manifest(result=result, about=about.model_copy(update={"attempt": attempt}))
+            return manifest.model_copy(update={"checksum": manifest.expected_checksum()})
+
+        return publish(self.store, self.lease, self.folder, self.attempt, numbered)
 
 
 @dataclass(frozen=True, kw_only=True)

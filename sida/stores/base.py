@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
@@ -19,19 +19,30 @@ RESERVED = ".tmp"  # first part of keys that a store keeps for itself
 
 @dataclass(frozen=True)
 class Stat:
-    """Facts about an object: ``size`` in bytes; a different ``etag`` means other content (compare, never interpret)."""
+    """Facts about an object: ``size`` in bytes; a different ``etag`` means other content (compare, never interpret).
+
+    ``written``, of ``stat`` alone, is another text after every write or ``touch``, whatever the content.
+    """
 
     size: int
     etag: str
+    written: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class ObjectRef:
-    """Content-addressed object: its file name for people, size in bytes, sha256 as 64 hex digits."""
+    """Content-addressed object: its file name for people, size in bytes, sha256 as 64 hex digits.
+
+    Raises ValueError for a name that could lead somewhere as a path: most names were read from a store.
+    """
 
     name: str
     size: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        if self.name in (".", "..") or re.search(r"[/\\\x00]", self.name):
+            raise ValueError(f"{self.name!r} is not the name of a file")
 
     @property
     def key(self) -> str:
@@ -70,6 +81,13 @@ class ObjectStore(Protocol):
         """Create a small object; of any number of racing creators exactly one wins. Raises AlreadyExists."""
 
     def stat(self, key: str) -> Stat: ...
+
+    def age(self, key: str) -> float:
+        """Return seconds since it was last written, by the store's own clock; it may be a second off."""
+
+    def touch(self, key: str) -> bool:
+        """Make an object count as written now, its etag as it was; return False where only writing it again does that."""
+        return False
 
     def exists(self, key: str) -> bool:
         """Return whether there is such an object."""

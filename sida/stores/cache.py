@@ -1,6 +1,7 @@
 """A read-through cache of remote objects: one folder, limited in size, shared by all processes of a machine.
 
-    objects/<sha256><suffix>       whole, verified objects
+    objects/<sha256><suffix>       whole objects, read-only
+    verified/<sha256><suffix>      how the file of that name was when its bytes were verified (``state_of``)
     objects/<sha256><suffix>.part  the beginning of one; a later download goes on from there
     downloads/<sha256>             locked by the process that downloads, so that one does and others wait
     fetched/<sha256>/<name>        whole, verified files that recipes name by address (sida.foreign.fetch)
@@ -16,6 +17,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -27,6 +29,7 @@ from pathlib import Path
 from sida.errors import SidaError, StoreError, StoreUnusable, UserError
 from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore, damaged
 
+READ_ONLY = 0o444
 _users: dict[Path, int] = {}  # by cache folder: descriptor of this process's list of what it uses
 
 
@@ -40,13 +43,13 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
     path = folder / "objects" / name
     try:
         make_folders(folder)
-        if give_out(folder, path, ref.size):
+        if give_out(folder, path, ref.sha256):
             return path
         with _locked(folder / "downloads" / ref.sha256):
-            if not give_out(folder, path, ref.size):
+            if not give_out(folder, path, ref.sha256):
                 make_room(folder, ref.size, limit_bytes)
                 _download(store, ref, path)
-                give_out(folder, path, ref.size)
+                give_out(folder, path, ref.sha256)
         return path
     except OSError as error:
         raise _cache_error(folder, error) from error
@@ -76,6 +79,8 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
             os.fsync(file.fileno())
         if (digest.hexdigest(), done) == (ref.sha256, ref.size):
             part.replace(path)
+            path.chmod(READ_ONLY)
+            _marker(path).write_text(state_of(path))
             return
         part.unlink()
     raise damaged(store, ref, digest.hexdigest(), done)
@@ -84,17 +89,22 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
 # -- files in use, and files that may go
 
 
-def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
-    """Return whether the file (of that size) is in the cache; if so it is marked as used by this process, now. Raises OSError."""
+def give_out(folder: Path, path: Path, sha256: str = "") -> bool:
+    """Return whether the file is in the cache; if so it is marked as used by this process, now. Raises OSError.
+
+    With ``sha256`` it is hashed again where it is not as it was when it was verified, and removed where it is another.
+    """
     with _locked(folder / "lock"):
         try:
             status = path.stat()
+            if sha256 and not _as_verified(path, sha256):
+                path.unlink()  # another program wrote into the cache
+                return False
         except FileNotFoundError:
             return False
-        if size not in (None, status.st_size):
-            path.unlink()  # another program wrote into the cache
-            return False
         os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+        if sha256:
+            _marker(path).write_text(state_of(path))  # the time of its use is a part of that
         users = _users.get(folder)
         if users is None:
             users = os.open(
@@ -106,11 +116,30 @@ def give_out(folder: Path, path: Path, size: int | None = None) -> bool:
         return True
 
 
+def state_of(path: Path) -> str:
+    """Return what changes whenever a file is written, even by one who keeps its size and sets back its time. Raises OSError."""
+    status = path.stat()
+    return json.dumps([str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size])
+
+
+def _as_verified(path: Path, sha256: str) -> bool:
+    with suppress(FileNotFoundError, ValueError):
+        if _marker(path).read_text() == state_of(path):
+            return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def _marker(path: Path) -> Path:
+    return path.parent.parent / "verified" / path.name
+
+
 def keep_fetched(folder: Path, part: Path, path: Path) -> None:
     """Rename a finished download to its final name, used by this process. Raises OSError."""
     with _locked(folder / "lock"):  # or an eviction could take its folder, still empty
         path.parent.mkdir(exist_ok=True)
         part.replace(path)
+        path.chmod(READ_ONLY)
     give_out(folder, path)
 
 
@@ -132,7 +161,9 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
                 continue
             with suppress(FileNotFoundError):
                 path.unlink()
-            if path.parent.name == "fetched":
+            if path.parent.name == "objects":
+                _marker(path).unlink(missing_ok=True)
+            elif path.parent.name == "fetched":
                 path.with_name(f"{path.name}.json").unlink(missing_ok=True)  # which version it is the beginning of
             elif path.parent.parent.name == "fetched":
                 with suppress(OSError):  # another file of the same content
@@ -142,7 +173,7 @@ def make_room(folder: Path, size: int, limit_bytes: int) -> None:
 
 def make_folders(folder: Path) -> None:
     """Create the cache's folders. Raises OSError."""
-    for part in ("objects", "downloads", "fetched", "users"):
+    for part in ("objects", "verified", "downloads", "fetched", "users"):
         (folder / part).mkdir(parents=True, exist_ok=True)
 
 

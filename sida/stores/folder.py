@@ -13,7 +13,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -57,18 +57,65 @@ class FolderStore(ObjectStore):
             status = path.stat()
         if not path.is_file():
             raise NotFound(f"no object at {self.address_of(key)}")
-        return _stat(status)
+        return _stat(status, f"{status.st_ino:x}-{status.st_ctime_ns:x}")
 
     def list(self, prefix: str = "") -> Sequence[str]:
+        """Return the keys. Links are followed, as by all calls; a folder that cannot be read is an error, never empty."""
         folder = prefix.rpartition("/")[0]
         top = self._path(folder) if folder else self.root
         keys: list[str] = []
-        for path, folders, names in os.walk(top):
-            at = Path(path)
-            if at == self.root and RESERVED in folders:
-                folders.remove(RESERVED)
-            keys.extend((at / name).relative_to(self.root).as_posix() for name in names)
+        try:
+            self._walk(top, (), keys)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | NotADirectoryError) and Path(error.filename) == top:
+                self._refuse_dangling(top)
+            elif isinstance(error, PermissionError):
+                raise StoreUnusable(f"{error.filename} may not be read: change its permissions") from error
+            else:
+                raise StoreError(f"cannot list {error.filename}: {error.strerror}") from error
         return sorted(key for key in keys if key.startswith(prefix))
+
+    def _walk(self, folder: Path, above: tuple[tuple[int, int], ...], keys: MutableSequence[str]) -> None:
+        """Append the keys of all files below. Raises OSError for whatever cannot be looked at."""
+        status = folder.stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise StoreError(f"{folder} is a link to a folder above it: remove the link")
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name == RESERVED and folder == self.root:
+                    continue
+                path = folder / entry.name
+                if entry.is_dir():
+                    self._walk(path, (*above, here), keys)
+                elif entry.is_symlink() and not path.exists():
+                    raise StoreError(f"{path} is a link that leads nowhere: mount or mend what it names, or remove it")
+                else:
+                    keys.append(path.relative_to(self.root).as_posix())
+
+    def _refuse_dangling(self, path: Path) -> None:
+        """Raise StoreError where nothing is found only because a link on the way leads nowhere."""
+        for at in (path, *path.parents):
+            if at.is_symlink() and not at.exists():
+                raise StoreError(f"{at} is a link that leads nowhere: mount or mend what it names, or remove it")
+
+    def age(self, key: str) -> float:
+        path = self._path(key)
+        with self._reading(key):
+            written = path.stat().st_mtime
+        return self._now() - written
+
+    def _now(self) -> float:
+        """Return the time by the clock of whatever holds the files, which may be another machine."""
+        try:
+            probe = self._temporary()
+            try:
+                probe.write_bytes(b"now")
+                return probe.stat().st_mtime
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError:
+            return time.time()  # it may not be written
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
@@ -103,6 +150,16 @@ class FolderStore(ObjectStore):
             raise AlreadyExists(f"{self.address_of(key)} exists already")
         return self._write(key, content, link)
 
+    def touch(self, key: str) -> bool:
+        path = self._path(key)
+        with self._writing(key):
+            try:
+                status = path.stat()
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # its ctime is now
+            except FileNotFoundError as error:
+                raise NotFound(f"no object at {self.address_of(key)}") from error
+        return True
+
     def delete(self, key: str) -> None:
         with self._writing(key):
             self._path(key).unlink(missing_ok=True)
@@ -117,12 +174,14 @@ class FolderStore(ObjectStore):
                     file.flush()
                     os.fsync(file.fileno())
                     written = os.fstat(file.fileno())
+                new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 publish(temporary, path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _sync_folder(path.parent)
+            for folder in (path.parent, *(made.parent for made in new)):
+                _sync_folder(folder)
             return _stat(written)
 
     def _temporary(self) -> Path:
@@ -143,6 +202,7 @@ class FolderStore(ObjectStore):
         try:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            self._refuse_dangling(self.root / key)
             raise NotFound(f"no object at {self.address_of(key)}") from error
         except PermissionError as error:
             raise StoreUnusable(f"{self.address_of(key)} may not be read: change its permissions") from error
@@ -171,16 +231,19 @@ class FolderStore(ObjectStore):
         return StoreError(f"cannot write {self.address_of(key)}: {error.strerror}")
 
 
-def _stat(status: os.stat_result) -> Stat:
+def _stat(status: os.stat_result, written: str = "") -> Stat:
     # No inode: a store that is moved with its times (cp -a, rsync -a) keeps etags and so its results.
-    return Stat(status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+    return Stat(status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}", written)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut."""
+    """Make the new name itself survive a power cut, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)
 

@@ -1,32 +1,44 @@
 """Find and remove what a store holds and no run needs.
 
-Needed are: every attempt that a recorded run names, every attempt that is a step's latest, unfinished jobs, and each object whose
-sha256 occurs in what is kept. So everything that any record names stays. Not needed are superseded attempts that no run names,
-their jobs, checkpoints of finished attempts, and the objects that only those named.
+Needed are: every attempt that a recorded run names, every step's newest attempt, unfinished jobs, the recipes of submissions (for
+30 days) and schedules, and each object whose sha256 occurs in what is kept. So everything that any record names stays. Not needed
+are superseded attempts that no run names, their jobs, checkpoints of finished attempts, and the objects that only those named.
+
+What is removed was not needed at two looks, ``GRACE_SECONDS`` apart, and was not written in between. Between them whoever found a
+result, or stored an object, has named it. Steps and ``gc`` keep apart by their leases: each takes its own and then looks for the
+other's. So one of them sees the other: a collection ends, and a step waits for that end before it reads or stores anything.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from sida import layout
 from sida.errors import NotFound, UserError
 from sida.stores import ObjectStore
-from sida.stores.lease import acquire, live_number
+from sida.stores.lease import Lease, acquire, live_number
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
-RECORD_BYTES = 64 << 20  # JSON objects up to here are looked into for digests of others
+RECORD_BYTES = 64 << 20  # other files than JSON up to here are looked into for digests of objects
+SUBMISSION_SECONDS = 30 * 86400.0
+GRACE_SECONDS = 10.0
+CHECK_SECONDS = 1.0  # how often a collection looks for steps
 LEASE = "gc"
+STEP_WAIT_SECONDS = (
+    120.0  # for a collection, which sees our lease within seconds, or is itself given up after its lease's life
+)
 
 
 @dataclass(frozen=True)
 class Garbage:
     """Keys that may go, by kind, and the bytes of the objects among them."""
 
-    runs: list[str]  # records of runs that are to be forgotten
+    runs: list[str]  # records of runs that are to be forgotten, and of submissions long ago
     attempts: list[str]
     jobs: list[str]
     objects: list[str]
@@ -52,51 +64,112 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
         raise UserError(f"run {min(unknown)} is not recorded in {store.address}: `sida status` lists runs")
     going = [key for run in forgotten for key in records.pop(run)]
 
+    going += [key for key in keys if layout.is_submission(key) and _age(store, key) > SUBMISSION_SECONDS]
     attempts = _attempts(store, keys, _text(store, chain(*records.values())), _text(store, going))
     superseded, manifests = set(attempts), set(filter(layout.attempt_at, keys))
     jobs = [key for key in keys if _job_is_over(key, superseded, manifests)]
     removed = {*going, *attempts, *jobs}
     kept = [key for key in keys if key not in removed and not key.startswith((layout.OBJECTS, layout.LEASES))]
     needed = _named_objects(store, kept, [key for key in keys if key.startswith(layout.OBJECTS)])
-    objects = [key for key in keys if key.startswith(layout.OBJECTS) and layout.digest_at(key) not in needed]
+    objects = [key for key in keys if layout.is_object(key) and layout.digest_at(key) not in needed]
     return Garbage(sorted(going), attempts, jobs, objects, sum(_size(store, key) for key in objects))
 
 
 def remove_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
-    """Find again and remove, under the lease of garbage collection.
+    """Find and remove, under the lease of garbage collection; return what was removed.
 
     Raises UserError while a step runs: it may have stored what no manifest names yet.
     """
-    with acquire(store, LEASE):
+    forget = list(forget)
+    with acquire(store, LEASE, wait=CHECK_SECONDS) as lease:
+        undisturbed = _undisturbed(store, lease)  # knows the leases of before; the next line looks at these
         if running := _running(store):
             raise UserError(f"{running} is being made in {store.address}: wait until it is done, then run gc again")
-        garbage = find_garbage(store, forget)
-        for key in garbage.all_keys():
-            store.delete(key)
-    return garbage
+        found = find_garbage(store, forget)
+        marks = {key: _written(store, key) for key in found.all_keys()}
+        until = time.monotonic() + (GRACE_SECONDS if marks else 0)
+        while (left := until - time.monotonic()) > 0:
+            undisturbed()
+            time.sleep(min(left, CHECK_SECONDS))
+
+        def untouched(keys: list[str]) -> list[str]:
+            return [key for key in keys if marks.get(key) == _written(store, key) is not None]
+
+        again = find_garbage(store, forget) if marks else found
+        objects = untouched(again.objects)
+        going = replace(
+            again,
+            runs=untouched(again.runs),
+            attempts=untouched(again.attempts),
+            jobs=untouched(again.jobs),
+            objects=objects,
+            object_bytes=sum(_size(store, key) for key in objects),
+        )
+        for key in going.all_keys():
+            undisturbed()
+            if _written(store, key) == marks[key]:
+                store.delete(key)
+    return going
+
+
+def _undisturbed(store: ObjectStore, lease: Lease) -> Callable[[], None]:
+    """Return what raises UserError when a step has begun, and Fenced when one has given this collection up; asks once a second."""
+    before = set(store.list(layout.LEASES))
+
+    def check() -> None:
+        if lease.checked(CHECK_SECONDS):
+            return
+        lease.check()
+        for place in map(layout.lease_at, set(store.list(layout.LEASES)) - before):
+            if place is not None and place[0] != LEASE:
+                raise UserError(
+                    f"{place[0]} in {store.address} is being made now: gc stopped; run it again when that is done"
+                )
+
+    return check
+
+
+def collecting(store: ObjectStore) -> bool:
+    """Return whether garbage is being collected now."""
+    return live_number(store, LEASE) is not None
+
+
+def let_collection_end(store: ObjectStore, note: Callable[[str], None]) -> None:
+    """Return when no garbage is being collected; for a step that holds its lease, at whose sight a collection ends."""
+    if collecting(store):
+        acquire(store, LEASE, wait=STEP_WAIT_SECONDS, note=note).release()
+
+
+# -- what is not needed
 
 
 def _attempts(store: ObjectStore, keys: Iterable[str], kept: bytes, forgotten: bytes) -> list[str]:
-    """Return superseded attempts that no kept run's records name, and latest ones that only those of forgotten runs do."""
-    superseded = []
+    """Return superseded attempts that no kept run's records name, and newest ones that only those of forgotten runs do."""
+    by_folder: dict[str, list[tuple[int, str]]] = {}
     for key in keys:
-        attempt = layout.attempt_at(key)
-        if attempt is None or key.encode() in kept:
-            continue
-        latest = _latest(store, layout.step_folder(attempt.step, attempt.key))
-        if key.encode() in forgotten or latest not in ("", str(attempt.number)):
-            superseded.append(key)
-    folders = {key.rpartition("/")[0] for key in superseded}
-    left = {key.rpartition("/")[0] for key in keys if key.endswith(".json") and key not in superseded}
-    return superseded + [layout.latest_key(folder) for folder in sorted(folders - left)]
+        if attempt := layout.attempt_at(key):
+            by_folder.setdefault(key.rpartition("/")[0], []).append((attempt.number, key))
+    superseded, folders = [], []
+    for folder, attempts in by_folder.items():
+        counting, gone = True, []
+        for _, key in sorted(attempts, reverse=True):
+            if key.encode() not in kept and (key.encode() in forgotten or not counting):
+                gone.append(key)
+            counting = counting and not _is_record(store, key)  # a damaged one hides nothing
+        superseded += gone
+        if len(gone) == len(attempts):
+            folders.append(folder)
+    left = set(keys)
+    pointers = [layout.latest_key(folder) for folder in sorted(folders)]
+    return sorted(superseded) + [key for key in pointers if key in left]
 
 
-def _latest(store: ObjectStore, folder: str) -> str:
-    """Return the number of the attempt that counts; empty if a killed writer did not record it: then all stay."""
+def _is_record(store: ObjectStore, key: str) -> bool:
+    """Return whether JSON is there, as in any manifest."""
     try:
-        return store.read(layout.latest_key(folder)).decode("ascii", "replace").strip()
-    except NotFound:
-        return ""
+        return isinstance(json.loads(store.read(key)), dict)
+    except (NotFound, ValueError, RecursionError):
+        return False
 
 
 def _job_is_over(key: str, superseded: set[str], manifests: set[str]) -> bool:
@@ -132,15 +205,30 @@ def _running(store: ObjectStore) -> str:
 
 
 def _text(store: ObjectStore, keys: Iterable[str]) -> bytes:
-    """Return the records' bytes, one after another; large ones are not records."""
+    """Return the records' bytes, one after another; large files of other kinds are no records."""
     parts = []
     for key in keys:
         try:
-            if store.stat(key).size <= RECORD_BYTES:
+            if key.endswith(".json") or store.stat(key).size <= RECORD_BYTES:
                 parts.append(store.read(key))
         except NotFound:
             continue  # gone meanwhile
     return b"\n".join(parts)
+
+
+def _written(store: ObjectStore, key: str) -> str | None:
+    """Return what every write changes; None where nothing is."""
+    try:
+        return store.stat(key).written
+    except NotFound:
+        return None
+
+
+def _age(store: ObjectStore, key: str) -> float:
+    try:
+        return store.age(key)
+    except NotFound:
+        return 0.0
 
 
 def _size(store: ObjectStore, key: str) -> int:

@@ -6,20 +6,26 @@ released, or its process is gone from this machine, the next writer creates ``nu
 holder believes, it finds the larger number at its next check and is fenced. Objects before the last two are
 pruned, numbers never reused. While the store is away nobody can take over: when it is back, the key is still
 the holder's unless another writer was faster.
+
+No machine's clock decides: a lease has expired when the store's own clock says that its object was last written longer ago than
+its life, or when one who waits has seen it unchanged for that long. A process that lives on this machine is not silent because a
+clock was set: its lease expires in the second way only. An object that cannot be understood is somebody's lease like any other.
 """
 
 from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from sida import patience
@@ -28,8 +34,12 @@ from sida.layout import lease_at, lease_folder, lease_key
 from sida.process.identity import Process, machine_id
 from sida.stores.base import ObjectStore
 
-CLOCK_SLACK_SECONDS = 5.0  # how far apart the clocks of two machines may be
+SLACK_SECONDS = 5.0  # by which a holder may be late
+UNKNOWN_SECONDS = 60.0  # life of a lease that does not say it
+LEASE_BYTES = 1 << 16
+LAST_SECOND = 1e11  # of a date that can be printed
 POLL_SECONDS = 1.0
+MOST_LOST = 8  # races lost without a pause
 
 Result = TypeVar("Result")
 
@@ -38,34 +48,52 @@ Result = TypeVar("Result")
 class Holder:
     """Content of a lease object; times in seconds since 1970, a fresh ``nonce`` is written each time."""
 
-    host: str
-    machine: str
-    pid: int
-    process_started: str
-    user: str
-    run: str
-    created: float
-    expires: float
-    renewals: int
-    released: bool
-    nonce: str
+    host: str = "an unknown machine"
+    machine: str = ""
+    pid: int = 0
+    process_started: str = ""
+    user: str = "somebody unknown"
+    run: str = ""
+    created: float = 0.0
+    expires: float = 0.0  # for people: by the holder's clock
+    renewals: int = 0
+    released: bool = False
+    nonce: str = ""
+    ttl: float = UNKNOWN_SECONDS  # seconds for which it holds after each renewal
 
-    def alive(self) -> bool:
-        """Return False if released, expired, or on this machine with its process gone."""
-        if self.released:
-            return False
-        now = time.time()
-        if self.machine == machine_id():
-            return now < self.expires and Process(self.pid, self.process_started).alive()
-        return now < self.expires + CLOCK_SLACK_SECONDS
+    @classmethod
+    def parse(cls, content: bytes) -> Holder:
+        """Return what a lease object says, without fields of later versions; of one that makes no sense: somebody unknown."""
+        try:
+            said = json.loads(content)
+            known: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
+            given = {name: kind(said[name]) for name, kind in known.items() if name in said}
+            if "ttl" not in given:  # of an earlier version, which moved ``expires`` on by a third of it each time
+                given["ttl"] = (given["expires"] - given["created"]) / (1 + given["renewals"] / 3)
+            if not (0 <= given["ttl"] < math.inf and 0 <= given["created"] < LAST_SECOND):
+                raise ValueError("no such times")
+            return cls(**given)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            return cls(nonce=sha256(content).hexdigest())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it holds the key from this machine."""
+        return self.machine == machine_id()
+
+    def lives(self) -> bool:
+        """Return whether its process is known to live: on this machine."""
+        return self.is_here and Process(self.pid, self.process_started).alive()
 
     def silenced(self, seconds: float) -> bool:
         """Return whether the holder may have been unable to renew: the store was away until less than ``seconds`` ago."""
         if self.released or patience.settled_for() >= seconds:
             return False
-        return self.machine != machine_id() or Process(self.pid, self.process_started).alive()
+        return not self.is_here or self.lives()
 
     def __str__(self) -> str:
+        if not self.machine:
+            return "somebody whose lease cannot be read"
         since = datetime.fromtimestamp(self.created).strftime("%Y-%m-%d %H:%M:%S")
         run = f", {self.run}" if self.run else ""
         return f"process {self.pid} of {self.user} on {self.host}{run}, since {since}"
@@ -79,6 +107,7 @@ class Lease(AbstractContextManager["Lease"]):
         self._holder = holder
         self._valid_until = _clock() + ttl
         self._fenced = ""
+        self._checked = -math.inf
         self._writing = threading.Lock()
         self._stop = threading.Event()
         threading.Thread(target=self._renew_for_ever, name=f"lease {key}", daemon=True).start()
@@ -93,9 +122,15 @@ class Lease(AbstractContextManager["Lease"]):
 
         Call before each publish, and again when that had to wait: ``guarded`` does.
         """
+        asked = _clock()
         if not self._fenced:
             patience.as_one(self._ask)
         self.raise_if_lost()
+        self._checked = asked
+
+    def checked(self, seconds: float) -> bool:
+        """Return whether ``check`` was passed less than ``seconds`` ago, this machine's sleep included."""
+        return _clock() - self._checked < seconds
 
     def guarded(self, write: Callable[[], Result]) -> Result:
         """Return the result of ``write``, called only while this is the holder, however long the store is away. Raises Fenced."""
@@ -168,40 +203,64 @@ def acquire(
 ) -> Lease:
     """Become the only writer of ``key``, waiting up to ``wait`` seconds while another one works.
 
-    ``owner`` describes the run to others that find the key held; ``note`` receives a line about the holder. A holder
-    whose lease does not change for its whole life by our own clock is gone, whatever its clock says. One whose
+    ``owner`` describes the run to others that find the key held; ``note`` receives a line about the holder. One whose
     lease expired while the store was away has a moment to renew it.
     Raises LeaseHeld, naming the holder and what to do, and the store's errors.
     """
     deadline = _clock() + wait
     watched: tuple[int, str] | None = None
-    unchanged_since, announced = _clock(), 0
+    unchanged_since, announced, lost = _clock(), 0, 0
     while True:
         number = newest_number(store, key)
         holder = holder_of(store, key, number)
-        if holder is not None and holder.alive():
-            if watched != (number, holder.nonce):
-                watched, unchanged_since = (number, holder.nonce), _clock()
-            if _clock() - unchanged_since <= max(ttl, holder.expires - holder.created) + CLOCK_SLACK_SECONDS:
-                if _clock() >= deadline:
-                    raise LeaseHeld(_held(store, key, holder))
-                if note is not None and announced != number:
-                    announced = number
-                    note(f"waiting for {holder} to finish {key}")
-                time.sleep(min(POLL_SECONDS, ttl / 10))
-                continue
-        elif holder is not None and holder.silenced(ttl / 2):
+        if holder is not None and watched != (number, holder.nonce):
+            watched, unchanged_since = (number, holder.nonce), _clock()
+        silent = _clock() - unchanged_since > (holder.ttl if holder else 0) + SLACK_SECONDS
+        if holder is not None and not silent and _holds(store, key, number, holder):
+            if _clock() >= deadline:
+                raise LeaseHeld(_held(store, key, holder))
+            if note is not None and announced != number:
+                announced = number
+                note(f"waiting for {holder} to finish {key}")
+            time.sleep(min(POLL_SECONDS, ttl / 10))
+            continue
+        if holder is not None and holder.silenced(ttl / 2):
             time.sleep(min(POLL_SECONDS, ttl / 10))
             continue
         mine = _new_holder(ttl, owner)
-        try:
-            store.put_if_absent(lease_key(key, number + 1), _encode(mine))
-        except AlreadyExists:
-            continue  # another one was faster: look at it
-        if newest_number(store, key) != number + 1:
-            continue  # we looked long ago: our number had been used and pruned meanwhile
-        _prune(store, key, number)
-        return Lease(store, key, number + 1, mine, ttl)
+        if _create(store, key, number + 1, mine):
+            _prune(store, key, number)
+            return Lease(store, key, number + 1, mine, ttl)
+        lost += 1  # another one was faster, or it looks so: look at it
+        if lost >= MOST_LOST:
+            if _clock() >= deadline:
+                raise LeaseHeld(
+                    f"{key} in {store.address}: {lost} times another process was faster, or the store shows what is not so: "
+                    f"run again"
+                )
+            time.sleep(min(POLL_SECONDS, ttl / 10))
+
+
+def _create(store: ObjectStore, key: str, number: int, mine: Holder) -> bool:
+    """Return whether lease ``number`` is ours now. If not, nothing is left that looks like a lease of this process."""
+    try:
+        store.put_if_absent(lease_key(key, number), _encode(mine))
+        if newest_number(store, key) == number:
+            return True  # or we looked long ago: our number had been used and pruned meanwhile
+    except AlreadyExists:
+        return False
+    except SidaError:
+        _disown(store, key, number, mine)
+        raise
+    _disown(store, key, number, mine)
+    return False
+
+
+def _disown(store: ObjectStore, key: str, number: int, mine: Holder) -> None:
+    with suppress(SidaError), patience.impatient():
+        there = holder_of(store, key, number)
+        if there is not None and there.nonce == mine.nonce:
+            store.put(lease_key(key, number), _encode(replace(mine, released=True)))
 
 
 def check_fence(store: ObjectStore, key: str, number: int) -> None:
@@ -219,7 +278,30 @@ def live_number(store: ObjectStore, key: str) -> int | None:
     """Return the number of the live lease on the key; None if there is none."""
     number = newest_number(store, key)
     holder = holder_of(store, key, number)
-    return number if holder is not None and holder.alive() else None
+    return number if holder is not None and _holds(store, key, number, holder) else None
+
+
+def silent_for(store: ObjectStore, key: str) -> float | None:
+    """Return for how many seconds the newest lease has been expired, by the store's clock; None if it has not, or there is none."""
+    number = newest_number(store, key)
+    holder = holder_of(store, key, number)
+    if holder is None:
+        return None
+    try:
+        over = store.age(lease_key(key, number)) - holder.ttl
+    except NotFound:
+        return None
+    return over if over > 0 else None
+
+
+def _holds(store: ObjectStore, key: str, number: int, holder: Holder) -> bool:
+    """Return False if released, expired by the store's clock, or on this machine with its process gone."""
+    if holder.released or (holder.is_here and not holder.lives()):
+        return False
+    try:
+        return holder.is_here or store.age(lease_key(key, number)) <= holder.ttl + SLACK_SECONDS
+    except NotFound:
+        return False  # pruned meanwhile
 
 
 # -- objects
@@ -236,10 +318,10 @@ def newest_number(store: ObjectStore, key: str) -> int:
 
 
 def holder_of(store: ObjectStore, key: str, number: int) -> Holder | None:
-    """Return what lease ``number`` says; None for number 0, an object pruned meanwhile, and one that cannot be understood."""
+    """Return what lease ``number`` says; None for number 0, and an object pruned meanwhile."""
     try:
-        return Holder(**json.loads(store.read(lease_key(key, number)))) if number else None
-    except (NotFound, ValueError, TypeError):
+        return Holder.parse(store.read(lease_key(key, number), 0, LEASE_BYTES)) if number else None
+    except NotFound:
         return None
 
 
@@ -268,6 +350,7 @@ def _new_holder(ttl: float, owner: str) -> Holder:
         renewals=0,
         released=False,
         nonce=secrets.token_hex(8),
+        ttl=ttl,
     )
 
 
@@ -284,7 +367,11 @@ def _who(store: ObjectStore, key: str, number: int) -> str:
 
 
 def _held(store: ObjectStore, key: str, holder: Holder) -> str:
-    how = f"end it (kill {holder.pid})" if holder.machine == machine_id() else f"end it on {holder.host}"
+    how = "end it"
+    if holder.is_here and holder.pid != os.getpid():
+        how = f"end it (kill {holder.pid})"
+    elif holder.machine and not holder.is_here:
+        how = f"end it on {holder.host}"
     return (
         f"{key} in {store.address} is being made by {holder}: "
         f"wait for it (SIDA_LEASE_WAIT=3600), or {how} and run again"

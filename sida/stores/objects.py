@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from sida.errors import NotFound, UserError
+from sida.errors import Corrupt, NotFound, UserError
 from sida.settings import settings
 from sida.stores.base import ObjectRef, ObjectStore, damaged
-from sida.stores.cache import fetch_through_cache
+from sida.stores.cache import fetch_through_cache, state_of
 
 
 class HashingReader(io.FileIO):
@@ -48,15 +47,17 @@ def sha256_of(source: bytes | Path) -> tuple[str, int]:
 
 
 def put_object(store: ObjectStore, source: bytes | Path, name: str = "") -> ObjectRef:
-    """Store bytes or a file under their content's key and say where; does nothing when already there.
+    """Store bytes or a file under their content's key and say where; damaged bytes that are there are replaced.
 
+    Whether written or found, the object counts as written now, so that ``gc`` sees that somebody wants it.
     Raises UserError when the file cannot be read or changes meanwhile, and the store's own errors.
     """
     name = name or (source.name if isinstance(source, Path) else "")
     digest, size = sha256_of(source)
     ref = ObjectRef(name, size, digest)
-    with suppress(NotFound):
-        if store.stat(ref.key).size == size:
+    with suppress(NotFound, Corrupt):
+        if store.touch(ref.key):
+            verify_object(store, ref)
             return ref
     if isinstance(source, bytes):
         store.put(ref.key, source)
@@ -64,6 +65,20 @@ def put_object(store: ObjectStore, source: bytes | Path, name: str = "") -> Obje
         with HashingReader(source, digest) as file:
             store.put(ref.key, file)
     return ref
+
+
+def intact(store: ObjectStore, ref: ObjectRef, etag: str | None) -> bool:
+    """Return whether the object is as it was when it had ``etag``: by that, or by its bytes. Raises NotFound."""
+    stat = store.stat(ref.key)
+    if stat.size != ref.size:
+        return False
+    if stat.etag == etag:
+        return True
+    try:
+        verify_object(store, ref)
+    except Corrupt:
+        return False
+    return True
 
 
 def verify_object(store: ObjectStore, ref: ObjectRef) -> None:
@@ -90,14 +105,13 @@ def fetch_object(store: ObjectStore, ref: ObjectRef) -> Path:
 
 def _verify_once(store: ObjectStore, ref: ObjectRef, path: Path) -> Path:
     """Hash a stored file unless it was hashed since it was last written, as a marker in the cache tells."""
+    marker = settings().cache / "verified" / ref.sha256
     try:
-        before = path.stat()
+        seen = state_of(path)
     except OSError as error:
         raise NotFound(f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is not there any more") from error
-    seen = json.dumps([str(path), before.st_ino, before.st_mtime_ns, before.st_size])
-    marker = settings().cache / "verified" / ref.sha256
-    with suppress(OSError):
-        if before.st_size == ref.size and marker.read_text() == seen:
+    with suppress(OSError, ValueError):
+        if marker.read_text() == seen:
             return path
     verify_object(store, ref)
     with suppress(OSError):  # a cache that cannot be written, or half a marker, only costs another hashing

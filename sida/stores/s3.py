@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -105,7 +106,16 @@ class S3Store(ObjectStore):
 
     def stat(self, key: str) -> Stat:
         answer = self._request("head_object", key, Key=self._name(key))
-        return Stat(answer["ContentLength"], _etag(answer))
+        return Stat(answer["ContentLength"], _etag(answer), str(answer.get("LastModified", "")))
+
+    def age(self, key: str) -> float:
+        answer = self._request("head_object", key, Key=self._name(key))
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        try:  # both are the server's: this machine's clock says nothing
+            now, written = (parsedate_to_datetime(headers[name]) for name in ("date", "last-modified"))
+            return (now - written).total_seconds()
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{redact(self.endpoint)} does not say when {self.address_of(key)} was written") from error
 
     def list(self, prefix: str = "") -> Sequence[str]:
         keys: list[str] = []

@@ -122,7 +122,7 @@ def test_encoding_that_is_killed_goes_on_from_the_last_shard_of_each_process(
     count = 150
     top = class_folders(tmp_path / "images", count, size=(80, 70))
     store = open_store(settings().store)
-    environment = dict(os.environ, SIDA_LEASE_SECONDS="2")
+    environment = dict(os.environ, SIDA_LEASE_SECONDS="5")
     command = [sys.executable, "-c", CHILD, str(top), str(vae)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment) as step:
         wait(lambda: len(store.list("data/")) >= 5)

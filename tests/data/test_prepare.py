@@ -235,7 +235,7 @@ def test_a_kill_amid_a_shard_costs_that_shard_only(
 ) -> None:
     monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 60 * 200)
     top = class_folders(tmp_path / "images", 300)
-    environment = dict(os.environ, SIDA_LEASE_SECONDS="2", TMPDIR=str(place_on))
+    environment = dict(os.environ, SIDA_LEASE_SECONDS="5", TMPDIR=str(place_on))
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(top)], cwd=ROOT, stdout=subprocess.PIPE, env=environment)
     assert child.stdout is not None
     assert child.stdout.readline() == b"mid-shard\n"
@@ -294,3 +294,34 @@ def test_a_crop_says_how_many_pixels_it_left_out(place: Path, capsys: pytest.Cap
     assert prepared.manifest.about.notes["pixels_left_out"] == 60
     prepare(top, transform="lanczos")
     assert "not square" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["/{victim}", "../{victim}", "a/b.bin"])
+def test_a_name_in_a_shard_s_record_is_never_a_path(place: Path, tmp_path: Path, name: str) -> None:
+    top = tmp_path / "images"
+    top.mkdir()
+    for number, picture in enumerate((1, 1, 2, 3)):
+        (top / f"{number}.png").write_bytes(png(picture))
+    with pytest.raises(UserError, match="duplicate"):
+        prepare(top, duplicates="fail")
+    victim = tmp_path / "victim.bin"
+    victim.write_text("precious")
+    store = open_store(settings().store)
+    (key,) = store.list("data/")
+    record = json.loads(store.read(key))
+    record["shard"]["object"]["name"] = name.format(victim=str(victim).strip("/"))
+    store.put(key, json.dumps(record).encode())
+    assert result(top, duplicates="skip").count == 3  # the record is not believed
+    assert victim.read_text() == "precious"
+
+
+def test_a_shard_that_was_damaged_since_it_was_converted_is_made_again(place: Path, tmp_path: Path) -> None:
+    top = class_folders(tmp_path / "images", 6)
+    first = prepare(top, classes=2)
+    store, (shard,) = open_store(settings().store), first.manifest.result.shards
+    whole = store.read(shard.object.key)
+    store.put(shard.object.key, whole[:-1] + bytes([whole[-1] ^ 1]))
+    again = prepare(top, classes=2)
+    assert not again.reused and again.manifest.digest == first.manifest.digest
+    assert store.read(shard.object.key) == whole
+    assert prepare(top, classes=2).reused

@@ -135,3 +135,45 @@ def test_every_recipe_is_the_same_after_its_travels_and_holds_no_path_of_this_ma
     sent = recipe.travelling(loaded)
     assert recipe.parse(json.loads(sent), name) == loaded
     assert str(ROOT) not in sent.decode()
+
+
+def recipes_kept(store: str) -> list[str]:
+    """What ``gc`` keeps recipes for, after it has removed whatever else it may."""
+    from sida.stores import garbage, open_store
+
+    opened = open_store(store)
+    garbage.remove_garbage(opened)
+    kinds = []
+    for key in opened.list("recipes/"):
+        digest, kind = key.split("/")[1:]
+        assert opened.exists(f"objects/{digest[:2]}/{digest}.json")
+        kinds.append(kind.partition("-")[0].removesuffix(".json"))
+    assert len(opened.list("objects/")) == len({key.split("/")[1] for key in opened.list("recipes/")})
+    return sorted(kinds)
+
+
+def test_the_recipe_of_a_submission_or_schedule_is_kept_as_long_as_that(
+    command: Command, kfp: Kfp, mine: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.commands import schedule
+    from sida.stores import garbage
+
+    monkeypatch.setattr(garbage, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "QUIET_ATTEMPTS", 0)
+    profile = command.profile(("s3://bucket/sida", store))
+
+    def scheduled(*more: str) -> None:
+        said = command("schedule", mine, "--profile", profile, "--name", "nightly", *more)
+        assert said.status == 0, said.err
+
+    scheduled("--cron", "0 3 * * *")
+    assert recipes_kept(store) == ["schedule"]
+    scheduled("--pause")
+    assert recipes_kept(store) == ["schedule"]
+    Path(mine).write_text(Path(mine).read_text().replace("1280", "2560"))
+    scheduled("--cron", "0 3 * * *")
+    assert recipes_kept(store) == ["schedule"]  # that of the recipe before is gone
+    scheduled("--delete")
+    assert recipes_kept(store) == []
+    assert command("submit", mine, "--profile", profile).status == 0
+    assert recipes_kept(store) == ["submitted"]

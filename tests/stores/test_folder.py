@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -28,14 +30,19 @@ def test_a_stored_object_is_a_plain_file_and_fetching_copies_nothing(store: Fold
     assert fetch_object(store, ref) == store.root / ref.key == store.local_path(ref.key)
 
 
-def test_an_object_is_hashed_once_and_again_after_it_was_written(store: FolderStore) -> None:
+def test_an_object_is_hashed_once_and_again_after_it_was_written_even_with_its_time_set_back(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ref = put_object(store, b"content", "a.bin")
-    path = fetch_object(store, ref)
+    hashed: list[str] = []
+    monkeypatch.setattr("sida.stores.objects.verify_object", lambda store, ref: hashed.append(ref.name))
+    for _ in range(3):
+        path = fetch_object(store, ref)
+    assert hashed == ["a.bin"]
+    monkeypatch.undo()
     before = path.stat()
     path.write_bytes(b"altered")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    fetch_object(store, ref)  # same file, size and time: not hashed again
-    os.utime(path)
     with pytest.raises(SidaError, match="damaged"):
         fetch_object(store, ref)
 
@@ -177,3 +184,46 @@ def test_printed_addresses_hold_no_user_password_query_or_fragment() -> None:
     assert redact("s3://key:secret@bucket/prefix") == "s3://bucket/prefix"
     assert redact("file:///data/what?") == "file:///data/what?"
     assert redact("http://[broken?secret") == "http://..."
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+def test_a_file_system_that_cannot_sync_folders_is_used_without(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put_if_absent("a/b", b"1")
+    assert store.read("a/b") == b"1"
+
+
+def test_every_new_folder_is_synced_into_the_one_above(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("a/b", b"1")
+    synced: set[Path] = set()
+    monkeypatch.setattr("sida.stores.folder._sync_folder", synced.add)
+    store.put("a/c/d/e", b"1")
+    assert synced == {store.root / "a", store.root / "a/c", store.root / "a/c/d"}
+
+
+def test_storing_what_is_there_keeps_its_etag_and_counts_as_written_now(store: FolderStore) -> None:
+    ref = put_object(store, b"content", "a.bin")
+    before = store.stat(ref.key)
+    time.sleep(0.05)
+    assert put_object(store, b"content", "a.bin") == ref
+    after = store.stat(ref.key)
+    assert (after.etag, after.size) == (before.etag, before.size) and after.written != before.written
+
+
+def test_an_object_whose_bytes_changed_without_its_size_and_times_is_replaced(store: FolderStore) -> None:
+    ref = put_object(store, b"content", "a.bin")
+    path = store.root / ref.key
+    before = path.stat()
+    path.write_bytes(b"altered")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    put_object(store, b"content", "a.bin")
+    assert path.read_bytes() == b"content"

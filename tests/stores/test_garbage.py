@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from sida.errors import UserError
-from sida.stores import ObjectStore, open_store, put_object
+from sida.errors import StoreError, StoreUnusable, UserError
+from sida.steps.recipes import forget_schedule, submit_recipe
+from sida.stores import ObjectStore, garbage, open_store, put_object
+from sida.stores.folder import FolderStore
 from sida.stores.garbage import find_garbage, remove_garbage
 from sida.stores.lease import acquire
 
@@ -45,6 +50,11 @@ class Filled:
 
     def left(self) -> set[str]:
         return {key.rpartition("/")[2][:64] for key in self.store.list("objects/")}
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "GRACE_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -95,3 +105,140 @@ def test_nothing_is_removed_while_a_step_runs(filled: Filled) -> None:
 def test_an_empty_store_has_nothing_to_remove(tmp_path: Path) -> None:
     assert remove_garbage(open_store(str(tmp_path / "none"))).all_keys() == []
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
+
+
+# -- what is not proven unneeded stays
+
+
+@pytest.mark.parametrize(
+    "place", ["", "steps", "steps/distill", f"steps/distill/{KEY}", "runs", "objects", "leases", "jobs"]
+)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOENT, errno.ENOTDIR])
+def test_a_folder_that_cannot_be_listed_ends_gc_with_nothing_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int
+) -> None:
+    filled = Filled(FolderStore(tmp_path / "store"))
+    with acquire(filled.store, "steps/score/done"):
+        pass
+    before, real = filled.left(), os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path) == tmp_path / "store" / place and (place or number not in (errno.ENOENT, errno.ENOTDIR)):
+            raise OSError(number, os.strerror(number), path)
+        return real(path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "scandir", scandir)
+        if place or number not in (errno.ENOENT, errno.ENOTDIR):
+            with pytest.raises(StoreUnusable if number == errno.EACCES else StoreError):
+                find_garbage(filled.store)
+    assert filled.left() == before
+
+
+def test_a_folder_that_was_moved_and_linked_counts_and_a_link_that_leads_nowhere_ends_gc(tmp_path: Path) -> None:
+    filled = Filled(FolderStore(tmp_path / "store"))
+    found, steps = find_garbage(filled.store), tmp_path / "store" / "steps"
+    steps.rename(tmp_path / "elsewhere")
+    steps.symlink_to(tmp_path / "elsewhere")
+    assert find_garbage(filled.store) == found
+    (tmp_path / "elsewhere").rename(tmp_path / "unmounted")
+    for use in (
+        lambda: remove_garbage(filled.store),
+        lambda: filled.store.list("steps/distill/"),
+        lambda: filled.store.read(f"steps/distill/{KEY}/1.json"),
+    ):
+        with pytest.raises(StoreError, match="a link that leads nowhere"):
+            use()
+    steps.unlink()
+    steps.symlink_to(tmp_path / "store")
+    with pytest.raises(StoreError, match="a link to a folder above it"):
+        remove_garbage(filled.store)
+
+
+def test_what_no_object_is_named_like_is_not_removed(filled: Filled) -> None:
+    for key in ("objects/README", "objects/ab/notes.txt", f"objects/ab/{'c' * 64}.bin"):
+        filled.store.put(key, b"mine")
+    remove_garbage(filled.store)
+    assert filled.store.exists("objects/README") and filled.store.exists("objects/ab/notes.txt")
+    assert filled.store.exists(f"objects/ab/{'c' * 64}.bin")
+
+
+@pytest.mark.parametrize("pointer", [b"\0\0", b"", b"1", b"7", b"\xff9", None])
+def test_whatever_latest_says_the_newest_attempt_is_the_one_that_stays(filled: Filled, pointer: bytes | None) -> None:
+    filled.store.delete("runs/one/steps/distill.json")
+    if pointer is None:
+        filled.store.delete(f"steps/distill/{KEY}/latest")
+    else:
+        filled.store.put(f"steps/distill/{KEY}/latest", pointer)
+    remove_garbage(filled.store)
+    assert filled.third in filled.left() and filled.leaf in filled.left() and filled.old not in filled.left()
+
+
+def test_a_damaged_newest_attempt_does_not_cost_the_good_one_before_it(filled: Filled) -> None:
+    filled.store.put(f"steps/distill/{KEY}/3.json", b"\0" * 100)
+    remove_garbage(filled.store)
+    assert filled.new in filled.left()
+
+
+def test_a_record_larger_than_most_is_looked_into(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "RECORD_BYTES", 4)
+    remove_garbage(filled.store)
+    assert {filled.old, filled.third, filled.leaf, filled.list, filled.running} == filled.left()
+
+
+# -- at the same time as others
+
+
+def test_a_step_that_begins_ends_gc_and_nothing_more_is_removed(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(garbage, "GRACE_SECONDS", 20.0)
+    monkeypatch.setattr(garbage, "CHECK_SECONDS", 0.05)
+    real, held = garbage.find_garbage, list[object]()
+
+    def found(store: ObjectStore, forget: object = ()) -> garbage.Garbage:
+        held.append(acquire(store, f"steps/score/{KEY}"))
+        return real(store)
+
+    before = filled.left()
+    monkeypatch.setattr(garbage, "find_garbage", found)
+    with pytest.raises(UserError, match=r"steps/score/.* is being made now: gc stopped"):
+        remove_garbage(filled.store)
+    assert filled.left() == before
+    assert not garbage.collecting(filled.store)
+
+
+def test_what_is_named_or_written_between_the_two_looks_stays(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, looks = garbage.find_garbage, list[int]()
+
+    def found(store: ObjectStore, forget: object = ()) -> garbage.Garbage:
+        looks.append(1)
+        if len(looks) == 2:
+            time.sleep(1.1)  # an S3 server tells times to the second
+            put_object(store, b"orphan" * 1000, "a.bin")
+            store.put("runs/two/steps/distill.json", json.dumps({"recipe": filled.checkpoint}).encode())
+        return real(store)
+
+    monkeypatch.setattr(garbage, "find_garbage", found)
+    removed = remove_garbage(filled.store)
+    assert {filled.orphan, filled.checkpoint} <= filled.left() and filled.new not in filled.left()
+    assert len(removed.objects) == 1 and removed.object_bytes == len(b"new result")
+
+
+def test_a_recipe_of_a_submission_stays_for_a_month_and_that_of_a_schedule_with_it(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (hashlib.sha256(content).hexdigest() for content in (b"{1}", b"{2}"))
+    submit_recipe(filled.store, f"one#sha256={one}", b"{1}")
+    submit_recipe(filled.store, f"two#sha256={two}", b"{2}", schedule="ab")
+    remove_garbage(filled.store)
+    assert {one, two} <= filled.left()
+    real = type(filled.store).age
+    monkeypatch.setattr(type(filled.store), "age", lambda self, key: real(self, key) + garbage.SUBMISSION_SECONDS)
+    assert f"recipes/{one}/submitted.json" in remove_garbage(filled.store).runs
+    assert one not in filled.left() and two in filled.left()
+    forget_schedule(filled.store, "ab", but=f"two#sha256={two}")
+    assert two not in {key[8:72] for key in find_garbage(filled.store).objects}
+    forget_schedule(filled.store, "ab")
+    remove_garbage(filled.store)
+    assert two not in filled.left()

@@ -103,7 +103,7 @@ def test_a_lease_outlives_its_time_because_it_is_renewed(store: ObjectStore) -> 
 def test_the_holder_that_was_taken_over_is_fenced_and_so_are_its_workers(store: ObjectStore) -> None:
     with acquire(store, KEY) as old:
         check_fence(store, KEY, old.number)
-        edit(store, 1, expires=time.time() - 1)
+        edit(store, 1, released=True)
         with acquire(store, KEY, owner="the second") as new:
             for check in (old.check, lambda: check_fence(store, KEY, old.number)):
                 with pytest.raises(Fenced, match="the second"):
@@ -116,7 +116,7 @@ def test_the_holder_that_was_taken_over_is_fenced_and_so_are_its_workers(store: 
 
 def test_a_fenced_holder_that_releases_late_does_not_end_its_successor(store: ObjectStore) -> None:
     old = acquire(store, KEY)
-    edit(store, 1, expires=0.0)
+    edit(store, 1, released=True)
     with acquire(store, KEY) as new:
         old.release()
         new.check()
@@ -140,26 +140,71 @@ def test_a_reused_pid_is_not_taken_for_the_holder(store: ObjectStore) -> None:
     acquire(store, KEY).release()
 
 
-def test_a_holder_on_another_machine_is_believed_until_it_expires(store: ObjectStore) -> None:
-    acquire(store, KEY).release()
+def aged(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, seconds: float) -> None:
+    """Have the store say that everything was written so much longer ago than it was."""
+    real = type(store).age
+    monkeypatch.setattr(type(store), "age", lambda self, key: real(self, key) + seconds)
+
+
+def test_a_holder_on_another_machine_is_believed_until_the_store_says_that_it_expired(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire(store, KEY, ttl=20).release()
     edit(store, 1, released=False, machine="another", host="node-7", pid=1)
     with pytest.raises(LeaseHeld, match="end it on node-7"):
         acquire(store, KEY)
-    edit(store, 1, expires=time.time() - 1)  # within what two clocks may differ
+    aged(monkeypatch, store, 20 + leases.SLACK_SECONDS - 3)
     with pytest.raises(LeaseHeld):
         acquire(store, KEY)
-    edit(store, 1, expires=time.time() - leases.CLOCK_SLACK_SECONDS - 1)
+    aged(monkeypatch, store, 6)
     acquire(store, KEY).release()
 
 
-def test_a_holder_whose_clock_is_ahead_but_who_renews_nothing_is_taken_over(
+@pytest.mark.parametrize("ahead", [60.0, -60.0, 1e6])
+def test_another_host_s_clock_neither_takes_a_live_lease_nor_keeps_a_dead_one(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    holder = acquire(store, KEY, ttl=30)
+    edit(store, 1, machine="another")
+    clock = time.time
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(time, "time", lambda: clock() + ahead)
+        with pytest.raises(LeaseHeld):
+            acquire(store, KEY)
+        aged(elsewhere, store, 36)
+        with acquire(store, KEY) as mine:
+            assert mine.number == 2
+    holder.release()
+
+
+def test_a_living_process_of_this_machine_holds_its_key_whatever_the_clocks_say(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "CLOCK_SLACK_SECONDS", 0.1)
+    with acquire(store, KEY):
+        aged(monkeypatch, store, 1e6)
+        edit(store, 1, expires=0.0)
+        assert live_number(store, KEY) == 1
+        with pytest.raises(LeaseHeld):
+            acquire(store, KEY)
+
+
+def test_a_holder_that_renews_nothing_is_taken_over_by_one_who_watches_it(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SLACK_SECONDS", 0.1)
+    aged(monkeypatch, store, -1e6)  # the store's own clock was set
     acquire(store, KEY, ttl=0.5).release()
-    edit(store, 1, released=False, machine="another", created=1e10, expires=1e10 + 0.5)
+    edit(store, 1, released=False, machine="another", created=1e10, expires=1e10 + 3600, renewals=1000)
     with acquire(store, KEY, ttl=0.5, wait=10) as mine:
         assert mine.number == 2
+
+
+def test_the_life_of_a_lease_of_an_earlier_version_follows_from_its_renewals() -> None:
+    said = {"host": "a", "machine": "b", "pid": 1, "process_started": "1", "user": "u", "run": "", "released": False}
+    whole = leases.Holder.parse(
+        json.dumps(said | {"created": 100.0, "expires": 730.0, "renewals": 60, "nonce": ""}).encode()
+    )
+    assert whole.ttl == 30.0 and whole.host == "a"
 
 
 def test_a_slow_claimant_does_not_get_a_number_that_was_used_and_pruned(
@@ -202,12 +247,14 @@ def test_a_holder_that_could_not_renew_in_time_goes_on_when_nobody_took_over(tmp
     held.release()
 
 
-def test_a_holder_that_could_not_renew_in_time_is_fenced_by_the_one_who_took_over(tmp_path: Path) -> None:
+def test_a_holder_that_could_not_renew_in_time_is_fenced_by_the_one_who_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SLACK_SECONDS", 0.1)
     store = Away(tmp_path)
     held = acquire(store, KEY, ttl=0.4)
     store.away = True
-    time.sleep(0.6)
-    with acquire(open_store(str(tmp_path)), KEY, owner="the second"):
+    with acquire(open_store(str(tmp_path)), KEY, ttl=0.4, wait=20, owner="the second"):
         store.away = False
         with pytest.raises(Fenced, match="the second"):
             held.check()
@@ -217,10 +264,51 @@ def test_a_holder_that_could_not_renew_in_time_is_fenced_by_the_one_who_took_ove
     held.release()
 
 
-def test_an_unreadable_lease_does_not_block_its_key_for_ever(store: ObjectStore) -> None:
-    store.put(lease_object(store, 1), b"{ half")
+@pytest.mark.parametrize(
+    "content", [b"{ half", b"\0" * 40, b"[]", b"5", b'{"pid": "x"}', b"[" * 100_000, b'{"host": 1}']
+)
+def test_a_lease_that_cannot_be_read_is_held_until_it_would_have_expired(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    store.put(lease_object(store, 1), content)
+    before = time.monotonic()
+    with pytest.raises(LeaseHeld, match="somebody whose lease cannot be read"):
+        acquire(store, KEY, ttl=5, wait=0.3)
+    assert time.monotonic() - before < 3 and len(store.list("leases/")) == 1
+    aged(monkeypatch, store, leases.UNKNOWN_SECONDS + leases.SLACK_SECONDS + 3)
     with acquire(store, KEY) as mine:
         assert mine.number == 2
+
+
+def test_a_field_of_a_later_version_is_passed_over(store: ObjectStore) -> None:
+    with acquire(store, KEY):
+        edit(store, 1, zone="eu", ttl="30")
+        with pytest.raises(LeaseHeld, match=f"process {os.getpid()}"):
+            acquire(store, KEY)
+
+
+def test_a_list_that_shows_what_is_not_so_ends_the_attempt_and_fills_nothing(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with acquire(store, KEY):
+        monkeypatch.setattr(leases, "newest_number", lambda *a: 0)
+        with pytest.raises(LeaseHeld, match="run again"):
+            acquire(store, KEY, wait=0.5)
+    assert len(store.list("leases/")) == 1
+
+
+def test_a_lease_whose_creation_failed_half_way_is_nobody_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+
+    def breaks(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("sida.stores.folder._sync_folder", breaks)
+        broken.setattr("sida.stores.lease.replace", lambda *a, **k: monkeypatch.undo() or replace(*a, **k))
+        with pytest.raises(StoreError, match="Input/output error"):
+            acquire(store, KEY)
+    acquire(store, KEY).release()
 
 
 def test_a_process_is_known_by_pid_and_start_time() -> None:
@@ -276,10 +364,10 @@ def _claim(where: str, start: float) -> int:
     return number
 
 
-def test_of_32_processes_that_take_over_an_expired_lease_one_wins(address: str) -> None:
+def test_of_32_processes_that_take_over_a_dead_lease_one_wins(address: str) -> None:
     store = open_store(address)
     acquire(store, KEY).release()
-    edit(store, 1, released=False, machine="another", expires=0.0)
+    edit(store, 1, released=False, process_started="12")
     with racers(32) as pool:
         start = time.time() + 0.3
         jobs = [pool.apply_async(_claim, (address, start)) for _ in range(32)]

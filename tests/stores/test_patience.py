@@ -258,10 +258,10 @@ def test_a_holder_that_was_taken_over_while_it_waited_publishes_nothing(
     direct = open_store(s3)
     with acquire(store, "key", ttl=0.6) as held:
         way.shut()
-        time.sleep(1.2)
-        threading.Timer(1.0, way.open).start()
         monkeypatch.setattr(patience, "settled_for", lambda: float("inf"))
-        with acquire(direct, "key", owner="the second"):
+        monkeypatch.setattr("sida.stores.lease.SLACK_SECONDS", 0.1)
+        with acquire(direct, "key", wait=20, owner="the second"):
+            threading.Timer(1.0, way.open).start()
             with pytest.raises(Fenced, match="the second"):
                 held.guarded(lambda: store.put("published", b"1"))
             assert not direct.exists("published")

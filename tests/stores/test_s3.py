@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from sida import patience
-from sida.errors import AlreadyExists, Corrupt, StoreError, StoreUnusable, Unavailable, UserError
+from sida.errors import AlreadyExists, Corrupt, LeaseHeld, StoreError, StoreUnusable, Unavailable, UserError
 from sida.stores import ObjectRef, fetch_object, open_store, put_object
 from sida.stores import s3 as s3_module
+from sida.stores.lease import acquire
 from tests.stores.faults import spoiling
 
 MIB = 1 << 20
@@ -297,3 +298,53 @@ def test_a_cache_that_cannot_be_written_is_named(s3: str, tmp_path: Path, monkey
     ref = put_object(store, b"1", "a.bin")
     with pytest.raises(UserError, match="set SIDA_CACHE to a folder"):
         fetch_object(store, ref)
+
+
+@pytest.mark.parametrize("set_back", [False, True])
+def test_a_flipped_byte_in_the_cache_is_never_read(s3: str, tmp_path: Path, set_back: bool) -> None:
+    store = open_store(s3)
+    ref = put_object(store, b"right content", "a.bin")
+    path = fetch_object(store, ref)
+    assert path.stat().st_mode & 0o777 == 0o444
+    before = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(b"wrong content")
+    if set_back:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert fetch_object(store, ref).read_bytes() == b"right content"
+    for marker in (tmp_path / "cache" / "verified").iterdir():
+        marker.unlink()  # as an earlier version left the cache
+    path.chmod(0o644)
+    path.write_bytes(b"wrong content")
+    assert fetch_object(store, ref).read_bytes() == b"right content"
+
+
+def test_a_cached_object_is_hashed_once(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(s3)
+    ref = put_object(store, b"right content", "a.bin")
+    fetch_object(store, ref)
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    for _ in range(3):
+        assert fetch_object(store, ref).read_bytes() == b"right content"
+
+
+def test_a_damaged_object_that_is_stored_again_is_replaced(s3: str) -> None:
+    store = open_store(s3)
+    ref = put_object(store, b"right content", "a.bin")
+    store.put(ref.key, b"wrong content")
+    put_object(store, b"right content", "a.bin")
+    assert store.read(ref.key) == b"right content"
+
+
+def test_a_living_lease_is_not_overwritten_by_one_whose_answers_are_cut_short(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(s3)
+    with acquire(store, "held", ttl=600) as held:
+        read = s3_module.S3Store.read
+        monkeypatch.setattr(s3_module.S3Store, "read", lambda *a: (whole := read(*a))[: len(whole) // 2])
+        begun = time.monotonic()
+        with pytest.raises(LeaseHeld, match="cannot be read"):
+            acquire(store, "held", ttl=600, wait=1)
+        assert time.monotonic() - begun < 10 and len(store.list("leases/")) == 1
+        held.check()
