@@ -9,6 +9,7 @@ without blending, as EDM2's tool does. Deeper grays are refused always: that too
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,8 @@ from PIL import Image, ImageOps
 
 from sida.data.entries import Unreadable
 from sida.data.transforms import TRANSFORMS
+from sida.errors import UserError
+from sida.foreign.boundary import reason
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -24,6 +27,8 @@ MAX_PIXELS = 100_000_000
 CONVERTIBLE = ("P", "PA", "CMYK", "1", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbCr")
 UPRIGHT = "center-crop-upright"
 _ORIENTATION = 0x0112
+_PPM_BYTES = 2**16
+_PPM = re.compile(rb"P[0-9a-zA-Z](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+\s")
 
 Modes = Literal["strict", "convert"]
 
@@ -40,6 +45,10 @@ class Decoder:
     def __call__(self, content: bytes) -> tuple[np.ndarray, bool]:
         """Return the image, and whether EXIF asks for a rotation that was ignored. Raises Unreadable with the reason."""
         try:
+            if content[:1] == b"P" and not _PPM.match(content[:_PPM_BYTES]):
+                raise Unreadable(
+                    f"has no size within its first {_PPM_BYTES:,} bytes, as a PPM has"
+                )  # Pillow takes a byte at a time
             image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
@@ -55,10 +64,10 @@ class Decoder:
             raise Unreadable("has too many pixels: refused as a bomb") from error
         except Image.UnidentifiedImageError as error:
             raise Unreadable("is none of " + ", ".join(FORMATS)) from error
-        except MemoryError:
-            raise
+        except MemoryError as error:  # the machine's fault, not the image's, which must not be left out for it
+            raise UserError("too little memory to decode an image: free some, or use fewer processes") from error
         except Exception as error:  # Pillow's decoders raise whatever hostile bytes make them raise
-            raise Unreadable(" ".join(str(error).split()) or type(error).__name__) from error
+            raise Unreadable(reason(error)) from error
         return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), rotated
 
     def _plain(self, image: Image.Image) -> Image.Image:

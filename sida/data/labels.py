@@ -6,7 +6,6 @@ are refused by name.
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import closing
 from functools import cache
@@ -17,6 +16,7 @@ import numpy as np
 
 from sida.data.entries import Entry, Reader, Unreadable
 from sida.errors import UserError
+from sida.foreign.json_values import parse_json
 
 DATASET_JSON = "dataset.json"
 
@@ -29,8 +29,8 @@ def is_label(value: object) -> TypeGuard[int]:
 def from_json(content: bytes, place: str) -> dict[str, int] | None:
     """Return name -> label of a dataset.json as EDM writes it, {"labels": [[name, label], ...]}; None if labels are null."""
     try:
-        labels = json.loads(content)["labels"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        labels = parse_json(content)["labels"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{place}: not a dataset.json: expected {{"labels": [["name", 0], ...]}}') from error
     if labels is None:
         return None
@@ -70,11 +70,12 @@ def from_folders(entries: list[Entry], images: list[Entry], classes: int, place:
         raise UserError(
             f"{place}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
         )
-    empty = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name} - set(folders)
-    if empty:
-        raise UserError(
-            f"{place}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"
-        )
+    others = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name} - {*folders, "."}
+    if others:
+        first = min(others)
+        empty = all(entry.name.endswith("/") for entry in entries if entry.name.startswith(f"{first}/"))
+        found = "is empty" if empty else "holds no images"
+        raise UserError(f"{place}: class folder {first} {found}, so later classes would shift: fill or remove it")
     if len(folders) != classes:
         raise UserError(
             f"{place}: {len(folders)} class folders ({', '.join(folders[:3])} ...), dataset.classes says {classes}: correct one"
@@ -104,12 +105,12 @@ def check_synsets(folders: list[str], classes: int, place: str) -> None:
         )
 
 
-def from_dataset_json(entries: list[Entry], images: list[Entry]) -> np.ndarray | None:
-    """Return int32 [N] by the dataset.json among the entries; None without one, or when its labels are null."""
+def from_dataset_json(entries: list[Entry], images: list[Entry], source: str) -> np.ndarray | None:
+    """Return int32 [N] by the dataset.json among a source's entries; None without one, or when its labels are null."""
     listing = next((entry for entry in entries if entry.name == DATASET_JSON), None)
     if listing is None:
         return None
-    place = listing.path if listing.path.endswith(DATASET_JSON) else f"{listing.path}/{DATASET_JSON}"
+    place = f"{source}/{DATASET_JSON}"
     try:
         with closing(Reader()) as reader:
             labels = from_json(reader.read(listing), place)
