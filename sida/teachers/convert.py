@@ -14,6 +14,7 @@ from typing import Any
 
 from sida.errors import UserError, shortened
 from sida.foreign import Refused
+from sida.foreign.boundary import reading
 from sida.recipe import Network
 from sida.stores.objects import sha256_of
 from sida.teachers.files import NetworkFile, check_fits, load_network, save_network
@@ -64,7 +65,8 @@ def convert(
             if ours and not left_out:
                 shutil.copyfile(path, draft)
             else:
-                tensors = tensors_of(source, path)
+                with reading(label, path):
+                    tensors = tensors_of(source, path)
                 save_network(draft, {name: t for name, t in tensors.items() if name not in left_out}, network, **about)
             load_network(draft, network, label=label)
             described = {
@@ -127,5 +129,5 @@ def _complete(network: Mapping[str, Any], label: str) -> dict[str, Any]:
     except (ValidationError, TypeError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         field = ".".join(str(part)[:60] for part in first["loc"]) or "architecture"
-        message = first["msg"].removeprefix("Value error, ")
+        message = str(first["msg"]).removeprefix("Value error, ")
         raise Refused(shortened(f"{label}: {field} of its network is not one of this project ({message})")) from error

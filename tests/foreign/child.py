@@ -1,7 +1,8 @@
 """Reads every file of a folder, each in a process of its own with limits, and prints what became of it as JSON.
 
-``python -m tests.foreign.child FOLDER [network]``: {file: {"said": message or "read", "seconds": ..., "extra_mib": ..., "status":
-...}}; with ``network`` each is read as ``fetch_teacher`` would, whatever its kind.
+``python -m tests.foreign.child FOLDER [network | any]``: {file: {"said": message or "read", "seconds": ..., "extra_mib": ...,
+"status": ...}}; with ``network`` each is read as ``fetch_teacher`` would, with ``any`` as the kind of
+``tests.fuzz.kinds`` that follows the dash in its name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sida.foreign import Refused, read_pickle
+from sida.errors import UserError
+from sida.foreign import read_pickle
+from tests.fuzz.kinds import GOOD, reader
 
 SECONDS = 20  # of processor time, after which the system ends it
 MEMORY_MIB = 700
@@ -22,6 +25,9 @@ MEMORY_MIB = 700
 
 def reader_of(kind: str) -> Callable[[Path], object]:
     """What reads a file; imports what it needs, so that the limits count the file alone."""
+    if kind == "any":
+        readers = {name: reader(name) for name in GOOD}
+        return lambda path: readers[path.name.partition("-")[2]](path)
     if kind != "network":
         return lambda path: read_pickle(path, path.name)
     import torch
@@ -37,23 +43,23 @@ def main(folder: Path, kind: str = "") -> None:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {}
     for path in sorted(folder.iterdir()):
-        started, (reader, writer) = time.monotonic(), os.pipe()
+        started, (into, writer) = time.monotonic(), os.pipe()
         if (pid := os.fork()) == 0:
             in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_MIB * 2**20,) * 2)
             resource.setrlimit(resource.RLIMIT_CPU, (SECONDS,) * 2)
-            os.close(reader)
+            os.close(into)
             try:
                 read(path)
                 said = "read"
-            except Refused as error:
+            except UserError as error:
                 said = str(error)
             except BaseException as error:
                 said = f"TRACEBACK {type(error).__name__}: {error}"
             os.write(writer, said.encode())
             os._exit(0)
         os.close(writer)
-        with os.fdopen(reader) as pipe:
+        with os.fdopen(into) as pipe:
             said = pipe.read()
         _, status, usage = os.wait4(pid, 0)
         seconds = usage.ru_utime + usage.ru_stime
