@@ -132,7 +132,7 @@ def test_what_was_measured_with_a_recipe_is_not_inherited(tmp_path: Path) -> Non
         ("method: {seed: 0b11}", "line 3: 0b11 is another number"),
         ("method: {<<: {seed: 3}}", "line 3: << \\(merging\\) is not read"),
         ("description: " + "x" * 200_000, "is larger than 131,072 bytes"),
-        ("teacher: {network: {num_blocks: 100000000}}", "teacher.network.num_blocks: .* 64"),
+        ("teacher: {network: {num_blocks: 100000000}}", "teacher.network.num_blocks: .* 32"),
         ("teacher: {network: {resolution: 1000000000}}", "teacher.network.resolution: .* 8192"),
         ("teacher: {network: {channel_mult: [1, 100000]}}", "teacher.network.channel_mult.1: .* 64"),
         ("teacher: {network: {channel_mult: []}}", "teacher.network.channel_mult: .* at least 1"),

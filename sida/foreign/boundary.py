@@ -33,6 +33,8 @@ def reading(label: str, path: Path | None = None, problem: str = "damaged, or no
         if ours and len(str(error)) <= MESSAGE:
             raise
         text = str(error) if ours else f"{label} is {problem} ({reason(error)}): fetch it again"
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place that cannot be
+            text = f"{label}: cannot be read: {error.strerror}: check the path"
         kind = type(error) if isinstance(error, UserError) else Refused
         raise kind(shortened(text)) from error
 

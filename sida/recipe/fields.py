@@ -23,7 +23,9 @@ Size = Annotated[int, Field(ge=1, le=8192)]  # pixels along an edge
 Channels = Annotated[int, Field(ge=1, le=1024)]  # of an image
 Classes = Annotated[int, Field(ge=0, le=1_000_000)]
 Width = Annotated[int, Field(ge=1, le=16384)]  # of layers, or features
-Factor = Annotated[int, Field(ge=1, le=64)]  # of widths; blocks of a level
+Factor = Annotated[int, Field(ge=1, le=64)]  # of widths
+Blocks = Annotated[int, Field(ge=1, le=32)]  # of a level
+MOST_LEVELS = 10
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
@@ -52,9 +54,9 @@ class Network(Part):
     label_dim: Classes = 0
     augment_dim: Annotated[int, Field(ge=0, le=1024)] = 0
     model_channels: Width
-    channel_mult: Annotated[tuple[Factor, ...], Field(min_length=1, max_length=12)]
-    num_blocks: Factor
-    attn_resolutions: Annotated[tuple[Size, ...], Field(max_length=12)] = ()
+    channel_mult: Annotated[tuple[Factor, ...], Field(min_length=1, max_length=MOST_LEVELS)]
+    num_blocks: Blocks
+    attn_resolutions: Annotated[tuple[Size, ...], Field(max_length=MOST_LEVELS)] = ()
     logvar_channels: Width | None = None  # EDM2's uncertainty head; None: without it
     channel_mult_emb: Factor | None = None  # width of the embedding; None: as published (4; EDM2: the widest level)
     channels_per_head: Width | None = None  # of EDM2's attention; None: 64

@@ -94,6 +94,14 @@ def network_on_meta(network: Mapping[str, Any], label: str, dropout: float = 0.0
 
 def check_fits(network: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], label: str) -> None:
     """Raise UserError unless a file's names and shapes are the network's, which takes no memory here."""
+    blocks = len(network["channel_mult"]) * (
+        2 * network["num_blocks"] + 1
+    )  # of encoder and decoder, each of several tensors
+    if len(shapes) < blocks:
+        raise UserError(
+            f"{label}: does not fit {network['architecture']}: it holds {len(shapes):,} tensors, and the network has {blocks:,} "
+            f"blocks of several: correct teacher.network, or fetch it again"
+        )
     own = network_on_meta(network, label).state_dict()
     missing, extra = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
     if missing or extra:

@@ -20,7 +20,7 @@ from sida.teachers.formats import read_network
 from tests.fuzz.kinds import NETWORK
 from tests.teachers import nvidia
 
-TENSORS = {"a": torch.zeros(2)}
+TENSORS = {f"a{number}": torch.zeros(2) for number in range(60)}
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -51,7 +51,11 @@ def refused(path: Path, said: str, network: dict[str, Any] | None = None) -> Non
         ({"resolution": 2**30}, "resolution"),
         ({"channel_mult": [1] * 5}, "channel_mult has 5 levels, too many for 8 pixels"),
         ({"architecture": "edm2", "augment_dim": 9}, "edm2 has no augmentation labels"),
-        ({"model_channels": 10, "resolution": 7, "channel_mult": [1, 2]}, "cannot be built"),
+        (
+            {"num_blocks": 32, "resolution": 8192, "channel_mult": [64] * 10},
+            "it holds 60 tensors, and the network has 650",
+        ),
+        ({"architecture": "adm", "model_channels": 7}, "its network cannot be built"),
         ({"model_channels": 16_000, "channel_mult": [64], "label_dim": 1_000_000}, "does not fit"),
     ],
 )
