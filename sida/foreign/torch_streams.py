@@ -65,10 +65,10 @@ def read_storage(budget: Budget, raw: Any) -> Storage:
     body = raw[at:]
     storage = Storage(dtype, count, body[8:])
     expected = 8 + count * storage.bits.itemsize
-    if (told := int.from_bytes(body[:8], "little")) != count:
-        raise ValueError(f"a storage of {count} {dtype} whose data says that it has {told}")
     if len(body) != expected:
         raise ValueError(f"a storage of {count} {dtype} whose data has {len(body)} bytes instead of {expected}")
+    if (told := int.from_bytes(body[:8], "little")) != count:
+        raise ValueError(f"a storage of {dtype} whose data claims {told} elements instead of {count}")
     return storage
 
 

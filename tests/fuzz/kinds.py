@@ -1,12 +1,18 @@
-"""A good small file of each kind that this project reads from others, and what reads it as a run would."""
+"""A good small file of each kind that this project reads from others, and what reads it as a run would.
+
+``python -m tests.fuzz.kinds FOLDER``, in limited memory: {name: [message or "read", seconds]} of files called ``...-KIND``, as JSON.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import pickle
+import resource
+import sys
 import tarfile
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +36,7 @@ NETWORK = {
 }
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 FEATURES = 6
+MEMORY_BYTES = 600 * 2**20
 
 
 def _bytes(write: Callable[[Any], object]) -> bytes:
@@ -259,3 +266,24 @@ _READERS: dict[str, Callable[[], Callable[[Path], object]]] = {
     "latent.npy": _read_latent,
     "recipe.yaml": _read_recipe,
 }
+
+
+def main(folder: Path) -> None:
+    readers = {kind: reader(kind) for kind in GOOD}
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES,) * 2)
+    found = {}
+    for path in sorted(folder.iterdir()):
+        started, said = time.thread_time(), "read"
+        try:
+            readers[path.name.partition("-")[2]](path)
+        except UserError as error:
+            said = str(error)
+        except Exception as error:
+            said = f"TRACEBACK {type(error).__name__}: {error}"
+        found[path.name] = (said, round(time.thread_time() - started, 2))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """Whatever became of a good file of others: it is accepted and whole, or refused in one short line; in seconds, and little memory.
 
-25 mutations of each kind in every run, 500 in `make test-all`: flipped bits, cuts, edited lengths, parts twice or missing.
+20 mutations of each kind in every run, 500 in `make test-all`: flipped bits, cuts, edited lengths, parts twice or missing.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
     return bytes(made)
 
 
-@pytest.fixture(scope="module", params=[25, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[20, pytest.param(500, marks=pytest.mark.slow)])
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What became of so many mutations of each kind, and of the good files, in children of one process with limits."""
+    """What became of so many mutations of each kind, and of the good files, in a process of limited memory."""
     folder, work = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("work")
     for kind, make in GOOD.items():
         good, draw = make(work), random.Random(f"{kind} {request.param}")
@@ -58,7 +58,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         for number in range(request.param):
             (folder / f"{number:05d}-{kind}").write_bytes(mutated(good, draw))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.foreign.child", str(folder), "any"],
+        [sys.executable, "-m", "tests.fuzz.kinds", str(folder)],
         cwd=work,
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
@@ -74,11 +74,8 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("kind", GOOD)
 def test_a_damaged_file_is_whole_or_refused_in_one_short_line(outcomes: dict[str, Any], kind: str) -> None:
     mine = {name: outcome for name, outcome in outcomes.items() if name.endswith(f"-{kind}")}
-    assert mine.pop(f"good-{kind}")["said"] == "read"
-    for name, outcome in mine.items():
-        said = outcome["said"]
-        assert outcome["status"] == 0, (name, outcome)
-        assert not said.startswith("TRACEBACK"), (name, said)
+    assert mine.pop(f"good-{kind}")[0] == "read"
+    for name, (said, seconds) in mine.items():
+        assert not said.startswith("TRACEBACK") and "more memory than there is" not in said, (name, said)
         assert said == "read" or (name in said and "\n" not in said and len(said) <= 300), (name, said)
-        assert outcome["seconds"] < 5, (name, outcome)
-        assert outcome["extra_mib"] < 300, (name, outcome)
+        assert seconds < 5, (name, said)
