@@ -1,6 +1,6 @@
 """A good small file of each kind that this project reads from others, and what reads it as a run would.
 
-``python -m tests.fuzz.kinds FOLDER``, in limited memory: {name: [message or "read", seconds]} of files called ``...-KIND``, as JSON.
+``python -m tests.fuzz.kinds FOLDER``, in limited memory: {name: [message or "read", seconds]} of files called ``...-KIND``.
 """
 
 from __future__ import annotations
