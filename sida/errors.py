@@ -21,6 +21,9 @@
 
 from __future__ import annotations
 
+MESSAGE = 300  # characters of a line that holds what a foreign file says
+END = 90  # of a line that is cut, kept from its end: what to do
+
 
 class SidaError(Exception):
     """Base of all errors of this project."""
@@ -90,3 +93,8 @@ class Fenced(SidaError):
 
 class TimedOut(SidaError):
     """The step ran longer than the profile's timeout_seconds."""
+
+
+def shortened(text: str) -> str:
+    """Return a line of at most MESSAGE characters: its beginning, and its end, which says what to do."""
+    return text if len(text) <= MESSAGE else f"{text[: MESSAGE - END - 5]} ... {text[-END:]}"

@@ -121,3 +121,34 @@ def test_what_was_measured_with_a_recipe_is_not_inherited(tmp_path: Path) -> Non
     (tmp_path / "mine.yaml").write_text("extends: digits\nname: mine\nmethod: {images: 1_024}\n")
     assert recipe.load("digits").expected is not None
     assert recipe.load(str(tmp_path / "mine.yaml")).expected is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("method: {seed: 010}", "line 3: 010 is another number in YAML 1.1"),
+        ("method: {seed: 08}", "line 3: 08 is another number"),
+        ("method: {seed: 1:30}", "line 3: 1:30 is another number"),
+        ("method: {seed: 0b11}", "line 3: 0b11 is another number"),
+        ("method: {<<: {seed: 3}}", "line 3: << \\(merging\\) is not read"),
+        ("description: " + "x" * 200_000, "is larger than 131,072 bytes"),
+        ("teacher: {network: {num_blocks: 100000000}}", "teacher.network.num_blocks: .* 32"),
+        ("teacher: {network: {resolution: 1000000000}}", "teacher.network.resolution: .* 8192"),
+        ("teacher: {network: {channel_mult: [1, 100000]}}", "teacher.network.channel_mult.1: .* 64"),
+        ("teacher: {network: {channel_mult: []}}", "teacher.network.channel_mult: .* at least 1"),
+        ("teacher: {network: {channel_mult: [1, 1, 1, 1, 1]}}", "5 levels, too many for 8 pixels"),
+        ("teacher: {network: {model_channels: 60000}}", "teacher.network.model_channels: .* 16384"),
+        ("teacher: {network: {label_dim: 2147483648}}", "teacher.network.label_dim: .* 1000000"),
+        ("teacher: {network: {architecture: edm2, augment_dim: 9}}", "edm2 has no augmentation labels"),
+        ("method: {batch: 1000000000000}", "method.batch: "),
+        ("evaluation: {detector: {features: 10000000}}", "evaluation.detector.features: "),
+    ],
+)
+def test_what_is_ambiguous_or_far_too_large_is_refused_at_once(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: digits\nname: mine\n{text}\n")
+    with pytest.raises(RecipeError, match=said) as caught:
+        recipe.load(str(path))
+    assert len(str(caught.value)) <= 300
+    path.write_text("extends: digits\nname: mine\ndescription: '010'\nmethod: {seed: 10, alpha: 0.5}\n")
+    assert recipe.load(str(path)).description == "010"  # quoted, it is text

@@ -24,7 +24,7 @@ def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
 
     The test batch is not part of it. Raises UserError for a damaged archive, or one of another layout.
     """
-    members = {entry.name.rpartition("/")[2]: entry for entry in tar_entries(unpacked(path, scratch))}
+    members = {entry.name.rpartition("/")[2]: entry for entry in tar_entries(unpacked(path, scratch), path)}
     batches = [_batch(path, members, name) for name in TRAINING]
     _check_meta(path, members)
     images = np.concatenate([images for images, _ in batches])

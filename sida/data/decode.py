@@ -20,6 +20,8 @@ from PIL import Image, ImageOps
 
 from sida.data.entries import Decoded, Unreadable, is_hidden
 from sida.data.transforms import TRANSFORMS
+from sida.errors import UserError
+from sida.foreign.boundary import reason
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -28,6 +30,8 @@ CONVERTIBLE = ("P", "PA", "CMYK", "1", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbC
 UPRIGHT = "center-crop-upright"
 CROPS = ("center-crop", UPRIGHT, "center-crop-dhariwal")
 _ORIENTATION = 0x0112
+_PPM_BYTES = 2**16
+_PPM = re.compile(rb"P[0-9a-zA-Z](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+\s")
 
 Modes = Literal["strict", "convert"]
 
@@ -95,6 +99,8 @@ def look_at(content: bytes) -> Look:
 def _opened(content: bytes) -> Iterator[Image.Image]:
     """Open an image; whatever goes wrong within is an Unreadable."""
     try:
+        if content[:1] == b"P" and not _PPM.match(content[:_PPM_BYTES]):  # Pillow takes a byte at a time
+            raise Unreadable(f"has no size within its first {_PPM_BYTES:,} bytes, as a PPM has")
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
@@ -105,10 +111,10 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
         raise Unreadable("has too many pixels: refused as a bomb") from error
     except Image.UnidentifiedImageError as error:
         raise Unreadable("is none of " + ", ".join(FORMATS)) from error
-    except MemoryError:
-        raise
+    except MemoryError as error:  # the machine's fault, not the image's, which must not be left out for it
+        raise UserError("too little memory to decode an image: free some, or use fewer processes") from error
     except Exception as error:  # Pillow's decoders raise whatever hostile bytes make them raise
-        raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from error
+        raise Unreadable(reason(error)) from error
 
 
 def is_image(name: str) -> bool:

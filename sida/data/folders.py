@@ -18,6 +18,7 @@ GZIPS = (".tar.gz", ".tgz")
 def entries_of(path: Path, scratch: Path) -> list[Entry]:
     """Return every file of a folder, zip, tar or tar.gz, sorted by name as NVIDIA's tools do: the whole string, by code points.
 
+    Folders are among them, with a slash at the end: an empty one may be a class of which images are missing.
     ``scratch`` is a folder for an unpacked tar.gz. Raises UserError when there is nothing there, or for a damaged archive.
     """
     if path.is_dir():
@@ -25,7 +26,7 @@ def entries_of(path: Path, scratch: Path) -> list[Entry]:
     elif zipfile.is_zipfile(path) or path.name.lower().endswith(".zip"):
         entries = zip_entries(path)
     elif path.name.lower().endswith((".tar", *GZIPS)):
-        entries = list(tar_entries(unpacked(path, scratch)))
+        entries = list(tar_entries(unpacked(path, scratch), path))
     elif path.exists():
         raise UserError(f"{path}: neither a folder nor a .zip, .tar or .tar.gz: correct dataset.address")
     else:
@@ -40,6 +41,8 @@ def _folder_entries(top: Path) -> list[Entry]:
         for name in folders:
             if (Path(folder) / name).is_symlink():
                 raise UserError(f"{Path(folder) / name}: a link to a folder: name the folder itself in dataset.address")
+            relative = checked_name(os.path.relpath(os.path.join(folder, name), top), top)
+            entries.append(Entry(f"{relative}/", os.path.join(folder, name), 0, 0, 0))
         for name in names:
             path = os.path.join(folder, name)
             relative = checked_name(os.path.relpath(path, top), top)

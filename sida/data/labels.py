@@ -6,7 +6,6 @@ are refused by name.
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import closing
 from functools import cache
@@ -17,6 +16,7 @@ import numpy as np
 
 from sida.data.entries import Entry, Reader, Unreadable, is_hidden
 from sida.errors import UserError
+from sida.foreign.json_values import parse_json
 
 DATASET_JSON = "dataset.json"
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev")
@@ -30,8 +30,8 @@ def is_label(value: object) -> TypeGuard[int]:
 def from_json(content: bytes, place: str) -> dict[str, int] | None:
     """Return name -> label of a dataset.json as EDM writes it, {"labels": [[name, label], ...]}; None if labels are null."""
     try:
-        labels = json.loads(content)["labels"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        labels = parse_json(content)["labels"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{place}: not a dataset.json: expected {{"labels": [["name", 0], ...]}}') from error
     if labels is None:
         return None
@@ -85,11 +85,12 @@ def from_folders(entries: list[Entry], images: list[Entry], classes: int, place:
             f"{place}: {loose[0]} lies beside the class folders: move it into one, or set dataset.classes to 0"
         )
     shown = [entry.name for entry in entries if not is_hidden(entry.name)]
-    empty = {name.partition("/")[0] for name in shown if "/" in name} - set(folders)
-    if empty:
-        raise UserError(
-            f"{place}: class folder {min(empty)} holds no images, so later classes would shift: fill or remove it"
-        )
+    others = {name.partition("/")[0] for name in shown if "/" in name} - {*folders, "."}
+    if others:
+        first = min(others)
+        empty = all(name.endswith("/") for name in shown if name.startswith(f"{first}/"))
+        fault = "is empty" if empty else "holds no images"
+        raise UserError(f"{place}: class folder {first} {fault}, so later classes would shift: fill or remove it")
     if len(folders) != classes:
         raise UserError(
             f"{place}: {len(folders)} class folders ({', '.join(folders[:3])} ...), dataset.classes says {classes}: correct one"

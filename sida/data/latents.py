@@ -7,7 +7,6 @@ depend on how the work is cut. Encoding is a job of the launcher: every process 
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ import numpy as np
 
 from sida.data.entries import Decoded, Unreadable
 from sida.errors import UserError
+from sida.foreign.arrays import read_npy
+from sida.foreign.boundary import reason
 from sida.recipe import Latents
 from sida.stores.objects import sha256_of
 
@@ -37,10 +38,10 @@ class NpyDecoder:
     def __call__(self, content: bytes) -> Decoded:
         """Return the record's data. Raises Unreadable with the reason."""
         try:
-            data = np.load(io.BytesIO(content), allow_pickle=False)
+            data = read_npy(content)
         except Exception as error:  # numpy's reader raises whatever a hostile header makes it raise
-            raise Unreadable(f"is no .npy file: {' '.join(str(error).split())}") from error
-        if not isinstance(data, np.ndarray) or data.dtype != np.float32:
+            raise Unreadable(f"is no .npy file: {reason(error)}") from error
+        if data.dtype != np.float32:
             raise Unreadable("does not hold float32")
         if data.shape != (2 * self.channels, self.resolution, self.resolution):
             raise Unreadable(f"holds {list(data.shape)}, not {[2 * self.channels, self.resolution, self.resolution]}")

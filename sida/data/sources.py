@@ -20,7 +20,9 @@ from sida.data.folders import entries_of
 from sida.data.tars import tar_entries
 from sida.data.webdataset import webdataset_entries
 from sida.errors import UserError
+from sida.foreign.boundary import reading
 from sida.foreign.fetch import fetch_file
+from sida.foreign.json_values import TEXT_BYTES
 from sida.recipe import Dataset
 
 LATENT_ENDING = ".npy"  # EDM2's own encoder's files, [8, h, w]
@@ -88,7 +90,11 @@ def open_source(dataset: Dataset, scratch: Path) -> Source:
     Raises UserError for damaged or hostile archives, missing labels and wrong counts.
     """
     path = path_of(dataset)
-    source = _digits() if path is None else _READERS[dataset.source](dataset, path, scratch)
+    if path is None:
+        source = _digits()
+    else:
+        with reading(str(path), path):
+            source = _READERS[dataset.source](dataset, path, scratch)
     if len(source) == 0:
         raise UserError(f"{source.place}: no images in it: correct dataset.address or dataset.source")
     if dataset.images is not None and len(source) != dataset.images:
@@ -136,9 +142,7 @@ def _folder(dataset: Dataset, path: Path, scratch: Path) -> Source:
     if dataset.classes and images:
         labels = labelling.from_dataset_json(entries, images, str(path))
         if labels is None:
-            source = _class_folders(dataset, path, entries)
-            _refuse_empty_folders(path, images)
-            return source
+            return _class_folders(dataset, path, entries)
     return _files(path, entries, images, labels)
 
 
@@ -174,9 +178,15 @@ def _labels(dataset: Dataset, path: Path, scratch: Path) -> Source:
     if not dataset.classes:
         raise UserError(f"{path}: source labels holds nothing but labels: set dataset.classes")
     try:
-        labels = labelling.from_json(path.read_bytes(), str(path))
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= TEXT_BYTES else b""
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if size > TEXT_BYTES:
+        raise UserError(
+            f"{path}: has {size:,} bytes, no list of labels has more than {TEXT_BYTES:,}: correct dataset.address"
+        )
+    labels = labelling.from_json(content, str(path))
     if not labels:
         raise UserError(f"{path}: has no labels: give a dataset.json with some")
     return Source(str(path), np.array([labels[name] for name in sorted(labels)], np.int32))
@@ -203,7 +213,7 @@ def _images(entries: list[Entry]) -> list[Entry]:
 
 def _files(path: Path, entries: list[Entry], images: list[Entry], labels: np.ndarray | None) -> Source:
     taken = {entry.name for entry in images} | {labelling.DATASET_JSON}
-    others = [entry.name for entry in entries if entry.name not in taken]
+    others = [entry.name for entry in entries if entry.name not in taken and not entry.name.endswith("/")]
     return Source(str(path), labels, entries=images, ignored=len(others), ignored_examples=tuple(others[:3]))
 
 
@@ -218,23 +228,8 @@ def _class_folders(dataset: Dataset, path: Path, entries: list[Entry]) -> Source
 
 def _in_train(entries: list[Entry]) -> list[Entry]:
     """Return the entries under the folder ``train``, named from there; all of them when there is no such folder."""
-    train = [entry for entry in entries if entry.name.startswith("train/")]
+    train = [entry for entry in entries if entry.name.startswith("train/") and entry.name != "train/"]
     return [entry._replace(name=entry.name.removeprefix("train/")) for entry in train] or entries
-
-
-def _refuse_empty_folders(path: Path, images: list[Entry]) -> None:
-    """Refuse a class folder without any file; only a folder on disk can show one."""
-    if path.is_dir():
-        full = {entry.name.partition("/")[0] for entry in images}
-        empty = sorted(
-            child.name
-            for child in path.iterdir()
-            if child.is_dir() and not is_hidden(f"{child.name}/") and child.name not in full
-        )
-        if empty:
-            raise UserError(
-                f"{path}: class folder {empty[0]} is empty, so later classes would shift: fill or remove it"
-            )
 
 
 def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
@@ -246,6 +241,8 @@ def _expand_tars(path: Path, entries: list[Entry]) -> list[Entry]:
         if entry.crc is not None:
             raise UserError(f"{path}: tars inside a zip: unpack the zip first")
         folder = entry.name.removesuffix(".tar")
-        expanded += [inner._replace(name=f"{folder}/{inner.name}") for inner in tar_entries(Path(entry.path), entry)]
+        expanded += [
+            inner._replace(name=f"{folder}/{inner.name}") for inner in tar_entries(Path(entry.path), path, entry)
+        ]
     expanded.sort(key=lambda entry: entry.name)
     return expanded

@@ -42,28 +42,29 @@ def unpacked(path: Path, folder: Path) -> Path:
     return plain
 
 
-def tar_entries(path: Path, inside: Entry | None = None) -> Iterator[Entry]:
-    """Return all files of a tar, or of the tar that ``inside`` is, in its order.
+def tar_entries(path: Path, archive: Path, inside: Entry | None = None) -> Iterator[Entry]:
+    """Return all files of a tar, or of the tar that ``inside`` is, in its order; folders too, with a slash at the end.
 
-    Raises UserError naming the archive: damaged headers and cuts (which Python's tarfile passes over), links, devices, names
-    that lead out of it, the same name twice.
+    Raises UserError naming the user's ``archive``, which ``path`` may be an unpacked copy of: damaged headers and cuts (which
+    Python's tarfile passes over), what follows its end, links, devices, names that lead out of it, the same name twice.
     """
-    place = f"{path} ({inside.name})" if inside else str(path)
+    place = f"{archive} ({inside.name})" if inside else str(archive)
     base, size = (inside.offset, inside.size) if inside else (0, path.stat().st_size)
     names: set[str] = set()
     with path.open("rb", buffering=2**16) as file:
         file.seek(base)
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            with tarfile.open(fileobj=file, mode="r:") as opened:
                 while True:
-                    end = archive.offset
-                    member = archive.next()
+                    end = opened.offset
+                    member = opened.next()
                     if member is None or member.offset_data > base + size:  # a header beyond the end of an inner tar
                         break
-                    archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
-                    if member.isdir():
-                        continue
+                    opened.members = []  # type: ignore[attr-defined]  # or it would keep them all
                     name = checked_name(member.name, place)
+                    if member.isdir():
+                        yield Entry(f"{name}/", str(path), 0, 0, 0)
+                        continue
                     if not member.isreg() or member.issparse():
                         raise UserError(f"{place}: {name} is a link or a device, not a file: refused")
                     if name in names:
@@ -81,3 +82,8 @@ def tar_entries(path: Path, inside: Entry | None = None) -> Iterator[Entry]:
             raise UserError(
                 f"{place}: damaged or cut at byte {end - base:,}, where a header or its end should be: fetch it again"
             )
+        while block := file.read(min(_BLOCK, base + size - file.tell())):
+            if block.strip(b"\0"):
+                raise UserError(
+                    f"{place}: more follows its end at byte {end - base:,}: two tars in one? Pack them as one"
+                )

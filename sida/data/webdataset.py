@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sida.data.folders import GZIPS
 from sida.data.labels import is_label
 from sida.data.tars import tar_entries, unpacked
 from sida.errors import UserError
+from sida.foreign.json_values import parse_json
 
 LABELS = (".cls", ".json")  # endings of a sample's label; the first is preferred
 
@@ -35,7 +35,9 @@ def webdataset_entries(path: Path, scratch: Path, *, labeled: bool) -> tuple[lis
     with closing(Reader()) as reader:
         for tar in tars:
             samples: dict[str, list[Entry]] = {}
-            for entry in tar_entries(unpacked(tar, scratch)):
+            for entry in tar_entries(unpacked(tar, scratch), tar):
+                if entry.name.endswith("/"):
+                    continue
                 if is_hidden(entry.name):
                     others += 1
                 else:
@@ -64,8 +66,8 @@ def _label(tar: Path, key: str, members: list[Entry], reader: Reader) -> int:
     if entry is None:
         raise UserError(f"{tar}: sample {key} has no .cls or .json label: add them, or set dataset.classes to 0")
     try:
-        value = json.loads(reader.read(entry))
-    except (ValueError, RecursionError, Unreadable) as error:
+        value = parse_json(reader.read(entry))
+    except (ValueError, Unreadable) as error:
         raise UserError(f"{tar}: {entry.name} is no label ({error}): expected a whole number") from error
     value = value.get("label", value.get("cls")) if isinstance(value, dict) else value
     if not is_label(value):

@@ -12,7 +12,10 @@ from sida.errors import UserError
 
 
 def zip_entries(path: Path) -> list[Entry]:
-    """Return all files of a zip, in the order of its directory. Raises UserError naming the archive and what is wrong."""
+    """Return all files of a zip, in the order of its directory; folders too, with a slash at the end.
+
+    Raises UserError naming the archive and what is wrong.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -20,8 +23,10 @@ def zip_entries(path: Path) -> list[Entry]:
         raise UserError(f"{path}: not a whole zip ({error}): fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    entries = [_entry(path, info) for info in members if not info.is_dir()]
-    if repeated := [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]:
+    entries = [_entry(path, info) for info in members]
+    if repeated := [
+        name for name, count in Counter(entry.name for entry in entries).items() if count > 1 and not name.endswith("/")
+    ]:
         raise UserError(f"{path}: {repeated[0]} is in it twice: pack it again")
     if sum(entry.size for entry in entries) > path.stat().st_size:
         raise UserError(f"{path}: its entries overlap: refused as a bomb")
@@ -33,6 +38,8 @@ def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
     if not info.flag_bits & 0x800 and not original.isascii():
         raise UserError(f"{path}: the name {original!r} is not marked as UTF-8: rename it, then pack again")
     name = checked_name(original, path)
+    if info.is_dir():
+        return Entry(name, str(path), 0, 0, 0)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise UserError(f"{path}: {name} is a link or a device, not a file: refused; do not use this archive")

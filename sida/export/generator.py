@@ -101,10 +101,10 @@ def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
             weights = as_safetensors(path, network, Path(folder))
             return _built(weights, network, method.sigma_init, recipe.teacher.licence, about)
     sigma_init = network_file.about.get("sigma_init")
-    if network_file.network is None or not isinstance(sigma_init, int | float):
+    if network_file.network is None or not isinstance(sigma_init, int | float) or not 0 < sigma_init < 1e6:
         problem = "is a teacher, or made elsewhere" if network_file.network else "does not say which network it holds"
         raise UserError(f"{where}: {problem}: add --recipe, whose teacher.network and method.sigma_init are its own")
-    licence = str(network_file.about.get("licence", "unknown"))
+    licence = str(network_file.about.get("licence", "unknown"))[:200]
     return _built(path, network_file.network, float(sigma_init), licence, about)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sida.errors import Refused
 from sida.foreign.accepted import NEW, SLOT_BYTES, Call, DType, PendingArray, array_of, check_key
-from sida.foreign.limits import DEPTH, OPCODES, Budget
+from sida.foreign.limits import DEPTH, ELEMENTS, Budget
 from sida.foreign.stand_ins import Global, Inert
 
 VIEW_BYTES = 4096  # longer byte strings are views of the file, not copies
@@ -66,9 +66,7 @@ class Machine:
                 start = self.at
                 code = self.data[start]
                 self.at = start + 1
-                self.budget.opcodes -= 1
-                if self.budget.opcodes < 0:
-                    raise ValueError(f"more than {self.budget.most_opcodes} instructions")
+                self.budget.spend()
                 size, meaning = INSTRUCTIONS[code]
                 meaning(self, self.argument(size))
             value = self.stack.pop()
@@ -161,7 +159,7 @@ class Machine:
 
     def remember(self, index: int) -> None:
         """Put the value on top of the stack into the memo too."""
-        if index > OPCODES:
+        if index > ELEMENTS:
             raise ValueError(f"memo number {index}")
         self.budget.charge(SLOT_BYTES)
         self.memo[index] = self.stack[-1]
@@ -194,7 +192,7 @@ class Machine:
         call = table.get(function.name)
         if call is None:
             raise ValueError(f"global {function.name} may be mentioned, not used so")
-        self.budget.charge(2 * OBJECT_BYTES)
+        self.budget.charge(2 * OBJECT_BYTES + 8 * len(args))  # a tuple of the memo is copied at each call
         try:
             self.stack.append(call(self.budget, *args))
         except (ValueError, TypeError, IndexError) as error:

@@ -8,7 +8,8 @@ from typing import Any
 
 from sida.errors import Refused, UserError
 from sida.foreign.accepted import CALLS
-from sida.foreign.limits import FILE_BYTES, Budget
+from sida.foreign.boundary import reading
+from sida.foreign.limits import Budget
 from sida.foreign.machine import Machine
 from sida.foreign.torch_streams import read_storage
 
@@ -24,15 +25,14 @@ def read_pickle(source: bytes | Path, label: str) -> Any:
     everything of another class. Containers may be shared and may contain themselves: walk them with a list of what was seen.
     Raises Refused, which names the instruction or global, and UserError when the file cannot be read.
     """
-    data = memoryview(_mapped(source, label) if isinstance(source, Path) else source)
-    try:
-        if len(data) > FILE_BYTES:
-            raise Refused(f"it is larger than {FILE_BYTES} bytes")
-        return Machine(data, Budget(len(data)), _ACCEPTED).run_whole("its end")
-    except Refused as error:
-        raise Refused(
-            f"{label} is refused: {error}; nothing in it was executed. Get the file from its publisher"
-        ) from error
+    with reading(label, source if isinstance(source, Path) else None):
+        data = memoryview(_mapped(source, label) if isinstance(source, Path) else source)
+        try:
+            return Machine(data, Budget(len(data)), _ACCEPTED).run_whole("its end")
+        except (Refused, ValueError) as error:
+            raise Refused(
+                f"{label} is refused: {error}; nothing in it was executed. Get the file from its publisher"
+            ) from error
 
 
 def _mapped(path: Path, label: str) -> mmap.mmap | bytes:

@@ -18,7 +18,7 @@ from sida.foreign.stand_ins import STORAGES, Global, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-INDEX_OPCODES = 1_000_000  # thirty for a tensor: 33,000 tensors
+INDEX_ELEMENTS = 1_000_000  # thirty for a tensor: 33,000 tensors
 _NAMES: dict[str, Call] = dict.fromkeys(STORAGES)  # mentioned only
 
 
@@ -72,8 +72,8 @@ def read_storage(budget: Budget, raw: Any) -> Storage:
     return storage
 
 
-def check_index(index: bytes, members: Mapping[str, int], size: int) -> None:
-    """Raise Refused naming the instruction or global; ``members``: bytes of each storage by key, ``size``: of the file."""
+def check_index(index: bytes, members: Mapping[str, int], budget: Budget) -> None:
+    """Raise Refused naming the instruction or global; ``members``: bytes of each storage by key, ``budget``: of the file."""
 
     def persistent_load(identity: Any) -> Storage:
         key, dtype, count = _named_storage(identity)
@@ -82,5 +82,4 @@ def check_index(index: bytes, members: Mapping[str, int], size: int) -> None:
             raise ValueError(f"a storage of {count} {dtype} whose data has {members.get(key)} bytes")
         return storage
 
-    budget = Budget(size, INDEX_OPCODES)
     Machine(memoryview(index), budget, STATE_DICTS | _NAMES, persistent_load).run_whole("the end of its index")

@@ -15,8 +15,17 @@ from pydantic import (
 
 AUGMENT_DIM = 9  # labels of EDM's augmentation pipe (sida.numerics.augment)
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+# Upper bounds are far beyond any use: they refuse what could not be built, counted or planned before anybody tries.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, le=2**48)]
+Batch = Annotated[int, Field(ge=1, le=2**24)]  # images, or processes, at once
+Size = Annotated[int, Field(ge=1, le=8192)]  # pixels along an edge
+Channels = Annotated[int, Field(ge=1, le=1024)]  # of an image
+Classes = Annotated[int, Field(ge=0, le=1_000_000)]
+Width = Annotated[int, Field(ge=1, le=16384)]  # of layers, or features
+Factor = Annotated[int, Field(ge=1, le=64)]  # of widths
+Blocks = Annotated[int, Field(ge=1, le=32)]  # of a level
+MOST_LEVELS = 10
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
@@ -40,17 +49,25 @@ class Network(Part):
     """The denoiser's architecture; teacher, fake score and generator share it."""
 
     architecture: Literal["ddpmpp", "ncsnpp", "adm", "edm2"]
-    resolution: Positive
-    channels: Positive
-    label_dim: Count = 0
-    augment_dim: Count = 0
-    model_channels: Positive
-    channel_mult: tuple[Positive, ...]
-    num_blocks: Positive
-    attn_resolutions: tuple[Positive, ...] = ()
-    logvar_channels: Positive | None = None  # EDM2's uncertainty head; None: without it
-    channel_mult_emb: Positive | None = None  # width of the embedding; None: as published (4; EDM2: the widest level)
-    channels_per_head: Positive | None = None  # of EDM2's attention; None: 64
+    resolution: Size
+    channels: Channels
+    label_dim: Classes = 0
+    augment_dim: Annotated[int, Field(ge=0, le=1024)] = 0
+    model_channels: Width
+    channel_mult: Annotated[tuple[Factor, ...], Field(min_length=1, max_length=MOST_LEVELS)]
+    num_blocks: Blocks
+    attn_resolutions: Annotated[tuple[Size, ...], Field(max_length=MOST_LEVELS)] = ()
+    logvar_channels: Width | None = None  # EDM2's uncertainty head; None: without it
+    channel_mult_emb: Factor | None = None  # width of the embedding; None: as published (4; EDM2: the widest level)
+    channels_per_head: Width | None = None  # of EDM2's attention; None: 64
+
+    @model_validator(mode="after")
+    def _levels_have_pixels(self) -> Network:
+        if self.resolution >> (len(self.channel_mult) - 1) == 0:
+            raise ValueError(f"channel_mult has {len(self.channel_mult)} levels, too many for {self.resolution} pixels")
+        if self.architecture == "edm2" and self.augment_dim:
+            raise ValueError("architecture edm2 has no augmentation labels: set augment_dim to 0")
+        return self
 
     def of_generator(self) -> Network:
         """Return a generator's network from its teacher's: the same, without EDM2's uncertainty head, which no generator has."""
@@ -60,7 +77,7 @@ class Network(Part):
 class Sampler(Part):
     """The teacher's own sampler (Heun, EDM algorithm 2)."""
 
-    steps: Annotated[int, Field(ge=2)]
+    steps: Annotated[int, Field(ge=2, le=100_000)]
     state: Literal["float64", "float32"] = "float64"  # of the trajectory: EDM's is float64, EDM2's float32
     guidance: Annotated[float, Field(ge=1)] = 1.0  # towards D from the guide's D (teacher.guide); 1: none
     s_churn: Weight = 0.0
@@ -78,7 +95,7 @@ class TeacherTraining(Part):
     """This project's training of the teacher (EDM's loss, equation 8) when there is none to fetch."""
 
     images: Positive
-    batch: Positive
+    batch: Batch
     learning_rate: Annotated[float, Field(gt=0)]
     decay_from: Count
     ema_half_life: Positive
@@ -126,7 +143,7 @@ class Latents(Part):
     vae: str  # a diffusers repository
     revision: str | None = None
     licence: str
-    image_resolution: Positive  # of the images; dataset.resolution is that of the latents
+    image_resolution: Size  # of the images; dataset.resolution is that of the latents
     raw_mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)  # per channel, as EDM2 normalizes
     raw_std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
 
@@ -140,9 +157,9 @@ class Dataset(Part):
     transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal", "center-crop-upright"] = "none"
     latents: Latents | None = None
     licence: str
-    resolution: Positive
-    channels: Positive
-    classes: Count = 0
+    resolution: Size
+    channels: Channels
+    classes: Classes = 0
     images: Positive | None = None  # how many there must be; None: as many as there are
     modes: Literal["strict", "convert"] = "strict"  # convert: palette, CMYK, bilevel and alpha as in EDM2's tool
     unreadable: Literal["fail", "skip"] = "fail"
@@ -166,8 +183,8 @@ class Method(Part):
 
     name: Literal["sid", "sida", "sid2a"]
     images: Positive
-    batch: Positive
-    loss_group: Positive
+    batch: Batch
+    loss_group: Batch
     alpha: float
     tmax: Annotated[float, Field(gt=0, le=1000)] = 800.0
     sigma_init: Annotated[float, Field(gt=0)] = 2.5
@@ -228,7 +245,7 @@ class Detector(Part):
     kind: Literal["inception", "digits", "random"] = "inception"
     address: str
     sha256: Sha256 | None = None
-    features: Positive
+    features: Width
 
 
 class ReferenceFile(File):
@@ -243,11 +260,11 @@ class Evaluation(Part):
     detector: Detector
     reference: ReferenceFile | None = None  # published statistics of the training set; None: computed from it
     precision_recall_reference: ReferenceFile | None = None  # published images; None: the training set
-    images: Annotated[int, Field(ge=2)]  # generated images per seed range
-    ranges: Positive = 3  # held-out seed ranges that are reported
-    teacher_ranges: Positive | None = None  # fewer for a slow teacher; None: as many as ranges
+    images: Annotated[int, Field(ge=2, le=2**48)]  # generated images per seed range
+    ranges: Batch = 3  # held-out seed ranges that are reported
+    teacher_ranges: Batch | None = None  # fewer for a slow teacher; None: as many as ranges
     first_seed: Count = 1_000_000  # of the first reported range; the next ones follow it
-    selection_images: Annotated[int, Field(ge=2)]
+    selection_images: Annotated[int, Field(ge=2, le=2**48)]
     selection_every: Positive  # in images seen
     precision: Precision | None = None  # of scored networks, not the detector; None: method.precision
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
@@ -273,7 +290,7 @@ class Gate(Part):
 
     teacher_at_most: Annotated[float, Field(gt=0)]
     generator_within: Annotated[float, Field(gt=0)] = 1.0  # times the teacher's score
-    teacher_images: Annotated[int, Field(ge=2)] | None = None  # fewer per range; None: evaluation.images
+    teacher_images: Annotated[int, Field(ge=2, le=2**48)] | None = None  # fewer per range; None: evaluation.images
     on_failure: Literal["stop", "warn"] = "stop"
 
 
@@ -319,12 +336,12 @@ class Released(File):
 class Execution(Part):
     """Settings that change no number: the layout of the work on machines."""
 
-    processes: Positive = 1  # over all machines, one for each GPU
-    threads: Positive = 1
-    micro_batch: Positive | None = None  # per process, a multiple of the loss group; None: the whole share
-    sampling_batch: Positive | Literal["auto"] = 512  # images at once, at most; auto: the fastest, tried out
+    processes: Batch = 1  # over all machines, one for each GPU
+    threads: Batch = 1
+    micro_batch: Batch | None = None  # per process, a multiple of the loss group; None: the whole share
+    sampling_batch: Batch | Literal["auto"] = 512  # images at once, at most; auto: the fastest, tried out
     checkpoint_every: Positive  # in images seen
-    checkpoints_kept: Annotated[int, Field(ge=2)] = 2  # the newest; the best is kept besides
+    checkpoints_kept: Annotated[int, Field(ge=2, le=2**48)] = 2  # the newest; the best is kept besides
     non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed

@@ -16,9 +16,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sida.errors import RecipeError, UserError
+from sida.errors import RecipeError, UserError, shortened
 from sida.recipe.fields import Recipe
 from sida.recipe.shipped import RECIPES, each_address, located
+
+MOST_BYTES = 128 << 10  # of a file: ours have 3 KiB, and PyYAML takes seconds for a mebibyte
 
 
 class Loader(yaml.SafeLoader):
@@ -37,6 +39,11 @@ class Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.style is None and _OF_1_1.match(node.value):
+            line, value = node.start_mark.line + 1, node.value[:40]
+            raise yaml.YAMLError(
+                f"line {line}: {value} is another number in YAML 1.1 than in 1.2: quote it, or write 8 for 010"
+            )
         try:
             return super().construct_object(node, deep)
         except (AttributeError, LookupError, TypeError) as error:  # PyYAML, on !!timestamp, !!bool, !!int of nonsense
@@ -56,12 +63,18 @@ class Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key has to be a word")
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: << (merging) is not read: write the fields out, or use extends")
             if key_node.value in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key_node.value!r} is given twice")
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key_node.value[:80]!r} is given twice")
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
+_OF_1_1 = re.compile(
+    r"[-+]?(?:0[0-9_]+|0b[01_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)$"
+)  # octal, binary, sixties
 _NUMBER = r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_NUMBER), list("-+0123456789."))
 
@@ -109,9 +122,18 @@ def _read(path: Path) -> dict[str, Any]:
 def read_fields(path: Path, kind: str, loader: type[Loader] = Loader) -> dict[str, Any]:
     """Return the fields in a YAML file. Raises UserError for a file that is not readable as fields."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path}: is larger than {MOST_BYTES:,} bytes, so it is no {kind}: check the path")
+        data = yaml.load(content.decode("utf-8"), Loader=loader)  # noqa: S506 (a SafeLoader)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # PyYAML raises whatever hostile text makes it raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(shortened(f"{path}: not readable as YAML: {text}")) from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a {kind} is a mapping of fields, found {type(data).__name__}")
     return data
@@ -186,7 +208,7 @@ def fault(error: ValidationError, model: type[BaseModel]) -> str:
     errors = error.errors()  # a mistyped required key is both unknown and missing: the former says more
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path, value = first["loc"], first["input"]
-    field = ".".join(map(str, path)) or model.__name__.lower()
+    field = ".".join(str(part)[:60] for part in path) or model.__name__.lower()
     if first["type"] == "extra_forbidden":
         keys = _keys_at(path[:-1], model)
         hint = nearest(str(path[-1]), keys) or f"known here: {', '.join(keys)}"
@@ -221,8 +243,8 @@ def parse(data: dict[str, Any], file: str) -> Recipe:
         raise RecipeError(f"{file}: {error}") from error
     except ValidationError as error:
         raise RecipeError(f"{file}: {fault(error, Recipe)}") from error
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{file}: {error}; use numbers, text, lists and mappings only") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{file}: {str(error)[:150]}; use numbers, text, lists and mappings only") from error
 
 
 def load(name: str) -> Recipe:

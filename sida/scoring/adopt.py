@@ -71,7 +71,7 @@ def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
     Nothing of a foreign file is executed. Raises UserError for a file of another form or network.
     """
     if path.suffix == ".safetensors" and not holds_another_head(path, network):
-        load_network(path, network)
+        load_network(path, network, label=f"generator {path}")
         return path
 
     return convert(path, folder, label=f"generator {path}", network=network).weights

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
+from sida.foreign.boundary import reading
 from sida.numerics.draws import Draws
 from sida.numerics.quantise import from_uint8
 from sida.scoring.random_features import RandomFeatures
@@ -65,17 +66,15 @@ def load_detector(path: Path) -> Detector:
     """
     if is_torchscript(path):
         return load_torchscript(path)
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(str(path), path, "not a detector"):
         tensors = load_file(path)
         first = tensors.get("layers.0.weight")
+        if first is not None and tuple(first.shape[1:]) not in ((1, 3, 3), (3, 3, 3)):
+            raise ValueError(f"its first layer is {list(first.shape)}")
         detector = DigitsDetector() if first is None else RandomFeatures(channels=first.shape[1])
         detector.load_state_dict(tensors)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a detector ({reason}): correct evaluation.detector") from error
     return detector.eval().requires_grad_(False)
 
 

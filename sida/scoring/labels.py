@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sida.data.prepare import prepare_data
 from sida.errors import UserError
+from sida.foreign.boundary import reading
 from sida.foreign.fetch import fetch_file
+from sida.foreign.json_values import TEXT_BYTES, parse_json
 from sida.manifests import DatasetResult
 from sida.recipe import Recipe
 from sida.steps import Step, StepRun, step
@@ -84,15 +85,15 @@ def score_data(run: StepRun, recipe: Recipe) -> DatasetResult:
 
 def read_histogram(path: Path, classes: int) -> tuple[int, ...]:
     """Return images per class in a ``dataset.json`` {"labels": [[name, class], ...]}. Raises UserError for anything else."""
-    try:
-        entries = json.loads(path.read_bytes())["labels"]
-        labels = [label for _, label in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"labels {path}: not a dataset.json with a list of [name, class] ({error})") from error
+    with reading(f"labels {path}", path, "not a dataset.json with a list of [name, class]"):
+        if path.stat().st_size > TEXT_BYTES:
+            raise ValueError(f"it has more than {TEXT_BYTES:,} bytes")
+        labels = [label for _, label in parse_json(path.read_bytes())["labels"]]
     counts = [0] * classes
     for label in labels:
         if type(label) is not int or not 0 <= label < classes:
-            raise UserError(f"labels {path}: class {label!r} is out of range, the recipe has 0 to {classes - 1}")
+            found = repr(label)[:40] if isinstance(label, int | float | str) else type(label).__name__
+            raise UserError(f"labels {path}: class {found} is out of range, the recipe has 0 to {classes - 1}")
         counts[label] += 1
     if not labels:
         raise UserError(f"labels {path}: holds no label: it is damaged, fetch it again")

@@ -110,6 +110,8 @@ def _published(run: StepRun, path: Path, sha256: str) -> dict[str, Any]:
 
     evaluation = run.recipe.evaluation
     statistics = read_statistics(path, evaluation.metric, evaluation.detector.features)
+    if statistics.counts and statistics.count is None:
+        run.note(f"{path.name} does not say of how many images it was made (num_images is missing)")
     moments = {"mean": statistics.mean, "covariance": statistics.covariance}
     return {
         "origin": "published",

@@ -6,7 +6,6 @@ N - 1. Reference images (for precision and recall): an npz with ``arr_0`` uint8 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,88 +15,94 @@ import numpy as np
 import torch
 
 from sida.errors import UserError
-from sida.foreign.pickles import read_pickle
+from sida.foreign import read_pickle
+from sida.foreign.arrays import read_npz
+from sida.foreign.boundary import reading
 from sida.numerics.frechet import check_covariance
 
 PICKLE_KEYS = {"fid": "fid", "fd_dinov2": "fd_dinov2"}  # metric -> key in EDM2's file
+ARRAYS = ("mu", "sigma")
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean float64 [F] and covariance float64 [F, F]; ``count`` images where the file says so."""
+    """Mean float64 [F] and covariance float64 [F, F]; ``count`` images where the file says so (a pickle should)."""
 
     mean: np.ndarray
     covariance: np.ndarray
     count: int | None = None
+    counts: bool = False  # whether files of this kind say of how many images they are
 
 
 def read_statistics(path: Path, metric: str, features: int) -> Statistics:
     """Return the statistics for a metric in an npz or a pickle. Raises UserError for any file that does not hold them."""
-    try:
+    label = f"reference {path}"
+
+    def check(arrays: Mapping[str, Any]) -> None:
+        """See shapes and types, of headers or arrays."""
+        mean, covariance = (arrays[name] for name in ARRAYS)
+        if mean.shape != (features,) or covariance.shape != (features, features):
+            raise UserError(
+                f"{label}: mu {list(mean.shape)} and sigma {list(covariance.shape)}, but the detector has {features} "
+                f"features: take the reference that was made with this detector"
+            )
+        for name in ARRAYS:
+            dtype = arrays[name].dtype
+            if dtype.kind != "f" or dtype.itemsize not in (4, 8):
+                raise UserError(f"{label}: {name} is {dtype}, expected float32 or float64: take the published file")
+
+    with reading(label, path):
         with path.open("rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise UserError(f"reference {path}: {error.strerror}: correct evaluation.reference.address") from error
-    if head[:2] == b"PK":
-        arrays, count = _npz(path, ("mu", "sigma")), None
-    else:
-        arrays, count = _pickled(path, metric)
-    mean, covariance = arrays["mu"], arrays["sigma"]
-    if mean.shape != (features,) or covariance.shape != (features, features):
-        raise UserError(
-            f"reference {path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}, but the detector has {features} "
-            f"features: take the reference that was made with this detector"
-        )
-    for name, values in arrays.items():
-        if values.dtype not in (np.float64, np.float32) or not np.isfinite(values).all():
-            raise UserError(f"reference {path}: {name} is {values.dtype} and not all finite numbers: fetch it again")
-    covariance = covariance.astype(np.float64)
-    try:
-        check_covariance(torch.from_numpy(covariance))
-    except ValueError as error:
-        raise UserError(f"reference {path}: {error}: fetch it again") from error
-    return Statistics(mean.astype(np.float64), covariance, count)
+            is_zip = file.read(2) == b"PK"
+        if is_zip:
+            arrays, count = read_npz(path, ARRAYS, label, check), None
+        else:
+            arrays, count = _pickled(path, metric, label)
+            check(arrays)
+        mean, covariance = (arrays[name].astype(np.float64) for name in ARRAYS)  # whatever their byte order
+        for name, values in zip(ARRAYS, (mean, covariance), strict=True):
+            if not np.isfinite(values).all():
+                raise UserError(f"{label}: {name} is not all finite numbers: fetch it again")
+        try:
+            check_covariance(torch.from_numpy(covariance))
+        except ValueError as error:
+            raise UserError(f"{label}: {error}: fetch it again") from error
+        return Statistics(mean, covariance, count, not is_zip)
 
 
-def read_reference_images(path: Path, resolution: int) -> np.ndarray:
-    """Return reference images uint8 [N, 3, H, W]. Raises UserError for another file or size."""
-    images = _npz(path, ("arr_0",))["arr_0"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):
-        raise UserError(
-            f"reference images {path}: arr_0 is {images.dtype} {list(images.shape)}, expected uint8 "
-            f"[N, {resolution}, {resolution}, 3]"
-        )
+def read_reference_images(path: Path, resolution: int, name: str = "") -> np.ndarray:
+    """Return reference images uint8 [N, 3, H, W]. Raises UserError for another file or size; ``name``: the user's file."""
+    label = f"reference images {name or path}"
+
+    def check(headers: Mapping[str, Any]) -> None:
+        images = headers["arr_0"]
+        if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[1:] != (resolution, resolution, 3):
+            raise UserError(
+                f"{label}: arr_0 is {images.dtype} {list(images.shape)}, expected uint8 [N, {resolution}, {resolution}, 3]: "
+                f"take the file of this size"
+            )
+
+    images = read_npz(path, ("arr_0",), label, check)["arr_0"]
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("one array, no archive")
-            if missing := [name for name in names if name not in archive.files]:
-                held = ", ".join(archive.files[:8])
-                raise UserError(f"reference {path}: holds {held or 'nothing'}, not {' and '.join(missing)}: wrong file")
-            return {name: archive[name] for name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"reference {path}: not a readable npz ({reason}): it is cut or damaged, fetch it again"
-        ) from error
-
-
-def _pickled(path: Path, metric: str) -> tuple[dict[str, np.ndarray], int | None]:
-
-    content: Any = read_pickle(path, f"reference {path}")
+def _pickled(path: Path, metric: str, label: str) -> tuple[dict[str, np.ndarray], int | None]:
+    content: Any = read_pickle(path, label)
     key = PICKLE_KEYS.get(metric, metric)
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
-        held = ", ".join(sorted(str(name) for name in content)[:8]) if isinstance(content, Mapping) else "no dictionary"
-        raise UserError(f"reference {path}: holds {held}, nothing for {key}: take the file of this metric")
+        held = ", ".join(sorted(str(name)[:40] for name in content)[:8]) if isinstance(content, Mapping) else ""
+        raise UserError(f"{label}: holds {held or 'no dictionary'}, nothing for {key}: take the file of this metric")
     arrays = {}
-    for name in ("mu", "sigma"):
-        try:
-            arrays[name] = np.asarray(content[key][name])
-        except KeyError:
-            raise UserError(f"reference {path}: {key} holds no {name}: it is damaged, fetch it again") from None
+    for name in ARRAYS:
+        if name not in content[key]:
+            raise UserError(f"{label}: {key} holds no {name}: it is damaged, fetch it again")
+        arrays[name] = content[key][name]
+        if not isinstance(arrays[name], np.ndarray):
+            raise UserError(f"{label}: {name} is {type(arrays[name]).__name__}, not a numpy array: fetch it again")
     count = content.get("num_images")
-    return arrays, int(count) if isinstance(count, int) else None
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 2):
+        raise UserError(
+            f"{label}: num_images is {str(count)[:40] if isinstance(count, int | float) else type(count).__name__}"
+            f", expected how many images it was made of: fetch it again"
+        )
+    return arrays, None if count is None else int(count)

@@ -69,7 +69,7 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
 
 def _published(job: Job[ReferenceSpec], images: ObjectRef, dataset: DatasetResult, detector: Detector) -> ObjectRef:
     """Return features of published reference images."""
-    pixels = torch.from_numpy(read_reference_images(fetch_object(job.store, images), dataset.resolution))
+    pixels = torch.from_numpy(read_reference_images(fetch_object(job.store, images), dataset.resolution, images.name))
     device, batch = job.processes.device, job.recipe.execution.batch_limit
     with torch.no_grad():
         features = [detector(part.to(device)).to("cpu", torch.float32) for part in pixels.split(batch)]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sida.errors import UserError
+from sida.errors import UserError, shortened
 from sida.foreign import Refused
+from sida.foreign.boundary import reading
 from sida.recipe import Network
 from sida.stores.objects import sha256_of
-from sida.teachers.files import NetworkFile, load_network, save_network
+from sida.teachers.files import NetworkFile, check_fits, load_network, save_network
 from sida.teachers.formats import read_network, tensors_of
 
 
@@ -54,6 +55,8 @@ def convert(
     before = _state(path, label)
     source = read_network(path, label)
     network = agreed_network(source, network, label)
+    left_out = _heads(source.tensors, network)
+    check_fits(network, {key: shape for key, (_, shape) in source.shapes().items() if key not in left_out}, label)
     digest = sha256_of(path)[0]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", path.stem).strip(".") or "network"
     weights, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
@@ -63,13 +66,13 @@ def convert(
         with made(folder), tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
             draft = Path(temporary) / weights.name
             ours = source.format == "safetensors" and source.network is not None
-            if ours and not _heads(source.tensors, network):
+            if ours and not left_out:
                 shutil.copyfile(path, draft)
             else:
-                tensors = tensors_of(source, path)
-                left_out = _heads(tensors, network)
+                with reading(label, path):
+                    tensors = tensors_of(source, path)
                 save_network(draft, {name: t for name, t in tensors.items() if name not in left_out}, network, **about)
-            load_network(draft, network)  # names and shapes fit; also says what does not
+            load_network(draft, network, label=label)
             described = {
                 "network": dict(network),
                 **about,
@@ -127,7 +130,7 @@ def _heads(names: Iterable[str], network: Mapping[str, Any]) -> set[str]:
 def agreed_network(source: NetworkFile, expected: Mapping[str, Any] | None, label: str) -> dict[str, Any]:
     """Return the architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
     if source.problem:
-        raise Refused(f"{label} holds a network that this project does not have: {source.problem}")
+        raise Refused(shortened(f"{label} holds a network that this project does not have: {source.problem}"))
     if expected is None:
         if source.network is None:
             raise Refused(f"{label} does not say which architecture it holds: name a recipe that does (--recipe)")
@@ -153,5 +156,6 @@ def _complete(network: Mapping[str, Any], label: str) -> dict[str, Any]:
         return Network.model_validate_json(json.dumps(dict(network)), strict=True).model_dump(mode="json")
     except (ValidationError, TypeError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        field = ".".join(map(str, first["loc"]))
-        raise Refused(f"{label}: {field} of its network is not one of this project ({first['msg']})") from error
+        field = ".".join(str(part)[:60] for part in first["loc"]) or "architecture"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise Refused(shortened(f"{label}: {field} of its network is not one of this project ({message})")) from error

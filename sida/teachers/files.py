@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sida.errors import UserError
 from sida.foreign import TensorView
+from sida.foreign.boundary import reading, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,38 +54,75 @@ def save_network(path: Path, tensors: Mapping[str, Tensor], network: Mapping[str
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
 
 
-def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0) -> Denoiser:
+def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0, label: str = "") -> Denoiser:
     """Return a denoiser of the given architecture with the file's weights, by name and strictly.
 
-    Raises UserError that lists missing and unexpected names, or wrong shapes.
+    Raises UserError that lists missing and unexpected names, or wrong shapes; ``label`` names the file in it.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from sida.numerics.networks.build import build_network
 
-    try:
+    label = label or str(path)
+    with reading(label, path):
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}): fetch it again") from error
+        check_fits(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, label)
     denoiser = build_network(network, dropout)
     own = denoiser.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    if missing or extra:
-        raise UserError(
-            f"{path}: does not fit {network['architecture']}: missing {_listed(missing)}; unexpected {_listed(extra)}"
-        )
-    wrong = [name for name in own if own[name].shape != tensors[name].shape]
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"{path}: {name} is {list(tensors[name].shape)}, the recipe's network has {list(own[name].shape)} "
-            f"({len(wrong)} such names): correct teacher.network"
-        )
     denoiser.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
     return denoiser
 
 
+def network_on_meta(network: Mapping[str, Any], label: str, dropout: float = 0.0) -> Denoiser:
+    """Return a network without memory for its numbers. Raises UserError where its fields contradict each other.
+
+    One image goes through it: levels that do not fit the resolution show only then.
+    """
+    import torch
+
+    from sida.numerics.networks.build import build_network
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            denoiser = build_network(network, dropout).eval()
+            shape = (1, denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
+            denoiser(torch.empty(shape), torch.ones(1), torch.empty(1, denoiser.label_dim))
+    except Exception as error:  # torch raises whatever such fields make it raise
+        raise UserError(f"{label}: its network cannot be built ({reason(error)}): correct teacher.network") from error
+    return denoiser.train()
+
+
+def check_fits(network: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], label: str) -> None:
+    """Raise UserError unless a file's names and shapes are the network's, which takes no memory here."""
+    blocks = len(network["channel_mult"]) * (
+        2 * network["num_blocks"] + 1
+    )  # of encoder and decoder, each of several tensors
+    if len(shapes) < blocks:
+        raise UserError(
+            f"{label}: does not fit {network['architecture']}: it holds {len(shapes):,} tensors, and the network has {blocks:,} "
+            f"blocks of several: correct teacher.network, or fetch it again"
+        )
+    own = network_on_meta(network, label).state_dict()
+    missing, extra = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
+    if missing or extra:
+        prefix = next(iter(shapes), "").partition(".")[0] + "."
+        if missing and all(name.startswith(prefix) for name in shapes) and f"{prefix}{missing[0]}" in shapes:
+            raise UserError(
+                f"{label}: every name in it begins with {prefix[:40]!r} (as DataParallel, Lightning and torch.compile write them): "
+                f"save the state_dict of the network inside, not of what is around it"
+            )
+        raise UserError(
+            f"{label}: does not fit {network['architecture']}: missing {_listed(missing)}; unexpected {_listed(extra)}"
+        )
+    wrong = [name for name in own if own[name].shape != shapes[name]]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{label}: {name} is {list(shapes[name])}, the recipe's network has {list(own[name].shape)} "
+            f"({len(wrong)} such names): correct teacher.network"
+        )
+
+
 def _listed(names: list[str]) -> str:
-    listed = ", ".join(names[:5]) or "nothing"
-    return listed + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    listed = ", ".join(name[:40] for name in names[:2]) or "nothing"
+    return listed + (f" and {len(names) - 2:,} more" if len(names) > 2 else "")

@@ -6,8 +6,6 @@ safetensors (with this project's header, or names that fit the recipe).
 
 from __future__ import annotations
 
-import json
-import pickle
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,11 @@ import numpy as np
 
 from sida.errors import UserError
 from sida.foreign import Refused, TensorView, read_pickle
-from sida.foreign.torch_streams import check_index
+from sida.foreign.archives import opened_zip
+from sida.foreign.boundary import reading, reason
+from sida.foreign.json_values import parse_json
+from sida.foreign.limits import Budget
+from sida.foreign.torch_streams import INDEX_ELEMENTS, check_index
 from sida.teachers.files import HEADER_KEY, Format, NetworkFile
 from sida.teachers.nvidia_pickles import published_network
 
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TORCH_PICKLE_BYTES = 16 << 20  # of the index inside a torch file
-TORCH_DIRECTORY_BYTES = 8 << 20  # of the list of its members
-ZIP_END_BYTES = (64 << 10) + 200  # where a zip's last records are
+OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the magic number of torch's first pickle
 HEADER_BYTES = 16 << 20
 WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep their tensors under
 
@@ -34,11 +35,16 @@ def format_of(path: Path, label: str) -> Format:
     """Return the kind of file. Raises UserError for one that cannot be read, and Refused for any other kind."""
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(len(OLD_TORCH))
     except OSError as error:
         raise UserError(f"cannot read {label}: {error.strerror}") from error
     if head[:4] == b"PK\x03\x04":
         return "torch"
+    if head == OLD_TORCH:
+        raise Refused(
+            f"{label} is in torch's old format (before 1.6), which is not read: where you trust it, write it again by "
+            f"torch.save(torch.load(file, weights_only=True), file)"
+        )
     if len(head) >= 9 and head[8:9] == b"{":
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -54,12 +60,13 @@ def read_network(path: Path, label: str) -> NetworkFile:
 
     Raises Refused or UserError in one line that names ``label``.
     """
-    kind = format_of(path, label)
-    if kind == "pickle":
-        return published_network(read_pickle(path, label), label)
-    if kind == "torch":
-        return NetworkFile(kind, _read_torch(path, label), None)
-    return _read_safetensors(path, label)
+    with reading(label, path):
+        kind = format_of(path, label)
+        if kind == "pickle":
+            return published_network(read_pickle(path, label), label)
+        if kind == "torch":
+            return NetworkFile(kind, _read_torch(path, label), None)
+        return _read_safetensors(path, label)
 
 
 def tensors_of(network_file: NetworkFile, path: Path) -> dict[str, Tensor]:
@@ -86,12 +93,14 @@ def _copy(tensor: Any) -> Tensor:
 def _read_torch(path: Path, label: str) -> dict[str, Tensor]:
     import torch
 
-    _check_zip(path, label)
+    with reading(label, path, "a damaged torch file"):
+        _check_zip(path, label)
     try:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
-        reason = " ".join(str(error).split("\n", 1)[0].split())[:200]
-        raise Refused(f"{label} is refused by torch.load(weights_only=True): {reason}") from error
+    except (
+        Exception
+    ) as error:  # of an index that passed: torch's reasons, or a version or a storage that it does not know
+        raise Refused(f"{label} is refused by torch.load(weights_only=True): {reason(error)}") from error
     for name in ("", *WRAPPERS):
         inner = value.get(name) if name and isinstance(value, dict) else value
         if isinstance(inner, dict) and inner and all(isinstance(tensor, torch.Tensor) for tensor in inner.values()):
@@ -100,60 +109,38 @@ def _read_torch(path: Path, label: str) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path, label: str) -> None:
-    """Refuse a zip whose members claim more bytes than it has (torch never compresses), or whose index is costly to read."""
-    size = path.stat().st_size
-    try:
-        if (listing := _directory_bytes(path)) > TORCH_DIRECTORY_BYTES:
-            raise Refused(f"{label} is refused: the list of its members has {listing:,} bytes")
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise Refused(f"{label} is refused: a zip with compressed members is not what torch.save writes")
-            if sum(member.file_size for member in members) > size:
-                raise Refused(f"{label} is refused: its members claim more bytes than the file has")
-            index = [member for member in members if member.filename.endswith("data.pkl")]
-            if len(index) != 1 or index[0].file_size > TORCH_PICKLE_BYTES:
-                raise Refused(f"{label} is refused: it is a zip, but not what torch.save writes")
-            content = archive.read(index[0])
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise Refused(f"{label} is a damaged torch file ({error}): fetch it again") from error
+    """Refuse a zip with compressed members (torch never compresses), or whose index is costly to read."""
+    budget = Budget(path.stat().st_size, INDEX_ELEMENTS)
+    with opened_zip(path, budget, (zipfile.ZIP_STORED,)) as archive:
+        members = archive.infolist()
+        index = [member for member in members if member.filename.endswith("data.pkl")]
+        if len(index) != 1 or index[0].file_size > TORCH_PICKLE_BYTES:
+            raise Refused(f"{label} is refused: it is a zip, but not what torch.save writes")
+        content = archive.read(index[0])
     folder = f"{index[0].filename.removesuffix('data.pkl')}data/"
     storages = {member.filename.removeprefix(folder): member.file_size for member in members}
     try:
-        check_index(content, storages, size)
+        check_index(content, storages, budget)
     except Refused as error:
         raise Refused(
             f"{label} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
         ) from error
 
 
-def _directory_bytes(path: Path) -> int:
-    """Return the size that a zip gives for its list of members: zipfile would build an object for each."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
-        tail = file.read()
-    end, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
-    size = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
-    return int.from_bytes(tail[large + 40 : large + 48], "little") if size == 0xFFFFFFFF else size
-
-
 # -- safetensors
 
 
 def _read_safetensors(path: Path, label: str) -> NetworkFile:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
-            raise Refused(f"{label} is a damaged safetensors file (header of {length} bytes): fetch it again")
-        with safe_open(path, framework="np") as opened:  # checks that every tensor lies inside the file
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            shapes = {name: (_SAFE[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()}
-            about = json.loads((opened.metadata() or {}).get(HEADER_KEY, "{}"))
-    except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
-        raise Refused(f"{label} is not a readable safetensors file ({error}): fetch it again") from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
+        raise Refused(f"{label} is a damaged safetensors file (header of {length} bytes): fetch it again")
+    with reading(label, path, "not a readable safetensors file"), safe_open(path, framework="np") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        shapes = {name: (_SAFE[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()}
+        about = parse_json((opened.metadata() or {}).get(HEADER_KEY, "{}").encode())
     if not isinstance(about, dict) or not isinstance(about.get("network"), dict):
         return NetworkFile("safetensors", shapes, None)
     return NetworkFile("safetensors", shapes, about.pop("network"), about)

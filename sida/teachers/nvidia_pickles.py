@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 
 from sida.foreign import Inert, Refused, TensorView
+from sida.foreign.limits import Budget
 from sida.teachers.files import NetworkFile
 
 MODULE_DEPTH = 20
+MOST_NAMES = 100_000  # of tensors and modules, which may share their parts
+NAME_LENGTH = 500
+MOST_ARGUMENTS = 100
 
 # Arguments that do not decide what the network computes in eval mode, or only in the authors' own code, or are looked at before.
 _IGNORED = {
@@ -100,18 +104,23 @@ def _modules(module: Inert) -> dict[str, Inert]:
 def _tensors(ema: Inert, label: str) -> dict[str, TensorView]:
     """Return all parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
     tensors: dict[str, TensorView] = {}
-    level, seen = [("", ema)], {id(ema)}
+    level, seen, budget = [("", ema)], {id(ema)}, Budget(0, MOST_NAMES)
     for _ in range(MODULE_DEPTH):
         below: list[tuple[str, Inert]] = []
         for prefix, module in level:
+            budget.spend(sum(len(_held(module, kind)) + 1 for kind in ("_parameters", "_buffers", "_modules")))
+            if len(prefix) > NAME_LENGTH:
+                raise Refused(
+                    f"{label}: module {prefix[:40]}... has a name of {len(prefix):,} characters: it is damaged"
+                )
             for name, tensor in [*_held(module, "_parameters").items(), *_held(module, "_buffers").items()]:
                 if isinstance(tensor, TensorView):
                     tensors[f"{prefix}{name}"] = tensor
                 elif tensor is not None:
-                    raise Refused(f"{label}: {prefix}{name} is no tensor: the file is damaged")
+                    raise Refused(f"{label}: {prefix}{str(name)[:40]} is no tensor: the file is damaged")
             for name, child in _modules(module).items():
                 if id(child) in seen:
-                    raise Refused(f"{label}: module {prefix}{name} occurs twice, as no published network has it")
+                    raise Refused(f"{label}: module {prefix}{name[:40]} occurs twice, as no published network has it")
                 seen.add(id(child))
                 below.append((f"{prefix}{name}.", child))
         if not below:
@@ -127,34 +136,41 @@ def _arguments(ema: Inert, label: str) -> dict[str, Any]:
     """Return the constructor's arguments, positions named."""
     args, kwargs = ema.state.get("_init_args", ()), ema.state.get("_init_kwargs", {})
     names = ("img_resolution", "img_channels", "label_dim")
-    if not isinstance(args, tuple | list) or not isinstance(kwargs, dict) or len(args) > len(names):
+    if (
+        not isinstance(args, tuple | list)
+        or not isinstance(kwargs, dict)
+        or len(args) > len(names)
+        or len(kwargs) > MOST_ARGUMENTS
+    ):
         raise Refused(f"{label}: the constructor's arguments are not those of a published network")
     arguments = dict(zip(names, args, strict=False)) | kwargs
-    return {str(name): _plain(argument) for name, argument in arguments.items()}
+    budget = Budget(0, MOST_NAMES)  # lists may share their items
+    return {str(name)[:NAME_LENGTH]: _plain(argument, budget) for name, argument in arguments.items()}
 
 
-def _plain(value: Any, depth: int = 3) -> Any:
+def _plain(value: Any, budget: Budget, depth: int = 3) -> Any:
     """Return small values as JSON has them; everything else by its type's name."""
+    budget.spend()
     if isinstance(value, np.generic):  # before float, which numpy's float64 is too
-        return _plain(value.item())
+        return _plain(value.item(), budget)
     if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 1000):
         return value
     if isinstance(value, list | tuple) and len(value) <= 64 and depth:
-        return [_plain(item, depth - 1) for item in value]
+        return [_plain(item, budget, depth - 1) for item in value]
     if isinstance(value, dict) and len(value) <= 64 and depth:
-        return {str(key): _plain(item, depth - 1) for key, item in value.items()}
+        return {str(key)[:NAME_LENGTH]: _plain(item, budget, depth - 1) for key, item in value.items()}
     return f"({type(value).__name__})"
 
 
 def _edm(class_name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if "EDMPrecond" not in class_name or arguments.get("sigma_data", 0.5) != 0.5:
-        raise _Unknown(f"its preconditioner is {class_name}, not EDM's with sigma_data 0.5")
+        raise _Unknown(f"its preconditioner is {class_name[:60]}, not EDM's with sigma_data 0.5")
     model_type = str(arguments.get("model_type", "DhariwalUNet"))
     trunk = model_type.removesuffix("_EncoderDecoder")
     if trunk == "DhariwalUNet":
         return _network("adm", arguments, _ADM, {}, {"channel_mult_emb": 4})
     if trunk != "SongUNet":
-        raise _Unknown(f"its model_type is {model_type}")
+        raise _Unknown(f"its model_type is {model_type[:60]}")
     for architecture, fixed in _SONG_VARIANTS.items():
         if all(arguments.get(name, _SONG_VARIANTS["ddpmpp"][name]) == value for name, value in fixed.items()):
             return _network(architecture, arguments, _SONG, {**_SONG_FIXED, **fixed}, {"channel_mult_emb": 4})
@@ -195,7 +211,9 @@ def _network(
     network |= {name: value for name, value in others.items() if value != optional[name]}
     for name, value in arguments.items():
         if name not in fixed:
-            raise _Unknown(f"its constructor's argument {name} is not known here")
+            raise _Unknown(f"its constructor's argument {name[:60]} is not known here")
         if value != fixed[name]:
-            raise _Unknown(f"its constructor's argument {name} is {value!r}, here it is always {fixed[name]!r}")
+            raise _Unknown(
+                f"its constructor's argument {name} is {repr(value)[:60]}, here it is always {fixed[name]!r}"
+            )
     return network

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from sida.numerics.networks.build import build_network
 from sida.numerics.networks.precondition import Denoiser
 from sida.recipe import Execution, Method, Network
+from sida.teachers.files import network_on_meta
 from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
 from sida.training.memory import phase_bytes
@@ -120,8 +120,7 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
     """
     large = max(2, (execution and execution.micro_batch) or method.loss_group)
     small = large // 2
-    with META:
-        teacher = build_network(network.model_dump(), method.dropout)
+    teacher = network_on_meta(network.model_dump(), "the recipe", method.dropout)
     job = partial(_job, teacher, network, method, execution)
     phases = []
     for (flops, masks), less, more in zip(_work(job(1)), _held(job(small)), _held(job(large)), strict=True):

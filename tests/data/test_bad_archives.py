@@ -244,3 +244,64 @@ def test_a_label_that_no_int32_holds_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"labels": [["x.png", 99999999999]]}')
     with pytest.raises(UserError, match=r"labels\[0\] is .*99999999999.*expected \[name, whole number\]"):
         open_source(section(tmp_path / "dataset.json", "labels", classes=2), tmp_path)
+
+
+def test_what_follows_the_end_of_a_tar_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", ("x.png", png(1)))
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(4096))
+    assert members(path) == ["x.png"]
+    for more in (b"x", bytes(1 << 20) + b"x", whole):  # the last: two tars in one file
+        path.write_bytes(whole + more)
+        refused(path, "more follows its end")
+
+
+def test_a_packed_tar_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    for content in (b"junk" * 300, write_tar(tmp_path / "x", ("../x.png", png(1))).read_bytes()):
+        path = tmp_path / "a.tar.gz"
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(UserError, match=r"a\.tar\.gz: ") as caught:
+            entries_of(path, scratch)
+        assert str(scratch) not in str(caught.value)
+    listing = ("dataset.json", b'{"labels": [["x.png", "one"]]}')
+    path.write_bytes(gzip.compress(write_tar(tmp_path / "x", ("x.png", png(1)), listing).read_bytes()))
+    with pytest.raises(UserError, match=r"a\.tar\.gz/dataset\.json: labels\[0\]") as caught:
+        open_source(section(path, classes=2), scratch)
+    assert str(scratch) not in str(caught.value)
+
+
+@pytest.mark.parametrize(("source", "top"), [("folder", ""), ("afhqv2", ""), ("afhqv2", "train/")])
+def test_an_empty_class_folder_in_an_archive_is_refused(source: str, top: str, tmp_path: Path) -> None:
+    pictures = [(f"{top}{name}/{number}.png", png(number)) for number, name in enumerate(("cat", "dog"))]
+    folders = [f"{top}{name}" for name in ("cat", "dog", "lynx")]
+    tar = write_tar(tmp_path / "a.tar", *map(_directory, folders), *pictures)
+    packed = write_zip(tmp_path / "a.zip", *((f"{name}/", b"") for name in folders), *pictures)
+    for path in (tar, packed):
+        with pytest.raises(UserError, match="class folder lynx is empty, so later classes would shift"):
+            open_source(section(path, source, classes=2), tmp_path)
+    whole = write_tar(tmp_path / "b.tar", _directory("./"), *map(_directory, folders[:2]), *pictures)
+    found = open_source(section(whole, source, classes=2), tmp_path)
+    assert found.labels is not None and found.labels.tolist() == [0, 1] and found.ignored == 0
+
+
+def _directory(name: str) -> tarfile.TarInfo:
+    return special(name, tarfile.DIRTYPE)
+
+
+def test_a_git_lfs_pointer_in_place_of_an_archive_is_named(tmp_path: Path) -> None:
+    for name in ("a.zip", "a.tar", "a.tar.gz"):
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+        with pytest.raises(UserError, match=r"a\.(zip|tar|tar\.gz) is a Git LFS pointer"):
+            open_source(section(tmp_path / name), tmp_path)
+
+
+def test_labels_nested_too_deep_are_refused(tmp_path: Path) -> None:
+    deep = b"[" * 500 + b"]" * 500
+    path = write_tar(tmp_path / "a.tar", ("a.png", png(1)), ("a.json", b'{"label": %s}' % deep))
+    with pytest.raises(UserError, match=r"a\.json is no label \(it is nested"):
+        open_source(section(path, "webdataset", classes=2), tmp_path)
+    (tmp_path / "dataset.json").write_bytes(b'{"labels": [["x.png", %s]]}' % deep)
+    with pytest.raises(UserError, match=r"not a dataset\.json"):
+        open_source(section(tmp_path / "dataset.json", "labels", classes=2), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -84,3 +85,13 @@ def test_an_animation_is_its_first_frame() -> None:
     content = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     image = Decoder("none", 8, 3, "convert")(content).data
     assert np.array_equal(image, np.asarray(frames[0].convert("RGB")).transpose(2, 0, 1))
+
+
+def test_a_comment_without_end_in_a_ppm_is_refused_at_once() -> None:
+    decode = Decoder("lanczos", 8, 3)
+    pixels = bytes(8 * 8 * 3)
+    assert decode(b"P6\n# a comment\n8 8\n# another\n255\n" + pixels).data.shape == (3, 8, 8)
+    started = time.thread_time()
+    with pytest.raises(Unreadable, match="has no size within its first"):
+        decode(b"P6\n#" + b"x" * 20_000_000 + b"\n8 8\n255\n" + pixels)
+    assert time.thread_time() - started < 1

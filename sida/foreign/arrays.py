@@ -1,0 +1,90 @@
+"""numpy's files of others: .npy and .npz with plain numbers. Headers are read and checked before any data is inflated."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sida.foreign.archives import opened_zip
+from sida.foreign.boundary import reading
+from sida.foreign.limits import Budget
+from sida.foreign.stand_ins import MOST_DIMENSIONS
+
+HEADER_BYTES = 4096  # of an array of plain numbers: some 100 are used
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes
+
+
+class Header(NamedTuple):
+    """Beginning of an .npy file: what follows it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    order: str
+    start: int  # of the data, in bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+Check = Callable[[Mapping[str, Header]], None]
+
+
+def read_npz(path: Path, names: Sequence[str], label: str, check: Check) -> dict[str, np.ndarray]:
+    """Return arrays of an npz, read-only. ``check`` sees all headers before any array is inflated, and raises UserError.
+
+    Raises UserError in one line that names the file by ``label``.
+    """
+    with reading(label, path):
+        budget = Budget(path.stat().st_size)
+        with opened_zip(path, budget, _METHODS) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if missing := [name for name in names if name not in members]:
+                held = ", ".join(name[:40] for name in list(members)[:8])
+                raise ValueError(f"it holds {held or 'nothing'}, not {' and '.join(missing)}")
+            headers = {}
+            for name in names:
+                with archive.open(members[name]) as file:
+                    headers[name] = _header(file.read(HEADER_BYTES))
+                if headers[name].size != members[name].file_size:
+                    raise ValueError(f"{name} is of {members[name].file_size:,} bytes, its header says otherwise")
+            check(headers)
+            for name in names:
+                budget.charge(members[name].file_size)
+            return {name: _array(headers[name], archive.read(members[name])) for name in names}
+
+
+def read_npy(content: bytes) -> np.ndarray:
+    """Return the array in an .npy file, read-only. Raises ValueError, or what numpy raises on a hostile header."""
+    return _array(_header(content[:HEADER_BYTES]), content)
+
+
+def _header(head: bytes) -> Header:
+    file = io.BytesIO(head)
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"an .npy file of version {version}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python 2's headers
+        shape, fortran, dtype = readers[version](file, max_header_size=HEADER_BYTES)
+    if dtype.kind not in "biufc" or dtype.subdtype is not None:
+        raise ValueError("an array of other things than plain numbers")
+    if len(shape) > MOST_DIMENSIONS or not all(0 <= length < 2**48 for length in shape):
+        raise ValueError("an array whose shape is not a short list of lengths")
+    return Header(shape, dtype, "F" if fortran else "C", file.tell())
+
+
+def _array(header: Header, content: bytes) -> np.ndarray:
+    if header.size != len(content):
+        raise ValueError(f"an array of {header.size:,} bytes in {len(content):,}")
+    flat = np.frombuffer(content, header.dtype, offset=header.start)
+    return flat.reshape(header.shape, order="F" if header.order == "F" else "C")

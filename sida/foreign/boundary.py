@@ -1,0 +1,65 @@
+"""The one place where failures of reading a foreign file become a line for its user."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sida.errors import MESSAGE, Refused, SidaError, UserError, shortened
+
+REASON = 120  # characters for what a library says
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def reading(label: str, path: Path | None = None, problem: str = "damaged, or not what it should be") -> Iterator[None]:
+    """Turn whatever reading a foreign file raises into UserError: a short line that names the file by ``label``.
+
+    ``path``: the file, whose first bytes may say that it is another thing altogether; ``problem``: what to call it if they do not.
+    Passed on: a full disk, which is not the file's fault, and errors of ours that are not the user's.
+    """
+    if path is not None and path.exists() and not (path.is_file() or path.is_dir()):
+        raise Refused(f"{label} is a pipe, socket or device, not a file: give a file")
+    try:
+        yield
+    except Exception as error:  # libraries raise whatever hostile bytes make them raise
+        ours = isinstance(error, UserError)
+        if (isinstance(error, SidaError) and not ours) or (isinstance(error, OSError) and error.errno in _FULL):
+            raise
+        if instead := path and what_it_is_instead(path):
+            raise Refused(f"{label} is {instead}") from error
+        if ours and len(str(error)) <= MESSAGE:
+            raise
+        text = str(error) if ours else f"{label} is {problem} ({reason(error)}): fetch it again"
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place that cannot be
+            text = f"{label}: cannot be read: {error.strerror}: check the path"
+        kind = type(error) if isinstance(error, UserError) else Refused
+        raise kind(shortened(text)) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error of a library says, in a few words of one line."""
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    text = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= REASON else f"{text[:REASON]} ..."
+
+
+def what_it_is_instead(path: Path) -> str:
+    """Return what a file's first bytes say it is in place of data, and what to do; empty for anything else."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            head = file.read(100)
+    except OSError:
+        return ""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned, or fetch the file"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page, not the file: check the address, and fetch it again"
+    return ""
