@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from sida import recipe as recipes
+from sida.addresses import checked, redact
 from sida.data.latents import newest_revision
 from sida.errors import RecipeError, UserError
 from sida.foreign.fetch import fetch_file
 from sida.recipe.origins import origins
-from sida.stores.base import redact
 
 KEYS = {"address": "sha256", "vae": "revision"}  # what names something -> what pins it
 
@@ -62,7 +62,7 @@ def pin(path: Path, *, write: bool = True) -> list[Pin]:
 def _pin(gap: _Gap, folder: Path) -> Pin:
     if gap.key == "revision":
         return Pin(gap.field, gap.address, newest_revision(gap.address), gap.key)
-    given = recipes.located(gap.address)
+    given = recipes.located(checked(gap.address, gap.field))
     address = given if "://" in given else (folder / given).resolve().as_uri()
     return Pin(gap.field, redact(address), fetch_file(address, gap.field, step="pin")[1])
 

@@ -21,6 +21,8 @@
 
 from __future__ import annotations
 
+from sida.printing import one_line
+
 
 class SidaError(Exception):
     """Base of all errors of this project."""
@@ -28,8 +30,8 @@ class SidaError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return one line, whatever a foreign file put into a name."""
-        return " ".join(super().__str__().splitlines())
+        """Return one line of at most 300 characters, printable and without secrets, whatever a foreign file put into a name."""
+        return one_line(super().__str__())
 
 
 class UserError(SidaError):

@@ -378,7 +378,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """Return the manifest in a file's bytes. Raises UserError naming the file for another schema, Corrupt for a changed one."""
     try:
         version = json.loads(content).get("schema_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{where}: not a manifest (no JSON object): run the step that writes it again") from error
     if version != SCHEMA_VERSION:
         raise UserError(

@@ -16,12 +16,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sida import progress
+from sida.addresses import redact
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
 from sida.foreign.http import Advance, download, note_beside
 from sida.layout import pin_key
 from sida.settings import settings
 from sida.stores import open_store
-from sida.stores.base import redact
 from sida.stores.cache import give_out, keep_fetched, make_folders, make_room
 from sida.stores.objects import sha256_of
 

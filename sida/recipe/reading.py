@@ -16,9 +16,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sida.addresses import checked
 from sida.errors import RecipeError, UserError
 from sida.recipe.fields import Recipe
 from sida.recipe.shipped import RECIPES, each_address, located
+from sida.recipe.texts import check_texts, without_secrets
 
 
 class Loader(yaml.SafeLoader):
@@ -130,10 +132,12 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _absolute(path: Path, address: str) -> str:
     """Return the file:// address of a path that is relative to the recipe's file ``path``; any other address as it is."""
+    try:
+        address = checked(address, "address")
+    except UserError as error:
+        raise RecipeError(f"{path}: {error}") from error
     if "://" in address:
         return address
-    if "\0" in address:
-        raise RecipeError(f"{path}: address: {address[:80]!r} is no path: take the NUL out")
     return (path.parent / address).resolve().as_uri()
 
 
@@ -170,11 +174,20 @@ def chain(name: str) -> list[Path]:
             raise RecipeError(f"{path}: extends: {error}") from error
 
 
-def _resolve(files: list[Path]) -> dict[str, Any]:
-    """Return each file's fields over those of the recipe it extends, addresses made absolute."""
+def _clean(fields: dict[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        check_texts(fields)
+    except UserError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return fields
+
+
+def _resolve(files: list[Path], *, to_show: bool) -> dict[str, Any]:
+    """Return each file's fields over those of the recipe it extends, addresses made absolute; ``to_show``: secrets masked."""
     merged: dict[str, Any] = {}
     for path in reversed(files):
-        fields = each_address(_read(path), partial(_absolute, path))
+        fields = _read(path)
+        fields = each_address(without_secrets(fields) if to_show else _clean(fields, path), partial(_absolute, path))
         fields.pop("extends", None)
         merged.pop("expected", None)  # measurements belong to the recipe that they were made with
         merged = _merge(merged, fields)
@@ -213,11 +226,16 @@ def section(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(section, getattr(annotation, "__args__", ()))), None)
 
 
+def _located(address: str) -> str:
+    return located(checked(address, "address"))
+
+
 def parse(data: dict[str, Any], file: str) -> Recipe:
     """Turn resolved fields into a Recipe. Raises RecipeError with the field's path and what would be accepted."""
     try:
-        return Recipe.model_validate_json(json.dumps(each_address(data, located)), strict=True)
-    except RecipeError as error:
+        check_texts(data)
+        return Recipe.model_validate_json(json.dumps(each_address(data, _located)), strict=True)
+    except UserError as error:
         raise RecipeError(f"{file}: {error}") from error
     except ValidationError as error:
         raise RecipeError(f"{file}: {fault(error, Recipe)}") from error
@@ -225,12 +243,12 @@ def parse(data: dict[str, Any], file: str) -> Recipe:
         raise RecipeError(f"{file}: {error}; use numbers, text, lists and mappings only") from error
 
 
-def load(name: str) -> Recipe:
-    """Load the recipe called ``name``, or the one in the file ``name``.
+def load(name: str, *, to_show: bool = False) -> Recipe:
+    """Load the recipe called ``name``, or the one in the file ``name``; ``to_show``: with secrets masked, not refused.
 
     >>> recipe = load("cifar10-uncond")
     >>> recipe.method.name, recipe.method.alpha, recipe.dataset.resolution
     ('sida', 1.0, 32)
     """
     files = chain(name)
-    return parse(_resolve(files), str(files[0] if "/" in name else files[0].name))
+    return parse(_resolve(files, to_show=to_show), str(files[0] if "/" in name else files[0].name))

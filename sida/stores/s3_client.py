@@ -16,6 +16,8 @@ from botocore.loaders import create_loader
 from botocore.session import Session
 
 from sida import patience
+from sida.addresses import checked
+from sida.errors import UserError
 from sida.settings import environment
 from sida.stores.s3_errors import not_an_address
 
@@ -30,8 +32,11 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
     neither environment nor AWS's credentials file has keys, a cloud's identity is asked for. Raises UserError when the endpoint is
     not an address, and botocore's errors.
     """
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
+    try:
+        parts = urlsplit(checked(endpoint, "SIDA_S3_ENDPOINT", ("http", "https")))
+    except UserError as error:
+        raise not_an_address(endpoint) from error
+    if not parts.hostname or parts.path.strip("/"):
         raise not_an_address(endpoint)
     patience.hush_retries()
     logging.getLogger("botocore").setLevel(logging.ERROR)  # it tells where it found credentials

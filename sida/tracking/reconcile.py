@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sida import records
 from sida.ending import end_if_killed
 from sida.errors import NotFound, SidaError
+from sida.layout import tracking_lease
 from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
@@ -42,7 +43,7 @@ def track(run: str, store: ObjectStore | None = None) -> str:
         return f"run {run}: already in MLflow"
     with (
         acquire(
-            store, f"tracking/{content.benchmark}", ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None
+            store, tracking_lease(content.benchmark), ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None
         ),
         connected(options.mlflow) as client,
     ):

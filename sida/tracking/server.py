@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sida import patience
+from sida.addresses import redact
 from sida.errors import SidaError
-from sida.stores.base import redact
+from sida.layout import as_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,4 +120,4 @@ def artifact_location(address: str, experiment: str) -> str | None:
     """Return the folder beside a SQLite file; a server has a place of its own."""
     if not address.startswith(SQLITE):
         return None
-    return (Path(address.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / experiment).as_uri()
+    return (Path(address.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / as_name(experiment)).as_uri()
