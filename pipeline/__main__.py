@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import importlib
 import os
 import sys
@@ -76,7 +77,11 @@ def main() -> int:
 
 
 def _main() -> int:
-    top = parser(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+    word = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    top = parser(word)
+    if word and word not in VERBS:
+        near = difflib.get_close_matches(word, VERBS, n=1)
+        top.error(f"no verb {word!r}{f': did you mean {near[0]!r}?' if near else ''}")
     args, flags = top.parse_known_args()
     if args.verb == "step":  # its flags are the step's own
         args.arguments = sys.argv[2:]
