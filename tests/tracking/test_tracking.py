@@ -18,6 +18,7 @@ from sida.tracking.projection import benchmark_of, projection
 from sida.tracking.reconcile import Reconciler, track, track_quietly
 from sida.tracking.server import TrackingOff
 from tests.conftest import ROOT
+from tests.stores.outage import way_to
 from tests.tracking.conftest import Server
 from tests.tracking.runs import CURVE, Made, recipe
 
@@ -318,3 +319,27 @@ def test_a_run_that_is_there_already_is_seen_without_importing_mlflow(
     code = "import sys; from sida.tracking.reconcile import track; print(track('run-1'), 'mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "run run-1: already in MLflow False"
+
+
+@pytest.mark.parametrize(
+    "title", ["it's", 'a "b" c', "Faces 64/64: mine", "`%_\\\\", "..", "../../up", "é" * 200, "CIFAR-10"]
+)
+def test_any_title_of_a_benchmark_can_be_tracked(address: str, store: ObjectStore, place: Path, title: str) -> None:
+    made = Made(store, named(benchmark=title), (1.0, 1.01, 0.99))
+    assert "written to MLflow" in track(made.write("run-1"))
+    assert "already in MLflow" in track("run-1")
+    assert set(runs_of(address, made)) == {"run", "distill", "score"}
+    assert {path.name for path in place.iterdir()} <= {"mlflow.db", "mlflow-artifacts", "store", "runs"}
+
+
+def test_a_login_in_mlflows_address_is_in_no_line(
+    place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Made(store, named(), (1.0, 1.01, 0.99)).write("run-1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with way_to("http://127.0.0.1:1") as way:
+        for answer in ("500 page", "502 page", "cut", "401 page"):
+            way.open(answer)
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", way.endpoint.replace("http://", "http://me:hushhush@"))
+            line = track_quietly("run-1")
+            assert "hushhush" not in line and line.startswith("tracking: ") and line.isprintable(), line
