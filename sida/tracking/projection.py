@@ -236,7 +236,7 @@ def _model(recipe: Recipe, identity: str, results: dict[str, Manifest]) -> Model
     store = results["distill"].about.store
     return Model(
         name=re.sub(
-            "[/:'\"`\\\\]", "-", f"{benchmark_of(recipe)}-{row.metric}-n{row.n}"
+            r"""^\.+|[/:'"`\\]""", "-", f"{benchmark_of(recipe)}-{row.metric}-n{row.n}"
         ),  # fit for MLflow and its filters
         identity=f"{identity}/model/{generator.weights.sha256}/{results['score'].digest}",
         title=f"{recipe.name}-{generator.method}",

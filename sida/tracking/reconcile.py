@@ -13,6 +13,7 @@ from sida import records
 from sida.ending import end_if_killed
 from sida.errors import NotFound, SidaError
 from sida.layout import tracking_lease
+from sida.printing import one_line
 from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
@@ -55,9 +56,9 @@ def track_quietly(run: str) -> str:
     try:
         track(run)
     except TrackingOff as error:
-        return "" if settings().mlflow == "none" else f"tracking: {error}"
+        return "" if settings().mlflow == "none" else one_line(f"tracking: {error}")
     except SidaError as error:
-        return f"tracking: {error}: `sida track` completes it"
+        return one_line(f"tracking: {error}: `sida track` completes it")
     return ""
 
 

@@ -178,6 +178,8 @@ def test_a_whole_run_leaves_no_secret_of_its_environment_anywhere(place: Path) -
         assert b"Traceback" not in said
         assert not any(secret in said for secret in SECRETS), (verb, said)
     written = [path for path in place.rglob("*") if path.is_file()]
-    assert {"mlflow.db", "log.txt", "ir.yaml", "comparison.html", "spec.json", "run.json"} <= {p.name for p in written}
+    assert {"mlflow.db", "log.txt", "ir.yaml", "comparison.html", "spec.json", "report.json"} <= {
+        p.name for p in written
+    }
     for path in written:
         assert not any(secret in path.read_bytes() for secret in SECRETS), path

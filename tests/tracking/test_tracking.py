@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from sida.tracking.projection import benchmark_of, projection
 from sida.tracking.reconcile import Reconciler, track, track_quietly
 from sida.tracking.server import TrackingOff
 from tests.conftest import ROOT
-from tests.stores.outage import way_to
 from tests.tracking.conftest import Server
 from tests.tracking.runs import CURVE, Made, recipe
 
@@ -335,11 +336,30 @@ def test_any_title_of_a_benchmark_can_be_tracked(address: str, store: ObjectStor
 def test_a_login_in_mlflows_address_is_in_no_line(
     place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Ailing(BaseHTTPRequestHandler):
+        """Well at first sight; then it refuses, fails, or breaks off."""
+
+        status = 500
+
+        def do_GET(self) -> None:
+            if self.path == "/health" or self.status:
+                self.send_response(200 if self.path == "/health" else self.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            self.close_connection = True
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
     Made(store, named(), (1.0, 1.01, 0.99)).write("run-1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with way_to("http://127.0.0.1:1") as way:
-        for answer in ("500 page", "502 page", "cut", "401 page"):
-            way.open(answer)
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", way.endpoint.replace("http://", "http://me:hushhush@"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ailing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hushhush@127.0.0.1:{server.server_port}")
+        for Ailing.status in (500, 401, 404, 0):
             line = track_quietly("run-1")
-            assert "hushhush" not in line and line.startswith("tracking: ") and line.isprintable(), line
+            assert line.startswith("tracking: MLflow at http://127.0.0.1:") and line.isprintable(), line
+            assert "hushhush" not in line and len(line) <= 300
+        server.shutdown()
