@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import re
 import sys
+import traceback
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, TextIO, cast
 
 from sida.masking import masked
@@ -69,6 +71,10 @@ class _Printable:
         return getattr(self.raw, name)
 
 
+def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(printable(masked("".join(traceback.format_exception(kind, error, trace)), {})), end="", file=sys.stderr)
+
+
 def unguarded(stream: TextIO) -> TextIO:
     """Return the stream itself, for a program that draws with colors and escapes what is not its own."""
     return stream.raw if isinstance(stream, _Printable) else stream
@@ -76,8 +82,11 @@ def unguarded(stream: TextIO) -> TextIO:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Let stdout and stderr of this process pass on what is printable alone, and stderr no secret, while the block lasts."""
-    before = sys.stdout, sys.stderr
+    """Let stdout and stderr of this process pass on what is printable alone, and stderr no secret, while the block lasts.
+
+    The traceback of an exception that ends the process, which Python prints after the block, is guarded too.
+    """
+    before, sys.excepthook = (sys.stdout, sys.stderr), _print_exception
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character

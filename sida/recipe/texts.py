@@ -18,7 +18,8 @@ class SecretFound(UserError, ValueError):
 
 def refuse_secret(field: str, name: str, value: str, instead: str = INSTEAD) -> None:
     """Raise SecretFound, without showing the value, when a name or a value is that of a secret."""
-    reason = "its name is that of a secret" if value and is_secret_name(name) else ""
+    named = is_secret_name(name.upper().removesuffix("_ID"))  # the id of a key belongs where its secret is
+    reason = "its name is that of a secret" if value and named else ""
     if found := secret_in(value):
         reason = f"it holds {found}"
     if reason:

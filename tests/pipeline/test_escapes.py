@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from pipeline.display import open_display
 from sida.printing import guarded
+from tests.conftest import ROOT
 from tests.pipeline.command import Command, Said
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b1A\x7f\u202e\u200b\r"
@@ -97,6 +98,13 @@ def test_a_display_shows_notes_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
             display.close()
         assert "\\x1b]0;title\\x07\\x1b[2J\\x9b1A\\x7f\\u202e" in stream.getvalue()
         assert "\x1b]0" not in stream.getvalue() and "\u202e" not in stream.getvalue()
+
+
+def test_a_traceback_is_printed_as_text_and_without_secrets() -> None:
+    code = "from sida.printing import guarded\nwith guarded(): raise ValueError('http://me:hushhush@h \\x1b[2J')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ValueError: http://***@h \\x1b[2J"
 
 
 def test_a_manifest_that_is_nested_too_deeply_is_refused_in_a_line(command: Command) -> None:

@@ -94,6 +94,7 @@ def test_what_a_recipe_says_can_be_looked_at_without_its_secrets(
         ("AWS_REGION: eu-central-1", f"NEWS: https://hooks.slack.com/services/{WORD}", "env.NEWS"),
         ("AWS_REGION: eu-central-1", f"MLFLOW_TRACKING_URI: https://{WORD}@h", "env.MLFLOW_TRACKING_URI"),
         ("AWS_REGION: eu-central-1", f"HF_TOKEN: {WORD}", "env.HF_TOKEN"),
+        ("AWS_REGION: eu-central-1", f"AWS_ACCESS_KEY_ID: {WORD}", "env.AWS_ACCESS_KEY_ID"),
         ("description: for tests", f"description: https://me:{WORD}@h", "description"),
         ("store: s3://bucket/sida", f"store: s3://me:{WORD}@bucket/sida", "store"),
         ("description: for tests", 'description: "\\e[2J"', "description"),
