@@ -270,7 +270,7 @@ def _connect(profile: Profile) -> Any:
     options = profile.kfp
     token, cookies = _token(profile), _variable("kfp.cookies_variable", options.cookies_variable)
     host = urlsplit(options.host or "")
-    if not options.verify_tls and host.scheme == "https":
+    if not options.verify_tls and host.scheme != "http":
         _warn(
             "kfp.verify_tls is false: whoever is on the way can read and change what is sent: give kfp.ca_file instead"
         )

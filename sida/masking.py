@@ -28,7 +28,7 @@ _HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?)[^\s'\",]
 _VALUES = {
     "an AWS access key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a token": re.compile(
-        r"\b(eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|hf_\w{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
+        r"\b((?<!-)eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|hf_\w{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
         r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35})"
     ),
     "a login": re.compile(r"(?<=\bbearer )[\w.~+/-]{8,}=*", re.I),

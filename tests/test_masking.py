@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sida.errors import UserError
@@ -74,6 +76,18 @@ def test_the_password_in_a_variable_s_address_is_masked_wherever_it_stands_alone
 def test_some_variables_are_secret_by_their_names(name: str) -> None:
     assert is_secret_name(name)
     assert not is_secret_name("AWS_ACCESS_KEY_ID")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["eyJ-", "eyJaaaaaaaa.", "://a:b", "://", "?token=", "authorization: ", "a:/", "-----BEGIN PRIVATE KEY-----"],
+)
+def test_no_text_takes_long(text: str) -> None:
+    long, begun = text * (400_000 // len(text)), time.process_time()
+    masked(long, {})
+    secret_in(long)
+    one_line(long)
+    assert time.process_time() - begun < 5
 
 
 def test_what_moves_the_cursor_or_turns_a_line_around_is_printed_as_an_escape() -> None:

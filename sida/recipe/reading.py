@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sida.addresses import checked
+from sida.addresses import checked, local_path
 from sida.errors import RecipeError, UserError
 from sida.recipe.fields import Recipe
 from sida.recipe.shipped import RECIPES, each_address, located
@@ -84,11 +84,11 @@ def find(name: str) -> Path:
 def find_file(kind: str, name: str, folder: Path, others: str) -> Path:
     """Return the YAML file called ``name`` in ``folder``, or at the path ``name``. Raises UserError that says which there are."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
+        path = local_path(name, kind)
         if not path.is_file():
             raise UserError(f"no {kind} file {name}: check the path; {others}")
         return path
-    path = folder / f"{name}.yaml"
+    path = folder / f"{checked(name, kind, ('file',))}.yaml"
     if not path.is_file():
         hint = nearest(name, names(folder), cutoff=0.4)
         raise UserError(f"no {kind} {name!r}: {hint and f'{hint} '}{others}; or give the path of a YAML file")
