@@ -154,6 +154,12 @@ def _choice(variable: str, *choices: str) -> str:
     return value
 
 
+def give_home() -> None:
+    """Let libraries that ask for a home find one where the user has none: the folder of runs, for it is the user's own."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(settings().runs)
+
+
 def environment() -> dict[str, str]:
     """Return a copy of the environment, for a child process."""
     return dict(os.environ)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.arguments import argument
 from sida.addresses import redact
 from sida.errors import UserError
-from sida.settings import environment, settings
+from sida.settings import environment, give_home, settings
 from sida.tracking.server import SQLITE
 
 ARGUMENTS = (argument("--port", "PORT", "port on 127.0.0.1 (default 5000)", type=int, default=5000),)
@@ -33,6 +33,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{redact(address)}: no runs yet: `sida run digits`, or `track` to fill it again")
     if importlib.util.find_spec("sqlalchemy") is None:
         raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
+    give_home()
     command = ["mlflow", "ui", "--backend-store-uri", address, "--host", HOST, "--port", str(args.port)]
     print(f"http://{HOST}:{args.port} (Ctrl-C ends it)", flush=True)
     command += ["--workers", "1"]

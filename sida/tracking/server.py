@@ -16,6 +16,7 @@ from sida import patience
 from sida.addresses import redact
 from sida.errors import SidaError
 from sida.layout import as_name
+from sida.settings import give_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -97,6 +98,7 @@ def connected(address: str) -> Iterator[MlflowClient]:
     """Yield a client. Any error of MLflow or the network inside becomes TrackingOff: the projection is completed another time."""
     check(address)
     patience.hush_retries()
+    give_home()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -333,6 +333,14 @@ def test_any_title_of_a_benchmark_can_be_tracked(address: str, store: ObjectStor
     assert {path.name for path in place.iterdir()} <= {"mlflow.db", "mlflow-artifacts", "store", "runs"}
 
 
+def test_a_user_without_a_home_is_tracked_too(address: str, store: ObjectStore) -> None:
+    Made(store, named(), (1.0, 1.01, 0.99)).write("run-1")
+    nobody = "import os, pwd; del os.environ['HOME']; pwd.getpwuid = lambda uid: {}[uid]; "
+    code = nobody + "from sida.tracking.reconcile import track; print(track('run-1'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "written to MLflow" in done.stdout, done.stderr
+
+
 def test_a_login_in_mlflows_address_is_in_no_line(
     place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
