@@ -20,6 +20,7 @@ from sida.addresses import redact
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
 from sida.foreign.http import Advance, download, note_beside
 from sida.layout import pin_key
+from sida.printing import one_line
 from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.cache import give_out, keep_fetched, make_folders, make_room
@@ -208,7 +209,7 @@ def _record(address: str, label: str, digest: str, step: str) -> None:
 
 def _another(label: str, address: str, digest: str, expectation: str) -> UserError:
     return UserError(
-        f"{label} {address}: sha256 is {digest}, {expectation}: fetch the right file, or pin the new digest if you trust it"
+        f"{label} {one_line(address, 64)}: sha256 is {digest}, {expectation}: fetch the right file, or pin the new digest"
     )
 
 
