@@ -25,6 +25,7 @@ from sida import progress
 from sida.errors import NotFound, SidaError, UserError
 from sida.failures import failure_in
 from sida.manifests import parse_manifest
+from sida.printing import guarded, one_line
 from sida.registry import STEPS
 from sida.steps import Step
 from sida.steps.attempts import manifest_key
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"{one_line(f'error: {message}; see `{self.prog} --help`')}\n")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if name not in STEPS:
         near = difflib.get_close_matches(name, STEPS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        print(f"error: no step {name!r}: {hint}`{PROGRAM}` lists them", file=sys.stderr)
+        print(one_line(f"error: no step {name!r}: {hint}`{PROGRAM}` lists them"), file=sys.stderr)
         return 2
     step = STEPS[name]
     args = parser_of(step).parse_args(flags)
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
             _run(step, vars(args), Path(folder))
     except SidaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     finally:
         if args.run_id and (line := track_quietly(args.run_id)):  # of a recorded run
@@ -170,9 +171,8 @@ def _address(output: LocalArtifact) -> str:
 
 def _fetched(parameter: Parameter, address: str, folder: Path, number: int = 0) -> LocalArtifact:
     """Return the manifest at an address as a local file."""
-    path = Path(address)
     try:
-        content = read_address(str(path.absolute()) if "://" not in address else address)
+        content = read_address(address if "/" in address else f"./{address}")
     except NotFound as error:
         flag = f"--{parameter.name.replace('_', '-')}"
         raise UserError(f"{flag} {address}: no such manifest: check the address") from error
@@ -183,4 +183,5 @@ def _fetched(parameter: Parameter, address: str, folder: Path, number: int = 0) 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    sys.exit(main(sys.argv[1:]))
+    with guarded():
+        sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import importlib
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import NoReturn
 from pipeline.arguments import JSON
 from pipeline.output import NO_JSON
 from sida.errors import SidaError
+from sida.printing import guarded, one_line
 
 PROGRAM = "sida"
 VERBS = {path.stem.replace("_", "-"): path for path in sorted(Path(__file__).with_name("commands").glob("[!_]*.py"))}
@@ -38,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
-        self.exit(2, f"error: {' '.join(message.splitlines())}; see `{self.prog} --help`\n")
+        self.exit(2, f"{one_line(f'error: {message}; see `{self.prog} --help`')}\n")
 
 
 def parser(*chosen: str) -> argparse.ArgumentParser:
@@ -70,7 +72,16 @@ def parser(*chosen: str) -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run one verb; return its exit status."""
-    top = parser(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+    with guarded():
+        return _main()
+
+
+def _main() -> int:
+    word = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    top = parser(word)
+    if word and word not in VERBS:
+        near = difflib.get_close_matches(word, VERBS, n=1)
+        top.error(f"no verb {word!r}{f': did you mean {near[0]!r}?' if near else ''}")
     args, flags = top.parse_known_args()
     if args.verb == "step":  # its flags are the step's own
         args.arguments = sys.argv[2:]
@@ -82,7 +93,7 @@ def main() -> int:
     try:
         return int(args.main(args))
     except SidaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,7 +101,8 @@ def main() -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS", file=sys.stderr)
+        line = f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS"
+        print(one_line(line), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

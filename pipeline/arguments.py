@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from sida.addresses import local_path
+from sida.errors import UserError
 
 Argument = Callable[[argparse._ActionsContainer], object]  # adds itself to a parser, or to a group of one
 
@@ -43,6 +47,14 @@ def whole(least: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def file_path(text: str) -> Path:
+    """Return the path of a file or folder here, which no other address may be."""
+    try:
+        return local_path(text, "path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def amount_of(unit: str) -> Callable[[str], float]:

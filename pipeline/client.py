@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.compile import Compiled
 from pipeline.profile import Profile
 from pipeline.run_state import RunState, run_state
 from sida.errors import SidaError, UserError
+from sida.foreign.fetch import LOCAL_HOSTS
 from sida.patience import hush_retries
 from sida.settings import environment
 
@@ -263,11 +268,19 @@ def _connect(profile: Profile) -> Any:
             return self._healthz_api.healthz_service_get_healthz()
 
     options = profile.kfp
+    token, cookies = _token(profile), _variable("kfp.cookies_variable", options.cookies_variable)
+    host = urlsplit(options.host or "")
+    if not options.verify_tls and host.scheme != "http":
+        _warn(
+            "kfp.verify_tls is false: whoever is on the way can read and change what is sent: give kfp.ca_file instead"
+        )
+    if (token or cookies) and host.scheme == "http" and host.hostname not in LOCAL_HOSTS:
+        _warn(f"{options.host} has no TLS: whoever is on the way can read the token or cookies: use https://")
     client = Quick(
         host=options.host,
         namespace=options.namespace or "kubeflow",
-        existing_token=_token(profile),
-        cookies=_variable("kfp.cookies_variable", options.cookies_variable),
+        existing_token=token,
+        cookies=cookies,
         ssl_ca_cert=options.ca_file,
         verify_ssl=options.verify_tls,
         ui_host=options.ui,
@@ -282,11 +295,17 @@ def _connect(profile: Profile) -> Any:
     return client
 
 
+@cache
+def _warn(text: str) -> None:
+    """Print a warning, once in the life of this process."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def _token(profile: Profile) -> str | None:
     options = profile.kfp
     if options.token_file:
         try:
-            return Path(options.token_file).expanduser().read_text(encoding="utf-8").strip()
+            return Path(os.path.expanduser(options.token_file)).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise UserError(f"kfp.token_file {options.token_file}: {error.strerror}: write the token there") from error
     return _variable("kfp.token_variable", options.token_variable)

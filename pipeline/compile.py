@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from pipeline.dag import build
-from pipeline.guard import refuse_secrets_in
 from pipeline.plan import Plan
 from pipeline.pod import pod_of
 from pipeline.profile import READS, Profile
@@ -85,13 +84,11 @@ def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tupl
     """The pipeline's parameter ``recipe``, and the object that has to be in the store for it (``sida.steps.recipe_key``).
 
     A recipe of the project goes by name, for it is in the image; a user's own by the address of its resolved form, in which files
-    of the project have addresses that pods know too. Raises UserError for one that is too large, holds a secret, or names files
+    of the project have addresses that pods know too. Raises UserError for one that is too large, or names files
     that neither the image has, by digest, nor a volume of the profile brings to the pods.
     """
     if (path := recipes.find(name)).parent == recipes.RECIPES:
         return path.stem, None
-    fields = recipe.model_dump(mode="json")
-    refuse_secrets_in(fields, recipe.name)
     content = recipes.travelling(recipe)  # as sida.steps.recipe_address stores it
     if len(content) > RECIPE_BYTES:
         raise UserError(f"recipe {name}: {len(content):,} bytes resolved, at most {RECIPE_BYTES:,} travel: shorten it")

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from sida.printing import printable, unguarded
 from sida.progress import LINE_SECONDS, duration, progress_in_words
 
 NAME_WIDTH = 22
@@ -71,7 +72,7 @@ class TerminalDisplay:
         from rich.table import Column
 
         self.verbose = verbose
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(file=unguarded(sys.stderr), highlight=False, soft_wrap=True)
         self._bars = Progress(
             TextColumn(f"{{task.description:<{NAME_WIDTH - 1}}}", markup=False),
             BarColumn(bar_width=12),
@@ -79,6 +80,8 @@ class TerminalDisplay:
             TextColumn("{task.fields[words]}", markup=False, table_column=Column()),  # wraps where it is narrow
             console=self._console,
             transient=True,
+            redirect_stdout=False,  # what is printed meanwhile stays guarded
+            redirect_stderr=False,
         )
         self._bars.start()
         self._at_work: tuple[str, Any] | None = None  # step and its bar
@@ -99,7 +102,7 @@ class TerminalDisplay:
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line above the bar."""
-        self._console.print(text, style=style, markup=False)
+        self._console.print(printable(text), style=style, markup=False)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -128,4 +131,4 @@ def _words(event: dict[str, Any]) -> str:
     if rate:
         parts += [f"{rate:,.0f}/s", f"{duration(max(total - done, 0) / rate)} left"]
     parts += [f"{name} {value:.3g}" for name, value in event["numbers"].items()]
-    return ", ".join(parts)
+    return printable(", ".join(parts))

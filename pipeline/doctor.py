@@ -15,6 +15,7 @@ from pipeline.client import Client
 from pipeline.cluster_checks import Check
 from pipeline.profile import Profile
 from pipeline.remote import using_store
+from sida.addresses import redact
 from sida.errors import SidaError, StoreUnusable, UserError
 from sida.launch.cluster import Refused, explain
 from sida.launch.installed import Installed
@@ -22,7 +23,6 @@ from sida.layout import doctor_key
 from sida.patience import impatient
 from sida.settings import environment, settings
 from sida.stores import open_store
-from sida.stores.base import redact
 from sida.tracking.server import check as check_mlflow
 
 GIB = 2**30

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,11 +13,9 @@ from typing import Any
 
 from pipeline.display import Display
 from sida.patience import Told
+from sida.printing import plain
 
 POLL_SECONDS = 0.1
-_ESCAPES = re.compile(
-    r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]"
-)  # colors and cursor movements that a step printed
 
 
 class Tail:
@@ -56,7 +53,7 @@ class Following:
                 self._logs.append(Tail(Path(event["path"]), event["start"]))
         if self._display.verbose:
             for line in (line for log in self._logs for line in log.lines()):
-                self._display.say(_ESCAPES.sub("", line))
+                self._display.say(plain(line))
         for event in events:
             if event["event"] != "note" or self._told.is_news(event):
                 self._display.show(event)

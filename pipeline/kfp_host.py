@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.dag import build
 from pipeline.plan import Plan
+from sida.printing import one_line
 from sida.process.parent import die_with_parent
 
 STOP_FILE = "stopping"  # beside the events; once it is there no further step begins
@@ -34,7 +35,7 @@ def main(folder: Path, components: str) -> int:
     try:
         pipeline(recipe=plan.address, repeat=plan.repeat)
     except RuntimeError as error:  # kfp's word for a step that ended with another status than 0
-        print(error, file=sys.stderr, flush=True)
+        print(one_line(str(error)), file=sys.stderr, flush=True)
         return 1
     return 0
 

@@ -25,6 +25,7 @@ from pipeline.display import Display
 from pipeline.following import POLL_SECONDS, Following
 from pipeline.kfp_host import STOP_FILE
 from pipeline.plan import Plan
+from sida.printing import one_line
 from sida.process.identity import Process
 from sida.process.marked import kill_marked
 from sida.process.parent import PARENTS
@@ -172,11 +173,11 @@ class _LocalRun:
             message = f"{self._at_work or 'the run'} failed: {_last_exception(self.log)}"
         if outcome.status != 2 and "(log: " not in message:
             message += f" (log: {self.log})"
-        outcome.message = message
+        outcome.message = one_line(message)
 
 
 def _last_exception(log: Path) -> str:
     """Return the last line of the log that names an exception, kfp's own remark aside; else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     named = [line for line in lines if line.partition(":")[0].isidentifier() and "Error" in line.partition(":")[0]]
-    return (named or lines or ["it left no word"])[-1][:300]
+    return one_line((named or lines or ["it left no word"])[-1])

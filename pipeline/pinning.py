@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sida import recipe as recipes
+from sida.addresses import checked, redact
 from sida.data.latents import newest_revision
 from sida.data.sources import check_packed
 from sida.errors import RecipeError, UserError
@@ -19,7 +20,6 @@ from sida.recipe import Recipe
 from sida.recipe.origins import origins
 from sida.scoring.detector_file import check_detector
 from sida.scoring.reference import check_images, check_statistics
-from sida.stores.base import redact
 from sida.teachers.formats import read_network
 
 KEYS = {"address": "sha256", "vae": "revision"}  # what names something -> what pins it
@@ -67,7 +67,7 @@ def pin(path: Path, *, write: bool = True) -> list[Pin]:
 def _pin(gap: _Gap, folder: Path, recipe: Recipe) -> Pin:
     if gap.key == "revision":
         return Pin(gap.field, gap.address, newest_revision(gap.address), gap.key)
-    given = recipes.located(gap.address)
+    given = recipes.located(checked(gap.address, gap.field))
     address = given if "://" in given else (folder / given).resolve().as_uri()
     check = _check_of(gap.field, recipe)
     path, digest = fetch_file(address, gap.field, step="pin", check=check)

@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.guard import refuse_secret
+from sida.addresses import checked
 from sida.errors import UserError
+from sida.masking import secret_in
 from sida.recipe.reading import Loader, fault, find_file, names, nearest, read_fields
+from sida.recipe.texts import check_texts, refuse_secret
 from sida.registry import STEPS
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
@@ -55,9 +57,14 @@ def _cores(quantity: str) -> Decimal:
 
 
 def _is_an_address(value: str) -> str:
-    if not re.match(r"https?://[^/\s]", value):
+    if not re.match(r"https?://[^/\s]", value, re.I):
         raise ValueError("write http://host[:port] or https://host[:port]")
-    return value
+    try:
+        return (
+            value if secret_in(value) else checked(value, "it", ("http", "https"))
+        )  # which is refused by its field's name
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 HttpAddress = Annotated[str, AfterValidator(_is_an_address)]
@@ -195,6 +202,7 @@ class Profile(Section):
         for name, value in self.env.items():
             refuse_secret(f"env.{name}", name, value, "name a Kubernetes Secret under `secrets`")
         refuse_secret("mlflow_ui", "mlflow_ui", self.mlflow_ui or "", "the reader's browser logs in")
+        check_texts(self.model_dump(mode="json"))
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from sida.data.sources import is_remote, path_of
 from sida.foreign.fetch import fetch_file
 from sida.launch.nodes import Nodes
 from sida.planning import GPUS, Machines, check_division
+from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps.recipes import recipe_address
@@ -72,5 +73,5 @@ def _find_files(recipe: Recipe) -> None:
 def fail(outcome: Outcome) -> int:
     """Print the error in one line; return the exit status."""
     stopped = outcome.status > 128
-    print(outcome.message if stopped else f"error: {outcome.message}", file=sys.stderr)
+    print(one_line(outcome.message if stopped else f"error: {outcome.message}"), file=sys.stderr)
     return outcome.status

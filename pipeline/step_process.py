@@ -8,6 +8,7 @@ It does not begin once the user has asked the run to stop.
 import signal
 
 from pipeline.kfp_host import STOP_FILE
+from sida.printing import guarded
 from sida.process.parent import die_with_parent
 from sida.settings import settings
 
@@ -20,7 +21,8 @@ def main() -> None:
         raise SystemExit(128 + signal.SIGTERM)
     from kfp.dsl.executor_main import executor_main
 
-    executor_main()
+    with guarded():  # its folder's log holds what it prints
+        executor_main()
 
 
 if __name__ == "__main__":

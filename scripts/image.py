@@ -17,6 +17,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from sida.masking import secret_in  # noqa: E402 (needs nothing beyond Python)
+
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 IMAGES = {  # name -> file, tag
     "cpu": ("Dockerfile", "localhost/sida:latest"),
@@ -111,8 +114,8 @@ def pip_values(engine: str) -> dict[str, str]:
     """pip's environment here, as build arguments. An index of one's own takes the place of PyTorch's."""
     values = {name: os.environ[name] for name in PIP_VARIABLES if os.environ.get(name)}
     for name, value in values.items():
-        if any(urlsplit(url).password for url in value.split()):
-            sys.exit(f"error: {name} holds a password, which would stay in the image's history: use --pip-conf FILE")
+        if secret := secret_in(value):
+            sys.exit(f"error: {name} holds {secret}, which would stay in the image's history: use --pip-conf FILE")
     if engine != "docker" and pip_paths():
         values.setdefault("PIP_EXTRA_INDEX_URL", "")  # empty: pip reads its files
     return values

@@ -21,8 +21,7 @@
 
 from __future__ import annotations
 
-MESSAGE = 300  # characters of a line that holds what a foreign file says
-END = 90  # of a line that is cut, kept from its end: what to do
+from sida.printing import one_line
 
 
 class SidaError(Exception):
@@ -31,8 +30,8 @@ class SidaError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return one line, whatever a foreign file put into a name."""
-        return " ".join(super().__str__().splitlines())
+        """Return one line of at most 300 characters, printable and without secrets, whatever a foreign file put into a name."""
+        return one_line(super().__str__())
 
 
 class UserError(SidaError):
@@ -93,8 +92,3 @@ class Fenced(SidaError):
 
 class TimedOut(SidaError):
     """The step ran longer than the profile's timeout_seconds."""
-
-
-def shortened(text: str) -> str:
-    """Return a line of at most MESSAGE characters: its beginning, and its end, which says what to do."""
-    return text if len(text) <= MESSAGE else f"{text[: MESSAGE - END - 5]} ... {text[-END:]}"

@@ -29,6 +29,7 @@ Numbers in names are padded with zeros, so that keys sort by them.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import PurePath
 from typing import NamedTuple
@@ -89,6 +90,18 @@ def lease_at(key: str) -> tuple[str, int] | None:
     """Return the key that is held, and the lease's number; None if something else is at ``key``."""
     match = re.fullmatch(rf"{LEASES}(.+)/([0-9]{{8}})\.json", key)
     return (match[1], int(match[2])) if match else None
+
+
+def tracking_lease(benchmark: str) -> str:
+    """Return the key that is held while MLflow is told of runs of a benchmark."""
+    return f"tracking/{as_name(benchmark)}"
+
+
+def as_name(title: str) -> str:
+    """Return a title as one part of a path: itself, or a digest of one that holds a slash, a dot or the like, or is long."""
+    return (
+        title if re.fullmatch(r"[A-Za-z0-9_ ,()+-]{1,80}", title) else hashlib.sha256(title.encode()).hexdigest()[:32]
+    )
 
 
 # -- jobs

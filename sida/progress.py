@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sida.printing import one_line
 from sida.settings import settings
 
 EVENT_SECONDS = 0.25  # between the progress events of a step
 LOGGED_SECONDS = 10.0  # between those that go to a log ("-")
 LOG = Path("-")
 LINE_SECONDS = 60.0  # between its lines on stderr
+NOTE = 1000  # characters at most
 RATE_SECONDS = 15.0  # the window that the rate is measured over
 
 _at_work = ""  # the step of this process
@@ -78,7 +80,7 @@ def step_finished(step: str, state: str, seconds: float, manifest: str) -> None:
 
 def note(step: str, text: str, **fields: str) -> None:
     """Report one line that the user should see; ``fields`` are for programs that hear it."""
-    emit("note", step, text=_one_line(text), **fields)
+    emit("note", step, text=one_line(text, NOTE), **fields)
 
 
 def log(step: str, path: Path) -> None:
@@ -88,7 +90,7 @@ def log(step: str, path: Path) -> None:
 
 def error(step: str, message: str, exit_code: int) -> None:
     """Report the one line that ends the run; 2 for what the user can fix, 1 otherwise."""
-    emit("error", step, message=_one_line(message), exit_code=exit_code)
+    emit("error", step, message=one_line(message), exit_code=exit_code)
 
 
 class Progress:
@@ -136,10 +138,6 @@ def _append(path: Path, line: bytes) -> None:
         return
     with path.open("ab", buffering=0) as file:
         file.write(line)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _in_words(event: str, fields: dict[str, Any]) -> str:

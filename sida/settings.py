@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sida.addresses import checked, local_path
 from sida.errors import UserError
 
 VARIABLES = {
@@ -26,7 +27,7 @@ VARIABLES = {
     "SIDA_TIMEOUT": "seconds, beside SIDA_PATIENCE, after which a job's process without a sign of life is given up (default 600)",
     "SIDA_PATIENCE": "how long to wait for a store or server that is away: seconds, 90s, 15m, 2h (default 1m; with a profile 15m)",
     "SIDA_RESTART": "how often a TrainJob's pods were started again, which they set: workers pause before they begin, 60 s at most",
-    "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida)",
+    "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida; without a home, cache in SIDA_RUNS)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
     "SIDA_MIRROR": "folder or s3://bucket/prefix with copies of files that recipes name by https, as HOST/PATH; looked at first",
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
@@ -73,9 +74,8 @@ class Settings:
 
 def settings() -> Settings:
     """Read the environment now. Raises UserError naming a variable that is not the number it should be."""
-    runs = Path(os.environ.get("SIDA_RUNS", "runs")).absolute()
-    events = os.environ.get("SIDA_EVENTS")
-    cache = os.environ.get("SIDA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sida"
+    runs = _folder("SIDA_RUNS") or Path("runs").absolute()
+    events, mirror = os.environ.get("SIDA_EVENTS"), os.environ.get("SIDA_MIRROR")
     return Settings(
         store=os.environ.get("SIDA_STORE") or f"file://{runs / 'store'}",
         runs=runs,
@@ -90,9 +90,9 @@ def settings() -> Settings:
         patience=_duration("SIDA_PATIENCE", "1m"),
         restart=int(_number("SIDA_RESTART", 0)),
         nodes=os.environ.get("SIDA_NODES", ""),
-        cache=Path(cache).expanduser(),
+        cache=_folder("SIDA_CACHE") or _user_cache() or runs / "cache",
         cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
-        mirror=os.environ.get("SIDA_MIRROR", ""),
+        mirror=checked(mirror, "SIDA_MIRROR", ("file", "s3")) if mirror else "",
         s3_endpoint=_first("SIDA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         s3_region=_first("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
         trusted_detectors=_digests("SIDA_TRUST_DETECTOR"),
@@ -102,6 +102,18 @@ def settings() -> Settings:
         lease_seconds=_number("SIDA_LEASE_SECONDS", 30, SHORTEST_LEASE_SECONDS),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )
+
+
+def _folder(variable: str) -> Path | None:
+    """Return the folder that a variable names, if it is set."""
+    text = os.environ.get(variable)
+    return local_path(os.path.expanduser(text), variable).absolute() if text else None
+
+
+def _user_cache() -> Path | None:
+    """Return the folder in the user's cache; None for a user without a home, as in a container."""
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return None if folder.startswith("~") else Path(folder) / "sida"
 
 
 def _first(*variables: str) -> str | None:
@@ -142,6 +154,12 @@ def _choice(variable: str, *choices: str) -> str:
     if value not in choices:
         raise UserError(f"{variable}={value!r}: write {' or '.join(choices)}")
     return value
+
+
+def give_home() -> None:
+    """Let libraries that ask for a home find one where the user has none: the folder of runs, for it is the user's own."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(settings().runs)
 
 
 def environment() -> dict[str, str]:

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sida.addresses import redact
 from sida.errors import Corrupt, NotFound, SidaError, UserError
 from sida.layout import attempt_at, manifest_key_in, step_folder
 from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, parse_manifest
 from sida.registry import EVERY_STEP
 from sida.steps.recipes import recipe_of
 from sida.stores import ObjectStore, open_store
-from sida.stores.base import ObjectRef, redact
+from sida.stores.base import ObjectRef
 from sida.stores.objects import verify_object
 
 TOLERANCE = 1e-3  # of the value: float32 kernels of another machine; the same machine gives the same bits

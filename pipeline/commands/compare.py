@@ -17,10 +17,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline import output
-from pipeline.arguments import STORE, argument
+from pipeline.arguments import STORE, argument, file_path
 from sida import recipe, records
 from sida.errors import UserError
 from sida.report.comparison.entries import benchmarks, finished_runs, in_words
@@ -33,7 +32,7 @@ ARGUMENTS = (
     argument("recipes", "RECIPE", "names of recipes (default: all that have a run, and the paper's)", nargs="*"),
     argument("--runs", "RUN", "ids of runs (default: all in the store)", nargs="+", default=[]),
     STORE,
-    argument("--output", "FOLDER", "where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)", type=Path),
+    argument("--output", "FOLDER", "where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)", type=file_path),
 )
 
 

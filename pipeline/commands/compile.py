@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from pipeline import profile, remote
-from pipeline.arguments import ANY_PROFILE, RECIPE, argument, flag
+from pipeline.arguments import ANY_PROFILE, RECIPE, argument, file_path, flag
 
 ARGUMENTS = (
     RECIPE,
     *remote.TO_COMPILE,
     ANY_PROFILE,
-    argument("--output", "FILE", "write there instead of stdout", type=Path),
+    argument("--output", "FILE", "write there instead of stdout", type=file_path),
     flag("--kubernetes", "Pipeline and PipelineVersion objects for kubectl, in place of IR YAML"),
 )
 

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from pipeline import output
-from pipeline.arguments import argument
+from pipeline.arguments import argument, file_path
 from sida.recipe import load
 from sida.teachers.convert import convert
 
 ARGUMENTS = (
-    argument("file", "FILE", "the network as published", type=Path),
-    argument("--output", "DIR", "folder for the two files", type=Path, required=True),
+    argument("file", "FILE", "the network as published", type=file_path),
+    argument("--output", "DIR", "folder for the two files", type=file_path, required=True),
     argument("--recipe", "RECIPE", "takes architecture and licence from its teacher section"),
     argument("--licence", "TEXT", "licence of the weights, recorded in the files"),
 )

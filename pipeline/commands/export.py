@@ -11,16 +11,15 @@ examples:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pipeline import output
-from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument
+from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, file_path
 from sida import recipe
 from sida.export.generator import open_generator
 
 ARGUMENTS = (
     GENERATOR,
-    argument("--output", "FOLDER", "a folder that does not exist yet", type=Path, required=True),
+    argument("--output", "FOLDER", "a folder that does not exist yet", type=file_path, required=True),
     RECIPE_OF_FILE,
 )
 

@@ -13,14 +13,14 @@ import argparse
 from pathlib import Path
 
 from pipeline import output
-from pipeline.arguments import argument, whole
+from pipeline.arguments import argument, file_path, whole
 from sida.errors import UserError
 from sida.manifests import DatasetResult, parse_manifest
 from sida.stores import open_store, read_address
 
 ARGUMENTS = (
     argument("manifest", "MANIFEST", "address or file of a data set's manifest"),
-    argument("--output", "FOLDER", "folder for the tars", type=Path, required=True),
+    argument("--output", "FOLDER", "folder for the tars", type=file_path, required=True),
     argument("--samples", "N", "samples in a tar (default 10,000)", type=whole(1), default=10_000),
 )
 

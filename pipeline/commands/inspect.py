@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 from math import prod
-from pathlib import Path
 
 from pipeline import output
-from pipeline.arguments import argument
+from pipeline.arguments import argument, file_path
 from sida.teachers.formats import read_network
 
-ARGUMENTS = (argument("file", "FILE", "a pickle, torch file or safetensors", type=Path),)
+ARGUMENTS = (argument("file", "FILE", "a pickle, torch file or safetensors", type=file_path),)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -23,9 +22,9 @@ def main(args: argparse.Namespace) -> int:
     network = read_network(args.file, str(args.file))
     shapes = network.shapes()
     lines = [
-        f"{args.file}: {network.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers",
+        f"{_one_line(args.file)}: {network.format}, {len(shapes)} tensors, {sum(prod(s) for _, s in shapes.values()):,} numbers",
         *(f"{name}: {_one_line(value)}" for name, value in network.about.items()),
-        f"network: {network.network or network.problem or 'the file does not say'}",
+        f"network: {_one_line(network.network or network.problem or 'the file does not say')}",
         *(f"  {_one_line(name)}  {kind} {list(shape)}" for name, (kind, shape) in shapes.items()),
     ]
     tensors = {name: [kind, *shape] for name, (kind, shape) in shapes.items()}

@@ -21,6 +21,7 @@ from sida import records
 from sida.errors import UserError
 from sida.launch.local import LocalLauncher
 from sida.layout import check_run_id
+from sida.printing import plain
 from sida.settings import settings
 from sida.steps.log import read_log
 from sida.stores import open_store
@@ -38,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     step = args.step.replace("-", "_")
     cluster = profile.load(args.profile) if args.profile else None
     for line in step_log(cluster, args.run, step, follow=args.follow) if cluster else _here(args.run, step):
-        print(line, flush=args.follow)
+        print(plain(line), flush=args.follow)
     return 0
 
 

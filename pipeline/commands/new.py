@@ -20,9 +20,11 @@ from string import Template
 import yaml
 
 from pipeline import output
-from pipeline.arguments import argument, flag, whole
+from pipeline.arguments import argument, file_path, flag, whole
 from sida import recipe
+from sida.addresses import checked
 from sida.errors import UserError
+from sida.recipe.texts import refuse_secret
 from sida.stores.objects import sha256_of
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
@@ -32,7 +34,7 @@ ARGUMENTS = (
     argument("--images", "ADDRESS", "folder or zip of the training images", default="images"),
     argument("--resolution", "N", "of the teacher: 32 (default), 64, ...", type=int, default=32),
     argument("--classes", "N", "number of classes; 0 (default): none", type=whole(0), default=0),
-    argument("--output", "FILE", "default: NAME.yaml in this folder", type=Path),
+    argument("--output", "FILE", "default: NAME.yaml in this folder", type=file_path),
     flag("--train", "there is no teacher yet: train a small one on the images"),
 )
 
@@ -50,6 +52,9 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{path}: there is no folder {path.parent}: make it first")
     if args.train and args.teacher != "teacher.pkl":
         raise UserError("--teacher and --train: the teacher is there, or it is trained: leave one out")
+    for option, address in (("--teacher", args.teacher), ("--images", args.images)):  # before anything is written
+        refuse_secret(option, "", address)
+        checked(address, option)
     detector, small = recipe.load("cifar10-uncond").evaluation.detector, args.resolution <= 32
     network = path.with_name(f"{args.name}-detector.safetensors")
     template = TEMPLATES / ("own-teacher.yaml" if args.train else "recipe.yaml")

@@ -33,7 +33,7 @@ ARGUMENTS = (
 
 def main(args: argparse.Namespace) -> int:
     """Count, then print."""
-    loaded = recipe.load(args.recipe)
+    loaded = recipe.load(args.recipe, to_show=True)
     if args.gpu not in planning.GPUS:
         raise UserError(f"--gpu {args.gpu}: not known: {', '.join(planning.GPUS)}")
     if not 0 < args.utilisation <= 1:

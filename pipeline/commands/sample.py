@@ -13,10 +13,9 @@ examples:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pipeline import output
-from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, whole
+from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, file_path, whole
 from sida import recipe
 from sida.errors import UserError
 from sida.export.generator import open_generator
@@ -50,8 +49,8 @@ ARGUMENTS = (
         choices=("ours", "authors"),
         default="ours",
     ),
-    argument("--grid", "FILE", "write one PNG with all images", type=Path),
-    argument("--output", "FOLDER", "write a PNG for each seed", type=Path),
+    argument("--grid", "FILE", "write one PNG with all images", type=file_path),
+    argument("--output", "FOLDER", "write a PNG for each seed", type=file_path),
     RECIPE_OF_FILE,
     argument("--batch", "N", "images made at once (default 64)", type=whole(1), default=64),
 )

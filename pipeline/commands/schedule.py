@@ -26,6 +26,7 @@ from pipeline.cron import fires_within, six_fields
 from pipeline.profile import Profile
 from sida import recipe
 from sida.errors import SidaError, UserError
+from sida.recipe.texts import check_texts
 from sida.steps.execute import SCHEDULED
 
 QUIET_ATTEMPTS = 10
@@ -51,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
         return _list(args, cluster, Client(cluster))
     if args.recipe is None and args.name is None:
         raise UserError("which schedule? give RECIPE, or --name as `schedule --list` shows it")
+    check_texts({"--name": args.name})
     name = args.name or f"sida-{recipe.load(args.recipe).name}"
     if args.cron:
         if args.recipe is None:

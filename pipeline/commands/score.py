@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from pipeline import output, running
-from pipeline.arguments import AMOUNT, RECIPE_TEXT, REPEAT, STORE, TRUST, argument
+from pipeline.arguments import AMOUNT, RECIPE_TEXT, REPEAT, STORE, TRUST, argument, file_path
 from pipeline.display import open_display
 from pipeline.following import drawn
 from sida import recipe as recipes
@@ -27,7 +26,7 @@ from sida.scoring.file import score_file
 
 METRICS = ("is", "kid", "precision_recall")
 ARGUMENTS = (
-    argument("file", "FILE", "safetensors file, published pickle, or folder of images", type=Path),
+    argument("file", "FILE", "safetensors file, published pickle, or folder of images", type=file_path),
     argument("--recipe", "RECIPE", RECIPE_TEXT, required=True),
     argument("--images", "N", "images per seed range (default: the recipe's)", type=int),
     argument("--ranges", "N", "seed ranges (default: the recipe's)", type=int),

@@ -26,7 +26,7 @@ ARGUMENTS = (RECIPE, flag("--addresses", "print the https addresses that the rec
 
 def main(args: argparse.Namespace) -> int:
     """Print the resolved recipe as YAML."""
-    loaded, path, sources = recipe.load(args.recipe), recipe.find(args.recipe), origins(args.recipe)
+    loaded, path, sources = recipe.load(args.recipe, to_show=True), recipe.find(args.recipe), origins(args.recipe)
     if args.addresses:
         addresses = [address for address in recipe.addresses(loaded).values() if address.startswith("https://")]
         if loaded.dataset.latents is not None:

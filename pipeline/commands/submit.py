@@ -21,11 +21,11 @@ from dataclasses import replace
 from pipeline import output, profile, remote
 from pipeline.arguments import PROFILE, QUIET, RECIPE, REPEAT, amount_of, argument, flag
 from pipeline.client import Client
-from pipeline.guard import refuse_secret
 from pipeline.observing import Observer
 from pipeline.profile import Profile
 from pipeline.run_watch import Stuck, Watch
 from pipeline.standing import Standing
+from sida.recipe.texts import check_texts
 from sida.steps.execute import REUSE
 
 ARGUMENTS = (
@@ -49,7 +49,7 @@ ARGUMENTS = (
 def main(args: argparse.Namespace) -> int:
     """Upload and start; with --wait, follow."""
     cluster = profile.load(args.profile)
-    refuse_secret("--repeat", "", args.repeat, "give another text")
+    check_texts({"--repeat": args.repeat, "--name": args.name})
     uploaded = remote.upload(args, cluster, args.repeat or REUSE)
     client, version = uploaded.client, uploaded.version
     output.note(args, f"{version.name}: {'uploaded' if version.new else 'already there'}")

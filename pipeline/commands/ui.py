@@ -14,12 +14,14 @@ import sys
 from pathlib import Path
 
 from pipeline.arguments import argument
+from sida.addresses import redact
 from sida.errors import UserError
-from sida.settings import environment, settings
-from sida.stores.base import redact
+from sida.settings import environment, give_home, settings
 from sida.tracking.server import SQLITE
 
 ARGUMENTS = (argument("--port", "PORT", "port on 127.0.0.1 (default 5000)", type=int, default=5000),)
+
+HOST = "127.0.0.1"  # whatever MLFLOW_HOST says: the pages ask nobody who they are
 
 
 def main(args: argparse.Namespace) -> int:
@@ -31,7 +33,11 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{redact(address)}: no runs yet: `sida run digits`, or `track` to fill it again")
     if importlib.util.find_spec("sqlalchemy") is None:
         raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
-    command = ["mlflow", "ui", "--backend-store-uri", address, "--port", str(args.port), "--workers", "1"]
-    print(f"http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
-    variables = environment() | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    give_home()
+    command = ["mlflow", "ui", "--backend-store-uri", address, "--host", HOST, "--port", str(args.port)]
+    print(f"http://{HOST}:{args.port} (Ctrl-C ends it)", flush=True)
+    command += ["--workers", "1"]
+    options = ("MLFLOW_UVICORN_OPTS", "MLFLOW_GUNICORN_OPTS", "GUNICORN_CMD_ARGS")  # may name another host
+    inherited = {name: value for name, value in environment().items() if name not in options}
+    variables = inherited | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.run([sys.executable, "-m", *command], env=variables, check=False).returncode

@@ -22,6 +22,8 @@ from pipeline.arguments import AMOUNT, TRUST, argument, flag
 from pipeline.display import open_display
 from pipeline.following import drawn
 from sida import verify as chains
+from sida.addresses import checked
+from sida.printing import one_line
 from sida.verify import Recomputed, recompute
 
 ARGUMENTS = (
@@ -36,12 +38,13 @@ ARGUMENTS = (
 def main(args: argparse.Namespace) -> int:
     """Walk, hash, perhaps compute again."""
     running.share(trusted=args.trust_detector)
-    address = args.score if "://" in args.score else str(Path(args.score).absolute())
+    address = checked(args.score, "SCORE", ("file", "s3"))
+    address = address if "://" in address else str(Path(address).absolute())
     chain = chains.verify(address, hashing=not args.list)
     for remark in chain.remarks:
         output.note(args, f"note: {remark}")
     for link in chain.problems:
-        print(f"error: {link.what}: {link.problem}", file=sys.stderr)
+        print(one_line(f"error: {link.what}: {link.problem}"), file=sys.stderr)
     lines, fields = [], {"problems": [asdict(link) for link in chain.problems], "remarks": chain.remarks}
     if args.list:
         lines += [link.address for link in chain.links if link.address and not link.problem]

@@ -11,12 +11,12 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
+from sida.addresses import checked, redact
 from sida.errors import NotFound, UserError
 from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
 from sida.recipe import Network
 from sida.scoring.adopt import as_safetensors, generator_network
 from sida.stores import open_store, read_address
-from sida.stores.base import redact
 from sida.stores.objects import fetch_object, sha256_of
 from sida.teachers.files import load_network
 from sida.teachers.formats import read_network
@@ -56,6 +56,7 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
     ``recipe`` says network and sigma_init of files that do not: published pickles, bare safetensors. Nothing of a foreign file is
     executed. Raises UserError when it is neither, or is a teacher.
     """
+    name = checked(name, "GENERATOR", ("file", "s3"))
     address = urlsplit(name) if "://" in name else None
     if address is not None and address.scheme != "file":
         return _from_store(name, recipe)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sida.errors import MESSAGE, Refused, SidaError, UserError, shortened
+from sida.errors import Refused, SidaError, UserError
 
 REASON = 120  # characters for what a library says
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -30,13 +30,12 @@ def reading(label: str, path: Path | None = None, problem: str = "damaged, or no
             raise
         if instead := path and what_it_is_instead(path):
             raise Refused(f"{label} is {instead}") from error
-        if ours and len(str(error)) <= MESSAGE:
+        if ours:
             raise
-        text = str(error) if ours else f"{label} is {problem} ({reason(error)}): fetch it again"
+        text = f"{label} is {problem} ({reason(error)}): fetch it again"
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place that cannot be
             text = f"{label}: cannot be read: {error.strerror}: check the path"
-        kind = type(error) if isinstance(error, UserError) else Refused
-        raise kind(shortened(text)) from error
+        raise Refused(text) from error
 
 
 def reason(error: BaseException) -> str:

@@ -18,13 +18,14 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from sida import progress
+from sida.addresses import redact
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
 from sida.foreign.http import Advance, TooLarge, download, note_beside
 from sida.foreign.limits import FILE_BYTES
 from sida.layout import pin_key
+from sida.printing import one_line
 from sida.settings import settings
 from sida.stores import open_store
-from sida.stores.base import redact
 from sida.stores.cache import give_out, keep_fetched, make_folders, make_room
 from sida.stores.objects import sha256_of
 
@@ -307,7 +308,7 @@ def _record(address: str, label: str, digest: str, step: str) -> None:
 
 def _another(label: str, address: str, digest: str, expectation: str) -> UserError:
     return UserError(
-        f"{label} {address}: sha256 is {digest}, {expectation}: fetch the right file, or pin the new digest if you trust it"
+        f"{label} {one_line(address, 64)}: sha256 is {digest}, {expectation}: fetch the right file, or pin the new digest"
     )
 
 

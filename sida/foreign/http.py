@@ -16,10 +16,10 @@ import certifi
 import urllib3
 from urllib3.util import Url, parse_url
 
+from sida.addresses import redact
 from sida.errors import StoreError, Unavailable, UserError
 from sida.patience import Wait, answered, hush_retries
 from sida.settings import environment
-from sida.stores.base import redact
 
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
 STALL_SECONDS, STALL_BYTES = 60.0, 60 << 10  # fewer bytes than this in that time count as no answer

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sida import patience
 from sida.errors import SidaError, StoreError, Unavailable, UserError
 from sida.masking import masked
+from sida.printing import one_line
 from sida.settings import environment
 from sida.stores import ObjectStore
 
 NAME = "error.json"
-LONGEST = 400  # characters of a message
 TAIL_BYTES = 256 * 1024
 # torchrun's account of the worker that failed first, and the beginning of all its lines
 _FAILED = re.compile(r"^.*failed \(exitcode: (-?\d+)\)", re.MULTILINE)
@@ -36,11 +36,11 @@ class WorkerError(BaseModel):
     @classmethod
     def of(cls, error: Exception, restart: int) -> WorkerError:
         """Word an exception in a line; what is not ours is named."""
-        kind, words = type(error).__name__, " ".join(str(error).split())
+        kind, words = type(error).__name__, str(error)
         if not isinstance(error, SidaError):
-            words = f"{kind}: {words}".removesuffix(": ")[:LONGEST]
+            words = f"{kind}: {words}".removesuffix(": ")
         code = getattr(error, "exit_code", SidaError.exit_code)
-        return cls(kind=kind, message=masked(words, environment()), exit_code=code, restart=restart)
+        return cls(kind=kind, message=one_line(masked(words, environment())), exit_code=code, restart=restart)
 
 
 def error_key(job: str) -> str:
@@ -90,7 +90,7 @@ def _last_words(text: str) -> str:
     """Return the last line that is neither torchrun's nor an event."""
     lines = (raw.split("\r")[-1].rstrip() for raw in text.splitlines())
     words = [line for line in lines if line and not line.startswith((" ", '{"event"')) and not _TORCHRUN.match(line)]
-    return words[-1][:LONGEST] if words else ""
+    return one_line(words[-1]) if words else ""
 
 
 def _signal(number: int) -> str:

@@ -372,10 +372,14 @@ class Execution(Part):
 class Recipe(Part):
     """One benchmark, from data to score."""
 
-    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
+    name: Annotated[
+        str, Field(pattern="^[a-z0-9][a-z0-9-]*$", max_length=100)
+    ]  # a part of names on Kubernetes and disks
     version: Positive
     description: str
-    benchmark: str | None = None  # the title of its row in the paper's table
+    benchmark: Annotated[str, Field(pattern="^[^\n]*$", max_length=200)] | None = (
+        None  # the title of its row in the paper's table
+    )
     teacher: Teacher
     generator: Generator | None = None  # SiD2A's start
     dataset: Dataset

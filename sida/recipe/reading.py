@@ -16,9 +16,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sida.errors import RecipeError, UserError, shortened
+from sida.addresses import checked, local_path
+from sida.errors import RecipeError, UserError
 from sida.recipe.fields import Recipe
 from sida.recipe.shipped import RECIPES, each_address, located
+from sida.recipe.texts import check_texts, without_secrets
 
 MOST_BYTES = 128 << 10  # of a file: ours have 3 KiB, and PyYAML takes seconds for a mebibyte
 
@@ -95,11 +97,11 @@ def find(name: str) -> Path:
 def find_file(kind: str, name: str, folder: Path, others: str) -> Path:
     """Return the YAML file called ``name`` in ``folder``, or at the path ``name``. Raises UserError that says which there are."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
+        path = local_path(name, kind)
         if not path.is_file():
             raise UserError(f"no {kind} file {name}: check the path; {others}")
         return path
-    path = folder / f"{name}.yaml"
+    path = folder / f"{checked(name, kind, ('file',))}.yaml"
     if not path.is_file():
         hint = nearest(name, names(folder), cutoff=0.4)
         raise UserError(f"no {kind} {name!r}: {hint and f'{hint} '}{others}; or give the path of a YAML file")
@@ -133,7 +135,7 @@ def read_fields(path: Path, kind: str, loader: type[Loader] = Loader) -> dict[st
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # PyYAML raises whatever hostile text makes it raise
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(shortened(f"{path}: not readable as YAML: {text}")) from error
+        raise UserError(f"{path}: not readable as YAML: {text}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a {kind} is a mapping of fields, found {type(data).__name__}")
     return data
@@ -152,10 +154,12 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _absolute(path: Path, address: str) -> str:
     """Return the file:// address of a path that is relative to the recipe's file ``path``; any other address as it is."""
+    try:
+        address = checked(address, "address")
+    except UserError as error:
+        raise RecipeError(f"{path}: {error}") from error
     if "://" in address:
         return address
-    if "\0" in address:
-        raise RecipeError(f"{path}: address: {address[:80]!r} is no path: take the NUL out")
     return (path.parent / address).resolve().as_uri()
 
 
@@ -192,11 +196,20 @@ def chain(name: str) -> list[Path]:
             raise RecipeError(f"{path}: extends: {error}") from error
 
 
-def _resolve(files: list[Path]) -> dict[str, Any]:
-    """Return each file's fields over those of the recipe it extends, addresses made absolute."""
+def _clean(fields: dict[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        check_texts(fields)
+    except UserError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return fields
+
+
+def _resolve(files: list[Path], *, to_show: bool) -> dict[str, Any]:
+    """Return each file's fields over those of the recipe it extends, addresses made absolute; ``to_show``: secrets masked."""
     merged: dict[str, Any] = {}
     for path in reversed(files):
-        fields = each_address(_read(path), partial(_absolute, path))
+        fields = _read(path)
+        fields = each_address(without_secrets(fields) if to_show else _clean(fields, path), partial(_absolute, path))
         fields.pop("extends", None)
         merged.pop("expected", None)  # measurements belong to the recipe that they were made with
         merged = _merge(merged, fields)
@@ -235,11 +248,16 @@ def section(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(section, getattr(annotation, "__args__", ()))), None)
 
 
+def _located(address: str) -> str:
+    return located(checked(address, "address"))
+
+
 def parse(data: dict[str, Any], file: str) -> Recipe:
     """Turn resolved fields into a Recipe. Raises RecipeError with the field's path and what would be accepted."""
     try:
-        return Recipe.model_validate_json(json.dumps(each_address(data, located)), strict=True)
-    except RecipeError as error:
+        check_texts(data)
+        return Recipe.model_validate_json(json.dumps(each_address(data, _located)), strict=True)
+    except UserError as error:
         raise RecipeError(f"{file}: {error}") from error
     except ValidationError as error:
         raise RecipeError(f"{file}: {fault(error, Recipe)}") from error
@@ -247,12 +265,12 @@ def parse(data: dict[str, Any], file: str) -> Recipe:
         raise RecipeError(f"{file}: {str(error)[:150]}; use numbers, text, lists and mappings only") from error
 
 
-def load(name: str) -> Recipe:
-    """Load the recipe called ``name``, or the one in the file ``name``.
+def load(name: str, *, to_show: bool = False) -> Recipe:
+    """Load the recipe called ``name``, or the one in the file ``name``; ``to_show``: with secrets masked, not refused.
 
     >>> recipe = load("cifar10-uncond")
     >>> recipe.method.name, recipe.method.alpha, recipe.dataset.resolution
     ('sida', 1.0, 32)
     """
     files = chain(name)
-    return parse(_resolve(files), str(files[0] if "/" in name else files[0].name))
+    return parse(_resolve(files, to_show=to_show), str(files[0] if "/" in name else files[0].name))

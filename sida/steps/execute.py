@@ -11,6 +11,7 @@ from sida import progress, records
 from sida.errors import SidaError, TimedOut
 from sida.failures import Failure, first_failure
 from sida.manifests import Part
+from sida.printing import one_line
 from sida.settings import settings
 from sida.steps.attempts import StepOutcome
 from sida.steps.log import kept as kept_log
@@ -123,10 +124,10 @@ def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or "temporary files"
-        return f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR", 2
+        return one_line(f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR"), 2
     if strict:
         raise error
-    return f"{type(error).__name__}: {' '.join(str(error).split())}", 1
+    return one_line(f"{type(error).__name__}: {error}"), 1
 
 
 def _delivered(outcome: StepOutcome[R], output: Artifact) -> StepOutcome[R]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sida.addresses import FILE, checked, redact
 from sida.errors import StoreUnusable, UserError
-from sida.stores.base import ObjectRef, ObjectStore, redact
+from sida.stores.base import ObjectRef, ObjectStore
 from sida.stores.folder import FolderStore
 from sida.stores.objects import fetch_object, put_object
 
@@ -31,6 +32,7 @@ def open_store(address: str) -> ObjectStore:
     ...     store.read(ref.key)
     b'weights'
     """
+    address = checked(address, "store address", ("file", "s3"))
     if address.startswith("s3://"):
         try:
             from sida.stores.s3 import S3Store
@@ -42,20 +44,18 @@ def open_store(address: str) -> ObjectStore:
                 f"or set SIDA_STORE to a folder (file:///...)"
             ) from error
         return S3Store(address)
-    if address.startswith("file://"):
+    if address.startswith(FILE):
         # Taken literally, not as percent-encoded: folders may hold '%', '#' and '?'.
-        path = address.removeprefix("file://").removeprefix("localhost")
+        path = address.removeprefix(FILE).removeprefix("localhost")
         if not path.startswith("/"):
             raise UserError(f"store address {address} has no absolute path: write file:///folder, three slashes")
         return FolderStore(Path(path))
-    if "://" in address or not address:
-        raise UserError(f"store address {redact(address)!r} is not known: write file:///folder or s3://bucket/prefix")
     return FolderStore(Path(address).absolute())
 
 
 def read_address(address: str) -> bytes:
     """Return the bytes of the object at a full address. Raises NotFound, StoreError, UserError."""
-    folder, slash, name = address.rpartition("/")
+    folder, slash, name = checked(address, "address", ("file", "s3")).rpartition("/")
     if not slash or not name:
         raise UserError(f"{redact(address)!r} is not the address of an object: write file:///folder/file or s3://...")
     return open_store(folder or "/").read(name)

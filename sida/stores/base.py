@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import urlsplit
 
 from sida.errors import Corrupt, NotFound, UserError
 from sida.layout import object_key
 
 BLOCK_BYTES = 1 << 20
-FOLDER_SCHEME = "file://"
 RESERVED = ".tmp"  # first part of keys that a store keeps for itself
 
 
@@ -125,19 +123,3 @@ def check_key(key: str) -> str:
     if any(part in ("", ".", "..") for part in parts) or parts[0] == RESERVED or re.search(r"[\x00-\x1f\x7f]", key):
         raise UserError(f"{key!r} is not an object key: write a relative path such as steps/score/1.json")
     return key
-
-
-def redact(address: str) -> str:
-    """Return an address without user, password, query and fragment; folders, which may hold '?', stay as is.
-
-    >>> redact("https://me:secret@host:9000/bucket?token=1")
-    'https://host:9000/bucket'
-    """
-    if "://" not in address or address.startswith(FOLDER_SCHEME):
-        return address
-    try:
-        parts = urlsplit(address)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}"
-    except ValueError:
-        return f"{address.split('://')[0]}://..."

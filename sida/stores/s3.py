@@ -21,10 +21,11 @@ from urllib.parse import urlsplit
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
+from sida.addresses import redact
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
-from sida.stores.base import RESERVED, ObjectStore, Stat, check_key, redact
+from sida.stores.base import RESERVED, ObjectStore, Stat, check_key
 from sida.stores.s3_client import connect
 from sida.stores.s3_errors import Strange, explain, name_of, status_of
 

@@ -15,6 +15,8 @@ from botocore.loaders import create_loader
 from botocore.session import Session
 
 from sida import patience
+from sida.addresses import checked
+from sida.errors import UserError
 from sida.settings import environment
 from sida.stores.s3_errors import Redirected, Strange, not_an_address
 
@@ -30,11 +32,10 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
     not an address, and botocore's errors.
     """
     try:
-        parts = urlsplit(endpoint)
-        parts.port  # noqa: B018, which raises for one that is no port
-    except ValueError as error:
+        parts = urlsplit(checked(endpoint, "SIDA_S3_ENDPOINT", ("http", "https")))
+    except UserError as error:
         raise not_an_address(endpoint) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.username:
+    if not parts.hostname or parts.path.strip("/"):
         raise not_an_address(endpoint)
     patience.hush_retries()
     logging.getLogger("botocore").setLevel(logging.ERROR)  # it tells where it found credentials

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from botocore import exceptions as boto
 from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
 
+from sida.addresses import redact
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
-from sida.stores.base import redact
 
 if TYPE_CHECKING:
     from sida.stores.s3 import S3Store

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sida.errors import UserError, shortened
+from sida.errors import UserError
 from sida.foreign import Refused
 from sida.foreign.boundary import reading
 from sida.recipe import Network
@@ -130,7 +130,7 @@ def _heads(names: Iterable[str], network: Mapping[str, Any]) -> set[str]:
 def agreed_network(source: NetworkFile, expected: Mapping[str, Any] | None, label: str) -> dict[str, Any]:
     """Return the architecture that file and recipe agree on. Raises Refused naming the first field in which they differ."""
     if source.problem:
-        raise Refused(shortened(f"{label} holds a network that this project does not have: {source.problem}"))
+        raise Refused(f"{label} holds a network that this project does not have: {source.problem}")
     if expected is None:
         if source.network is None:
             raise Refused(f"{label} does not say which architecture it holds: name a recipe that does (--recipe)")
@@ -158,4 +158,4 @@ def _complete(network: Mapping[str, Any], label: str) -> dict[str, Any]:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         field = ".".join(str(part)[:60] for part in first["loc"]) or "architecture"
         message = str(first["msg"]).removeprefix("Value error, ")
-        raise Refused(shortened(f"{label}: {field} of its network is not one of this project ({message})")) from error
+        raise Refused(f"{label}: {field} of its network is not one of this project ({message})") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from sida.addresses import redact
 from sida.errors import UserError
 from sida.foreign.fetch import digest_of_file, fetch_file
 from sida.manifests import TeacherResult
 from sida.process.scratch import scratch_folder
 from sida.recipe import Generator, Network, Recipe, Teacher
 from sida.steps import StepRun, step
-from sida.stores.base import redact
 from sida.teachers.convert import convert
 from sida.teachers.formats import read_network
 

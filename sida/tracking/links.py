@@ -6,11 +6,11 @@ import re
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from sida.addresses import redact
 from sida.layout import RUN_ID
 from sida.report.comparison.entries import benchmark_of
 from sida.settings import settings
 from sida.steps.recipes import recipe_at
-from sida.stores.base import redact
 from sida.tracking.server import ANSWER_SECONDS, EXPERIMENT
 
 

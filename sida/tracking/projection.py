@@ -10,6 +10,7 @@ Equal contents of the store give equal projections, times included: a lost datab
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from math import fsum
@@ -234,7 +235,9 @@ def _model(recipe: Recipe, identity: str, results: dict[str, Manifest]) -> Model
     scores: Any = results["score"].result
     store = results["distill"].about.store
     return Model(
-        name=f"{benchmark_of(recipe)}-{row.metric}-n{row.n}",
+        name=re.sub(
+            r"""^\.+|[/:'"`\\]""", "-", f"{benchmark_of(recipe)}-{row.metric}-n{row.n}"
+        ),  # fit for MLflow and its filters
         identity=f"{identity}/model/{generator.weights.sha256}/{results['score'].digest}",
         title=f"{recipe.name}-{generator.method}",
         address=f"{store.rstrip('/')}/{generator.weights.key}",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sida import records
 from sida.ending import end_if_killed
 from sida.errors import NotFound, SidaError
+from sida.layout import tracking_lease
+from sida.printing import one_line
 from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
@@ -44,7 +46,7 @@ def track(run: str, store: ObjectStore | None = None) -> str:
         return f"run {run}: already in MLflow"
     with (
         acquire(
-            store, f"tracking/{content.benchmark}", ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None
+            store, tracking_lease(content.benchmark), ttl=options.lease_seconds, wait=LEASE_WAIT, note=lambda _: None
         ),
         connected(options.mlflow) as client,
     ):
@@ -56,10 +58,10 @@ def track_quietly(run: str) -> str:
     try:
         track(run)
     except TrackingOff as error:
-        return "" if settings().mlflow == "none" else f"tracking: {error}"
+        return "" if settings().mlflow == "none" else one_line(f"tracking: {error}")
     except Exception as error:  # whatever it is, the run ended as it ended
         reason = str(error) if isinstance(error, SidaError) else f"{type(error).__name__}: {error}"
-        return f"tracking: {' '.join(reason.split())[:240]}: `sida track` completes it"
+        return one_line(f"tracking: {reason}: `sida track` completes it")
     return ""
 
 

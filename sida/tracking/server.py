@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sida import patience
+from sida.addresses import redact
 from sida.errors import SidaError
+from sida.layout import as_name
 from sida.masking import masked
-from sida.settings import environment
-from sida.stores.base import redact
+from sida.settings import environment, give_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,6 +103,7 @@ def connected(address: str) -> Iterator[MlflowClient]:
     """Yield a client. Any error inside but our own becomes TrackingOff: the projection is completed another time."""
     check(address)
     patience.hush_retries()
+    give_home()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -171,4 +173,4 @@ def artifact_location(address: str, experiment: str) -> str | None:
     """Return the folder beside a SQLite file; a server has a place of its own."""
     if not address.startswith(SQLITE):
         return None
-    return (Path(address.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / experiment).as_uri()
+    return (Path(address.removeprefix(SQLITE)).absolute().parent / "mlflow-artifacts" / as_name(experiment)).as_uri()

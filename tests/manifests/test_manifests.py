@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from pipeline.commands.runtime import objects
-from pipeline.guard import refuse_secret
 from pipeline.profile import LAUNCHED
 from pipeline.rerun import to_yaml
 from sida.launch import trainjob_manifest
 from sida.launch.target import parse_target
+from sida.recipe.texts import refuse_secret
 from tests.conftest import ROOT
 from tests.launch import crds
 from tests.manifests.pod_security import violations

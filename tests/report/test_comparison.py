@@ -154,6 +154,8 @@ def test_hostile_names_stay_text_on_the_page_and_in_the_csv(store: ObjectStore) 
     assert all(a.get("src", "data:").startswith("data:") for tag, a in found.tags if tag == "img")  # type: ignore[union-attr]
     rows[0].title = "=HYPERLINK(1)"
     assert "\n'=HYPERLINK" in as_csv(rows_of(rows))
+    rows[0].title = "a\x1b[2Jb\u202e"
+    assert "\na\\x1b[2Jb\\u202e," in as_csv(rows_of(rows))
 
 
 @pytest.mark.slow

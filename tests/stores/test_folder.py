@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sida.addresses import redact
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
 from sida.stores import fetch_object, open_store, put_object
-from sida.stores.base import redact
 from sida.stores.folder import FolderStore
 
 

@@ -217,7 +217,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_converted(
     monkeypatch.setattr("sida.teachers.convert.read_network", replace)
     with pytest.raises(UserError, match="changed while being read"):
         convert(path, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -504,3 +506,54 @@ def test_runs_of_two_benchmarks_that_are_the_first_to_be_tracked_are_tracked(pla
     ]
     for process in begun:
         assert b"written to MLflow" in process.communicate(timeout=200)[0]
+
+
+@pytest.mark.parametrize(
+    "title", ["it's", 'a "b" c', "Faces 64/64: mine", "`%_\\\\", "..", "../../up", "é" * 200, "CIFAR-10"]
+)
+def test_any_title_of_a_benchmark_can_be_tracked(address: str, store: ObjectStore, place: Path, title: str) -> None:
+    made = Made(store, named(benchmark=title), (1.0, 1.01, 0.99))
+    assert "written to MLflow" in track(made.write("run-1"))
+    assert "already in MLflow" in track("run-1")
+    assert set(runs_of(address, made)) == {"run", "distill", "score"}
+    assert {path.name for path in place.iterdir()} <= {"mlflow.db", "mlflow-artifacts", "store", "runs"}
+
+
+def test_a_user_without_a_home_is_tracked_too(address: str, store: ObjectStore) -> None:
+    Made(store, named(), (1.0, 1.01, 0.99)).write("run-1")
+    nobody = "import os, pwd; del os.environ['HOME']; pwd.getpwuid = lambda uid: {}[uid]; "
+    code = nobody + "from sida.tracking.reconcile import track; print(track('run-1'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "written to MLflow" in done.stdout, done.stderr
+
+
+def test_a_login_in_mlflows_address_is_in_no_line(
+    place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ailing(BaseHTTPRequestHandler):
+        """Well at first sight; then it refuses, fails, or breaks off."""
+
+        status = 500
+
+        def do_GET(self) -> None:
+            if self.path == "/health" or self.status:
+                self.send_response(200 if self.path == "/health" else self.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            self.close_connection = True
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    Made(store, named(), (1.0, 1.01, 0.99)).write("run-1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ailing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hushhush@127.0.0.1:{server.server_port}")
+        for Ailing.status in (500, 401, 404, 0):
+            line = track_quietly("run-1")
+            assert line.startswith("tracking: MLflow at http://127.0.0.1:") and line.isprintable(), line
+            assert "hushhush" not in line and len(line) <= 300
+        server.shutdown()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sida.printing import printable
 from sida.report.comparison.entries import Benchmark, Entry
 from sida.scoring.interval import half_width
 from sida.scoring.words import score_text
@@ -95,10 +96,17 @@ def as_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """Return the records as CSV. A text that a spreadsheet would take for a formula gets a quote in front."""
+    """Return the records as printable CSV. A text that a spreadsheet would take for a formula gets a quote in front."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: f"'{v}" if isinstance(v, str) and v[:1] in "=+-@" else v for k, v in row.record().items()})
+        writer.writerow({name: _cell(value) for name, value in row.record().items()})
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text

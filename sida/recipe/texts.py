@@ -1,0 +1,56 @@
+"""Texts of recipes and profiles: they are kept, sent and printed, so none holds a secret or a character that moves the cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sida.errors import UserError
+from sida.masking import is_secret_name, masked, secret_in
+from sida.printing import printable
+
+INSTEAD = "take it out; credentials come from the environment or a Kubernetes Secret"
+
+
+class SecretFound(UserError, ValueError):
+    """A value looks like a secret; a ValueError too, so that pydantic names the field."""
+
+
+def refuse_secret(field: str, name: str, value: str, instead: str = INSTEAD) -> None:
+    """Raise SecretFound, without showing the value, when a name or a value is that of a secret."""
+    named = is_secret_name(name.upper().removesuffix("_ID"))  # the id of a key belongs where its secret is
+    reason = "its name is that of a secret" if value and named else ""
+    if found := secret_in(value):
+        reason = f"it holds {found}"
+    if reason:
+        raise SecretFound(f"{field} looks like a secret ({reason}), and would be printed: {instead}")
+
+
+def check_texts(fields: Any, path: str = "") -> None:
+    """Refuse secrets, by value, and what cannot be printed. Raises UserError with the field's path."""
+    for field, text in _texts(fields, path):
+        refuse_secret(field, "", text)
+        if printable(text) != text:
+            raise UserError(f"{field}: {printable(text)[:80]!r} holds a character that cannot be printed: take it out")
+
+
+def without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy that may be shown."""
+    copy: dict[str, Any] = _changed(fields, lambda text: masked(text, {}))
+    return copy
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in items:
+        yield from _texts(item, f"{path}.{key}" if path else str(key))
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _changed(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_changed(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

@@ -1,0 +1,107 @@
+"""What counts as a secret, and that it is masked wherever it stands."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from sida.errors import UserError
+from sida.masking import is_secret_name, masked, secret_in
+from sida.printing import LINE, one_line, plain, printable
+
+WORD = "hushhush"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://me:{WORD}@host/x",
+        f"https://{WORD}@host/x",  # a token as the user's name
+        f"https://me:p/{WORD}@host/x",  # a slash that should have been encoded
+        f"https://me:p@{WORD}@host/x",
+        f"S3://me:{WORD}@bucket/x",
+        f"sqlite+psycopg://me:{WORD}@host:5432/mlflow",
+        f"https://host/x?token={WORD}",
+        f"https://host/x?a=1&access_token={WORD}&b=2",
+        f"https://host/x?%74oken={WORD}",
+        f"https://host/x?apiKey={WORD}",
+        f"https://host/x?key={WORD}",
+        f"https://host/x?se=2026&sp=r&sig={WORD}",
+        f"https://host/x?X-Amz-Expires=60&X-Amz-Signature={WORD}",
+        f"https://host/x?X-Goog-Signature={WORD}",
+        f"https://host/x#access_token={WORD}",
+        f"https://hooks.slack.com/services/T0/B0/{WORD}",
+        f"https://discord.com/api/webhooks/1/{WORD}",
+        f"Bearer {WORD}{WORD}",
+        f"xoxb-{WORD}-{WORD}",
+        f"hf_{WORD}{WORD}{WORD}",
+        f"github_pat_{WORD}{WORD}{WORD}",
+        f"eyJhbGciOiJI.eyJ{WORD}.{WORD}",
+        f"-----BEGIN PRIVATE KEY-----\n{WORD}\n-----END PRIVATE KEY-----",
+    ],
+)
+def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -> None:
+    assert secret_in(text) and WORD not in secret_in(text)
+    hidden = masked(f"cannot reach {text} now", {})
+    assert WORD not in hidden and hidden.startswith("cannot reach ")
+    assert not secret_in(masked(text, {}).replace("-----BEGIN PRIVATE KEY-----", ""))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://host:8080/path@2x/a.pkl?download=true&rev=main",
+        "https://[::1]:8080/x@y",
+        "s3://bucket/prefix",
+        "file:///home/me@work/a:b@c",
+        "digits#sha256=" + "a" * 64,
+        "sqlite:////tmp/mlflow.db",
+        "SiD (alpha 1.0) on AFHQv2 64x64, from EDM's teacher",
+        "write to me@example.org about tokens",
+    ],
+)
+def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
+    assert secret_in(text) == ""
+    assert masked(text, {}) == text
+
+
+def test_the_password_in_a_variable_s_address_is_masked_wherever_it_stands_alone() -> None:
+    variables = {"MLFLOW_TRACKING_URI": "http://me:pass%20word@host", "AWS_SECRET_ACCESS_KEY": "0123456789"}
+    text = "login with 'pass word' or pass%20word, key 0123456789"
+    assert masked(text, variables) == "login with '***' or ***, key ***"
+
+
+@pytest.mark.parametrize("name", ["SIDA_WEBHOOK", "KFP_TOKEN", "kfp_cookies", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD"])
+def test_some_variables_are_secret_by_their_names(name: str) -> None:
+    assert is_secret_name(name)
+    assert not is_secret_name("AWS_ACCESS_KEY_ID")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["eyJ-", "eyJaaaaaaaa.", "://a:b", "://", "?token=", "authorization: ", "a:/", "-----BEGIN PRIVATE KEY-----"],
+)
+def test_no_text_takes_long(text: str) -> None:
+    long, begun = text * (400_000 // len(text)), time.process_time()
+    masked(long, {})
+    secret_in(long)
+    one_line(long)
+    assert time.process_time() - begun < 5
+
+
+def test_what_moves_the_cursor_or_turns_a_line_around_is_printed_as_an_escape() -> None:
+    assert printable("a\x1b]8;;x\x07b\r\x9b2J\x7f\u202ec\u200b\ud800") == (
+        "a\\x1b]8;;x\\x07b\\r\\x9b2J\\x7f\\u202ec\\u200b\\ud800"
+    )
+    for kept in ("a\tb\nc", 'naïve 東京 "so"', "1\u00a0000\u202f000"):
+        assert printable(kept) == kept
+    assert plain("\x1b[32mgreen\x1b[0m\x07") == "green"
+
+
+def test_an_error_is_one_short_line_whose_beginning_and_end_are_kept() -> None:
+    line = str(UserError(f"name \x1b[2J{'x' * 3_000_000}\n\u2028 https://me:{WORD}@host/: correct it"))
+    assert len(line) <= LINE and line.isprintable()
+    assert line.startswith("name \\x1b[2Jxxx") and line.endswith("https://***@host/: correct it")
+    assert " ... " in line
+    assert len(one_line("x" * LINE)) == LINE and "..." not in one_line("x" * LINE)
