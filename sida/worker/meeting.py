@@ -54,6 +54,17 @@ class Meeting:
         while (number := self._store.add(key, 1) - 1) < count:
             yield number
 
+    def leave(self) -> None:
+        """Part from the others, after the last meeting: the first process, which may keep the store, goes last."""
+        try:
+            left = self._store.add("left", 1)
+            until = time.monotonic() + self._limit
+            while self._rank == 0 and left < self._world and time.monotonic() < until:
+                time.sleep(10 * FIRST_PAUSE)
+                left = self._store.add("left", 0)
+        except distributed.DistError:
+            pass  # it was torchrun's, which has ended
+
     def close(self) -> None:
         """Give no more signs of life."""
         self._left.set()

@@ -1,0 +1,31 @@
+"""A full disk, in whatever words a library puts it: one line for the boundaries of commands, steps and workers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+
+from sida.errors import UserError
+
+_CODES = (errno.ENOSPC, errno.EDQUOT)
+# The system's own words, which safetensors passes on; then numpy's and torch's, who do not say why they could not write.
+_WORDS = [re.escape(os.strerror(code)) for code in _CODES]
+_FULL = re.compile("|".join([*_WORDS, r"\d+ requested and \d+ written", "PytorchStreamWriter failed writing"]))
+
+
+def full_disk(error: BaseException) -> UserError | None:
+    """Return the error for the user if a full disk is why ``error`` was raised; None if not."""
+    for each in _chain(error):
+        if (isinstance(each, OSError) and each.errno in _CODES) or _FULL.search(str(each)):
+            place = getattr(each, "filename", None) or tempfile.gettempdir()
+            return UserError(f"disk full while writing {place}: free space or set TMPDIR or SIDA_RUNS")
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
