@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from pipeline.arguments import JSON
 from pipeline.output import NO_JSON
+from sida.disk import full_disk
 from sida.errors import SidaError
 
 PROGRAM = "sida"
@@ -88,6 +89,9 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        if (full := full_disk(error)) is not None:
+            print(f"error: {full}", file=sys.stderr)
+            return full.exit_code
         if error.filename is None:
             raise
         print(f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS", file=sys.stderr)

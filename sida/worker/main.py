@@ -15,7 +15,7 @@ from typing import Any
 
 from sida import patience, progress
 from sida.disk import full_disk
-from sida.errors import SidaError
+from sida.errors import Lost, SidaError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.job import RESULT
 from sida.launch.spec import parse_job
@@ -61,15 +61,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(key)
     except Exception as error:
-        known = error if isinstance(error, SidaError) else full_disk(error)
-        if known is None:
-            raise
-        tell(WorkerError.of(known, settings().restart))
-        with suppress(OSError):  # the log's disk may be full
-            progress.error(step, str(known), known.exit_code)
-            print(known, file=sys.stderr)
-        return known.exit_code
+        tell(WorkerError.of(error, settings().restart))
+        _end_if_known(step, error)
+        raise
     return 0
+
+
+def _end_if_known(step: str, error: Exception) -> None:
+    """Say why we fail and end with its status, unless it is a surprise, which ends in a traceback."""
+    known = error if isinstance(error, SidaError) else full_disk(error)
+    if known is None:
+        return
+    with suppress(OSError):  # the log's disk may be full
+        if not isinstance(known, Lost):
+            progress.error(step, str(known), known.exit_code)
+        print(known, file=sys.stderr)
+    raise SystemExit(known.exit_code) from error
 
 
 def _run(key: str) -> None:
@@ -96,4 +103,5 @@ def _run(key: str) -> None:
             processes.meet()
         except Exception as error:
             job.fail(error, here.restart)  # before the others notice that we are gone
+            _end_if_known(file.step, error)
             raise
