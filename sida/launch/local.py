@@ -106,13 +106,11 @@ class LocalLauncher(Launcher):
         variables = inherited() | self._interfaces() | {name: str(work.threads) for name in THREAD_VARIABLES}
         variables |= {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs), "PYTHONUNBUFFERED": "1"}
         variables |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(own), TOLD: str(tells)}
-        address, port, listener = self._meeting_place()
+        address, port, listener = self._meeting_place() if world > 1 else (LOOPBACK, 0, None)
         variables |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
         command = [sys.executable, "-m", self._module, "--job", work.job]
-        with (
-            listener or nullcontext(),
-            work.log.open("ab") as log,
-        ):  # the listener is rank 0's in the end, and ends with it
+        # Our copy of the listener is closed here: it is rank 0's, and ends with it.
+        with listener or nullcontext(), work.log.open("ab") as log:
             for local in range(own):
                 own_variables, descriptors = {"RANK": str(first + local), "LOCAL_RANK": str(local)}, [tells]
                 if listener is not None and local == 0:

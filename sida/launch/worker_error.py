@@ -1,4 +1,6 @@
-"""Why a job's workers failed: ``error.json`` beside its spec, by the worker that failed first; else what is left in the log."""
+"""Why a job's workers failed: ``error.json`` beside its spec, by the worker that failed first; what a worker told the launcher on
+its own machine, which hears it also when disk and store are full or away; else how it ended, and what is left in the log.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from sida.settings import environment
 from sida.stores import ObjectStore
 
 NAME = "error.json"
-LONGEST = 400  # characters of a message
+LONGEST = 200  # characters of a message that is not ours
 TAIL_BYTES = 256 * 1024
 TOLD = "SIDA_TOLD"  # in a worker's environment: the descriptor that its launcher reads
 KNOWN = (UserError.exit_code, Unavailable.exit_code)
@@ -46,7 +48,8 @@ class WorkerError(BaseModel):
     @classmethod
     def of(cls, error: Exception, restart: int) -> WorkerError:
         """Word an exception in a line; what is not ours is named."""
-        error = full_disk(error) or error
+        if not isinstance(error, SidaError):
+            error = full_disk(error) or error
         kind, words = type(error).__name__, " ".join(str(error).split())
         if not isinstance(error, SidaError):
             words = f"{kind}: {words}".removesuffix(": ")[:LONGEST]
@@ -78,7 +81,8 @@ def failure(message: str, status: int | None) -> SidaError:
 def tell(error: WorkerError) -> None:
     """Tell the launcher, if it is on this machine; that needs neither store nor disk, either of which may be what failed."""
     if descriptor := environment().get(TOLD):
-        os.write(int(descriptor), f"{error.model_dump_json()}\n".encode())
+        with suppress(OSError):  # it ends too
+            os.write(int(descriptor), f"{error.model_dump_json()}\n".encode())
 
 
 def first_told(descriptor: int) -> WorkerError | None:

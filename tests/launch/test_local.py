@@ -117,27 +117,32 @@ def test_a_worker_that_starts_after_its_launcher_died_ends_at_once() -> None:
     assert worker.returncode == 75 and worker.stdout == b""
 
 
-def listening(processes: list[psutil.Process]) -> set[str]:
-    """Addresses at which any of them can be reached over a network; all of IPv6's are foreign to us."""
-    sockets = [socket for process in processes for socket in process.net_connections("inet")]
-    return {socket.laddr.ip for socket in sockets if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+def listening_while_at_work(folder: Path, processes: int) -> set[str]:
+    """Addresses at which the whole tree of a job's processes can be reached."""
+    launcher = LocalLauncher(folder / "log", module=MODULE)
+    thread = threading.Thread(target=launcher.run, args=[work_in(folder, "talk")])
+    thread.start()
+    try:
+        until(lambda: len(list(folder.glob("sum-*"))) == processes, seconds=60.0)
+        tree = [psutil.Process(), *psutil.Process().children(recursive=True), *marked(MARK, launcher._token)]
+        sockets = [socket for process in tree for socket in process.net_connections("inet")]
+        return {socket.laddr.ip for socket in sockets if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+    finally:
+        (folder / "enough").touch()
+        thread.join(60.0)
 
 
 def test_while_processes_talk_nothing_listens_beyond_the_loopback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")  # of a cluster's shell: not for processes of one machine
-    launcher = LocalLauncher(tmp_path / "log", module=MODULE)
-    thread = threading.Thread(target=launcher.run, args=[work_in(tmp_path, "talk")])
-    thread.start()
-    try:
-        until(lambda: len(list(tmp_path.glob("sum-*"))) == 2, seconds=60.0)
-        tree = [psutil.Process(), *psutil.Process().children(recursive=True), *marked(MARK, launcher._token)]
-        assert listening(tree) == {"127.0.0.1"}
-    finally:
-        (tmp_path / "enough").touch()
-        thread.join(60.0)
+    assert listening_while_at_work(tmp_path, 2) == {"127.0.0.1"}
     assert (tmp_path / "sum-0").read_text() == str([2.0] * 4)
+
+
+def test_a_job_of_one_process_listens_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDA_WORKERS", "1")
+    assert listening_while_at_work(tmp_path, 1) == set()
 
 
 def test_a_worker_without_shared_memory_is_told_what_to_look_at(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from sida.disk import full_disk
 from sida.errors import SidaError, UserError
-from sida.launch.worker_error import WorkerError, explain
+from sida.launch.worker_error import TOLD, WorkerError, explain, first_told, tell
 from sida.process.group import Ended
 
 GLOO = "[rank1]: RuntimeError: [../third_party/gloo/pair.cc:547] Connection closed by peer [127.0.0.1]:3\n"
@@ -53,6 +53,24 @@ def test_a_full_disk_is_found_behind_the_error_that_it_led_to() -> None:
     later.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")
     assert "disk full while writing /data/x" in str(full_disk(later))
     assert full_disk(ValueError("no space")) is None
+
+
+def test_an_error_of_ours_that_names_the_place_stays_as_it_is() -> None:
+    named = UserError("disk full while writing file:///store/x: free space or set SIDA_STORE")
+    named.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error_of(named).message == str(named)
+
+
+def test_what_a_worker_tells_first_is_heard_without_disk_or_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    hears, tells = os.pipe()
+    assert first_told(hears) is None
+    monkeypatch.setenv(TOLD, str(tells))
+    full = error_of(SafetensorError(FULL))
+    tell(full)
+    tell(LOST)
+    assert first_told(hears) == full
+    os.close(hears)
+    os.close(tells)
 
 
 def test_what_a_user_can_mend_comes_before_processes_that_were_lost_by_it(tmp_path: Path) -> None:
