@@ -88,11 +88,11 @@ def main() -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if (full := full_disk(error)) is not None:
+    except Exception as error:
+        if (full := full_disk(error, "the output")) is not None:
             print(f"error: {full}", file=sys.stderr)
             return full.exit_code
-        if error.filename is None:
+        if not isinstance(error, OSError) or error.filename is None:
             raise
         print(f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS", file=sys.stderr)
         return 2

@@ -16,12 +16,15 @@ _WORDS = [re.escape(os.strerror(code)) for code in _CODES]
 _FULL = re.compile("|".join([*_WORDS, r"\d+ requested and \d+ written", "PytorchStreamWriter failed writing"]))
 
 
-def full_disk(error: BaseException) -> UserError | None:
-    """Return the error for the user if a full disk is why ``error`` was raised; None if not."""
+def full_disk(error: BaseException, place: str = "") -> UserError | None:
+    """Return the error for the user if a full disk is why ``error`` was raised; None if not.
+
+    ``place``: what was being written, where the error names no file; else temporary files were.
+    """
     for each in _chain(error):
         if (isinstance(each, OSError) and each.errno in _CODES) or _FULL.search(str(each)):
-            place = getattr(each, "filename", None) or tempfile.gettempdir()
-            return UserError(f"disk full while writing {place}: free space or set TMPDIR or SIDA_RUNS")
+            where = getattr(each, "filename", None) or place or tempfile.gettempdir()
+            return UserError(f"disk full while writing {where}: free space or set TMPDIR or SIDA_RUNS")
     return None
 
 

@@ -52,6 +52,7 @@ def test_a_full_disk_is_found_behind_the_error_that_it_led_to() -> None:
     later = RuntimeError("the writer has failed")
     later.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")
     assert "disk full while writing /data/x" in str(full_disk(later))
+    assert "disk full while writing the output" in str(full_disk(SafetensorError(FULL), "the output"))
     assert full_disk(ValueError("no space")) is None
 
 
