@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from sida.errors import UserError
 
+LEAST_BYTES = 1 << 20  # what a step needs to begin
 _CODES = (errno.ENOSPC, errno.EDQUOT)
 # The system's own words, which safetensors passes on; then numpy's and torch's, who do not say why they could not write.
 _WORDS = [re.escape(os.strerror(code)) for code in _CODES]
@@ -26,6 +29,13 @@ def full_disk(error: BaseException, place: str = "") -> UserError | None:
             where = getattr(each, "filename", None) or place or tempfile.gettempdir()
             return UserError(f"disk full while writing {where}: free space or set TMPDIR or SIDA_RUNS")
     return None
+
+
+def unsaid(folder: Path) -> UserError | None:
+    """Return the error for a failure of which nobody could write why: the disk of ``folder`` is full; None if it is not."""
+    if shutil.disk_usage(folder).free >= LEAST_BYTES:
+        return None
+    return UserError(f"disk full while writing in {folder}: free space or set SIDA_RUNS")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
 
+from sida import disk
 from sida.disk import full_disk
 from sida.errors import SidaError, UserError
 from sida.launch.worker_error import TOLD, WorkerError, explain, first_told, tell
@@ -54,6 +57,12 @@ def test_a_full_disk_is_found_behind_the_error_that_it_led_to() -> None:
     assert "disk full while writing /data/x" in str(full_disk(later))
     assert "disk full while writing the output" in str(full_disk(SafetensorError(FULL), "the output"))
     assert full_disk(ValueError("no space")) is None
+
+
+def test_a_disk_that_is_too_full_for_words_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert disk.unsaid(tmp_path) is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=8192))
+    assert str(disk.unsaid(tmp_path)) == f"disk full while writing in {tmp_path}: free space or set SIDA_RUNS"
 
 
 def test_an_error_of_ours_that_names_the_place_stays_as_it_is() -> None:
