@@ -82,7 +82,7 @@ def join(args: argparse.Namespace, nodes: Nodes) -> int:
     from pipeline.display import open_display
     from pipeline.following import drawn
     from sida import recipe
-    from sida.launch.nodes import follow
+    from sida.launch.joining import follow
     from sida.settings import settings
     from sida.stores import open_store
 

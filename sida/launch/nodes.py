@@ -20,22 +20,18 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import psutil
 
-from sida import patience, progress
-from sida.errors import Fenced, NotFound, SidaError, StoreError, Unavailable, UserError
+from sida import progress
+from sida.errors import Fenced, NotFound, SidaError, Unavailable, UserError
 from sida.launch.base import Stopped, Work
 from sida.launch.local import LocalLauncher
-from sida.launch.worker_error import error_key, failure, read_error
+from sida.launch.worker_error import error_key
 from sida.manifests import Part
 from sida.settings import environment, settings
-from sida.stores import ObjectStore, open_store
-from sida.stores.lease import holder_of, live_number
+from sida.stores import ObjectStore
 
 RESTARTS = 3  # without a new checkpoint in between
 POLL_SECONDS = 1.0
@@ -126,7 +122,7 @@ class MachineLauncher(LocalLauncher):
         return {variable: given.get(variable, name) for variable, name in variables.items()}
 
 
-# --- node 0 -------------------------------------------------------------------------------------------------------
+# --- node 0; the others are in joining.py ------------------------------------------------------------------------
 
 
 class LeadingLauncher(MachineLauncher):
@@ -145,10 +141,10 @@ class LeadingLauncher(MachineLauncher):
         reached, left = _progress(store, work.job), RESTARTS
         while True:
             call = {"id": secrets.token_hex(6)}
-            _put(store, nodes, CALL, call)
+            put(store, nodes, CALL, call)
             _wait_for_all(store, nodes, call["id"])
             store.delete(error_key(work.job))  # of an earlier start
-            _put(store, nodes, CALL, call | {"job": work.job})
+            put(store, nodes, CALL, call | {"job": work.job})
             try:
                 return super().run(work)
             except (UserError, Fenced, Unavailable, Stopped):
@@ -171,7 +167,7 @@ def _wait_for_all(store: ObjectStore, nodes: Nodes, call: str) -> None:
     seconds = settings().timeout
     deadline = time.monotonic() + seconds
     waiting = list(range(1, nodes.count))
-    while waiting := [rank for rank in waiting if _read(store, nodes, f"node-{rank}").get("answered") != call]:
+    while waiting := [rank for rank in waiting if read(store, nodes, f"node-{rank}").get("answered") != call]:
         if time.monotonic() > deadline:
             raise UserError(
                 f"node {waiting[0]} has not joined within {seconds:g} s: run the same command there with --node-rank "
@@ -182,121 +178,17 @@ def _wait_for_all(store: ObjectStore, nodes: Nodes, call: str) -> None:
 
 def say_over(store: ObjectStore, nodes: Nodes, status: int) -> None:
     """Tell the others how the run ended, before its lease is given back."""
-    _put(store, nodes, OVER, {"status": str(status)})
+    put(store, nodes, OVER, {"status": str(status)})
 
 
-def _read(store: ObjectStore, nodes: Nodes, name: str) -> dict[str, str]:
+def read(store: ObjectStore, nodes: Nodes, name: str) -> dict[str, str]:
+    """Return what the run has of this name; an empty dict where it has nothing."""
     try:
         return dict(json.loads(store.read(nodes.key(name))))
     except NotFound:
         return {}
 
 
-def _put(store: ObjectStore, nodes: Nodes, name: str, content: dict[str, str]) -> None:
+def put(store: ObjectStore, nodes: Nodes, name: str, content: dict[str, str]) -> None:
+    """Write what ``read`` returns."""
     store.put(nodes.key(name), json.dumps(content).encode())
-
-
-# --- the others ---------------------------------------------------------------------------------------------------
-
-
-class _Over(Exception):
-    """The leading run has ended."""
-
-
-class _Called(Exception):
-    """Node 0 has given up the job that we work on."""
-
-
-def follow(nodes: Nodes, processes: int, threads: int) -> int:
-    """Join the jobs of the run that leads, until it ends; its exit status. A failure is node 0's to judge, except a user's mistake.
-
-    Raises UserError when no run begins in SIDA_TIMEOUT, what a worker said of the user's mistake, and an error when the run failed.
-    """
-    here, us = settings(), f"node {nodes.rank}"
-    store = open_store(here.store)
-    nodes.own_address()  # refuses an address that leads nowhere
-    nodes = _find_leader(store, nodes, here.timeout)
-    progress.note(us, f"joined the run at {nodes.host}:{nodes.port}")
-    answered = done = ""
-
-    def still_led() -> None:
-        try:
-            with patience.impatient():
-                number = live_number(store, nodes.name)
-        except StoreError:
-            return  # the store is away for a while: so it is for node 0
-        if number is None and patience.settled_for() < here.lease_seconds:
-            return  # node 0 has had no way to renew its lease
-        if number != nodes.lease:
-            raise _Over
-
-    def still_wanted() -> None:
-        still_led()
-        with suppress(StoreError), patience.impatient():
-            if _read(store, nodes, CALL).get("id") != done:
-                raise _Called
-
-    try:
-        while True:
-            while "job" not in (call := _read(store, nodes, CALL)) or call["id"] != answered or answered == done:
-                if call and "job" not in call and call["id"] != answered:
-                    answered = call["id"]
-                    _put(store, nodes, f"node-{nodes.rank}", {"answered": answered})
-                still_led()
-                time.sleep(POLL_SECONDS)
-            done, job = call["id"], call["job"]
-            log = here.runs / "logs" / f"node-{nodes.rank}-{done}.log"
-            progress.note(us, f"working on {job.split('/')[1]} (log: {log})")
-            progress.log(us, log)
-            try:
-                _wait_for_route(nodes, still_wanted)
-                error = partial(read_error, store, job)
-                work = Work(us, job, processes=processes, threads=threads, log=log, check=still_wanted, error=error)
-                MachineLauncher(log, nodes).run(work)
-            except _Called:
-                pass
-            except Stopped:
-                return 143
-            except UserError:
-                raise
-            except SidaError as failed:
-                progress.note(us, f"{failed}: waiting for node 0 to start again")
-    except _Over:
-        return _ending(store, nodes)
-
-
-def _ending(store: ObjectStore, nodes: Nodes) -> int:
-    """Return 0, or the status of a stopped run. Raises an error when the run failed or node 0 is gone."""
-    last = holder_of(store, nodes.name, nodes.lease)
-    over = _read(store, nodes, OVER)
-    if last is None or not last.released or not over:
-        raise SidaError(f"node 0 at {nodes.host} is gone: run the same commands again to continue") from None
-    status = int(over["status"])
-    if status and status <= 128:
-        raise failure(
-            f"the run that node 0 leads has failed with status {status}: see the error there", status
-        ) from None
-    return status
-
-
-def _wait_for_route(nodes: Nodes, still_wanted: Callable[[], None]) -> None:
-    """Until there is a route to node 0, which was there when we joined: a link that is down takes it away for a while."""
-    while True:
-        try:
-            nodes.own_address()
-            return
-        except UserError:
-            still_wanted()
-            time.sleep(POLL_SECONDS)
-
-
-def _find_leader(store: ObjectStore, nodes: Nodes, seconds: float) -> Nodes:
-    deadline = time.monotonic() + seconds
-    while (number := live_number(store, nodes.name)) is None:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"no run leads at {nodes.host}:{nodes.port} in {store.address} after {seconds:g} s: start node 0 with the same "
-                f"--rendezvous and --store"
-            )
-        time.sleep(POLL_SECONDS)
-    return nodes.model_copy(update={"lease": number})

@@ -17,7 +17,8 @@ import pytest
 
 from sida.errors import NotFound, SidaError, UserError
 from sida.launch.base import Work
-from sida.launch.nodes import LeadingLauncher, MachineLauncher, Nodes, follow, say_over
+from sida.launch.joining import follow
+from sida.launch.nodes import LeadingLauncher, MachineLauncher, Nodes, say_over
 from sida.stores import open_store
 from sida.stores.lease import acquire
 from tests.conftest import ROOT
