@@ -275,3 +275,8 @@ def test_node_0_takes_its_call_back_before_it_waits_for_a_lost_node(
     now = json.loads(store.read(nodes.key("call")))
     assert len(calls) == 1 and "job" in calls[0]
     assert "job" not in now and now["id"] != calls[0]["id"]
+
+
+def test_node_0_listens_on_its_rendezvous_and_on_no_other_address() -> None:
+    with Nodes(count=2, rank=0, host="localhost", port=_free_port()).listen() as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
