@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from pipeline.arguments import JSON
 from pipeline.output import NO_JSON
+from sida.disk import full_disk
 from sida.errors import SidaError
 from sida.printing import guarded, one_line
 
@@ -98,8 +99,11 @@ def _main() -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if (full := full_disk(error, "the output")) is not None:
+            print(f"error: {full}", file=sys.stderr)
+            return full.exit_code
+        if not isinstance(error, OSError) or error.filename is None:
             raise
         line = f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS"
         print(one_line(line), file=sys.stderr)

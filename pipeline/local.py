@@ -25,6 +25,7 @@ from pipeline.display import Display
 from pipeline.following import POLL_SECONDS, Following
 from pipeline.kfp_host import STOP_FILE
 from pipeline.plan import Plan
+from sida.disk import unsaid
 from sida.printing import one_line
 from sida.process.identity import Process
 from sida.process.marked import kill_marked
@@ -168,6 +169,8 @@ class _LocalRun:
         if self.errors:
             first = self.errors[0]
             outcome.status, message = int(first["exit_code"]), f"{first['step']}: {first['message']}"
+        elif full := unsaid(self.folder):
+            outcome.status, message = full.exit_code, str(full)
         else:
             outcome.status = 1
             message = f"{self._at_work or 'the run'} failed: {_last_exception(self.log)}"

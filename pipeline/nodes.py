@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,28 +34,47 @@ def machines(args: argparse.Namespace) -> Nodes | None:
     host, _, port = (args.rendezvous or "").rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--rendezvous {args.rendezvous}: expected HOST:PORT of node 0, such as 10.0.0.1:29500")
+    if ":" in host:
+        raise UserError(
+            f"--rendezvous {args.rendezvous}: IPv6 is not supported: give an IPv4 address of node 0, or a name that has one"
+        )
     nodes = Nodes(count=args.nodes, rank=args.node_rank, host=host, port=int(port))
     nodes.own_address()
     return nodes
 
 
 @contextmanager
-def leading(args: argparse.Namespace, nodes: Nodes | None) -> Iterator[None]:
-    """Announce the run as node 0: while it lasts, the others find it under its rendezvous in the store."""
+def leading(args: argparse.Namespace, nodes: Nodes | None) -> Iterator[Callable[[int], object]]:
+    """Announce the run as node 0: while it lasts, the others find it under its rendezvous in the store.
+
+    Give what is yielded the run's exit status: the others end with it.
+    """
     if nodes is None:
-        yield
+        yield lambda status: None
         return
     from sida import recipe
+    from sida.errors import SidaError
+    from sida.launch.nodes import say_over
     from sida.settings import settings
     from sida.stores import open_store
     from sida.stores.lease import acquire
 
     recipe.load(args.recipe)  # a mistake there is said before anything is written
+    nodes.listen().close()  # and a port in use
     here = settings()
     store = open_store(args.store or here.store)
     with acquire(store, nodes.name, ttl=here.lease_seconds, owner=f"run {args.recipe}") as lease:
-        os.environ["SIDA_NODES"] = nodes.model_copy(update={"lease": lease.number}).model_dump_json()
-        yield
+        nodes = nodes.model_copy(update={"lease": lease.number})
+        os.environ["SIDA_NODES"] = nodes.model_dump_json()
+        statuses: list[int] = []
+        try:
+            yield statuses.append
+        except SidaError as error:
+            statuses.append(error.exit_code)
+            raise
+        finally:
+            with suppress(SidaError):  # the store may be what failed: without a word the others end with 1
+                say_over(store, nodes, statuses[-1] if statuses else 1)
 
 
 def join(args: argparse.Namespace, nodes: Nodes) -> int:
@@ -63,7 +82,7 @@ def join(args: argparse.Namespace, nodes: Nodes) -> int:
     from pipeline.display import open_display
     from pipeline.following import drawn
     from sida import recipe
-    from sida.launch.nodes import follow
+    from sida.launch.joining import follow
     from sida.settings import settings
     from sida.stores import open_store
 

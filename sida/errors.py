@@ -14,6 +14,7 @@
     |   +-- AlreadyExists     a conditional write lost
     |   +-- Corrupt           an object's bytes are not what their name or manifest says
     +-- Fenced                another writer took over: stop without publishing
+    +-- Lost                  another process of the job is gone; why, it or the launcher tells
     +-- TimedOut              it ran longer than it was allowed to
 
 ``str(error)`` is one line: what was found, where, and what to do.
@@ -88,6 +89,10 @@ class Corrupt(StoreError):
 
 class Fenced(SidaError):
     """A writer with a larger fencing number took over this key."""
+
+
+class Lost(SidaError):
+    """Another process of this job, or their store, is gone."""
 
 
 class TimedOut(SidaError):

@@ -132,8 +132,7 @@ def _wait(condition: Callable[[], object], seconds: float = 90) -> None:
 
 VICTIMS: dict[str, Callable[[subprocess.Popen[bytes]], int]] = {
     "parent": lambda parent: parent.pid,
-    "torchrun": lambda _: _pid(lambda line: b"torch.distributed.run" in line),
-    "worker": lambda _: _pid(lambda line: b"torch.distributed.run" not in line and b"sida.worker" in line),
+    "worker": lambda _: _pid(lambda line: b"sida.worker" in line),
 }
 
 

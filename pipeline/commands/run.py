@@ -34,8 +34,9 @@ def main(args: argparse.Namespace) -> int:
     machines = nodes.machines(args)
     if machines is not None and machines.rank > 0:
         return nodes.join(args, machines)
-    with nodes.leading(args, machines):
+    with nodes.leading(args, machines) as end:
         recipe, outcome = running.run(args, goal="report", force=args.force)
+        end(outcome.status)
     if outcome.status:
         _record(recipe.name, outcome)
         return running.fail(outcome)

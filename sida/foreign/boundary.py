@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sida.disk import CODES
 from sida.errors import Refused, SidaError, UserError
 
 REASON = 120  # characters for what a library says
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def reading(label: str, path: Path | None = None, problem: str = "damaged, or no
         yield
     except Exception as error:  # libraries raise whatever hostile bytes make them raise
         ours = isinstance(error, UserError)
-        if (isinstance(error, SidaError) and not ours) or (isinstance(error, OSError) and error.errno in _FULL):
+        if (isinstance(error, SidaError) and not ours) or (isinstance(error, OSError) and error.errno in CODES):
             raise
         if instead := path and what_it_is_instead(path):
             raise Refused(f"{label} is {instead}") from error

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from sida import progress
 from sida.addresses import redact
+from sida.disk import CODES
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
 from sida.foreign.http import Advance, TooLarge, download, note_beside
 from sida.foreign.limits import FILE_BYTES
@@ -147,7 +148,7 @@ def _cached(address: str, label: str, expected: str | None, step: str) -> tuple[
     except TooLarge as error:
         raise UserError(f"{label} {redact(address)[:150]}: {error}: give the address of the file itself") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in CODES:
             needed = f" ({error.strerror})" if "needed" in (error.strerror or "") else ""
             raise UserError(
                 f"disk full while fetching {label} {redact(address)[:100]} into {folder}{needed}: free space or set SIDA_CACHE"

@@ -10,6 +10,10 @@ from pathlib import Path
 from sida.errors import SidaError
 from sida.launch.worker_error import WorkerError
 
+LISTENER = (
+    "SIDA_LISTENER"  # in rank 0's environment: the descriptor of the bound socket on which it keeps the ranks' store
+)
+
 
 class Stopped(SidaError):
     """The workers ended because somebody asked them to; what they did until then is kept."""

@@ -223,5 +223,5 @@ class Follower:
         if error is not None and error.restart >= self._attempt:
             text = f"{self.work.step} failed: {error.message} ({self._title}, log: {self.work.log})"
             return failure(text, error.exit_code)
-        cause, code = explain(self.work.log, begin, 1, None)
+        cause, code = explain(self.work.log, begin, [])
         return failure(f"{self._title} failed ({reason}: {message}): {cause} (log: {self.work.log})", code)

@@ -1,4 +1,4 @@
-"""A job: work for the processes of torchrun, described by an object in the store.
+"""A job: work for several processes, described by an object in the store.
 
 The launching step writes ``jobs/<step>/<key>/<attempt>/spec.json``, starts the workers and reads ``result.json`` beside it, which
 rank 0 publishes last, or ``error.json``, by whichever failed first. SIDA_LAUNCHER decides where they run: in processes of this

@@ -1,40 +1,39 @@
-"""Worker processes on this machine, through torchrun.
+"""Worker processes on this machine.
 
-    launcher (us) --> torchrun, in a session of its own --> one process per rank, each in a session of its own
+    launcher (us) --> one process per rank, each in a session of its own
 
-Whoever of them is killed, the others end: torchrun by a parent-death signal (``shim.py``), the workers by
-theirs (``parent.py``), and what is left over (helpers of workers, workers still importing) is found by a mark
-in its environment and killed by the launcher.
+Whoever of them is killed, the others end: the ranks by a parent-death signal (``shim.py``, ``parent.py``), and what is left over
+(helpers of workers, workers still importing) is found by a mark in its environment and killed by the launcher.
+
+The ranks meet in a store (torch's TCPStore) that rank 0 keeps. Its socket is bound here, to the loopback, and handed down: torch by
+itself would listen on every interface. Nothing that travels there is ever unpickled (``sida.worker.ranks``).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import signal
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
 
-from sida.launch.base import Launcher, Stopped, Work
+from sida.launch.base import LISTENER, Launcher, Stopped, Work
 from sida.launch.pod import THREAD_VARIABLES
-from sida.launch.worker_error import explain, failure
-from sida.process.identity import LINUX, Process
-from sida.process.marked import kill_marked
-from sida.process.parent import PARENTS
+from sida.launch.worker_error import TOLD, explain, failure, first_told
+from sida.process.group import Ended, Group
+from sida.process.identity import LINUX
 from sida.process.signals import on_stop
 from sida.settings import environment as inherited
 from sida.settings import settings
 
 WORKER = "sida.worker"
 TICK_SECONDS = 1.0
-POLL_SECONDS = 0.05
 GRACE_SECONDS = 60.0
 MARK = "SIDA_LAUNCH"
-SHIM = Path(__file__).parents[1] / "process" / "shim.py"
+LOOPBACK = "127.0.0.1"
 
 
 class LocalLauncher(Launcher):
@@ -51,21 +50,22 @@ class LocalLauncher(Launcher):
     def run(self, work: Work) -> None:
         """Start the workers and wait for them. What ``work.check`` raises kills them and passes on."""
         work.log.parent.mkdir(parents=True, exist_ok=True)
-        with work.log.open("ab") as log:
-            begin = log.tell()
-            torchrun = self._start(work, log)
+        begin = work.log.stat().st_size if work.log.exists() else 0
+        ranks = Group(MARK, self._token)
+        hears, tells = os.pipe()
         try:
             with on_stop(lambda number: self.stop()):
-                status = self._wait(torchrun, work.check)
+                self._start(ranks, work, tells)
+                self._wait(ranks, work.check)
         finally:
-            if torchrun.poll() is None:
-                os.killpg(torchrun.pid, signal.SIGKILL)
-                torchrun.wait()
-            kill_marked(MARK, self._token)
+            ranks.end()
+            told = first_told(hears)
+            os.close(hears)
+            os.close(tells)
         if self._wishes:
             raise Stopped(work.step)
-        if status:
-            cause, code = explain(work.log, begin, status, work.error())
+        if ranks.failed:
+            cause, code = explain(work.log, begin, [work.error(), told], self._numbered(ranks.failed, work))
             raise failure(f"{self._module} failed: {cause} (log: {work.log})", code)
 
     def stop(self) -> str:
@@ -78,58 +78,57 @@ class LocalLauncher(Launcher):
         text = self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
         return iter(text.splitlines()) if text else None
 
-    def _wait(self, torchrun: subprocess.Popen[bytes], check: Callable[[], None]) -> int:
-        heard, kill_at, next_check = 0, float("inf"), time.monotonic() + TICK_SECONDS
-        while (status := torchrun.poll()) is None:
-            try:
-                torchrun.wait(POLL_SECONDS)
-                continue
-            except subprocess.TimeoutExpired:
-                now = time.monotonic()
+    def _wait(self, ranks: Group, check: Callable[[], None]) -> None:
+        heard, failed, kill_at, next_check = 0, False, float("inf"), time.monotonic() + TICK_SECONDS
+        while ranks.runs():
+            now = time.monotonic()
             if self._wishes > heard:
                 kill_at = 0.0 if heard else now + GRACE_SECONDS
                 heard = self._wishes
-                torchrun.send_signal(signal.SIGTERM)
+                ranks.terminate()
+            elif ranks.failed and not failed:
+                failed, kill_at = True, min(kill_at, now + GRACE_SECONDS)
+                ranks.terminate()
             if now >= kill_at:
-                os.killpg(torchrun.pid, signal.SIGKILL)
+                ranks.kill()
             if now >= next_check and not heard:
                 check()
                 next_check = time.monotonic() + TICK_SECONDS
-        return status
 
-    def _start(self, work: Work, log: BinaryIO) -> subprocess.Popen[bytes]:
+    def _numbered(self, failed: list[Ended], work: Work) -> list[Ended]:
+        """Return those of this machine by their ranks."""
+        first = self._place(work)[0]
+        return [Ended(first + one.number, one.status) for one in failed]
+
+    def _start(self, ranks: Group, work: Work, tells: int) -> None:
         here = settings()
-        shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid())]
-        share = f"--nproc-per-node={here.workers or self._processes(work)}"
-        torchrun = [
-            *(sys.executable, "-m", "torch.distributed.run", *self._rendezvous()),
-            *(share, "--max-restarts=0", "--monitor-interval=0.2", f"--shutdown-timeout={int(GRACE_SECONDS)}"),
-            *("-m", self._module, "--job", work.job),
-        ]
-        variables = inherited() | {name: str(work.threads) for name in THREAD_VARIABLES}
-        if "GLOO_SOCKET_IFNAME" not in variables:
-            variables = self._interfaces() | variables
+        first, own, world = self._place(work)
+        variables = inherited() | self._interfaces() | {name: str(work.threads) for name in THREAD_VARIABLES}
         variables |= {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs), "PYTHONUNBUFFERED": "1"}
-        variables |= {PARENTS: str(Process.current()), MARK: self._token}
-        return subprocess.Popen(
-            [*shim, *torchrun],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=variables,
-            start_new_session=True,
-        )
+        variables |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(own), TOLD: str(tells)}
+        address, port, listener = self._meeting_place() if world > 1 else (LOOPBACK, 0, None)
+        variables |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+        command = [sys.executable, "-m", self._module, "--job", work.job]
+        # Our copy of the listener is closed here: it is rank 0's, and ends with it.
+        with listener or nullcontext(), work.log.open("ab") as log:
+            for local in range(own):
+                own_variables, descriptors = {"RANK": str(first + local), "LOCAL_RANK": str(local)}, [tells]
+                if listener is not None and local == 0:
+                    own_variables[LISTENER] = str(listener.fileno())
+                    descriptors.append(listener.fileno())
+                ranks.start(command, variables | own_variables, log, descriptors)
 
-    def _processes(self, work: Work) -> int:
-        """Return how many of the job's processes run here."""
-        return work.processes
+    def _place(self, work: Work) -> tuple[int, int, int]:
+        """Return the number of the first process here, how many there are here, and of all machines."""
+        own = settings().workers or work.processes
+        return 0, own, own
 
-    def _rendezvous(self) -> list[str]:
-        """Return torchrun's options for how its agents meet."""
-        # Port 0: torchrun takes a free one and tells its workers, so that no two runs meet on one port.
-        own = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={self._token}"]
-        return ["--nnodes=1", *own, "--local-addr=127.0.0.1"]
+    def _meeting_place(self) -> tuple[str, int, socket.socket | None]:
+        """Return address and port of the ranks' store, and the socket that listens there if rank 0 is one of ours."""
+        listener = socket.create_server((LOOPBACK, 0))
+        return LOOPBACK, listener.getsockname()[1], listener
 
     def _interfaces(self) -> dict[str, str]:
-        """Return variables that name the network interface; else gloo looks up our own name, which often has no address."""
-        return {"GLOO_SOCKET_IFNAME": "lo" if LINUX else "lo0"}
+        """Return variables that name the interface which gloo and NCCL listen on."""
+        name = "lo" if LINUX else "lo0"
+        return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}

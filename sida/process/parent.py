@@ -1,6 +1,6 @@
 """End workers together with the processes that started them.
 
-Neither kfp's parent nor torchrun takes its workers along when killed with -9: they would train on, unseen.
+Neither a launcher nor torchrun takes its workers along when killed with -9: they would train on, unseen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from sida.process.identity import LINUX, Process
 from sida.settings import environment
 
-PARENTS = "SIDA_PARENTS"  # launcher and, on Linux, torchrun as pid@start: set by local.py and shim.py
+PARENTS = "SIDA_PARENTS"  # the launcher as pid@start: set by group.py
 ORPHAN_EXIT = 75
 POLL_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
@@ -23,8 +23,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Call first in a worker: from now on it is killed as soon as its parent or its launcher is gone.
 
-    On Linux the kernel kills it with its parent (torchrun); everywhere a thread looks twice a second whether
-    parent, torchrun and launcher are still there, and ends the process at once without clean-up. Without a
+    On Linux the kernel kills it with its parent; everywhere a thread looks twice a second whether parent and
+    launcher are still there, and ends the process at once without clean-up. Without a
     launcher (a worker started by hand or by a cluster) only the parent is watched.
     """
     parent = os.getppid()

@@ -19,9 +19,6 @@ def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        with open("/proc/self/stat") as stat:
-            started = stat.read().rpartition(")")[2].split()[19]
-        os.environ["SIDA_PARENTS"] += f" {os.getpid()}@{started}"  # pid and start time stay through exec
     if os.getppid() != parent:
         os._exit(1)
     os.execv(command[0], command)

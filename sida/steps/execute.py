@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sida import progress, records
+from sida.disk import full_disk
 from sida.errors import SidaError, TimedOut
 from sida.failures import Failure, first_failure
 from sida.manifests import Part
@@ -45,7 +45,7 @@ def execute(step: Step[R], output: Artifact, *, run_id: str = "", **arguments: A
     try:
         with kept_log(run_id, step.name):
             outcome = _recorded(step, run_id, arguments)
-    except (SidaError, OSError) as error:
+    except Exception as error:
         message, exit_code = _in_a_line(error)
         progress.error(step.name, message, exit_code)
         raise SystemExit(exit_code) from error
@@ -119,12 +119,10 @@ def repetition(repeat: str, scheduled: str) -> str:
 
 
 def _in_a_line(error: Exception, *, strict: bool = True) -> tuple[str, int]:
-    """Return (message, exit status). ``strict``: re-raise anything that is not a user error."""
-    if isinstance(error, SidaError):
-        return str(error), error.exit_code
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = error.filename or "temporary files"
-        return one_line(f"disk full while writing {place}: free space, or set SIDA_STORE or TMPDIR"), 2
+    """Return (message, exit status). ``strict``: re-raise anything that is neither ours nor a full disk."""
+    known = error if isinstance(error, SidaError) else full_disk(error)
+    if known is not None:
+        return str(known), known.exit_code
     if strict:
         raise error
     return one_line(f"{type(error).__name__}: {error}"), 1

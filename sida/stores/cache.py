@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sida.disk import CODES
 from sida.errors import SidaError, StoreError, StoreUnusable, UserError
 from sida.stores.base import BLOCK_BYTES, ObjectRef, ObjectStore, damaged
 
@@ -221,7 +222,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _cache_error(folder: Path, error: OSError) -> SidaError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in CODES:
         free = shutil.disk_usage(folder).free >> 20
         return UserError(f"disk full while writing the cache {folder} ({free} MiB free): free space or set SIDA_CACHE")
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:

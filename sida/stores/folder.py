@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import psutil
 
+from sida.disk import CODES
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
 from sida.stores.base import BLOCK_BYTES, RESERVED, ObjectStore, Stat, check_key
 
@@ -217,7 +218,7 @@ class FolderStore(ObjectStore):
             raise self._write_error(key, error) from error
 
     def _write_error(self, key: str, error: OSError) -> SidaError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in CODES:
             return UserError(f"disk full while writing {self.address_of(key)}: free space or set SIDA_STORE")
         if isinstance(error, NotADirectoryError | FileExistsError):
             blocking = next((p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()), None)

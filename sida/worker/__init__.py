@@ -1,1 +1,1 @@
-"""The processes of a job: what torchrun starts (``main``), a process's view of its job, and how processes talk to one another."""
+"""The processes of a job: what launchers start (``main``), a process's view of its job, and how processes talk to one another."""

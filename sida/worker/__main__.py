@@ -1,4 +1,4 @@
-"""``torchrun -m sida.worker``: see :mod:`sida.worker.main`."""
+"""``python -m sida.worker``: see :mod:`sida.worker.main`."""
 
 import sys
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from sida.errors import Fenced, SidaError
 from sida.launch.spec import JobFile, ManifestRef, Spec, parse_job
-from sida.launch.worker_error import NAME, WorkerError, read_error
+from sida.launch.worker_error import NAME, WorkerError, read_error, tell
 from sida.manifests import Manifest, Part, of_kind, parse_manifest
 from sida.patience import as_one, impatient
 from sida.recipe import Recipe
@@ -90,13 +90,15 @@ class Job(Generic[S]):
         self.guarded(lambda: self.store.put(f"{self.folder}/{name}", content))
 
     def fail(self, error: Exception, restart: int) -> None:
-        """Publish why this start of the job fails, as far as no other process has; where that fails too, the log tells."""
+        """Say why this start of the job fails, and publish it, as far as no other process has."""
         if isinstance(error, Fenced):
             return
+        told = WorkerError.of(error, restart)
+        tell(told)
         with impatient(), suppress(SidaError):
             before = read_error(self.store, f"{self.folder}/spec.json")
             if before is None or before.restart < restart:
-                self.publish(NAME, WorkerError.of(error, restart).model_dump_json(indent=1).encode())
+                self.publish(NAME, told.model_dump_json(indent=1).encode())
 
     def put(self, path: Path, name: str) -> ObjectRef:
         """Store a file under its digest."""

@@ -1,4 +1,4 @@
-"""What torchrun starts, here and on a cluster: ``torchrun -m sida.worker --job KEY``.
+"""A process of a job, ``python -m sida.worker --job KEY``: our launcher starts it here, torchrun on a cluster.
 
 KEY names a job's spec in the store (``sida.launch.job``). Rank 0 publishes the result under the launcher's lease.
 """
@@ -9,14 +9,17 @@ import argparse
 import importlib
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from sida import patience, progress
-from sida.errors import SidaError
+from sida.disk import full_disk
+from sida.errors import Lost, SidaError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.job import RESULT
 from sida.launch.spec import parse_job
+from sida.launch.worker_error import WorkerError, tell
 from sida.layout import step_of_job
 from sida.manifests import Part
 from sida.process.parent import die_with_parent
@@ -57,11 +60,23 @@ def main(arguments: list[str] | None = None) -> int:
         patience.be_silent()
     try:
         _run(key)
-    except SidaError as error:
-        progress.error(step, str(error), error.exit_code)
-        print(error, file=sys.stderr)
-        return error.exit_code
+    except Exception as error:
+        tell(WorkerError.of(error, settings().restart))
+        _end_if_known(step, error)
+        raise
     return 0
+
+
+def _end_if_known(step: str, error: Exception) -> None:
+    """Say why we fail and end with its status, unless it is a surprise, which ends in a traceback."""
+    known = error if isinstance(error, SidaError) else full_disk(error)
+    if known is None:
+        return
+    with suppress(OSError):  # the log's disk may be full
+        if not isinstance(known, Lost):
+            progress.error(step, str(known), known.exit_code)
+        print(known, file=sys.stderr)
+    raise SystemExit(known.exit_code) from error
 
 
 def _run(key: str) -> None:
@@ -88,4 +103,5 @@ def _run(key: str) -> None:
             processes.meet()
         except Exception as error:
             job.fail(error, here.restart)  # before the others notice that we are gone
+            _end_if_known(file.step, error)
             raise

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from torch import distributed
 
-from sida.errors import SidaError
+from sida.errors import Lost, SidaError
 
 BEATS = 20  # signs of life within the limit
 LONGEST_BEAT = 5.0  # seconds between two of them
@@ -35,7 +35,7 @@ class Meeting:
         self._thread.start()
 
     def meet(self) -> None:
-        """Wait until all processes are here. Raises SidaError when one of them, or the store, has been silent for too long."""
+        """Wait until all processes are here. Raises SidaError when one of them is silent for too long, Lost without their store."""
         self._met += 1
         arrived, complete = f"met/{self._met}", f"complete/{self._met}"
         try:
@@ -45,7 +45,7 @@ class Meeting:
                 self._store.delete_key(f"complete/{self._met - 1}")
             self._wait_for(complete)
         except distributed.DistError as error:
-            raise SidaError(f"torch's TCPStore, in which the job's processes meet, is gone: {error}") from error
+            raise Lost(f"torch's TCPStore, in which the job's processes meet, is gone: {error}") from error
 
     def deal(self, count: int) -> Iterator[int]:
         """Numbers 0 to ``count`` - 1, each to one process, whenever one is free for the next."""
@@ -53,6 +53,17 @@ class Meeting:
         key = f"dealt/{self._dealt}"
         while (number := self._store.add(key, 1) - 1) < count:
             yield number
+
+    def leave(self) -> None:
+        """Part from the others, after the last meeting: the first process, which may keep the store, goes last."""
+        try:
+            left = self._store.add("left", 1)
+            until = time.monotonic() + self._limit
+            while self._rank == 0 and left < self._world and time.monotonic() < until:
+                time.sleep(10 * FIRST_PAUSE)
+                left = self._store.add("left", 0)
+        except distributed.DistError:
+            pass  # it was torchrun's, which has ended
 
     def close(self) -> None:
         """Give no more signs of life."""

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed
 
 from sida import devices
+from sida.launch.base import LISTENER
 from sida.worker.meeting import Meeting
 
 BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
@@ -108,7 +109,7 @@ def _sum_bucket(tensors: list[Tensor]) -> None:
 
 @contextmanager
 def joined(timeout: timedelta) -> Iterator[Processes]:
-    """Join the job that torchrun started (or be its only process): NCCL with a GPU, else gloo.
+    """Join the job that a launcher or torchrun started (or be its only process): NCCL with a GPU, else gloo.
 
     A message that takes longer than ``timeout``, or a process that gives no sign of life for so long while others wait for it (it
     or the network between two machines is gone), raises an error.
@@ -117,7 +118,7 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
     device = devices.claim(int(os.environ.get("LOCAL_RANK", 0)))
     talk = meeting = None
     if world > 1:
-        store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
+        store = _store(world, timeout)
         store.set_timeout(timeout)
         group = distributed.PrefixStore("group", store)
         backend = devices.BACKENDS[device.type]
@@ -130,3 +131,14 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
         if meeting is not None:
             meeting.close()
             distributed.destroy_process_group()
+    if meeting is not None:
+        meeting.leave()
+
+
+def _store(world: int, timeout: timedelta) -> distributed.Store:
+    """Return the store that the job's processes share: in torchrun's agent or, under a launcher of ours, in rank 0."""
+    if LISTENER not in os.environ:
+        return cast(distributed.Store, next(distributed.rendezvous("env://", timeout=timeout))[0])
+    address, port, descriptor = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ.pop(LISTENER))
+    os.set_inheritable(descriptor, False)
+    return distributed.TCPStore(address, port, world, is_master=True, timeout=timeout, master_listen_fd=descriptor)

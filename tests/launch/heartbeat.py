@@ -1,12 +1,28 @@
 """A worker for tests: appends a line with its pid to a file ten times a second, or fails as told."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from sida.process.parent import die_with_parent
+
+
+def talk(folder: Path, rank: str) -> None:
+    """Add numbers with the other processes until there is a file ``enough``."""
+    import torch
+
+    from sida.worker.ranks import joined
+
+    with joined(timedelta(seconds=60)) as processes:
+        while not processes.agree((folder / "enough").exists()):
+            ones = torch.ones(4)
+            processes.sum_([ones])
+            processes.meet()
+            (folder / f"sum-{rank}").write_text(str(ones.tolist()))
 
 
 def main(mode: str, folder: Path) -> None:
@@ -24,6 +40,11 @@ def main(mode: str, folder: Path) -> None:
         (folder / f"environment-{rank}").write_text(
             "\n".join(os.environ[name] for name in ("OMP_NUM_THREADS", "MASTER_ADDR", "WORLD_SIZE"))
         )
+        return
+    if mode == "bus" and rank == "0":
+        os.kill(os.getpid(), signal.SIGBUS)
+    if mode == "talk":
+        talk(folder, rank)
         return
     if mode == "helper":  # a process that knows nothing of parents, as a data loader's might
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)

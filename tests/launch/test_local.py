@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sida.errors import Fenced, SidaError, Unavailable, UserError
@@ -66,14 +67,13 @@ def run(folder: Path, mode: str, check: Callable[[], None] = lambda: None) -> No
 
 
 class Launched:
-    """A launcher in a process of its own, its torchrun and its two workers, all beating."""
+    """A launcher in a process of its own, and its two workers, all beating."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.mark = folder, f"test-{folder.name}"
         self.launcher = subprocess.Popen([sys.executable, "-c", LAUNCH, str(folder)], stderr=subprocess.PIPE)
         until(lambda: len(list(folder.glob("beats-*"))) == 2)
         self.workers = [int(path.read_text().split()[0]) for path in sorted(folder.glob("beats-*"))]
-        self.torchrun = int(Path(f"/proc/{self.workers[0]}/stat").read_text().rpartition(")")[2].split()[1])
 
     def assert_all_gone(self) -> str:
         """What the launcher said on stderr."""
@@ -91,15 +91,10 @@ def test_when_the_launcher_is_killed_no_process_survives(tmp_path: Path) -> None
     launched.assert_all_gone()
 
 
-def test_when_torchrun_is_killed_no_process_survives_and_the_error_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_worker_is_killed_no_process_survives_and_the_error_says_so(tmp_path: Path, rank: int) -> None:
     launched = Launched(tmp_path)
-    os.kill(launched.torchrun, signal.SIGKILL)
-    assert "torchrun was killed by SIGKILL" in launched.assert_all_gone()
-
-
-def test_when_one_worker_is_killed_no_process_survives_and_the_error_says_so(tmp_path: Path) -> None:
-    launched = Launched(tmp_path)
-    os.kill(launched.workers[1], signal.SIGKILL)
+    os.kill(launched.workers[rank], signal.SIGKILL)
     assert "a worker was killed by SIGKILL" in launched.assert_all_gone()
 
 
@@ -120,6 +115,39 @@ def test_a_worker_that_starts_after_its_launcher_died_ends_at_once() -> None:
         capture_output=True,
     )
     assert worker.returncode == 75 and worker.stdout == b""
+
+
+def listening_while_at_work(folder: Path, processes: int) -> set[str]:
+    """Addresses at which the whole tree of a job's processes can be reached."""
+    launcher = LocalLauncher(folder / "log", module=MODULE)
+    thread = threading.Thread(target=launcher.run, args=[work_in(folder, "talk")])
+    thread.start()
+    try:
+        until(lambda: len(list(folder.glob("sum-*"))) == processes, seconds=60.0)
+        tree = [psutil.Process(), *psutil.Process().children(recursive=True), *marked(MARK, launcher._token)]
+        sockets = [socket for process in tree for socket in process.net_connections("inet")]
+        return {socket.laddr.ip for socket in sockets if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+    finally:
+        (folder / "enough").touch()
+        thread.join(60.0)
+
+
+def test_while_processes_talk_nothing_listens_beyond_the_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")  # of a cluster's shell: not for processes of one machine
+    assert listening_while_at_work(tmp_path, 2) == {"127.0.0.1"}
+    assert (tmp_path / "sum-0").read_text() == str([2.0] * 4)
+
+
+def test_a_job_of_one_process_listens_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDA_WORKERS", "1")
+    assert listening_while_at_work(tmp_path, 1) == set()
+
+
+def test_a_worker_without_shared_memory_is_told_what_to_look_at(tmp_path: Path) -> None:
+    with pytest.raises(SidaError, match="a worker was killed by SIGBUS: is /dev/shm large enough"):
+        run(tmp_path, "bus")
 
 
 def test_workers_are_told_threads_and_address(tmp_path: Path) -> None:

@@ -8,13 +8,21 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sida.errors import NotFound, SidaError, UserError
+from sida.launch.base import Work
+from sida.launch.joining import follow
+from sida.launch.nodes import LeadingLauncher, MachineLauncher, Nodes, say_over
+from sida.stores import open_store
+from sida.stores.lease import acquire
 from tests.conftest import ROOT
+from tests.launch.test_local import until, work_in
 
 TINY = ROOT / "tests" / "recipes" / "tiny.yaml"
 LEADER, FOLLOWER = "10.177.31.1", "10.177.31.2"
@@ -157,6 +165,8 @@ def test_a_node_that_nobody_leads_says_so(place: Path, monkeypatch: pytest.Monke
         (["--nodes", "2", "--node-rank", "2", "--rendezvous", "127.0.0.1:29500"], "numbered 0 to 1"),
         (["--node-rank", "1"], "give 2 or more"),
         (["--nodes", "2", "--rendezvous", "no.such.host.invalid:29500"], "give an address of node 0"),
+        (["--nodes", "2", "--rendezvous", "[::1]:29500"], "IPv6 is not supported"),
+        (["--nodes", "2", "--rendezvous", "203.0.113.7:29500"], "give an address of this machine"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_one_line(place: Path, options: list[str], expected: str) -> None:
@@ -164,3 +174,109 @@ def test_options_that_do_not_fit_are_refused_in_one_line(place: Path, options: l
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
     assert not (place / "store").exists()
+
+
+def test_a_port_in_use_is_said_at_once_and_not_blamed_on_the_others(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = ["--nodes", "2", "--rendezvous", f"127.0.0.1:{port}"]
+        command = [sys.executable, "-m", "pipeline", "run", str(TINY), *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --rendezvous 127.0.0.1:{port}: the port is in use: take another\n"
+
+
+class Led:
+    """Node 1 in a thread of ours, its workers a record of calls; we are node 0."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(MachineLauncher, "run", self._work)
+        self.store = open_store(f"file://{place / 'store'}")
+        bare = Nodes(count=2, rank=1, host="127.0.0.1", port=29500)
+        self.lease = acquire(self.store, bare.name, ttl=30, owner="test")
+        self.nodes = bare.model_copy(update={"lease": self.lease.number})
+        self.worked: list[str] = []
+        self.ended: list[int | SidaError] = []
+        self.thread = threading.Thread(target=self._follow, args=[bare])
+        self.thread.start()
+
+    def call(self, **call: str) -> None:
+        self.store.put(self.nodes.key("call"), json.dumps(call).encode())
+
+    def answered(self, call: str) -> bool:
+        try:
+            return bool(json.loads(self.store.read(self.nodes.key("node-1")))["answered"] == call)
+        except NotFound:
+            return False
+
+    def over(self, status: int) -> int | SidaError:
+        say_over(self.store, self.nodes, status)
+        self.lease.release()
+        self.thread.join(15)
+        return self.ended[0]
+
+    def _work(self, work: Work) -> None:
+        self.worked.append(work.job)
+        while True:  # workers that wait for those of a machine that is gone
+            work.check()
+            time.sleep(0.1)
+
+    def _follow(self, nodes: Nodes) -> None:
+        try:
+            self.ended.append(follow(nodes, 1, 1))
+        except SidaError as error:
+            self.ended.append(error)
+
+
+def test_a_node_that_comes_back_waits_for_the_next_call_and_does_not_join_the_job_that_lost_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    led = Led(place, monkeypatch)
+    led.call(id="first", job="jobs/distill/key/1/spec.json")  # before it was there
+    time.sleep(1.5)
+    assert not led.worked and not led.answered("first")
+    led.call(id="second")
+    until(lambda: led.answered("second"))
+    led.call(id="second", job="jobs/distill/key/1/spec.json")
+    until(lambda: len(led.worked) == 1)
+    led.call(id="third")  # node 0 has given the job up
+    until(lambda: led.answered("third"))
+    assert led.over(0) == 0
+    assert len(led.worked) == 1
+
+
+def test_a_node_does_not_end_well_when_the_run_failed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Led(place, monkeypatch).over(2)
+    assert isinstance(ended, UserError) and "the run that node 0 leads has failed with status 2" in str(ended)
+
+
+def test_node_0_takes_its_call_back_before_it_waits_for_a_lost_node(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDA_TIMEOUT", "2")
+    store, calls = open_store(f"file://{place / 'store'}"), []
+    nodes = Nodes(count=2, rank=0, host="127.0.0.1", port=29500, lease=1)
+
+    def lose(self: LeadingLauncher, work: Work) -> None:
+        calls.append(json.loads(store.read(nodes.key("call"))))
+        answer.join()
+        raise SidaError("a worker was killed by SIGKILL")
+
+    def answer_once() -> None:
+        until(lambda: store.exists(nodes.key("call")))
+        call = json.loads(store.read(nodes.key("call")))["id"]
+        store.put(nodes.key("node-1"), json.dumps({"answered": call}).encode())
+
+    monkeypatch.setattr(MachineLauncher, "run", lose)
+    answer = threading.Thread(target=answer_once)
+    answer.start()
+    with pytest.raises(UserError, match="node 1 has not joined within 2 s"):
+        LeadingLauncher(place / "log", nodes, store).run(work_in(place, "beat"))
+    now = json.loads(store.read(nodes.key("call")))
+    assert len(calls) == 1 and "job" in calls[0]
+    assert "job" not in now and now["id"] != calls[0]["id"]
+
+
+def test_node_0_listens_on_its_rendezvous_and_on_no_other_address() -> None:
+    with Nodes(count=2, rank=0, host="localhost", port=_free_port()).listen() as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"

@@ -1,6 +1,6 @@
 """Kill a distillation again and again, and compare what it ends with: ``python -m tests.soak --kills 100`` (``make soak``).
 
-Each trial is a new attempt of the step distill. Its launcher, torchrun or a worker is killed (SIGKILL) at a random moment, or in
+Each trial is a new attempt of the step distill. Its launcher or a worker is killed (SIGKILL) at a random moment, or in
 the middle of writing or uploading a checkpoint; it is started again, perhaps killed again, until it ends. Half of the trials keep
 their results in a folder, half on an S3 server. A kill counts as identical when no process of the trial outlived it for long,
 every checkpoint that was found after it has the tensors of the undisturbed run's at the same place, and the trial's final
@@ -34,7 +34,7 @@ execution: {{checkpoint_every: 256, checkpoints_kept: {kept}, processes: 2}}
 """
 ORPHAN_SECONDS = 60.0
 LONGEST_SECONDS = 900.0
-VICTIMS = ("launcher", "torchrun", "worker")
+VICTIMS = ("launcher", "worker")
 
 
 class Trial:
@@ -192,10 +192,8 @@ class Trial:
     def _pid(self, victim: str, launcher: subprocess.Popen[bytes]) -> int | None:
         if victim == "launcher":
             return launcher.pid
-        torchrun = {pid for pid, line in self._processes().items() if b"torch.distributed.run" in line}
-        workers = {pid for pid, line in self._processes().items() if b"sida.worker" in line} - torchrun
-        chosen = sorted(torchrun if victim == "torchrun" else workers)
-        return self.dice.choice(chosen) if chosen else None
+        workers = sorted(pid for pid, line in self._processes().items() if b"sida.worker" in line)
+        return self.dice.choice(workers) if workers else None
 
     def _nobody_survives(self, what: str) -> bool:
         end = time.monotonic() + ORPHAN_SECONDS
