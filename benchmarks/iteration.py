@@ -2,7 +2,7 @@
 
 Three things in turn, pair by pair, so that a busy machine disturbs them alike: the project's iteration; a plain eager one, which
 does the same twelve forwards with textbook attention, unfused Adam, loops over parameters, torch's own random numbers, and EDM2
-weights normalised at every use; and the bare convolutions and matrix products of the iteration, replayed on tensors of the same
+weights normalized at every use; and the bare convolutions and matrix products of the iteration, replayed on tensors of the same
 shapes and strides. Times are this process's CPU seconds (--threads 1), medians; the ratios are medians of the pairs' ratios.
 """
 

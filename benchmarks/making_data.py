@@ -17,7 +17,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def images_32(count: int, seed: int) -> np.ndarray:
-    """uint8 [count, 3, 32, 32]: smooth colours with grain, no two alike."""
+    """uint8 [count, 3, 32, 32]: smooth colors with grain, no two alike."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 3, 4, 4)).astype(np.int16)
     smooth = coarse.repeat(8, axis=2).repeat(8, axis=3)

@@ -104,7 +104,7 @@ def features(count: int = 2_000, batch: int = 100) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from sida.numerics.quantise import to_uint8
+    from sida.numerics.quantize import to_uint8
     from sida.scoring.protocol import sampling_noise
 
     def plain() -> Any:

@@ -61,7 +61,7 @@ def state_bytes(job: Distillation) -> dict[str, int]:
     networks["theta_ema"] = job.networks.theta_ema
     sizes = {name: _bytes((*network.parameters(), *network.buffers())) for name, network in networks.items()}
     moments = [state.values() for o in (job.psi_updates.adam, job.theta_updates.adam) for state in o.state.values()]
-    sizes["optimisers"] = _bytes(value for values in moments for value in values)
+    sizes["optimizers"] = _bytes(value for values in moments for value in values)
     return sizes
 
 

@@ -89,7 +89,7 @@ def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tupl
     """
     if (path := recipes.find(name)).parent == recipes.RECIPES:
         return path.stem, None
-    content = recipes.travelling(recipe)  # as sida.steps.recipe_address stores it
+    content = recipes.traveling(recipe)  # as sida.steps.recipe_address stores it
     if len(content) > RECIPE_BYTES:
         raise UserError(f"recipe {name}: {len(content):,} bytes resolved, at most {RECIPE_BYTES:,} travel: shorten it")
     for field, address in recipes.addresses(recipe).items():

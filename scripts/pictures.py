@@ -28,7 +28,7 @@ from PIL import Image
 from sida.settings import settings
 
 CHROMIUM = "/usr/bin/chromium"
-COLOURS = 128
+COLORS = 128
 
 
 def main() -> int:
@@ -104,11 +104,11 @@ def _quiet(page: Any) -> None:
 
 
 def _take(page: Any, path: Path, clip: dict[str, int] | None = None) -> None:
-    """A small file: few colours are enough for text and lines."""
+    """A small file: few colors are enough for text and lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path, clip=clip)
     with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few = picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
     print(f"{path}  {path.stat().st_size:,} bytes", flush=True)
 

@@ -29,7 +29,7 @@ TYPES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "tr
 
 OUTPUT = """The result goes to stdout, everything else to stderr: progress (a bar on a terminal, elsewhere a line a minute), notes,
 warnings, errors. With `--json` the result is one JSON object, whose names stay as they are; a command that is refused prints none.
-`--quiet` leaves warnings and errors beside the result, `--verbose` adds the lines that steps and their workers log. Colours are for
+`--quiet` leaves warnings and errors beside the result, `--verbose` adds the lines that steps and their workers log. Colors are for
 terminals alone, and not where `NO_COLOR` is set."""
 
 

@@ -17,7 +17,7 @@ BUCKET_BYTES = 32 * 2**20  # of gradients on their way (sida.worker.ranks); a la
 CONTEXT_BYTES = 2 * GIB  # allowance: CUDA's context and libraries' workspaces
 PROCESS_BYTES = 4 * GIB  # allowance of the machine's own memory: Python, torch, libraries of CUDA
 FRAGMENTATION = 0.10  # allowance, of the activations
-UTILISATION = 0.35  # of the peak that the convolutions of these networks reach; measure yours with benchmarks/gpu.py
+UTILIZATION = 0.35  # of the peak that the convolutions of these networks reach; measure yours with benchmarks/gpu.py
 
 # FLOPs on one image. Inception-v3 at 299x299: 5.73 GMAC. Stable Diffusion's autoencoder at 512x512 by torch's counter
 # (diffusers 0.30's AutoencoderKL in the ft-mse configuration).
@@ -66,7 +66,7 @@ class Machines:
     nodes: int
     gpus: int  # per node
     gpu: Gpu
-    utilisation: float = UTILISATION
+    utilization: float = UTILIZATION
 
     @property
     def world(self) -> int:
@@ -186,7 +186,7 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     precision, scored = recipe.method.precision, recipe.score_precision
 
     def hours(flops: float, precision: str = "float32") -> float:  # float32: of the detector, and of the VAE
-        return flops / (machines.gpu.peak(precision) * machines.utilisation) / 3600
+        return flops / (machines.gpu.peak(precision) * machines.utilization) / 3600
 
     def scoring(images: int, evaluations: int, precision: str) -> float:
         return hours(images * evaluations * forward, precision) + hours(images * per_image)

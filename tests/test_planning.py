@@ -41,11 +41,11 @@ def test_a_smaller_micro_batch_needs_less_memory_and_more_rounds() -> None:
 
 def test_hours_are_flops_over_a_stated_share_of_the_peak() -> None:
     made = of()
-    expected = 300e6 * 12e12 / (67e12 * planning.UTILISATION) / 3600
+    expected = 300e6 * 12e12 / (67e12 * planning.UTILIZATION) / 3600
     assert made.work.distilling == pytest.approx(expected)
     assert made.hours == pytest.approx(made.work.total / 4)
     half = of("ffhq-64")  # float16
-    assert half.work.distilling == pytest.approx(200e6 * 12e12 / (989e12 * planning.UTILISATION) / 3600)
+    assert half.work.distilling == pytest.approx(200e6 * 12e12 / (989e12 * planning.UTILIZATION) / 3600)
     assert 0 < made.work.selecting_share < 0.05
 
 
@@ -54,7 +54,7 @@ def test_masks_take_time_in_float32_s_units_and_no_other() -> None:
     for name in ("cifar10-uncond", "ffhq-64"):  # float32, float16
         loaded, machines = recipe.load(name), Machines(1, 4, GPUS["h100"])
         without, made = (plan(loaded, cost, machines).work for cost in (COST, masked))
-        expected = loaded.method.images * 3e7 * planning.MASK_FLOPS / (67e12 * planning.UTILISATION) / 3600
+        expected = loaded.method.images * 3e7 * planning.MASK_FLOPS / (67e12 * planning.UTILIZATION) / 3600
         assert made.distilling - without.distilling == pytest.approx(expected)
         assert replace(made, distilling=0) == replace(without, distilling=0)
 
@@ -68,8 +68,8 @@ def test_tf32_has_a_peak_of_its_own_for_the_networks_and_none_for_the_detector()
 
     for gpu, gain in (("a100", 156 / 19.5), ("h100", 494.5 / 67), ("v100", 1)):
         assert work(plain, gpu).distilling / work(rounded, gpu).distilling == pytest.approx(gain)
-    detector = 3 * 50_000 * planning.DETECTOR_FLOPS["inception"] / (67e12 * planning.UTILISATION) / 3600
-    networks = 3 * 50_000 * 1e12 / (494.5e12 * planning.UTILISATION) / 3600
+    detector = 3 * 50_000 * planning.DETECTOR_FLOPS["inception"] / (67e12 * planning.UTILIZATION) / 3600
+    networks = 3 * 50_000 * 1e12 / (494.5e12 * planning.UTILIZATION) / 3600
     assert work(rounded, "h100").scoring == pytest.approx(networks + detector)
     for gpu in GPUS.values():
         assert gpu.float32 <= gpu.tf32 < gpu.half
@@ -136,7 +136,7 @@ def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
     [
         (("digits", "--gpu", "h1"), ["--gpu h1", "h100"]),
         (("digits", "--gpus", "0"), ["--gpus", "'0'"]),
-        (("digits", "--utilisation", "35"), ["--utilisation 35", "0.35"]),
+        (("digits", "--utilization", "35"), ["--utilization 35", "0.35"]),
         (("digits", "--gpus", "3"), ["3 GPUs"]),
         (("digits", "--micro-batch", "33"), ["micro-batch 33", "32, 64"]),
         (("digit",), ["did you mean 'digits'"]),

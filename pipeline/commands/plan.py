@@ -1,7 +1,7 @@
 """Say what a recipe needs before anybody spends a GPU hour: memory, time, disk, storage, and whether it fits.
 
 FLOPs and activations are counted on the recipe's own iteration (torch's meta device: nothing is allocated, no GPU is needed).
-Hours follow from a share of the GPU's peak, --utilisation, which you should measure: benchmarks/gpu.py does. Exit status: 0
+Hours follow from a share of the GPU's peak, --utilization, which you should measure: benchmarks/gpu.py does. Exit status: 0
 it fits, 1 it does not, 2 something for you to mend.
 
 examples:
@@ -27,7 +27,7 @@ ARGUMENTS = (
     argument("--gpus", "M", "GPUs per machine; default: the recipe's processes", type=whole(1)),
     argument("--gpu", "NAME", "h100 (default), h200, a100, a100-40, l40s, ...", default="h100"),
     argument("--micro-batch", "N", "images per GPU and round; default: the recipe's", type=whole(1)),
-    argument("--utilisation", "SHARE", "of the GPU's peak; default: 0.35", type=float, default=planning.UTILISATION),
+    argument("--utilization", "SHARE", "of the GPU's peak; default: 0.35", type=float, default=planning.UTILIZATION),
 )
 
 
@@ -36,10 +36,10 @@ def main(args: argparse.Namespace) -> int:
     loaded = recipe.load(args.recipe, to_show=True)
     if args.gpu not in planning.GPUS:
         raise UserError(f"--gpu {args.gpu}: not known: {', '.join(planning.GPUS)}")
-    if not 0 < args.utilisation <= 1:
-        raise UserError(f"--utilisation {args.utilisation:g}: give a share of the peak between 0 and 1, such as 0.35")
+    if not 0 < args.utilization <= 1:
+        raise UserError(f"--utilization {args.utilization:g}: give a share of the peak between 0 and 1, such as 0.35")
     gpus = args.gpus or -(-loaded.execution.processes // args.nodes)
-    machines = planning.Machines(args.nodes, gpus, planning.GPUS[args.gpu], args.utilisation)
+    machines = planning.Machines(args.nodes, gpus, planning.GPUS[args.gpu], args.utilization)
     planning.check_division(loaded, machines, args.micro_batch)  # before the seconds that counting takes
 
     from sida.training.cost import iteration_cost  # torch
@@ -71,7 +71,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         "gpu_bytes": plan.machines.gpu.memory_gib * 2**30,
         "fits": plan.fits,
         "advice": [] if plan.fits else advice(plan),
-        "utilisation": plan.machines.utilisation,
+        "utilization": plan.machines.utilization,
         "gpu_hours": work.__dict__ | {"total": work.total},
         "selecting_share": work.selecting_share,
         "hours": plan.hours,
@@ -99,7 +99,7 @@ def _as_text(plan: Plan) -> str:
         *(_line(name, f"{value / GIB:8.1f} GiB") for name, value in plan.memory.items() if value),
         _line("together", f"{plan.memory_bytes / GIB:8.1f} GiB"),
         "",
-        f"GPU hours ({gpu.title} at {plan.machines.utilisation:.0%} of its peak)",
+        f"GPU hours ({gpu.title} at {plan.machines.utilization:.0%} of its peak)",
         _line(f"distilling, {method.images / 1e6:,.3g} M images", f"{work.distilling:8,.1f}"),
         _line("scoring in the loop", f"{work.selecting:8,.1f} ({work.selecting_share:.1%} of the step)"),
         _line("scoring the teacher", f"{work.scoring_teacher:8,.1f}"),

@@ -138,7 +138,7 @@ def decode_images(vae: Any, latents: Tensor, raw_mean: tuple[float, ...], raw_st
     import torch
 
     from sida.numerics.latents import decoder_input
-    from sida.numerics.quantise import unit_to_uint8
+    from sida.numerics.quantize import unit_to_uint8
 
     with torch.inference_mode():
         raw = decoder_input(latents, raw_mean, raw_std)

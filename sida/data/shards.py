@@ -15,7 +15,7 @@ from sida.data.ranged import ShardReader, open_parts
 from sida.errors import Corrupt
 from sida.manifests import DatasetResult
 from sida.numerics.latents import draw_latent
-from sida.numerics.quantise import from_uint8
+from sida.numerics.quantize import from_uint8
 from sida.stores import ObjectStore
 
 BLOCK = 4096  # records read at once where all are

@@ -25,7 +25,7 @@ from sida.recipe.fields import (
     TeacherTraining,
 )
 from sida.recipe.reading import Loader, addresses, chain, find, load, names, parse
-from sida.recipe.shipped import RECIPES, located, portable, travelling
+from sida.recipe.shipped import RECIPES, located, portable, traveling
 
 __all__ = [
     "RECIPES",
@@ -53,5 +53,5 @@ __all__ = [
     "names",
     "parse",
     "portable",
-    "travelling",
+    "traveling",
 ]

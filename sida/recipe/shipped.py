@@ -53,7 +53,7 @@ def each_address(section: dict[str, Any], change: Callable[[str], str]) -> dict[
     return {key: changed(key, value) for key, value in section.items()}
 
 
-def travelling(recipe: Recipe) -> bytes:
+def traveling(recipe: Recipe) -> bytes:
     """Return the resolved recipe as it lies in a store; ``parse`` reads it on any machine."""
     fields = each_address(recipe.model_dump(mode="json"), portable)
     return json.dumps(fields, indent=1, ensure_ascii=False).encode()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sida.numerics.quantise import to_preview_uint8
+from sida.numerics.quantize import to_preview_uint8
 
 GRID_ROWS, GRID_COLUMNS = 8, 10
 _CELL, _LARGEST_CELL, _GAP, _MARGIN, _TITLE = 40, 96, 4, 20, 34

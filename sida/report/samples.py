@@ -67,8 +67,8 @@ def draw(store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]
         theta = network_to_score(store, recipe, generator.weights, generator.network, device)
         make, batch = decoded(generator_images(theta, generator.sigma_init), decode), recipe.execution.batch_limit
         parts = [
-            pixels_of(make(some.to(device), labelled.to(device)), int(some[0])).cpu()
-            for some, labelled in zip(seeds.split(batch), c.split(batch), strict=True)
+            pixels_of(make(some.to(device), labeled.to(device)), int(some[0])).cpu()
+            for some, labeled in zip(seeds.split(batch), c.split(batch), strict=True)
         ]
         by_generator = torch.cat(parts)
     panels: dict[Model, ImagePanel] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sida.errors import UserError
 from sida.foreign.boundary import reading
 from sida.numerics.draws import Draws
-from sida.numerics.quantise import from_uint8
+from sida.numerics.quantize import from_uint8
 from sida.scoring.random_features import RandomFeatures
 from sida.scoring.torchscript import load_torchscript
 

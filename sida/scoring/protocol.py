@@ -15,7 +15,7 @@ from sida.data.shards import one_hot
 from sida.errors import UserError
 from sida.numerics.draws import Draws
 from sida.numerics.frechet import Moments
-from sida.numerics.quantise import to_uint8
+from sida.numerics.quantize import to_uint8
 from sida.scoring.detector import Detector
 from sida.scoring.partial import Piece
 from sida.scoring.sums import Sums

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sida.errors import UserError
 from sida.numerics.draws import Draws
-from sida.numerics.quantise import from_uint8
+from sida.numerics.quantize import from_uint8
 
 WIDTHS = (24, 48, 96)  # of the layers; each halves the resolution
 FEATURES = sum(WIDTHS) * 2

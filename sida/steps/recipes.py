@@ -9,7 +9,7 @@ from sida import layout
 from sida.errors import Corrupt, UserError
 from sida.layout import object_key
 from sida.manifests import Manifest, Part
-from sida.recipe import Recipe, travelling
+from sida.recipe import Recipe, traveling
 from sida.recipe import load as load_recipe
 from sida.recipe import parse as parse_recipe
 from sida.settings import settings
@@ -20,7 +20,7 @@ from sida.stores.objects import put_object
 
 def recipe_address(recipe: Recipe) -> str:
     """Store the resolved recipe for a run; return how it is named from now on, ``digits#sha256=DIGEST``."""
-    content = travelling(recipe)
+    content = traveling(recipe)
     address = f"{recipe.name}#sha256={hashlib.sha256(content).hexdigest()}"
     submit_recipe(open_store(settings().store), address, content)
     return address
@@ -47,7 +47,7 @@ def forget_schedule(store: ObjectStore, schedule: str, but: str = "") -> None:
 
 def put_recipe(store: ObjectStore, recipe: Recipe) -> ObjectRef:
     """Store the resolved recipe."""
-    return put_object(store, travelling(recipe), "recipe.json")
+    return put_object(store, traveling(recipe), "recipe.json")
 
 
 def recipe_key(text: str) -> str:

@@ -149,7 +149,7 @@ class DistillRun(TrainingRun):
             self.checkpoint_due = True
 
     def _failure(self, why: str, losses: dict[str, Tensor], counts: NonFinite) -> SidaError:
-        """Dump networks, optimisers and the best generator beside the checkpoints, which stay; returns the error to raise."""
+        """Dump networks, optimizers and the best generator beside the checkpoints, which stay; returns the error to raise."""
         address, iteration = "", self.seen // self.batch
         if self.job.processes.first:
             self.writer.wait()

@@ -23,7 +23,7 @@ _KINDS = {
     "matrix products and attention": r"::(mm|addmm|bmm|baddbmm|matmul|linear|einsum)\b|scaled_dot_product|gemm",
     "normalisation": "norm",
     "activations": "silu|sigmoid|softmax|softplus|log_sigmoid",
-    "optimiser and EMA": "_fused_adam|_foreach|optimizer",
+    "optimizer and EMA": "_fused_adam|_foreach|optimizer",
     EXCHANGE: "gloo|nccl|c10d|all_?reduce",
     "dropout masks and draws": r"philox|bitwise|erfinv|erf\b|remainder|::(rand|normal|bernoulli)",
 }

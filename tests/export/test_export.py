@@ -17,7 +17,7 @@ from sida.export.generator import Generator, open_generator
 from sida.export.program import Sampler, export_generator
 from sida.export.sample import labels_for, sample
 from sida.numerics.networks.build import build_network
-from sida.numerics.quantise import to_uint8
+from sida.numerics.quantize import to_uint8
 from sida.scoring.measure import generator_images
 from sida.scoring.protocol import one_hot
 from sida.teachers.files import save_network

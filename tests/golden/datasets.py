@@ -24,7 +24,7 @@ from sida.data.entries import Reader, Unreadable
 from sida.data.latents import NpyDecoder, decode_images, encoder_of
 from sida.data.sources import Source, open_source
 from sida.numerics.latents import RAW_MEANS, RAW_STDS, draw_latent
-from sida.numerics.quantise import unit_to_uint8
+from sida.numerics.quantize import unit_to_uint8
 from sida.recipe import Dataset, Latents
 from tests.golden.compare import Case, Checks, Folder
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sida.numerics.latents import decoder_input, draw_latent, latent_scale_bias
-from sida.numerics.quantise import from_uint8, to_uint8, unit_to_uint8
+from sida.numerics.quantize import from_uint8, to_uint8, unit_to_uint8
 from sida.numerics.samplers import ImageDenoiser, heun, one_step, seeded_latents
 from tests.golden.compare import Case, Checks, Folder, Golden
 from tests.golden.networks import load

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sida.numerics.ema import ema_beta, update_ema
-from sida.numerics.quantise import from_uint8, to_preview_uint8, to_uint8, unit_to_uint8
+from sida.numerics.quantize import from_uint8, to_preview_uint8, to_uint8, unit_to_uint8
 from sida.numerics.samplers import heun, one_step
 from sida.numerics.schedules import fake_score_sigma, generator_sigma, karras_sigmas
 from tests.golden.samplers import Counted

@@ -48,4 +48,4 @@ def test_state_is_four_networks_and_two_pairs_of_moments() -> None:
     parts = state_bytes(job)
     network = parts["phi"]
     assert parts["psi"] == parts["theta"] == parts["theta_ema"] == network
-    assert parts["optimisers"] == pytest.approx(4 * network, rel=0.02)
+    assert parts["optimizers"] == pytest.approx(4 * network, rel=0.02)

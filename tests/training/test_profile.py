@@ -37,7 +37,7 @@ def test_one_round_is_recorded_however_many_there_are_and_no_tensor_changes() ->
         plain = distillation(micro_batch=32 // rounds)
         plain.run(640)
         assert all(torch.equal(outcomes[-1][name], tensor) for name, tensor in run(plain, 1, 672).items())
-        assert {"convolutions", "optimiser and EMA"} <= record.milliseconds.keys()
+        assert {"convolutions", "optimizer and EMA"} <= record.milliseconds.keys()
     assert 500 < events[1] < 1.1 * events[0]  # a smaller micro-batch may take other kernels
 
 
@@ -49,7 +49,7 @@ def test_every_operator_has_a_kind() -> None:
         == "matrix products and attention"
     )
     assert kind_of("aten::native_group_norm_backward") == "normalisation"
-    assert kind_of("aten::_fused_adam_") == "optimiser and EMA"
+    assert kind_of("aten::_fused_adam_") == "optimizer and EMA"
     assert kind_of("gloo:all_reduce") == "exchange between processes"
     assert kind_of("sida::philox_masks") == "dropout masks and draws"
     assert kind_of("aten::copy_") == "sums, products and copies"

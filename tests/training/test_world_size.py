@@ -10,7 +10,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from sida.numerics.draws import Draws
-from sida.numerics.quantise import to_preview_uint8
+from sida.numerics.quantize import to_preview_uint8
 from sida.training.gradients import GradientSum
 from sida.worker.ranks import Processes
 from tests.training.tiny import distillation, largest_difference, run

@@ -132,7 +132,7 @@ def test_no_address_leads_out_of_the_project_s_recipes(place: Path, address: str
 @pytest.mark.parametrize("name", recipe.names())
 def test_every_recipe_is_the_same_after_its_travels_and_holds_no_path_of_this_machine(name: str) -> None:
     loaded = recipe.load(name)
-    sent = recipe.travelling(loaded)
+    sent = recipe.traveling(loaded)
     assert recipe.parse(json.loads(sent), name) == loaded
     assert str(ROOT) not in sent.decode()
 
