@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline.profile import Profile, has_digest
 from sida.errors import UserError
-from sida.launch.cluster import Refused
+from sida.launch.cluster import ApiRefused
 from sida.launch.installed import Installed
 from sida.registry import STEPS
 
@@ -110,7 +110,7 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
     service, namespace = host[1], host[2]
     try:
         ready = cluster.ready_pods(namespace, service)
-    except (Refused, UserError):
+    except (ApiRefused, UserError):
         return unseen
     if not ready:
         text = f"no pod answers for {service} in namespace {namespace}"
@@ -136,7 +136,7 @@ def _looked(
         try:
             if fault := fault_of(cluster, thing):
                 faults.append(f"{label} {fault}")
-        except Refused as error:
+        except ApiRefused as error:
             unseen.append(f"{label} ({error.status}, {error.reason})")
         except UserError as error:  # the API could not be reached
             return Check(name, "unseen", f"could not look: {error}")

@@ -17,7 +17,7 @@ from pipeline.profile import Profile
 from pipeline.remote import using_store
 from sida.addresses import redact
 from sida.errors import SidaError, StoreUnusable, UserError
-from sida.launch.cluster import Refused, explain
+from sida.launch.cluster import ApiRefused, explain
 from sida.launch.installed import Installed
 from sida.layout import doctor_key
 from sida.patience import impatient
@@ -192,7 +192,7 @@ def _trainer(profile: Profile | None) -> Check:
         if fault := _runtime_fault(profile, cluster):
             mend = "sida runtime --profile P | kubectl apply -f -"
             return Check("trainer", "bad", fault, REMEDIES["trainer"][0], mend)
-    except Refused as error:
+    except ApiRefused as error:
         if error.status == 403:
             return Check("trainer", "unseen", f"could not look: {error}", mend=cluster_checks.MAY_NOT)
         raise explain(error, "ask for TrainJobs", cluster.namespace) from error

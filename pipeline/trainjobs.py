@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.profile import LAUNCHED, Profile, TrainJobs
 from sida.errors import SidaError, UserError
-from sida.launch.cluster import Cluster, Refused, explain
+from sida.launch.cluster import ApiRefused, Cluster, explain
 from sida.launch.trainjob import TrainJobLauncher
 from sida.launch.trainjob_manifest import API_VERSION, RUN, STEP, label
 from sida.layout import check_run_id
@@ -31,7 +31,7 @@ def launchers(profile: Profile, run: str) -> list[TrainJobLauncher]:
     cluster = Cluster(jobs.namespace, outage_seconds=10.0)
     try:
         running = cluster.find(selector(run))
-    except Refused as error:
+    except ApiRefused as error:
         raise explain(error, "list TrainJobs", cluster.namespace) from error
     ending: Literal["suspend", "delete"] = "suspend" if jobs.on_termination == "suspend" else "delete"
     return [TrainJobLauncher(cluster, job, ending) for job in running]
@@ -59,7 +59,7 @@ def check_cluster(profile: Profile, steps: Iterable[str]) -> None:
                 f"there is no {jobs.runtime_kind} {jobs.runtime!r} in namespace {jobs.namespace}: "
                 f"`sida runtime --profile ... | kubectl apply -f -` makes ours"
             )
-    except (SidaError, Refused) as error:
+    except (SidaError, ApiRefused) as error:
         print(f"warning: whether TrainJobs can be made in {jobs.namespace} was not checked: {error}", file=sys.stderr)
     if fault:
         raise UserError(f"{', '.join(launched)}: launcher: trainjob, but {fault}")

@@ -95,7 +95,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResourcePlan:
     """Needs of a recipe on machines."""
 
     recipe: Recipe
@@ -128,12 +128,14 @@ class Plan:
         return self.work.total / self.machines.world
 
 
-def plan(recipe: Recipe, cost: IterationCost, machines: Machines, micro_batch: int | None = None) -> Plan:
+def plan(recipe: Recipe, cost: IterationCost, machines: Machines, micro_batch: int | None = None) -> ResourcePlan:
     """Compute memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
     micro = check_division(recipe, machines, micro_batch)
     memory, work = _memory(cost, machines, micro), _work(recipe, cost, machines)
     storage = _storage(recipe, cost)
-    return Plan(recipe, cost, machines, micro, memory, work, storage, _host(cost, machines), _disk(cost, storage))
+    return ResourcePlan(
+        recipe, cost, machines, micro, memory, work, storage, _host(cost, machines), _disk(cost, storage)
+    )
 
 
 def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None = None) -> int:
@@ -238,7 +240,7 @@ def _storage(recipe: Recipe, cost: IterationCost) -> dict[str, float]:
     }
 
 
-def advice(plan: Plan) -> list[str]:
+def advice(plan: ResourcePlan) -> list[str]:
     """Return changes that may make a plan fit; the first that helps comes first."""
     method, gpu = plan.recipe.method, plan.machines.gpu
     fixed = plan.memory_bytes - plan.memory["activations at the micro-batch"] * (1 + FRAGMENTATION)
@@ -262,6 +264,6 @@ def advice(plan: Plan) -> list[str]:
     return changes
 
 
-def _activations(plan: Plan, micro: int) -> float:
+def _activations(plan: ResourcePlan, micro: int) -> float:
     saved = max(plan.cost.A.held_bytes(micro), plan.cost.B.held_bytes(micro))
     return saved * (1 + FRAGMENTATION)

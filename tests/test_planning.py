@@ -20,7 +20,9 @@ COST = IterationCost(
 )
 
 
-def of(name: str = "cifar10-uncond", gpus: int = 4, gpu: str = "h100", micro: int | None = None) -> planning.Plan:
+def of(
+    name: str = "cifar10-uncond", gpus: int = 4, gpu: str = "h100", micro: int | None = None
+) -> planning.ResourcePlan:
     return plan(recipe.load(name), COST, Machines(1, gpus, GPUS[gpu]), micro)
 
 

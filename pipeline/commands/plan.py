@@ -19,7 +19,7 @@ from pipeline import output
 from pipeline.arguments import RECIPE, argument, whole
 from sida import planning, recipe
 from sida.errors import UserError
-from sida.planning import GIB, Plan, advice
+from sida.planning import GIB, ResourcePlan, advice
 
 ARGUMENTS = (
     RECIPE,
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if needs.fits else 1
 
 
-def _as_json(plan: Plan) -> dict[str, Any]:
+def _as_json(plan: ResourcePlan) -> dict[str, Any]:
     cost, work = plan.cost, plan.work
     return {
         "recipe": plan.recipe.name,
@@ -81,7 +81,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _as_text(plan: Plan) -> str:
+def _as_text(plan: ResourcePlan) -> str:
     cost, work, method, gpu = plan.cost, plan.work, plan.recipe.method, plan.machines.gpu
     a, b = cost.A.flops / cost.forward_flops, cost.B.flops / cost.forward_flops
     masked = (cost.A.masks + cost.B.masks) / 1e6

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from sida.data.decoding import ABSENT, Decode, Decoders, Outcome, pixels_digest
+from sida.data.decoding import ABSENT, Decode, DecodeOutcome, Decoders, pixels_digest
 from sida.data.layout import Record, crc_of
 from sida.errors import NotFound, UserError
 from sida.layout import shard_key
@@ -119,7 +119,7 @@ def convert(
                 progress(done)
                 continue
             path = scratch / f"shard-{number:05d}.bin"
-            outcomes: list[Outcome] = []
+            outcomes: list[DecodeOutcome] = []
             for some in _fill(conversion, number, path, decoders, encode):
                 outcomes += some
                 progress(done + len(outcomes))
@@ -138,7 +138,7 @@ def _fill(
     path: Path,
     decoders: Decoders | None,
     encode: Encode | None,
-) -> Iterator[list[Outcome]]:
+) -> Iterator[list[DecodeOutcome]]:
     """Write a shard's records, at first with gaps where images are unreadable; yield outcomes in order, some at a time."""
     source, part, count = conversion.source, conversion.part(number), conversion.images(number)
     reserve(path, count * conversion.layout.itemsize)
@@ -150,7 +150,7 @@ def _fill(
     return _encode(conversion, part, path, labels, decoders, encode)
 
 
-def _copy(conversion: Conversion, part: slice, path: Path, labels: np.ndarray) -> Iterator[list[Outcome]]:
+def _copy(conversion: Conversion, part: slice, path: Path, labels: np.ndarray) -> Iterator[list[DecodeOutcome]]:
     """Write the images of a source that holds pixels; empty ones for a source of labels alone."""
     records = np.memmap(path, conversion.layout, "r+")
     records["label"] = labels
@@ -159,12 +159,12 @@ def _copy(conversion: Conversion, part: slice, path: Path, labels: np.ndarray) -
     for record in records:
         record["crc"] = crc_of(record["data"])
     digests = [pixels_digest(data) if data.size else ABSENT for data in records["data"]]
-    yield [Outcome(digest, None, False, b"") for digest in digests]
+    yield [DecodeOutcome(digest, None, False, b"") for digest in digests]
 
 
 def _encode(
     conversion: Conversion, part: slice, path: Path, labels: np.ndarray, decoders: Decoders, encode: Encode
-) -> Iterator[list[Outcome]]:
+) -> Iterator[list[DecodeOutcome]]:
     """Decode images to a file beside the shard's, a few at a time, and write them encoded."""
     assert conversion.image_layout is not None
     records = np.memmap(path, conversion.layout, "r+")
@@ -203,7 +203,7 @@ def reserve(path: Path, size: int) -> None:
 
 
 def _publish(
-    conversion: Conversion, store: ObjectStore, put: Put, number: int, path: Path, outcomes: list[Outcome]
+    conversion: Conversion, store: ObjectStore, put: Put, number: int, path: Path, outcomes: list[DecodeOutcome]
 ) -> None:
     """Close the gaps, store the shard and its digests, then its record."""
     part = conversion.part(number)

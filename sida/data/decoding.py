@@ -30,8 +30,8 @@ ABSENT = bytes(DIGEST_BYTES)  # in place of the digest of an image that could no
 Decode = Callable[[bytes], Decoded]
 
 
-class Outcome(NamedTuple):  # a tuple travels between processes in half the time of a dataclass
-    """Outcome of one entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes; what a crop cut."""
+class DecodeOutcome(NamedTuple):  # a tuple travels between processes in half the time of a dataclass
+    """One entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes; what a crop cut."""
 
     digest: bytes
     reason: str | None
@@ -48,7 +48,7 @@ def pixels_digest(data: np.ndarray) -> bytes:
 
 def decode_into(
     path: Path, layout: np.dtype, first: int, entries: Sequence[Entry], labels: np.ndarray, decode: Decode
-) -> list[Outcome]:
+) -> list[DecodeOutcome]:
     """Write the entries' records, with their labels int32 [N], into slots ``first`` .. of the file."""
     outcomes = []
     records = np.zeros(len(entries), layout)
@@ -65,13 +65,13 @@ def decode_into(
                 if data.shape != images.shape[1:]:
                     raise Unreadable(f"holds {list(data.shape)}, not {list(images.shape[1:])}")
             except Unreadable as error:
-                outcomes.append(Outcome(ABSENT, str(error), False, _content_digest(entry, content)))
+                outcomes.append(DecodeOutcome(ABSENT, str(error), False, _content_digest(entry, content)))
                 continue
             data = np.ascontiguousarray(data)
             images[slot] = data
             checksums[slot] = crc_of(data)
             digest, read = pixels_digest(data), _content_digest(entry, content)
-            outcomes.append(Outcome(digest, None, decoded.rotated, read, decoded.left_out, decoded.pixels))
+            outcomes.append(DecodeOutcome(digest, None, decoded.rotated, read, decoded.left_out, decoded.pixels))
     with path.open("r+b") as file:  # in one piece: through a map every page would be fetched first
         file.seek(first * layout.itemsize)
         file.write(records.view("u1").data)
@@ -93,7 +93,7 @@ class Decoders:
 
     def run(
         self, path: Path, layout: np.dtype, entries: Sequence[Entry], labels: np.ndarray
-    ) -> Iterator[list[Outcome]]:
+    ) -> Iterator[list[DecodeOutcome]]:
         """Decode entries into the slots 0 .. of the file; yield outcomes in order, some at a time."""
         parts = [slice(start, start + CHUNK) for start in range(0, len(entries), CHUNK)]
         if len(entries) <= 2 * CHUNK or self.processes == 1:

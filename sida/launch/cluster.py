@@ -37,7 +37,7 @@ class Clock:
         time.sleep(seconds / self.speed)
 
 
-class Refused(Exception):
+class ApiRefused(Exception):
     """The API server answered with an error that is no passing one."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -62,7 +62,7 @@ class Cluster:
     # -- TrainJobs
 
     def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """POST. Raises Refused, with status 409 when the name is taken."""
+        """POST. Raises ApiRefused, with status 409 when the name is taken."""
         return self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest)
 
     def get(self, name: str) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ class Cluster:
     def _unless_gone(self, call: Callable[..., Any], *given: Any, **named: Any) -> None:
         try:
             self._read(call, *given, **named)
-        except Refused as error:
+        except ApiRefused as error:
             if error.status not in (404, 409):  # 409: its uid is another
                 raise
 
@@ -109,7 +109,7 @@ class Cluster:
             with self.once(call, self.namespace, **options) as response:
                 return list(json.loads(response.data)["items"])
         except Exception as error:
-            if not isinstance(error, Refused) and passing(error) is None:
+            if not isinstance(error, ApiRefused) and passing(error) is None:
                 raise
             return None
 
@@ -123,7 +123,7 @@ class Cluster:
         timestamps: bool = False,
         tail_lines: int | None = None,
     ) -> Any:
-        """The open response, a line at a time; not repeated. Raises Refused or urllib3's HTTPError."""
+        """The open response, a line at a time; not repeated. Raises ApiRefused or urllib3's HTTPError."""
         return self.once(
             self._core.read_namespaced_pod_log,
             pod,
@@ -196,7 +196,7 @@ class Cluster:
         """Return the answer to a call; None where it is that there is no such thing."""
         try:
             return dict(self._read(call, *given))
-        except Refused as error:
+        except ApiRefused as error:
             if error.status == 404:
                 return None
             raise
@@ -213,7 +213,7 @@ class Cluster:
         return self.clock.now() - self._heard
 
     def once(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """One attempt; the open response. Raises Refused or urllib3's HTTPError."""
+        """One attempt; the open response. Raises ApiRefused or urllib3's HTTPError."""
         from kubernetes.client import ApiException
 
         try:
@@ -221,7 +221,7 @@ class Cluster:
         except ApiException as error:
             if error.status not in _TRANSIENT:
                 self._heard = self.clock.now()
-            raise Refused(error.status or 0, *_reason_and_message(error)) from error
+            raise ApiRefused(error.status or 0, *_reason_and_message(error)) from error
         self._heard = self.clock.now()
         return response
 
@@ -234,14 +234,14 @@ def passing(error: Exception) -> str | None:
     """Say in a few words why a call may succeed when it is made again; None when it will not."""
     from urllib3.exceptions import HTTPError
 
-    if isinstance(error, Refused):
+    if isinstance(error, ApiRefused):
         return f"status {error.status}" if error.status in _TRANSIENT else None
     if isinstance(error, HTTPError | OSError):
         return type(error).__name__
     return None
 
 
-def explain(error: Refused, doing: str, namespace: str) -> SidaError:
+def explain(error: ApiRefused, doing: str, namespace: str) -> SidaError:
     """A refusal as one line for the user."""
     if error.status == 403 and "admission webhook" not in str(error):
         return UserError(

@@ -13,7 +13,7 @@ from typing import Any
 from sida import patience, progress
 from sida.errors import SidaError, TimedOut, Unavailable, UserError
 from sida.launch.base import Work
-from sida.launch.cluster import Cluster, Refused, Unreachable
+from sida.launch.cluster import ApiRefused, Cluster, Unreachable
 from sida.launch.job_state import ended, pods_run, suspended, waiting_job
 from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
 from sida.launch.pod_state import attempt_of, failure_of
@@ -168,7 +168,7 @@ class Follower:
             return []
         try:
             return [event for about in (self.name, f"{self.name}-node-0") for event in self.cluster.warnings(about)]
-        except Refused as error:
+        except ApiRefused as error:
             self._events_seen = False
             self.note(f"its events cannot be read ({error}): why it is not created will not be known")
             return []

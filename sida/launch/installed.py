@@ -1,6 +1,6 @@
 """What is installed on a cluster, looked at with the rights of whoever asks: namespaces, accounts, keys of Secrets, ready pods.
 
-No value of a Secret leaves this file. Every method raises Refused where looking is not allowed (status 403).
+No value of a Secret leaves this file. Every method raises ApiRefused where looking is not allowed (status 403).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sida.errors import SidaError, UserError
-from sida.launch.cluster import Cluster, Refused, lines, passing
+from sida.launch.cluster import ApiRefused, Cluster, lines, passing
 from sida.launch.pod_logs import PodLog
 from sida.launch.pod_state import waiting_of
 from sida.launch.words import waiting_in_words
@@ -51,7 +51,7 @@ class Looks:
                 if (why := _why(error)) is None:
                     raise
                 unseen = Unseen(what, place, why)
-                if what != "logs" or not isinstance(error, Refused) or error.status in _FORBIDDEN:
+                if what != "logs" or not isinstance(error, ApiRefused) or error.status in _FORBIDDEN:
                     self._failed[what, place] = time.monotonic(), unseen  # else of this pod alone: it is not there
             else:
                 self._failed.pop((what, place), None)
@@ -64,7 +64,7 @@ class Looks:
 def _why(error: Exception) -> str | None:
     """Return why a look failed, in a few words; None for what is a mistake of ours."""
     match error:
-        case Refused(status=status, reason=reason):
+        case ApiRefused(status=status, reason=reason):
             return f"{status}, {reason if status in _FORBIDDEN else error}"
         case SidaError() | OSError():  # also: no cluster is configured here, or it does not answer
             return str(error)

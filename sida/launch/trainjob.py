@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sida import patience, progress
 from sida.errors import SidaError, UserError
 from sida.launch.base import Launcher, Stopped, Work
-from sida.launch.cluster import Cluster, Refused, Unreachable, explain
+from sida.launch.cluster import ApiRefused, Cluster, Unreachable, explain
 from sida.launch.follower import Follower
 from sida.launch.job_state import SUSPENDED_BY, ended
 from sida.launch.looker import Looker, Looks
@@ -65,13 +65,13 @@ class TrainJobLauncher(Launcher):
                 except Stopped:
                     self._let_go()
                     raise
-            except Refused as error:
+            except ApiRefused as error:
                 raise explain(error, doing, self.cluster.namespace) from error
             if work.finished():  # its result and its log are in the store: nothing is lost with the object
                 self._impatient()
                 try:
                     self.cluster.delete(self.name, self.job["metadata"]["uid"])
-                except (Refused, Unreachable) as error:
+                except (ApiRefused, Unreachable) as error:
                     self._note(f"done, but could not be deleted: {error}")
 
     def stop(self) -> str:
@@ -87,7 +87,7 @@ class TrainJobLauncher(Launcher):
             elif wish == "suspend":  # its pods end, the object stays
                 mark = {"annotations": {SUSPENDED_BY: "true"}}
                 self.cluster.patch(self.name, {"metadata": mark, "spec": {"suspend": True}})
-        except Refused as error:
+        except ApiRefused as error:
             raise explain(error, f"{wish} TrainJobs", self.cluster.namespace) from error
         return f"TrainJob {self.name}: {_OUTCOMES[wish]}"
 
@@ -123,7 +123,7 @@ class TrainJobLauncher(Launcher):
                 self._wait_until_gone("the pods of the old one have ended", self._old_pods)
                 try:
                     job = self.cluster.create(self.job)
-                except Refused as error:
+                except ApiRefused as error:
                     if error.status != 409:  # another launching step was faster: that job is there now
                         raise
                 else:

@@ -32,20 +32,20 @@ Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """A frozen section of a recipe: unknown keys and silent conversions are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class File(Part):
+class File(Section):
     """A file to fetch; without a digest, that of its first use counts."""
 
     address: str
     sha256: Sha256 | None = None
 
 
-class Network(Part):
+class Network(Section):
     """The denoiser's architecture; teacher, fake score and generator share it."""
 
     architecture: Literal["ddpmpp", "ncsnpp", "adm", "edm2"]
@@ -74,7 +74,7 @@ class Network(Part):
         return self.model_copy(update={"logvar_channels": None})
 
 
-class Sampler(Part):
+class Sampler(Section):
     """The teacher's own sampler (Heun, EDM algorithm 2)."""
 
     steps: Annotated[int, Field(ge=2, le=100_000)]
@@ -91,7 +91,7 @@ class Sampler(Part):
         return (2 * self.steps - 1) * (1 if self.guidance == 1 else 2)
 
 
-class TeacherTraining(Part):
+class TeacherTraining(Section):
     """This project's training of the teacher (EDM's loss, equation 8) when there is none to fetch."""
 
     images: Positive
@@ -111,7 +111,7 @@ class Guide(File):
     network: Network
 
 
-class Teacher(Part):
+class Teacher(Section):
     """The pretrained diffusion model phi: where it comes from, what it is, how it is sampled."""
 
     address: str | None = None
@@ -137,7 +137,7 @@ class Generator(File):
     licence: str
 
 
-class Latents(Part):
+class Latents(Section):
     """Images are encoded by a variational autoencoder, and the networks see its latents (EDM2)."""
 
     vae: str  # a diffusers repository
@@ -148,7 +148,7 @@ class Latents(Part):
     raw_std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
 
 
-class Dataset(Part):
+class Dataset(Section):
     """The training set as shards: source, transform, size and labels."""
 
     source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
@@ -178,7 +178,7 @@ class Dataset(Part):
         return self
 
 
-class Method(Part):
+class Method(Section):
     """Distillation: one code path for SiD, SiDA and SiD2A (method paper, algorithm 1). Counts are in images."""
 
     name: Literal["sid", "sida", "sid2a"]
@@ -239,7 +239,7 @@ class Method(Part):
         return self
 
 
-class Detector(Part):
+class Detector(Section):
     """The feature network that images are compared with."""
 
     kind: Literal["inception", "digits", "random"] = "inception"
@@ -252,7 +252,7 @@ class ReferenceFile(File):
     """A published file of reference statistics (EDM's npz, EDM2's pkl) or of reference images (npz)."""
 
 
-class Evaluation(Part):
+class Evaluation(Section):
     """Measurement of scores. Selection and reporting use different seeds."""
 
     metric: Annotated[str, Field(pattern="^[a-z0-9_]+$")]
@@ -285,7 +285,7 @@ class Evaluation(Part):
         return self
 
 
-class Gate(Part):
+class Gate(Section):
     """Limits that the teacher must meet before anything is distilled, and those that the generator is held to."""
 
     teacher_at_most: Annotated[float, Field(gt=0)]
@@ -294,7 +294,7 @@ class Gate(Part):
     on_failure: Literal["stop", "warn"] = "stop"
 
 
-class Targets(Part):
+class Targets(Section):
     """Numbers published for this benchmark; read by people, plan and reports, never by a step's key."""
 
     metric: str
@@ -310,7 +310,7 @@ class Targets(Part):
     precision: Precision | None = None  # that they were distilled and scored in; None: not known
 
 
-class Expected(Part):
+class Expected(Section):
     """Numbers that this project measured: another run's mean scores of the same recipe lie in these ranges. Not inherited."""
 
     teacher: tuple[float, float]  # lowest and highest mean score of the teacher
@@ -333,7 +333,7 @@ class Released(File):
     note: str | None = None
 
 
-class Execution(Part):
+class Execution(Section):
     """Settings that change no number: the layout of the work on machines."""
 
     processes: Batch = 1  # over all machines, one for each GPU
@@ -369,7 +369,7 @@ class Execution(Part):
         return {"nodes": 1, **serialize(self)}
 
 
-class Recipe(Part):
+class Recipe(Section):
     """One benchmark, from data to score."""
 
     name: Annotated[

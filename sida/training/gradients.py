@@ -28,7 +28,7 @@ class GradientSum:
         self._armed, self._next = False, 0
         self._processes, self._met = processes, False
         self._missing: list[int] = []
-        self._travelling: list[Any] = []
+        self._pending: list[Any] = []
         self.sent_early = 0  # buckets that were on their way before the last backward pass had ended
         if processes.world > 1:
             self._deal(reversed(self._parameters), bucket_elements)
@@ -68,7 +68,7 @@ class GradientSum:
         # The bucket takes the gradients' place, so that they are in memory once.
         for parameter, part in zip(taking_part, flat.split([p.numel() for p in taking_part]), strict=True):
             parameter.grad = part.view_as(parameter)
-        self._travelling.append(distributed.all_reduce(flat, async_op=True))
+        self._pending.append(distributed.all_reduce(flat, async_op=True))
 
     def finish(self) -> list[Tensor]:
         """Call after the last backward pass: send what is left (parameters that took no part), wait; the gradients, summed."""
@@ -78,9 +78,9 @@ class GradientSum:
                 self._met = True
             while self._next < len(self._buckets):
                 self._send(self._next)
-            for work in self._travelling:
+            for work in self._pending:
                 work.wait()
-            self._travelling.clear()
+            self._pending.clear()
             self._armed = False
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 

@@ -34,7 +34,7 @@ _DECIDE_NO_NUMBER = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedRun:
     """One finished run of ours."""
 
     run: str
@@ -68,7 +68,7 @@ class Benchmark:
     published: dict[str, float | None] = field(default_factory=dict)  # teacher, SiD, SiDA or SiD2A, newest
     newest: str = ""  # name of the newest method
     recipe: str = ""  # of the paper's row; empty for a data set of our own
-    entries: list[Entry] = field(default_factory=list)  # largest n first, then best first
+    entries: list[ComparedRun] = field(default_factory=list)  # largest n first, then best first
 
     @property
     def command(self) -> str:
@@ -76,7 +76,7 @@ class Benchmark:
         return f"sida run {self.recipe}"
 
     @property
-    def pairs(self) -> list[tuple[Entry, Entry]]:
+    def pairs(self) -> list[tuple[ComparedRun, ComparedRun]]:
         """The best run with each of the next ones."""
         return [(self.entries[0], other) for other in self.entries[1 : 1 + PAIRS]]
 
@@ -96,12 +96,14 @@ def identity_of(recipe: Recipe, calls: Mapping[str, StepCall]) -> tuple[str, str
     return repeat, digest_of([recipe.model_dump(mode="json"), repeat])
 
 
-def finished_runs(store: ObjectStore, runs: Iterable[str], names: Iterable[str] = ()) -> tuple[list[Entry], list[str]]:
+def finished_runs(
+    store: ObjectStore, runs: Iterable[str], names: Iterable[str] = ()
+) -> tuple[list[ComparedRun], list[str]]:
     """Return the newest finished run of each recipe and repeat, and a line about each run that cannot be read.
 
     ``names``: of recipes, when only those are of interest.
     """
-    newest: dict[str, Entry] = {}
+    newest: dict[str, ComparedRun] = {}
     left_out, names = [], set(names)
     for run in runs:
         try:
@@ -118,7 +120,7 @@ def finished_runs(store: ObjectStore, runs: Iterable[str], names: Iterable[str] 
     return [replace(e, mark=f" {e.run}") if titles[e.title] > 1 else e for e in newest.values()], left_out
 
 
-def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, StepCall]) -> Entry:
+def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, StepCall]) -> ComparedRun:
     manifests = records.manifests(store, calls)
     result, generator = manifests["compare"].result, manifests["distill"].result
     assert isinstance(result, RunResult) and isinstance(generator, GeneratorResult)
@@ -127,7 +129,7 @@ def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, Ste
     addresses["manifest"] = store.address_of(records.manifest_key(calls["compare"]))
     if "report" in manifests:
         addresses["report"] = store.address_of(manifests["report"].result.page.key)  # type: ignore[union-attr]
-    return Entry(
+    return ComparedRun(
         run=run,
         recipe=recipe,
         result=result,
@@ -140,7 +142,7 @@ def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, Ste
     )
 
 
-def benchmarks(ours: Iterable[Entry], names: Iterable[str] = ()) -> list[Benchmark]:
+def benchmarks(ours: Iterable[ComparedRun], names: Iterable[str] = ()) -> list[Benchmark]:
     """Return the paper's rows with or without runs, then our other data sets. ``names``: of recipes, to narrow it."""
     names, rows = set(names), {}
     for base in paper():
@@ -179,12 +181,12 @@ def paper() -> list[Recipe]:
     )
 
 
-def in_words(entry: Entry, other: Entry) -> tuple[str, str]:
+def in_words(entry: ComparedRun, other: ComparedRun) -> tuple[str, str]:
     """Return a headline, which of two runs is ahead, and the numbers behind it."""
     return words.two_runs(entry.title, entry.generator, other.title, other.generator)
 
 
-def differences(entry: Entry, other: Entry) -> list[tuple[str, str, str]]:
+def differences(entry: ComparedRun, other: ComparedRun) -> list[tuple[str, str, str]]:
     """Return (field, one value, other value) for every differing field of the recipes that can decide a number."""
     left, right = (flat(run.recipe.model_dump(mode="json")) for run in (entry, other))
     return [

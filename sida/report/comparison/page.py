@@ -10,7 +10,7 @@ from typing import Any
 
 from sida.errors import NotFound
 from sida.report.charts import Chart, intervals, svg
-from sida.report.comparison.entries import Benchmark, Entry, differences, in_words
+from sida.report.comparison.entries import Benchmark, ComparedRun, differences, in_words
 from sida.report.comparison.table import COLUMNS, rows_of
 from sida.report.page import PICTURE_BYTES, discriminator_lead, series
 from sida.report.render import TEMPLATES, png, render
@@ -69,7 +69,7 @@ def _part(benchmark: Benchmark, store: ObjectStore) -> dict[str, Any]:
     }
 
 
-def _verdict(best: Entry, other: Entry) -> dict[str, str]:
+def _verdict(best: ComparedRun, other: ComparedRun) -> dict[str, str]:
     """Return which of two runs is ahead and why, for the colored box."""
     relation, (headline, numbers) = comparison(best.generator, other.generator), in_words(best, other)
     names = [name for name, _, _ in differences(best, other)]
@@ -82,7 +82,7 @@ def _verdict(best: Entry, other: Entry) -> dict[str, str]:
     return {"kind": kind, "headline": f"{headline}.", "text": f"{numbers} {reason}"}
 
 
-def _alone(entry: Entry) -> dict[str, str]:
+def _alone(entry: ComparedRun) -> dict[str, str]:
     kind = versus(entry.generator, entry.teacher).kind
     return {"kind": kind, "headline": entry.title, "text": entry.result.verdict}
 
@@ -99,7 +99,7 @@ def _chart(benchmark: Benchmark) -> Chart:
     return Chart(f"{benchmark.title}: {benchmark.metric} over training", benchmark.metric, lines, levels, positive)
 
 
-def _side_by_side(entries: Sequence[Entry], store: ObjectStore) -> list[dict[str, Any]]:
+def _side_by_side(entries: Sequence[ComparedRun], store: ObjectStore) -> list[dict[str, Any]]:
     """Return rows of (name, cells with text and whether it is best); none for a single run. ``entries``: best first.
 
     A score is the best when the first entry's is ahead of all others by more than the interval.
@@ -138,19 +138,19 @@ def _cell(value: float | None, form: str) -> tuple[float | None, str]:
     return value, "-" if value is None else form.format(value)
 
 
-def _evidence(entry: Entry, store: ObjectStore) -> dict[str, Any]:
+def _evidence(entry: ComparedRun, store: ObjectStore) -> dict[str, Any]:
     try:
         return dict(json.loads(store.read(entry.result.evidence.key)))
     except NotFound:
         return {}
 
 
-def _lead(entry: Entry) -> float | None:
+def _lead(entry: ComparedRun) -> float | None:
     lead = discriminator_lead(entry.curve)
     return None if lead is None else round(lead, 3) + 0.0  # no -0.000
 
 
-def _skipped(entry: Entry) -> float | None:
+def _skipped(entry: ComparedRun) -> float | None:
     dropped = [y for _, y in series(entry.curve, "dropped")]
     return sum(dropped) if dropped else None
 
@@ -172,7 +172,7 @@ def _pictures(benchmark: Benchmark, store: ObjectStore) -> list[dict[str, str]]:
     ]
 
 
-def _provenance(entry: Entry) -> list[tuple[str, str, str]]:
+def _provenance(entry: ComparedRun) -> list[tuple[str, str, str]]:
     facts = [(f"{entry.title}: run", entry.run), *((f"{entry.title}: {n}", a) for n, a in entry.addresses.items())]
     facts.append((f"{entry.title}: recipe, sha256", entry.result.recipe_sha256))
     return [(name, value, value if value.startswith("file://") else "") for name, value in facts]

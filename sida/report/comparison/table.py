@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sida.printing import printable
-from sida.report.comparison.entries import Benchmark, Entry
+from sida.report.comparison.entries import Benchmark, ComparedRun
 from sida.scoring.interval import half_width
 from sida.scoring.words import score_text
 
@@ -47,7 +47,7 @@ def rows_of(benchmarks: Iterable[Benchmark]) -> list[Row]:
     ]
 
 
-def _values(benchmark: Benchmark, entry: Entry | None) -> dict[str, Any]:
+def _values(benchmark: Benchmark, entry: ComparedRun | None) -> dict[str, Any]:
     """Return the fields of CSV and JSON; names, order and meanings stay."""
     return {
         "benchmark": benchmark.title,
