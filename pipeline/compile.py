@@ -20,6 +20,7 @@ from pipeline.pod import pod_of
 from pipeline.profile import READS, Profile
 from sida import recipe as recipes
 from sida.errors import UserError
+from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.scoring.gates import target_of
 from sida.scoring.table import released_recipes
@@ -101,8 +102,8 @@ def recipe_parameter(name: str, recipe: Recipe, profile: Profile | None) -> tupl
         step = READS[field]
         if profile is None or not profile.mounts(step, unquote(urlsplit(address).path)):
             raise UserError(
-                f"recipe {name}: {field} {address} is a file of this machine, which pods cannot read: put it into the store "
-                f"(data as one zip or tar) and write its s3:// address, or mount a volume: steps.{step}.volumes in the profile"
+                f"{field} {one_line(address, 60)} is a file of this machine, which pods cannot read: put it into the store (data "
+                f"as one zip or tar) and write its s3:// address, or mount a volume: steps.{step}.volumes in the profile"
             )
     digest = hashlib.sha256(content).hexdigest()
     return f"{recipe.name}#sha256={digest}", content

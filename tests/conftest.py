@@ -17,6 +17,15 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _no_outage_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outages of tests before this one in the same process say nothing about stores and holders here."""
+    from sida import patience
+
+    monkeypatch.setattr(patience, "_last_end", float("-inf"))
+    monkeypatch.setattr(patience, "_outages", {})
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that holds store, runs and cache for the test and its child processes."""

@@ -24,6 +24,7 @@ from sida.launch.job import run_job
 from sida.launch.spec import EncodeSpec
 from sida.layout import data_folder
 from sida.manifests import DatasetResult, Excluded, LatentsInfo, Shard, digest_of
+from sida.printing import one_line
 from sida.process.scratch import scratch_folder
 from sida.progress import Progress
 from sida.recipe import Dataset, Recipe
@@ -229,7 +230,7 @@ def _report_bad_images(
             problems.append(f"{len(pairs):,} of {len(source):,} images are {problem} ({examples})")
             if policy == "fail":
                 remedies.append(remedy)
-    text = f"{source.place}: {' and '.join(problems)}: listed in {listing}"
+    text = f"{one_line(source.place, 40)}: {' and '.join(problems)}: listed in {listing}"
     if remedies:
         raise UserError(f"{text}; mend the source, or {' and '.join(remedies)} (finished shards are kept)")
     run.note(text)

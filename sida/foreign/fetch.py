@@ -309,7 +309,7 @@ def _record(address: str, label: str, digest: str, step: str) -> None:
 
 def _another(label: str, address: str, digest: str, expectation: str) -> UserError:
     return UserError(
-        f"{label} {one_line(address, 64)}: sha256 is {digest}, {expectation}: fetch the right file, or pin the new digest"
+        f"{label} {one_line(address, 60)}: sha256 is {digest}, {expectation}: fetch the right file or pin this one"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sida.errors import SidaError, UserError
 from sida.foreign.fetch import fetch_file
+from sida.printing import one_line
 from sida.recipe import Detector
 
 INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
@@ -23,9 +24,9 @@ def detector_file(detector: Detector) -> tuple[Path, str]:
             detector.address, "detector", detector.sha256, step="reference_statistics", check=check_detector
         )
     except SidaError as error:
-        if detector.kind != "inception":
+        if detector.kind != "inception" or INCEPTION_SHA256 in str(error):  # of another file
             raise
-        raise UserError(f"{error}; {where_to_get_it()}") from error
+        raise UserError(f"{one_line(str(error), 70)}; {where_to_get_it()}") from error
 
 
 def check_detector(path: Path) -> None:
@@ -38,7 +39,4 @@ def check_detector(path: Path) -> None:
 
 def where_to_get_it() -> str:
     """Return how to get the published file, for machines without internet too."""
-    return (
-        f"by hand: fetch {INCEPTION_ADDRESS} (sha256 {INCEPTION_SHA256}) on another machine and give its path in "
-        f"evaluation.detector.address"
-    )
+    return f"by hand: fetch {INCEPTION_ADDRESS} and name it in evaluation.detector.address (sha256 {INCEPTION_SHA256})"

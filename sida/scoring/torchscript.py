@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
+from sida.printing import one_line
 from sida.scoring.detector_file import INCEPTION_SHA256, where_to_get_it
 from sida.settings import settings
 
@@ -73,8 +74,8 @@ def trusted_bytes(path: Path) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
     if digest != INCEPTION_SHA256 and digest not in settings().trusted_detectors:
         raise UserError(
-            f"detector {path}: sha256 is {digest}, not the published Inception's ({INCEPTION_SHA256[:12]}...). A TorchScript "
-            f"file holds code: to run this one, add --trust-detector {digest} (or SIDA_TRUST_DETECTOR)"
+            f"detector {one_line(str(path), 80)} holds code, and is not the published Inception ({INCEPTION_SHA256[:12]}...): to "
+            f"run it all the same, add --trust-detector {digest} (or SIDA_TRUST_DETECTOR)"
         )
     return content
 

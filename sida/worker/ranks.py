@@ -141,4 +141,8 @@ def _store(world: int, timeout: timedelta) -> distributed.Store:
         return cast(distributed.Store, next(distributed.rendezvous("env://", timeout=timeout))[0])
     address, port, descriptor = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ.pop(LISTENER))
     os.set_inheritable(descriptor, False)
-    return distributed.TCPStore(address, port, world, is_master=True, timeout=timeout, master_listen_fd=descriptor)
+    return distributed.TCPStore(
+        *(address, port, world, True, timeout),
+        master_listen_fd=descriptor,
+        use_libuv=False,  # which takes no socket of ours before torch 2.8
+    )

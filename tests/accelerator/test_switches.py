@@ -54,7 +54,9 @@ def watched() -> Iterator[dict[str, set[tuple[bool, bool]]]]:
     """The switches while a module of each class runs."""
     seen: dict[str, set[tuple[bool, bool]]] = {}
 
-    def note(module: nn.Module, _: Any) -> None:
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if any(isinstance(each, torch.Tensor) and each.is_meta for each in inputs):
+            return  # only its shapes are looked at
         seen.setdefault(type(module).__name__, set()).add(tf32())
 
     hook = nn.modules.module.register_module_forward_pre_hook(note)

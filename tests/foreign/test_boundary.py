@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sida.errors import MESSAGE, Fenced, UserError
+from sida.errors import Fenced, UserError
 from sida.foreign.boundary import reading
 from sida.foreign.json_values import parse_json
 from sida.foreign.limits import Budget
+from sida.printing import LINE
 from sida.scoring.labels import read_histogram
 from sida.scoring.reference_files import read_statistics
 from sida.teachers.formats import read_network
@@ -40,7 +41,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 def test_any_failure_is_a_short_line_of_status_2(error: Exception) -> None:
     with pytest.raises(UserError, match=r"^net\.pkl") as caught, reading("net.pkl"):
         raise error
-    assert caught.value.exit_code == 2 and len(str(caught.value)) <= MESSAGE
+    assert caught.value.exit_code == 2 and len(str(caught.value)) <= LINE
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), Fenced("another writer")])

@@ -215,16 +215,14 @@ def _read_source(source: str, **fields: Any) -> Callable[[], Callable[[Path], ob
     return prepared
 
 
-def _reader_of_content(
-    decode: Callable[[bytes], tuple[np.ndarray, bool]], shape: tuple[int, ...]
-) -> Callable[[Path], object]:
+def _reader_of_content(decode: Callable[[bytes], tuple[Any, ...]], shape: tuple[int, ...]) -> Callable[[Path], object]:
     from sida.data.entries import Unreadable
 
     def read(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                data, _ = decode(path.read_bytes())
+                data = decode(path.read_bytes())[0]
             except Unreadable as error:
                 raise UserError(f"{path.name}: {error}") from error
         assert data.shape == shape

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -117,16 +118,22 @@ def test_a_worker_that_starts_after_its_launcher_died_ends_at_once() -> None:
     assert worker.returncode == 75 and worker.stdout == b""
 
 
+def sockets_of(processes: list[psutil.Process]) -> list[Any]:
+    """Sockets at which processes can be reached."""
+    sockets = [socket for process in processes for socket in process.net_connections("inet")]
+    return [socket for socket in sockets if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)]
+
+
 def listening_while_at_work(folder: Path, processes: int) -> set[str]:
     """Addresses at which the whole tree of a job's processes can be reached."""
+    before = {socket.laddr for socket in sockets_of([psutil.Process(), *psutil.Process().children(recursive=True)])}
     launcher = LocalLauncher(folder / "log", module=MODULE)
     thread = threading.Thread(target=launcher.run, args=[work_in(folder, "talk")])
     thread.start()
     try:
         until(lambda: len(list(folder.glob("sum-*"))) == processes, seconds=60.0)
         tree = [psutil.Process(), *psutil.Process().children(recursive=True), *marked(MARK, launcher._token)]
-        sockets = [socket for process in tree for socket in process.net_connections("inet")]
-        return {socket.laddr.ip for socket in sockets if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+        return {socket.laddr.ip for socket in sockets_of(tree) if socket.laddr not in before}
     finally:
         (folder / "enough").touch()
         thread.join(60.0)

@@ -110,7 +110,7 @@ def test_the_file_of_the_project_needs_a_digest_and_a_file_beside_it_is_refused_
     assert "teacher.address" in line and f"sida pin {path}" in line
     path.write_text(text.format(ROOT / "tests" / "recipes" / "tiny.yaml", f", sha256: {'a' * 64}"))
     line = command("compile", str(path), "--profile", command.profile()).mistake()
-    assert "teacher.address" in line and "is a file of this machine" in line
+    assert "teacher.address" in line and "pods cannot read" in line
 
 
 def test_a_recipe_may_name_a_file_of_the_project_by_its_own_address(place: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_recipe_may_name_a_file_of_the_project_by_its_own_address(place: Path)
 def test_no_address_leads_out_of_the_project_s_recipes(place: Path, address: str) -> None:
     path = place / "own.yaml"
     path.write_text(f"extends: digits\nname: mine\nteacher: {{address: '{address}'}}\n")
-    with pytest.raises(RecipeError, match=r"own\.yaml: address: .*leads out"):
+    with pytest.raises(RecipeError, match=r"own\.yaml: address.* leads (out|up)"):
         recipe.load(str(path))
 
 

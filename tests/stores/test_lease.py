@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from sida import patience
 from sida.errors import Fenced, LeaseHeld, StoreError
 from sida.process.identity import Process, machine_id
 from sida.stores import ObjectStore, open_store
@@ -23,12 +22,6 @@ from sida.stores.lease import acquire, check_fence, live_number
 from tests.racing import racers
 
 KEY = "steps/distill/ab12"
-
-
-@pytest.fixture(autouse=True)
-def _no_outage_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outages of tests before these in the same process say nothing about holders here."""
-    monkeypatch.setattr(patience, "_last_end", float("-inf"))
 
 
 def lease_object(store: ObjectStore, number: int) -> str:

@@ -516,7 +516,13 @@ def test_any_title_of_a_benchmark_can_be_tracked(address: str, store: ObjectStor
     assert "written to MLflow" in track(made.write("run-1"))
     assert "already in MLflow" in track("run-1")
     assert set(runs_of(address, made)) == {"run", "distill", "score"}
-    assert {path.name for path in place.iterdir()} <= {"mlflow.db", "mlflow-artifacts", "store", "runs"}
+    assert {path.name for path in place.iterdir()} <= {
+        "mlflow.db",
+        "mlflow.db.lock",
+        "mlflow-artifacts",
+        "store",
+        "runs",
+    }
 
 
 def test_a_user_without_a_home_is_tracked_too(address: str, store: ObjectStore) -> None:
