@@ -19,7 +19,7 @@ from tests.pipeline.command import Command
 WORD = "hushhush"
 ADDRESS = f"https://me:{WORD}@127.0.0.1:1/teacher.safetensors"
 VARIABLES = {
-    "AWS_ACCESS_KEY_ID": f"AKIA{'A' * 16}",
+    "AWS_ACCESS_KEY_ID": "AKIAHUSHHUSH00112233",
     "AWS_SECRET_ACCESS_KEY": f"{WORD}-s3-secret",
     "AWS_SESSION_TOKEN": f"{WORD}-session",
     "SIDA_WEBHOOK": f"http://127.0.0.1:1/{WORD}-webhook",
@@ -30,7 +30,7 @@ VARIABLES = {
     "https_proxy": f"http://{WORD}@127.0.0.1:1",
     "PIP_INDEX_URL": f"https://{WORD}@127.0.0.1:1/simple",
 }
-SECRETS = (WORD.encode(), b"A" * 16)
+SECRETS = (WORD.encode(), b"HUSHHUSH00112233")
 
 
 @pytest.fixture
