@@ -10,9 +10,8 @@ from pathlib import Path
 from sida.errors import SidaError
 from sida.launch.worker_error import WorkerError
 
-LISTENER = (
-    "SIDA_LISTENER"  # in rank 0's environment: the descriptor of the bound socket on which it keeps the ranks' store
-)
+# In rank 0's environment: the descriptor of the bound socket on which it keeps the ranks' store
+LISTENER = "SIDA_LISTENER"
 
 
 class Stopped(SidaError):

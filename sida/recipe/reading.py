@@ -65,9 +65,8 @@ class Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key has to be a word")
-            if (
-                key_node.tag == "tag:yaml.org,2002:merge" and not self.most_aliases
-            ):  # without aliases nothing is worth merging
+            merging = key_node.tag == "tag:yaml.org,2002:merge"
+            if merging and not self.most_aliases:  # without aliases nothing is worth merging
                 line = key_node.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: << (merging) is not read: write the fields out, or use extends")
             if key_node.value in seen:

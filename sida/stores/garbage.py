@@ -29,9 +29,8 @@ SUBMISSION_SECONDS = 30 * 86400.0
 GRACE_SECONDS = 10.0
 CHECK_SECONDS = 1.0  # how often a collection looks for steps
 LEASE = "gc"
-STEP_WAIT_SECONDS = (
-    120.0  # for a collection, which sees our lease within seconds, or is itself given up after its lease's life
-)
+# For a collection, which sees our lease within seconds, or is itself given up after its lease's life
+STEP_WAIT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)

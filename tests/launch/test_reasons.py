@@ -15,9 +15,8 @@ from tests.launch.kube_server import Answer, Kube, serve
 from tests.launch.test_trainjob import Launch, created, told, until
 from tests.pipeline.facts import TRAINJOBS
 
-SYNC_SECONDS = (
-    2.0  # the Job's controller gathers pods' changes for a second before it looks; JobSet deletes pods after that
-)
+# The Job's controller gathers pods' changes for a second before it looks; JobSet deletes pods after that
+SYNC_SECONDS = 2.0
 
 
 @pytest.fixture
