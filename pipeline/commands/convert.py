@@ -15,6 +15,8 @@ from dataclasses import asdict
 
 from pipeline import output
 from pipeline.arguments import argument, file_path
+from sida.errors import UserError
+from sida.masking import secret_in
 from sida.recipe import load
 from sida.teachers.convert import convert
 
@@ -28,6 +30,8 @@ ARGUMENTS = (
 
 def main(args: argparse.Namespace) -> int:
     """Convert, then name the files that were written."""
+    if secret := secret_in(args.licence or ""):
+        raise UserError(f"--licence looks like a secret ({secret}), which the files would tell everybody: leave it out")
     teacher = load(args.recipe).teacher if args.recipe else None
     converted = convert(
         args.file,

@@ -39,7 +39,7 @@ EXIT_WORDS = {
 }
 
 
-class ApiRefused(Exception):
+class Refused(Exception):
     """An answer other than 200."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -48,15 +48,15 @@ class ApiRefused(Exception):
 
 
 def checked(body: Any, model: str) -> Any:
-    """The body as kfp_server_api's model reads it. Raises ApiRefused when it is not one."""
+    """The body as kfp_server_api's model reads it. Raises Refused when it is not one."""
     client = kfp_server_api.ApiClient()
     try:
         read = client._ApiClient__deserialize(body, model)  # type: ignore[attr-defined]
         again = json.loads(json.dumps(client.sanitize_for_serialization(read)))
     except (ValueError, TypeError, AttributeError, kfp_server_api.ApiException) as error:
-        raise ApiRefused(400, f"not a {model}: {error}") from error
+        raise Refused(400, f"not a {model}: {error}") from error
     if again != body:
-        raise ApiRefused(400, f"not a {model}: {body} reads as {again}")
+        raise Refused(400, f"not a {model}: {body} reads as {again}")
     return read
 
 
@@ -67,7 +67,7 @@ def check_pipeline(documents: list[dict[str, Any]]) -> dict[str, Any]:
         for platform in documents[1:]:
             json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
     except json_format.ParseError as error:
-        raise ApiRefused(400, f"not a pipeline: {error}") from error
+        raise Refused(400, f"not a pipeline: {error}") from error
     _check_artifacts(documents[0])
     return {"pipeline_spec": documents[0], "platform_spec": documents[1:]}
 
@@ -83,7 +83,7 @@ def _check_artifacts(spec: dict[str, Any]) -> None:
             artifacts = described.get("inputs", {}).get("artifacts", {}).values()
             sources = [json.dumps(source, sort_keys=True) for source in artifacts]
             if len(set(sources)) < len(sources):
-                raise ApiRefused(400, f"task {task}: one artifact on two inputs")
+                raise Refused(400, f"task {task}: one artifact on two inputs")
 
 
 class Kfp:
@@ -102,7 +102,7 @@ class Kfp:
         self.story: list[tuple[str, dict[str, str]] | str] = [("SUCCEEDED", {})]
         self.canceling_polls = 2  # so often is a cancelled run CANCELING before it is FAILED
         self._numbers = itertools.count(1)
-        self.before: Callable[[str, str], None] = lambda method, path: None  # a test's: raises ApiRefused, or looks
+        self.before: Callable[[str, str], None] = lambda method, path: None  # a test's: raises Refused, or looks
 
     def enabled(self) -> list[str]:
         """Ids of the recurring runs that fire."""
@@ -144,7 +144,7 @@ class Kfp:
             case ["POST", "runs", action] if action.endswith(":terminate"):
                 run = _known(self.runs, action.removesuffix(":terminate"))
                 if run["state"] in ("SUCCEEDED", "FAILED"):
-                    raise ApiRefused(400, f"cannot terminate a run that is {run['state']}")
+                    raise Refused(400, f"cannot terminate a run that is {run['state']}")
                 _enter(run, "CANCELING")
                 return {}
             case ["GET", "recurringruns"]:
@@ -153,7 +153,7 @@ class Kfp:
             case ["POST", "recurringruns"]:
                 self._check_reference(body)
                 if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
-                    raise ApiRefused(400, "cron needs six fields")
+                    raise Refused(400, "cron needs six fields")
                 read = body | {"max_concurrency": str(body["max_concurrency"])}  # KFP's client sends a number
                 made = self._keep(self.recurring, "recurring_run_id", "recurring", read, "V2beta1RecurringRun")
                 made["status"] = "ENABLED" if body["mode"] == "ENABLE" else "DISABLED"
@@ -166,7 +166,7 @@ class Kfp:
                 _known(self.recurring, name)
                 del self.recurring[name]
                 return {}
-        raise ApiRefused(404, f"{method} {path}: no such route")
+        raise Refused(404, f"{method} {path}: no such route")
 
     def _keep(self, where: dict[str, Any], field: str, kind: str, body: Any, model: str) -> dict[str, Any]:
         checked(body, model)
@@ -177,7 +177,7 @@ class Kfp:
     def _upload(self, query: dict[str, str], content: str) -> dict[str, Any]:
         _known(self.pipelines, query["pipelineid"])
         if any(v["display_name"] == query["name"] for v in self.versions.values()):
-            raise ApiRefused(409, f"version {query['name']} already exists")
+            raise Refused(409, f"version {query['name']} already exists")
         spec = check_pipeline(list(yaml.safe_load_all(content)))
         made = {
             "pipeline_id": query["pipelineid"],
@@ -196,7 +196,7 @@ class Kfp:
             spec = version["pipeline_spec"]["pipeline_spec"]
             known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
             if unknown := set(body["runtime_config"].get("parameters", {})) - set(known):
-                raise ApiRefused(400, f"no such parameters: {unknown}")
+                raise Refused(400, f"no such parameters: {unknown}")
         else:
             given = body["pipeline_spec"]
             both = [given["pipeline_spec"], given["platform_spec"]] if "pipeline_spec" in given else [given]
@@ -205,7 +205,7 @@ class Kfp:
     def _list_runs(self, query: dict[str, str]) -> dict[str, Any]:
         """Newest first, a page at a time, without their tasks."""
         if query.get("sort_by") != "created_at desc":
-            raise ApiRefused(400, f"sorted by {query.get('sort_by')}")
+            raise Refused(400, f"sorted by {query.get('sort_by')}")
         mine = [run for run in self.runs.values() if run["experiment_id"] == query.get("experiment_id")][::-1]
         start, size = int(query.get("page_token") or 0), int(query["page_size"])
         page = {"runs": [{k: v for k, v in run.items() if k != "run_details"} for run in mine[start : start + size]]}
@@ -275,7 +275,7 @@ def _tear_down(run: dict[str, Any]) -> None:
 
 def _known(where: dict[str, Any], name: str) -> Any:
     if name not in where:
-        raise ApiRefused(404, f"{name} not found")
+        raise Refused(404, f"{name} not found")
     return where[name]
 
 
@@ -283,7 +283,7 @@ def _filtered(where: dict[str, Any], query: dict[str, str]) -> list[Any]:
     found = list(where.values())
     for predicate in json.loads(query.get("filter", "{}")).get("predicates", []):
         if predicate["operation"] not in ("EQUALS", 1):
-            raise ApiRefused(400, f"operation {predicate['operation']}")
+            raise Refused(400, f"operation {predicate['operation']}")
         found = [item for item in found if item.get(predicate["key"]) == predicate["stringValue"]]
     return found
 
@@ -311,16 +311,16 @@ def _handler(kfp: Kfp) -> Callable[..., BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
                 self._send(200, "application/json", json.dumps(self._answer(body)).encode())
-            except ApiRefused as error:
+            except Refused as error:
                 said = {"code": error.status, "message": str(error), "details": []}
                 self._send(error.status, "application/json", json.dumps(said).encode())
 
         def _answer(self, body: bytes) -> Any:
             if kfp.token is not None and self.headers.get("Authorization") != f"Bearer {kfp.token}":
-                raise ApiRefused(401, "Unauthorized request")
+                raise Refused(401, "Unauthorized request")
             url = urlsplit(self.path)
             if kfp.form == "old" or not url.path.startswith(BASE):
-                raise ApiRefused(404, "Not Found")
+                raise Refused(404, "Not Found")
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
             return kfp.answer(self.command, url.path.removeprefix(BASE), query, self._read(body))
 

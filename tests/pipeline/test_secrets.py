@@ -54,6 +54,7 @@ def secretive(command: Command) -> str:
         ("pin", "RECIPE"),
         ("sample", "RECIPE", "--recipe", "RECIPE", "--grid", "g.png"),
         ("score", "RECIPE", "--recipe", "RECIPE"),
+        ("convert", "RECIPE", "--output", "out", "--licence", f"see {ADDRESS}"),
         ("new", "other", "--teacher", ADDRESS),
         ("new", "other", "--train", "--images", f"s3://bucket/x?token={WORD}"),
         ("run", "digits", "--store", f"s3://me:{WORD}@bucket/x"),

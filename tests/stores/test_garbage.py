@@ -234,7 +234,7 @@ def test_a_recipe_of_a_submission_stays_for_a_month_and_that_of_a_schedule_with_
     remove_garbage(filled.store)
     assert {one, two} <= filled.left()
     real = type(filled.store).age
-    monkeypatch.setattr(type(filled.store), "age", lambda self, key: real(self, key) + garbage.SUBMISSION_SECONDS)
+    monkeypatch.setattr(type(filled.store), "age", lambda self, key: real(self, key) + garbage.SUBMISSION_SECONDS + 2)
     assert f"recipes/{one}/submitted.json" in remove_garbage(filled.store).runs
     assert one not in filled.left() and two in filled.left()
     forget_schedule(filled.store, "ab", but=f"two#sha256={two}")
