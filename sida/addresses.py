@@ -6,18 +6,24 @@ file:///folder/file    s3://bucket/key    https://host/file    recipes://assets/
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sida.errors import UserError
-from sida.masking import masked, secret_in
+from sida.masking import MASK, masked, secret_in
 from sida.printing import one_line
 
 SCHEMES = ("file", "s3", "http", "https", "recipes")
 FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # "s3:/bucket", "s3//bucket", "s3;//bucket", "hptts:/host" and the like; a folder may still be called s3, or a:b
-_NEARLY = re.compile(rf"(?:{'|'.join(SCHEMES)})(?:[:;,|]|[^\w-]?//)|[a-z][a-z0-9+.-]{{0,15}}[:;]/|.*://", re.I)
+_OTHERS = r"gc?s|s3[an]|oss|hdfs|abfss?|wasbs?|az|s?ftp|ht+ps?|htt?s"  # schemes of others, and slips of the pen
+_NEARLY = re.compile(
+    rf"(?:{'|'.join(SCHEMES)}|{_OTHERS})(?:\s*[:;,|]|[^\w-]?//)|[a-z][a-z0-9+.-]{{0,15}}[:;]/|.*://|~|\$", re.I
+)
+_AROUND = " \t'\"\u200b\ufeff"  # what comes along when an address is copied
+_MISTYPED_LOGIN = re.compile(r"^([\w+.-]*\s*\W{0,3})[^/@]*@")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONGEST, _LONGEST_NAME = 4096, 255  # bytes; file systems take no longer names
 
@@ -33,8 +39,9 @@ def checked(address: str, what: str, schemes: tuple[str, ...] = SCHEMES) -> str:
     """
     match = _SCHEME.match(address)
     scheme = match[1].lower() if match else ""
+    plain = unicodedata.normalize("NFKC", address).replace("\u2236", ":").strip(_AROUND)
     forms = ", ".join(f"{name}://..." for name in schemes)
-    if scheme not in ("", *schemes) or (not scheme and _NEARLY.match(address)):
+    if scheme not in ("", *schemes) or (not scheme and _NEARLY.match(plain)):
         raise UserError(f"{what} {shown(address)!r} is no address that is known: write {forms} or a path")
     if not address:
         raise UserError(f"{what} is empty: write {forms} or a path")
@@ -61,7 +68,9 @@ def redact(address: str) -> str:
     >>> redact("https://me:secret@host:9000/bucket?token=1")
     'https://host:9000/bucket'
     """
-    if "://" not in address or address.startswith(FILE):
+    if "://" not in address:
+        return _MISTYPED_LOGIN.sub(rf"\1{MASK}@", address) if _NEARLY.match(address.strip(_AROUND)) else address
+    if address.startswith(FILE):
         return address
     try:
         parts = urlsplit(masked(address, {}))

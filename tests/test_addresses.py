@@ -17,6 +17,15 @@ from sida.stores import open_store, read_address
 from sida.stores.lease import acquire, holder_of
 
 WRONG = [  # everywhere
+    " s3:/bucket/x",
+    "'s3:/bucket/x'",
+    "\u200bs3:/bucket/x",
+    "s3\uff1a/bucket/x",
+    "s3 :/bucket/x",
+    "htps//host/x",
+    "gs//bucket/x",
+    "hdfs:bucket",
+    "$HOME/x",
     "s3:/bucket/x",
     "s3:bucket/x",
     "s3//bucket/x",
@@ -65,7 +74,7 @@ def refused(what: Callable[[], object]) -> str:
     return line
 
 
-@pytest.mark.parametrize("address", [*WRONG, "http://host/x", "https://host/x", "recipes://assets/x"])
+@pytest.mark.parametrize("address", [*WRONG, "~/x", "http://host/x", "https://host/x", "recipes://assets/x"])
 def test_a_store_s_address_that_cannot_be_meant_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,3 +146,12 @@ def test_a_user_without_home_and_name_has_a_cache_beside_the_runs(
     held = acquire(open_store(str(tmp_path / "store")), "key", ttl=30, wait=0, note=lambda _: None)
     assert holder_of(open_store(str(tmp_path / "store")), "key", 1).user == f"uid {os.getuid()}"  # type: ignore[union-attr]
     held.release()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3:/me:hushhush@bucket/x", "s3//me:hushhush@bucket", " s3:me:hushhush@bucket/x", "https:/me:hushhush@h/x"],
+)
+def test_a_login_in_a_mistyped_address_is_not_shown(address: str) -> None:
+    line = refused(lambda: checked(address, "store address"))
+    assert "hushhush" not in line and "***@" in line
