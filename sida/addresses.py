@@ -17,8 +17,8 @@ from sida.printing import one_line
 SCHEMES = ("file", "s3", "http", "https", "recipes")
 FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-# "s3:/bucket", "s3//bucket", "s3;//bucket", "hptts:/host" and the like; a folder may still be called s3, or a:b
 _OTHERS = r"gc?s|s3[an]|oss|hdfs|abfss?|wasbs?|az|s?ftp|ht+ps?|htt?s"  # schemes of others, and slips of the pen
+# "s3:/bucket", "s3//bucket", "s3;//bucket", "hptts:/host" and the like; a folder may still be called s3, or a:b
 _NEARLY = re.compile(
     rf"(?:{'|'.join(SCHEMES)}|{_OTHERS})(?:\s*[:;,|]|[^\w-]?//)|[a-z][a-z0-9+.-]{{0,15}}[:;]/|.*://|~|\$", re.I
 )
@@ -39,9 +39,8 @@ def checked(address: str, what: str, schemes: tuple[str, ...] = SCHEMES) -> str:
     """
     match = _SCHEME.match(address)
     scheme = match[1].lower() if match else ""
-    plain = unicodedata.normalize("NFKC", address).replace("\u2236", ":").strip(_AROUND)
     forms = ", ".join(f"{name}://..." for name in schemes)
-    if scheme not in ("", *schemes) or (not scheme and _NEARLY.match(plain)):
+    if scheme not in ("", *schemes) or (not scheme and _is_nearly_one(address)):
         raise UserError(f"{what} {shown(address)!r} is no address that is known: write {forms} or a path")
     if not address:
         raise UserError(f"{what} is empty: write {forms} or a path")
@@ -69,7 +68,7 @@ def redact(address: str) -> str:
     'https://host:9000/bucket'
     """
     if "://" not in address:
-        return _MISTYPED_LOGIN.sub(rf"\1{MASK}@", address) if _NEARLY.match(address.strip(_AROUND)) else address
+        return _MISTYPED_LOGIN.sub(rf"\1{MASK}@", address) if _is_nearly_one(address) else address
     if address.startswith(FILE):
         return address
     try:
@@ -82,6 +81,11 @@ def redact(address: str) -> str:
 def shown(address: str) -> str:
     """Return an address as messages have it: in one line, without secrets, not longer than there is room."""
     return one_line(redact(address), 120)
+
+
+def _is_nearly_one(text: str) -> bool:
+    """Return whether an address with a scheme was meant, though it is not spelt as one."""
+    return bool(_NEARLY.match(unicodedata.normalize("NFKC", text).replace("\u2236", ":").strip(_AROUND)))
 
 
 def _problem(scheme: str, address: str) -> str:

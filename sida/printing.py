@@ -16,9 +16,8 @@ from sida.masking import masked
 
 LINE = 300  # characters of an error, at most
 _READ = 20_000  # characters of one that are looked at
-_COLORS = re.compile(
-    r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]"
-)  # and cursor movements, by our own steps and libraries
+# Colors and cursor movements of our own steps and libraries
+_COLORS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def printable(text: str) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.foreign.apart import read_apart
 from tests.foreign.hostile import CASES
 
 
@@ -19,17 +16,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder, work = tmp_path_factory.mktemp("cases"), tmp_path_factory.mktemp("work")
     for number, (content, _) in enumerate(CASES.values()):
         (folder / f"{number:03d}").write_bytes(content)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.foreign.child", str(folder)],
-        cwd=work,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    found = read_apart("tests.foreign.child", folder, work)
     assert list(work.iterdir()) == [], "a hostile pickle was executed"
-    found = json.loads(done.stdout)
     return {name: found[f"{number:03d}"] for number, name in enumerate(CASES)}
 
 

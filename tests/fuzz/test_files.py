@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.foreign.apart import read_apart
 from tests.fuzz.kinds import GOOD
 
 LENGTHS = (0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)
@@ -57,16 +54,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         (folder / f"good-{kind}").write_bytes(good)
         for number in range(request.param):
             (folder / f"{number:05d}-{kind}").write_bytes(mutated(good, draw))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.kinds", str(folder)],
-        cwd=work,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=850,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = read_apart("tests.fuzz.kinds", folder, work, seconds=850)
     assert len(found) == len(GOOD) * (request.param + 1)
     return found
 

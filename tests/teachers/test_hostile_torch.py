@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.foreign.apart import read_apart
 from tests.foreign.hostile import P4, call, colliding_integers, memo_chain, nested_lists, number, text
 
 P2 = b"\x80\x02"
@@ -109,17 +106,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder, work = tmp_path_factory.mktemp("cases"), tmp_path_factory.mktemp("work")
     for place, (content, _) in enumerate(CASES.values()):
         (folder / f"{place:03d}").write_bytes(content)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.foreign.child", str(folder), "network"],
-        cwd=work,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    found = read_apart("tests.foreign.child", folder, work, "network")
     assert list(work.iterdir()) == [], "a hostile file was executed"
-    found = json.loads(done.stdout)
     return {name: found[f"{place:03d}"] for place, name in enumerate(CASES)}
 
 
