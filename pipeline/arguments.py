@@ -9,13 +9,27 @@ from typing import Any
 
 from sida.addresses import local_path
 from sida.errors import UserError
+from sida.printing import one_line
 
 Argument = Callable[[argparse._ActionsContainer], object]  # adds itself to a parser, or to a group of one
 
 
 def argument(name: str, metavar: str | None, text: str, **options: Any) -> Argument:
-    """Return an argument with a value, shown as ``metavar`` or its choices; ``options`` are argparse's."""
+    """Return an argument with a value, shown as ``metavar`` or its choices; ``options`` are argparse's.
+
+    An empty value, as an unset variable of a shell leaves it, is refused: it would silently mean the default.
+    """
+    options["type"] = _given(options.get("type", str))
     return lambda parser: parser.add_argument(name, metavar=metavar, help=text, **options)
+
+
+def _given(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read_given(text: str) -> Any:
+        if not text.strip():
+            raise argparse.ArgumentTypeError("is empty: give a value, or leave it out")
+        return read(text)
+
+    return read_given
 
 
 def flag(name: str, text: str, *short: str) -> Argument:
@@ -43,7 +57,7 @@ def whole(least: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r}: give a whole number, {least} or more")
+            raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r}: give a whole number, {least} or more")
         return value
 
     return read
@@ -97,7 +111,7 @@ FORCE = argument(
     action="append",
     default=[],
 )
-REPEAT = argument("--repeat", "TEXT", "another text measures the scores anew (default: reuse)", default="")
+REPEAT = argument("--repeat", "TEXT", "another text measures the scores anew (default: reuse)")
 TRUST = argument(
     "--trust-detector",
     "SHA256",

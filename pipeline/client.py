@@ -24,6 +24,7 @@ from pipeline.run_state import RunState, run_state
 from sida.errors import SidaError, UserError
 from sida.foreign.fetch import LOCAL_HOSTS
 from sida.patience import hush_retries
+from sida.printing import one_line
 from sida.settings import environment
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
@@ -360,7 +361,7 @@ def _message(body: Any) -> str:
         text = answer.get("error_message") or answer.get("message") or answer.get("error") or ""
     except (TypeError, ValueError, AttributeError):
         return ""
-    return " ".join(str(text).split())[:300]
+    return one_line(str(text), 300)
 
 
 def _reason(error: Exception) -> str:

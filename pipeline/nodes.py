@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from pipeline.arguments import argument
+
 if TYPE_CHECKING:
     from sida.launch.nodes import Nodes
 
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several machines (the same command on each, and a store that all can reach)")
     group.add_argument("--nodes", metavar="N", type=int, default=1, help="number of machines (default 1)")
     group.add_argument("--node-rank", metavar="R", type=int, default=0, help="number of this one, from 0; 0 leads")
-    group.add_argument("--rendezvous", metavar="HOST:PORT", help="an address of node 0 and a free port there")
+    argument("--rendezvous", "HOST:PORT", "an address of node 0 and a free port there")(group)
 
 
 def machines(args: argparse.Namespace) -> Nodes | None:

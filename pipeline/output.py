@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sida.masking import without_secrets
+from sida.printing import unguarded
+
 NO_JSON = {  # verbs without a result of their own, and why
     "compile": "prints a file for Kubeflow Pipelines or kubectl",
     "completion": "prints a shell's script",
@@ -22,7 +25,9 @@ NO_JSON = {  # verbs without a result of their own, and why
 def result(args: argparse.Namespace, text: str, /, **fields: Any) -> None:
     """Print a verb's result: ``text`` for people (empty when all is said), ``fields`` for programs."""
     if args.json or text:
-        print(json.dumps(fields, indent=1, default=str) if args.json else text, flush=True)
+        if args.json:  # masked by field: in the whole text a secret's end might take a quote along
+            text = json.dumps(without_secrets(json.loads(json.dumps(fields, default=str))), indent=1)
+        print(text, file=unguarded(sys.stdout) if args.json else sys.stdout, flush=True)
 
 
 def part(args: argparse.Namespace, text: str) -> None:

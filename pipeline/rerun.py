@@ -18,6 +18,7 @@ from pipeline.profile import Profile, check_image
 from sida.errors import NotFound, UserError
 from sida.launch.pod import Variables
 from sida.launch.trainjob_manifest import PART, label
+from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.records import StepCall, digest_of_input
 from sida.registry import STEPS
@@ -51,7 +52,7 @@ def arguments(call: StepCall, *, force: bool) -> list[str]:
     for name, value in values:  # Kubernetes expands the one, KFP the other
         if "$(" in value or "{{" in value:
             raise UserError(
-                f"run {call.run}, {call.step}: the record's {name} {value[:80]!r} holds a placeholder; not used"
+                f"run {call.run}, {call.step}: the record's {name} {one_line(value, 80)!r} holds a placeholder; not used"
             )
     return [f"--{name.replace('_', '-')}={value}" for name, value in values if value]
 

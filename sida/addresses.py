@@ -17,14 +17,21 @@ from sida.printing import one_line
 SCHEMES = ("file", "s3", "http", "https", "recipes")
 FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_OTHERS = r"gc?s|s3[an]|oss|hdfs|abfss?|wasbs?|az|s?ftp|ht+ps?|htt?s"  # schemes of others, and slips of the pen
-# "s3:/bucket", "s3//bucket", "s3;//bucket", "hptts:/host" and the like; a folder may still be called s3, or a:b
-_NEARLY = re.compile(
-    rf"(?:{'|'.join(SCHEMES)}|{_OTHERS})(?:\s*[:;,|]|[^\w-]?//)|[a-z][a-z0-9+.-]{{0,15}}[:;]/|.*://|~|\$", re.I
+_OTHERS = (  # schemes of others, and slips of the pen
+    r"gc?s|s3[an]|oss|r2|b2|minio|cosn?|obs|(?:web)?hdfs|abfss?|wasbs?|adls?|az(?:ure)?|dbfs|hf|ssh|scp|s?ftps?|ht+ps?|htt?s|fiel"
 )
-_AROUND = " \t'\"\u200b\ufeff"  # what comes along when an address is copied
+# One of these, and then a mark where :// should be: "s3:/bucket", "s3//bucket", "s3\:/bucket", "s3=/bucket", "oss:bucket". A
+# folder may still be called s3, s3-copy, s3.old or "file (1)", and a:b.
+_NEARLY = re.compile(
+    rf"(?:{'|'.join(SCHEMES)}|{_OTHERS})(?:\s*[^\w\s./()\[\]{{}}+~@#%&=-]|-*[^\w/-]+[/\\]|%(?:25)*3a|[^\w-]?//)"
+    rf"|[a-z][a-z0-9+.-]{{0,15}}[^\w/]{{0,2}}[:;][^\w/\\]?[/\\]|.*://|~|\$",
+    re.I,
+)
+_COLONS = str.maketrans(dict.fromkeys("\u02d0\u0589\u05c3\u2236\ua789", ":") | dict.fromkeys("\u2044\u2215\u29f8", "/"))
+_AROUND = " \t'\"`<([{\u2018\u2019\u201c\u201d"  # what comes along when an address is copied
 _MISTYPED_LOGIN = re.compile(r"^([\w+.-]*\s*\W{0,3})[^/@]*@")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_PATH = ("/", "./", "../")  # what begins so is a path, whatever follows
 _LONGEST, _LONGEST_NAME = 4096, 255  # bytes; file systems take no longer names
 
 
@@ -40,13 +47,15 @@ def checked(address: str, what: str, schemes: tuple[str, ...] = SCHEMES) -> str:
     match = _SCHEME.match(address)
     scheme = match[1].lower() if match else ""
     forms = ", ".join(f"{name}://..." for name in schemes)
-    if scheme not in ("", *schemes) or (not scheme and _is_nearly_one(address)):
-        raise UserError(f"{what} {shown(address)!r} is no address that is known: write {forms} or a path")
-    if not address:
+    if scheme not in ("", *schemes) or (not scheme and nearly_one(address)):
+        raise UserError(
+            f"{what} {shown(address)!r} is no address that is known: write {forms}, or ./NAME, which is always a folder or file"
+        )
+    if not address.strip():
         raise UserError(f"{what} is empty: write {forms} or a path")
     if match:
         address = f"{scheme}://{address[match.end() :]}"
-    if scheme not in ("", "file") and (secret := secret_in(address)):
+    if scheme != "file" and not address.startswith(_PATH) and (secret := secret_in(address)):
         raise UserError(
             f"{what} {shown(address)} looks like {secret}, and addresses are kept and printed: take it out; credentials come from "
             f"the environment or a Kubernetes Secret"
@@ -54,6 +63,13 @@ def checked(address: str, what: str, schemes: tuple[str, ...] = SCHEMES) -> str:
     if problem := _problem(scheme, address):
         raise UserError(f"{what} {shown(address)!r}: {problem}")
     return address
+
+
+def nearly_one(text: str) -> bool:
+    """Return whether an address with a scheme was meant, though it is not spelt as one."""
+    plain = unicodedata.normalize("NFKC", text).translate(_COLONS)
+    plain = "".join(char for char in plain if unicodedata.category(char) != "Cf").lstrip(_AROUND)
+    return not plain.startswith(("./", "../")) and bool(_NEARLY.match(plain))
 
 
 def local_path(text: str, what: str) -> Path:
@@ -67,10 +83,10 @@ def redact(address: str) -> str:
     >>> redact("https://me:secret@host:9000/bucket?token=1")
     'https://host:9000/bucket'
     """
-    if "://" not in address:
-        return _MISTYPED_LOGIN.sub(rf"\1{MASK}@", address) if _is_nearly_one(address) else address
-    if address.startswith(FILE):
+    if address.startswith((FILE + "/", *_PATH)):
         return address
+    if "://" not in address:
+        return masked(_MISTYPED_LOGIN.sub(rf"\1{MASK}@", address) if nearly_one(address) else address, {})
     try:
         parts = urlsplit(masked(address, {}))
     except ValueError:
@@ -81,11 +97,6 @@ def redact(address: str) -> str:
 def shown(address: str) -> str:
     """Return an address as messages have it: in one line, without secrets, not longer than there is room."""
     return one_line(redact(address), 120)
-
-
-def _is_nearly_one(text: str) -> bool:
-    """Return whether an address with a scheme was meant, though it is not spelt as one."""
-    return bool(_NEARLY.match(unicodedata.normalize("NFKC", text).replace("\u2236", ":").strip(_AROUND)))
 
 
 def _problem(scheme: str, address: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
@@ -16,15 +17,45 @@ _NAME = re.compile(
 )
 _FIELD = re.compile(  # of a query
     _NAME.pattern
-    + r"|signature|authori[sz]ation|^x-(amz|goog)-|(^|[^a-z])(key|sig|auth|jwt|sas|pwd|pw|pass|session|code|policy)([^a-z]|$)",
+    + r"|(account|shared)_?key|signature|authori[sz]ation|^x-(amz|goog)-"
+    + r"|(^|[^a-z])(key|sig|auth|jwt|sas|pwd|pw|pass|session|code|policy)([^a-z]|$)",
     re.I,
 )
-_LOGIN = re.compile(  # in an address; a password may hold a slash that should have been percent-encoded
-    r"(?<=://)(?!\*\*\*@)(?:[^/?#\s\"<>]*@|(?!\[)[^/?#\s@\"<>:]{1,200}:(?!\d*(?:[/?#\s\"'<>]|$))[^\s@\"<>]{1,200}@)"
+# What stands in an address may be percent-encoded, once or more often, where the address is itself part of another.
+_AT, _COLON, _SLASH = r"(?:@|\uff20|%(?:25)*40)", r"(?::|\uff1a|%(?:25)*3a)", r"(?:[/\\]|%(?:25)*(?:2f|5c))"
+_SEPARATOR = r"%(?:25)*(?:3f|26|3b|23)"
+_SCHEME = (  # whosever it is, with slips of the pen; of files it is no sign of a login
+    r"(?:s3[an]?|gc?s|azure|az|abfss?|adls?|wasbs?|oss|r2|b2|minio|cosn?|obs|bos|tos|swift|(?:web)?hdfs|https?|hptts?|htt?s?"
+    r"|ht+ps?|s?ftps?|ssh|scp|hf|dbfs|recipes)"
 )
-_QUERY = re.compile(r"([?&;#]([\w.%~-]{1,80})=)(?!\*\*\*)([^&;#\s\"'<>]+)")
-_KEY_BLOCK = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S)
-_HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:\w+\s+)?)[^\s'\",]+", re.I)
+_NO_LOGIN = r"(?!\*\*\*@|git@)"  # masked already; the user of every forge
+_AT_HOST = rf"{_AT}(?!sha\d+\b)"  # and not the digest of an image
+_LOGINS = (
+    # behind ://, or what somebody wrote in its place; a password may hold a slash that should have been percent-encoded
+    re.compile(
+        rf"(?P<before>{_COLON}\s?{_SLASH}{{2}}|(?<=\w\w)(?<!file)(?<!sqlite)(?:[;|]|{_COLON}){_SLASH}{{1,8}}"
+        rf"|(?<![\w.+:;|,=-]){_SCHEME}(?:\s?(?:[;|,=]|{_COLON}){_SLASH}{{0,8}}|\s?[^\w\s@/\\-]{{1,3}}{_SLASH}{{1,8}}|{_SLASH}{{2,8}}))"
+        rf"{_NO_LOGIN}(?P<login>(?:(?!{_SLASH}|%(?:25)*3f)[^?#\s\"<>]){{0,400}}"
+        rf"|(?!\[)(?:(?!{_COLON})[^/?#\s@\"<>]){{1,200}}{_COLON}(?!\d*(?:[/?#\s\"'<>]|{_SLASH}|$)|{_SLASH})[^\s@\"<>]{{1,200}})"
+        rf"{_AT_HOST}",
+        re.I,
+    ),
+    # user:password@host alone, but not 12:30@noon, nor a label before a mail's address
+    re.compile(
+        rf"(?P<before>(?<![\w.%+~$!*@/:-])(?:(?:{_SCHEME}|file)/)?|(?<=//)|(?<=[\s\"'=(]/)|(?<=%2f))"
+        rf"(?!(?:mailto|e-?mail|sips?|xmpp|acct|contact|authors?|maintainers?):[^:\s]+@|(?:[\d-]+T)?\d{{1,2}}:\d\d(?::\d\d[.,\d]*)?Z?@)"
+        rf"{_NO_LOGIN}(?P<login>[\w.%+~$!*@-]{{1,64}}?{_COLON}(?![/\\'\"]|\*\*\*@|git@)[^\s/\"<>]{{1,128}})"
+        rf"{_AT_HOST}(?=[a-z_\[*$]|\d[\w-]*\.|[^\x00-\x7f])",
+        re.I,
+    ),
+)
+_QUERY = re.compile(
+    rf"((?:[?&;#|]|{_SEPARATOR})((?:[\w.~+\[\]-]|%(?!(?:25)*(?:3d|3f|26|3b|23))){{1,80}})(?:=|%(?:25)*3d))(?!\*\*\*)"
+    rf"((?:(?!{_SEPARATOR})[^&;#|\s\"'<>])+)",
+    re.I,
+)
+_KEY_BLOCK = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!\*\*\*).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S)
+_HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?!(?:\w+\s+)?\*\*\*)(?:\w+\s+)?)[^\s'\",]+", re.I)
 _VALUES = {
     "an AWS access key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a token": re.compile(
@@ -49,12 +80,14 @@ def secret_in(text: str) -> str:
     >>> secret_in("https://me:secret@host/x"), secret_in("https://host/x?sig=1"), secret_in("https://host/x?download=true")
     ('an address with a login', 'an address with sig=', '')
     """
-    if _LOGIN.search(text):
+    if any(pattern.search(text) for pattern in _LOGINS):
         return "an address with a login"
     if named := next((match for match in _QUERY.finditer(text) if _is_secret_field(match)), None):
-        return f"an address with {unquote(named[2])}="
+        return f"an address with {_unquoted(named[2])}="
     if _KEY_BLOCK.search(text):
         return "a private key"
+    if _HEADER.search(text):
+        return "an authorization"
     return next((kind for kind, pattern in _VALUES.items() if pattern.search(text)), "")
 
 
@@ -65,12 +98,14 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
     'key *** of https://***@host/?a=1&token=***'
     """
     secrets = {value for name, value in variables.items() if is_secret_name(name)}
-    for login in (match[0].removesuffix("@") for value in variables.values() for match in _LOGIN.finditer(value)):
+    texts = [value for value in variables.values() if "@" in value]
+    for login in (found["login"] for text_ in texts for pattern in _LOGINS for found in pattern.finditer(text_)):
         secrets |= {word for part in login.split(":", 1) for word in (part, unquote(part))}
     for value in sorted((value for value in secrets if len(value) >= SHORTEST), key=len, reverse=True):
         text = text.replace(value, MASK)
     text = _KEY_BLOCK.sub(rf"\1{MASK}\2", text)
-    text = _LOGIN.sub(f"{MASK}@", text)
+    for pattern in _LOGINS:
+        text = pattern.sub(rf"\g<before>{MASK}@", text)
     text = _QUERY.sub(lambda match: f"{match[1]}{MASK}" if _is_secret_field(match) else match[0], text)
     text = _HEADER.sub(rf"\1{MASK}", text)
     for pattern in _VALUES.values():
@@ -78,5 +113,21 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
     return text
 
 
+def without_secrets(value: Any) -> Any:
+    """Return a copy of nested fields, as JSON has them, with texts and keys masked."""
+    if isinstance(value, dict):
+        return {without_secrets(key): without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return masked(value, {}) if isinstance(value, str) else value
+
+
 def _is_secret_field(match: re.Match[str]) -> bool:
-    return bool(_FIELD.search(unquote(match[2])))
+    return bool(_FIELD.search(_unquoted(match[2])))
+
+
+def _unquoted(name: str) -> str:
+    """Return a name without percent-encoding, however often it was encoded."""
+    while (plain := unquote(name)) != name:
+        name = plain
+    return name

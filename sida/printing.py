@@ -53,13 +53,13 @@ def plain(text: str) -> str:
 
 
 class _Printable:
-    """A stream that passes on what is printable."""
+    """A stream that passes on what is printable and no secret."""
 
-    def __init__(self, stream: TextIO, *, hide: bool) -> None:
-        self.raw, self._hide = stream, hide
+    def __init__(self, stream: TextIO) -> None:
+        self.raw = stream
 
     def write(self, text: str) -> int:
-        self.raw.write(printable(masked(text, {}) if self._hide else text))
+        self.raw.write(printable(masked(text, {})))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -81,7 +81,7 @@ def unguarded(stream: TextIO) -> TextIO:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Let stdout and stderr of this process pass on what is printable alone, and stderr no secret, while the block lasts.
+    """Let stdout and stderr of this process pass on what is printable and no secret, while the block lasts.
 
     The traceback of an exception that ends the process, which Python prints after the block, is guarded too.
     """
@@ -89,7 +89,7 @@ def guarded() -> Iterator[None]:
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
-    sys.stdout, sys.stderr = (cast(TextIO, _Printable(stream, hide=stream is before[1])) for stream in before)
+    sys.stdout, sys.stderr = (cast(TextIO, _Printable(stream)) for stream in before)
     try:
         yield
     finally:

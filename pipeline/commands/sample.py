@@ -19,6 +19,7 @@ from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, file_path, w
 from sida import recipe
 from sida.errors import UserError
 from sida.export.generator import open_generator
+from sida.printing import one_line
 
 MOST = 1_000_000
 
@@ -30,7 +31,7 @@ def numbers(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         digits = [first, last] if dash else [first]
         if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in digits):
-            raise argparse.ArgumentTypeError(f"expected numbers such as 0-63 or 1,5,9, found {text[:40]!r}")
+            raise argparse.ArgumentTypeError(f"expected numbers such as 0-63 or 1,5,9, found {one_line(text, 40)!r}")
         start, stop = int(first), int(last if dash else first)
         if stop < start or stop - start + len(chosen) >= MOST:
             raise argparse.ArgumentTypeError(f"{part}: give first-last, and {MOST:,} numbers at most")

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         output.result(args, f"{score.metric}\t{score.value:.6g}\t{score.text}", **asdict(score))
         return 0
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
-        published = score_file(args.file, loaded, repeat=args.repeat)
+        published = score_file(args.file, loaded, repeat=args.repeat or "")
     result = published.manifest.result
     rows = [*result.rows, *result.further]
     lines = []

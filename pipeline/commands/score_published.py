@@ -43,7 +43,11 @@ def main(args: argparse.Namespace) -> int:
     running.share(store=args.store, trusted=args.trust_detector)
     addresses = tuple(recipe_address(recipe) for recipe in chosen)
     plan = Plan(
-        SCORE_PUBLISHED.replace("_", "-"), addresses[0], "published_table", published=addresses, repeat=args.repeat
+        SCORE_PUBLISHED.replace("_", "-"),
+        addresses[0],
+        "published_table",
+        published=addresses,
+        repeat=args.repeat or "",
     )
     outcome = running.run_plan(args, plan)
     if not any(event["step"] == "published_table" for event in outcome.steps):

@@ -19,6 +19,7 @@ from sida.data.entries import Decoded, Unreadable
 from sida.errors import UserError
 from sida.foreign.arrays import read_npy
 from sida.foreign.boundary import reason
+from sida.printing import one_line
 from sida.recipe import Latents
 from sida.stores.objects import sha256_of
 
@@ -79,7 +80,7 @@ def newest_revision(repository: str) -> str:
     try:
         commit = HfApi().model_info(repository, timeout=30).sha
     except (OSError, ValueError) as error:  # of the hub's client: answers, connections, names that cannot be
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise UserError(f"{repository}: its revision cannot be found out ({reason}): try again, {by_hand}") from error
     if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
         raise UserError(f"{repository}: the hub names no commit ({commit!r}): try again, {by_hand}")
@@ -101,7 +102,7 @@ def load_vae(latents: Latents | LatentsInfo) -> Any:
     try:
         vae = AutoencoderKL.from_pretrained(str(folder or latents.vae), use_safetensors=True, **source)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise UserError(f"dataset.latents.vae {latents.vae}: cannot be loaded: {reason}") from error
     return vae.requires_grad_(False).eval()
 

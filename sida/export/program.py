@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sida.errors import UserError
 from sida.numerics.samplers import one_step
+from sida.printing import one_line
 from sida.scoring.protocol import sampling_noise
 from sida.teachers.files import save_network
 
@@ -84,7 +85,7 @@ def _record(generator: Generator, path: Path) -> None:
             torch.export.save(program, path, extra_files={"facts.json": json.dumps(facts)})
             again = torch.export.load(path).module()(seeds, labels)
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(str(error), 300)
             raise UserError(
                 f"torch {torch.__version__} cannot record this network ({reason}): use the weights"
             ) from error

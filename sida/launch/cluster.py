@@ -15,6 +15,7 @@ from typing import Any
 from sida.errors import SidaError, UserError
 from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, VERSION
 from sida.patience import hush_retries
+from sida.printing import one_line
 from sida.settings import environment
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
@@ -274,7 +275,7 @@ def _reason_and_message(error: Any) -> tuple[str, str]:
     """(reason, message) of an answer, from its Status object where there is one."""
     try:
         status = json.loads(error.body)
-        return str(status.get("reason") or error.reason), " ".join(str(status["message"]).split())[:400]
+        return str(status.get("reason") or error.reason), one_line(str(status["message"]), 400)
     except (TypeError, ValueError, KeyError, AttributeError):
         return str(error.reason), str(error.reason)
 
@@ -292,7 +293,7 @@ def _configuration() -> Any:
         else:
             config.load_kube_config(variables.get("KUBECONFIG"), client_configuration=configuration)
     except (ConfigException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise UserError(
             f"no Kubernetes cluster is configured here ({reason}): set KUBECONFIG, as for kubectl"
         ) from error

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ValidationError
 
 from sida.addresses import checked, local_path
 from sida.errors import RecipeError, UserError
+from sida.masking import without_secrets
+from sida.printing import one_line
 from sida.recipe.fields import Recipe
 from sida.recipe.shipped import RECIPES, each_address, located
-from sida.recipe.texts import check_texts, without_secrets
+from sida.recipe.texts import check_texts
 
 MOST_BYTES = 128 << 10  # of a file: ours have 3 KiB, and PyYAML takes seconds for a mebibyte
 
@@ -42,7 +44,7 @@ class Loader(yaml.SafeLoader):
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if isinstance(node, yaml.ScalarNode) and node.style is None and _OF_1_1.match(node.value):
-            line, value = node.start_mark.line + 1, node.value[:40]
+            line, value = node.start_mark.line + 1, one_line(node.value, 40)
             raise yaml.YAMLError(
                 f"line {line}: {value} is another number in YAML 1.1 than in 1.2: quote it, or write 8 for 010"
             )
@@ -70,7 +72,9 @@ class Loader(yaml.SafeLoader):
                 line = key_node.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: << (merging) is not read: write the fields out, or use extends")
             if key_node.value in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key_node.value[:80]!r} is given twice")
+                raise yaml.YAMLError(
+                    f"line {key_node.start_mark.line + 1}: {one_line(key_node.value, 80)!r} is given twice"
+                )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -135,11 +139,18 @@ def read_fields(path: Path, kind: str, loader: type[Loader] = Loader) -> dict[st
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # PyYAML raises whatever hostile text makes it raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = _without_snippet(error)
         raise UserError(f"{path}: not readable as YAML: {text}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a {kind} is a mapping of fields, found {type(data).__name__}")
     return data
+
+
+def _without_snippet(error: Exception) -> str:
+    """Return what is wrong and in which line, without PyYAML's piece of the text: it may be cut within a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +200,9 @@ def chain(name: str) -> list[Path]:
         if base is None:
             return files
         if not isinstance(base, str) or not base.isprintable() or not 0 < len(base) <= 200:
-            raise RecipeError(f"{path}: extends: write the name or path of one recipe, found {str(base)[:80]!r}")
+            raise RecipeError(
+                f"{path}: extends: write the name or path of one recipe, found {one_line(str(base), 80)!r}"
+            )
         sibling = path.parent / f"{base}.yaml"
         try:
             path = sibling if sibling.is_file() else find(base)
@@ -222,7 +235,7 @@ def fault(error: ValidationError, model: type[BaseModel]) -> str:
     errors = error.errors()  # a mistyped required key is both unknown and missing: the former says more
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path, value = first["loc"], first["input"]
-    field = ".".join(str(part)[:60] for part in path) or model.__name__.lower()
+    field = ".".join(one_line(str(part), 60) for part in path) or model.__name__.lower()
     if first["type"] == "extra_forbidden":
         keys = _keys_at(path[:-1], model)
         hint = nearest(str(path[-1]), keys) or f"known here: {', '.join(keys)}"
@@ -231,7 +244,7 @@ def fault(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{field}: is missing; add it"
     message = first["msg"].removeprefix("Value error, ")
     hidden = isinstance(value, dict | BaseModel) or "secret" in message
-    return f"{field}: {message}" + ("" if hidden else f", found {str(value)[:80]!r}")
+    return f"{field}: {message}" + ("" if hidden else f", found {one_line(str(value), 80)!r}")
 
 
 def _keys_at(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
@@ -263,7 +276,7 @@ def parse(data: dict[str, Any], file: str) -> Recipe:
     except ValidationError as error:
         raise RecipeError(f"{file}: {fault(error, Recipe)}") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{file}: {str(error)[:150]}; use numbers, text, lists and mappings only") from error
+        raise RecipeError(f"{file}: {one_line(str(error), 150)}; use numbers, text, lists and mappings only") from error
 
 
 def load(name: str, *, to_show: bool = False) -> Recipe:

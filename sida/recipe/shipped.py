@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from sida.errors import RecipeError
+from sida.printing import one_line
 
 if TYPE_CHECKING:
     from sida.recipe.fields import Recipe
@@ -38,7 +39,9 @@ def located(address: str) -> str:
         return address
     path = (RECIPES / unquote(address.removeprefix(SCHEME))).resolve()
     if not path.is_relative_to(RECIPES):
-        raise RecipeError(f"address: {address[:80]!r} leads out of the project's recipes: write the file's own address")
+        raise RecipeError(
+            f"address: {one_line(address, 80)!r} leads out of the project's recipes: write the file's own address"
+        )
     return path.as_uri()
 
 

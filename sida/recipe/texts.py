@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sida.errors import UserError
-from sida.masking import is_secret_name, masked, secret_in
-from sida.printing import printable
+from sida.masking import is_secret_name, secret_in
+from sida.printing import one_line, printable
 
 INSTEAD = "take it out; credentials come from the environment or a Kubernetes Secret"
 
@@ -31,13 +31,7 @@ def check_texts(fields: Any, path: str = "") -> None:
     for field, text in _texts(fields, path):
         refuse_secret(field, "", text)
         if printable(text) != text:
-            raise UserError(f"{field}: {printable(text)[:80]!r} holds a character that cannot be printed: take it out")
-
-
-def without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy that may be shown."""
-    copy: dict[str, Any] = _changed(fields, lambda text: masked(text, {}))
-    return copy
+            raise UserError(f"{field}: {one_line(text, 80)!r} holds a character that cannot be printed: take it out")
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -45,12 +39,6 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, item in items:
+        if isinstance(value, dict) and isinstance(key, str):
+            yield f"a key of {path}" if path else "a key", key
         yield from _texts(item, f"{path}.{key}" if path else str(key))
-
-
-def _changed(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _changed(item, change) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_changed(item, change) for item in value]
-    return change(value) if isinstance(value, str) else value

@@ -22,6 +22,7 @@ from sida.errors import NotFound, UserError
 from sida.foreign.fetch import fetch_file
 from sida.layout import cleanfid_key
 from sida.manifests import digest_of
+from sida.printing import one_line
 from sida.process.scratch import scratch_folder
 from sida.recipe import Recipe
 from sida.scoring.detector_file import detector_file
@@ -109,7 +110,7 @@ def _clean_fid(module: str) -> Any:
     try:
         return importlib.import_module(f"cleanfid.{module}")
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise UserError(
             f"--backend cleanfid needs the package clean-fid, with a torchvision that fits this torch ({reason}): "
             f"pip install clean-fid in an environment of its own, or use --backend ours, which computes the same FID"

@@ -91,6 +91,6 @@ def load_torchscript(path: Path) -> TorchScriptDetector:
             warnings.simplefilter("ignore")  # torch calls its own format old
             script = torch.jit.load(io.BytesIO(content), map_location="cpu")
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise UserError(f"detector {path}: not a TorchScript file ({reason}): {where_to_get_it()}") from error
     return TorchScriptDetector(script).requires_grad_(False)

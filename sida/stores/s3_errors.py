@@ -12,6 +12,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionErro
 
 from sida.addresses import redact
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
+from sida.printing import one_line
 
 if TYPE_CHECKING:
     from sida.stores.s3 import S3Store
@@ -183,4 +184,4 @@ def _skew(error: boto.ClientError) -> float:
 
 
 def _line(error: object) -> str:
-    return " ".join(str(error).split())[:150]
+    return one_line(str(error), 150)

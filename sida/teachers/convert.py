@@ -16,6 +16,7 @@ from typing import Any
 from sida.errors import UserError
 from sida.foreign import Refused
 from sida.foreign.boundary import reading
+from sida.printing import one_line
 from sida.recipe import Network
 from sida.stores.objects import sha256_of
 from sida.teachers.files import NetworkFile, check_fits, load_network, save_network
@@ -87,7 +88,7 @@ def convert(
             os.replace(draft, weights)
             os.replace(aside, facts)
     except (OSError, SafetensorError) as error:  # the latter in place of the former where tensors are written
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:80]
+        reason = error.strerror if isinstance(error, OSError) else one_line(str(error), 80)
         raise UserError(f"{label}: {folder} cannot be written ({reason}): {remedy}") from error
     return Converted(weights, facts, dict(network), digest, len(source.tensors))
 

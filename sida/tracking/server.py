@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sida import patience
-from sida.addresses import redact
+from sida.addresses import nearly_one, redact, shown
 from sida.errors import SidaError
 from sida.layout import as_name
 from sida.masking import masked
@@ -47,6 +47,8 @@ def check(address: str) -> None:
     """Raise TrackingOff for ``none``, a server that does not answer, or a database that this installation cannot open."""
     if address == "none":
         raise TrackingOff("MLFLOW_TRACKING_URI is none")
+    if nearly_one(address):
+        raise TrackingOff(f"MLFLOW_TRACKING_URI {shown(address)!r} is no address: write https://host or a database's")
     if address.startswith(("http://", "https://")):
         _check_answers(address)
     elif importlib.util.find_spec("sqlalchemy") is None:
