@@ -23,7 +23,7 @@ _OTHERS = (  # schemes of others, and slips of the pen
 # One of these, and then a mark where :// should be: "s3:/bucket", "s3//bucket", "s3\:/bucket", "s3=/bucket", "oss:bucket". A
 # folder may still be called s3, s3-copy, s3.old or "file (1)", and a:b.
 _NEARLY = re.compile(
-    rf"(?:{'|'.join(SCHEMES)}|{_OTHERS})(?:\s*[^\w\s./()\[\]{{}}+~@#%&=-]|-*[^\w/-]+[/\\]|%(?:25)*3a|[^\w-]?//)"
+    rf"(?:{'|'.join(SCHEMES)}|{_OTHERS})(?:\s*[=-]?[^\w\s./()\[\]{{}}+~@#%&=-]|-*[^\w/-]+[/\\]|\s*%(?:25)*3a|[^\w-]?//)"
     rf"|[a-z][a-z0-9+.-]{{0,15}}[^\w/]{{0,2}}[:;][^\w/\\]?[/\\]|.*://|~|\$",
     re.I,
 )

@@ -42,9 +42,9 @@ _LOGINS = (
     ),
     # user:password@host alone, but not 12:30@noon, nor a label before a mail's address
     re.compile(
-        rf"(?P<before>(?<![\w.%+~$!*@/:-])(?:(?:{_SCHEME}|file)/)?|(?<=//)|(?<=[\s\"'=(]/)|(?<=%2f))"
+        rf"(?P<before>(?<![\w.%+~$!*@/:-])(?:(?:{_SCHEME}|file){_COLON}?{_SLASH}{{1,3}})?|(?<=//)|(?<=[\s\"'=(]/)|(?<=%2f))"
         rf"(?!(?:mailto|e-?mail|sips?|xmpp|acct|contact|authors?|maintainers?):[^:\s]+@|(?:[\d-]+T)?\d{{1,2}}:\d\d(?::\d\d[.,\d]*)?Z?@)"
-        rf"{_NO_LOGIN}(?P<login>[\w.%+~$!*@-]{{1,64}}?{_COLON}(?![/\\'\"]|\*\*\*@|git@)[^\s/\"<>]{{1,128}})"
+        rf"{_NO_LOGIN}(?P<login>[\w.%+~$!*@-]{{1,200}}?{_COLON}(?![/\\'\"]|\*\*\*@|git@)[^\s/\"<>]{{1,128}})"
         rf"{_AT_HOST}(?=[a-z_\[*$]|\d[\w-]*\.|[^\x00-\x7f])",
         re.I,
     ),

@@ -36,6 +36,28 @@ WRONG = [  # everywhere
     "hptts://host/x",
     "ftp://host/x",
     "x/s3://bucket",
+    "s3\\:/bucket",
+    "s3\\bucket",
+    "s3=/bucket",
+    "oss:bucket",
+    "s3|bucket/x",
+    "s3.:/bucket",
+    "s3'//bucket",
+    "s3 ; //bucket",
+    "gcs,/bucket",
+    "az->//bucket",
+    "r2=>bucket",
+    "minio\u2236bucket",
+    "s3\u200b:/bucket",
+    "abfs\uff1bbucket",
+    "s3\u2044/bucket",
+    "https%3A//host/x",
+    "(s3:/bucket)",
+    "\u201cs3:/bucket\u201d",
+    "foo:\\bucket",
+    " ",
+    "me:hushhush@host",
+    "me%3Ahushhush@host/x",
     "",
     "a\x00b",
     "a\x1bb",
@@ -64,6 +86,12 @@ WRONG_IN_A_RECIPE = [
     "https://hushhush@host/x",
     "https://host/x?token=hushhush",
 ]
+
+
+HONEST = (  # an explicit ./ is always a path
+    *("./s3=/b", "./s3:/b", "./s3://b", "../s3|b", "./me:word@host", "/tmp/me:word@host", "/tmp/x?token=1"),
+    *("s3/b", "s3_old/x", "s3.old/x", "r2=0.9/x", "az=eu-1/x", "file~", "oss-fuzz/x", "http2/x", "me@work/x", "100%/x"),
+)
 
 
 def refused(what: Callable[[], object]) -> str:
@@ -119,8 +147,8 @@ def test_what_is_written_here_has_a_path(address: str) -> None:
 def test_schemes_are_taken_in_any_case_and_odd_folders_as_they_are(tmp_path: Path) -> None:
     assert open_store("S3://bucket/Prefix").address == "s3://bucket/Prefix"
     assert open_store(f"FILE://{tmp_path}").address == f"file://{tmp_path}"
-    for name in ("s3", "files", "http.d", "a:b", "50% #1?", "../up", "s3-copy//x", "file (1)"):
-        assert checked(name, "store") == name
+    for name in ("s3", "files", "http.d", "a:b", "50% #1?", "../up", "s3-copy//x", "file (1)", *HONEST):
+        assert checked(name, "store") == name == redact(name)
     assert checked("HTTPS://Host:443/A?download=true", "x") == "https://Host:443/A?download=true"
     path = tmp_path / "mine.yaml"
     path.write_text(f"extends: digits\nname: mine\nteacher: {{address: 'FILE://{tmp_path}/a.pkl'}}\n")
@@ -150,7 +178,16 @@ def test_a_user_without_home_and_name_has_a_cache_beside_the_runs(
 
 @pytest.mark.parametrize(
     "address",
-    ["s3:/me:hushhush@bucket/x", "s3//me:hushhush@bucket", " s3:me:hushhush@bucket/x", "https:/me:hushhush@h/x"],
+    [
+        *("s3:/me:hushhush@bucket/x", "s3//me:hushhush@bucket", " s3:me:hushhush@bucket/x", "https:/me:hushhush@h/x"),
+        *(
+            "https:\\\\me:hushhush@h",
+            "s3\\:/me:hushhush@b",
+            "s3=/me:hushhush@b",
+            "file%3A/me:hushhush@b",
+            "oss|me:hushhush@b",
+        ),
+    ],
 )
 def test_a_login_in_a_mistyped_address_is_not_shown(address: str) -> None:
     line = refused(lambda: checked(address, "store address"))

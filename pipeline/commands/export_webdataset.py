@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline import output
 from pipeline.arguments import argument, file_path, whole
 from sida.errors import UserError
+from sida.foreign.boundary import no_file
 from sida.manifests import DatasetResult, parse_manifest
 from sida.stores import open_store, read_address
 
@@ -31,6 +32,8 @@ def main(args: argparse.Namespace) -> int:
     from sida.data.shards import Shards
 
     path = Path(args.manifest)
+    if path.exists() and (problem := no_file(path)):
+        raise UserError(f"{path} {problem}: give a manifest")
     content = path.read_bytes() if path.is_file() else read_address(args.manifest)
     manifest = parse_manifest(content, args.manifest)
     if not isinstance(manifest.result, DatasetResult):

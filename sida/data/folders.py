@@ -40,7 +40,9 @@ def _folder_entries(top: Path) -> list[Entry]:
     for folder, folders, names in os.walk(top, onerror=_refuse):
         for name in folders:
             if (Path(folder) / name).is_symlink():
-                raise UserError(f"{Path(folder) / name}: a link to a folder: name the folder itself in dataset.address")
+                raise UserError(
+                    f"{Path(folder) / name}: a link to a folder: give that folder itself, or put it in the place of the link"
+                )
             relative = checked_name(os.path.relpath(os.path.join(folder, name), top), top)
             entries.append(Entry(f"{relative}/", os.path.join(folder, name), 0, 0, 0))
         for name in names:

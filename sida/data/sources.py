@@ -20,7 +20,7 @@ from sida.data.folders import entries_of
 from sida.data.tars import tar_entries
 from sida.data.webdataset import webdataset_entries
 from sida.errors import UserError
-from sida.foreign.boundary import reading
+from sida.foreign.boundary import no_file, reading
 from sida.foreign.fetch import fetch_file
 from sida.foreign.json_values import TEXT_BYTES
 from sida.recipe import Dataset
@@ -73,6 +73,8 @@ def path_of(dataset: Dataset) -> Path | None:
     path = Path(unquote(urlsplit(str(dataset.address)).path))
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
+    if not path.is_dir() and (problem := no_file(path)):
+        raise UserError(f"{path} {problem}: give a file or folder in dataset.address")
     return path
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from sida.addresses import checked, redact
 from sida.errors import NotFound, UserError
+from sida.foreign.boundary import no_file
 from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
 from sida.recipe import Network
 from sida.scoring.adopt import as_safetensors, generator_network
@@ -61,8 +62,8 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
     if address is not None and address.scheme != "file":
         return _from_store(name, recipe)
     path = Path(name if address is None else unquote(address.path))
-    if not path.is_file():
-        raise UserError(f"{name}: {'is a folder' if path.is_dir() else 'no such file'}: {HOW}")
+    if problem := no_file(path):
+        raise UserError(f"{name}: {problem}: {HOW}")
     with path.open("rb") as file:
         head = file.read(1)
     return _from_manifest(path.read_bytes(), name) if head in JSON else _from_file(path, name, recipe)

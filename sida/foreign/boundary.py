@@ -20,8 +20,8 @@ def reading(label: str, path: Path | None = None, problem: str = "damaged, or no
     ``path``: the file, whose first bytes may say that it is another thing altogether; ``problem``: what to call it if they do not.
     Passed on: a full disk, which is not the file's fault, and errors of ours that are not the user's.
     """
-    if path is not None and path.exists() and not (path.is_file() or path.is_dir()):
-        raise Refused(f"{label} is a pipe, socket or device, not a file: give a file")
+    if path is not None and (problem_of_kind := no_file(path)).startswith("is a pipe"):
+        raise Refused(f"{label} {problem_of_kind}: give a file")
     try:
         yield
     except Exception as error:  # libraries raise whatever hostile bytes make them raise
@@ -36,6 +36,15 @@ def reading(label: str, path: Path | None = None, problem: str = "damaged, or no
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place that cannot be
             text = f"{label}: cannot be read: {error.strerror}: check the path"
         raise Refused(text) from error
+
+
+def no_file(path: Path) -> str:
+    """Return what there is at a path in place of a file, in words; empty for a file."""
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "is a folder, not a file"
+    return "is a pipe, socket or device, not a file" if path.exists() else "no such file"
 
 
 def reason(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from sida import progress
 from sida.addresses import redact
 from sida.disk import CODES
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
+from sida.foreign.boundary import no_file
 from sida.foreign.http import Advance, TooLarge, download, note_beside
 from sida.foreign.limits import FILE_BYTES
 from sida.layout import pin_key
@@ -123,8 +124,8 @@ def _mirrored(address: str) -> str | None:
 
 def _local(address: str, label: str, sha256: str | None) -> tuple[Path, str]:
     path = Path(unquote(urlsplit(address).path))
-    if not path.is_file():
-        raise UserError(f"{label} {path}: no such file: put it there, or correct the address in the recipe")
+    if problem := no_file(path):
+        raise UserError(f"{label} {path}: {problem}: put it there, or correct the address in the recipe")
     digest, _ = sha256_of(path)
     if sha256 not in (None, digest):
         raise _another(label, str(path), digest, f"the recipe expects {sha256}")

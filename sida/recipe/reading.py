@@ -104,7 +104,8 @@ def find_file(kind: str, name: str, folder: Path, others: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = local_path(name, kind)
         if not path.is_file():
-            raise UserError(f"no {kind} file {name}: check the path; {others}")
+            found = "that is a folder" if path.is_dir() else "that is a pipe, socket or device" * path.exists()
+            raise UserError(f"no {kind} file {name}: {found or 'it is not there'}: check the path; {others}")
         return path
     path = folder / f"{checked(name, kind, ('file',))}.yaml"
     if not path.is_file():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sida.errors import UserError
+from sida.foreign.boundary import no_file
 from sida.manifests import GeneratorResult, Manifest, ScoresResult
 from sida.recipe import Recipe
 from sida.scoring.adopt import fetch_released
@@ -17,6 +19,8 @@ from sida.steps import StepOutcome
 def score_file(path: Path, recipe: Recipe, *, repeat: str = "") -> StepOutcome[ScoresResult]:
     """Return the published score of a safetensors file, a published pickle, or a folder of images. Raises UserError for others."""
     generator: Manifest[GeneratorResult] | None = None
+    if path.exists() and not path.is_dir() and (problem := no_file(path)):
+        raise UserError(f"{path} {problem}: give a safetensors file or a folder of images")
     if path.is_dir() or not path.exists():
         find_images(path, recipe.evaluation.images)  # before anything is computed
     if not path.is_dir():

@@ -57,6 +57,7 @@ def secretive(command: Command) -> str:
         ("convert", "RECIPE", "--output", "out", "--licence", f"see {ADDRESS}"),
         ("new", "other", "--teacher", ADDRESS),
         ("new", "other", "--train", "--images", f"s3://bucket/x?token={WORD}"),
+        ("run", "digits", "--store", f"me:{WORD}@host"),
         ("run", "digits", "--store", f"s3://me:{WORD}@bucket/x"),
         ("submit", "digits", "--profile", "PROFILE", "--name", ADDRESS),
         ("submit", "digits", "--profile", "PROFILE", "--repeat", ADDRESS),
@@ -98,6 +99,9 @@ def test_what_a_recipe_says_can_be_looked_at_without_its_secrets(
         ("AWS_REGION: eu-central-1", f"AWS_ACCESS_KEY_ID: {WORD}", "env.AWS_ACCESS_KEY_ID"),
         ("description: for tests", f"description: https://me:{WORD}@h", "description"),
         ("store: s3://bucket/sida", f"store: s3://me:{WORD}@bucket/sida", "store"),
+        ("description: for tests", f"description: s3//me:{WORD}@h", "description"),
+        ("experiment: sida-tests", f"https:/me:{WORD}@h: x", "key"),
+        ("AWS_REGION: eu-central-1", f"https:/me:{WORD}@h: x", "env"),
         ("description: for tests", 'description: "\\e[2J"', "description"),
     ],
 )
@@ -185,3 +189,95 @@ def test_a_whole_run_leaves_no_secret_of_its_environment_anywhere(place: Path) -
     }
     for path in written:
         assert not any(secret in path.read_bytes() for secret in SECRETS), path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"teacher: {{licence: 's3//me:{WORD}@h'}}",
+        f"teacher: {{'https:/me:{WORD}@h': 1}}",
+        f"'me:{WORD}@h': 1",
+        f"method: {{alpha: '{'x' * 75}https:/me:{WORD}@h'}}",
+        f"seed: 'https:/me:{WORD}{'x' * 70}@h'",
+        f"'https:/me:{WORD}{'x' * 70}@h': 1",
+        f"a: [https://me:{WORD}{'x' * 70}@h",
+        f"a: !x:{WORD}{'x' * 70}@h",
+    ],
+)
+def test_no_error_of_a_recipe_shows_a_secret_that_its_own_shortening_has_cut(command: Command, text: str) -> None:
+    path = command.place / "mine.yaml"
+    path.write_text(f"extends: digits\nname: mine\n{text}\n")
+    for verb in ("compile", "show"):
+        said = command(verb, str(path))
+        assert WORD not in said.out + said.err
+        assert said.status == 2 or verb == "show"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_login_in_a_foreign_file_is_not_printed_on_stdout_either(command: Command, options: tuple[str, ...]) -> None:
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    odd = {
+        "https:/me": f"https:/me:{WORD}@h",
+        "key": f"-----BEGIN PRIVATE KEY-----{WORD}",
+        "long": f"{'x ' * 495}me:{WORD}@h",
+    }
+    header = {"sida": json.dumps({"network": {"architecture": f"s3//me:{WORD}@h"}, "licence": ADDRESS, **odd})}
+    path = command.place / "odd.safetensors"
+    save_file({f"me:{WORD}@host": torch.zeros(1)}, path, metadata=header)
+    said = command("inspect", str(path), *options)
+    assert (said.status, WORD in said.out + said.err) == (0, False)
+    assert "***@127.0.0.1:1" in said.out
+    if options:
+        assert json.loads(said.out)["tensors"] == {"***@host": ["F32", 1]}
+
+
+@pytest.mark.parametrize(
+    "variable", ["SIDA_S3_ENDPOINT", "MLFLOW_TRACKING_URI", "SIDA_STORE", "SIDA_MIRROR", "SIDA_CACHE"]
+)
+@pytest.mark.parametrize(
+    "address", [f"https:/me:{WORD}@h", f"https:\\\\me:{WORD}@h", f"me:{WORD}@h", f"https://h/?x%26token={WORD}"]
+)
+def test_a_login_in_a_mistyped_setting_is_not_printed(
+    command: Command, monkeypatch: pytest.MonkeyPatch, variable: str, address: str
+) -> None:
+    monkeypatch.chdir(command.place)
+    monkeypatch.setenv(variable, address)
+    if variable == "SIDA_S3_ENDPOINT":
+        monkeypatch.setenv("SIDA_STORE", "s3://bucket/x")
+    before = sorted(command.place.rglob("*"))
+    for verb in (("doctor",), ("status",), ("track", "x")):
+        said = command(*verb)
+        assert WORD not in said.out + said.err
+    assert [path for path in command.place.rglob("*") if path not in before and WORD in path.name] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "digits", "--store="),
+        ("run", "digits", "--store", " "),
+        ("run", "digits", "--rendezvous="),
+        ("run", ""),
+        ("status", ""),
+        ("doctor", "--profile="),
+        ("compile", "digits", "--output="),
+        ("score", "x", "--recipe="),
+        ("new", "x", "--teacher="),
+    ],
+)
+def test_an_empty_value_does_not_mean_the_default(command: Command, arguments: tuple[str, ...]) -> None:
+    assert "is empty: give a value" in command(*arguments).mistake()
+
+
+def test_what_is_printed_for_kubectl_and_programs_is_not_changed_by_masking() -> None:
+    from sida.masking import masked, without_secrets
+
+    for path in sorted(ROOT.glob("**/*.y*ml")):
+        if not {".venv", ".git", "node_modules"} & set(path.parts):
+            text = path.read_text(encoding="utf-8")
+            assert masked(text, {}) == text, path
+    assert without_secrets({"a": [1, None, "s3//me:word@h"]}) == {"a": [1, None, "s3//***@h"]}
