@@ -366,7 +366,7 @@ def _message(body: Any) -> str:
 
 def _reason(error: Exception) -> str:
     inner = getattr(error, "reason", None) or error
-    return str(inner).rpartition(": ")[2].strip()[:200] or type(inner).__name__
+    return one_line(str(inner).rpartition(": ")[2], 200) or type(inner).__name__
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 from sida.data.entries import Entry, Reader, Unreadable, is_hidden
 from sida.errors import UserError
 from sida.foreign.json_values import parse_json
+from sida.printing import one_line
 
 DATASET_JSON = "dataset.json"
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev")
@@ -40,7 +41,7 @@ def from_json(content: bytes, place: str) -> dict[str, int] | None:
     label_of: dict[str, int] = {}
     for number, pair in enumerate(labels):
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and is_label(pair[1])):
-            raise UserError(f"{place}: labels[{number}] is {str(pair)[:60]!r}: expected [name, whole number]")
+            raise UserError(f"{place}: labels[{number}] is {one_line(str(pair), 60)!r}: expected [name, whole number]")
         name, label = pair
         if label_of.setdefault(name, label) != label:
             raise UserError(f"{place}: {name} has two labels, {label_of[name]} and {label}: keep one")

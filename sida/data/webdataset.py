@@ -14,6 +14,7 @@ from sida.data.labels import is_label
 from sida.data.tars import tar_entries, unpacked
 from sida.errors import UserError
 from sida.foreign.json_values import parse_json
+from sida.printing import one_line
 
 LABELS = (".cls", ".json")  # endings of a sample's label; the first is preferred
 
@@ -71,5 +72,5 @@ def _label(tar: Path, key: str, members: list[Entry], reader: Reader) -> int:
         raise UserError(f"{tar}: {entry.name} is no label ({error}): expected a whole number") from error
     value = value.get("label", value.get("cls")) if isinstance(value, dict) else value
     if not is_label(value):
-        raise UserError(f"{tar}: {entry.name} holds {str(value)[:40]!r}: expected a whole number as label")
+        raise UserError(f"{tar}: {entry.name} holds {one_line(str(value), 40)!r}: expected a whole number as label")
     return value

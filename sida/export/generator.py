@@ -15,6 +15,7 @@ from sida.addresses import checked, redact
 from sida.errors import NotFound, UserError
 from sida.foreign.boundary import no_file
 from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
+from sida.printing import one_line
 from sida.recipe import Network
 from sida.scoring.adopt import as_safetensors, generator_network
 from sida.stores import open_store, read_address
@@ -106,7 +107,7 @@ def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
     if network_file.network is None or not isinstance(sigma_init, int | float) or not 0 < sigma_init < 1e6:
         problem = "is a teacher, or made elsewhere" if network_file.network else "does not say which network it holds"
         raise UserError(f"{where}: {problem}: add --recipe, whose teacher.network and method.sigma_init are its own")
-    licence = str(network_file.about.get("licence", "unknown"))[:200]
+    licence = one_line(str(network_file.about.get("licence", "unknown")), 200)
     return _built(path, network_file.network, float(sigma_init), licence, about)
 
 

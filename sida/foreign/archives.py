@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sida.foreign.limits import Budget
+from sida.printing import one_line
 
 DIRECTORY_BYTES = 8 << 20  # of the list of members: zipfile builds an object for each
 _END_BYTES = (64 << 10) + 200  # where a zip's last records are
@@ -25,7 +26,7 @@ def opened_zip(path: Path, budget: Budget, methods: Container[int]) -> Iterator[
         names: set[str] = set()
         for member in archive.infolist():
             budget.spend()
-            name = member.filename[:80]
+            name = one_line(member.filename, 80)
             if member.filename in names:
                 raise ValueError(f"{name} is in it twice")
             names.add(member.filename)

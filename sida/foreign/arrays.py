@@ -16,6 +16,7 @@ from sida.foreign.archives import opened_zip
 from sida.foreign.boundary import reading
 from sida.foreign.limits import Budget
 from sida.foreign.stand_ins import MOST_DIMENSIONS
+from sida.printing import one_line
 
 HEADER_BYTES = 4096  # of an array of plain numbers: some 100 are used
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes
@@ -48,7 +49,7 @@ def read_npz(path: Path, names: Sequence[str], label: str, check: Check) -> dict
         with opened_zip(path, budget, _METHODS) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             if missing := [name for name in names if name not in members]:
-                held = ", ".join(name[:40] for name in list(members)[:8])
+                held = ", ".join(one_line(name, 40) for name in list(members)[:8])
                 raise ValueError(f"it holds {held or 'nothing'}, not {' and '.join(missing)}")
             headers = {}
             for name in names:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sida.disk import CODES
 from sida.errors import Refused, SidaError, UserError
+from sida.printing import one_line
 
 REASON = 120  # characters for what a library says
 
@@ -54,7 +55,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     text = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= REASON else f"{text[:REASON]} ..."
+    return one_line(text, REASON)
 
 
 def what_it_is_instead(path: Path) -> str:

@@ -19,6 +19,7 @@ from urllib3.util import Url, parse_url
 from sida.addresses import redact
 from sida.errors import StoreError, Unavailable, UserError
 from sida.patience import Wait, answered, hush_retries
+from sida.printing import one_line
 from sida.settings import environment
 
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
@@ -256,4 +257,4 @@ def _away(error: Exception, label: str, printable: str, server: str) -> Unavaila
 
 
 def _line(error: object) -> str:
-    return " ".join(redact(word) if "://" in word else word for word in str(error).split())[:100]
+    return one_line(" ".join(redact(word) if "://" in word else word for word in str(error).split()), 100)

@@ -10,6 +10,7 @@ from sida.foreign.boundary import reading
 from sida.foreign.fetch import fetch_file
 from sida.foreign.json_values import TEXT_BYTES, parse_json
 from sida.manifests import DatasetResult
+from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.steps import Step, StepRun, step
 
@@ -92,7 +93,7 @@ def read_histogram(path: Path, classes: int) -> tuple[int, ...]:
     counts = [0] * classes
     for label in labels:
         if type(label) is not int or not 0 <= label < classes:
-            found = repr(label)[:40] if isinstance(label, int | float | str) else type(label).__name__
+            found = one_line(repr(label), 40) if isinstance(label, int | float | str) else type(label).__name__
             raise UserError(f"labels {path}: class {found} is out of range, the recipe has 0 to {classes - 1}")
         counts[label] += 1
     if not labels:

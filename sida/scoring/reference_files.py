@@ -19,6 +19,7 @@ from sida.foreign import read_pickle
 from sida.foreign.arrays import read_npz
 from sida.foreign.boundary import reading
 from sida.numerics.frechet import check_covariance
+from sida.printing import one_line
 
 PICKLE_KEYS = {"fid": "fid", "fd_dinov2": "fd_dinov2"}  # metric -> key in EDM2's file
 ARRAYS = ("mu", "sigma")
@@ -90,7 +91,9 @@ def _pickled(path: Path, metric: str, label: str) -> tuple[dict[str, np.ndarray]
     content: Any = read_pickle(path, label)
     key = PICKLE_KEYS.get(metric, metric)
     if not isinstance(content, Mapping) or not isinstance(content.get(key), Mapping):
-        held = ", ".join(sorted(str(name)[:40] for name in content)[:8]) if isinstance(content, Mapping) else ""
+        held = (
+            ", ".join(sorted(one_line(str(name), 40) for name in content)[:8]) if isinstance(content, Mapping) else ""
+        )
         raise UserError(f"{label}: holds {held or 'no dictionary'}, nothing for {key}: take the file of this metric")
     arrays = {}
     for name in ARRAYS:

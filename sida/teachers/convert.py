@@ -157,6 +157,6 @@ def _complete(network: Mapping[str, Any], label: str) -> dict[str, Any]:
         return Network.model_validate_json(json.dumps(dict(network)), strict=True).model_dump(mode="json")
     except (ValidationError, TypeError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        field = ".".join(str(part)[:60] for part in first["loc"]) or "architecture"
+        field = ".".join(one_line(str(part), 60) for part in first["loc"]) or "architecture"
         message = str(first["msg"]).removeprefix("Value error, ")
         raise Refused(f"{label}: {field} of its network is not one of this project ({message})") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sida.errors import UserError
 from sida.foreign import TensorView
 from sida.foreign.boundary import reading, reason
+from sida.printing import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +109,8 @@ def check_fits(network: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
         prefix = next(iter(shapes), "").partition(".")[0] + "."
         if missing and all(name.startswith(prefix) for name in shapes) and f"{prefix}{missing[0]}" in shapes:
             raise UserError(
-                f"{label}: every name in it begins with {prefix[:40]!r} (as DataParallel, Lightning and torch.compile write them): "
+                f"{label}: every name in it begins with {one_line(prefix, 40)!r} (as DataParallel, Lightning and torch.compile "
+                f"write them): "
                 f"save the state_dict of the network inside, not of what is around it"
             )
         raise UserError(
@@ -124,5 +126,5 @@ def check_fits(network: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 
 def _listed(names: list[str]) -> str:
-    listed = ", ".join(name[:40] for name in names[:2]) or "nothing"
+    listed = ", ".join(one_line(name, 40) for name in names[:2]) or "nothing"
     return listed + (f" and {len(names) - 2:,} more" if len(names) > 2 else "")

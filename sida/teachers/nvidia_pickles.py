@@ -13,6 +13,7 @@ import numpy as np
 
 from sida.foreign import Inert, Refused, TensorView
 from sida.foreign.limits import Budget
+from sida.printing import one_line
 from sida.teachers.files import NetworkFile
 
 MODULE_DEPTH = 20
@@ -67,7 +68,9 @@ def published_network(value: Any, label: str) -> NetworkFile:
     ema = value.get("ema") if isinstance(value, dict) else None
     if not isinstance(ema, Inert) or not isinstance(ema.state, dict):
         held = ", ".join(map(str, list(value)[:8])) if isinstance(value, dict) else type(value).__name__
-        raise Refused(f"{label} holds no network under 'ema' (it holds: {held[:200]}): give a published network's file")
+        raise Refused(
+            f"{label} holds no network under 'ema' (it holds: {one_line(held, 200)}): give a published network's file"
+        )
     tensors, arguments = _tensors(ema, label), _arguments(ema, label)
     about = {
         "class": ema.name,
@@ -111,16 +114,18 @@ def _tensors(ema: Inert, label: str) -> dict[str, TensorView]:
             budget.spend(sum(len(_held(module, kind)) + 1 for kind in ("_parameters", "_buffers", "_modules")))
             if len(prefix) > NAME_LENGTH:
                 raise Refused(
-                    f"{label}: module {prefix[:40]}... has a name of {len(prefix):,} characters: it is damaged"
+                    f"{label}: module {one_line(prefix, 40)}... has a name of {len(prefix):,} characters: it is damaged"
                 )
             for name, tensor in [*_held(module, "_parameters").items(), *_held(module, "_buffers").items()]:
                 if isinstance(tensor, TensorView):
                     tensors[f"{prefix}{name}"] = tensor
                 elif tensor is not None:
-                    raise Refused(f"{label}: {prefix}{str(name)[:40]} is no tensor: the file is damaged")
+                    raise Refused(f"{label}: {prefix}{one_line(str(name), 40)} is no tensor: the file is damaged")
             for name, child in _modules(module).items():
                 if id(child) in seen:
-                    raise Refused(f"{label}: module {prefix}{name[:40]} occurs twice, as no published network has it")
+                    raise Refused(
+                        f"{label}: module {prefix}{one_line(name, 40)} occurs twice, as no published network has it"
+                    )
                 seen.add(id(child))
                 below.append((f"{prefix}{name}.", child))
         if not below:
@@ -164,13 +169,13 @@ def _plain(value: Any, budget: Budget, depth: int = 3) -> Any:
 
 def _edm(class_name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if "EDMPrecond" not in class_name or arguments.get("sigma_data", 0.5) != 0.5:
-        raise _Unknown(f"its preconditioner is {class_name[:60]}, not EDM's with sigma_data 0.5")
+        raise _Unknown(f"its preconditioner is {one_line(class_name, 60)}, not EDM's with sigma_data 0.5")
     model_type = str(arguments.get("model_type", "DhariwalUNet"))
     trunk = model_type.removesuffix("_EncoderDecoder")
     if trunk == "DhariwalUNet":
         return _network("adm", arguments, _ADM, {}, {"channel_mult_emb": 4})
     if trunk != "SongUNet":
-        raise _Unknown(f"its model_type is {model_type[:60]}")
+        raise _Unknown(f"its model_type is {one_line(model_type, 60)}")
     for architecture, fixed in _SONG_VARIANTS.items():
         if all(arguments.get(name, _SONG_VARIANTS["ddpmpp"][name]) == value for name, value in fixed.items()):
             return _network(architecture, arguments, _SONG, {**_SONG_FIXED, **fixed}, {"channel_mult_emb": 4})
@@ -211,9 +216,9 @@ def _network(
     network |= {name: value for name, value in others.items() if value != optional[name]}
     for name, value in arguments.items():
         if name not in fixed:
-            raise _Unknown(f"its constructor's argument {name[:60]} is not known here")
+            raise _Unknown(f"its constructor's argument {one_line(name, 60)} is not known here")
         if value != fixed[name]:
             raise _Unknown(
-                f"its constructor's argument {name} is {repr(value)[:60]}, here it is always {fixed[name]!r}"
+                f"its constructor's argument {name} is {one_line(repr(value), 60)}, here it is always {fixed[name]!r}"
             )
     return network

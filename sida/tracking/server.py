@@ -19,6 +19,7 @@ from sida.addresses import nearly_one, redact, shown
 from sida.errors import SidaError
 from sida.layout import as_name
 from sida.masking import masked
+from sida.printing import one_line
 from sida.settings import environment, give_home
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _make(path: Path) -> None:
 def _reason(error: Exception, address: str) -> str:
     """Return an error's text in one line, without its SQL and without secrets."""
     text = " ".join(str(error).replace(address, redact(address)).partition("[SQL:")[0].split())
-    return masked(text, environment())[:150].strip() or type(error).__name__
+    return one_line(masked(text, environment()), 150) or type(error).__name__
 
 
 def artifact_location(address: str, experiment: str) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sida.errors import Fenced, UserError
-from sida.foreign.boundary import reading
+from sida.foreign.boundary import no_file, reading
 from sida.foreign.json_values import parse_json
 from sida.foreign.limits import Budget
 from sida.printing import LINE
@@ -86,3 +86,13 @@ def test_a_budget_ends_with_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("time.thread_time", lambda: 1e9)
     with pytest.raises(ValueError, match="takes more than 60 seconds"):
         budget.spend(100_000)
+
+
+def test_what_is_no_file_is_named_in_words(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    assert no_file(tmp_path / "file") == ""
+    assert no_file(tmp_path) == "is a folder, not a file"
+    assert no_file(tmp_path / "absent") == "no such file"
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        assert no_file(path) == "is a pipe, socket or device, not a file"

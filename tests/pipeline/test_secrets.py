@@ -232,7 +232,7 @@ def test_a_login_in_a_foreign_file_is_not_printed_on_stdout_either(command: Comm
     assert (said.status, WORD in said.out + said.err) == (0, False)
     assert "***@127.0.0.1:1" in said.out
     if options:
-        assert json.loads(said.out)["tensors"] == {"***@host": ["F32", 1]}
+        assert json.loads(said.out)["tensors"] == {"***@host": ["float32", 1]}
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,38 @@ def test_a_login_in_a_mistyped_setting_is_not_printed(
 )
 def test_an_empty_value_does_not_mean_the_default(command: Command, arguments: tuple[str, ...]) -> None:
     assert "is empty: give a value" in command(*arguments).mistake()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("score", "PATH", "--recipe", "digits"), "not a file: give a safetensors file or a folder"),
+        (("sample", "PATH", "--grid", "g.png"), "not a file"),
+        (("inspect", "PATH"), "not a file"),
+        (("convert", "PATH", "--output", "out"), "not a file"),
+        (("export-webdataset", "PATH", "--output", "out"), "not a file"),
+        (("run", "PATH"), "no recipe file"),
+        (("compile", "digits", "--profile", "PATH"), "no profile file"),
+    ],
+)
+def test_a_pipe_or_device_in_place_of_a_file_is_named_and_not_waited_for(
+    command: Command, arguments: tuple[str, ...], words: str
+) -> None:
+    os.mkfifo(command.place / "pipe")
+    for path in ("/dev/null", str(command.place / "pipe")):
+        line = command(*(path if each == "PATH" else each for each in arguments)).mistake()
+        assert path in line and "a pipe, socket or device" in line and words in line
+
+
+def test_a_link_in_a_folder_that_is_scored_is_named_without_a_field_of_the_recipe(command: Command) -> None:
+    (command.place / "real").mkdir()
+    (command.place / "tree").mkdir()
+    (command.place / "tree" / "in").symlink_to(command.place / "real")
+    line = command("score", str(command.place / "tree"), "--recipe", "digits").mistake()
+    assert f"{command.place}/tree/in: a link to a folder" in line and "dataset" not in line
+    (command.place / "link").symlink_to(command.place / "real")
+    line = command("score", str(command.place / "link"), "--recipe", "digits").mistake()
+    assert f"{command.place}/link: holds 0 images" in line
 
 
 def test_what_is_printed_for_kubectl_and_programs_is_not_changed_by_masking() -> None:
