@@ -33,7 +33,7 @@ _AT_HOST = rf"{_AT}(?!sha\d+\b)"  # and not the digest of an image
 _LOGINS = (
     # behind ://, or what somebody wrote in its place; a password may hold a slash that should have been percent-encoded
     re.compile(
-        rf"(?P<before>{_COLON}\s?{_SLASH}{{2}}|(?<=\w\w)(?<!file)(?<!sqlite)(?:[;|]|{_COLON}){_SLASH}{{1,8}}"
+        rf"(?P<before>{_COLON}\s?{_SLASH}{{2}}|(?<=\w\w)(?<!file)(?:[;|]|{_COLON}){{1,2}}{_SLASH}{{1,8}}"
         rf"|(?<![\w.+:;|,=-]){_SCHEME}(?:\s?(?:[;|,=]|{_COLON}){_SLASH}{{0,8}}|\s?[^\w\s@/\\-]{{1,3}}{_SLASH}{{1,8}}|{_SLASH}{{2,8}}))"
         rf"{_NO_LOGIN}(?P<login>(?:(?!{_SLASH}|%(?:25)*3f)[^?#\s\"<>]){{0,400}}"
         rf"|(?!\[)(?:(?!{_COLON})[^/?#\s@\"<>]){{1,200}}{_COLON}(?!\d*(?:[/?#\s\"'<>]|{_SLASH}|$)|{_SLASH})[^\s@\"<>]{{1,200}})"
@@ -43,15 +43,15 @@ _LOGINS = (
     # user:password@host alone, but not 12:30@noon, nor a label before a mail's address
     re.compile(
         rf"(?P<before>(?<![\w.%+~$!*@/:-])(?:(?:{_SCHEME}|file){_COLON}?{_SLASH}{{1,3}})?|(?<=//)|(?<=[\s\"'=(]/)|(?<=%2f))"
-        rf"(?!(?:mailto|e-?mail|sips?|xmpp|acct|contact|authors?|maintainers?):[^:\s]+@|(?:[\d-]+T)?\d{{1,2}}:\d\d(?::\d\d[.,\d]*)?Z?@)"
-        rf"{_NO_LOGIN}(?P<login>[\w.%+~$!*@-]{{1,200}}?{_COLON}(?![/\\'\"]|\*\*\*@|git@)[^\s/\"<>]{{1,128}})"
-        rf"{_AT_HOST}(?=[a-z_\[*$]|\d[\w-]*\.|[^\x00-\x7f])",
+        rf"(?!(?:mailto|e-?mail|sips?|xmpp|acct|contact|authors?|maintainers?):[^:\s]+@|(?:[\d-]+T)?\d{{1,2}}:\d\d(?::\d\d[.,\d]*)?Z?@|[^\s:]{{1,40}}:\d[\d.]*@\d+[a-z%]?\b(?!\.))"
+        rf"{_NO_LOGIN}(?P<login>[\w.%+~$!*@-]{{1,200}}?{_COLON}(?![/\\'\"]|\*\*\*@|git@)[^\s/\"<>]{{1,300}})"
+        rf"{_AT_HOST}(?=[\w\[*$])",
         re.I,
     ),
 )
 _QUERY = re.compile(
-    rf"((?:[?&;#|]|{_SEPARATOR})((?:[\w.~+\[\]-]|%(?!(?:25)*(?:3d|3f|26|3b|23))){{1,80}})(?:=|%(?:25)*3d))(?!\*\*\*)"
-    rf"((?:(?!{_SEPARATOR})[^&;#|\s\"'<>])+)",
+    rf"((?:[?&;#|\uff1f]|\\u0026|{_SEPARATOR})((?:[\w.~+$()/\[\]-]|%(?!(?:25)*(?:3d|3f|26|3b|23))){{1,80}})(?:[=\uff1d]|%(?:25)*3d)['\"]?)(?!\*\*\*)"
+    rf"((?:(?!{_SEPARATOR})[^?&;#|\s\"'<>])+)",
     re.I,
 )
 _KEY_BLOCK = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!\*\*\*).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S)

@@ -47,6 +47,13 @@ WORD = "hushhush"
         f"https://host/x;token={WORD}",
         f"AccountName=a;AccountKey={WORD}==",
         f"authorization: Basic {WORD}",
+        f"sqlite:/me:{WORD}@host",
+        f"https:|//{WORD}@host",
+        f"me:{WORD * 30}@host",
+        f"me:{WORD}@10",
+        f"https://host/x?$token={WORD}",
+        f"https://host/x?a=1?token={WORD}",
+        f"https://host/x?token='{WORD}'",
         f"S3://me:{WORD}@bucket/x",
         f"sqlite+psycopg://me:{WORD}@host:5432/mlflow",
         f"https://host/x?token={WORD}",
@@ -95,7 +102,7 @@ def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -
         "PATH=/usr/bin:/opt/x:/home/me@work/bin:/lib:/opt:/home/me@x",
         "./a:b@c, /home/me@work/a:b@c",
         '{"name":"x","mail":"me@host"}',
-        "fid:1.92@50k",
+        "fid:1.92@50k, top1:76@224",
     ],
 )
 def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
