@@ -48,7 +48,7 @@ def check(address: str) -> None:
     """Raise TrackingOff for ``none``, a server that does not answer, or a database that this installation cannot open."""
     if address == "none":
         raise TrackingOff("MLFLOW_TRACKING_URI is none")
-    if nearly_one(address):
+    if "://" not in address and nearly_one(address):
         raise TrackingOff(f"MLFLOW_TRACKING_URI {shown(address)!r} is no address: write https://host or a database's")
     if address.startswith(("http://", "https://")):
         _check_answers(address)
