@@ -3,7 +3,8 @@
 EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and grayscale are
 taken as they are (gray tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
 palette and CMYK images silently. ``"convert"`` takes palette, CMYK and bilevel images by Pillow's conversion and drops alpha
-without blending, as EDM2's tool does. Deeper grays are refused always: that tool clipped them to white.
+without blending, that of a single transparent color too, as EDM2's tool does.
+Deeper grays are refused always: that tool clipped them to white.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class Decoder:
         """Return the picture with the data set's number of channels."""
         mode = image.mode
         target = "RGB" if self.channels == 3 else "L"
+        if "transparency" in image.info and self.modes == "strict":  # a color of palette, gray or RGB (PNG's tRNS, GIF)
+            raise Unreadable(
+                f"has a transparent color (mode {mode}): set dataset.modes to convert to take it as EDM2 does"
+            )
         if mode == target or (mode, target) == ("L", "RGB"):
             return image if mode == target else image.convert("RGB")
         if mode not in (*CONVERTIBLE, "RGB"):

@@ -47,6 +47,24 @@ def test_alpha_is_dropped_not_blended() -> None:
     assert np.array_equal(decode(file_of(clear))[0], decode(file_of(opaque))[0])
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "I;16"])
+def test_a_transparent_color_is_treated_as_alpha_is(mode: str) -> None:
+    image = picture(1).convert("L" if mode == "I;16" else mode).convert(mode)
+    color: Any = (1, 2, 3) if mode == "RGB" else 1
+    content, opaque = file_of(image, transparency=color), file_of(image)
+    with Image.open(io.BytesIO(content)) as opened:
+        assert "transparency" in opened.info
+    for channels in (1, 3):
+        with pytest.raises(Unreadable, match=r"transparent color|deeper than 8 bits"):
+            Decoder("center-crop", 8, channels)(content)
+    convert = Decoder("center-crop", 8, 3, "convert")
+    if mode == "I;16":
+        with pytest.raises(Unreadable, match="deeper than 8 bits"):
+            convert(content)
+    else:
+        assert np.array_equal(convert(content)[0], convert(opaque)[0])
+
+
 def test_grey_is_tripled_for_colour_and_colour_refused_for_grey() -> None:
     grey = file_of(picture(1).convert("L"))
     image = DECODE(grey).data
