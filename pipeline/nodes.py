@@ -54,17 +54,19 @@ def leading(args: argparse.Namespace, nodes: Nodes | None) -> Iterator[Callable[
         return
     from sida import recipe
     from sida.errors import SidaError
-    from sida.launch.nodes import say_over
+    from sida.launch.nodes import TERMS, put, say_over, terms
     from sida.settings import settings
     from sida.stores import open_own_store
     from sida.stores.lease import acquire
 
-    recipe.load(args.recipe)  # a mistake there is said before anything is written
+    processes = recipe.load(args.recipe).execution.processes  # a mistake there is said before anything is written
+    ours = terms(nodes, processes)
     nodes.listen().close()  # and a port in use
     here = settings()
     store = open_own_store(args.store or here.store)
     with acquire(store, nodes.name, ttl=here.lease_seconds, owner=f"run {args.recipe}") as lease:
         nodes = nodes.model_copy(update={"lease": lease.number})
+        put(store, nodes, TERMS, ours)
         os.environ["SIDA_NODES"] = nodes.model_dump_json()
         statuses: list[int] = []
         try:
