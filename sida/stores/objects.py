@@ -13,6 +13,7 @@ from sida.settings import settings
 from sida.stores.base import ObjectRef, ObjectStore, damaged
 from sida.stores.cache import fetch_through_cache, state_of
 
+UNKNOWN_BYTES = 256 << 20  # takes a fraction of a second to hash
 WRITTEN = "written "  # before the state of a file that this machine wrote and has not read back
 
 
@@ -73,12 +74,15 @@ def put_object(store: ObjectStore, source: bytes | Path, name: str = "") -> Obje
 def intact(store: ObjectStore, ref: ObjectRef, etag: str | None) -> bool:
     """Return whether the object is as it was when it had ``etag``: by that, or by its bytes. Raises NotFound.
 
-    By its bytes also where this machine knows that its file was written since, by one who set back its time.
+    By its bytes also where its file, whose time of writing may have been set back, is not as this machine remembers it; where it
+    remembers nothing, those of up to ``UNKNOWN_BYTES``.
     """
     stat = store.stat(ref.key)
     if stat.size != ref.size:
         return False
-    if stat.etag == etag and _mark_of(ref).removeprefix(WRITTEN) in ("", _state(store, ref)):
+    state, remembered = _state(store, ref), _mark_of(ref).removeprefix(WRITTEN)
+    known = remembered == state if remembered else ref.size > UNKNOWN_BYTES
+    if stat.etag == etag and (known or not state):
         return True
     try:
         _verify_and_mark(store, ref)
