@@ -56,17 +56,19 @@ def leading(args: argparse.Namespace, nodes: Nodes | None) -> Iterator[Callable[
         return
     from sida import recipe
     from sida.errors import SidaError
-    from sida.launch.nodes import say_over
+    from sida.launch.nodes import TERMS, put, say_over, terms
     from sida.settings import settings
-    from sida.stores import open_store
+    from sida.stores import open_own_store
     from sida.stores.lease import acquire
 
-    recipe.load(args.recipe)  # a mistake there is said before anything is written
+    processes = recipe.load(args.recipe).execution.processes  # a mistake there is said before anything is written
+    ours = terms(nodes, processes)
     nodes.listen().close()  # and a port in use
     here = settings()
-    store = open_store(args.store or here.store)
+    store = open_own_store(args.store or here.store)
     with acquire(store, nodes.name, ttl=here.lease_seconds, owner=f"run {args.recipe}") as lease:
         nodes = nodes.model_copy(update={"lease": lease.number})
+        put(store, nodes, TERMS, ours)
         os.environ["SIDA_NODES"] = nodes.model_dump_json()
         statuses: list[int] = []
         try:
@@ -86,10 +88,10 @@ def join(args: argparse.Namespace, nodes: Nodes) -> int:
     from sida import recipe
     from sida.launch.joining import follow
     from sida.settings import settings
-    from sida.stores import open_store
+    from sida.stores import open_own_store
 
     execution = recipe.load(args.recipe).execution
     if args.store:
-        os.environ["SIDA_STORE"] = open_store(args.store).address
+        os.environ["SIDA_STORE"] = open_own_store(args.store).address
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
         return follow(nodes, settings().workers or execution.processes, execution.threads)

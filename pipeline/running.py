@@ -20,16 +20,16 @@ from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps.recipes import recipe_address
-from sida.stores import open_store
+from sida.stores import open_own_store
 
 
 def share(*, store: str | None = None, trusted: Sequence[str] = ()) -> None:
     """Use the store and trust the detectors, here and in all that this process starts. Raises UserError for unusable settings."""
     if trusted:
         os.environ["SIDA_TRUST_DETECTOR"] = ",".join([*settings().trusted_detectors, *trusted])
-    settings()
+    opened = open_own_store(store or settings().store)
     if store:
-        os.environ["SIDA_STORE"] = open_store(store).address
+        os.environ["SIDA_STORE"] = opened.address
 
 
 def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recipe, Outcome]:

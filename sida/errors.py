@@ -8,11 +8,11 @@
     |   +-- StoreUnusable     the store cannot be written or reached as configured
     |   +-- LeaseHeld         another process is making this very result
     |   +-- Refused           a foreign file holds what is not accepted
+    |   +-- Corrupt           a stored file's bytes are not what its name or manifest says: to be deleted or fetched again
     +-- StoreError            the store failed
     |   +-- Unavailable       what is needed is away, and did not come back in time; exit status 75: the same again may succeed
     |   +-- NotFound          no such object
     |   +-- AlreadyExists     a conditional write lost
-    |   +-- Corrupt           an object's bytes are not what their name or manifest says
     +-- Fenced                another writer took over: stop without publishing
     +-- Lost                  another process of the job is gone; why, it or the launcher tells
     +-- TimedOut              it ran longer than it was allowed to
@@ -57,6 +57,10 @@ class Refused(UserError):
     """A foreign file holds what is not accepted; nothing of it was executed."""
 
 
+class Corrupt(UserError):
+    """Bytes differ from the digest or size they were published with."""
+
+
 class StoreError(SidaError):
     """The store failed."""
 
@@ -81,10 +85,6 @@ class NotFound(StoreError):
 
 class AlreadyExists(StoreError):
     """A conditional write found the key taken."""
-
-
-class Corrupt(StoreError):
-    """Bytes differ from the digest or size they were published with."""
 
 
 class Fenced(SidaError):

@@ -37,6 +37,11 @@ from typing import NamedTuple
 from sida.errors import UserError
 
 STEPS, LEASES, JOBS, RUNS, RECIPES, OBJECTS = "steps/", "leases/", "jobs/", "runs/", "recipes/", "objects/"
+# What lies at the top of a store
+FOLDERS = (
+    *(part.rstrip("/") for part in (STEPS, LEASES, JOBS, RUNS, RECIPES, OBJECTS)),
+    *("data", "series", "pins", "cleanfid", "doctor", "nodes"),
+)
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 

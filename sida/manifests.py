@@ -384,11 +384,11 @@ def digest_of(value: Any) -> str:
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """Return the manifest in a file's bytes. Raises UserError naming the file for another schema, Corrupt for a changed one."""
+    """Return the manifest in a file's bytes. Raises UserError naming the file for another schema, Corrupt for damage."""
     try:
         version = json.loads(content).get("schema_version")
     except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}: not a manifest (no JSON object): run the step that writes it again") from error
+        raise Corrupt(f"{where}: not a manifest (no JSON object): run the step that writes it again") from error
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{where}: manifest schema {version!r}, this version reads {SCHEMA_VERSION}: run the step again"
@@ -396,7 +396,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         manifest: Manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise UserError(f"{where}: {first_fault(error)}: run the step that writes it again") from error
+        raise Corrupt(f"{where}: {first_fault(error)}: run the step that writes it again") from error
     if manifest.checksum and manifest.checksum != manifest.expected_checksum():
         raise Corrupt(f"{where}: is damaged: its checksum is not that of its content; delete it and run its step again")
     return manifest

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -266,7 +268,7 @@ def test_what_a_manifest_was_made_from_is_the_same_result_or_nothing() -> None:
     assert carried(further, "teacher", TeacherResult) == again
     other = run(weights=b"others").manifest
     store.put(manifest_key(again), other.to_json())
-    with pytest.raises(UserError, match="the teacher that uses_toy used, is gone: submit the run again"):
+    with pytest.raises(UserError, match="the teacher that uses_toy used, is gone or damaged: submit the run again"):
         carried(further, "teacher", TeacherResult)
 
 
@@ -352,3 +354,77 @@ def test_an_unexpected_error_of_one_of_many_is_passed_on_too(place: Path) -> Non
     assert execute_one_of_many(toy, output, recipe=address, weights=7) is None
     failure = failure_in(output.path)
     assert failure is not None and failure.exit_code == 1 and failure.message.startswith("TypeError: ")
+
+
+# -- damage that keeps its size
+
+
+def _flip(path: Path, at: int | None = None) -> None:
+    """Change one bit, and set back the time of writing."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_object_flipped_under_its_old_time_is_made_again_in_the_same_run(place: Path, known: bool) -> None:
+    ref = run().manifest.result.weights
+    if not known:
+        shutil.rmtree(place / "cache")  # another machine
+    _flip(place / "store" / ref.key)
+    again = run()
+    assert (again.reused, calls) == (False, [1, 2])
+    assert fetch_object(open_store(settings().store), ref).read_bytes() == b"weights"
+    assert run().reused
+
+
+@pytest.mark.parametrize("at", [0, 19, 20, None, -40])
+def test_a_damaged_manifest_is_set_aside_in_one_line_and_its_step_runs_again(
+    place: Path, at: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run()
+    _flip(Path(first.address.removeprefix("file://")), at)
+    again = run()
+    assert (again.reused, calls) == (False, [1, 2])
+    assert again.manifest.digest == first.manifest.digest and again.address.endswith("/2.json")
+    said = [line for line in capsys.readouterr().err.splitlines() if "set aside" in line]
+    assert len(said) == 1 and first.address in said[0] and "making its result again" in said[0]
+    assert run().address == again.address
+
+
+def test_a_damaged_manifest_under_a_reused_one_is_found_in_its_newest_attempt(place: Path) -> None:
+    first = run()
+    further = uses_toy(recipe=RECIPE, made=first.manifest).manifest
+    _flip(Path(first.address.removeprefix("file://")))
+    again = run()
+    assert carried(further, "teacher", TeacherResult).digest == again.manifest.digest
+
+
+def test_damage_is_for_the_user_to_mend_and_never_status_1(place: Path) -> None:
+    path = Path(run().address.removeprefix("file://"))
+    _flip(path)
+    with pytest.raises(UserError, match=r"1\.json.*again") as caught:
+        read_manifest(path, TeacherResult)
+    assert caught.value.exit_code == Corrupt.exit_code == 2
+
+
+def test_the_same_on_s3(s3_endpoint: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY
+
+    monkeypatch.setenv("SIDA_S3_ENDPOINT", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("SIDA_STORE", f"s3://{BUCKET}/{place.name}")
+    first, store = run(), open_store(settings().store)
+    ref = first.manifest.result.weights
+    for key_of in (lambda outcome: ref.key, lambda outcome: manifest_key(outcome.manifest)):
+        key = key_of(run())
+        content = bytearray(store.read(key))
+        content[len(content) // 2] ^= 1
+        store.put(key, bytes(content))
+        again = run()
+        assert not again.reused and again.manifest.digest == first.manifest.digest
+        assert run().address == again.address
+    assert calls == [1, 2, 3] and store.read(ref.key) == b"weights"

@@ -26,7 +26,7 @@ from sida.report.comparison.entries import benchmarks, finished_runs, in_words
 from sida.report.comparison.page import comparison_page
 from sida.report.comparison.table import COLUMNS, as_cells, as_csv, rows_of
 from sida.settings import settings
-from sida.stores import open_store
+from sida.stores import open_own_store
 
 ARGUMENTS = (
     argument("recipes", "RECIPE", "names of recipes (default: all that have a run, and the paper's)", nargs="*"),
@@ -38,7 +38,7 @@ ARGUMENTS = (
 
 def main(args: argparse.Namespace) -> int:
     """Read the store, print, write the files."""
-    store = open_store(args.store or settings().store)
+    store = open_own_store(args.store or settings().store)
     for run in args.runs:
         if not records.calls(store, run):
             raise UserError(f"no run {run!r} in {store.address}: check the id and the store")

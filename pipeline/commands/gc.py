@@ -19,7 +19,7 @@ from pipeline import output
 from pipeline.arguments import STORE, argument, flag
 from sida.process.scratch import remove_abandoned
 from sida.settings import settings
-from sida.stores import open_store
+from sida.stores import open_own_store
 from sida.stores.garbage import find_garbage, remove_garbage, summary
 
 ARGUMENTS = (
@@ -31,7 +31,7 @@ ARGUMENTS = (
 
 def main(args: argparse.Namespace) -> int:
     """Print one line, or JSON with every key."""
-    store = open_store(args.store or settings().store)
+    store = open_own_store(args.store or settings().store)
     garbage = (remove_garbage if args.delete else find_garbage)(store, args.forget)
     abandoned = remove_abandoned(dry_run=not args.delete)
     hint = "" if args.delete or not (garbage.all_keys() or abandoned) else "; nothing was changed: --delete removes it"

@@ -24,7 +24,7 @@ from sida.layout import check_run_id
 from sida.printing import plain
 from sida.settings import settings
 from sida.steps.log import read_log
-from sida.stores import open_store
+from sida.stores import open_own_store
 
 ARGUMENTS = (
     argument("run", "RUN", "id of the run; here: name of its folder in ./runs"),
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _here(run: str, step: str) -> Iterator[str]:
     """Return the log of the step's workers if it has some; else the step's own; of one at work, the log of its run."""
-    folder, store = settings().runs, open_store(settings().store)
+    folder, store = settings().runs, open_own_store(settings().store)
     call = records.call_of(store, run, step)
     parts = call.manifest.rsplit("/", 3)  # .../steps/<step>/<key>/<attempt>.json, once it has ended
     if len(parts) == 4:

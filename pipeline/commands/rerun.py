@@ -28,7 +28,7 @@ from sida.errors import UserError
 from sida.records import StepCall
 from sida.settings import environment, settings
 from sida.steps.recipes import recipe_at
-from sida.stores import open_store
+from sida.stores import open_own_store
 
 CRON_JOBS = "print a suspended CronJob for each step of RECIPE, to be started by `kubectl create job --from`"
 ARGUMENTS = (
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     cluster = profile.load(args.profile) if args.profile else None
     if cluster is not None:
         remote.use_store(cluster)
-    store = open_store(settings().store)
+    store = open_own_store(settings().store)
     step, dot, item = args.step.partition(".")  # of many: score.cifar10-uncond-sid
     call = records.call_of(store, args.run, step.replace("-", "_") + dot + item)
     if cluster is None or args.local:

@@ -26,7 +26,7 @@ from sida import ending, records
 from sida.errors import SidaError, UserError
 from sida.launch.looker import in_a_line
 from sida.settings import settings
-from sida.stores import ObjectStore, open_store
+from sida.stores import ObjectStore, open_own_store
 
 ARGUMENTS = (
     argument("run", "RUN", "id of the run, as `submit` printed it; here: name of its folder in ./runs", nargs="?"),
@@ -73,7 +73,7 @@ def _on_kubeflow(args: argparse.Namespace) -> int:
 
 
 def _in_store(args: argparse.Namespace) -> int:
-    store, run = open_store(settings().store), args.run
+    store, run = open_own_store(settings().store), args.run
     calls = records.calls(store, run)
     if not calls:
         raise UserError(
@@ -126,7 +126,7 @@ def _list_kubeflow(args: argparse.Namespace) -> int:
 
 
 def _list_store(args: argparse.Namespace) -> int:
-    store = open_store(settings().store)
+    store = open_own_store(settings().store)
     rows, fields = [], []
     for run in reversed(records.runs(store)[-args.last :]):
         calls = records.calls(store, run)

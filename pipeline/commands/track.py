@@ -19,7 +19,7 @@ from pipeline.arguments import STORE, argument
 from sida import records
 from sida.errors import UserError
 from sida.settings import settings
-from sida.stores import open_store
+from sida.stores import open_own_store
 from sida.tracking.reconcile import track
 from sida.tracking.server import TrackingOff
 
@@ -28,7 +28,7 @@ ARGUMENTS = (argument("runs", "RUN", "ids of runs (default: all in the store, ol
 
 def main(args: argparse.Namespace) -> int:
     """Write the runs; status 2 when MLflow cannot be written, 1 when some runs could not be read."""
-    store = open_store(args.store or settings().store)
+    store = open_own_store(args.store or settings().store)
     runs = args.runs or records.runs(store)
     if not runs:
         raise UserError(f"no runs in {store.address}: check --store, or run a recipe first")

@@ -22,7 +22,8 @@ from pipeline.arguments import AMOUNT, TRUST, argument, flag
 from pipeline.display import open_display
 from pipeline.following import drawn
 from sida import verify as chains
-from sida.addresses import checked
+from sida.addresses import checked, redact
+from sida.errors import Corrupt
 from sida.printing import one_line
 from sida.verify import Recomputed, recompute
 
@@ -40,7 +41,13 @@ def main(args: argparse.Namespace) -> int:
     running.share(trusted=args.trust_detector)
     address = checked(args.score, "SCORE", ("file", "s3"))
     address = address if "://" in address else str(Path(address).absolute())
-    chain = chains.verify(address, hashing=not args.list)
+    try:
+        chain = chains.verify(address, hashing=not args.list)
+    except Corrupt as error:  # this very manifest: there is nothing below it to look at
+        print(f"error: {error}", file=sys.stderr)
+        problem = {"what": "manifest", "address": redact(address), "problem": str(error)}
+        output.result(args, "", holds=False, objects=1, problems=[problem], remarks=[], recomputed=[])
+        return 1
     for remark in chain.remarks:
         output.note(args, f"note: {remark}")
     for link in chain.problems:

@@ -3,13 +3,18 @@
 EXIF rotation is ignored, as NVIDIA's tools do: pixels as stored; ``center-crop-upright`` alone obeys it. RGB and grayscale are
 taken as they are (gray tripled for three channels). With ``modes="strict"`` everything else is unreadable: EDM's tool garbled
 palette and CMYK images silently. ``"convert"`` takes palette, CMYK and bilevel images by Pillow's conversion and drops alpha
-without blending, as EDM2's tool does. Deeper grays are refused always: that tool clipped them to white.
+without blending, that of a single transparent color too, as EDM2's tool does.
+Deeper grays are refused always: that tool clipped them to white.
+
+What a file claims is looked at before it is decoded: at most ``MAX_PIXELS`` pixels. Decoding takes up to 20 bytes of memory for
+each of them (WebP; others 12), beside the file's own bytes twice.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +35,10 @@ CONVERTIBLE = ("P", "PA", "CMYK", "1", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbC
 UPRIGHT = "center-crop-upright"
 CROPS = ("center-crop", UPRIGHT, "center-crop-dhariwal")
 _ORIENTATION = 0x0112
+_TIFF_TILE = 4096**2  # pixels; of larger tiles none may be larger than the picture
+_TIFF_VALUES = 2**20  # of one tag: as many tiles of 8x8 as a picture may have, nearly
+_TIFF_BYTES = (1, 2, 6, 7)  # types whose values are bytes, taken as they are
+_TIFF_WIDTH, _TIFF_LENGTH, _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 256, 257, 322, 323
 _PPM_BYTES = 2**16
 _PPM = re.compile(rb"P[0-9a-zA-Z](?:\s|#[^\r\n]*[\r\n])+\d+(?:\s|#[^\r\n]*[\r\n])+\d+\s")
 
@@ -62,6 +71,10 @@ class Decoder:
         """Return the picture with the data set's number of channels."""
         mode = image.mode
         target = "RGB" if self.channels == 3 else "L"
+        if "transparency" in image.info and self.modes == "strict":  # a color of palette, gray or RGB (PNG's tRNS, GIF)
+            raise Unreadable(
+                f"has a transparent color (mode {mode}): set dataset.modes to convert to take it as EDM2 does"
+            )
         if mode == target or (mode, target) == ("L", "RGB"):
             return image if mode == target else image.convert("RGB")
         if mode not in (*CONVERTIBLE, "RGB"):
@@ -101,6 +114,11 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     try:
         if content[:1] == b"P" and not _PPM.match(content[:_PPM_BYTES]):  # Pillow takes a byte at a time
             raise Unreadable(f"has no size within its first {_PPM_BYTES:,} bytes, as a PPM has")
+        if content[:2] in (b"II", b"MM"):
+            try:
+                _check_tiff(content)
+            except struct.error as error:
+                raise Unreadable("is a TIFF that breaks off") from error
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise Unreadable(f"is {image.width}x{image.height}: refused as a bomb")
@@ -115,6 +133,30 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
         raise UserError("too little memory to decode an image: free some, or use fewer processes") from error
     except Exception as error:  # Pillow's decoders raise whatever hostile bytes make them raise
         raise Unreadable(reason(error)) from error
+
+
+def _check_tiff(content: bytes) -> None:
+    """Raise Unreadable for a TIFF whose tiles, or lists of them, take more memory than the picture; struct.error for a cut one."""
+    order, big = "<" if content[:2] == b"II" else ">", 43 in content[2:4]
+    head, entry, first = ("QQ", "HHQQ", 8) if big else ("IH", "HHII", 4)
+    (at,) = struct.unpack_from(order + head[0], content, first)
+    (count,) = struct.unpack_from(order + head[1], content, at)
+    at += struct.calcsize(order + head[1])
+    found: dict[int, list[int]] = {tag: [] for tag in (_TIFF_WIDTH, _TIFF_LENGTH, _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH)}
+    for number in range(count):
+        place = at + number * struct.calcsize(order + entry)
+        tag, kind, values, value = struct.unpack_from(order + entry, content, place)
+        if values > _TIFF_VALUES and kind not in _TIFF_BYTES:
+            raise Unreadable(f"has {values:,} values under its tag {tag}: refused as a bomb")
+        if kind == 3:  # a number of two bytes stands at the beginning of its field
+            (value,) = struct.unpack_from(order + "H", content, place + struct.calcsize(order + entry[:-1]))
+        if tag in found:
+            found[tag].append(value)
+    # Of a tag that is there twice libtiff takes the first, Pillow the last.
+    width, length = (min(found[tag], default=0) for tag in (_TIFF_WIDTH, _TIFF_LENGTH))
+    across, down = (max(found[tag], default=0) for tag in (_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH))
+    if across * down > max(_TIFF_TILE, width * length):
+        raise Unreadable(f"has tiles of {across}x{down} pixels: refused as a bomb")
 
 
 def is_image(name: str) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from sida.data.entries import Entry, check_size, checked_name
 from sida.errors import UserError
+from sida.foreign.boundary import reading
 
 MAX_UNPACKED_RATIO = 20  # of a tar.gz of images, beyond a fixed allowance
 _ALLOWANCE = 64 * 2**20
@@ -21,24 +21,19 @@ def unpacked(path: Path, folder: Path) -> Path:
 
     Raises UserError when it is damaged or inflates like a bomb; OSError when the disk is full.
     """
-    try:
+    size = 0
+    with reading(str(path), path, "damaged"):
         with path.open("rb") as file:
             if file.read(2) != b"\x1f\x8b":
                 return path
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    limit = _ALLOWANCE + MAX_UNPACKED_RATIO * path.stat().st_size
-    plain = folder / f"{path.name}.tar"
-    size = 0
-    try:
+        limit = _ALLOWANCE + MAX_UNPACKED_RATIO * path.stat().st_size
+        plain = folder / f"{path.name}.tar"
         with gzip.open(path) as packed, plain.open("wb") as file:
             while block := packed.read(_BLOCK):
                 size += len(block)
                 if size > limit:
                     raise UserError(f"{path}: inflates to more than {limit:,} bytes: refused as a bomb")
                 file.write(block)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged ({error}): fetch it again") from error
     return plain
 
 
@@ -53,30 +48,27 @@ def tar_entries(path: Path, archive: Path, inside: Entry | None = None) -> Itera
     names: set[str] = set()
     with path.open("rb", buffering=2**16) as file:
         file.seek(base)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as opened:
-                while True:
-                    end = opened.offset
-                    member = opened.next()
-                    if member is None or member.offset_data > base + size:  # a header beyond the end of an inner tar
-                        break
-                    opened.members = []  # type: ignore[attr-defined]  # or it would keep them all
-                    name = checked_name(member.name, place)
-                    if member.isdir():
-                        yield Entry(f"{name}/", str(path), 0, 0, 0)
-                        continue
-                    if not member.isreg() or member.issparse():
-                        raise UserError(f"{place}: {name} is a link or a device, not a file: refused")
-                    if name in names:
-                        raise UserError(f"{place}: {name} is in it twice: pack it again")
-                    names.add(name)
-                    if member.offset_data + member.size > base + size:
-                        raise UserError(f"{place}: cut short inside {name}: fetch it again")
-                    if not name.endswith(".tar"):
-                        check_size(name, member.size, member.size, place)
-                    yield Entry(name, str(path), member.offset_data, member.size, member.size)
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise UserError(f"{place}: not a whole tar ({error}): fetch it again") from error
+        with reading(place, archive, "not a whole tar"), tarfile.open(fileobj=file, mode="r:") as opened:
+            while True:
+                end = opened.offset
+                member = opened.next()
+                if member is None or member.offset_data > base + size:  # a header beyond the end of an inner tar
+                    break
+                opened.members = []  # type: ignore[attr-defined]  # or it would keep them all
+                name = checked_name(member.name, place)
+                if member.isdir():
+                    yield Entry(f"{name}/", str(path), 0, 0, 0)
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise UserError(f"{place}: {name} is a link or a device, not a file: refused")
+                if name in names:
+                    raise UserError(f"{place}: {name} is in it twice: pack it again")
+                names.add(name)
+                if member.offset_data + member.size > base + size:
+                    raise UserError(f"{place}: cut short inside {name}: fetch it again")
+                if not name.endswith(".tar"):
+                    check_size(name, member.size, member.size, place)
+                yield Entry(name, str(path), member.offset_data, member.size, member.size)
         file.seek(end)
         if end + 512 > base + size or file.read(512) != bytes(512):
             raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sida.data.entries import DEFLATED, STORED, Entry, check_size, checked_name
 from sida.errors import UserError
+from sida.foreign.boundary import reading
 
 
 def zip_entries(path: Path) -> list[Entry]:
@@ -16,13 +17,8 @@ def zip_entries(path: Path) -> list[Entry]:
 
     Raises UserError naming the archive and what is wrong.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:  # ValueError: names not UTF-8
-        raise UserError(f"{path}: not a whole zip ({error}): fetch it again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    with reading(str(path), path, "not a whole zip"), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
     entries = [_entry(path, info) for info in members]
     if repeated := [
         name for name, count in Counter(entry.name for entry in entries).items() if count > 1 and not name.endswith("/")

@@ -10,7 +10,7 @@ from functools import partial
 from sida import patience, progress
 from sida.errors import SidaError, StoreError, UserError
 from sida.launch.base import Stopped, Work
-from sida.launch.nodes import CALL, OVER, POLL_SECONDS, MachineLauncher, Nodes, put, read
+from sida.launch.nodes import CALL, OVER, POLL_SECONDS, TERMS, MachineLauncher, Nodes, put, read, terms
 from sida.launch.worker_error import failure, read_error
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
@@ -28,7 +28,8 @@ class _Called(Exception):
 def follow(nodes: Nodes, processes: int, threads: int) -> int:
     """Join the jobs of the run that leads, until it ends; its exit status. A failure is node 0's to judge, except a user's mistake.
 
-    Raises UserError when no run begins in SIDA_TIMEOUT, what a worker said of the user's mistake, and an error when the run failed.
+    Raises UserError when no run begins in SIDA_TIMEOUT, when node 0 has other terms, and with what a worker said of the user's
+    mistake; another error when the run failed.
     """
     here, us = settings(), f"node {nodes.rank}"
     store = open_store(here.store)
@@ -36,6 +37,7 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
     nodes = _find_leader(store, nodes, here.timeout)
     progress.note(us, f"joined the run at {nodes.host}:{nodes.port}")
     answered = done = ""
+    agreed = False
 
     def still_led() -> None:
         try:
@@ -57,6 +59,7 @@ def follow(nodes: Nodes, processes: int, threads: int) -> int:
     try:
         while True:
             while "job" not in (call := read(store, nodes, CALL)) or call["id"] != answered or answered == done:
+                agreed = agreed or _agree(store, nodes, processes)
                 if call and "job" not in call and call["id"] != answered:
                     answered = call["id"]
                     put(store, nodes, f"node-{nodes.rank}", {"answered": answered})
@@ -95,6 +98,19 @@ def _ending(store: ObjectStore, nodes: Nodes) -> int:
             f"the run that node 0 leads has failed with status {status}: see the error there", status
         ) from None
     return status
+
+
+def _agree(store: ObjectStore, nodes: Nodes, processes: int) -> bool:
+    """Return whether node 0 has said its terms, and they are ours. Raises UserError, and tells node 0, when they are not."""
+    for name, theirs in (said := read(store, nodes, TERMS)).items():
+        ours = terms(nodes, processes).get(name, "")
+        if ours != theirs:
+            words = f"{name}: node 0 has {theirs}, node {nodes.rank} has {ours or 'none'}: start both with the same"
+            put(store, nodes, f"node-{nodes.rank}", {"differs": words})
+            raise UserError(words)
+    if said:
+        put(store, nodes, f"node-{nodes.rank}", {})  # in place of what an earlier start differed in
+    return bool(said)
 
 
 def _wait_for_route(nodes: Nodes, still_wanted: Callable[[], None]) -> None:

@@ -1,8 +1,10 @@
 """Several machines without a cluster: one leads and runs the DAG, the others join its jobs. All share the store.
 
     leases/nodes/<host>-<port>/                       held by the leading run for as long as it lasts
+    nodes/<host>-<port>/<lease>/terms.json            what all machines must have alike (``terms``), as node 0 has it
     nodes/<host>-<port>/<lease>/call.json             node 0's call, under an id of its own: first without a job, then with it
-    nodes/<host>-<port>/<lease>/node-<rank>.json      the call that a node has answered: it is there, and has nothing else to do
+    nodes/<host>-<port>/<lease>/node-<rank>.json      the call that a node has answered: it is there, and has nothing else to do;
+                                                      or, once, in what it differs from node 0
     nodes/<host>-<port>/<lease>/over.json             how the run ended
 
 A node joins the job of a call that it has answered, and leaves it when there is another call; so none joins a job that has lost a
@@ -20,10 +22,12 @@ import json
 import secrets
 import socket
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
+import sida
 from sida import progress
 from sida.errors import Fenced, NotFound, SidaError, Unavailable, UserError
 from sida.launch.base import Stopped, Work
@@ -35,7 +39,7 @@ from sida.stores import ObjectStore
 
 RESTARTS = 3  # without a new checkpoint in between
 POLL_SECONDS = 1.0
-CALL, OVER = "call", "over"
+TERMS, CALL, OVER = "terms", "call", "over"
 
 
 class Nodes(Part):
@@ -122,6 +126,19 @@ class MachineLauncher(LocalLauncher):
         return {variable: given.get(variable, name) for variable, name in variables.items()}
 
 
+def terms(nodes: Nodes, processes: int) -> dict[str, str]:
+    """Return what must be alike on all machines, or their processes wait for one another in vain; ``processes``: the recipe's.
+
+    Raises UserError when these cannot be shared out.
+    """
+    return {
+        "--nodes": str(nodes.count),
+        "processes a machine (SIDA_WORKERS, or the recipe's)": str(settings().workers or nodes.share(processes)),
+        "version of sida": sida.__version__,
+        "version of torch": version("torch"),
+    }
+
+
 # --- node 0; the others are in joining.py ------------------------------------------------------------------------
 
 
@@ -163,11 +180,17 @@ def _progress(store: ObjectStore, job: str) -> list[str]:
 
 
 def _wait_for_all(store: ObjectStore, nodes: Nodes, call: str) -> None:
-    """Until every other machine has answered."""
+    """Until every other machine has answered. Raises UserError at once for one that differs from us."""
     seconds = settings().timeout
     deadline = time.monotonic() + seconds
     waiting = list(range(1, nodes.count))
-    while waiting := [rank for rank in waiting if read(store, nodes, f"node-{rank}").get("answered") != call]:
+    while True:
+        said = {rank: read(store, nodes, f"node-{rank}") for rank in waiting}
+        if differs := next((one["differs"] for one in said.values() if "differs" in one), ""):
+            raise UserError(differs)
+        waiting = [rank for rank in waiting if said[rank].get("answered") != call]
+        if not waiting:
+            return
         if time.monotonic() > deadline:
             raise UserError(
                 f"node {waiting[0]} has not joined within {seconds:g} s: run the same command there with --node-rank "

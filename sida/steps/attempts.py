@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from sida import layout, progress
-from sida.errors import AlreadyExists, Fenced, NotFound, UserError
+from sida import layout
+from sida.errors import AlreadyExists, Corrupt, Fenced, NotFound, UserError
 from sida.layout import attempt_at, latest_key
 from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
 from sida.settings import settings
@@ -59,11 +59,11 @@ def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:
     for place in dict.fromkeys((key, latest)):
         try:
             source = parse_manifest(store.read(place), store.address_of(place))
-        except NotFound:
+        except (NotFound, Corrupt):
             continue
         if source.digest == manifest.about.inputs.get(name):
             return of_kind(source, kind, store.address_of(place))
-    raise UserError(f"{store.address_of(key)}, the {name} that {maker} used, is gone: submit the run again")
+    raise UserError(f"{store.address_of(key)}, the {name} that {maker} used, is gone or damaged: submit the run again")
 
 
 def publish(
@@ -81,9 +81,9 @@ def publish(
             break
         except AlreadyExists:
             lease.check()
-            there = parse_manifest(store.read(attempt_key), store.address_of(attempt_key))
-            if there.digest == mine.digest:
-                break
+            with suppress(Corrupt):  # a damaged one keeps its number
+                if parse_manifest(store.read(attempt_key), store.address_of(attempt_key)).digest == mine.digest:
+                    break
             number = next_number(store, folder)
     with suppress(Fenced):  # the attempt is there
         lease.guarded(lambda: _point(store, folder))
@@ -108,25 +108,32 @@ def _latest(store: ObjectStore, folder: str) -> int | None:
     return max((attempt.number for key in store.list(f"{folder}/") if (attempt := attempt_at(key))), default=None)
 
 
-def find(store: ObjectStore, step: str, folder: str, code: Callable[[], str]) -> StepOutcome[Any] | None:
-    """Return the published result, if all its objects are still there as published."""
+def find(
+    store: ObjectStore, folder: str, code: Callable[[], str], note: Callable[[str], None]
+) -> StepOutcome[Any] | None:
+    """Return the published result, if it and all its objects are still there as published; else say why they are made again."""
     number = _latest(store, folder)
     if number is None:
         return None
     address = store.address_of(f"{folder}/{number}.json")
     try:
-        manifest = parse_manifest(store.read(f"{folder}/{number}.json"), address)
+        content = store.read(f"{folder}/{number}.json")
     except NotFound:
+        return None
+    try:
+        manifest = parse_manifest(content, address)
+    except UserError:  # damaged, or of another schema
+        note(f"{address} is damaged and set aside: making its result again")
         return None
     for ref in manifest.objects():
         try:
             whole = intact(store, ref, manifest.about.etags.get(ref.key))
         except NotFound:
-            progress.note(step, f"{ref.name} is gone from the store: making it again")
+            note(f"{ref.name} is gone from the store: making it again")
             return None
         if not whole:
-            progress.note(step, f"{ref.name} changed in the store since {address}: making it again")
+            note(f"{ref.name} changed in the store since {address}: making it again")
             return None
     if manifest.about.code != code():
-        progress.note(step, "reused a result of another version of this step's code (--force makes it anew)")
+        note("reused a result of another version of this step's code (--force makes it anew)")
     return StepOutcome(manifest, address, reused=True)

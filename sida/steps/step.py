@@ -71,6 +71,7 @@ class StepRun(ExitStack):
         super().__init__()
         self.step, self.recipe, self.store, self.anew, self.repeat = step, recipe, store, anew, repeat
         self.notes: dict[str, str | float] = {}
+        self._noted: set[str] = set()
 
     def claim(self, parameters: dict[str, Any], **inputs: Manifest[Any]) -> None:
         """Become the one process that makes the result of these parameters and inputs, which decide the step's key.
@@ -100,12 +101,18 @@ class StepRun(ExitStack):
         """Tell the user something about this step in a line."""
         progress.note(self.step.name, text)
 
+    def _note_once(self, text: str) -> None:
+        """Tell it the first time: the store is looked into before and after the wait for the lease."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.note(text)
+
     def put(self, source: bytes | Path, name: str) -> ObjectRef:
         """Store an object; refused when another writer has taken over the key."""
         return self.lease.guarded(lambda: put_object(self.store, source, name))
 
     def _reuse(self) -> None:
-        if not self.anew and (outcome := find(self.store, self.step.name, self.folder, self.step.code)):
+        if not self.anew and (outcome := find(self.store, self.folder, self.step.code, self._note_once)):
             raise Reused(outcome)
 
     def publish(self, result: R) -> StepOutcome[R]:

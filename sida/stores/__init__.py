@@ -14,6 +14,7 @@ __all__ = [
     "ObjectRef",
     "ObjectStore",
     "fetch_object",
+    "open_own_store",
     "open_store",
     "put_object",
     "read_address",
@@ -51,6 +52,14 @@ def open_store(address: str) -> ObjectStore:
             raise UserError(f"store address {address} has no absolute path: write file:///folder, three slashes")
         return FolderStore(Path(path))
     return FolderStore(Path(address).absolute())
+
+
+def open_own_store(address: str) -> ObjectStore:
+    """Open a store that is sida's, or may become one. Raises StoreUnusable for a folder of something else."""
+    store = open_store(address)
+    if isinstance(store, FolderStore):
+        store.refuse_foreign()
+    return store
 
 
 def read_address(address: str) -> bytes:

@@ -93,28 +93,47 @@ def _download(store: ObjectStore, ref: ObjectRef, path: Path) -> None:
 def give_out(folder: Path, path: Path, sha256: str = "") -> bool:
     """Return whether the file is in the cache; if so it is marked as used by this process, now. Raises OSError.
 
-    With ``sha256`` it is hashed again where it is not as it was when it was verified, and removed where it is another.
+    With ``sha256`` it is hashed again where it is not as it was when it was verified, and removed where it is another. Others are
+    given theirs meanwhile: the lock is held to look and to decide, not to hash.
     """
-    with _locked(folder / "lock"):
-        try:
-            status = path.stat()
-            if sha256 and not _as_verified(path, sha256):
-                path.unlink()  # another program wrote into the cache
+    hashed = digest = ""
+    while True:
+        with _locked(folder / "lock"):
+            try:
+                seen = state_of(path)
+                if not sha256 or seen == _verified_state(path) or (seen == hashed and digest == sha256):
+                    _note_use(folder, path, marked=bool(sha256))
+                    return True
+                if seen == hashed:
+                    path.unlink()  # another program wrote into the cache
+                    return False
+            except FileNotFoundError:
                 return False
+            _register(folder, path)  # it is not evicted now
+        try:
+            with path.open("rb") as file:
+                digest, hashed = hashlib.file_digest(file, "sha256").hexdigest(), seen
         except FileNotFoundError:
             return False
-        os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
-        if sha256:
-            _marker(path).write_text(state_of(path))  # the time of its use is a part of that
-        users = _users.get(folder)
-        if users is None:
-            users = os.open(
-                folder / "users" / f"{os.getpid()}-{secrets.token_hex(4)}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            )
-            fcntl.flock(users, fcntl.LOCK_EX)  # held until this process and its forks have ended
-            _users[folder] = users
-        os.write(users, f"{_token(folder, path)}\n".encode())
-        return True
+
+
+def _note_use(folder: Path, path: Path, *, marked: bool) -> None:
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    if marked:
+        _marker(path).write_text(state_of(path))  # the time of its use is a part of that
+    _register(folder, path)
+
+
+def _register(folder: Path, path: Path) -> None:
+    """Write the file into the list of what this process uses."""
+    users = _users.get(folder)
+    if users is None:
+        users = os.open(
+            folder / "users" / f"{os.getpid()}-{secrets.token_hex(4)}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        )
+        fcntl.flock(users, fcntl.LOCK_EX)  # held until this process and its forks have ended
+        _users[folder] = users
+    os.write(users, f"{_token(folder, path)}\n".encode())
 
 
 def state_of(path: Path) -> str:
@@ -123,12 +142,11 @@ def state_of(path: Path) -> str:
     return json.dumps([str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size])
 
 
-def _as_verified(path: Path, sha256: str) -> bool:
+def _verified_state(path: Path) -> str:
+    """Return how the file was when it was verified; empty where it never was."""
     with suppress(FileNotFoundError, ValueError):
-        if _marker(path).read_text() == state_of(path):
-            return True
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return _marker(path).read_text()
+    return ""
 
 
 def _marker(path: Path) -> Path:

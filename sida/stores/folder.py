@@ -20,12 +20,14 @@ from typing import BinaryIO
 
 import psutil
 
+from sida import layout
 from sida.disk import CODES
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
 from sida.stores.base import BLOCK_BYTES, RESERVED, ObjectStore, Stat, check_key
 
 ABANDONED_SECONDS = 600.0  # a temporary file of a dead process on this host
 STALE_SECONDS = 86400.0  # one of any other host
+SYSTEM = frozenset("bin boot dev etc home lib lib64 media mnt opt proc root run sbin srv sys tmp usr var".split())  # noqa: SIM905
 
 
 class FolderStore(ObjectStore):
@@ -38,6 +40,25 @@ class FolderStore(ObjectStore):
     @property
     def address(self) -> str:
         return f"file://{self.root}"
+
+    def refuse_foreign(self) -> None:
+        """Raise StoreUnusable for a folder of something else: nothing is to be looked for, written or deleted there.
+
+        A store has a folder of objects, steps, or ``.tmp``; whatever is empty or absent may become one. Where systems and users
+        have their files, there is none beside anything else.
+        """
+        try:
+            names = {entry.name for entry in os.scandir(self.root)}
+        except OSError:
+            return self._refuse_dangling(self.root)  # absent, or whoever uses it says why it cannot be
+        ours = names & {*layout.FOLDERS, RESERVED}
+        system = _is_the_system_s(self.root.resolve())
+        foreign = [name for name in sorted(names - ours) if system or not name.startswith((".", "lost+found"))]
+        if foreign and (system or not names & {RESERVED, "objects", "steps"}):
+            raise StoreUnusable(
+                f"{self.root} is no store of sida's: it holds {foreign[0]}: give the store's own folder, or an empty one, as "
+                f"--store or SIDA_STORE"
+            )
 
     # -- reading
 
@@ -81,7 +102,7 @@ class FolderStore(ObjectStore):
         status = folder.stat()
         here = (status.st_dev, status.st_ino)
         if here in above:
-            raise StoreError(f"{folder} is a link to a folder above it: remove the link")
+            raise StoreUnusable(f"{folder} is a link to a folder above it: remove the link")
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name == RESERVED and folder == self.root:
@@ -90,15 +111,17 @@ class FolderStore(ObjectStore):
                 if entry.is_dir():
                     self._walk(path, (*above, here), keys)
                 elif entry.is_symlink() and not path.exists():
-                    raise StoreError(f"{path} is a link that leads nowhere: mount or mend what it names, or remove it")
+                    raise StoreUnusable(
+                        f"{path} is a link that leads nowhere: mount or mend what it names, or remove it"
+                    )
                 else:
                     keys.append(path.relative_to(self.root).as_posix())
 
     def _refuse_dangling(self, path: Path) -> None:
-        """Raise StoreError where nothing is found only because a link on the way leads nowhere."""
+        """Raise StoreUnusable where nothing is found only because a link on the way leads nowhere."""
         for at in (path, *path.parents):
             if at.is_symlink() and not at.exists():
-                raise StoreError(f"{at} is a link that leads nowhere: mount or mend what it names, or remove it")
+                raise StoreUnusable(f"{at} is a link that leads nowhere: mount or mend what it names, or remove it")
 
     def age(self, key: str) -> float:
         path = self._path(key)
@@ -230,6 +253,13 @@ class FolderStore(ObjectStore):
                 f"to a folder that you may write"
             )
         return StoreError(f"cannot write {self.address_of(key)}: {error.strerror}")
+
+
+def _is_the_system_s(folder: Path) -> bool:
+    """Return whether a folder is the root, one that systems have there, or a user's home or above one."""
+    home = Path(os.path.expanduser("~"))
+    top = Path(folder.anchor)
+    return folder in (top, home, *home.parents) or (folder.parent == top and folder.name in SYSTEM)
 
 
 def _stat(status: os.stat_result, written: str = "") -> Stat:

@@ -13,6 +13,9 @@ from sida.settings import settings
 from sida.stores.base import ObjectRef, ObjectStore, damaged
 from sida.stores.cache import fetch_through_cache, state_of
 
+UNKNOWN_BYTES = 256 << 20  # takes a fraction of a second to hash
+WRITTEN = "written "  # before the state of a file that this machine wrote and has not read back
+
 
 class HashingReader(io.FileIO):
     """Reader of a file that refuses to end unless its bytes have the sha256: then nothing is published."""
@@ -57,25 +60,32 @@ def put_object(store: ObjectStore, source: bytes | Path, name: str = "") -> Obje
     ref = ObjectRef(name, size, digest)
     with suppress(NotFound, Corrupt):
         if store.touch(ref.key):
-            verify_object(store, ref)
+            _verify_and_mark(store, ref)
             return ref
     if isinstance(source, bytes):
         store.put(ref.key, source)
     else:
         with HashingReader(source, digest) as file:
             store.put(ref.key, file)
+    _mark(ref, WRITTEN + _state(store, ref))
     return ref
 
 
 def intact(store: ObjectStore, ref: ObjectRef, etag: str | None) -> bool:
-    """Return whether the object is as it was when it had ``etag``: by that, or by its bytes. Raises NotFound."""
+    """Return whether the object is as it was when it had ``etag``: by that, or by its bytes. Raises NotFound.
+
+    By its bytes also where its file, whose time of writing may have been set back, is not as this machine remembers it; where it
+    remembers nothing, those of up to ``UNKNOWN_BYTES``.
+    """
     stat = store.stat(ref.key)
     if stat.size != ref.size:
         return False
-    if stat.etag == etag:
+    state, remembered = _state(store, ref), _mark_of(ref).removeprefix(WRITTEN)
+    known = remembered == state if remembered else ref.size > UNKNOWN_BYTES
+    if stat.etag == etag and (known or not state):
         return True
     try:
-        verify_object(store, ref)
+        _verify_and_mark(store, ref)
     except Corrupt:
         return False
     return True
@@ -104,17 +114,42 @@ def fetch_object(store: ObjectStore, ref: ObjectRef) -> Path:
 
 
 def _verify_once(store: ObjectStore, ref: ObjectRef, path: Path) -> Path:
-    """Hash a stored file unless it was hashed since it was last written, as a marker in the cache tells."""
-    marker = settings().cache / "verified" / ref.sha256
-    try:
-        seen = state_of(path)
-    except OSError as error:
-        raise NotFound(f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is not there any more") from error
-    with suppress(OSError, ValueError):
-        if marker.read_text() == seen:
-            return path
-    verify_object(store, ref)
-    with suppress(OSError):  # a cache that cannot be written, or half a marker, only costs another hashing
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(seen)
+    """Hash a stored file unless it was hashed since it was last written."""
+    if not path.exists():
+        raise NotFound(f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is not there any more")
+    if _mark_of(ref) != _state(store, ref):
+        _verify_and_mark(store, ref)
     return path
+
+
+def _verify_and_mark(store: ObjectStore, ref: ObjectRef) -> None:
+    seen = _state(store, ref)
+    verify_object(store, ref)
+    _mark(ref, seen)
+
+
+def _state(store: ObjectStore, ref: ObjectRef) -> str:
+    """Return how the object's file is; empty where the store has no files."""
+    path = store.local_path(ref.key)
+    with suppress(OSError):
+        return state_of(path) if path else ""
+    return ""
+
+
+def _marker(ref: ObjectRef) -> Path:
+    """Return the file in this machine's cache that tells how an object's file was when its bytes were verified or written."""
+    return settings().cache / "verified" / ref.sha256
+
+
+def _mark(ref: ObjectRef, state: str) -> None:
+    with suppress(OSError):  # a cache that cannot be written, or half a marker, only costs another hashing
+        if state not in ("", WRITTEN):
+            _marker(ref).parent.mkdir(parents=True, exist_ok=True)
+            _marker(ref).write_text(state)
+
+
+def _mark_of(ref: ObjectRef) -> str:
+    """Return how the object's file was, after ``WRITTEN`` where its bytes were never read back; empty where nobody knows."""
+    with suppress(OSError, ValueError):
+        return _marker(ref).read_text()
+    return ""

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -182,7 +183,7 @@ def test_a_flipped_bit_of_the_cifar_archive_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz"):
             open_source(section(path, "cifar10", classes=10, resolution=32), tmp_path)
     path.write_bytes(content[:-1000])
-    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz: damaged"):
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz is damaged"):
         open_source(section(path, "cifar10", classes=10, resolution=32), tmp_path)
 
 
@@ -262,7 +263,7 @@ def test_a_packed_tar_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
     for content in (b"junk" * 300, write_tar(tmp_path / "x", ("../x.png", png(1))).read_bytes()):
         path = tmp_path / "a.tar.gz"
         path.write_bytes(gzip.compress(content))
-        with pytest.raises(UserError, match=r"a\.tar\.gz: ") as caught:
+        with pytest.raises(UserError, match=r"a\.tar\.gz(:| is not a whole tar) ") as caught:
             entries_of(path, scratch)
         assert str(scratch) not in str(caught.value)
     listing = ("dataset.json", b'{"labels": [["x.png", "one"]]}')
@@ -305,3 +306,22 @@ def test_labels_nested_too_deep_are_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_bytes(b'{"labels": [["x.png", %s]]}' % deep)
     with pytest.raises(UserError, match=r"not a dataset\.json"):
         open_source(section(tmp_path / "dataset.json", "labels", classes=2), tmp_path)
+
+
+@pytest.mark.parametrize("error", [struct.error("unpack"), OverflowError("too large"), RecursionError(), IndexError()])
+def test_whatever_reading_an_archive_raises_is_a_line_that_names_it(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    packed = tmp_path / "c.tar.gz"
+    packed.write_bytes(gzip.compress(bytes(10240)))
+    write_zip(tmp_path / "a.zip", ("x.png", png(1)))
+    write_tar(tmp_path / "b.tar", ("x.png", png(1)))
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", fail)
+    monkeypatch.setattr(tarfile.TarFile, "next", fail)
+    monkeypatch.setattr(gzip.GzipFile, "read", fail)
+    refused(tmp_path / "a.zip", r"a\.zip is not a whole zip \(.+\): fetch it again")
+    refused(tmp_path / "b.tar", r"b\.tar is not a whole tar \(.+\): fetch it again")
+    refused(packed, r"c\.tar\.gz is damaged \(.+\): fetch it again")

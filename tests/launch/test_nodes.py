@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from sida.errors import NotFound, SidaError, UserError
 from sida.launch.base import Work
 from sida.launch.joining import follow
-from sida.launch.nodes import LeadingLauncher, MachineLauncher, Nodes, say_over
+from sida.launch.nodes import TERMS, LeadingLauncher, MachineLauncher, Nodes, put, read, say_over, terms
 from sida.stores import open_store
 from sida.stores.lease import acquire
 from tests.conftest import ROOT
@@ -280,3 +281,42 @@ def test_node_0_takes_its_call_back_before_it_waits_for_a_lost_node(
 def test_node_0_listens_on_its_rendezvous_and_on_no_other_address() -> None:
     with Nodes(count=2, rank=0, host="localhost", port=_free_port()).listen() as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("mine", "expected"),
+    [
+        ({"SIDA_WORKERS": "2"}, "processes a machine (SIDA_WORKERS, or the recipe's): node 0 has 1, node 1 has 2"),
+        ({"nodes": "3"}, "--nodes: node 0 has 2, node 1 has 3"),
+    ],
+)
+def test_a_node_with_other_settings_is_told_at_once_and_so_is_node_0(
+    place: Path, monkeypatch: pytest.MonkeyPatch, mine: dict[str, str], expected: str
+) -> None:
+    monkeypatch.setattr(MachineLauncher, "run", lambda *_: pytest.fail("worked"))
+    store = open_store(f"file://{place / 'store'}")
+    bare = Nodes(count=2, rank=0, host="127.0.0.1", port=29500)
+    with acquire(store, bare.name, ttl=30, owner="test") as lease:
+        leader = bare.model_copy(update={"lease": lease.number})
+        monkeypatch.setenv("SIDA_WORKERS", "1")
+        put(store, leader, TERMS, terms(leader, 2))
+        monkeypatch.setenv("SIDA_WORKERS", mine.get("SIDA_WORKERS", "1"))
+        began = time.monotonic()
+        with pytest.raises(UserError) as theirs:
+            follow(Nodes(count=int(mine.get("nodes", 2)), rank=1, host="127.0.0.1", port=29500), 2, 1)
+        with pytest.raises(UserError) as ours:
+            LeadingLauncher(place / "log", leader, store).run(work_in(place, "beat"))
+        assert time.monotonic() - began < 10
+        assert str(theirs.value) == str(ours.value) == f"{expected}: start both with the same"
+        monkeypatch.setenv("SIDA_WORKERS", "1")  # mended, while node 0 still prepares
+        thread = threading.Thread(target=lambda: suppressed(follow, bare.model_copy(update={"rank": 1}), 2, 1))
+        thread.start()
+        until(lambda: "differs" not in read(store, leader, "node-1"))
+        say_over(store, leader, 0)
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def suppressed(work: Callable[..., object], *arguments: object) -> None:
+    with suppress(SidaError):
+        work(*arguments)

@@ -113,3 +113,24 @@ def test_a_mistake_is_one_line_and_no_object(command: Command, arguments: tuple[
 
 def test_quiet_and_verbose_together_are_a_mistake(command: Command) -> None:
     assert "not allowed with" in command("run", "digits", "-q", "-v").mistake()
+
+
+def test_verify_says_no_with_status_1_to_a_damaged_manifest(command: Command, place: Path) -> None:
+    path = place / "store" / "steps" / "score" / ("0" * 64) / "1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema_version": 1, "result": {')
+    said = command("verify", str(path), "--json")
+    assert said.status == 1 and json.loads(said.out)["holds"] is False
+    assert said.err.count("\n") == 1 and "not a manifest" in said.err and str(path) in said.err
+
+
+@pytest.mark.parametrize("verb", [["gc"], ["gc", "--delete"], ["run", "digits"], ["status"], ["compare"], ["track"]])
+def test_no_verb_takes_a_folder_of_something_else_for_a_store(
+    command: Command, place: Path, verb: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "thesis").mkdir()
+    (place / "thesis" / "chapter.tex").touch()
+    monkeypatch.setenv("SIDA_STORE", str(place / "thesis"))
+    assert "thesis is no store of sida's: it holds chapter.tex" in command(*verb).mistake()
+    monkeypatch.setenv("SIDA_STORE", "/")
+    assert "/ is no store of sida's" in command(*verb).mistake()

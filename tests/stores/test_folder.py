@@ -15,7 +15,7 @@ import pytest
 
 from sida.addresses import redact
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
-from sida.stores import fetch_object, open_store, put_object
+from sida.stores import fetch_object, open_own_store, open_store, put_object
 from sida.stores.folder import FolderStore
 
 
@@ -227,3 +227,51 @@ def test_an_object_whose_bytes_changed_without_its_size_and_times_is_replaced(st
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     put_object(store, b"content", "a.bin")
     assert path.read_bytes() == b"content"
+
+
+# -- folders of something else
+
+
+@pytest.mark.parametrize("address", ["/", "/.", "/tmp/..", "file:///", "/etc", "/home/..", "/usr", "/tmp"])
+def test_a_folder_of_the_system_s_is_never_a_store(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderStore, "_walk", lambda *_: pytest.fail("walked"))
+    with pytest.raises(StoreUnusable, match=r"is no store of sida's: it holds .*: give the store's own folder"):
+        open_own_store(address)
+
+
+def test_a_home_is_none_whatever_it_holds_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    for name in ("objects", ".tmp", "steps", ".ssh"):
+        (tmp_path / "me" / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("me")
+    for folder in ("me", ".", "link"):
+        with pytest.raises(StoreUnusable, match="is no store of sida's"):
+            open_own_store(str(tmp_path / folder))
+
+
+def test_what_has_none_of_a_store_s_folders_is_none_and_an_empty_one_may_become_one(tmp_path: Path) -> None:
+    store = open_own_store(str(tmp_path / "absent"))
+    store.put("pins/a.json", b"{}")
+    assert open_own_store(str(tmp_path / "absent")).list() == ["pins/a.json"]
+    fresh = tmp_path / "disk"
+    (fresh / "lost+found").mkdir(parents=True)
+    (fresh / ".DS_Store").touch()
+    assert open_own_store(str(fresh)).list("steps/") == []
+    (fresh / "data").mkdir()
+    (fresh / "thesis.tex").touch()
+    with pytest.raises(StoreUnusable, match=r"it holds thesis\.tex"):
+        open_own_store(str(fresh))
+    (fresh / "objects").mkdir()
+    assert open_own_store(str(fresh))  # a note of the user's beside a store of ours
+
+
+def test_a_link_that_leads_nowhere_is_one_line_for_the_user_to_mend(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.put("pins/a.json", b"{}")
+    (tmp_path / "store" / "pins" / "b.json").symlink_to("gone")
+    with pytest.raises(StoreUnusable, match=r"pins/b\.json is a link that leads nowhere") as caught:
+        store.list()
+    assert caught.value.exit_code == 2
+    (tmp_path / "other").symlink_to("gone")
+    with pytest.raises(StoreUnusable, match="leads nowhere"):
+        open_own_store(str(tmp_path / "other"))

@@ -147,11 +147,11 @@ def test_a_folder_that_was_moved_and_linked_counts_and_a_link_that_leads_nowhere
         lambda: filled.store.list("steps/distill/"),
         lambda: filled.store.read(f"steps/distill/{KEY}/1.json"),
     ):
-        with pytest.raises(StoreError, match="a link that leads nowhere"):
+        with pytest.raises(StoreUnusable, match="a link that leads nowhere"):
             use()
     steps.unlink()
     steps.symlink_to(tmp_path / "store")
-    with pytest.raises(StoreError, match="a link to a folder above it"):
+    with pytest.raises(StoreUnusable, match="a link to a folder above it"):
         remove_garbage(filled.store)
 
 
