@@ -1,7 +1,7 @@
 """What a workflow engine runs around a run's steps: the look for results that are there, and the record of how it ended.
 
-    sida step look_up      first: steps whose result is published get no pod
-    sida step record_end   last, whatever happened
+sida step look_up      first: steps whose result is published get no pod
+sida step record_end   last, whatever happened
 """
 
 from __future__ import annotations
