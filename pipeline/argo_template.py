@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from components.around import LOOK_UP, RECORD_END
 from pipeline.plan import Plan
 from pipeline.profile import READS, Profile
-from sida.launch.pod import secret_key
+from sida.launch.pod import RESTRICTED, secret_key
 from sida.launch.trainjob_manifest import PART, label
 from sida.registry import STEPS
 from sida.steps.execute import SCHEDULED
@@ -29,6 +29,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 COMPONENT, RECIPE = "app.kubernetes.io/component", "sida/recipe"  # labels
 OUTPUTS = "/tmp/outputs"  # noqa: S108 (in the pod)
 ENTRY = "steps"
+# Of Argo's own containers, whatever the controller's settings: Pod Security "restricted" and quotas ask for it.
+AMOUNTS = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+ARGO_S = {"securityContext": RESTRICTED, "resources": AMOUNTS}
 RUN = "{{workflow.name}}"
 # A schedule's time, or that of a run that somebody started.
 WHEN = "{{= workflow['scheduledTime'] ?? workflow.creationTimestamp.RFC3339 }}"
@@ -120,6 +123,9 @@ def _workflow(profile: Profile, templates: list[dict[str, Any]], recipe: str) ->
         "ttlStrategy": {"secondsAfterCompletion": options.keep_seconds},
         "workflowMetadata": {"labels": _labels(recipe)},
         "podMetadata": {"labels": PART},
+        "podSpecPatch": json.dumps(
+            {"initContainers": [ARGO_S | {"name": "init"}], "containers": [ARGO_S | {"name": "wait"}]}
+        ),
         "templates": templates,
     }
     if profile.image_pull_secrets:

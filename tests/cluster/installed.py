@@ -152,9 +152,7 @@ def _metadata(name: str, namespace: str) -> dict[str, str]:
     return {"name": name, "namespace": namespace}
 
 
-def profile(
-    folder: Path, images: Images, name: str = "mine.yaml", shipped: str = "laptop-kind", **changes: Any
-) -> str:
+def profile(folder: Path, images: Images, name: str = "mine.yaml", shipped: str = "laptop-kind", **changes: Any) -> str:
     """A shipped profile, moved to the tests' namespaces; its path. ``changes`` replace sections."""
     fields = moved(yaml.safe_load((ROOT / "profiles" / f"{shipped}.yaml").read_text(encoding="utf-8")))
     fields["images"]["cpu"] = images.cpu
