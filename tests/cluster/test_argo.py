@@ -11,8 +11,6 @@ import pytest
 
 from tests.cluster import argo, installed
 from tests.cluster.conftest import Cluster, Undisturbed
-from tests.cluster.installed import NAMESPACE
-from tests.cluster.kubectl import get, kubectl, until
 
 WORKFLOW = "workflows.argoproj.io/workflow"
 
