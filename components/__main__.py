@@ -15,21 +15,23 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from components import around
 from components.body import run_step
-from components.interface import Parameter, description_of, outputs_of, parameters_of
+from components.interface import description_of, outputs_of, parameters_of
+from components.local import LocalArtifact, fetched
 from sida import progress
-from sida.errors import NotFound, SidaError, UserError
+from sida.errors import SidaError
 from sida.failures import failure_in
 from sida.manifests import parse_manifest
 from sida.printing import guarded, one_line
+from sida.records import pass_on
 from sida.registry import STEPS
 from sida.steps import Step
 from sida.steps.attempts import manifest_key
-from sida.stores import open_store, read_address
+from sida.stores import open_store
 from sida.tracking.reconcile import track_quietly
 
 PROGRAM = "sida step"
@@ -49,8 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         _list_steps()
         return 0
     name, *flags = arguments
+    if name in around.HELP:
+        return _around(name, flags)
     if name not in STEPS:
-        near = difflib.get_close_matches(name, STEPS, n=1)
+        near = difflib.get_close_matches(name, [*STEPS, *around.HELP], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         print(one_line(f"error: no step {name!r}: {hint}`{PROGRAM}` lists them"), file=sys.stderr)
         return 2
@@ -64,8 +68,21 @@ def main(arguments: Sequence[str]) -> int:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     finally:
-        if args.run_id and (line := track_quietly(args.run_id)):  # of a recorded run
+        # Of a recorded run whose engine does not do it at the end.
+        if args.run_id and args.outputs is None and (line := track_quietly(args.run_id)):
             print(line, file=sys.stderr)
+    return 0
+
+
+def _around(name: str, flags: Sequence[str]) -> int:
+    """Do what an engine asks for before or after the steps."""
+    parser = Parser(prog=f"{PROGRAM} {name}", description=around.HELP[name], allow_abbrev=False)
+    call = around.arguments_of(name, parser)
+    try:
+        call(parser.parse_args(flags))
+    except SidaError as error:
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return error.exit_code
     return 0
 
 
@@ -74,6 +91,9 @@ def _list_steps() -> None:
     width = max(map(len, STEPS))
     for name, step in sorted(STEPS.items()):
         print(f"  {name:<{width}}  {description_of(step).partition(chr(10))[0]}")
+    print("\naround them, for workflow engines:")
+    for name, text in around.HELP.items():
+        print(f"  {name:<{width}}  {text}")
     print(f"\n`{PROGRAM} STEP --help` explains a step.")
 
 
@@ -101,6 +121,12 @@ def parser_of(step: Step[Any]) -> Parser:
             default=parameter.default,
             help=text.replace("%", "%%"),
         )
+    parser.add_argument(
+        "--outputs",
+        metavar="FOLDER",
+        type=Path,
+        help="Write each address into a file of the result's name there too, for workflow engines.",
+    )
     return parser
 
 
@@ -114,27 +140,14 @@ def _truth(text: str) -> bool:
 # -- running
 
 
-@dataclass
-class LocalArtifact:
-    """An artifact as a component's body knows it: a file, and facts about it."""
-
-    path: str
-    schema_title: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def log_metric(self, name: str, value: float) -> None:
-        """Keep a number, as kfp's Metrics do."""
-        self.metadata[name] = value
-
-
 def _run(step: Step[Any], values: dict[str, Any], folder: Path) -> None:
     given = dict(values)
     for parameter in parameters_of(step):
         value = values[parameter.name]
         if parameter.kind == "manifests":
-            given[parameter.name] = [_fetched(parameter, one, folder, number) for number, one in enumerate(value)]
+            given[parameter.name] = [fetched(parameter, one, folder, number) for number, one in enumerate(value)]
         elif parameter.kind == "manifest" and value is not None:
-            given[parameter.name] = _fetched(parameter, value, folder)
+            given[parameter.name] = fetched(parameter, value, folder)
     outputs = {
         output.name: LocalArtifact(str(folder / output.name), f"system.{output.artifact}")
         for output in outputs_of(step)
@@ -142,20 +155,25 @@ def _run(step: Step[Any], values: dict[str, Any], folder: Path) -> None:
     try:
         run_step(step.name, given | outputs)
     finally:  # a table is published, and then the generators that are missing in it end the step
-        _tell(outputs)
+        _tell(outputs, values["outputs"], values["run_id"])
 
 
-def _tell(outputs: dict[str, LocalArtifact]) -> None:
-    """Print a step's results: addresses on stdout, texts for people on stderr."""
+def _tell(outputs: dict[str, LocalArtifact], folder: Path | None, run_id: str) -> None:
+    """Print a step's results: addresses on stdout, texts for people on stderr; write the addresses into ``folder``."""
     for name, output in outputs.items():
-        if failure := failure_in(
-            output.path
-        ):  # a pipeline goes on without it; whoever runs the step alone wants to know
-            error = SidaError(f"{failure.item}: {failure.message}")
-            error.exit_code = failure.exit_code
-            raise error
-        if address := _address(output):
+        if failure := failure_in(output.path):
+            if folder is None:  # whoever runs the step alone wants to know
+                error = SidaError(f"{failure.item}: {failure.message}")
+                error.exit_code = failure.exit_code
+                raise error
+            address = pass_on(run_id, failure)  # the pipeline goes on without it
+        else:
+            address = _address(output)
+        if address:
             print(f"{name}\t{address}", flush=True)
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(address, encoding="utf-8")
         elif Path(output.path).exists() and output.schema_title != "system.HTML":
             print(Path(output.path).read_text(encoding="utf-8"), file=sys.stderr)
 
@@ -167,18 +185,6 @@ def _address(output: LocalArtifact) -> str:
         return str(output.metadata.get("address", ""))
     manifest = parse_manifest(path.read_bytes(), str(path))
     return open_store(manifest.about.store).address_of(manifest_key(manifest))
-
-
-def _fetched(parameter: Parameter, address: str, folder: Path, number: int = 0) -> LocalArtifact:
-    """Return the manifest at an address as a local file."""
-    try:
-        content = read_address(address if "/" in address else f"./{address}")
-    except NotFound as error:
-        flag = f"--{parameter.name.replace('_', '-')}"
-        raise UserError(f"{flag} {address}: no such manifest: check the address") from error
-    local = folder / f"input-{parameter.name}-{number}"
-    local.write_bytes(content)
-    return LocalArtifact(str(local), f"system.{parameter.artifact}", {"address": address})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A run's pods and nodes as Argo Workflows makes them for Kubeflow Pipelines 2: the step of each, and its messages.
+"""A run's pods and nodes as Argo Workflows makes them: the step of each, and its messages.
 
-A step has two: its driver, which prepares it, and its executor, which is our container. On Kubeflow Pipelines 2.17 with Argo 4.0
-pods carry the label ``pipeline/runid`` and their place in the DAG as an annotation:
-``sida-x-j6xsj(0).root(0).exit-handler-1(0).fetch-teacher(0).executor(0)``, or ``...fetch-teacher-driver(0)``. The container is
-``main``.
+For Kubeflow Pipelines 2 a step has two: its driver, which prepares it, and its executor, which is our container. On Kubeflow
+Pipelines 2.17 with Argo 4.0 pods carry the label ``pipeline/runid`` and their place in the DAG as an annotation:
+``sida-x-j6xsj(0).root(0).exit-handler-1(0).fetch-teacher(0).executor(0)``, or ``...fetch-teacher-driver(0)``. For a Workflow of
+our own a pod carries the step as a label, a node its template. The container is ``main``.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import base64
 import gzip
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-RUN_LABEL = "pipeline/runid"
+from pipeline.argo_template import COMPONENT
+
+RUN_LABEL, WORKFLOW = "pipeline/runid", "workflows.argoproj.io/workflow"
 NODE_NAME = "workflows.argoproj.io/node-name"
 CONTAINER = "main"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Place of a pod or node in the DAG: the task as KFP calls it, and whether it is its driver."""
+    """Place of a pod or node in the DAG: the task as its engine calls it, and whether it is its driver."""
 
     task: str
     driver: bool
@@ -38,45 +41,88 @@ class Node:
     message: str
 
 
-def selector(run_id: str) -> str:
-    """Return the label selector of a run's pods, and of its Workflow."""
-    return f"{RUN_LABEL}={run_id}"
+class Naming(ABC):
+    """How an engine names what it makes of a run."""
+
+    @abstractmethod
+    def pods(self, run_id: str) -> str:
+        """Return the label selector of a run's pods."""
+
+    @abstractmethod
+    def place(self, pod: Mapping[str, Any]) -> Place | None:
+        """Return the place of a run's pod; None for one that belongs to no step."""
+
+    @abstractmethod
+    def place_of_node(self, node: Mapping[str, Any]) -> Place | None:
+        """Return the place of a Workflow's node; None if it belongs to no step."""
+
+    def newest_pods(self, pods: Iterable[dict[str, Any]]) -> dict[Place, dict[str, Any]]:
+        """Return the newest pod of each place."""
+        by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        return {at: pod for pod in by_age if (at := self.place(pod)) is not None}
+
+    def nodes(self, workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
+        """Return the nodes of type Pod, in the order in which they began."""
+        pods = [node for workflow in workflows for node in nodes_of(workflow) if node.get("type") == "Pod"]
+        return [
+            Node(place, str(node.get("phase", "")), " ".join(str(node.get("message", "")).split()))
+            for node in pods
+            if (place := self.place_of_node(node)) is not None
+        ]
 
 
-def place_of(node_name: str) -> Place | None:
-    """Return the place that a node's name stands for; None if it belongs to no step."""
-    parts = re.sub(r"\([^()]*\)", "", node_name).split(".")
-    last = parts[-1]
-    if last == "executor" and len(parts) > 1:
-        return Place(parts[-2], driver=False)
-    return Place(last.removesuffix("-driver"), driver=True) if last.endswith("-driver") else None
+class OfKubeflow(Naming):
+    """Kubeflow Pipelines' names."""
+
+    def pods(self, run_id: str) -> str:
+        """Return the label selector of a run's pods, and of its Workflow."""
+        return f"{RUN_LABEL}={run_id}"
+
+    def place(self, pod: Mapping[str, Any]) -> Place | None:
+        """Return the place that the annotation says."""
+        return self._place((pod["metadata"].get("annotations") or {}).get(NODE_NAME, ""))
+
+    def place_of_node(self, node: Mapping[str, Any]) -> Place | None:
+        """Return the place that the node's name says."""
+        return self._place(str(node.get("name", "")))
+
+    @staticmethod
+    def _place(node_name: str) -> Place | None:
+        parts = re.sub(r"\([^()]*\)", "", node_name).split(".")
+        last = parts[-1]
+        if last == "executor" and len(parts) > 1:
+            return Place(parts[-2], driver=False)
+        return Place(last.removesuffix("-driver"), driver=True) if last.endswith("-driver") else None
 
 
-def place(pod: Mapping[str, Any]) -> Place | None:
-    """Return the place of a run's pod; None for one of Argo's own."""
-    return place_of((pod["metadata"].get("annotations") or {}).get(NODE_NAME, ""))
+class OfArgo(Naming):
+    """Names in a Workflow of our own, which is called as the run is."""
+
+    def pods(self, run_id: str) -> str:
+        """Return the label selector of a run's pods."""
+        return f"{WORKFLOW}={run_id}"
+
+    def place(self, pod: Mapping[str, Any]) -> Place | None:
+        """Return the step that the label says."""
+        step = (pod["metadata"].get("labels") or {}).get(COMPONENT)
+        return Place(step, driver=False) if step else None
+
+    def place_of_node(self, node: Mapping[str, Any]) -> Place | None:
+        """Return the step whose template it is."""
+        name = str(node.get("templateName", ""))
+        return Place(name, driver=False) if name else None
 
 
-def newest_pods(pods: Iterable[dict[str, Any]]) -> dict[Place, dict[str, Any]]:
-    """Return the newest pod of each place."""
-    by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-    return {at: pod for pod in by_age if (at := place(pod)) is not None}
+NAMINGS: dict[str, Naming] = {"kubeflow": OfKubeflow(), "argo": OfArgo()}
 
 
-def nodes(workflows: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """Return the nodes of type Pod, in the order in which they began."""
-    pod_nodes = []
-    for workflow in workflows:
-        status = workflow.get("status") or {}
-        entries = status.get("nodes") or {}
-        if packed := status.get("compressedNodes"):
-            entries = json.loads(gzip.decompress(base64.b64decode(packed)))
-        for node in sorted(entries.values(), key=lambda node: str(node.get("startedAt"))):
-            if node.get("type") == "Pod" and (place := place_of(str(node.get("name", "")))) is not None:
-                pod_nodes.append(
-                    Node(place, str(node.get("phase", "")), " ".join(str(node.get("message", "")).split()))
-                )
-    return pod_nodes
+def nodes_of(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return all nodes of a Workflow, in the order in which they began."""
+    status = workflow.get("status") or {}
+    entries = status.get("nodes") or {}
+    if packed := status.get("compressedNodes"):
+        entries = json.loads(gzip.decompress(base64.b64decode(packed)))
+    return sorted(entries.values(), key=lambda node: str(node.get("startedAt")))
 
 
 def without_argo(lines: Iterable[str]) -> Iterator[str]:

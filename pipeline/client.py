@@ -11,61 +11,35 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.compile import Compiled
+from pipeline.compile import Compiled, OnCluster, compiled_pipeline
+from pipeline.cron import six_fields
+from pipeline.dag import one_step
+from pipeline.engine import Engine, Schedule, Unreachable, Version
+from pipeline.kfp_schedules import replace
 from pipeline.profile import Profile
 from pipeline.run_state import RunState, run_state
 from sida.errors import SidaError, UserError
 from sida.foreign.fetch import LOCAL_HOSTS
 from sida.patience import hush_retries
 from sida.printing import one_line
+from sida.records import StepCall
 from sida.settings import environment
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
-POLL_SECONDS = 5.0
-PATIENCE = 12  # polls in a row that may fail while a run is followed
 
 
-@dataclass(frozen=True)
-class Version:
-    """Version of a pipeline on the server."""
-
-    pipeline_id: str
-    version_id: str
-    name: str
-    new: bool  # it was uploaded just now
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Recurring run: the fields that decide whether it has to be created anew."""
-
-    name: str
-    cron: str  # KFP's six fields
-    version_id: str
-    parameters: dict[str, str]
-    pipeline_root: str = ""
-    service_account: str = ""
-    enabled: bool = True
-    schedule_id: str = ""
-
-    def fields(self) -> dict[str, str]:
-        """Return the fields that schedules are compared by."""
-        values = {"cron": self.cron, "version": self.version_id} | self.parameters
-        return values | {"pipeline root": self.pipeline_root, "service account": self.service_account}
-
-
-class Client:
-    """Connection to one KFP server. Every method raises UserError for what the user can fix, SidaError otherwise."""
+class Client(Engine):
+    """Connection to one KFP server."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile, self._server = profile.kfp, profile.kfp.host or "the Kubeflow Pipelines of this cluster"
+        self.place = f"experiment {profile.kfp.experiment}"
         hush_retries()
         with self._errors("connect"):
             self._kfp = _connect(profile)
@@ -79,14 +53,14 @@ class Client:
             pipeline_id = self._pipeline_id(compiled.name) or self._create_pipeline(compiled.name, description)
             for version in _listed(self._kfp.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
                 if str(version.display_name).endswith(f"-{compiled.mark}"):
-                    return Version(pipeline_id, version.pipeline_version_id, version.display_name, new=False)
+                    return Version(version.pipeline_version_id, version.display_name, False, pipeline_id)
             today = time.strftime("%Y-%m-%d", time.gmtime())
             name = f"{compiled.name.removeprefix('sida-')}-{today}-{compiled.mark}"
             with _file(compiled.text) as path:
                 version = self._kfp.upload_pipeline_version(
                     path, name, pipeline_id=pipeline_id, description=f"sha256:{compiled.digest}. {description}"
                 )
-            return Version(pipeline_id, version.pipeline_version_id, name, new=True)
+            return Version(version.pipeline_version_id, name, True, pipeline_id)
 
     def _pipeline_id(self, name: str) -> str:
         pipelines = self._kfp.list_pipelines(
@@ -102,14 +76,15 @@ class Client:
 
     # -- runs
 
-    def start(self, name: str, pipeline_id: str, version_id: str, parameters: dict[str, str]) -> str:
+    def start(self, name: str, version: Version, parameters: dict[str, str]) -> str:
         """Start a run of an uploaded version; return its id."""
-        return self._start(name, parameters, pipeline_id=pipeline_id, version_id=version_id)
+        return self._start(name, parameters, pipeline_id=version.pipeline_id, version_id=version.version_id)
 
-    def start_once(self, name: str, compiled: Compiled) -> str:
-        """Start a run of a pipeline that is not kept."""
-        with _file(compiled.text) as path:
-            return self._start(name, {}, pipeline_package_path=path)
+    def start_step(self, call: StepCall, title: str, arguments: list[str], cluster: OnCluster) -> str:
+        """Start a run of one step, of a pipeline that is not kept."""
+        pipeline = one_step(call, arguments, cluster)
+        with _file(compiled_pipeline(pipeline.name, pipeline).text) as path:
+            return self._start(title, {}, pipeline_package_path=path)
 
     def _start(self, name: str, parameters: dict[str, str], **pipeline: str) -> str:
         with self._errors("start the run"):
@@ -137,30 +112,10 @@ class Client:
             runs = _listed(self._kfp.list_runs, "runs", page_size=min(count, 100), **options)
             return [run_state(run) for run in islice(runs, count)]
 
-    def cancel(self, run_id: str) -> RunState:
-        """Ask KFP to end a run; return the state before. A run that has ended, or is being ended, is left alone."""
-        before = self.run(run_id)
-        if not before.ended and not before.cancelled:
-            with self._errors(f"cancel run {run_id}"):
-                self._kfp.terminate_run(run_id)
-        return before
-
-    def follow(self, run_id: str, show: Callable[[RunState], None]) -> RunState:
-        """Show every state until the run has ended; tolerate a server that is away for a minute."""
-        failures = 0
-        while True:
-            try:
-                state = self.run(run_id)
-            except Unreachable:
-                failures += 1
-                if failures >= PATIENCE:
-                    raise
-            else:
-                failures = 0
-                show(state)
-                if state.ended:
-                    return state
-            time.sleep(POLL_SECONDS)
+    def terminate(self, run_id: str) -> None:
+        """Ask KFP to end a run."""
+        with self._errors(f"cancel run {run_id}"):
+            self._kfp.terminate_run(run_id)
 
     def link(self, run_id: str) -> str:
         """Return the address of a run's page in the UI."""
@@ -172,6 +127,21 @@ class Client:
         return str(experiment.experiment_id)
 
     # -- schedules
+
+    def cron(self, text: str) -> str:
+        """Return KFP's six fields."""
+        return six_fields(text)
+
+    def schedule(self, name: str, cron: str, version: Version, parameters: dict[str, str]) -> Schedule:
+        """Return the recurring run that these make."""
+        root, account = self._profile.pipeline_root or "", self._profile.service_account or ""
+        return Schedule(name, cron, version.version_id, parameters, pipeline_root=root, service_account=account)
+
+    def put_schedule(
+        self, target: Schedule, there: list[Schedule], same: Schedule | None, version: Version, description: str
+    ) -> None:
+        """Replace recurring runs, which KFP cannot change."""
+        replace(self, target, there, same, version.pipeline_id, description)
 
     def schedules(self, name: str = "") -> list[Schedule]:
         """Return the recurring runs of our experiment, or those called ``name`` (KFP allows several)."""
@@ -207,6 +177,10 @@ class Client:
         with self._errors("change the schedule"):
             change = self._kfp.enable_recurring_run if enabled else self._kfp.disable_recurring_run
             change(schedule_id)
+
+    def found(self) -> str:
+        """Return where the server answered."""
+        return f"{self._profile.host or 'found through kubectl'} answers"
 
     # -- errors
 
@@ -254,10 +228,6 @@ class Client:
         if error.status in (400, 409):
             return UserError(f"{self._server} refused to {doing}: {message or error.reason}")
         return SidaError(f"{self._server} failed to {doing}: {error.status} {message or error.reason}: try again")
-
-
-class Unreachable(UserError):
-    """The API could not be reached."""
 
 
 def _connect(profile: Profile) -> Any:

@@ -17,7 +17,7 @@ from sida.registry import STEPS
 # off: not there, and not needed on a laptop; unseen: could not be looked at from here, or with these rights
 State = Literal["ok", "off", "bad", "unseen"]
 MAY_NOT = "have `doctor` run by somebody who may look"
-KFP_NAMESPACE, KFP_ACCOUNT = "kubeflow", "pipeline-runner"  # of a Kubeflow Pipelines with one user
+KFP_ACCOUNT = "pipeline-runner"  # of a Kubeflow Pipelines with one user
 Thing = TypeVar("Thing")
 REMEDIES = {
     "images": ("every run", "build and push them, and write NAME@sha256:DIGEST into the profile (docs/install.md)"),
@@ -39,8 +39,10 @@ class Check:
 
 
 def runs_as(profile: Profile) -> tuple[str, str]:
-    """Return (namespace, service account) of the pods of a run on Kubeflow Pipelines."""
-    return profile.kfp.namespace or KFP_NAMESPACE, profile.kfp.service_account or KFP_ACCOUNT
+    """Return (namespace, service account) of the pods of a run; on Argo of those that launch nothing."""
+    if profile.engine == "argo":
+        return profile.namespace, profile.job_service_account or "default"
+    return profile.namespace, profile.kfp.service_account or KFP_ACCOUNT
 
 
 def images(profile: Profile) -> Check:

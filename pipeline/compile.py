@@ -1,4 +1,4 @@
-"""From recipe and profile to what Kubeflow Pipelines takes: IR YAML, or Pipeline and PipelineVersion objects."""
+"""From recipe and profile to what an engine takes: Kubeflow's IR YAML or its Kubernetes objects, or Argo's WorkflowTemplate."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from pipeline.argo_template import workflow_template
 from pipeline.dag import build
 from pipeline.plan import Plan
-from pipeline.pod import pod_of
+from pipeline.pod import StepPod, pod_of
 from pipeline.profile import READS, Profile
 from sida import recipe as recipes
 from sida.errors import UserError
+from sida.manifests import digest_of
 from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.scoring.gates import target_of
@@ -28,7 +30,7 @@ from sida.scoring.table import released_recipes
 # name -> the step that the DAG ends with
 PIPELINES = {"reproduce": "report", "score_published": "published_table"}
 RECIPE_BYTES = 100_000
-EXIT_TASK = "record_end"
+EXIT_TASK = "record_end"  # the last, whatever happened
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ class OnCluster:
 
     def configure(self, step: str, task: Any) -> None:
         """Set on a step's task what recipe and profile say about it: image, environment, resources, retries."""
-        pod_of(step, self.recipe, self.profile, self.where, allow_tags=self.allow_tags, image=self.image).as_kfp(task)
+        self.pod(step).as_kfp(task)
+
+    def pod(self, step: str) -> StepPod:
+        """Return a step's pod."""
+        return pod_of(step, self.recipe, self.profile, self.where, allow_tags=self.allow_tags, image=self.image)
 
     def ending(self, recipe: Any, name: str) -> Any:
         """Return the context manager around all steps: an exit handler that records how the run ended."""
@@ -159,12 +165,20 @@ def _published_plan(recipe: Recipe, parameter: str) -> Plan:
     )
 
 
-def compiled(plan: Plan, cluster: OnCluster, kubernetes: Mapping[str, str | None] | None = None) -> Compiled:
-    """Compile; ``kubernetes`` (with a namespace) gives Pipeline and PipelineVersion objects in place of IR YAML.
+def compiled(plan: Plan, cluster: OnCluster, *, kubernetes: bool = False) -> Compiled:
+    """Compile for the profile's engine; ``kubernetes`` gives Pipeline and PipelineVersion objects in place of Kubeflow's IR YAML.
 
-    Kubernetes objects carry the digest of the IR in the version's name, so that a change is a new version.
+    Kubernetes objects carry the digest of what they say in the version's name, so that a change is a new version.
     """
-    return compiled_pipeline(plan.pipeline, build(plan, cluster=cluster), kubernetes)
+    profile = cluster.profile
+    if profile is not None and profile.engine == "argo":
+        template = workflow_template(plan, cluster, profile)
+        digest = digest_of(template)
+        unnamed = Compiled(plan.pipeline, "", digest)
+        template["metadata"]["name"] = unnamed.version
+        return replace(unnamed, text=yaml.safe_dump(template, sort_keys=False, width=1000))
+    namespace = {"namespace": profile.kfp.namespace if profile else None} if kubernetes else None
+    return compiled_pipeline(plan.pipeline, build(plan, cluster=cluster), namespace)
 
 
 def compiled_pipeline(name: str, function: Any, kubernetes: Mapping[str, str | None] | None = None) -> Compiled:

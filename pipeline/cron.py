@@ -1,4 +1,4 @@
-"""Cron expressions: the usual five fields, and KFP's six."""
+"""Cron expressions: the usual five fields, and KFP's six. Both engines know less than cronsim."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from cronsim import CronSim, CronSimError
 from sida.errors import UserError
 
 _FIELDS = {"minute": "0-59", "hour": "0-23", "day of the month": "1-31", "month": "1-12", "day of the week": "0-6"}
-_UNKNOWN_TO_KFP = {"day of the month": "L", "day of the week": "7L#"}  # though cronsim knows them
+_UNKNOWN = {"day of the month": "L", "day of the week": "7L#"}  # to KFP and Argo, though cronsim knows them
 
 
 def six_fields(text: str) -> str:
     """Turn ``0 3 * * 1`` into ``0 0 3 * * 1``: KFP counts seconds first. Raises UserError that names the wrong field."""
+    return f"0 {five_fields(text)}"
+
+
+def five_fields(text: str) -> str:
+    """Return ``0 3 * * 1`` with single spaces. Raises UserError that names the wrong field."""
     fields = text.split()
     if len(fields) != len(_FIELDS):
         raise UserError(
@@ -23,7 +28,7 @@ def six_fields(text: str) -> str:
     for index, (name, accepted) in enumerate(_FIELDS.items()):
         for part in fields[index].split(","):
             _check(part, index, name, accepted, text)
-    return " ".join(["0", *fields])
+    return " ".join(fields)
 
 
 def fires_within(expression: str, now: datetime, minutes: int) -> bool:
@@ -43,13 +48,13 @@ def _alone(field: str, index: int) -> CronSim:
 
 
 def _check(part: str, index: int, name: str, accepted: str, text: str) -> None:
-    """Raise UserError for a part of a field that KFP would not understand."""
+    """Raise UserError for a part of a field that an engine would not understand."""
     span = part.partition("/")[0]
     if name == "day of the week" and span == "7":
-        raise UserError(f"--cron {text!r}: write 0 for Sunday: KFP knows no weekday 7")
+        raise UserError(f"--cron {text!r}: write 0 for Sunday: engines know no weekday 7")
     try:
         _alone(part, index)
-        valid = not set(_UNKNOWN_TO_KFP.get(name, "")) & set(span.upper())
+        valid = not set(_UNKNOWN.get(name, "")) & set(span.upper())
     except CronSimError:
         valid = False
     if not valid:

@@ -15,6 +15,7 @@ from sida.steps.execute import SCHEDULED
 
 if TYPE_CHECKING:
     from pipeline.compile import OnCluster
+    from sida.records import StepCall
 
 
 def build(plan: Plan, components: str = "components", cluster: "OnCluster | None" = None) -> Any:
@@ -51,6 +52,27 @@ def build(plan: Plan, components: str = "components", cluster: "OnCluster | None
             place(table, recipe, repeat)
 
     return benchmark
+
+
+def one_step(call: "StepCall", arguments: list[str], cluster: "OnCluster") -> Any:
+    """Return the kfp pipeline of one container that repeats a recorded step."""
+    from kfp import dsl
+
+    pod = cluster.pod(call.step)
+
+    def again():  # type: ignore[no-untyped-def]
+        return dsl.ContainerSpec(image=pod.image, command=["sida", "step", call.step], args=arguments)
+
+    again.__name__ = call.step
+    component, dashed = dsl.container_component(again), call.step.replace("_", "-")
+
+    @dsl.pipeline(name=f"sida-rerun-{dashed}", description=f"{call.step} of run {call.run}, again")
+    def rerun():  # type: ignore[no-untyped-def]
+        task = component()
+        task.set_caching_options(False)
+        cluster.configure(call.step, task)
+
+    return rerun
 
 
 def _placing(plan: Plan, package: str, cluster: "OnCluster | None") -> Callable[..., None]:

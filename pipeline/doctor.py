@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import cluster_checks
-from pipeline.client import Client
 from pipeline.cluster_checks import Check
+from pipeline.engine import engine_of
+from pipeline.observing import ENGINES
 from pipeline.profile import Profile
 from pipeline.remote import using_store
 from sida.addresses import redact
@@ -89,9 +90,9 @@ REMEDIES = {
     "disk": ("checkpoints and data sets", "free some, or set SIDA_RUNS, SIDA_STORE and SIDA_CACHE to another disk"),
     "kubernetes": ("launching TrainJobs, rerun on the cluster", "set KUBECONFIG, and try `kubectl get nodes`"),
     "trainer": ("steps with launcher: trainjob", "install Kubeflow Trainer (docs/install.md), then `runtime`"),
-    "kfp": (
+    "engine": (
         "submit, schedule, status, cancel, logs",
-        "forward the port (docs/kubeflow.md), or correct kfp.host in the profile",
+        "Kubeflow: forward the port (docs/kubeflow.md), or correct kfp.host; Argo: docs/argo.md",
     ),
 }
 
@@ -229,11 +230,10 @@ def _cluster(profile: Profile | None) -> Installed | Check:
         return Check("kubernetes", "bad" if jobs else "off", str(error), *REMEDIES["kubernetes"])
 
 
-def _kfp(profile: Profile | None) -> Check:
+def _engine(profile: Profile | None) -> Check:
     if profile is None:
-        return Check("kfp", "off", "no profile given", REMEDIES["kfp"][0], "sida doctor --profile P")
-    Client(profile)
-    return Check("kfp", "ok", f"{profile.kfp.host or 'found through kubectl'} answers")
+        return Check("engine", "off", "no profile given", REMEDIES["engine"][0], "sida doctor --profile P")
+    return Check("engine", "ok", f"{ENGINES[profile.engine]}: {engine_of(profile).found()}")
 
 
 CHECKS: dict[str, Callable[[Profile | None], Check]] = {
@@ -246,5 +246,5 @@ CHECKS: dict[str, Callable[[Profile | None], Check]] = {
     "disk": _disk,
     "kubernetes": _kubernetes,
     "trainer": _trainer,
-    "kfp": _kfp,
+    "engine": _engine,
 }

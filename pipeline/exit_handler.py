@@ -17,17 +17,6 @@ def record_end(recipe: str, run_id: str, status: PipelineTaskFinalStatus):  # ty
         run_id: The run.
         status: How the steps ended, from Kubeflow Pipelines.
     """
-    from sida.ending import end_by_records
-    from sida.tracking.reconcile import track_quietly
+    from components.around import say_end
 
-    end = end_by_records(run_id, recipe, status.state, status.error_code or 0, status.error_message or "")
-    print(
-        f"run {end.run}: {end.state} {end.message}".rstrip(),
-        *(f"{step}: {state}" for step, state in end.steps.items()),
-        sep="\n",
-    )
-    if end.standing:
-        print(end.standing)
-    if end.webhook:
-        print(f"webhook: {end.webhook}")
-    print(track_quietly(run_id) or "tracked")
+    say_end(run_id, recipe, status.state, status.error_code or 0, status.error_message or "")

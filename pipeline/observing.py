@@ -1,4 +1,4 @@
-"""Gather what is known of a run on Kubeflow, from wherever this machine may look, and say in one line where it may not."""
+"""Gather what is known of a run on a cluster, from wherever this machine may look, and say in one line where it may not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from components.around import LOOK_UP
 from pipeline import argo, trainjobs
+from pipeline.argo_template import dashed
 from pipeline.compile import EXIT_TASK
 from pipeline.remote import store_at_hand
 from pipeline.run_state import RunState
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
     from pipeline.profile import Profile
     from sida.stores.base import ObjectStore
 
-KFP_NAMESPACE = "kubeflow"
+ENGINES = {"kubeflow": "Kubeflow Pipelines", "argo": "Argo Workflows"}
 Result = TypeVar("Result")
 
 
 def names() -> dict[str, str]:
-    """Return task name as KFP has it -> step that a reader of the recipe knows."""
-    return {step.replace("_", "-"): step for step in (*STEPS, EXIT_TASK)}
+    """Return task name as engines have it -> step that a reader of the recipe knows."""
+    return {dashed(step): step for step in (LOOK_UP, *STEPS, EXIT_TASK)}
 
 
 def look_at_store(looks: Looks, profile: Profile, call: Callable[[ObjectStore], Result]) -> Result | None:
@@ -42,11 +44,11 @@ def look_at_store(looks: Looks, profile: Profile, call: Callable[[ObjectStore], 
 
 
 class Observer:
-    """Observer of one run, again and again. Nothing but Kubeflow Pipelines' own answer is needed for a standing."""
+    """Observer of one run, again and again. Nothing but the engine's own answer is needed for a standing."""
 
     def __init__(self, profile: Profile, run_id: str) -> None:
         self.run_id, self._profile, self._looks = run_id, profile, Looks()
-        self._kfp = Looker(profile.kfp.namespace or KFP_NAMESPACE, self._looks)
+        self._naming, self._engine = argo.NAMINGS[profile.engine], Looker(profile.namespace, self._looks)
         jobs = trainjobs.options(profile)
         self._jobs = Looker(jobs.namespace, self._looks) if jobs else None
 
@@ -79,7 +81,7 @@ class Observer:
 
     def _look_at_records(self, store: ObjectStore, run: RunState, facts: Facts) -> None:
         if run.cancelled and not run.ended:
-            ending.cancel(store, self.run_id, "seen in Kubeflow Pipelines")
+            ending.cancel(store, self.run_id, f"seen in {ENGINES[self._profile.engine]}")
         facts.calls, facts.cancel = records.calls(store, self.run_id), ending.cancel_of(store, self.run_id)
 
     def _look_at_pods(self, run: RunState, facts: Facts) -> None:
@@ -87,20 +89,29 @@ class Observer:
         failed = {task.name for task in run.tasks if task.state in BAD}
         if not failed and not any(task.state in AT_WORK for task in run.tasks):
             return
-        selector = argo.selector(run.run_id)
-        pods = self._kfp.look("pods", lambda cluster: cluster.pods(selector))
+        selector = self._naming.pods(run.run_id)
+        pods = self._engine.look("pods", lambda cluster: cluster.pods(selector))
         if pods is not None:
-            facts.pods, facts.pods_seen = argo.newest_pods(pods), True
+            facts.pods, facts.pods_seen = self._naming.newest_pods(pods), True
             if any(_waits(pod) for pod in pods):
-                facts.events = self._kfp.look("events", Cluster.warnings) or ()
+                facts.events = self._engine.look("events", Cluster.warnings) or ()
         if pods is None or failed or _has_none(run, facts.pods):
-            workflows = self._kfp.look("workflows", lambda cluster: cluster.workflows(selector), needed=pods is None)
-            facts.nodes = argo.nodes(workflows or ())
+            workflows = self._engine.look(
+                "workflows", lambda cluster: self._workflows(cluster, run.run_id), needed=pods is None
+            )
+            facts.nodes = self._naming.nodes(workflows or ())
         for name in (name.removesuffix("-driver") for name in failed if name.endswith("-driver")):
             if driver := facts.pods.get(argo.Place(name, driver=True)):
-                lines = self._kfp.last_lines(driver["metadata"]["name"], argo.CONTAINER)
+                lines = self._engine.last_lines(driver["metadata"]["name"], argo.CONTAINER)
                 if lines is not None:
                     facts.driver_errors[name] = argo.driver_error(lines)
+
+    def _workflows(self, cluster: Cluster, run_id: str) -> list[dict[str, Any]]:
+        """Return the run's Workflow; of Kubeflow's it is one of several."""
+        if self._profile.engine == "argo":
+            found = cluster.workflow(run_id)
+            return [found] if found is not None else []
+        return cluster.workflows(self._naming.pods(run_id))
 
     def _look_at_jobs(self, run: RunState, facts: Facts) -> None:
         if self._jobs is None:

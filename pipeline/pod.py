@@ -1,4 +1,4 @@
-"""The pod of a step: made from recipe and profile, rendered for Kubeflow Pipelines and as a Job.
+"""The pod of a step: made from recipe and profile, rendered for Kubeflow Pipelines, for Argo Workflows and as a Job.
 
 How many CPUs and accelerators it asks for follows from the recipe's execution, everything else from the profile. A step whose heavy
 part runs in a TrainJob has a light pod, which is handed the TrainJob's in SIDA_TRAINJOB.
@@ -6,6 +6,7 @@ part runs in a TrainJob has a light pod, which is handed the TrainJob's in SIDA_
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pipeline.profile import Profile, TrainJobs, check_image, has_digest
@@ -19,6 +20,8 @@ KEPT_SECONDS = 7 * 86400  # how long to keep a finished Job
 CONTAINER = "step"
 # Seconds: the next pod starts at once, but cannot work before the lease of the one that was lost has expired.
 LEASE_WAIT = "120"
+# Argo's expression for what is worth another try; 2 is UserError's status.
+PASSES = f"lastRetry.exitCode != '{UserError.exit_code}' && !(lastRetry.message contains 'OOMKilled')"
 FOLLOWING = {"cpu", "cpu_limit", "memory"}  # what a profile's TrainJobs ask for the pods that follow them
 
 
@@ -70,16 +73,7 @@ class StepPod(Pod):
         self, command: list[str], args: list[str], labels: dict[str, str], more: Variables | None = None
     ) -> dict[str, Any]:
         """Return the spec of a Job that runs ``command``, with ``more`` variables than the pod's own."""
-        resources = self.resources().items()
-        container = {
-            "name": CONTAINER,
-            "image": self.image,
-            "imagePullPolicy": "IfNotPresent" if has_digest(self.image) else "Always",
-            "command": command,
-            "args": args,
-            "env": environment(self.env | PLACES | (more or {})),
-            "resources": {kind: {name: str(amount) for name, amount in each.items()} for kind, each in resources},
-        }
+        container = self._container(CONTAINER, command, args, more or {})
         pod = {"restartPolicy": "Never", "automountServiceAccountToken": self.launches} | self.around(container)
         mistake = {"containerName": CONTAINER, "operator": "In", "values": [UserError.exit_code]}
         spec: dict[str, Any] = {
@@ -90,6 +84,39 @@ class StepPod(Pod):
         if self.timeout_seconds:
             spec["activeDeadlineSeconds"] = self.timeout_seconds
         return spec | {"template": {"spec": pod, "metadata": {"labels": labels}}}
+
+    def as_template(self, command: list[str], args: list[str], labels: dict[str, str]) -> dict[str, Any]:
+        """Return the pod as a template of Argo Workflows, but for its name, inputs and outputs.
+
+        Image pull secrets are the Workflow's. A user's mistake and a lack of memory would end the same again.
+        """
+        pod = self.around(self._container("main", command, args, {}))
+        pod.pop("imagePullSecrets", None)
+        (container,) = pod.pop("containers")
+        template = {"metadata": {"labels": labels}} | pod
+        if self.launches:  # Argo itself only takes a token away, and the account's own word is that there is none
+            template["podSpecPatch"] = json.dumps({"automountServiceAccountToken": True})
+        if self.timeout_seconds:
+            template["activeDeadlineSeconds"] = self.timeout_seconds
+        if self.retries:
+            backoff = {"duration": f"{self.backoff_seconds or 1}s", "factor": "2"}
+            strategy = {"limit": str(self.retries), "retryPolicy": "Always", "expression": PASSES, "backoff": backoff}
+            template["retryStrategy"] = strategy
+        else:  # in place of what a controller's defaults may say
+            template["retryStrategy"] = {"limit": "0"}
+        return template | {"container": container}
+
+    def _container(self, name: str, command: list[str], args: list[str], more: Variables) -> dict[str, Any]:
+        resources = self.resources().items()
+        return {
+            "name": name,
+            "image": self.image,
+            "imagePullPolicy": "IfNotPresent" if has_digest(self.image) else "Always",
+            "command": command,
+            "args": args,
+            "env": environment(self.env | PLACES | more),
+            "resources": {kind: {name: str(amount) for name, amount in each.items()} for kind, each in resources},
+        }
 
 
 def pod_of(

@@ -1,6 +1,6 @@
 """Profiles: where a pipeline runs, as frozen typed models read from ``profiles/*.yaml``.
 
-A recipe says what is done; a profile says on which cluster: address of Kubeflow Pipelines, store, images by digest, secrets by
+A recipe says what is done; a profile says on which cluster: engine and its address, store, images by digest, secrets by
 name, and what each step asks of its node. No secret stands in a profile: it names variables, files and Kubernetes Secrets.
 """
 
@@ -33,6 +33,7 @@ READS = {  # fields of a recipe that may name files, and the step that reads the
 }
 TAKEN = ("/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var/run", "/gcs", "/minio", "/s3", "/app", "/opt/venv")  # noqa: S108
 LAUNCHED = tuple(step.name for step in STEPS.values() if step.launches)  # whose heavy part can run in a TrainJob
+KFP_NAMESPACE = "kubeflow"  # of a Kubeflow Pipelines with one user
 PATIENCE = "15m"  # for a store or server that is away; a profile's env may say otherwise
 DIGEST = r"[^\s@]+@sha256:[0-9a-f]{64}"
 
@@ -84,6 +85,29 @@ class Kfp(Section):
     cookies_variable: Variable | None = None  # environment variable with the cookies of a session
     ca_file: str | None = None
     verify_tls: bool = True
+
+
+class Semaphore(Section):
+    """A number of workflows that may run at once, in a key of a ConfigMap."""
+
+    config_map: DnsName
+    key: Text
+
+
+class Argo(Section):
+    """Argo Workflows without Kubeflow Pipelines, reached as kubectl reaches the cluster; its objects are in one namespace."""
+
+    namespace: DnsName = "sida"  # one that a workflow controller watches
+    executor_account: DnsName = "sida-argo"  # whose token Argo's own containers have, and steps have not
+    ui: HttpAddress | None = None  # Argo's server, for links
+    keep_seconds: Seconds = 7 * 86400  # how long to keep a finished Workflow
+    pod_gc: Literal["OnPodCompletion", "OnPodSuccess", "OnWorkflowCompletion", "OnWorkflowSuccess"] = (
+        "OnWorkflowSuccess"
+    )
+    priority: int | None = None  # among workflows that wait for the controller
+    priority_class: DnsName | None = None  # of the pods
+    semaphore: Semaphore | None = None
+    timezone: Text = "Etc/UTC"  # of schedules
 
 
 class Images(Section):
@@ -182,7 +206,9 @@ class Profile(Section):
     """One cluster."""
 
     description: str = ""
-    kfp: Kfp
+    engine: Literal["kubeflow", "argo"] = "kubeflow"  # which of the next two sections counts
+    kfp: Kfp = Kfp()
+    argo: Argo = Argo()
     store: Annotated[str, Field(pattern=r"^s3://[^/\s]+")]  # what the steps see as SIDA_STORE
     images: Images
     env: dict[Variable, str] = {}
@@ -246,6 +272,11 @@ class Profile(Section):
             if _cores(asked.cpu) > _cores(asked.cpu_limit):
                 raise ValueError(f"{place}.cpu_limit: {asked.cpu_limit} is less than cpu, {asked.cpu}: raise it")
         return self
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the engine's runs and their pods."""
+        return self.argo.namespace if self.engine == "argo" else self.kfp.namespace or KFP_NAMESPACE
 
     def launched(self, step: str) -> bool:
         """Return whether the step's heavy part runs in a TrainJob."""

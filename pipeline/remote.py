@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from pipeline import trainjobs
 from pipeline.arguments import ALLOW_TAGS, FORCE, PIPELINE
-from pipeline.client import Client, Version
 from pipeline.compile import Compiled, OnCluster, compiled, plan_for, recipe_parameter
+from pipeline.engine import Engine, Version, engine_of
 from pipeline.plan import Plan
 from pipeline.profile import Profile, has_digest
 from sida import recipe
@@ -31,7 +31,7 @@ TO_COMPILE = (PIPELINE, FORCE, ALLOW_TAGS)
 class Uploaded:
     """Pipeline's version on the cluster, and the parameters of its runs."""
 
-    client: Client
+    engine: Engine
     recipe: Recipe
     description: str
     version: Version
@@ -45,19 +45,21 @@ def upload(args: argparse.Namespace, profile: Profile, repeat: str, schedule: st
     """
     loaded, pipeline = compile_for(args, profile)
     trainjobs.check_cluster(profile, Plan.of(loaded, "").tasks())
-    client = Client(profile)
+    engine = engine_of(profile)
     parameter, content = recipe_parameter(args.recipe, loaded, profile)
     if content is not None:
         use_store(profile)
         known_as = schedule_id(profile, schedule) if schedule else ""
         submit_recipe(open_store(profile.store), parameter, content, known_as)
     description = " ".join(loaded.description.split())
-    version = client.upload(pipeline, description)
-    return Uploaded(client, loaded, description, version, {"recipe": parameter, "repeat": repeat})
+    version = engine.upload(pipeline, description)
+    return Uploaded(engine, loaded, description, version, {"recipe": parameter, "repeat": repeat})
 
 
 def schedule_id(profile: Profile, name: str) -> str:
     """Return what tells a schedule from those of other clusters and experiments in the records of a store."""
+    if profile.engine == "argo":
+        return digest_of(["argo", profile.namespace, name])[:16]
     return digest_of([profile.kfp.host, profile.kfp.namespace, profile.kfp.experiment, name])[:16]
 
 
@@ -78,11 +80,10 @@ def compile_for(
     if profile is not None and args.pipeline == "reproduce":
         is_remote(loaded.dataset)  # fail early: the recipe says where the data are
     cluster = OnCluster(loaded, profile, args.profile or "", args.allow_tags)
-    namespace = {"namespace": profile.kfp.namespace if profile else None} if kubernetes else None
     plan = plan_for(args.recipe, loaded, args.pipeline, args.force, profile)
     if profile is not None and args.allow_tags:
         _warn_of_tags(profile, list(plan.tasks()))
-    return loaded, compiled(plan, cluster, namespace)
+    return loaded, compiled(plan, cluster, kubernetes=kubernetes)
 
 
 def _warn_of_tags(profile: Profile, steps: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""One step of a recorded run, again: as a Kubernetes Job, as a one-step KFP run, or here.
+"""One step of a recorded run, again: as a Kubernetes Job, as a run of one step, or here.
 
 The command is a template, ``sida step STEP --flag=value ...``, filled from typed fields of the record; the image is one
 that the profile allows. Nothing that a record says is ever a command, a variable or a shell's text.
@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from components.interface import parameters_of
-from pipeline.compile import OnCluster
 from pipeline.pod import image_of, pod_of
 from pipeline.profile import Profile, check_image
 from sida.errors import NotFound, UserError
@@ -129,32 +128,10 @@ def to_yaml(objects: list[dict[str, Any]]) -> str:
     return yaml.safe_dump_all(objects, sort_keys=False, width=1000, explicit_start=True)
 
 
-# -- Kubeflow Pipelines
+# -- as a run of its own
 
 
 def title(call: StepCall) -> str:
-    """Name of the run in Kubeflow's pages: ``score of 0f3c5a3e again``."""
+    """Name of the run in the engine's pages: ``score of 0f3c5a3e again``."""
     uuid = re.fullmatch(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", call.run)  # Kubeflow's; others are words
     return f"{call.step} of {uuid[1] if uuid else call.run} again"
-
-
-def one_step(call: StepCall, recipe: Recipe, profile: Profile, image: str, where: str, *, force: bool) -> Any:
-    """A KFP pipeline of one container, with the same command as the Job."""
-    from kfp import dsl
-
-    args = arguments(call, force=force)
-
-    def again():  # type: ignore[no-untyped-def]
-        return dsl.ContainerSpec(image=image, command=["sida", "step", call.step], args=args)
-
-    again.__name__ = call.step
-    component = dsl.container_component(again)
-    cluster = OnCluster(recipe, profile, where, image=image)
-
-    @dsl.pipeline(name=f"sida-rerun-{_dashed(call.step)}", description=f"{call.step} of run {call.run}, again")
-    def rerun():  # type: ignore[no-untyped-def]
-        task = component()
-        task.set_caching_options(False)
-        cluster.configure(call.step, task)
-
-    return rerun

@@ -1,4 +1,4 @@
-"""The log of any step of a run on Kubeflow: its pod's while that exists, else the copy that was kept in the store at its end."""
+"""The log of any step of a run on a cluster: its pod's while that exists, else the copy that was kept in the store at its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline import argo, trainjobs
-from pipeline.observing import KFP_NAMESPACE, look_at_store
+from pipeline.argo_template import dashed
+from pipeline.observing import look_at_store
 from sida.errors import NotFound, UserError
 from sida.launch.cluster import Cluster
 from sida.launch.looker import Looker, Looks, in_a_line
@@ -50,14 +51,15 @@ def _of_trainjob(looks: Looks, profile: Profile, run: str, step: str, follow: bo
 
 def _of_pod(looks: Looks, profile: Profile, run: str, step: str, follow: bool) -> Iterator[str] | None:
     """Return the log of the step's own pod, or of its driver's if it came no further."""
-    looker = Looker(profile.kfp.namespace or KFP_NAMESPACE, looks)
+    looker = Looker(profile.namespace, looks)
+    naming = argo.NAMINGS[profile.engine]
     for driver in (False, True):
-        place = argo.Place(step.replace("_", "-"), driver)
+        place = argo.Place(dashed(step), driver)
         lines = looker.newest_log(
             step,
-            argo.selector(run),
+            naming.pods(run),
             argo.CONTAINER,
-            lambda pod, place=place: argo.place(pod) == place,  # type: ignore[misc]
+            lambda pod, place=place: naming.place(pod) == place,  # type: ignore[misc]
             follow=follow,
         )
         if lines is not None:

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from sida import layout
 from sida.errors import NotFound, UserError
-from sida.failures import parse_failure
+from sida.failures import Failure, parse_failure
 from sida.manifests import Manifest, Part, first_fault, parse_manifest
 from sida.process.identity import machine_id
 from sida.process.parent import PARENTS
@@ -150,6 +150,14 @@ def _input(path: Path, run: str, number: int = 0) -> Input:
     about = parse_manifest(content, str(path)).about
     key = layout.manifest_key(about.step, about.key, about.attempt)
     return Input(address=open_store(about.store).address_of(key), digest=digest)
+
+
+def pass_on(run: str, failure: Failure) -> str:
+    """Keep a failure with its run, under a number that follows from what it says; return its address."""
+    content = to_json(failure)
+    store, key = open_store(settings().store), layout.failure_key(run, int(sha256(content).hexdigest()[:12], 16))
+    store.put(key, content)
+    return store.address_of(key)
 
 
 def digest_of_input(content: bytes, where: str) -> str:

@@ -14,7 +14,7 @@ import sys
 
 from pipeline import output, profile, remote, trainjobs
 from pipeline.arguments import PROFILE, argument
-from pipeline.client import Client
+from pipeline.engine import engine_of
 from sida import ending
 from sida.errors import SidaError
 
@@ -24,7 +24,7 @@ ARGUMENTS = (argument("run", "RUN", "id of the run, as `submit` printed it"), PR
 def main(args: argparse.Namespace) -> int:
     """Ask KFP to end the run."""
     cluster = profile.load(args.profile)
-    before = Client(cluster).cancel(args.run)
+    before = engine_of(cluster).cancel(args.run)
     was = ending.CANCELLED if before.cancelled else before.state
     output.part(args, f"{before.name}: {f'had ended already, {was}' if before.ended else 'cancelling'}")
     if not before.ended:

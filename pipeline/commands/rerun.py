@@ -1,11 +1,11 @@
-"""Run one step of a recorded run again: print a Kubernetes Job, start it on Kubeflow, or run it here.
+"""Run one step of a recorded run again: print a Kubernetes Job, start it on the profile's engine, or run it here.
 
 Under the same key rules as ever: what is there is reused, --force makes a new attempt. Inputs are the very manifests that the run
 read, checked by digest. The Job's command is a template, its image one that the profile allows.
 
 examples:
   sida rerun 0f3c5a3e-... score --profile ./mine.yaml | kubectl create -f -
-  sida rerun 0f3c5a3e-... score --profile ./mine.yaml --kfp
+  sida rerun 0f3c5a3e-... score --profile ./mine.yaml --submit
   sida rerun 20261102-093000-digits-1a2b score --local --force
   sida rerun --cronjobs digits --profile ./mine.yaml | kubectl apply -f -
 """
@@ -18,8 +18,8 @@ import sys
 
 from pipeline import profile, remote, rerun
 from pipeline.arguments import ANY_PROFILE, argument, flag, one_of
-from pipeline.client import Client
-from pipeline.compile import compiled_pipeline
+from pipeline.compile import OnCluster
+from pipeline.engine import engine_of
 from pipeline.local import ROOT
 from pipeline.plan import Plan
 from pipeline.profile import Profile
@@ -38,7 +38,7 @@ ARGUMENTS = (
     flag("--force", "make a new attempt"),
     flag("--current-image", "the profile's present image in place of the one that the run used"),
     one_of(
-        flag("--kfp", "start it as a run of one step on Kubeflow Pipelines"),
+        flag("--submit", "start it as a run of one step on the profile's engine"),
         flag("--local", "run it on this machine"),
         argument("--cronjobs", "RECIPE", CRON_JOBS),
     ),
@@ -82,13 +82,13 @@ def _there(args: argparse.Namespace, call: StepCall, cluster: Profile) -> int:
     image = rerun.image_for(call, cluster, args.profile, current=args.current_image)
     loaded = recipe_at(call.recipe)
     rerun.check_inputs(call)
-    if not args.kfp:
+    if not args.submit:
         print(rerun.to_yaml([rerun.job(call, loaded, cluster, image, force=args.force)]), end="")
         return 0
-    pipeline = rerun.one_step(call, loaded, cluster, image, args.profile, force=args.force)
-    client = Client(cluster)
-    run_id = client.start_once(rerun.title(call), compiled_pipeline(pipeline.name, pipeline))
-    print(client.link(run_id))
+    engine = engine_of(cluster)
+    on_cluster = OnCluster(loaded, cluster, args.profile, image=image)
+    run_id = engine.start_step(call, rerun.title(call), rerun.arguments(call, force=args.force), on_cluster)
+    print(engine.link(run_id))
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline import output, profile, remote
 from pipeline.arguments import ANY_PROFILE, argument, whole
-from pipeline.client import Client
+from pipeline.engine import engine_of
 from pipeline.observing import Observer
 from pipeline.standing import FAILED
 from sida import ending, records
@@ -38,21 +38,21 @@ ARGUMENTS = (
 def main(args: argparse.Namespace) -> int:
     """Print the states; exit status 1 for a run that failed, timed out or was cancelled."""
     if args.run is None:
-        return _list_kubeflow(args) if args.profile else _list_store(args)
-    return _on_kubeflow(args) if args.profile else _in_store(args)
+        return _list_cluster(args) if args.profile else _list_store(args)
+    return _on_cluster(args) if args.profile else _in_store(args)
 
 
 # -- one run
 
 
-def _on_kubeflow(args: argparse.Namespace) -> int:
+def _on_cluster(args: argparse.Namespace) -> int:
     cluster = profile.load(args.profile)
-    client = Client(cluster)
+    engine = engine_of(cluster)
     observer = Observer(cluster, args.run)
-    seen = observer.look(client.run(args.run))
+    seen = observer.look(engine.run(args.run))
     unseen = in_a_line(observer.missing)
     observer.settle(seen)
-    link = client.link(args.run)
+    link = engine.link(args.run)
     lines = [remote.task_line(step.name, step.state, step.reason()) for step in seen.steps]
     lines += [f"{seen.name}: {seen.state}{f': {seen.message}' if seen.message else ''}", link]
     if unseen:
@@ -109,19 +109,17 @@ def _settle(store: ObjectStore, run: str) -> None:
 # -- all runs
 
 
-def _list_kubeflow(args: argparse.Namespace) -> int:
+def _list_cluster(args: argparse.Namespace) -> int:
     cluster = profile.load(args.profile)
-    runs = Client(cluster).runs(args.last)
+    engine = engine_of(cluster)
+    runs = engine.runs(args.last)
     states = [
         ending.CANCELLED if run.ended and run.cancelled and run.state != "SUCCEEDED" else run.state for run in runs
     ]
     rows = [(run.run_id, run.created, state, run.name) for run, state in zip(runs, states, strict=True)]
-    text = (
-        "\n".join(output.aligned(rows, left=4))
-        or f"no runs in experiment {cluster.kfp.experiment}: `submit` starts one"
-    )
+    text = "\n".join(output.aligned(rows, left=4)) or f"no runs in {engine.place}: `submit` starts one"
     fields = [{"run": run, "created": created, "state": state, "name": name} for run, created, state, name in rows]
-    output.result(args, text, experiment=cluster.kfp.experiment, runs=fields)
+    output.result(args, text, place=engine.place, runs=fields)
     return 0
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from pipeline import output, profile, remote
 from pipeline.arguments import PROFILE, QUIET, RECIPE, REPEAT, amount_of, argument, flag
-from pipeline.client import Client
+from pipeline.engine import Engine
 from pipeline.observing import Observer
 from pipeline.profile import Profile
 from pipeline.run_watch import Stuck, Watch
@@ -51,29 +51,29 @@ def main(args: argparse.Namespace) -> int:
     cluster = profile.load(args.profile)
     check_texts({"--repeat": args.repeat, "--name": args.name})
     uploaded = remote.upload(args, cluster, args.repeat or REUSE)
-    client, version = uploaded.client, uploaded.version
+    engine, version = uploaded.engine, uploaded.version
     output.note(args, f"{version.name}: {'uploaded' if version.new else 'already there'}")
     name = args.name or f"{uploaded.recipe.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    run_id = client.start(name, version.pipeline_id, version.version_id, uploaded.parameters)
+    run_id = engine.start(name, version, uploaded.parameters)
     output.note(args, f"run {run_id}")
-    link = client.link(run_id)
+    link = engine.link(run_id)
     fields = {"run": run_id, "name": name, "version": version.name, "uploaded": version.new, "link": link}
     if not args.wait:
         output.result(args, link, **fields)
         return 0
     output.part(args, link)  # it is what one watches
-    status, end = follow(client, run_id, args, cluster)
+    status, end = follow(engine, run_id, args, cluster)
     output.result(args, "", **fields, state=end.state if end else None, error=end.message if end else "")
     return status
 
 
-def follow(client: Client, run_id: str, args: argparse.Namespace, cluster: Profile) -> tuple[int, Standing | None]:
+def follow(engine: Engine, run_id: str, args: argparse.Namespace, cluster: Profile) -> tuple[int, Standing | None]:
     """Show each change of a step's state until the run has ended; return the exit status and the last standing."""
     observer = Observer(cluster, run_id)
     watch = Watch(observer, lambda line: output.note(args, line), args.stuck)
     goes_on = f"the run goes on; `sida cancel {run_id} --profile {args.profile}` ends it"
     try:
-        client.follow(run_id, watch.show)
+        engine.follow(run_id, watch.show)
     except KeyboardInterrupt:
         print(goes_on, file=sys.stderr)
         return 130, None

@@ -146,8 +146,38 @@ class Cluster:
 
     def workflows(self, labels: str) -> list[dict[str, Any]]:
         """List Argo's Workflows, which Kubeflow Pipelines makes of runs, by label selector."""
+        return self.objects("workflows", labels)
+
+    def workflow(self, name: str) -> dict[str, Any] | None:
+        """Return the Workflow of this name; None when there is none."""
+        return self.object("workflows", name)
+
+    # -- Argo's objects: workflows, workflowtemplates, cronworkflows
+
+    def object(self, plural: str, name: str) -> dict[str, Any] | None:
+        """Return an object of Argo's by its name; None when there is none."""
+        return self._read_if_there(self._objects.get_namespaced_custom_object, *self._of_argo(plural), name)
+
+    def objects(self, plural: str, labels: str) -> list[dict[str, Any]]:
+        """List objects of Argo's by label selector."""
         call = self._objects.list_namespaced_custom_object
-        return self._items(call, "argoproj.io", "v1alpha1", self.namespace, "workflows", label_selector=labels)
+        return self._items(call, *self._of_argo(plural), label_selector=labels)
+
+    def create_object(self, plural: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Create an object of Argo's. Raises ApiRefused, with status 409 when the name is taken."""
+        return self._read(self._objects.create_namespaced_custom_object, *self._of_argo(plural), manifest)
+
+    def change_object(self, plural: str, name: str, changes: dict[str, Any]) -> None:
+        """Merge ``changes`` into an object of Argo's."""
+        self._read(self._objects.patch_namespaced_custom_object, *self._of_argo(plural), name, changes)
+
+    def delete_object(self, plural: str, name: str) -> None:
+        """Delete an object of Argo's; what it made stays."""
+        body = {"propagationPolicy": "Orphan"}
+        self._unless_gone(self._objects.delete_namespaced_custom_object, *self._of_argo(plural), name, body=body)
+
+    def _of_argo(self, plural: str) -> tuple[str, str, str, str]:
+        return "argoproj.io", "v1alpha1", self.namespace, plural
 
     # -- what the cluster serves
 

@@ -78,16 +78,44 @@ def execute_one_of_many(
     return None
 
 
-def _recorded(step: Step[R], run: str, arguments: dict[str, Any], item: str = "") -> StepOutcome[R]:
-    """Run the step, recorded before and after; ``item`` is the recipe's name, where it is one of many."""
+def look_up(step: Step[R], *, run_id: str = "", one_of_many: bool = False, **arguments: Any) -> str:
+    """Return the address of the result if it is published already, with the call recorded as reused; else an empty text.
+
+    Whatever goes wrong is left for the step itself to meet again and to report.
+    """
     progress.work_on(step.name)
+    try:
+        chosen = _chosen(step, arguments)
+        outcome = chosen.published(**arguments)
+        if outcome is None:
+            return ""
+        item = recipe_at(arguments["recipe"]).name if one_of_many else ""
+        call = _begun(step.name, chosen, run_id or settings().run, arguments, item)
+        records.finished(call, outcome.address, outcome.manifest.digest, outcome.reused)
+    except Exception as error:
+        progress.note(step.name, f"not looked up: {one_line(f'{type(error).__name__}: {error}')}")
+        return ""
+    return outcome.address
+
+
+def _chosen(step: Step[R], arguments: dict[str, Any]) -> Step[Any]:
+    """Return the step that does it for the recipe; ``repeat`` and ``scheduled`` become one of its arguments."""
     if "scheduled" in arguments:
         arguments["repeat"] = repetition(arguments["repeat"], arguments.pop("scheduled"))
-    name = step.name
-    if step.choose is not None:
-        step = step.choose(recipe_at(arguments["recipe"]))
+    return step if step.choose is None else step.choose(recipe_at(arguments["recipe"]))
+
+
+def _begun(name: str, step: Step[R], run: str, arguments: dict[str, Any], item: str) -> records.StepCall | None:
+    """Record that the step begins; ``item`` is the recipe's name, where it is one of many."""
     more = {"one_of_many": "true"} if item else {}
-    call = records.begin(run, name, step.version, arguments | more, item)
+    return records.begin(run, name, step.version, arguments | more, item)
+
+
+def _recorded(step: Step[R], run: str, arguments: dict[str, Any], item: str = "") -> StepOutcome[R]:
+    """Run the step, recorded before and after."""
+    progress.work_on(step.name)
+    name, step = step.name, _chosen(step, arguments)
+    call = _begun(name, step, run, arguments, item)
     try:
         outcome = step(**arguments)
     except Exception as error:
@@ -102,7 +130,7 @@ def _recorded(step: Step[R], run: str, arguments: dict[str, Any], item: str = ""
 
 
 def repetition(repeat: str, scheduled: str) -> str:
-    """Return the text that tells one measurement from another; ``scheduled`` is the time for which Kubeflow planned the run.
+    """Return the text that tells one measurement from another; ``scheduled`` is the time for which the run was planned.
 
     Raises SidaError for a time that Kubeflow left as a placeholder: all firings of a schedule would be one measurement.
     """

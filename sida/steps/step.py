@@ -57,6 +57,10 @@ class Reused(Exception):
         self.outcome = outcome
 
 
+class Unpublished(Exception):
+    """The result is not published yet, and nobody wants to make it now."""
+
+
 class StepRun(ExitStack):
     """One run of a step: its recipe and store at once; key, attempt, inputs and lease, held to the end, from :meth:`claim` on."""
 
@@ -66,10 +70,18 @@ class StepRun(ExitStack):
     inputs: dict[str, Manifest[Any]]
 
     def __init__(
-        self, step: Step[Any], recipe: Recipe, store: ObjectStore, *, anew: bool = False, repeat: str = ""
+        self,
+        step: Step[Any],
+        recipe: Recipe,
+        store: ObjectStore,
+        *,
+        anew: bool = False,
+        repeat: str = "",
+        only_look: bool = False,
     ) -> None:
         super().__init__()
         self.step, self.recipe, self.store, self.anew, self.repeat = step, recipe, store, anew, repeat
+        self._only_look = only_look
         self.notes: dict[str, str | float] = {}
         self._noted: set[str] = set()
 
@@ -83,6 +95,8 @@ class StepRun(ExitStack):
         self.key = key_of(self.step.name, self.step.version, parameters, inputs, self.repeat)
         if not collecting(self.store):
             self._reuse()
+        if self._only_look:
+            raise Unpublished(self.folder)
         here = settings()
         lease = acquire(self.store, self.folder, ttl=here.lease_seconds, wait=here.lease_wait, note=self.note)
         self.lease = self.enter_context(lease)
@@ -215,18 +229,29 @@ class Step(StepFacts, Generic[R]):
         """
         started = time.time()
         progress.step_started(self.name)
-        loaded = recipe_at(recipe) if isinstance(recipe, str) else recipe
         if attempt not in ("", "new"):
             raise UserError(f"attempt {attempt!r}: give 'new' for a new attempt, or nothing to reuse")
+        outcome = self._outcome(recipe, arguments, anew=attempt == "new", repeat=repeat)
+        progress.step_finished(self.name, "reused" if outcome.reused else "ran", time.time() - started, outcome.address)
+        return outcome
+
+    def published(self, *, recipe: Recipe | str, repeat: str = "", **arguments: Any) -> StepOutcome[R] | None:
+        """Return the result if it is published already, as a call would reuse it; None where the call would make it."""
+        try:
+            return self._outcome(recipe, arguments, repeat=repeat, only_look=True)
+        except Unpublished:
+            return None
+
+    def _outcome(self, recipe: Recipe | str, arguments: dict[str, Any], **how: Any) -> StepOutcome[R]:
+        loaded = recipe_at(recipe) if isinstance(recipe, str) else recipe
         opened = {name: _opened(taken, arguments.get(name)) for name, taken in self.inputs.items()}
-        with StepRun(self, loaded, open_store(settings().store), anew=attempt == "new", repeat=repeat) as run:
+        with StepRun(self, loaded, open_store(settings().store), **how) as run:
             try:
                 outcome = run.publish(self.function(run, loaded, **arguments | opened))
             except Reused as reused:
                 outcome = reused.outcome
         if self.after is not None:
             self.after(run, outcome.manifest)
-        progress.step_finished(self.name, "reused" if outcome.reused else "ran", time.time() - started, outcome.address)
         return outcome
 
 

@@ -23,8 +23,8 @@ from tests.cluster.kubectl import Object, apply, get, kubectl
 from tests.conftest import ROOT
 
 OVERLAYS = ROOT / "manifests" / "overlays"
-NAMESPACE = "sida-test"  # in place of sida
-STORE_SECRET = "sida-test-store"  # of the profile, in both namespaces
+NAMESPACE = os.environ.get("SIDA_TEST_NAMESPACE", "sida-test")  # in place of sida
+STORE_SECRET = f"{NAMESPACE}-store"  # of the profile, in both namespaces
 ROLL_OUT_SECONDS = 420
 
 
@@ -32,7 +32,7 @@ ROLL_OUT_SECONDS = 420
 def pipelines() -> str:
     """Where the pods of runs are: Kubeflow Pipelines' own namespace, or one in its place where no server of theirs answers."""
     health = "/api/v1/namespaces/kubeflow/services/ml-pipeline:8888/proxy/apis/v2beta1/healthz"
-    return "kubeflow" if kubectl("get", "--raw", health, check=False).startswith("{") else "sida-test-pipelines"
+    return "kubeflow" if kubectl("get", "--raw", health, check=False).startswith("{") else f"{NAMESPACE}-pipelines"
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,12 @@ def objects_of(overlay: str, images: Images | None = None) -> list[Object]:
 
 
 def install(images: Images) -> tuple[str, str]:
-    """Install the overlay for kind; (access key, secret key) of its store, made anew each time."""
+    """Install the overlay for kind, and Argo's parts; (access key, secret key) of its store, made anew each time."""
     remove()
     keys = (f"test{secrets.token_hex(6)}", secrets.token_hex(20))
     items = objects_of("kind", images)
+    there = {_title(item) for item in items}
+    items += [item for item in objects_of("argo", images) if _title(item) not in there]
     apply([item for item in items if item["kind"] == "Namespace"])
     if pipelines() != "kubeflow":
         apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pipelines()}}])
@@ -113,6 +115,10 @@ def install(images: Images) -> tuple[str, str]:
     for what in ("statefulset/seaweedfs", "deployment/mlflow"):
         _rolled_out(what)
     return keys
+
+
+def _title(item: Object) -> tuple[str, str]:
+    return item["kind"], item["metadata"]["name"]
 
 
 def _rolled_out(what: str) -> None:
@@ -146,14 +152,14 @@ def _metadata(name: str, namespace: str) -> dict[str, str]:
     return {"name": name, "namespace": namespace}
 
 
-def profile(folder: Path, images: Images, name: str = "mine.yaml", **changes: Any) -> str:
-    """The shipped profile for a laptop with kind, moved to the tests' namespaces; its path. ``changes`` replace sections."""
-    fields = moved(yaml.safe_load((ROOT / "profiles" / "laptop-kind.yaml").read_text(encoding="utf-8")))
+def profile(folder: Path, images: Images, name: str = "mine.yaml", shipped: str = "laptop-kind", **changes: Any) -> str:
+    """A shipped profile, moved to the tests' namespaces; its path. ``changes`` replace sections."""
+    fields = moved(yaml.safe_load((ROOT / "profiles" / f"{shipped}.yaml").read_text(encoding="utf-8")))
     fields["images"]["cpu"] = images.cpu
     fields["secrets"][0]["name"] = STORE_SECRET
     fields["job_namespace"] = fields["trainjob"]["namespace"] = NAMESPACE
     fields |= changes
-    if pipelines() != "kubeflow":
+    if pipelines() != "kubeflow" and "kfp" in fields:
         fields["kfp"] |= {"namespace": pipelines()}
     path = folder / name
     path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")

@@ -18,7 +18,11 @@ from sida import recipe
 from tests.manifests.render import MANIFESTS, named, of_kind, overlay, title
 
 # overlay -> profile, registry
-PROFILES = {"kind": ("laptop-kind", "localhost:5001"), "gpu": ("gpu", "registry.example.org")}
+PROFILES = {
+    "kind": ("laptop-kind", "localhost:5001"),
+    "argo": ("argo", "localhost:5001"),
+    "gpu": ("gpu", "registry.example.org"),
+}
 DIGEST = "sha256:" + "0" * 64  # of no image: who installs writes a profile with the right ones
 HEAD = "# By `python -m tests.manifests.test_steps`. Yours: sida rerun --cronjobs digits --profile ./mine.yaml\n"
 

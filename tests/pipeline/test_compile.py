@@ -27,13 +27,17 @@ TEXTS = {
     "imagenet-512-edm2-s.test-cluster.yaml": lambda: (
         digits("imagenet-512-edm2-s").text
     ),  # one published recipe stands for all
+    "digits.argo.yaml": lambda: digits(engine="argo").text,
 }
 
 
-def digits(name: str = "digits", *, profile: bool = True, kubernetes: bool = False) -> Compiled:
+def digits(
+    name: str = "digits", *, profile: bool = True, kubernetes: bool = False, engine: str = "kubeflow"
+) -> Compiled:
     loaded = recipe.load(name)
-    cluster = OnCluster(loaded, load(str(PROFILE)) if profile else None, "cluster.yaml")
-    return compiled(plan_for(name, loaded), cluster, {"namespace": "kubeflow"} if kubernetes else None)
+    of = load(str(PROFILE)).model_copy(update={"engine": engine}) if profile else None
+    cluster = OnCluster(loaded, of, "cluster.yaml")
+    return compiled(plan_for(name, loaded), cluster, kubernetes=kubernetes)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_a_laptop_without_cluster_is_ready_and_nothing_is_left_in_the_store(comm
     assert {name for name, check in checks.items() if check["state"] == "bad"} <= {"disk"}
     assert status == (checks["disk"]["state"] == "bad")
     assert checks["store"]["state"] == "ok"
-    assert checks["kubernetes"]["state"] == checks["trainer"]["state"] == checks["kfp"]["state"] == "off"
+    assert checks["kubernetes"]["state"] == checks["trainer"]["state"] == checks["engine"]["state"] == "off"
     assert not [file for file in (command.place / "store").rglob("doctor/*")]
     said = command("doctor")
     assert "ok      python" in said.out
@@ -65,11 +65,11 @@ def test_a_store_that_cannot_be_written_is_bad_and_the_other_checks_go_on(
 @pytest.mark.usefixtures("nowhere")
 def test_a_profile_s_kubeflow_is_asked(command: Command, kfp: Kfp) -> None:
     status, checks = told(command, "--profile", command.profile())
-    assert checks["kfp"]["state"] == "ok", checks
+    assert checks["engine"]["state"] == "ok", checks
     command.host = "http://127.0.0.1:1"
     status, checks = told(command, "--profile", command.profile(name="other.yaml"))
-    assert (status, checks["kfp"]["state"]) == (1, "bad")
-    assert "kfp.host" in checks["kfp"]["mend"]
+    assert (status, checks["engine"]["state"]) == (1, "bad")
+    assert "kfp.host" in checks["engine"]["mend"]
 
 
 RUNTIME = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/work/trainingruntimes/sida-torch"

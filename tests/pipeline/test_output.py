@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import client as clients
+from pipeline import engine as clients
 from pipeline.__main__ import VERBS, parser
 from pipeline.output import NO_JSON
 from tests.pipeline.command import Command

@@ -306,7 +306,7 @@ def test_kfp_starts_a_run_of_one_container_with_the_same_command(
 ) -> None:
     run_step(place)
     mine = command.profile(("s3://bucket/sida", s3))
-    said = command("rerun", RUN, "prepare_data", "--profile", mine, "--kfp", "--force")
+    said = command("rerun", RUN, "prepare_data", "--profile", mine, "--submit", "--force")
     assert said.status == 0, said.err
     (run,) = kfp.runs.values()
     assert said.out.strip().endswith(run["run_id"])

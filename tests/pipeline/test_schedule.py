@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from pipeline.commands import schedule as verb
+from pipeline import kfp_schedules as verb
 from pipeline.cron import fires_within, six_fields
 from sida.errors import UserError
 from tests.pipeline.command import Command, Said

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import client as clients
+from pipeline import engine as clients
 from sida import ending, records
 from sida.stores import open_store
 from tests.launch.kube_server import Kube

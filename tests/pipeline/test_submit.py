@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import client as clients
+from pipeline import engine as clients
 from tests.pipeline.command import Command
 from tests.pipeline.kfp_server import Kfp
 

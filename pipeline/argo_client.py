@@ -1,0 +1,282 @@
+"""Argo Workflows as the engine: WorkflowTemplates, Workflows and CronWorkflows through the Kubernetes API, as kubectl sees them.
+
+Argo's own server is not needed. A run is a Workflow, and its id the Workflow's name.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from pipeline import argo
+from pipeline.argo_template import API_VERSION, ENTRY, one_step
+from pipeline.compile import Compiled, OnCluster
+from pipeline.cron import five_fields
+from pipeline.engine import Engine, Schedule, Unreachable, Version
+from pipeline.profile import Profile
+from pipeline.run_state import RunState, Task
+from sida.errors import SidaError, UserError
+from sida.launch import cluster as kubernetes
+from sida.launch.cluster import ApiRefused, Cluster
+from sida.launch.trainjob_manifest import PART
+from sida.layout import check_run_id
+from sida.records import StepCall
+
+RUNS, VERSIONS, SCHEDULES = "workflows", "workflowtemplates", "cronworkflows"
+TITLE, CANCELLED, DIGEST = "workflows.argoproj.io/title", "sida/cancelled", "sida/sha256"  # annotations
+OURS = ",".join(f"{name}={value}" for name, value in PART.items())
+STATES = {"": "PENDING", "Pending": "PENDING", "Running": "RUNNING", "Succeeded": "SUCCEEDED"}
+STATES |= {"Failed": "FAILED", "Error": "FAILED"}
+# Omitted: it needs one that failed.
+TASK_STATES = STATES | {"Skipped": "SUCCEEDED", "Omitted": ""}
+LONGEST_NAME = 50  # of a run or schedule: Argo appends to it, and it becomes a label
+
+
+class ArgoClient(Engine):
+    """Connection to the Argo Workflows of one namespace."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile, self._options = profile, profile.argo
+        self._cluster = Cluster(profile.namespace, outage_seconds=10.0)
+        self.place = f"namespace {profile.namespace}"
+
+    # -- versions
+
+    def upload(self, compiled: Compiled, description: str) -> Version:
+        """Return the WorkflowTemplate of a compiled pipeline, whose name holds its digest; create it if it is not there."""
+        template = yaml.safe_load(compiled.text)
+        template["metadata"]["annotations"] |= {DIGEST: compiled.digest}
+        with self._errors("create WorkflowTemplates"):
+            try:
+                self._cluster.create_object(VERSIONS, template)
+            except ApiRefused as error:
+                if error.status != 409:
+                    raise
+                return Version(compiled.version, compiled.version, new=False)
+        return Version(compiled.version, compiled.version, new=True)
+
+    # -- runs
+
+    def start(self, name: str, version: Version, parameters: dict[str, str]) -> str:
+        """Create the Workflow of an uploaded template."""
+        return self._start(name, version.name.rpartition("-")[0], self._of(version.version_id, parameters))
+
+    def start_step(self, call: StepCall, title: str, arguments: list[str], cluster: OnCluster) -> str:
+        """Create a Workflow of one template."""
+        return self._start(title, f"sida-rerun-{call.step}", one_step(call, arguments, cluster, self._profile))
+
+    def _start(self, title: str, stem: str, spec: dict[str, Any]) -> str:
+        now = datetime.now(UTC)
+        stem = re.sub("[^a-z0-9]+", "-", stem.removeprefix("sida-").lower()).strip("-")
+        name = f"{stem[: LONGEST_NAME - 21].rstrip('-')}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        labels = PART | spec.get("workflowMetadata", {}).get("labels", {})
+        metadata = {"name": name, "namespace": self._cluster.namespace, "labels": labels, "annotations": {TITLE: title}}
+        workflow = {"apiVersion": API_VERSION, "kind": "Workflow", "metadata": metadata, "spec": spec}
+        with self._errors("create Workflows"):
+            self._cluster.create_object(RUNS, workflow)
+        return name
+
+    @staticmethod
+    def _of(version: str, parameters: dict[str, str]) -> dict[str, Any]:
+        """Return the spec of a run of a version."""
+        values = [{"name": name, "value": value} for name, value in parameters.items()]
+        return {"workflowTemplateRef": {"name": version}, "arguments": {"parameters": values}}
+
+    def run(self, run_id: str) -> RunState:
+        """Return the state of a Workflow. Raises UserError for one that is not there."""
+        return run_state(self._workflow(run_id))
+
+    def _workflow(self, run_id: str) -> dict[str, Any]:
+        with self._errors("read Workflows"):
+            workflow = self._cluster.workflow(check_run_id(run_id))
+        if workflow is None:
+            raise UserError(
+                f"no Workflow {run_id!r} in {self.place}: `status --profile` lists those there are; finished ones are kept for "
+                f"{self._options.keep_seconds / 86400:g} days: `status` with SIDA_STORE shows older runs"
+            )
+        return workflow
+
+    def runs(self, count: int) -> list[RunState]:
+        """Return the newest runs of the namespace, without their tasks."""
+        with self._errors("list Workflows"):
+            workflows = self._cluster.objects(RUNS, OURS)
+        workflows.sort(key=lambda workflow: str(workflow["metadata"].get("creationTimestamp")), reverse=True)
+        return [run_state(workflow) for workflow in workflows[:count]]
+
+    def terminate(self, run_id: str) -> None:
+        """Have the controller stop the Workflow: its pods get SIGTERM, its exit handler still runs."""
+        mark = {"metadata": {"annotations": {CANCELLED: _now()}}, "spec": {"shutdown": "Stop"}}
+        with self._errors("stop Workflows"):
+            self._cluster.change_object(RUNS, run_id, mark)
+
+    def link(self, run_id: str) -> str:
+        """Return the page on Argo's server; without one the command that shows the Workflow."""
+        if self._options.ui:
+            return f"{self._options.ui.rstrip('/')}/workflows/{self._cluster.namespace}/{run_id}"
+        return f"kubectl -n {self._cluster.namespace} get workflow {run_id}"
+
+    # -- schedules
+
+    def cron(self, text: str) -> str:
+        """Return the five fields."""
+        return five_fields(text)
+
+    def schedule(self, name: str, cron: str, version: Version, parameters: dict[str, str]) -> Schedule:
+        """Return the CronWorkflow that these make. Raises UserError for a name that Kubernetes does not take."""
+        if not re.fullmatch(rf"[a-z0-9]([-a-z0-9]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", name):
+            raise UserError(
+                f"--name {name!r}: a CronWorkflow is called so: at most {LONGEST_NAME} lower-case letters, digits and -"
+            )
+        return Schedule(name, cron, version.version_id, parameters)
+
+    def schedules(self, name: str = "") -> list[Schedule]:
+        """Return our CronWorkflows, or the one called ``name``."""
+        with self._errors("list CronWorkflows"):
+            there = [_schedule(item) for item in self._cluster.objects(SCHEDULES, OURS)]
+        return [schedule for schedule in there if name in ("", schedule.name)]
+
+    def put_schedule(
+        self, target: Schedule, there: list[Schedule], same: Schedule | None, version: Version, description: str
+    ) -> None:
+        """Create the CronWorkflow, or change it: one call, so that there is one at every moment."""
+        if same is not None:
+            if not same.enabled:
+                self.enable_schedule(target.name, True)
+            return
+        spec = {
+            "schedules": [target.cron],
+            "timezone": self._options.timezone,
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": 0,  # a firing that was missed is not made up for
+            "suspend": False,
+            # How long runs are kept says their own ttlStrategy.
+            "successfulJobsHistoryLimit": 100,
+            "failedJobsHistoryLimit": 100,
+            "workflowMetadata": {"labels": PART, "annotations": {TITLE: target.name}},
+            "workflowSpec": self._of(target.version_id, target.parameters),
+        }
+        with self._errors("create CronWorkflows"):
+            if there:
+                self._cluster.change_object(SCHEDULES, target.name, {"spec": spec})
+                return
+            metadata = {"name": target.name, "namespace": self._cluster.namespace, "labels": PART}
+            metadata |= {"annotations": {"workflows.argoproj.io/description": description}}
+            schedule = {"apiVersion": API_VERSION, "kind": "CronWorkflow", "metadata": metadata, "spec": spec}
+            self._cluster.create_object(SCHEDULES, schedule)
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Delete the CronWorkflow; its runs stay."""
+        with self._errors("delete CronWorkflows"):
+            self._cluster.delete_object(SCHEDULES, schedule_id)
+
+    def enable_schedule(self, schedule_id: str, enabled: bool) -> None:
+        """Suspend the CronWorkflow, or let it go on."""
+        with self._errors("change CronWorkflows"):
+            self._cluster.change_object(SCHEDULES, schedule_id, {"spec": {"suspend": not enabled}})
+
+    # -- for doctor, and errors
+
+    def found(self) -> str:
+        """Return where Argo's objects are served; whether a controller watches the namespace only a run can tell."""
+        with self._errors("list WorkflowTemplates"):
+            self._cluster.objects(VERSIONS, OURS)
+        return f"{self._cluster.host} serves Workflows in {self.place}"
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except kubernetes.Unreachable as error:
+            raise Unreachable(str(error)) from error
+        except ApiRefused as error:
+            raise self._refused(error, doing) from error
+
+    def _refused(self, error: ApiRefused, doing: str) -> SidaError:
+        if error.status in (401, 403):
+            return UserError(
+                f"not allowed to {doing} in {self.place} ({error}): have your account bound to the Role sida-argo-user "
+                f"(docs/argo.md)"
+            )
+        if error.status == 404:
+            return UserError(
+                f"cannot {doing}: the cluster serves no Argo Workflows, or has no {self.place} ({error}): docs/argo.md"
+            )
+        return UserError(f"the cluster refused to {doing} in {self.place}: {error.status} {error}")
+
+
+# -- from Argo's objects
+
+
+def run_state(workflow: dict[str, Any]) -> RunState:
+    """Build the state of a run from its Workflow."""
+    metadata, status = workflow["metadata"], workflow.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    state = STATES[str(status.get("phase") or "")]
+    cancelled = str(annotations.get(CANCELLED) or "")
+    if workflow["spec"].get("shutdown"):
+        cancelled = cancelled or str(status.get("finishedAt") or _now())
+        state = state if state in ("SUCCEEDED", "FAILED") else "CANCELING"
+    return RunState(
+        metadata["name"],
+        str(annotations.get(TITLE) or metadata["name"]),
+        state,
+        _line(status.get("message")),
+        tuple(_tasks(workflow)),
+        _iso(cancelled),
+        _iso(str(metadata.get("creationTimestamp") or "")),
+    )
+
+
+def _tasks(workflow: dict[str, Any]) -> list[Task]:
+    """Return the steps, in the order of the DAG; of one that is tried again its last standing."""
+    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in _templates(workflow)}
+    for node in argo.nodes_of(workflow):
+        name = str(node.get("templateName", ""))
+        if name in steps and not re.search(r"\(\d+\)$", str(node.get("name", ""))):  # (0): one of its tries
+            steps[name].append(node)
+    tasks = []
+    for name, nodes in steps.items():
+        tasks += [
+            Task(name, TASK_STATES.get(str(node.get("phase")), ""), "", _iso(str(node.get("finishedAt") or "")))
+            for node in nodes
+        ] or [Task(name, "")]
+    return tasks
+
+
+def _templates(workflow: dict[str, Any]) -> list[str]:
+    status = workflow.get("status") or {}
+    spec = status.get("storedWorkflowTemplateSpec") or workflow["spec"]
+    return [template["name"] for template in spec.get("templates") or () if template["name"] != ENTRY]
+
+
+def _schedule(item: dict[str, Any]) -> Schedule:
+    spec = item["spec"]
+    of = spec.get("workflowSpec") or {}
+    parameters = (of.get("arguments") or {}).get("parameters") or []
+    return Schedule(
+        name=item["metadata"]["name"],
+        cron=" ".join(spec.get("schedules") or [str(spec.get("schedule") or "no cron")]),
+        version_id=str((of.get("workflowTemplateRef") or {}).get("name") or ""),
+        parameters={str(one["name"]): str(one.get("value", "")) for one in parameters},
+        enabled=not spec.get("suspend"),
+        schedule_id=item["metadata"]["name"],
+    )
+
+
+def _line(text: Any) -> str:
+    return " ".join(str(text or "").split())[:300]
+
+
+def _iso(text: str) -> str:
+    """Return a time of Kubernetes' as ours are written; empty for none."""
+    return text.replace("Z", "+00:00") if text else ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
