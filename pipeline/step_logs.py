@@ -14,6 +14,7 @@ from sida.launch.cluster import Cluster
 from sida.launch.looker import Looker, Looks, in_a_line
 from sida.launch.trainjob import TrainJobLauncher
 from sida.layout import check_run_id, run_job_key
+from sida.records import calls
 from sida.steps.log import read_log
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def step_log(profile: Profile, run: str, step: str, *, follow: bool) -> Iterator
     text = look_at_store(looks, profile, lambda store: kept_log(store, run, step))
     if text is not None:
         return iter(text.splitlines())
+    call = look_at_store(looks, profile, lambda store: calls(store, run).get(step))
+    if call is not None and call.state == "reused":
+        raise UserError(f"run {run}, {step}: no log: its result was there already: {call.manifest}")
     unseen = in_a_line(looks.missing)
     raise UserError(
         f"run {run}, {step}: no log: it has not begun, or its pod is gone and left none in {profile.store}"
