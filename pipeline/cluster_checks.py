@@ -18,6 +18,7 @@ from sida.registry import STEPS
 State = Literal["ok", "off", "bad", "unseen"]
 MAY_NOT = "have `doctor` run by somebody who may look"
 KFP_NAMESPACE, KFP_ACCOUNT = "kubeflow", "pipeline-runner"  # of a Kubeflow Pipelines with one user
+USER_ACCOUNT = "default-editor"  # of each user's namespace, where Kubeflow has several
 Thing = TypeVar("Thing")
 REMEDIES = {
     "images": ("every run", "build and push them, and write NAME@sha256:DIGEST into the profile (docs/install.md)"),
@@ -40,7 +41,9 @@ class Check:
 
 def runs_as(profile: Profile) -> tuple[str, str]:
     """Return (namespace, service account) of the pods of a run on Kubeflow Pipelines."""
-    return profile.kfp.namespace or KFP_NAMESPACE, profile.kfp.service_account or KFP_ACCOUNT
+    namespace = profile.kfp.namespace or KFP_NAMESPACE
+    account = KFP_ACCOUNT if namespace == KFP_NAMESPACE else USER_ACCOUNT
+    return namespace, profile.kfp.service_account or account
 
 
 def images(profile: Profile) -> Check:
