@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.profile import Profile, TrainJobs, check_image, has_digest
 from sida.errors import UserError
-from sida.launch.pod import PLACES, SHM, Pod, Variables, environment, secret_key
+from sida.launch.pod import NO_SIDECAR, PLACES, SHM, Pod, Variables, environment, secret_key
 from sida.launch.target import Target
 from sida.recipe import Recipe
 from sida.registry import STEPS
@@ -19,6 +19,7 @@ KEPT_SECONDS = 7 * 86400  # how long to keep a finished Job
 CONTAINER = "step"
 # Seconds: the next pod starts at once, but cannot work before the lease of the one that was lost has expired.
 LEASE_WAIT = "120"
+FILES = {"volumes", "cache"}  # the exit handler needs none
 FOLLOWING = {"cpu", "cpu_limit", "memory"}  # what a profile's TrainJobs ask for the pods that follow them
 
 
@@ -60,6 +61,15 @@ class StepPod(Pod):
             kubernetes.empty_dir_mount(task, *SHM, medium="Memory", size_limit=self.shared_memory)
         for volume in self.volumes:  # KFP has no word for read-only (2.17: neither mount_pvc nor its message PvcMount)
             kubernetes.mount_pvc(task, volume.claim, volume.path, sub_path=volume.folder)
+        if (cache := self.cache) is not None:
+            path = PLACES["SIDA_CACHE"]
+            if cache.claim:
+                kubernetes.mount_pvc(task, cache.claim, path)
+            elif cache.storage_class:
+                once = ["ReadWriteOnce"]
+                kubernetes.add_ephemeral_volume(task, "cache", path, once, cache.size, cache.storage_class)
+            else:
+                kubernetes.empty_dir_mount(task, "cache", path, size_limit=cache.size)
         if self.timeout_seconds:
             kubernetes.set_timeout(task, self.timeout_seconds)
         if self.retries:
@@ -89,7 +99,7 @@ class StepPod(Pod):
         }
         if self.timeout_seconds:
             spec["activeDeadlineSeconds"] = self.timeout_seconds
-        return spec | {"template": {"spec": pod, "metadata": {"labels": labels}}}
+        return spec | {"template": {"spec": pod, "metadata": {"labels": labels | NO_SIDECAR}}}
 
 
 def pod_of(
@@ -106,7 +116,7 @@ def pod_of(
         return StepPod(**work)
     image = image or check_image(*image_of(step, profile), where, allow_tags=allow_tags)
     needs, account, launch = profile.needs(step), profile.job_service_account, dict[str, str]()
-    asked = needs.model_dump(exclude_none=True, exclude={"launcher", "nodes"})
+    asked = needs.model_dump(exclude_none=True, exclude={"launcher", "nodes"} | (FILES if step not in STEPS else set()))
     if (jobs := profile.trainjob) is not None and profile.launched(step):
         target = _target(step, profile, jobs, check_image(*profile.image_for(step), where, allow_tags=allow_tags))
         try:
@@ -127,7 +137,7 @@ def pod_of(
         launches=bool(launch),
         **work,
         **asked,
-    )
+    ).cached()
 
 
 def image_of(step: str, profile: Profile) -> tuple[str, str]:
@@ -137,7 +147,7 @@ def image_of(step: str, profile: Profile) -> tuple[str, str]:
 
 def _target(step: str, profile: Profile, jobs: TrainJobs, image: str) -> Target:
     needs = profile.needs(step)
-    own = {"launcher", "nodes", "retries", "backoff_seconds", "volumes"}  # not the pod's
+    own = {"launcher", "nodes", "retries", "backoff_seconds"}  # not the pod's
     pod = Pod(
         image=image,
         env={**profile.variables(), **_secrets(profile)},
@@ -145,7 +155,7 @@ def _target(step: str, profile: Profile, jobs: TrainJobs, image: str) -> Target:
         image_pull_secrets=profile.image_pull_secrets,
         run_as_user=profile.run_as_user,
         **needs.model_dump(exclude_none=True, exclude=own),
-    )
+    ).cached()
     job = jobs.model_dump(exclude_none=True, exclude={"service_account", "launcher_account", *FOLLOWING})
     return Target(pod=pod, nodes=needs.nodes or 1, **job)
 
