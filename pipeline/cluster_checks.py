@@ -1,4 +1,4 @@
-"""Checks of a profile's cluster before a run: images by digest, namespaces, service accounts, Secrets with their keys."""
+"""Checks of a profile's cluster before a run: images by digest, namespaces, accounts, Secrets; ``room`` has those of amounts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ REMEDIES = {
     "namespaces": ("every pod there", "apply the overlay (docs/install.md), or correct the profile"),
     "accounts": ("pods that run as one of them", "apply the overlay (docs/install.md), or correct the profile"),
     "secrets": ("pods that read them", "docs/secrets.md says how to create them"),
+    "claims": (
+        "pods that mount them",
+        "create the claim, or correct volumes and cache in the profile (docs/kubeflow.md)",
+    ),
+    "quota": ("pods that it refuses", "ask for less in the profile, or for a larger quota"),
+    "room": (
+        "pods that no node can take, unless the cluster adds nodes",
+        "ask for less in the profile, or correct its selectors",
+    ),
 }
 
 
@@ -59,7 +68,7 @@ def images(profile: Profile) -> Check:
 def namespaces(profile: Profile, cluster: Installed | Check) -> Check:
     """Check that the namespaces exist."""
     labels = {name: f"namespace {name}" for name in places(profile)}
-    return _looked("namespaces", cluster, labels, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
+    return looked("namespaces", cluster, labels, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
 
 
 def accounts(profile: Profile, cluster: Installed | Check) -> Check:
@@ -72,7 +81,7 @@ def accounts(profile: Profile, cluster: Installed | Check) -> Check:
     if jobs is not None and jobs.service_account:
         named.append((jobs.namespace, jobs.service_account))
     labels = {pair: "/".join(pair) for pair in named}
-    return _looked("accounts", cluster, labels, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
+    return looked("accounts", cluster, labels, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
 
 
 def secrets(profile: Profile, cluster: Installed | Check) -> Check:
@@ -90,7 +99,7 @@ def secrets(profile: Profile, cluster: Installed | Check) -> Check:
         missing = sorted(labels[pair] - present)
         return f"has no key {', '.join(missing)}" if missing else ""
 
-    return _looked("secrets", cluster, {pair: "/".join(pair) for pair in labels}, wrong)
+    return looked("secrets", cluster, {pair: "/".join(pair) for pair in labels}, wrong)
 
 
 def places(profile: Profile) -> list[str]:
@@ -126,7 +135,7 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
     return Check(failed.name, "unseen", text, "", forward)
 
 
-def _looked(
+def looked(
     name: str, cluster: Installed | Check, labels: dict[Thing, str], fault_of: Callable[[Installed, Thing], str]
 ) -> Check:
     """Check each thing with one request. A thing that may not be read is named, and is no fault."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.profile import Profile, TrainJobs, check_image, has_digest
+from pipeline.profile import READS, Profile, TrainJobs, check_image, has_digest
 from sida.errors import UserError
 from sida.launch.pod import NO_SIDECAR, PLACES, SHM, Pod, Variables, environment, secret_key
 from sida.launch.target import Target
@@ -126,7 +126,8 @@ def pod_of(
         launch = {"SIDA_LAUNCHER": "trainjob", "SIDA_TRAINJOB": target.model_dump_json(exclude_defaults=True)}
         account = jobs.launcher_account or account
         # Little, and no deadline of its own: it only follows the TrainJob.
-        asked = needs.model_dump(exclude_none=True, include={"retries", "backoff_seconds", "volumes"})
+        files = {"volumes"} if step in READS.values() else set()
+        asked = needs.model_dump(exclude_none=True, include={"retries", "backoff_seconds"} | files)
         asked |= jobs.model_dump(exclude_none=True, include=FOLLOWING)
     return StepPod(
         image=image,
