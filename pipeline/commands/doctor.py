@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pipeline import doctor, output, profile
 from pipeline.arguments import argument
 from sida import recipe
+from sida.errors import UserError
 
 ARGUMENTS = (
     argument("--profile", "PROFILE", "check this cluster too: a name, or path of a YAML file"),
@@ -31,6 +32,8 @@ ARGUMENTS = (
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for each check, and below how to fix what failed."""
+    if args.recipe and not args.profile:
+        raise UserError("--recipe: its pods are looked for on a cluster: give --profile too")
     given = recipe.load(args.recipe) if args.recipe else None
     checks = doctor.examine(profile.load(args.profile) if args.profile else None, given)
     bad = [check for check in checks if check.state == "bad"]

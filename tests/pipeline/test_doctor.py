@@ -236,6 +236,7 @@ def test_without_access_to_the_cluster_that_is_said_and_what_the_profile_tells_i
 
 def test_a_profile_that_is_not_there_is_one_line(command: Command) -> None:
     assert "nothing" in command("doctor", "--profile", "./nothing.yaml").mistake()
+    assert "--profile" in command("doctor", "--recipe", "digits").mistake()
 
 
 QUOTA = "/api/v1/namespaces/{}/resourcequotas"
