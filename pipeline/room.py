@@ -22,10 +22,8 @@ from sida.launch.target import parse_target
 from sida.recipe import Recipe
 from sida.registry import STEPS
 
-KFP_EXTRA = {
-    "cpu": Decimal("0.1"),
-    "memory": Decimal(256 * 2**20),
-}  # of the container that Kubeflow Pipelines adds to each pod
+# Of the container that Kubeflow Pipelines adds to each pod.
+KFP_EXTRA = {"cpu": Decimal("0.1"), "memory": Decimal(256 * 2**20)}
 Amounts = dict[str, Decimal]
 
 
