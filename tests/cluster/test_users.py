@@ -6,14 +6,19 @@ Every statement of docs/administration.md about rights is asked of the server he
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster.conftest import Cluster
 from tests.cluster.kubectl import Object, apply, get, kubectl, until
 from tests.cluster.test_overlays import may
+from tests.conftest import ROOT
 from tests.manifests.render import MANIFESTS, named, render
 
 ANN, BOB = "sida-test-ann", "sida-test-bob"
@@ -145,3 +150,25 @@ def _job(cluster: Cluster) -> Object:
     made = train_job(target, name="sida-users", step="distill", run="r", folder="j", processes=2, threads=1)
     made["spec"]["trainer"] |= {"command": ["python", "-c", "print('here')"], "args": []}
     return made
+
+
+@pytest.mark.usefixtures("users")
+def test_doctor_says_unseen_of_what_a_user_may_not_look_at(cluster: Cluster) -> None:
+    """With the token of `default-editor`, as in a notebook; the roles of Kubeflow that let it read quotas are not here."""
+    config = json.loads(kubectl("config", "view", "--minify", "--raw", "-o", "json"))
+    token = kubectl("-n", ANN, "create", "token", "default-editor").strip()
+    config["users"] = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
+    path = cluster.folder / "ann.kubeconfig"
+    path.write_text(json.dumps(config))
+    mine = yaml.safe_load(Path(cluster.profile).read_text())
+    mine["kfp"] |= {"namespace": ANN, "service_account": "default-editor"}
+    mine["trainjob"] |= {"namespace": ANN}
+    profile = cluster.folder / "ann.yaml"
+    profile.write_text(yaml.safe_dump(mine | {"job_namespace": ANN}))
+    command = [sys.executable, "-m", "pipeline", "doctor", "--profile", str(profile), "--json"]
+    env = cluster.environment | {"KUBECONFIG": str(path)}
+    said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    checks = {check["name"]: check for check in json.loads(said.stdout)["checks"]}
+    for name in ("secrets", "quota", "room"):
+        assert checks[name]["state"] == "unseen", checks[name]
+        assert "Forbidden" in checks[name]["found"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.pod import StepPod
 from sida.launch.pod import Cache, Pod, Volume, secret_key
 from sida.launch.target import Target
 from sida.launch.trainjob_manifest import train_job
@@ -15,6 +16,7 @@ from sida.stores import ObjectRef, open_store
 from tests.cluster.conftest import STORE, Cluster
 from tests.cluster.installed import NAMESPACE, STORE_SECRET
 from tests.cluster.kubectl import Object, apply, get, kubectl, log_of, until
+from tests.cluster.test_training import ended, told
 
 CLAIMS = ("sida-test-data", "sida-test-cache")
 # What both nodes do at once: write to the data, which must fail; fetch one object of the store through the cache, one write each.
@@ -65,24 +67,19 @@ def _writable(name: str) -> Object:
 
 
 def _run(name: str, cluster: Cluster, program: str, cache: Cache, more: Object) -> None:
-    """A pod as the steps' own, with one volume that it may write."""
-    pod = Pod(image=cluster.images.cpu, cpu="20m", memory="256Mi", run_as_user=10001, cache=cache)
-    resources = pod.resources()
-    spec = pod.around(
-        {"name": "step", "image": pod.image, "command": ["python", "-c", program], "resources": resources}
-    )
-    spec["volumes"].append(more)
-    spec["containers"][0]["volumeMounts"].append({"name": more["name"], "mountPath": "/data"})
-    spec |= {"restartPolicy": "Never", "automountServiceAccountToken": False}
-    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+    """A Job as rerun makes them, with one volume more, which it may write."""
+    pod = StepPod(image=cluster.images.cpu, cpu="20m", memory="256Mi", run_as_user=10001, cache=cache).cached()
+    spec = pod.as_job(["python", "-c", program], [], {})
+    inner = spec["template"]["spec"]
+    inner["volumes"].append(more)
+    inner["containers"][0]["volumeMounts"].append({"name": more["name"], "mountPath": "/data"})
+    made = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
     apply([made])
-
-    def over() -> str | None:
-        phase = get("pod", name, namespace=NAMESPACE)["status"].get("phase")
-        return phase if phase in ("Succeeded", "Failed") else None
-
-    assert until(f"pod {name}", over, 120) == "Succeeded", log_of(name, NAMESPACE)
-    kubectl("-n", NAMESPACE, "delete", "pod", name, "--wait=false", "--grace-period=1")
+    try:
+        state = until(f"Job {name}", lambda: ended(name), 120)
+        assert state == "Complete", told(name)
+    finally:
+        kubectl("-n", NAMESPACE, "delete", "job", name, "--wait=false")
 
 
 @pytest.mark.usefixtures("claims")
