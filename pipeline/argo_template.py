@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from components.around import LOOK_UP, RECORD_END
 from pipeline.plan import Plan
 from pipeline.profile import READS, Profile
-from sida.launch.pod import RESTRICTED, secret_key
+from sida.launch.pod import NO_SIDECAR, RESTRICTED, secret_key
 from sida.launch.trainjob_manifest import PART, label
 from sida.registry import STEPS
 from sida.steps.execute import SCHEDULED
@@ -122,7 +122,7 @@ def _workflow(profile: Profile, templates: list[dict[str, Any]], recipe: str) ->
         "podGC": {"strategy": options.pod_gc},
         "ttlStrategy": {"secondsAfterCompletion": options.keep_seconds},
         "workflowMetadata": {"labels": _labels(recipe)},
-        "podMetadata": {"labels": PART},
+        "podMetadata": {"labels": PART | NO_SIDECAR},
         "podSpecPatch": json.dumps(
             {"initContainers": [ARGO_S | {"name": "init"}], "containers": [ARGO_S | {"name": "wait"}]}
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import sys
 import tempfile
 import time
@@ -18,9 +17,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.compile import Compiled, OnCluster, compiled_pipeline
+from pipeline.credentials import renewing, token_of, variable
 from pipeline.cron import six_fields
 from pipeline.dag import one_step
-from pipeline.engine import Engine, Schedule, Unreachable, Version
+from pipeline.engine import Engine, LoggedOut, Schedule, Unreachable, Version
 from pipeline.kfp_schedules import replace
 from pipeline.profile import Profile
 from pipeline.run_state import RunState, run_state
@@ -29,7 +29,6 @@ from sida.foreign.fetch import LOCAL_HOSTS
 from sida.patience import hush_retries
 from sida.printing import one_line
 from sida.records import StepCall
-from sida.settings import environment
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 
@@ -214,9 +213,9 @@ class Client(Engine):
         message = _message(error.body)
         if error.status in (401, 403):
             reason = "not logged in" if error.status == 401 else f"not allowed to {doing}"
-            return UserError(
-                f"{self._server}: {reason} ({error.status}{f', {message}' if message else ''}): set the variable of "
-                f"kfp.token_variable or kfp.cookies_variable anew, and check kfp.namespace"
+            return (LoggedOut if error.status == 401 else UserError)(
+                f"{self._server}: {reason} ({error.status}{f', {message}' if message else ''}): renew KFP_TOKEN, or what "
+                f"kfp.token_variable, kfp.token_file or kfp.cookies_variable names, and check kfp.namespace"
             )
         if error.status == 404 and missing:
             return UserError(f"{self._server}: {missing}")
@@ -238,8 +237,13 @@ def _connect(profile: Profile) -> Any:
         def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
             return self._healthz_api.healthz_service_get_healthz()
 
+        def _load_context_setting_or_default(self) -> None:
+            super()._load_context_setting_or_default()
+            if options.namespace:  # the user's; the constructor's is that of the servers
+                self._context_setting["namespace"] = options.namespace
+
     options = profile.kfp
-    token, cookies = _token(profile), _variable("kfp.cookies_variable", options.cookies_variable)
+    token, cookies = token_of(options), variable("kfp.cookies_variable", options.cookies_variable)
     host = urlsplit(options.host or "")
     if not options.verify_tls and host.scheme != "http":
         _warn(
@@ -249,13 +253,14 @@ def _connect(profile: Profile) -> Any:
         _warn(f"{options.host} has no TLS: whoever is on the way can read the token or cookies: use https://")
     client = Quick(
         host=options.host,
-        namespace=options.namespace or "kubeflow",
-        existing_token=token,
+        existing_token=token() if token else None,
         cookies=cookies,
         ssl_ca_cert=options.ca_file,
         verify_ssl=options.verify_tls,
         ui_host=options.ui,
     )
+    if token:
+        client._existing_config.refresh_api_key_hook = renewing(token)
     rest = client._healthz_api.api_client.rest_client
     request = rest.request
 
@@ -270,28 +275,6 @@ def _connect(profile: Profile) -> Any:
 def _warn(text: str) -> None:
     """Print a warning, once in the life of this process."""
     print(f"warning: {text}", file=sys.stderr)
-
-
-def _token(profile: Profile) -> str | None:
-    options = profile.kfp
-    if options.token_file:
-        try:
-            return Path(os.path.expanduser(options.token_file)).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UserError(f"kfp.token_file {options.token_file}: {error.strerror}: write the token there") from error
-    return _variable("kfp.token_variable", options.token_variable)
-
-
-def _variable(field: str, name: str | None) -> str | None:
-    """Return the value of the environment variable that a profile names."""
-    if name is None:
-        return None
-    value = environment().get(name)
-    if not value:
-        raise UserError(
-            f"{field}: the environment variable {name} is not set: export it, or take the field out of the profile"
-        )
-    return value
 
 
 def _listed(call: Callable[..., Any], field: str, *, page_size: int = 100, **options: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Checks of a profile's cluster before a run: images by digest, namespaces, service accounts, Secrets with their keys."""
+"""Checks of a profile's cluster before a run: images by digest, namespaces, accounts, Secrets; ``room`` has those of amounts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pipeline.profile import Profile, has_digest
+from pipeline.profile import KFP_NAMESPACE, Profile, has_digest
 from sida.errors import UserError
 from sida.launch.cluster import ApiRefused
 from sida.launch.installed import Installed
@@ -18,12 +18,22 @@ from sida.registry import STEPS
 State = Literal["ok", "off", "bad", "unseen"]
 MAY_NOT = "have `doctor` run by somebody who may look"
 KFP_ACCOUNT = "pipeline-runner"  # of a Kubeflow Pipelines with one user
+USER_ACCOUNT = "default-editor"  # of each user's namespace, where Kubeflow has several
 Thing = TypeVar("Thing")
 REMEDIES = {
     "images": ("every run", "build and push them, and write NAME@sha256:DIGEST into the profile (docs/install.md)"),
     "namespaces": ("every pod there", "apply the overlay (docs/install.md), or correct the profile"),
     "accounts": ("pods that run as one of them", "apply the overlay (docs/install.md), or correct the profile"),
     "secrets": ("pods that read them", "docs/secrets.md says how to create them"),
+    "claims": (
+        "pods that mount them",
+        "create the claim, or correct volumes and cache in the profile (docs/kubeflow.md)",
+    ),
+    "quota": ("pods that it refuses", "ask for less in the profile, or for a larger quota"),
+    "room": (
+        "pods that no node can take, unless the cluster adds nodes",
+        "ask for less in the profile, or correct its selectors",
+    ),
 }
 
 
@@ -42,7 +52,8 @@ def runs_as(profile: Profile) -> tuple[str, str]:
     """Return (namespace, service account) of the pods of a run; on Argo of those that launch nothing."""
     if profile.engine == "argo":
         return profile.namespace, profile.job_service_account or "default"
-    return profile.namespace, profile.kfp.service_account or KFP_ACCOUNT
+    account = KFP_ACCOUNT if profile.namespace == KFP_NAMESPACE else USER_ACCOUNT
+    return profile.namespace, profile.kfp.service_account or account
 
 
 def images(profile: Profile) -> Check:
@@ -58,7 +69,7 @@ def images(profile: Profile) -> Check:
 def namespaces(profile: Profile, cluster: Installed | Check) -> Check:
     """Check that the namespaces exist."""
     labels = {name: f"namespace {name}" for name in places(profile)}
-    return _looked("namespaces", cluster, labels, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
+    return looked("namespaces", cluster, labels, lambda seen, name: "" if seen.has_namespace(name) else "is missing")
 
 
 def accounts(profile: Profile, cluster: Installed | Check) -> Check:
@@ -71,7 +82,7 @@ def accounts(profile: Profile, cluster: Installed | Check) -> Check:
     if jobs is not None and jobs.service_account:
         named.append((jobs.namespace, jobs.service_account))
     labels = {pair: "/".join(pair) for pair in named}
-    return _looked("accounts", cluster, labels, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
+    return looked("accounts", cluster, labels, lambda seen, pair: "" if seen.has_account(*pair) else "is missing")
 
 
 def secrets(profile: Profile, cluster: Installed | Check) -> Check:
@@ -89,7 +100,7 @@ def secrets(profile: Profile, cluster: Installed | Check) -> Check:
         missing = sorted(labels[pair] - present)
         return f"has no key {', '.join(missing)}" if missing else ""
 
-    return _looked("secrets", cluster, {pair: "/".join(pair) for pair in labels}, wrong)
+    return looked("secrets", cluster, {pair: "/".join(pair) for pair in labels}, wrong)
 
 
 def places(profile: Profile) -> list[str]:
@@ -125,7 +136,7 @@ def as_pods_see_it(failed: Check, variable: str, address: str, cluster: Installe
     return Check(failed.name, "unseen", text, "", forward)
 
 
-def _looked(
+def looked(
     name: str, cluster: Installed | Check, labels: dict[Thing, str], fault_of: Callable[[Installed, Thing], str]
 ) -> Check:
     """Check each thing with one request. A thing that may not be read is named, and is no fault."""

@@ -10,23 +10,26 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import cluster_checks
+from pipeline import cluster_checks, room
 from pipeline.cluster_checks import Check
 from pipeline.engine import engine_of
 from pipeline.observing import ENGINES
 from pipeline.profile import Profile
 from pipeline.remote import using_store
+from sida import recipe as recipes
 from sida.addresses import redact
 from sida.errors import SidaError, StoreUnusable, UserError
 from sida.launch.cluster import ApiRefused, explain
 from sida.launch.installed import Installed
 from sida.layout import doctor_key
 from sida.patience import impatient
+from sida.recipe import Recipe
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.tracking.server import check as check_mlflow
 
 GIB = 2**30
+SMALL = "digits"  # the recipe whose pods are looked for, where none is given
 LEAST_DISK = 5 * GIB
 PACKAGES = {
     "numpy": "everything",
@@ -42,8 +45,11 @@ PACKAGES = {
 }
 
 
-def examine(profile: Profile | None = None) -> list[Check]:
-    """Run every check in turn, with a profile on its store and MLflow. A check that itself fails is reported as one."""
+def examine(profile: Profile | None = None, recipe: Recipe | None = None) -> list[Check]:
+    """Run every check in turn, with a profile on its store, MLflow and cluster, which has to have room for the recipe's pods.
+
+    A check that itself fails is reported as one.
+    """
     with impatient():  # it is to say how things stand now
         if profile is None:
             return [_guarded(name, None) for name in CHECKS]
@@ -56,7 +62,12 @@ def examine(profile: Profile | None = None) -> list[Check]:
                 results[place] = cluster_checks.as_pods_see_it(check, variable, profile.env[variable], cluster)
         results.append(cluster_checks.images(profile))
         looks = (cluster_checks.namespaces, cluster_checks.accounts, cluster_checks.secrets)
-        return [*results, *(look(profile, cluster) for look in looks)]
+        results += [look(profile, cluster) for look in looks]
+        try:
+            steps = room.groups_of(profile, recipe or recipes.load(SMALL))
+        except UserError as error:
+            return [*results, Check("room", "bad", str(error), "every run", "correct the profile")]
+        return [*results, room.claims(profile, steps, cluster), room.quota(steps, cluster), room.room(steps, cluster)]
 
 
 def summary(checks: list[Check], profile: str | None) -> str:

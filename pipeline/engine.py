@@ -28,6 +28,10 @@ class Unreachable(UserError):
     """The engine could not be reached."""
 
 
+class LoggedOut(UserError):
+    """The engine takes our token or cookies no more."""
+
+
 @dataclass(frozen=True)
 class Version:
     """Version of a pipeline on the cluster."""
@@ -107,7 +111,7 @@ class Engine(ABC):
         while True:
             try:
                 state = self.run(run_id)
-            except Unreachable:
+            except (Unreachable, LoggedOut):  # the latter: a token that rotates may be a moment late
                 failures += 1
                 if failures >= PATIENCE:
                     raise

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.profile import Profile, TrainJobs, check_image, has_digest
+from pipeline.profile import READS, Profile, TrainJobs, check_image, has_digest
 from sida.errors import UserError
-from sida.launch.pod import PLACES, SHM, Pod, Variables, environment, secret_key
+from sida.launch.pod import NO_SIDECAR, PLACES, SHM, Pod, Variables, environment, secret_key
 from sida.launch.target import Target
 from sida.recipe import Recipe
 from sida.registry import STEPS
@@ -22,6 +22,7 @@ CONTAINER = "step"
 LEASE_WAIT = "120"
 # Argo's expression for what is worth another try; 2 is UserError's status.
 PASSES = f"lastRetry.exitCode != '{UserError.exit_code}' && !(lastRetry.message contains 'OOMKilled')"
+FILES = {"volumes", "cache"}  # the exit handler needs none
 FOLLOWING = {"cpu", "cpu_limit", "memory"}  # what a profile's TrainJobs ask for the pods that follow them
 
 
@@ -63,6 +64,15 @@ class StepPod(Pod):
             kubernetes.empty_dir_mount(task, *SHM, medium="Memory", size_limit=self.shared_memory)
         for volume in self.volumes:  # KFP has no word for read-only (2.17: neither mount_pvc nor its message PvcMount)
             kubernetes.mount_pvc(task, volume.claim, volume.path, sub_path=volume.folder)
+        if (cache := self.cache) is not None:
+            path = PLACES["SIDA_CACHE"]
+            if cache.claim:
+                kubernetes.mount_pvc(task, cache.claim, path)
+            elif cache.storage_class:
+                once = ["ReadWriteOnce"]
+                kubernetes.add_ephemeral_volume(task, "cache", path, once, cache.size, cache.storage_class)
+            else:
+                kubernetes.empty_dir_mount(task, "cache", path, size_limit=cache.size)
         if self.timeout_seconds:
             kubernetes.set_timeout(task, self.timeout_seconds)
         if self.retries:
@@ -83,7 +93,7 @@ class StepPod(Pod):
         }
         if self.timeout_seconds:
             spec["activeDeadlineSeconds"] = self.timeout_seconds
-        return spec | {"template": {"spec": pod, "metadata": {"labels": labels}}}
+        return spec | {"template": {"spec": pod, "metadata": {"labels": labels | NO_SIDECAR}}}
 
     def as_template(self, command: list[str], args: list[str], labels: dict[str, str]) -> dict[str, Any]:
         """Return the pod as a template of Argo Workflows, but for its name, inputs and outputs.
@@ -133,7 +143,7 @@ def pod_of(
         return StepPod(**work)
     image = image or check_image(*image_of(step, profile), where, allow_tags=allow_tags)
     needs, account, launch = profile.needs(step), profile.job_service_account, dict[str, str]()
-    asked = needs.model_dump(exclude_none=True, exclude={"launcher", "nodes"})
+    asked = needs.model_dump(exclude_none=True, exclude={"launcher", "nodes"} | (FILES if step not in STEPS else set()))
     if (jobs := profile.trainjob) is not None and profile.launched(step):
         target = _target(step, profile, jobs, check_image(*profile.image_for(step), where, allow_tags=allow_tags))
         try:
@@ -143,7 +153,8 @@ def pod_of(
         launch = {"SIDA_LAUNCHER": "trainjob", "SIDA_TRAINJOB": target.model_dump_json(exclude_defaults=True)}
         account = jobs.launcher_account or account
         # Little, and no deadline of its own: it only follows the TrainJob.
-        asked = needs.model_dump(exclude_none=True, include={"retries", "backoff_seconds", "volumes"})
+        files = {"volumes"} if step in READS.values() else set()
+        asked = needs.model_dump(exclude_none=True, include={"retries", "backoff_seconds"} | files)
         asked |= jobs.model_dump(exclude_none=True, include=FOLLOWING)
     return StepPod(
         image=image,
@@ -154,7 +165,7 @@ def pod_of(
         launches=bool(launch),
         **work,
         **asked,
-    )
+    ).cached()
 
 
 def image_of(step: str, profile: Profile) -> tuple[str, str]:
@@ -164,7 +175,7 @@ def image_of(step: str, profile: Profile) -> tuple[str, str]:
 
 def _target(step: str, profile: Profile, jobs: TrainJobs, image: str) -> Target:
     needs = profile.needs(step)
-    own = {"launcher", "nodes", "retries", "backoff_seconds", "volumes"}  # not the pod's
+    own = {"launcher", "nodes", "retries", "backoff_seconds"}  # not the pod's
     pod = Pod(
         image=image,
         env={**profile.variables(), **_secrets(profile)},
@@ -172,7 +183,7 @@ def _target(step: str, profile: Profile, jobs: TrainJobs, image: str) -> Target:
         image_pull_secrets=profile.image_pull_secrets,
         run_as_user=profile.run_as_user,
         **needs.model_dump(exclude_none=True, exclude=own),
-    )
+    ).cached()
     job = jobs.model_dump(exclude_none=True, exclude={"service_account", "launcher_account", *FOLLOWING})
     return Target(pod=pod, nodes=needs.nodes or 1, **job)
 

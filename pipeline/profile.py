@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -16,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sida.addresses import checked
 from sida.errors import UserError
+from sida.launch.quantity import amount
 from sida.masking import secret_in
 from sida.recipe.reading import Loader, fault, find_file, names, nearest, read_fields
 from sida.recipe.texts import check_texts, refuse_secret
@@ -50,11 +50,6 @@ class Section(BaseModel):
     """Frozen section of a profile: unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _cores(quantity: str) -> Decimal:
-    """Return a number of cores: ``500m`` is a half."""
-    return Decimal(quantity.removesuffix("m")) / (1000 if quantity.endswith("m") else 1)
 
 
 def _is_an_address(value: str) -> str:
@@ -135,9 +130,9 @@ class Toleration(Section):
 
 
 class Volume(Section):
-    """A PersistentVolumeClaim with files of yours, such as a data set; steps only read there."""
+    """A PersistentVolumeClaim with files of yours, such as a data set or a mirror (SIDA_MIRROR); steps only read there."""
 
-    claim: DnsName  # in the namespace of the pods: KFP's, and job_namespace for rerun
+    claim: DnsName  # in the namespace of the pods: KFP's, TrainJobs', and job_namespace for rerun
     path: Text  # where the pod sees it; a recipe's addresses start with it
     folder: str = ""  # a part of the volume; empty: all of it
 
@@ -160,6 +155,22 @@ class Volume(Section):
         return value
 
 
+class Cache(Section):
+    """Where pods keep copies of the store's objects; without it in the pod's own /tmp, up to 10 GiB."""
+
+    claim: DnsName | None = None  # shared by pods, which write there, all with one user
+    size: Quantity | None = None  # of a volume of the pod's own, or how much of a claim
+    storage_class: DnsName | None = None  # of the pod's own volume; None: an emptyDir, on the node's disk
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Cache:
+        if self.claim is None and self.size is None:
+            raise ValueError("give a size such as 50Gi (a volume of the pod's own), or a claim")
+        if self.claim is not None and self.storage_class is not None:
+            raise ValueError("storage_class: a claim has one already: give one of the two")
+        return self
+
+
 class StepNeeds(Section):
     """What a step asks of its node. A field that is left out is taken from ``default``."""
 
@@ -170,7 +181,8 @@ class StepNeeds(Section):
     node_selector: dict[str, str] | None = None
     tolerations: tuple[Toleration, ...] | None = None
     shared_memory: Quantity | None = None  # size of /dev/shm
-    volumes: tuple[Volume, ...] | None = None  # of steps that read what a recipe addresses: fetch_*, prepare_data, ...
+    volumes: tuple[Volume, ...] | None = None  # in the step's pod, and in the pods of its TrainJob
+    cache: Cache | None = None
     retries: Count | None = None
     backoff_seconds: Seconds | None = None  # before a lost pod's first retry; doubles. Failures are told so much later
     timeout_seconds: Seconds | None = None
@@ -239,15 +251,22 @@ class Profile(Section):
         return self
 
     @model_validator(mode="after")
-    def _volumes_are_read(self) -> Profile:
-        readers = list(dict.fromkeys(READS.values()))
-        places = {"default": self.default} | {f"steps.{step}": needs for step, needs in self.steps.items()}
-        for place, needs in places.items():
+    def _volumes_are_apart(self) -> Profile:
+        for place, needs in (
+            {"default": self.default} | {f"steps.{step}": self.needs(step) for step in self.steps}
+        ).items():
             volumes = needs.volumes or ()
-            if volumes and place.removeprefix("steps.") not in readers:
-                raise ValueError(f"{place}.volumes: only these steps read files of yours: {', '.join(readers)}")
             if len({volume.path for volume in volumes}) < len(volumes):
                 raise ValueError(f"{place}.volumes: two at one path: give each its own")
+            claims = [volume.claim for volume in volumes] + (
+                [needs.cache.claim] if needs.cache and needs.cache.claim else []
+            )
+            if twice := {
+                claim for claim in claims if claims.count(claim) > 1
+            }:  # its driver names volumes by their claims
+                raise ValueError(
+                    f"{place}.volumes: claim {min(twice)} twice, which Kubeflow Pipelines cannot mount: use it once"
+                )
         return self
 
     @model_validator(mode="after")
@@ -269,7 +288,7 @@ class Profile(Section):
                 continue
             if asked.cpu is None:
                 raise ValueError(f"{place}.cpu_limit: give cpu too, which is what is requested")
-            if _cores(asked.cpu) > _cores(asked.cpu_limit):
+            if amount(asked.cpu) > amount(asked.cpu_limit):
                 raise ValueError(f"{place}.cpu_limit: {asked.cpu_limit} is less than cpu, {asked.cpu}: raise it")
         return self
 

@@ -1,9 +1,11 @@
-"""What is installed on a cluster, looked at with the rights of whoever asks: namespaces, accounts, keys of Secrets, ready pods.
+"""What is on a cluster, looked at with the rights of whoever asks: namespaces, accounts, keys of Secrets, claims, quotas, nodes.
 
 No value of a Secret leaves this file. Every method raises ApiRefused where looking is not allowed (status 403).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from sida.launch.cluster import Cluster
 
@@ -40,3 +42,33 @@ class Installed(Cluster):
         listed = self._read(call, namespace, label_selector=f"kubernetes.io/service-name={service}")
         ends = [end for piece in listed["items"] for end in piece.get("endpoints") or ()]
         return sum(end.get("conditions", {}).get("ready") is not False for end in ends)
+
+    # -- room
+
+    def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a PersistentVolumeClaim; None when there is none."""
+        return self._read_if_there(self._core.read_namespaced_persistent_volume_claim, name, namespace)
+
+    def binds_later(self, storage_class: str) -> bool:
+        """Return whether claims of a class wait for their first pod."""
+        from kubernetes import client
+
+        found = self._read_if_there(client.StorageV1Api(self._api).read_storage_class, storage_class)
+        return (found or {}).get("volumeBindingMode") == "WaitForFirstConsumer"
+
+    def quotas(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the ResourceQuotas of a namespace."""
+        return self._items(self._core.list_namespaced_resource_quota, namespace)
+
+    def limit_ranges(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the LimitRanges of a namespace."""
+        return self._items(self._core.list_namespaced_limit_range, namespace)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return all nodes."""
+        return self._items(self._core.list_node)
+
+    def pods_that_take_room(self) -> list[dict[str, Any]]:
+        """Return all pods of the cluster that have not ended."""
+        ended = "status.phase!=Succeeded,status.phase!=Failed"
+        return self._items(self._core.list_pod_for_all_namespaces, field_selector=ended)

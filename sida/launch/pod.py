@@ -5,10 +5,11 @@ It is one that Pod Security "restricted" takes. Quantities are Kubernetes' (``4`
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
+from sida.launch.quantity import amount
 from sida.manifests import Part
 
 Positive = Annotated[int, Field(ge=1)]
@@ -22,6 +23,9 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 PLACES = {"HOME": "/tmp", "SIDA_RUNS": "/tmp/runs", "SIDA_CACHE": "/tmp/cache"}  # noqa: S108 (where the root is read-only)
+NO_SIDECAR = {
+    "sidecar.istio.io/inject": "false"
+}  # label: Istio's would outlive the work, and be in the way of gloo and NCCL
 SHM = ("shm", "/dev/shm")  # noqa: S108
 RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
@@ -32,6 +36,28 @@ class Volume(Part):
     claim: str
     path: str  # where the pod sees it
     folder: str = ""  # a part of the volume; empty: all of it
+
+
+class Cache(Part):
+    """Where a pod keeps copies of objects (SIDA_CACHE): in a claim that pods share, or in a volume of its own."""
+
+    claim: str = ""
+    size: str = ""  # of its own volume, or how much of a claim
+    storage_class: str = ""  # of its own volume; empty: the node's disk
+
+    def variables(self) -> dict[str, str]:
+        """Return where the cache is, and its limit: a tenth below the size, for what cannot be evicted while it is in use."""
+        limit = {"SIDA_CACHE_BYTES": str(int(amount(self.size) * 9 / 10))} if self.size else {}
+        return {"SIDA_CACHE": PLACES["SIDA_CACHE"]} | limit
+
+    def volume(self) -> dict[str, Any]:
+        """Return it as a volume of a pod."""
+        if self.claim:
+            return {"persistentVolumeClaim": {"claimName": self.claim}}
+        if not self.storage_class:
+            return {"emptyDir": {"sizeLimit": self.size}}
+        storage = {"resources": {"requests": {"storage": self.size}}, "storageClassName": self.storage_class}
+        return {"ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]} | storage}}}
 
 
 class Pod(Part):
@@ -47,12 +73,17 @@ class Pod(Part):
     accelerator: str = ""  # a resource such as nvidia.com/gpu: one for each process
     shared_memory: str = ""  # size of /dev/shm
     volumes: tuple[Volume, ...] = ()
+    cache: Cache | None = None  # None: in the pod's /tmp
     node_selector: dict[str, str] = {}  # noqa: RUF012
     tolerations: tuple[dict[str, Any], ...] = ()
     service_account: str = ""
     image_pull_secrets: tuple[str, ...] = ()
     run_as_user: Positive = 1000
     timeout_seconds: Positive | None = None
+
+    def cached(self) -> Self:
+        """Return the pod with the variables of its cache."""
+        return self if self.cache is None else self.model_copy(update={"env": self.env | self.cache.variables()})
 
     def resources(self) -> dict[str, dict[str, Any]]:
         """Return requests, which the scheduler adds up, and limits, which the node enforces.
@@ -80,6 +111,9 @@ class Pod(Part):
             volumes.append({"name": name, "persistentVolumeClaim": claim})
             folder = {"subPath": volume.folder} if volume.folder else {}
             mounts.append({"name": name, "mountPath": volume.path, "readOnly": True} | folder)
+        if self.cache is not None:
+            volumes.append({"name": "cache"} | self.cache.volume())
+            mounts.append({"name": "cache", "mountPath": PLACES["SIDA_CACHE"]})
         given = {
             "serviceAccountName": self.service_account,
             "imagePullSecrets": [{"name": name} for name in self.image_pull_secrets],
@@ -95,7 +129,11 @@ class Pod(Part):
 
 def security(user: int) -> dict[str, Any]:
     """Return the security context of a pod as Pod Security "restricted" wants it."""
-    group = {"runAsGroup": user, "fsGroup": user}
+    group = {
+        "runAsGroup": user,
+        "fsGroup": user,
+        "fsGroupChangePolicy": "OnRootMismatch",
+    }  # large volumes: not each time
     return {"runAsNonRoot": True, "runAsUser": user} | group | {"seccompProfile": {"type": "RuntimeDefault"}}
 
 

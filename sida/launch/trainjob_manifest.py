@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from sida.launch.pod import PLACES, RESTRICTED, THREAD_VARIABLES, Variables, environment, security
+from sida.launch.pod import NO_SIDECAR, PLACES, RESTRICTED, THREAD_VARIABLES, Variables, environment, security
 from sida.launch.target import Target
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -117,7 +117,10 @@ def training_runtime(
     job = {
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [disruption]},
-        "template": {"metadata": {"labels": PART | {"app.kubernetes.io/component": "trainer"}}, "spec": pod},
+        "template": {
+            "metadata": {"labels": PART | {"app.kubernetes.io/component": "trainer"} | NO_SIDECAR},
+            "spec": pod,
+        },
     }
     ignored = {
         "name": "disruption",

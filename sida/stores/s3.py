@@ -232,7 +232,28 @@ class S3Store(ObjectStore):
 
     def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make a repeatable request, again while the server is away. Raises this project's errors only."""
-        return keep_trying(name_of(self.endpoint), lambda: self._send(operation, key, **arguments))
+        try:
+            return keep_trying(name_of(self.endpoint), lambda: self._send(operation, key, **arguments))
+        except StoreUnusable as error:
+            listed = self._is_listed(error, arguments["Key"]) if operation in ("get_object", "head_object") else None
+            if listed is None:
+                raise
+            if not listed:
+                raise NotFound(f"no object at {self.address_of(key)}") from error
+            return self._send(operation, key, **arguments)  # made in between; or it is refused again
+
+    def _is_listed(self, refusal: StoreUnusable, name: str) -> bool | None:
+        """Return whether an object that is refused is there at all; None where that cannot be seen.
+
+        AWS says 403 in place of 404 to whoever may list no more than a prefix.
+        """
+        if not isinstance(refusal.__cause__, ClientError) or status_of(refusal.__cause__) != 403:
+            return None
+        try:
+            page = self._send("list_objects_v2", "", Prefix=name, MaxKeys=1)
+        except SidaError:
+            return None
+        return name in [entry["Key"] for entry in page.get("Contents", ())]
 
     def _send(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """Make one of botocore's requests, once, and read the answer's body. ``key`` is for messages."""

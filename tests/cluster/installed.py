@@ -160,7 +160,7 @@ def profile(folder: Path, images: Images, name: str = "mine.yaml", shipped: str 
     fields["job_namespace"] = fields["trainjob"]["namespace"] = NAMESPACE
     fields |= changes
     if pipelines() != "kubeflow" and "kfp" in fields:
-        fields["kfp"] |= {"namespace": pipelines()}
+        fields["kfp"] |= {"namespace": pipelines(), "service_account": "pipeline-runner"}
     path = folder / name
     path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
     return str(path)

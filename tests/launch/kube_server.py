@@ -297,9 +297,9 @@ def _selected(thing: dict[str, Any], query: dict[str, str]) -> bool:
     for term in filter(None, query.get("fieldSelector", "").split(",")):
         path, _, value = term.partition("=")
         found: Any = thing
-        for part in path.split("."):
+        for part in path.removesuffix("!").split("."):
             found = found.get(part, {})
-        if found != value:
+        if (found == value) == path.endswith("!"):
             return False
     return True
 

@@ -91,6 +91,7 @@ class Kfp:
 
     def __init__(self) -> None:
         self.token: str | None = None  # demanded when set
+        self.user = ""  # several users: whoever asks has this namespace alone
         self.form = "api"  # or "old" (no v2beta1) or "login" (a web page)
         self.requests: list[tuple[str, str]] = []
         self.pipelines: dict[str, dict[str, Any]] = {}
@@ -115,10 +116,12 @@ class Kfp:
         """The reply to one request."""
         self.requests.append((method, path))
         self.before(method, path)
+        if self.user and path in ("pipelines", "experiments"):
+            self._check_user((query if method == "GET" else body).get("namespace"))
         parts = path.split("/")
         match [method, *parts]:
             case ["GET", "healthz"]:
-                return {"multi_user": False, "pipeline_store": "database"}
+                return {"multi_user": bool(self.user), "pipeline_store": "database"}
             case ["GET", "pipelines"]:
                 return {"pipelines": _filtered(self.pipelines, query)}
             case ["POST", "pipelines"]:
@@ -167,6 +170,13 @@ class Kfp:
                 del self.recurring[name]
                 return {}
         raise Refused(404, f"{method} {path}: no such route")
+
+    def _check_user(self, namespace: str | None) -> None:
+        """With several users experiments and pipelines are in a namespace, which has to be said, and is asked for as a right."""
+        if not namespace:
+            raise Refused(400, "Invalid input error: namespace is empty in multi-user mode")
+        if namespace != self.user:
+            raise Refused(403, f"PermissionDenied: not allowed in namespace {namespace}")
 
     def _keep(self, where: dict[str, Any], field: str, kind: str, body: Any, model: str) -> dict[str, Any]:
         checked(body, model)

@@ -72,6 +72,30 @@ def test_a_profile_s_kubeflow_is_asked(command: Command, kfp: Kfp) -> None:
     assert "kfp.host" in checks["engine"]["mend"]
 
 
+NODES, PODS = "/api/v1/nodes", "/api/v1/pods"
+
+
+def node(name: str, **amounts: str) -> dict[str, Any]:
+    """A node of eight cores."""
+    allocatable = {"cpu": "7900m", "memory": "31000000Ki", "pods": "110"} | amounts
+    metadata = {"name": name, "labels": {"kubernetes.io/hostname": name}}
+    return {"metadata": metadata, "spec": {}, "status": {"allocatable": allocatable}}
+
+
+def gpu_node(name: str) -> dict[str, Any]:
+    """One that the tests' profile asks for distill."""
+    made = node(name, memory="128Gi", **{"nvidia.com/gpu": "1"})
+    made["metadata"]["labels"]["pool"] = "gpu"
+    made["spec"] = {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]}
+    return made
+
+
+def pod_on(name: str, phase: str = "Running", **amounts: str) -> dict[str, Any]:
+    """A pod that takes room of a node."""
+    spec = {"nodeName": name, "containers": [{"resources": {"requests": amounts}}]}
+    return {"metadata": {"name": "x"}, "spec": spec, "status": {"phase": phase}}
+
+
 RUNTIME = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/work/trainingruntimes/sida-torch"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/work/endpointslices"
 ENV = ("env: {", "env: {SIDA_S3_ENDPOINT: 'http://store.work:9000', MLFLOW_TRACKING_URI: 'http://mlflow.work:5000', ")
@@ -96,6 +120,9 @@ def kube(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kube]:
             memory.plain |= {f"{core}/{namespace}/secrets/{name}": data for name in ("sida-store", "registry")}
         job = {"template": {"spec": {"template": {"metadata": {"labels": {"app.kubernetes.io/component": "trainer"}}}}}}
         memory.plain[RUNTIME] = {"spec": {"template": {"spec": {"replicatedJobs": [job]}}}}
+        for namespace in ("kubeflow", "work"):
+            memory.plain |= {f"{core}/{namespace}/{kind}": {"items": []} for kind in ("resourcequotas", "limitranges")}
+        memory.plain |= {NODES: {"items": [node("cpus"), gpu_node("gpus-1"), gpu_node("gpus-2")]}, PODS: {"items": []}}
         ready = [{"conditions": {"ready": True}}]
         memory.plain[SLICES] = {
             "items": [
@@ -122,6 +149,9 @@ def test_with_all_in_place_the_last_line_is_about_the_profile_s_cluster(
         "work/trainer",
         "sida-torch is in work",
         "images.cpu, images.cuda",
+        "ok      room        for 2 pods of distill (cpu 1, memory 64Gi, nvidia.com/gpu 1), and for every other step",
+        "ok      quota       namespace kubeflow, namespace work",
+        "ok      claims      the profile names none",
     ):
         assert line in said.out
 
@@ -206,3 +236,120 @@ def test_without_access_to_the_cluster_that_is_said_and_what_the_profile_tells_i
 
 def test_a_profile_that_is_not_there_is_one_line(command: Command) -> None:
     assert "nothing" in command("doctor", "--profile", "./nothing.yaml").mistake()
+    assert "--profile" in command("doctor", "--recipe", "digits").mistake()
+
+
+QUOTA = "/api/v1/namespaces/{}/resourcequotas"
+
+
+def quota(hard: dict[str, str], used: dict[str, str]) -> dict[str, Any]:
+    return {"items": [{"metadata": {"name": "small"}, "spec": {"hard": hard}, "status": {"used": used}}]}
+
+
+@pytest.mark.parametrize(
+    ("namespace", "hard", "used", "state", "words"),
+    [
+        ("work", {"requests.memory": "100Gi"}, {}, "bad", "work has 100Gi by quota small, and distill asks for 128Gi"),
+        ("work", {"requests.memory": "200Gi"}, {"requests.memory": "80Gi"}, "ok", "where 120Gi of 200Gi are left now"),
+        ("work", {"requests.nvidia.com/gpu": "1"}, {}, "bad", "distill asks for 2 of requests.nvidia.com/gpu"),
+        ("work", {"pods": "1", "limits.memory": "1Ti"}, {}, "bad", "distill asks for 2 of pods"),
+        ("work", {"count/trainjobs.trainer.kubeflow.org": "1"}, {}, "ok", "namespace work"),
+        ("work", {"limits.cpu": "9"}, {}, "bad", "counts limits.cpu, which distill does not say: give cpu_limit"),
+        ("kubeflow", {"requests.memory": "1Gi"}, {}, "bad", "asks for 2.25Gi of requests.memory"),
+        ("kubeflow", {"requests.memory": "3Gi", "requests.cpu": "8"}, {}, "ok", "namespace kubeflow"),
+    ],
+)
+def test_a_quota_is_compared_with_what_the_largest_step_asks_for(
+    command: Command,
+    kfp: Kfp,
+    kube: Kube,
+    namespace: str,
+    hard: dict[str, str],
+    used: dict[str, str],
+    state: str,
+    words: str,
+) -> None:
+    kube.plain[QUOTA.format(namespace)] = quota(hard, used)
+    _, checks = told(command, "--profile", command.profile(*LAUNCHED, ENV))
+    assert checks["quota"]["state"] == state
+    assert words in checks["quota"]["found"]
+    ranges = {"items": [{"spec": {"limits": [{"type": "Container", "default": {"cpu": "1"}}]}}]}
+    kube.plain["/api/v1/namespaces/work/limitranges"] = ranges
+    if "limits.cpu" in hard:
+        assert told(command, "--profile", command.profile(*LAUNCHED, ENV))[1]["quota"]["state"] == "ok"
+
+
+def test_room_is_looked_for_with_the_pods_amounts_selectors_and_tolerations(
+    command: Command, kfp: Kfp, kube: Kube
+) -> None:
+    mine = command.profile(*LAUNCHED, ENV)
+
+    def looked(*more: str) -> tuple[str, str]:
+        room = told(command, "--profile", mine, *more)[1]["room"]
+        return room["state"], room["found"]
+
+    kube.plain[PODS]["items"] = [
+        pod_on("gpus-1", **{"nvidia.com/gpu": "1"}),
+        pod_on("gpus-2", "Succeeded", memory="128Gi"),
+    ]
+    state, found = looked()
+    assert state == "ok" and found.endswith(
+        "; no room just now for 2 pods of distill (cpu 1, memory 64Gi, nvidia.com/gpu 1)"
+    )
+    kube.hidden.add(PODS)
+    assert looked()[1].endswith("; what other pods take now may not be looked at")
+    kube.plain[NODES]["items"][2]["spec"]["unschedulable"] = True
+    state, found = looked()
+    assert (state, found.rpartition("; ")[0]) == (
+        "bad",
+        "nodes have no room for 2 pods of distill (cpu 1, memory 64Gi, nvidia.com/gpu 1), even when empty; "
+        "its selector and tolerations admit 1 of 2",
+    )
+    kube.plain[NODES]["items"][2]["spec"] = {"taints": [{"key": "maintenance", "effect": "NoExecute"}]}
+    assert "admit 1 of 3" in looked()[1]
+    kube.plain[NODES]["items"][2]["spec"] = {}
+    assert looked()[0] == "ok"
+    assert "2 pods of distill (cpu 2, memory 64Gi, nvidia.com/gpu 2)" in looked("--recipe", "cifar10-uncond")[1]
+    kube.hidden.add(NODES)
+    assert looked()[0] == "unseen"
+
+
+CLAIM = "/api/v1/namespaces/{}/persistentvolumeclaims/{}"
+
+
+def claim(phase: str = "Bound", mode: str = "ReadWriteMany") -> dict[str, Any]:
+    return {"spec": {"accessModes": [mode], "storageClassName": "standard"}, "status": {"phase": phase}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "words"),
+    [
+        ({}, "ok", "kubeflow/cache, work/cache, work/sets"),
+        ({("work", "sets"): None}, "bad", "work/sets is missing"),
+        ({("work", "sets"): claim("Lost")}, "bad", "work/sets has lost its volume"),
+        ({("work", "sets"): claim("Pending")}, "ok", "work/sets"),
+        ({("work", "sets"): claim("Bound", "ReadOnlyMany")}, "ok", "work/sets"),
+        (
+            {("work", "cache"): claim("Bound", "ReadOnlyMany")},
+            "bad",
+            "work/cache is ReadOnlyMany, and the cache writes",
+        ),
+        ({("work", "cache"): claim("Bound", "ReadWriteOnce")}, "bad", "work/cache is ReadWriteOnce, but up to 2 pods"),
+        ({("work", "sets"): claim("Bound", "ReadWriteOncePod")}, "bad", "ask for ReadOnlyMany or ReadWriteMany"),
+    ],
+)
+def test_claims_are_there_bound_and_for_as_many_pods_as_mount_them(
+    command: Command, kfp: Kfp, kube: Kube, changes: dict[tuple[str, str], Any], state: str, words: str
+) -> None:
+    given = {(space, name): claim() for space in ("kubeflow", "work") for name in ("cache", "sets")} | changes
+    kube.plain |= {CLAIM.format(*where): made for where, made in given.items() if made is not None}
+    later = {"volumeBindingMode": "WaitForFirstConsumer"}
+    kube.plain["/apis/storage.k8s.io/v1/storageclasses/standard"] = later
+    files = ("  distill:\n", "  distill:\n    volumes: [{claim: sets, path: /data}]\n")
+    mine = command.profile(*LAUNCHED, ENV, files, ("  memory: 2Gi", "  memory: 2Gi\n  cache: {claim: cache}"))
+    _, checks = told(command, "--profile", mine)
+    assert checks["claims"]["state"] == state, checks["claims"]
+    assert words in checks["claims"]["found"]
+    later["volumeBindingMode"] = "Immediate"
+    if ("work", "sets") in changes and changes["work", "sets"] == claim("Pending"):
+        assert told(command, "--profile", mine)[1]["claims"]["found"] == "work/sets is not bound"

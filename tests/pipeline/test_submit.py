@@ -128,6 +128,74 @@ def test_a_token_comes_from_the_environment_or_a_file_and_is_never_shown(
     assert submit(command, profile=by_file).status == 0
 
 
+def test_a_token_that_rotates_while_a_run_is_followed_is_read_anew_and_may_be_late(
+    command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "POLL_SECONDS", 0.01)
+    file = command.place / "token"
+    file.write_text("first")
+    kfp.token, polls = "first", 0
+    kfp.story = [("RUNNING", {})] * 4 + [("SUCCEEDED", {})]
+
+    def rotate(method: str, path: str) -> None:
+        nonlocal polls
+        if not path.startswith("runs/"):
+            return
+        polls += 1
+        if polls == 2:  # before the file has it
+            kfp.token = "second"
+
+    kfp.before = rotate
+    pauses = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 4:
+            file.write_text("second")
+
+    monkeypatch.setattr(clients.time, "sleep", pause)
+    by_file = command.profile(("  experiment:", f"  token_file: {file}\n  experiment:"))
+    assert submit(command, "--wait", profile=by_file).status == 0
+    assert (polls, pauses) == (5, 6)
+
+
+def test_a_profile_without_a_login_takes_what_the_environment_or_the_pod_has(
+    command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kfp.token = "t0ken"
+    mounted = command.place / "mounted"
+    monkeypatch.setattr("pipeline.credentials.MOUNTED", str(mounted))
+    assert "401" in submit(command).mistake()
+    mounted.write_text("t0ken\n")
+    assert submit(command).status == 0
+    mounted.write_text("wr0ng")
+    named = command.place / "named"
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(named))
+    assert f"KF_PIPELINES_SA_TOKEN_PATH {named}: No such file" in submit(command).mistake()
+    named.write_text("t0ken")
+    assert submit(command).status == 0
+    monkeypatch.setenv("KFP_TOKEN", "wr0ng")
+    assert "401" in submit(command).mistake()
+    monkeypatch.setenv("KFP_TOKEN", "t0ken")
+    named.write_text("")
+    assert submit(command).status == 0
+
+
+def test_everything_of_a_user_is_asked_for_and_made_in_the_user_s_namespace(command: Command, kfp: Kfp) -> None:
+    kfp.user = "ann"
+    assert "namespace" in submit(command).mistake()
+    ann = command.profile(("  experiment:", "  namespace: ann\n  experiment:"))
+    assert submit(command, profile=ann).status == 0
+    assert submit(command, profile=ann).status == 0
+    assert len(kfp.pipelines) == len(kfp.experiments) == 1 and len(kfp.runs) == 2
+    assert command("status", "--profile", ann).out.count("run-") == 2
+    assert command("schedule", "digits", "--profile", ann, "--cron", "0 3 * * 1").status == 0
+    assert command("schedule", "--list", "--profile", ann).out
+    bob = command.profile(("  experiment:", "  namespace: bob\n  experiment:"), name="bob.yaml")
+    assert "403" in submit(command, profile=bob).mistake()
+
+
 @pytest.mark.parametrize(("form", "word"), [("old", "2.x is needed"), ("login", "login page")])
 def test_a_server_that_is_not_kfp_2_is_told_from_one_that_is_away(
     command: Command, kfp: Kfp, form: str, word: str

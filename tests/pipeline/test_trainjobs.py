@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.pod import pod_of
+from pipeline.profile import load
+from sida import recipe
 from sida.launch.pod import Pod
 from sida.launch.target import Target, parse_target
 from sida.launch.trainjob_manifest import job_name, train_job
@@ -59,13 +62,70 @@ def test_a_launched_step_s_pod_is_light_and_its_variables_make_a_valid_trainjob(
     assert "SIDA_LAUNCHER" not in str(container(said.out, "score"))
 
 
-def test_a_volume_is_mounted_by_the_launching_pod_which_reads_it(command: Command) -> None:
+def test_a_volume_is_mounted_by_the_launching_pod_and_on_every_node(command: Command) -> None:
     needs = "steps:\n  reference_statistics: {launcher: trainjob, volumes: [{claim: sets, path: /data}]}\n"
     said = command("compile", "digits", "--profile", command.profile(LAUNCHED[0], ("steps:\n", needs)))
     platform = list(yaml.safe_load_all(said.out))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert platform["exec-reference-statistics"]["pvcMount"][0]["constant"] == "sets"
     env = {item["name"]: item["value"] for item in container(said.out, "reference-statistics")["env"]}
-    assert parse_target(env["SIDA_TRAINJOB"]).pod.volumes == ()
+    made = train_job(
+        parse_target(env["SIDA_TRAINJOB"]), name="sida-x", step="s", run="r", folder="j", processes=2, threads=1
+    )
+    assert errors(made) == []
+    (patch,) = made["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    assert {"name": "data-0", "persistentVolumeClaim": {"claimName": "sets", "readOnly": True}} in pod["volumes"]
+    assert {"name": "data-0", "mountPath": "/data", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+
+
+CACHES = {
+    "{size: 50Gi}": ({"emptyDir": {"sizeLimit": "50Gi"}}, str(45 * 2**30)),
+    "{claim: shared}": ({"persistentVolumeClaim": {"claimName": "shared"}}, None),
+    "{claim: shared, size: 100Gi}": ({"persistentVolumeClaim": {"claimName": "shared"}}, str(90 * 2**30)),
+    "{size: 10Gi, storage_class: fast}": (
+        {
+            "ephemeral": {
+                "volumeClaimTemplate": {
+                    "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "resources": {"requests": {"storage": "10Gi"}},
+                        "storageClassName": "fast",
+                    }
+                }
+            }
+        },
+        str(9 * 2**30),
+    ),
+}
+
+
+@pytest.mark.parametrize("written", CACHES)
+def test_a_cache_is_the_same_volume_in_every_kind_of_pod(command: Command, written: str) -> None:
+    source, limit = CACHES[written]
+    mine = command.profile(*LAUNCHED, ("  memory: 2Gi", f"  memory: 2Gi\n  cache: {written}"))
+    said = command("compile", "digits", "--profile", mine)
+    executors = list(yaml.safe_load_all(said.out))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    kinds = {"emptyDir": "emptyDirMounts", "persistentVolumeClaim": "pvcMount", "ephemeral": "genericEphemeralVolume"}
+    (field,) = (kinds[kind] for kind in source)
+    assert executors["exec-score"][field][0]["mountPath"] == "/tmp/cache"
+    for light in ("exec-record-end", "exec-distill"):  # which only looks, and only follows
+        assert not any(mount["mountPath"] == "/tmp/cache" for mount in executors[light].get(field, []))
+    env = {item["name"]: item["value"] for item in container(said.out, "score")["env"]}
+    assert (env["SIDA_CACHE"], env.get("SIDA_CACHE_BYTES")) == ("/tmp/cache", limit)
+
+    launching = {item["name"]: item["value"] for item in container(said.out, "distill")["env"]}
+    target = parse_target(launching["SIDA_TRAINJOB"])
+    made = train_job(target, name="sida-x", step="distill", run="r", folder="j", processes=2, threads=1)
+    assert errors(made) == []
+    (patch,) = made["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    job = pod_of("score", recipe.load("digits"), load(mine), "").as_job([], [], {})
+    for pod in (node["template"]["spec"]["template"]["spec"], job["template"]["spec"]):
+        assert {"name": "cache"} | source in pod["volumes"]
+        assert {"name": "cache", "mountPath": "/tmp/cache"} in pod["containers"][0]["volumeMounts"]
+    for values in (made["spec"]["trainer"]["env"], job["template"]["spec"]["containers"][0]["env"]):
+        assert {item["name"]: item.get("value") for item in values}.get("SIDA_CACHE_BYTES") == limit
 
 
 @pytest.mark.parametrize(

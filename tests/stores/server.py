@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,8 +28,11 @@ def weed() -> str | None:
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[str]:
-    """Run a server with one bucket for as long as the block lasts; yields its endpoint."""
+def seaweedfs(folder: Path, teams: Sequence[str] = ()) -> Iterator[str]:
+    """Run a server with one bucket for as long as the block lasts; yields its endpoint.
+
+    Each of ``teams`` has credentials (``keys_of``) that reach the objects below its name in the bucket, and nothing else.
+    """
     program = weed()
     assert program is not None
     port = _free_ports()
@@ -43,6 +47,11 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     ]
     command += ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += ["-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", f"-s3.port={port}"]
+    if teams:
+        (folder / "identities.json").write_text(
+            json.dumps({"identities": [_identity("", "Admin"), *map(_identity, teams)]})
+        )
+        command.append(f"-s3.config={folder / 'identities.json'}")
     names = ("master", "volume", "filer", "admin")
     command += [f"-{name}.port={port + 1 + place}" for place, name in enumerate(names)]
     environment = {
@@ -62,6 +71,21 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     finally:
         server.kill()  # nothing of it is kept, so no need for its slow farewell
         server.wait()
+
+
+def keys_of(team: str) -> tuple[str, str]:
+    """(access key, secret key) of a team; of the administrator without one."""
+    return (f"{team}key", f"{team}secret123") if team else (ACCESS_KEY, SECRET_KEY)
+
+
+def _identity(team: str, *actions: str) -> dict[str, object]:
+    access, secret = keys_of(team)
+    below = [f"{action}:{BUCKET}/{team}/*" for action in ("Read", "Write", "List")]
+    return {
+        "name": team or "admin",
+        "credentials": [{"accessKey": access, "secretKey": secret}],
+        "actions": list(actions) or below,
+    }
 
 
 def _free_ports() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sida import patience
-from sida.errors import AlreadyExists, SidaError, StoreUnusable, Unavailable, UserError
+from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, Unavailable, UserError
 from sida.stores import ObjectStore, open_store, s3_client
 from tests.raw import Server, http, serving
 from tests.stores.outage import hasten
@@ -205,3 +205,25 @@ def test_an_endpoint_with_a_bucket_or_no_address_is_named(
     monkeypatch.setenv("SIDA_S3_ENDPOINT", endpoint)
     with pytest.raises(UserError, match=said):
         open_store("s3://sida/x").list()
+
+
+LISTED = b"<ListBucketResult><Name>sida</Name>%s</ListBucketResult>"
+DENIED = http(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>", XML)
+
+
+def test_what_may_be_listed_and_is_not_there_is_missing_where_aws_refuses_it(
+    server: Server, strange: ObjectStore
+) -> None:
+    """To whoever may list below a prefix only, AWS answers 403 of an object that does not exist."""
+    answers = [DENIED, http(200, LISTED % b"", XML)]
+    server.answer = lambda method, body: answers[(len(server.asked) - 1) % 2]
+    with pytest.raises(NotFound):
+        strange.read("a/b")
+    there = http(200, LISTED % b"<Contents><Key>x/a/b</Key></Contents>", XML)
+    answers = [DENIED, there, http(200, b"made", XML, ETag="1")]
+    server.asked.clear()
+    server.answer = lambda method, body: answers[len(server.asked) - 1]
+    assert strange.read("a/b") == b"made"
+    server.answer = lambda method, body: DENIED
+    with pytest.raises(StoreUnusable, match="refuses these credentials"):
+        strange.read("a/b")
