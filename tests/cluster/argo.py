@@ -1,4 +1,4 @@
-"""A workflow controller that watches the tests' namespace: one that is there, else a copy of the cluster's own for as long as it is needed."""
+"""A workflow controller that watches the tests' namespace: one that is there, else a copy of the cluster's own for a while."""
 
 from __future__ import annotations
 
