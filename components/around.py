@@ -24,7 +24,8 @@ from sida.stores import open_store
 from sida.tracking.reconcile import track_quietly
 
 LOOK_UP, RECORD_END = "look_up", "record_end"
-STOPPED = "Stopped with strategy"  # Argo's words at a node that somebody ended
+# Argo's words at a node that somebody ended, and at its tries.
+STOPPED = ("stopped with strategy", "workflow shutdown with strategy")
 
 
 # -- first
@@ -81,7 +82,7 @@ def record_end(args: argparse.Namespace) -> None:
     """Record how the run ended, by the steps' own records, and tell webhook and MLflow."""
     state = {"Succeeded": ending.SUCCEEDED}.get(args.state, ending.FAILED)
     messages = _messages(args.failures)
-    if any(STOPPED in message for message in messages):
+    if any(words in message.lower() for message in messages for words in STOPPED):
         ending.cancel(open_store(settings().store), args.run_id, "seen in Argo Workflows")
     say_end(args.run_id, args.recipe, state, 0 if state == ending.SUCCEEDED else 1, next(iter(messages), ""))
 

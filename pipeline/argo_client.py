@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,13 +15,14 @@ from typing import Any
 
 import yaml
 
+from components.around import STOPPED
 from pipeline import argo
 from pipeline.argo_template import API_VERSION, ENTRY, one_step
 from pipeline.compile import Compiled, OnCluster
 from pipeline.cron import five_fields
 from pipeline.engine import Engine, Schedule, Unreachable, Version
 from pipeline.profile import Profile
-from pipeline.run_state import RunState, Task
+from pipeline.run_state import ENDED, RunState, Task
 from sida.errors import SidaError, UserError
 from sida.launch import cluster as kubernetes
 from sida.launch.cluster import ApiRefused, Cluster
@@ -36,6 +38,7 @@ STATES |= {"Failed": "FAILED", "Error": "FAILED"}
 # Omitted: it needs one that failed.
 TASK_STATES = STATES | {"Skipped": "SUCCEEDED", "Omitted": ""}
 LONGEST_NAME = 50  # of a run or schedule: Argo appends to it, and it becomes a label
+NOTICE_SECONDS, LOOK_SECONDS = 10.0, 0.5  # how long a controller may take to see a new object, and between two looks
 
 
 class ArgoClient(Engine):
@@ -64,8 +67,26 @@ class ArgoClient(Engine):
     # -- runs
 
     def start(self, name: str, version: Version, parameters: dict[str, str]) -> str:
-        """Create the Workflow of an uploaded template."""
-        return self._start(name, version.name.rpartition("-")[0], self._of(version.version_id, parameters))
+        """Create the Workflow of an uploaded template.
+
+        A controller knows of a new template a moment after the API server (seen: half a second), and ends what refers to it sooner.
+        """
+        end = time.monotonic() + NOTICE_SECONDS
+        while True:
+            run_id = self._start(name, version.name.rpartition("-")[0], self._of(version.version_id, parameters))
+            if not version.new or not self._overlooked(run_id, version.version_id, end):
+                return run_id
+            with self._errors("delete Workflows"):
+                self._cluster.delete_object(RUNS, run_id)
+
+    def _overlooked(self, run_id: str, version: str, end: float) -> bool:
+        """Wait until the controller has looked at a Workflow; return whether it did not see the template."""
+        while True:
+            status = self._workflow(run_id).get("status") or {}
+            if status.get("phase") or time.monotonic() > end:
+                break
+            time.sleep(LOOK_SECONDS)
+        return f'"{version}" not found' in str(status.get("message")) and time.monotonic() <= end
 
     def start_step(self, call: StepCall, title: str, arguments: list[str], cluster: OnCluster) -> str:
         """Create a Workflow of one template."""
@@ -220,8 +241,8 @@ def run_state(workflow: dict[str, Any]) -> RunState:
     state = STATES[str(status.get("phase") or "")]
     cancelled = str(annotations.get(CANCELLED) or "")
     if workflow["spec"].get("shutdown"):
-        cancelled = cancelled or str(status.get("finishedAt") or _now())
-        state = state if state in ("SUCCEEDED", "FAILED") else "CANCELING"
+        cancelled = cancelled or _stopped(workflow)
+        state = state if state in ENDED else "CANCELING"
     return RunState(
         metadata["name"],
         str(annotations.get(TITLE) or metadata["name"]),
@@ -236,17 +257,34 @@ def run_state(workflow: dict[str, Any]) -> RunState:
 def _tasks(workflow: dict[str, Any]) -> list[Task]:
     """Return the steps, in the order of the DAG; of one that is tried again its last standing."""
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in _templates(workflow)}
+    tries: dict[str, dict[str, Any]] = {}  # the last of each
     for node in argo.nodes_of(workflow):
-        name = str(node.get("templateName", ""))
-        if name in steps and not re.search(r"\(\d+\)$", str(node.get("name", ""))):  # (0): one of its tries
+        name, whole = str(node.get("templateName", "")), re.fullmatch(r"(.*)\(\d+\)", str(node.get("name", "")))
+        if whole is not None:
+            tries[whole[1]] = node
+        elif name in steps:
             steps[name].append(node)
+    over = (workflow.get("status") or {}).get("finishedAt")
     tasks = []
     for name, nodes in steps.items():
-        tasks += [
-            Task(name, TASK_STATES.get(str(node.get("phase")), ""), "", _iso(str(node.get("finishedAt") or "")))
-            for node in nodes
-        ] or [Task(name, "")]
+        tasks += [_task(name, node, tries.get(node["name"]), str(over or "")) for node in nodes] or [Task(name, "")]
     return tasks
+
+
+def _task(name: str, node: dict[str, Any], last: dict[str, Any] | None, over: str) -> Task:
+    """Return one standing; of a Workflow that was stopped Argo leaves nodes Running whose tries have ended."""
+    state, ended = TASK_STATES.get(str(node.get("phase")), ""), str(node.get("finishedAt") or "")
+    if over and state in ("RUNNING", "PENDING"):
+        state, ended = "FAILED", str((last or {}).get("finishedAt") or over)
+    return Task(name, state, "", _iso(ended))
+
+
+def _stopped(workflow: dict[str, Any]) -> str:
+    """Return when somebody stopped the Workflow by another command than ours, as well as its nodes tell."""
+    nodes = [node for node in argo.nodes_of(workflow) if node.get("finishedAt")]
+    torn = [node for node in nodes if any(words in str(node.get("message")).lower() for words in STOPPED)]
+    whole = [node for node in nodes if node.get("name") == workflow["metadata"]["name"]]
+    return min((str(node["finishedAt"]) for node in torn or whole), default="") or _now()
 
 
 def _templates(workflow: dict[str, Any]) -> list[str]:

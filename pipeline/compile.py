@@ -30,6 +30,7 @@ from sida.scoring.table import released_recipes
 # name -> the step that the DAG ends with
 PIPELINES = {"reproduce": "report", "score_published": "published_table"}
 RECIPE_BYTES = 100_000
+LONGEST_STEM = 50  # of a WorkflowTemplate's name: with the digest's 13 characters it has to be a label of Workflows
 EXIT_TASK = "record_end"  # the last, whatever happened
 
 
@@ -174,7 +175,7 @@ def compiled(plan: Plan, cluster: OnCluster, *, kubernetes: bool = False) -> Com
     if profile is not None and profile.engine == "argo":
         template = workflow_template(plan, cluster, profile)
         digest = digest_of(template)
-        unnamed = Compiled(plan.pipeline, "", digest)
+        unnamed = Compiled(plan.pipeline[:LONGEST_STEM].rstrip("-"), "", digest)
         template["metadata"]["name"] = unnamed.version
         return replace(unnamed, text=yaml.safe_dump(template, sort_keys=False, width=1000))
     namespace = {"namespace": profile.kfp.namespace if profile else None} if kubernetes else None

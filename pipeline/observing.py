@@ -60,7 +60,7 @@ class Observer:
     def look(self, run: RunState) -> Standing:
         """Return how the run stands now; record a cancel that is not recorded yet."""
         self._looks.missing.clear()
-        facts = Facts()
+        facts = Facts(ENGINES[self._profile.engine])
         look_at_store(self._looks, self._profile, lambda store: self._look_at_records(store, run, facts))
         if run.state != "SUCCEEDED":
             self._look_at_pods(run, facts)
@@ -131,7 +131,7 @@ def _waits(pod: dict[str, Any]) -> bool:
 
 
 def _has_none(run: RunState, pods: dict[argo.Place, dict[str, Any]]) -> bool:
-    """Return whether a task that Kubeflow calls at work has no pod."""
+    """Return whether a task that the engine calls at work has no pod."""
     at_work = {task.name for task in run.tasks if task.state in AT_WORK}
     bases = {name.removesuffix("-driver") for name in at_work if name in names() or name.endswith("-driver")}
     return not bases <= {place.task for place in pods}

@@ -20,9 +20,13 @@ KEPT_SECONDS = 7 * 86400  # how long to keep a finished Job
 CONTAINER = "step"
 # Seconds: the next pod starts at once, but cannot work before the lease of the one that was lost has expired.
 LEASE_WAIT = "120"
-# Argo's expression for what is worth another try; 2 is UserError's status.
-PASSES = f"lastRetry.exitCode != '{UserError.exit_code}' && !(lastRetry.message contains 'OOMKilled')"
 FILES = {"volumes", "cache"}  # the exit handler needs none
+# Argo's expression for what is worth another try; 2 is UserError's status. Words: "Pod was active on the node longer than the
+# specified deadline".
+PASSES = (
+    f"lastRetry.exitCode != '{UserError.exit_code}' && "
+    "!(lastRetry.message contains 'OOMKilled') && !(lastRetry.message contains 'deadline')"
+)
 FOLLOWING = {"cpu", "cpu_limit", "memory"}  # what a profile's TrainJobs ask for the pods that follow them
 
 
@@ -98,7 +102,7 @@ class StepPod(Pod):
     def as_template(self, command: list[str], args: list[str], labels: dict[str, str]) -> dict[str, Any]:
         """Return the pod as a template of Argo Workflows, but for its name, inputs and outputs.
 
-        Image pull secrets are the Workflow's. A user's mistake and a lack of memory would end the same again.
+        Image pull secrets are the Workflow's. A user's mistake, a lack of memory and of time would end the same again.
         """
         pod = self.around(self._container("main", command, args, {}))
         pod.pop("imagePullSecrets", None)

@@ -48,7 +48,7 @@ def arguments(call: StepCall, *, force: bool) -> list[str]:
             raise UserError(
                 f"run {call.run}, {call.step}: the record has no {name!r}, which this version needs: submit again"
             )
-    for name, value in values:  # Kubernetes expands the one, KFP the other
+    for name, value in values:  # Kubernetes expands the one, KFP and Argo the other
         if "$(" in value or "{{" in value:
             raise UserError(
                 f"run {call.run}, {call.step}: the record's {name} {one_line(value, 80)!r} holds a placeholder; not used"

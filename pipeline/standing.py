@@ -1,7 +1,7 @@
-"""The standing of a run on Kubeflow, step by step: put together from all that is known of it, typed; words are made at the end.
+"""The standing of a run on a cluster, step by step: put together from all that is known of it, typed; words are made at the end.
 
-The facts: Kubeflow Pipelines' states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
-nodes, TrainJobs. Each may be missing (``pipeline.observing`` says which), and Kubeflow's API alone never says why.
+The facts: the engine's states of tasks, the steps' own records, pods and warnings of both namespaces, the Workflow's
+nodes, TrainJobs. Each may be missing (``pipeline.observing`` says which), and the engine's states alone never say why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refu
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.records import StepCall
 
-WAITING, NOT_STARTED = "WAITING", "NOT STARTED"  # beside Kubeflow's RUNNING, SUCCEEDED, FAILED ...
+WAITING, NOT_STARTED = "WAITING", "NOT STARTED"  # beside RUNNING, SUCCEEDED, FAILED ...
 BAD = ("FAILED", "ERROR", "SYSTEM_ERROR")
 AT_WORK = ("RUNNING", "PENDING")
 _DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
@@ -26,13 +26,14 @@ _DELETED = ("pod deleted", "pod was deleted", "Pod was rejected")
 
 @dataclass
 class Facts:
-    """Facts about a run beside Kubeflow's own account; empty where they could not be looked at."""
+    """Facts about a run beside the engine's own account; empty where they could not be looked at."""
 
+    engine: str = "Kubeflow Pipelines"
     calls: dict[str, StepCall] = field(default_factory=dict)
     cancel: Cancel | None = None
     pods: dict[Place, dict[str, Any]] = field(default_factory=dict)  # the newest
     pods_seen: bool = False
-    events: Sequence[dict[str, Any]] = ()  # warnings of KFP's namespace
+    events: Sequence[dict[str, Any]] = ()  # warnings of the engine's namespace
     nodes: Sequence[Node] = ()
     driver_errors: dict[str, str] = field(default_factory=dict)  # task -> end of its driver's log
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
@@ -55,7 +56,7 @@ class StepStanding:
     failure: Failure | None = None
     reused: bool = False
     job: str = ""  # its TrainJob, in words
-    ended: str = ""  # as Kubeflow reports it, ISO 8601
+    ended: str = ""  # as the engine reports it, ISO 8601
 
     def reason(self) -> str:
         """Return why it waits or failed, in a line; empty when there is nothing to say."""
@@ -68,7 +69,7 @@ class StepStanding:
 
 @dataclass(frozen=True)
 class Standing:
-    """State of a run. ``state``: Kubeflow's while it goes on, one of ``sida.ending.ENDINGS`` when it is over."""
+    """State of a run. ``state``: the engine's while it goes on, one of ``sida.ending.ENDINGS`` when it is over."""
 
     run: str
     name: str
@@ -84,7 +85,7 @@ class Standing:
 
 
 def standing(run: RunState, facts: Facts, names: Mapping[str, str]) -> Standing:
-    """Combine all the facts. ``names``: the task's name as KFP has it -> the step, for the steps that a reader knows."""
+    """Combine all the facts. ``names``: the task's name as the engine has it -> the step, for the steps that a reader knows."""
     grouped: dict[str, list[Task]] = {}
     for task in run.tasks:
         if (step := names.get(task.name.replace("_", "-"))) is not None:
@@ -130,7 +131,7 @@ def _ended(run: RunState, facts: Facts, steps: Sequence[StepStanding]) -> tuple[
         waited = next(
             (f"; {step.name}: {step.reason()}" for step in steps if step.failure and step.state == CANCELLED), ""
         )
-        how = in_words(facts.cancel) if facts.cancel else f"cancelled at {run.cancelled} (in Kubeflow Pipelines)"
+        how = in_words(facts.cancel) if facts.cancel else f"cancelled at {run.cancelled} (in {facts.engine})"
         return CANCELLED, how + waited, True
     if failed:
         cause = failed[0].failure.cause if failed[0].failure is not None else "unknown"

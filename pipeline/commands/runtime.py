@@ -2,7 +2,7 @@
 
 The runtime restarts all pods of a job together when one fails, and does not count the loss of a node as a failure. The Role lets
 launching steps make, follow and delete TrainJobs, list pods and events, and read logs; nothing else. It is bound to the account
-of rerun's Jobs and to the one that Kubeflow Pipelines runs a run's pods as. Where manifests/ are installed all this is there
+of rerun's Jobs and, on Kubeflow Pipelines, to the one that all pods of a run have. Where manifests/ are installed all this is there
 already, and applying it changes nothing. The accounts themselves are not made.
 
 examples:
@@ -53,12 +53,19 @@ def objects(profile: Profile, name: str, max_restarts: int = 3) -> list[dict[str
             )
         )
     manifests.append(trainjob_manifest.role(jobs.namespace))
-    account = jobs.launcher_account or profile.job_service_account
-    if account:
-        its_namespace = profile.job_namespace or jobs.namespace
-        manifests.append(trainjob_manifest.binding(trainjob_manifest.ROLE, jobs.namespace, account, its_namespace))
-    its_namespace, account = runs_as(profile)
-    manifests.append(
-        trainjob_manifest.binding(f"{trainjob_manifest.ROLE}-kubeflow", jobs.namespace, account, its_namespace)
+    account, its_namespace = (
+        jobs.launcher_account or profile.job_service_account,
+        profile.job_namespace or jobs.namespace,
     )
+    if account:
+        manifests.append(trainjob_manifest.binding(trainjob_manifest.ROLE, jobs.namespace, account, its_namespace))
+    if profile.engine == "kubeflow":
+        manifests.append(_binding("kubeflow", jobs.namespace, *runs_as(profile)))
+    elif account and profile.namespace != its_namespace:
+        manifests.append(_binding("argo", jobs.namespace, profile.namespace, account))
     return manifests
+
+
+def _binding(engine: str, namespace: str, its_namespace: str, account: str) -> dict[str, Any]:
+    """Return the Role's binding to the account of an engine's launching pods."""
+    return trainjob_manifest.binding(f"{trainjob_manifest.ROLE}-{engine}", namespace, account, its_namespace)

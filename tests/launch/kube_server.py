@@ -1,7 +1,7 @@
 """A stand-in for the Kubernetes API: real HTTP, chunked logs, resource versions, and the faults that real ones have.
 
-It keeps TrainJobs, events, pods, Argo's Workflows and logs; a test plays the controller. What has no namespace of its own is in
-NAMESPACE. TrainJobs are checked against the real CRD.
+It keeps TrainJobs, events, pods, logs, and Argo's Workflows, WorkflowTemplates and CronWorkflows; a test plays the controllers.
+What has no namespace of its own is in NAMESPACE. TrainJobs are checked against the real CRD.
 What it can do wrong: be away (connections are closed unanswered, open logs cut), refuse verbs, lose an answer after the deed, take
 its time to delete.
 """
@@ -28,6 +28,7 @@ from tests.launch.crds import errors
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 ARGO = "/apis/argoproj.io/v1alpha1"
 NAMESPACE = "work"
+ARGOS = {"workflows": "Workflow", "workflowtemplates": "WorkflowTemplate", "cronworkflows": "CronWorkflow"}
 IMMUTABLE = ("trainer", "runtimeRef", "runtimePatches", "activeDeadlineSeconds")
 
 
@@ -51,12 +52,14 @@ class Kube:
             "trainjobs": {},
             "events": {},
             "pods": {},
-            "workflows": {},
+            **{kind: {} for kind in ARGOS},
         }
         self.logs: dict[str, list[tuple[str, str]]] = {}
         self.closed_logs: set[str] = set()
         self.runtimes = {"sida-torch"}
         self.served = True  # whether Kubeflow Trainer is installed
+        self.argo = True  # whether Argo Workflows is
+        self.overlooked = 0  # so many next Workflows meet a controller that has not seen their template yet
         self.away = False
         self.cut = 0  # a counter: logs that were opened before it grew are cut
         self.forbidden: set[tuple[str, str]] = set()  # (verb, kind); of logs: ("get", "log")
@@ -66,6 +69,9 @@ class Kube:
         self.delete_seconds = 0.0  # so long pods take to end
         self.requests: list[str] = []
         self.on_create: Callable[[dict[str, Any]], None] = lambda job: None
+        self.before: Callable[[str, str], None] = lambda method, path: (
+            None
+        )  # a test's: changes things, or raises Answer
         self._numbers = itertools.count(1)
         self._version = 0
 
@@ -166,6 +172,7 @@ class Kube:
     # -- requests
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
+        self.before(method, path)
         if method == "GET" and path in self.hidden:
             what = path.rsplit("/", 2)[1]
             raise Answer(403, "Forbidden", f'User "test" cannot get resource "{what}" in API group ""')
@@ -195,10 +202,64 @@ class Kube:
                     case ["GET", "trainingruntimes", name] if name in self.runtimes:
                         return {"metadata": {"name": name}}
                 raise Answer(404, "NotFound", f"{path} not found")
-            match [method, *path.removeprefix("/api/v1/").removeprefix(f"{ARGO}/").split("/")]:
-                case ["GET", "namespaces", namespace, "pods" | "events" | "workflows" as kind]:
+            if path.startswith(f"{ARGO}/namespaces/"):
+                return self._argo(method, path.removeprefix(f"{ARGO}/namespaces/").split("/"), query, body)
+            match [method, *path.removeprefix("/api/v1/").split("/")]:
+                case ["GET", "namespaces", namespace, "pods" | "events" as kind]:
                     return self._list(kind, query, namespace)
             raise Answer(404, "NotFound", f"{path} not found")
+
+    def _argo(self, method: str, parts: list[str], query: dict[str, str], body: Any) -> dict[str, Any]:
+        namespace, kind, *rest = parts
+        if not self.argo or kind not in ARGOS:
+            raise Answer(404, "NotFound", "the server could not find the requested resource")
+        there = self.objects[kind]
+        match [method, *rest]:
+            case ["POST"]:
+                return self._make(kind, namespace, body)
+            case ["GET"]:
+                return self._list(kind, query, namespace)
+            case [_, name] if there.get(name, {}).get("metadata", {}).get("namespace", namespace) != namespace or (
+                name not in there
+            ):
+                raise Answer(404, "NotFound", f'{kind}.argoproj.io "{name}" not found')
+            case ["GET", name]:
+                return there[name]
+            case ["PATCH", name]:
+                self.record(kind, "MODIFIED", _merged(there[name], body))
+                return there[name]
+            case ["DELETE", name]:
+                gone = there[name]
+                self.record(kind, "DELETED", gone)
+                if body.get("propagationPolicy") != "Orphan":  # what it owns goes with it
+                    owned = (gone["kind"], name)
+                    for made in [*self.objects["workflows"].values()]:
+                        owners = made["metadata"].get("ownerReferences", [])
+                        if owned in [(owner["kind"], owner["name"]) for owner in owners]:
+                            self.record("workflows", "DELETED", made)
+                return {"kind": "Status", "status": "Success"}
+        raise Answer(405, "MethodNotAllowed", f"{method} {parts}")
+
+    def _make(self, kind: str, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Keep an object; the controller looks at a new Workflow at once."""
+        name = body["metadata"]["name"]
+        if (body["apiVersion"], body["kind"]) != ("argoproj.io/v1alpha1", ARGOS[kind]):
+            raise Answer(400, "BadRequest", f"{body['kind']} in {body['apiVersion']} is no {ARGOS[kind]}")
+        if body["metadata"].get("namespace", namespace) != namespace:
+            raise Answer(400, "BadRequest", "the namespace of the object does not match the namespace on the request")
+        if name in self.objects[kind]:
+            raise Answer(409, "AlreadyExists", f'{kind}.argoproj.io "{name}" already exists')
+        made = copy.deepcopy(body)
+        made["metadata"] |= {"uid": f"uid-{next(self._numbers)}", "creationTimestamp": _now()[:19] + "Z"}
+        if kind == "workflows":
+            of = made["spec"].get("workflowTemplateRef", {}).get("name")
+            made["status"] = {"phase": "Running", "startedAt": made["metadata"]["creationTimestamp"]}
+            if of is not None and (self.overlooked or of not in self.objects["workflowtemplates"]):
+                self.overlooked = max(0, self.overlooked - 1)
+                message = f'workflowtemplates.argoproj.io "{of}" not found'
+                made["status"] |= {"phase": "Error", "message": message, "finishedAt": made["status"]["startedAt"]}
+        self.record(kind, "ADDED", made)
+        return made
 
     def _known(self, name: str) -> dict[str, Any]:
         if name not in self.objects["trainjobs"]:
@@ -239,7 +300,7 @@ class Kube:
             return job
         self.record("trainjobs", "DELETED", job)
         for pod in list(self.objects["pods"].values()):
-            if pod["metadata"]["labels"]["jobset.sigs.k8s.io/jobset-name"] == name:
+            if pod["metadata"]["labels"].get("jobset.sigs.k8s.io/jobset-name") == name:
                 timer = threading.Timer(self.delete_seconds, self.record, ("pods", "DELETED", pod))
                 timer.daemon = True
                 timer.start()

@@ -12,6 +12,7 @@ from tests.launch.kube_server import NAMESPACE, Kube
 HERE = Path(__file__).resolve().parent
 PODS: dict[str, Any] = json.loads((HERE / "pods.json").read_text(encoding="utf-8"))
 TRAINJOBS: dict[str, Any] = json.loads((HERE / "trainjobs.json").read_text(encoding="utf-8"))
+ARGO: dict[str, Any] = json.loads((HERE / "argo.json").read_text(encoding="utf-8"))
 KFP = "kubeflow"  # the namespace of the run's own pods
 
 
@@ -27,6 +28,28 @@ def befall(kube: Kube, run: str, task: str, what: str, *, driver: bool = False) 
             kube.record("events", "ADDED", copy.deepcopy(event))
     name = str(pod["metadata"]["name"])
     kube.logs[name] = [("", line) for line in (PODS["driver_log"] if driver else [])]
+    return name
+
+
+def play(kube: Kube, run: str, what: str) -> None:
+    """Let the run's Workflow on Argo stand as one that this befell; if it was stopped, then now."""
+    told = copy.deepcopy(ARGO[what])
+    made = copy.deepcopy(kube.objects["workflows"][run])
+    text = json.dumps(told["status"]).replace(f'"{told["metadata"]["name"]}', f'"{run}')
+    made["status"] = json.loads(text)
+    if "shutdown" in told["spec"]:
+        made["spec"]["shutdown"] = told["spec"]["shutdown"]
+    kube.record("workflows", "MODIFIED", made)
+
+
+def befall_argo(kube: Kube, run: str, step: str, what: str) -> str:
+    """Let a step of a run on Argo have the pod of one that this befell; the pod's name."""
+    pod = copy.deepcopy(PODS["pods"][what])
+    pod["metadata"] |= {"namespace": NAMESPACE, "annotations": {}}
+    pod["metadata"]["labels"] = {"workflows.argoproj.io/workflow": run, "app.kubernetes.io/component": step}
+    kube.record("pods", "ADDED", pod)
+    name = str(pod["metadata"]["name"])
+    kube.logs[name] = [("", "a line of the step"), ("", 'time="2026-11-29" level=INFO msg="exited" argo=true')]
     return name
 
 
