@@ -67,7 +67,8 @@ def _on_cluster(args: argparse.Namespace) -> int:
         }
         for step in seen.steps
     ]
-    fields = {"run": args.run, "name": seen.name, "state": seen.state, "error": seen.message, "link": link}
+    error = seen.message if seen.over else ""
+    fields = {"run": args.run, "name": seen.name, "state": seen.state, "error": error, "link": link}
     output.result(args, "\n".join(lines), **fields, unseen=unseen, steps=steps)
     return int(seen.over and seen.state != "SUCCEEDED")
 
