@@ -53,7 +53,10 @@ def objects(profile: Profile, name: str, max_restarts: int = 3) -> list[dict[str
             )
         )
     manifests.append(trainjob_manifest.role(jobs.namespace))
-    account, its_namespace = jobs.launcher_account or profile.job_service_account, profile.job_namespace or jobs.namespace
+    account, its_namespace = (
+        jobs.launcher_account or profile.job_service_account,
+        profile.job_namespace or jobs.namespace,
+    )
     if account:
         manifests.append(trainjob_manifest.binding(trainjob_manifest.ROLE, jobs.namespace, account, its_namespace))
     if profile.engine == "kubeflow":
