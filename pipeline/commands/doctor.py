@@ -3,8 +3,8 @@
 Python, torch and its GPUs, packages, the store (a small object is written, read and deleted), MLflow, disk. With --profile
 store and MLflow are the profile's, and its cluster is looked at: Kubernetes, Kubeflow Trainer and the runtime, Kubeflow
 Pipelines or Argo Workflows, images by digest, namespaces, service accounts, Secrets with their keys. Exit status: 0 nothing is
-bad, 1 something is. What is "off" is not there, and not needed for runs on this machine; what is "unseen" could not be looked at from here or
-with your rights.
+bad, 1 something is. What is "off" is not there, and not needed for runs on this machine; what is "unseen" could not be looked at
+from here or with your rights.
 
 examples:
   sida doctor
