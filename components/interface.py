@@ -48,7 +48,7 @@ def parameters_of(step: Step[Any]) -> list[Parameter]:
                 "text",
                 'Any text; another text is another score. Empty or "reuse": what is there; "scheduled": the time below.',
             ),
-            Parameter("scheduled", "text", "The time for which Kubeflow planned the run."),
+            Parameter("scheduled", "text", "The time for which the run was planned."),
         ]
     parameters.append(Parameter("run_id", "text", "The run that this call is recorded under; empty: SIDA_RUN."))
     if step.per_recipe:

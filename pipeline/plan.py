@@ -25,7 +25,7 @@ class Plan:
     train_teacher: bool = False
     fetch_generator: bool = False  # SiD2A: theta starts from a finished generator
     force: tuple[str, ...] = ()  # these steps, and all after them, make a new attempt
-    pipeline: str = ""  # its name on Kubeflow; empty: after the recipe
+    pipeline: str = ""  # its name on an engine; empty: after the recipe
     group: str = ""  # name of the box around the steps in Kubeflow's graph
     description: str = ""
     repeat: str = ""  # of a run on this machine; another text measures the scores anew

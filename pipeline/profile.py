@@ -63,6 +63,7 @@ def _is_an_address(value: str) -> str:
         raise ValueError(str(error)) from error
 
 
+PodGC = Literal["OnPodCompletion", "OnPodSuccess", "OnWorkflowCompletion", "OnWorkflowSuccess"]
 HttpAddress = Annotated[str, AfterValidator(_is_an_address)]
 
 
@@ -85,8 +86,8 @@ class Kfp(Section):
 class Semaphore(Section):
     """A number of workflows that may run at once, in a key of a ConfigMap."""
 
-    config_map: DnsName
-    key: Text
+    config_map: DnsName  # in argo.namespace
+    key: Text  # whose value is the number
 
 
 class Argo(Section):
@@ -96,9 +97,7 @@ class Argo(Section):
     executor_account: DnsName = "sida-argo"  # whose token Argo's own containers have, and steps have not
     ui: HttpAddress | None = None  # Argo's server, for links
     keep_seconds: Seconds = 7 * 86400  # how long to keep a finished Workflow
-    pod_gc: Literal["OnPodCompletion", "OnPodSuccess", "OnWorkflowCompletion", "OnWorkflowSuccess"] = (
-        "OnWorkflowSuccess"
-    )
+    pod_gc: PodGC = "OnWorkflowSuccess"  # when pods are deleted
     priority: int | None = None  # among workflows that wait for the controller
     priority_class: DnsName | None = None  # of the pods
     semaphore: Semaphore | None = None

@@ -1,4 +1,4 @@
-"""A run and its tasks as Kubeflow Pipelines reports them. It gives no reasons: see ``pipeline.standing``."""
+"""A run and its tasks as an engine reports them. It gives no reasons: see ``pipeline.standing``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
 @dataclass(frozen=True)
 class Task:
-    """Task of a run, as KFP reports it."""
+    """Task of a run, as its engine reports it."""
 
     name: str
     state: str  # empty: it has not begun
-    error: str = ""  # 2.17 never says one
+    error: str = ""  # Kubeflow 2.17 never says one
     ended: str = ""  # ISO 8601
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Run, as KFP reports it."""
+    """Run, as its engine reports it."""
 
     run_id: str
     name: str
@@ -38,7 +38,7 @@ class RunState:
 
 
 def run_state(run: Any) -> RunState:
-    """Build the state from the API's own model."""
+    """Build the state from Kubeflow's own model."""
     tasks = []
     for detail in (run.run_details.task_details if run.run_details else None) or []:
         error = " ".join(detail.error.message.split()) if detail.error and detail.error.message else ""

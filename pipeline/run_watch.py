@@ -56,6 +56,7 @@ class Watch:
         self._said: dict[str, tuple[str, ...]] = {}
         self._waits: dict[str, _Wait] = {}
         self._unseen: list[Unseen] = []
+        self._message = ""
         self.last: Standing | None = None
 
     def show(self, run: RunState) -> None:
@@ -64,6 +65,9 @@ class Watch:
         if news := [unseen for unseen in self._observer.missing if unseen not in self._unseen]:
             self._unseen += news
             self._say(in_a_line(news))
+        if seen.message and not seen.over and seen.message != self._message:
+            self._say(f"{seen.name}: {seen.state}: {seen.message}")
+        self._message = seen.message
         for step in seen.steps:
             self._show(step)
         for step in seen.steps:

@@ -75,7 +75,7 @@ class Standing:
     name: str
     state: str
     steps: tuple[StepStanding, ...]
-    message: str = ""  # why it ended so: its first cause
+    message: str = ""  # why it ended so, its first cause; or what the engine says of one that goes on
     over: bool = False
     sure: bool = True  # False: it is over, and the reason is unknown
 
@@ -102,7 +102,7 @@ def standing(run: RunState, facts: Facts, names: Mapping[str, str]) -> Standing:
         steps.append(_job_alone(step, facts))
     standings = tuple(steps)
     if not run.ended:
-        return Standing(run.run_id, run.name, run.state, standings)
+        return Standing(run.run_id, run.name, run.state, standings, run.error)
     state, message, sure = _ended(run, facts, standings)
     return Standing(run.run_id, run.name, state, standings, message, over=True, sure=sure)
 

@@ -40,8 +40,8 @@ def launchers(profile: Profile, run: str) -> list[TrainJobLauncher]:
 def check_cluster(profile: Profile, steps: Iterable[str]) -> None:
     """Before anything is submitted: is there a Kubeflow Trainer, and the runtime that the profile names?
 
-    Raises UserError when one of them is missing. Without access to the cluster from here there is a warning, for KFP may be reached
-    through a gateway alone.
+    Raises UserError when one of them is missing. Without access to the cluster from here there is a warning, for Kubeflow
+    Pipelines may be reached through a gateway alone.
     """
     jobs, launched = profile.trainjob, [step for step in steps if profile.launched(step)]
     if jobs is None or not launched:

@@ -1,6 +1,7 @@
-"""Cancel a run on Kubeflow Pipelines, with the TrainJobs that its steps started.
+"""Cancel a run on the profile's engine, with the TrainJobs that its steps started.
 
-KFP ends pods and knows nothing of TrainJobs: these are deleted, or suspended where the profile's trainjob.on_termination says so.
+The engine ends pods and knows nothing of TrainJobs: these are deleted, or suspended where the profile's trainjob.on_termination
+says so.
 What its steps have published stays, and so do checkpoints: submitting the same recipe again continues from them.
 
 examples:
@@ -22,7 +23,7 @@ ARGUMENTS = (argument("run", "RUN", "id of the run, as `submit` printed it"), PR
 
 
 def main(args: argparse.Namespace) -> int:
-    """Ask KFP to end the run."""
+    """Ask the engine to end the run."""
     cluster = profile.load(args.profile)
     before = engine_of(cluster).cancel(args.run)
     was = ending.CANCELLED if before.cancelled else before.state
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _record(run: str, cluster: profile.Profile) -> None:
-    """Record the cancellation in the store: Kubeflow calls a cancelled run FAILED in the end."""
+    """Record the cancellation in the store: engines call a cancelled run failed in the end."""
     try:
         with remote.store_at_hand(cluster) as store:
             ending.cancel(store, run, "by `cancel`")

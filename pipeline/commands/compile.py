@@ -1,7 +1,7 @@
-"""Compile a recipe for Kubeflow Pipelines, as IR YAML or as Kubernetes objects.
+"""Compile a recipe for the profile's engine: for Kubeflow as IR YAML or Kubernetes objects, for Argo as a WorkflowTemplate.
 
-Without --profile the images stay placeholders and pods ask for no more than the recipe's processors: for reading and comparing.
-With one, images (by digest), environment, secrets by name, resources, retries and timeouts are those of the profile.
+Without --profile it is IR YAML, the images stay placeholders and pods ask for no more than the recipe's processors: for reading
+and comparing. With one, images (by digest), environment, secrets by name, resources, retries and timeouts are those of the profile.
 
 examples:
   sida compile digits --output digits.yaml
@@ -21,7 +21,7 @@ ARGUMENTS = (
     *remote.TO_COMPILE,
     ANY_PROFILE,
     argument("--output", "FILE", "write there instead of stdout", type=file_path),
-    flag("--kubernetes", "Pipeline and PipelineVersion objects for kubectl, in place of IR YAML"),
+    flag("--kubernetes", "on Kubeflow: Pipeline and PipelineVersion objects for kubectl, in place of IR YAML"),
 )
 
 

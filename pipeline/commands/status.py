@@ -1,12 +1,12 @@
 """Show how a run stands, step by step, and why; without RUN, list the newest runs.
 
-With --profile it is a run on Kubeflow Pipelines: its states, beside them what the steps' records, pods and events say of why one
+With --profile it is a run on the profile's engine: its states, beside them what the steps' records, pods and events say of why one
 waits or failed, as far as you may look. Without, the records of a run in the store are shown (SIDA_STORE, or ./runs/store): of a
 run on this machine, or of a cluster's where its store is given. A run that ended without a word is settled: its record says how.
 
 examples:
   sida status                                       the runs in the store
-  sida status --profile ./mine.yaml                 the runs on Kubeflow
+  sida status --profile ./mine.yaml                 the runs on its engine
   sida status 0f3c5a3e-... --profile ./mine.yaml
   sida status 20261102-093000-digits-1a2b
 """
@@ -67,7 +67,8 @@ def _on_cluster(args: argparse.Namespace) -> int:
         }
         for step in seen.steps
     ]
-    fields = {"run": args.run, "name": seen.name, "state": seen.state, "error": seen.message, "link": link}
+    error = seen.message if seen.over else ""
+    fields = {"run": args.run, "name": seen.name, "state": seen.state, "error": error, "link": link}
     output.result(args, "\n".join(lines), **fields, unseen=unseen, steps=steps)
     return int(seen.over and seen.state != "SUCCEEDED")
 
@@ -137,7 +138,7 @@ def _list_store(args: argparse.Namespace) -> int:
         fields.append({"run": run, "begun": begun, "state": how and how.state, "message": message})
     text = (
         "\n".join(output.aligned(rows, left=4))
-        or f"no runs in {store.address}: `run` makes one; --profile lists those on Kubeflow"
+        or f"no runs in {store.address}: `run` makes one; --profile lists those on a cluster"
     )
     output.result(args, text, store=store.address, runs=fields)
     return 0

@@ -1,9 +1,9 @@
-"""Submit a recipe to Kubeflow Pipelines: upload a version if something changed, and start a run.
+"""Submit a recipe to the profile's engine: upload a version if something changed, and start a run.
 
-The link to the run goes to stdout. With --wait the states of the steps are shown until it ends: why one waits (image, room,
-quota, Secret ...) or failed, and in the last line how the run ended and why. Ctrl-C stops watching, not the run. Exit status with
---wait: 0 the run succeeded, 1 it failed, timed out or was cancelled, 3 a step waited --stuck minutes for what does not come by
-itself.
+The run's page, or the command that shows it, goes to stdout. With --wait the states of the steps are shown until it ends: why one
+waits (image, room, quota, Secret ...) or failed, and in the last line how the run ended and why. Ctrl-C stops watching, not the
+run. Exit status with --wait: 0 the run succeeded, 1 it failed, timed out or was cancelled, 3 a step waited --stuck minutes for
+what does not come by itself.
 
 examples:
   sida submit digits --profile ./mine.yaml --wait

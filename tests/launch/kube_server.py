@@ -1,7 +1,7 @@
 """A stand-in for the Kubernetes API: real HTTP, chunked logs, resource versions, and the faults that real ones have.
 
 It keeps TrainJobs, events, pods, logs, and Argo's Workflows, WorkflowTemplates and CronWorkflows; a test plays the controllers.
-What has no namespace of its own is in NAMESPACE. TrainJobs are checked against the real CRD.
+What has no namespace of its own is in NAMESPACE. What is created is checked against the real CRDs.
 What it can do wrong: be away (connections are closed unanswered, open logs cut), refuse verbs, lose an answer after the deed, take
 its time to delete.
 """
@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from tests.launch import argo_crds
 from tests.launch.crds import errors
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
@@ -247,6 +248,8 @@ class Kube:
             raise Answer(400, "BadRequest", f"{body['kind']} in {body['apiVersion']} is no {ARGOS[kind]}")
         if body["metadata"].get("namespace", namespace) != namespace:
             raise Answer(400, "BadRequest", "the namespace of the object does not match the namespace on the request")
+        if wrong := argo_crds.errors(body):
+            raise Answer(422, "Invalid", f"{body['kind']} is invalid: {wrong}")
         if name in self.objects[kind]:
             raise Answer(409, "AlreadyExists", f'{kind}.argoproj.io "{name}" already exists')
         made = copy.deepcopy(body)

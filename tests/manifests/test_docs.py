@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.manifests.render import MANIFESTS, kubectl
 from tests.manifests.test_manifests import documented_secrets
 
-PAGES = ("install", "secrets", "permissions", "backup", "troubleshooting")
+PAGES = ("install", "argo", "secrets", "permissions", "backup", "troubleshooting")
 HERE = {("create", "secret"), ("create", "namespace"), ("create", "configmap"), ("kustomize", "")}  # need no server
 GLOBAL = {"-n", "-f", "-k", "-o"}
 

@@ -246,6 +246,22 @@ def test_steps_stand_in_the_order_of_the_dag_each_once(command: Command, kube: K
     assert {step["state"] for step in told["steps"]} == {"SUCCEEDED"}
 
 
+def test_a_run_that_waits_for_a_semaphore_says_so(command: Command, kube: Kube) -> None:
+    lock = "Waiting for work/ConfigMap/limits/runs lock. Lock status: 0/1"
+
+    def waits(name: str) -> None:
+        kube.objects["workflows"][name]["status"] = {"phase": "Pending", "message": lock}
+
+    story(kube, waits, waits, "succeeded")
+    said = submit(command, "--wait", "--name", "mine")
+    assert said.err.splitlines().count(f"mine: PENDING: {lock}") == 1
+    kube.before = lambda method, path: None
+    waits(run_of(kube))
+    assert f"mine: PENDING: {lock}\n" in command("status", run_of(kube), "--profile", mine(command)).out
+    told = json.loads(command("status", run_of(kube), "--profile", mine(command), "--json").out)
+    assert (told["state"], told["error"]) == ("PENDING", "")
+
+
 @pytest.mark.parametrize("what", ARGO)
 def test_every_state_that_was_seen_is_read(what: str) -> None:
     seen = run_state(ARGO[what])

@@ -15,10 +15,11 @@ from components.__main__ import Parser, parser_of
 from components.interface import outputs_of
 from pipeline.argo_template import one_step
 from pipeline.compile import Compiled, OnCluster, compiled, plan_for
-from pipeline.profile import Argo, Profile, Semaphore, StepNeeds, Webhook, load
+from pipeline.profile import Argo, Profile, Semaphore, StepNeeds, TrainJobs, Volume, Webhook, load
 from sida import recipe
 from sida.launch.target import parse_target
 from sida.registry import STEPS
+from tests.launch.argo_crds import errors
 from tests.manifests.pod_security import violations
 from tests.pipeline.command import PROFILE
 from tests.pipeline.test_rerun import call_of_score
@@ -84,6 +85,48 @@ def inputs(template: Template) -> list[str]:
 
 def needs(task: dict[str, Any]) -> set[str]:
     return set(task["depends"].split(" && ")) if "depends" in task else set()
+
+
+def all_objects() -> list[dict[str, Any]]:
+    """Objects with everything in them that we ever send."""
+    from pipeline.argo_client import ArgoClient
+    from pipeline.engine import Version
+
+    options = Argo(priority=1, priority_class="low", semaphore=Semaphore(config_map="limits", key="runs"))
+    reads = StepNeeds(volumes=(Volume(claim="datasets", path="/data", folder="x"),), retries=0)
+    of = profile(
+        argo=options, webhook=Webhook(secret="sida-webhook"), steps=load(str(PROFILE)).steps | {"prepare_data": reads}
+    )
+    launched = StepNeeds(launcher="trainjob", nodes=2)
+    of = of.model_copy(update={"trainjob": TrainJobs(namespace="work"), "steps": of.steps | {"score": launched}})
+    loaded = recipe.load("digits")
+    whole = yaml.load(compiled(plan_for("digits", loaded), OnCluster(loaded, of, "x")).text, yaml.CSafeLoader)
+    sent: list[dict[str, Any]] = [whole]
+
+    class Kept:
+        namespace, workflow = "sida", {"spec": {}, "status": {"phase": "Running"}}
+
+        def create_object(self, plural: str, manifest: dict[str, Any]) -> None:
+            sent.append(manifest)
+
+    client = ArgoClient.__new__(ArgoClient)
+    client.__dict__.update(_profile=of, _options=options, _cluster=Kept(), place="x")
+    version = Version("sida-digits-0123456789ab", "sida-digits-0123456789ab", new=False)
+    client.start("digits", version, {"recipe": "digits", "repeat": "reuse"})
+    for step in ("score", "distill", "prepare_data", "fetch_teacher"):
+        client.start_step(call_of_score(step=step), f"{step} again", ["--recipe=digits"], OnCluster(loaded, of, "x"))
+    target = client.schedule("sida-digits", "0 3 * * 1", version, {"recipe": "digits", "repeat": "scheduled"})
+    client.put_schedule(target, [], None, version, "a description")
+    return sent
+
+
+def test_argo_s_own_schemas_know_every_field_that_is_sent() -> None:
+    sent = all_objects()
+    assert [thing["kind"] for thing in sent] == ["WorkflowTemplate", *["Workflow"] * 5, "CronWorkflow"]
+    assert [wrong for thing in sent for wrong in errors(thing)] == []
+    sent[0]["spec"]["templates"][1]["container"]["comand"] = ["x"]
+    sent[-1]["spec"]["suspend"] = "no"
+    assert ["comand" in str(errors(sent[0])), "suspend" in str(errors(sent[-1]))] == [True, True]
 
 
 # -- what a step is started with
@@ -195,14 +238,15 @@ def test_of_many_generators_each_has_its_own_tasks_one_at_a_time_and_a_failure_i
 
 def test_every_pod_may_run_where_restricted_is_enforced_argo_s_own_containers_included(spec: dict[str, Any]) -> None:
     patch = json.loads(spec["podSpecPatch"])
+    assert spec["automountServiceAccountToken"] is False
     for name, template in pods(spec).items():
         init, wait = patch["initContainers"], patch["containers"]
         assert [one["name"] for one in (*init, *wait)] == ["init", "wait"]
-        pod = {key: template[key] for key in ("securityContext", "volumes", "automountServiceAccountToken")}
+        pod = {key: template[key] for key in ("securityContext", "volumes")}
         pod |= {"initContainers": init, "containers": [template["container"], *wait]}
         assert violations({"spec": pod}) == [], name
         assert template["container"]["name"] == "main"
-        assert template["automountServiceAccountToken"] is False
+        assert "podSpecPatch" not in template
         assert template["metadata"]["labels"]["app.kubernetes.io/component"] == name
 
 
@@ -245,8 +289,8 @@ def test_a_step_whose_heavy_part_is_a_trainjob_has_a_token_and_no_deadline(tmp_p
     of = load(str(tmp_path / "mine.yaml")).model_copy(update={"engine": "argo"})
     loaded = recipe.load("digits")
     made = yaml.safe_load(compiled(plan_for("digits", loaded), OnCluster(loaded, of, "mine")).text)["spec"]
-    launching = [name for name, template in pods(made).items() if template["automountServiceAccountToken"]]
-    assert launching == ["distill"]
+    patches = {name: template["podSpecPatch"] for name, template in pods(made).items() if "podSpecPatch" in template}
+    assert patches == {"distill": '{"automountServiceAccountToken": true}'}
     distill = pods(made)["distill"]
     assert "activeDeadlineSeconds" not in distill and "nodeSelector" not in distill
     env = {one["name"]: one.get("value", "") for one in distill["container"]["env"]}
