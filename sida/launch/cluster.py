@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sida.errors import SidaError, UserError
+from sida.launch import queue
 from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, VERSION
 from sida.patience import hush_retries
 from sida.settings import environment
@@ -147,6 +148,11 @@ class Cluster:
         """List Argo's Workflows, which Kubeflow Pipelines makes of runs, by label selector."""
         call = self._objects.list_namespaced_custom_object
         return self._items(call, "argoproj.io", "v1alpha1", self.namespace, "workflows", label_selector=labels)
+
+    def workloads(self) -> list[dict[str, Any]]:
+        """List Kueue's Workloads: what waits in its queues, and what they let in."""
+        call = self._objects.list_namespaced_custom_object
+        return self._items(call, queue.GROUP, queue.VERSION, self.namespace, queue.PLURAL)
 
     # -- what the cluster serves
 

@@ -1,7 +1,7 @@
 """A stand-in for the Kubernetes API: real HTTP, chunked logs, resource versions, and the faults that real ones have.
 
-It keeps TrainJobs, events, pods, Argo's Workflows and logs; a test plays the controller. What has no namespace of its own is in
-NAMESPACE. TrainJobs are checked against the real CRD.
+It keeps TrainJobs, events, pods, Argo's Workflows, Kueue's Workloads and logs; a test plays the controller. What has no namespace
+of its own is in NAMESPACE. TrainJobs are checked against the real CRD.
 What it can do wrong: be away (connections are closed unanswered, open logs cut), refuse verbs, lose an answer after the deed, take
 its time to delete.
 """
@@ -27,6 +27,7 @@ from tests.launch.crds import errors
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 ARGO = "/apis/argoproj.io/v1alpha1"
+KUEUE = "/apis/kueue.x-k8s.io/v1beta2"
 NAMESPACE = "work"
 IMMUTABLE = ("trainer", "runtimeRef", "runtimePatches", "activeDeadlineSeconds")
 
@@ -52,6 +53,7 @@ class Kube:
             "events": {},
             "pods": {},
             "workflows": {},
+            "workloads": {},
         }
         self.logs: dict[str, list[tuple[str, str]]] = {}
         self.closed_logs: set[str] = set()
@@ -109,11 +111,11 @@ class Kube:
             event = {"metadata": {"name": name}, "involvedObject": about, "type": "Warning"}
             self.record("events", "ADDED", event | {"reason": reason, "message": message})
 
-    def pod(self, restart: int = 0, index: int = 0, phase: str = "Running", **status: Any) -> str:
-        """A pod of the only TrainJob; its name."""
+    def pod(self, restart: int = 0, index: int = 0, phase: str = "Running", *, suffix: str = "", **status: Any) -> str:
+        """A pod of the only TrainJob; its name. ``suffix``: of one that is made anew without a restart."""
         with self.lock:
             job = self.job()["metadata"]["name"]
-            name = f"{job}-node-0-{index}-{restart}"
+            name = f"{job}-node-0-{index}-{restart}{suffix}"
             labels = {
                 "jobset.sigs.k8s.io/jobset-name": job,
                 "jobset.sigs.k8s.io/restart-attempt": str(restart),
@@ -195,8 +197,10 @@ class Kube:
                     case ["GET", "trainingruntimes", name] if name in self.runtimes:
                         return {"metadata": {"name": name}}
                 raise Answer(404, "NotFound", f"{path} not found")
-            match [method, *path.removeprefix("/api/v1/").removeprefix(f"{ARGO}/").split("/")]:
-                case ["GET", "namespaces", namespace, "pods" | "events" | "workflows" as kind]:
+            for group in ("/api/v1", ARGO, KUEUE):
+                path = path.removeprefix(f"{group}/")
+            match [method, *path.split("/")]:
+                case ["GET", "namespaces", namespace, "pods" | "events" | "workflows" | "workloads" as kind]:
                     return self._list(kind, query, namespace)
             raise Answer(404, "NotFound", f"{path} not found")
 
