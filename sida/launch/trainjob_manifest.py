@@ -44,7 +44,10 @@ def train_job(
     restart: Variables = {"SIDA_RESTART": {"fieldRef": {"fieldPath": f"metadata.labels['{RESTART}']"}}}
     own = {"SIDA_IMAGE": pod.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | PLACES
     env = restart | pod.env | own | dict.fromkeys(THREAD_VARIABLES, str(threads))
-    patch = {"terminationGracePeriodSeconds": GRACE_SECONDS} | pod.around({"name": NODE})
+    # Kueue (0.19, with Trainer 2.2's types) drops this field when it admits a job, and JobSet then refuses the changed pod: the
+    # runtime's grace has to do in a queue, which in ours is the same.
+    grace = {} if target.queue else {"terminationGracePeriodSeconds": GRACE_SECONDS}
+    patch = grace | pod.around({"name": NODE})
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
         "trainer": {

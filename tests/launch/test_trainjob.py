@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -168,6 +169,16 @@ def test_manifests_pass_the_real_crds_with_unknown_fields_refused() -> None:
     assert made["spec"]["suspend"] is True
     made["spec"]["trainer"]["elasticPolicy"] = {}
     assert "elasticPolicy" in errors(made)[0]
+
+
+def test_in_a_queue_the_grace_is_the_runtime_s_for_kueue_drops_ours() -> None:
+    def graces(target: Target) -> list[str]:
+        made = train_job(target, name="sida-x", step="distill", run="r", folder=FOLDER, processes=1, threads=1)
+        return re.findall(r'"terminationGracePeriodSeconds": \d+', json.dumps(made))
+
+    assert graces(TARGET) == ['"terminationGracePeriodSeconds": 120']
+    assert graces(changed(TARGET, queue="gpu")) == []
+    assert "terminationGracePeriodSeconds" in json.dumps(training_runtime("sida-torch", NAMESPACE, IMAGE))
 
 
 def test_cpu_is_limited_where_the_profile_asks_for_it() -> None:
