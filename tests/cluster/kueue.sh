@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 if [ "${1:-}" = remove ]; then
-  kubectl delete {mutating,validating}webhookconfiguration -l app.kubernetes.io/name=kueue --ignore-not-found
+  kubectl delete mutatingwebhookconfiguration,validatingwebhookconfiguration -l app.kubernetes.io/name=kueue --ignore-not-found
   kubectl delete workloads.kueue.x-k8s.io --all --all-namespaces --wait=false 2>/dev/null || true  # their finalizers need Kueue
   for kind in localqueues clusterqueues resourceflavors workloadpriorityclasses; do
     kubectl delete "$kind.kueue.x-k8s.io" --all --all-namespaces --timeout=60s 2>/dev/null || true
