@@ -52,7 +52,7 @@ CLUSTER_WIDE = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kueue_there() -> Iterator[None]:
     """A ClusterQueue of ours. Skips where the cluster has no Kueue, or nobody who works for its objects."""
     if "NotFound" in kubectl("get", "crd", "workloads.kueue.x-k8s.io", check=False):
@@ -76,7 +76,7 @@ def active(kind: str) -> bool:
     return any((one["type"], one["status"]) == ("Active", "True") for one in conditions)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def queue(kueue_there: None, request: pytest.FixtureRequest) -> Cluster:
     """The installation, with a queue in its namespace."""
     cluster: Cluster = request.getfixturevalue("cluster")
@@ -120,7 +120,7 @@ def trainjobs(run: str) -> list[Object]:
     return list(get("trainjobs", "", "-l", f"sida/run={run}", namespace=NAMESPACE))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def second(queue: Cluster) -> Undisturbed:
     """Another, shorter training, run on this machine."""
     recipe = queue.folder / "second.yaml"
