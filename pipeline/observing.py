@@ -15,6 +15,7 @@ from pipeline.run_state import RunState
 from pipeline.standing import AT_WORK, BAD, Facts, Standing, standing
 from sida import ending, records
 from sida.launch.cluster import Cluster
+from sida.launch.job_state import queue_of, suspended
 from sida.launch.looker import Looker, Looks, Unseen
 from sida.launch.pod_logs import pods_of
 from sida.launch.trainjob_manifest import STEP
@@ -124,6 +125,8 @@ class Observer:
                 facts.job_pods[step] = pods
         if facts.jobs and not run.ended:
             facts.job_events = self._jobs.look("events", Cluster.warnings) or ()
+            if any(suspended(job) and queue_of(job) for job in facts.jobs.values()):
+                facts.workloads = self._jobs.look("workloads", Cluster.workloads)
 
 
 def _waits(pod: dict[str, Any]) -> bool:

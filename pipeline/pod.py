@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.profile import READS, Profile, TrainJobs, check_image, has_digest
+from pipeline.profile import LAUNCHED, READS, Profile, TrainJobs, check_image, has_digest
 from sida.errors import UserError
 from sida.launch.pod import NO_SIDECAR, PLACES, SHM, Pod, Variables, environment, secret_key
 from sida.launch.target import Target
@@ -36,6 +36,8 @@ class StepPod(Pod):
     retries: int = 0
     backoff_seconds: int | None = None
     launches: bool = False  # makes a TrainJob
+    queue: str = ""  # of Kueue, for the Job; Kubeflow Pipelines' pods cannot wait in one
+    priority_class: str = ""
 
     def as_kfp(self, task: Any) -> None:
         """Set it on a task of Kubeflow Pipelines, whose servers before 2.16 ignore the security context."""
@@ -95,6 +97,8 @@ class StepPod(Pod):
             "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},  # would end the same again
             "ttlSecondsAfterFinished": KEPT_SECONDS,
         }
+        if self.queue:  # Kueue starts it
+            spec["suspend"] = True
         if self.timeout_seconds:
             spec["activeDeadlineSeconds"] = self.timeout_seconds
         return spec | {"template": {"spec": pod, "metadata": {"labels": labels | NO_SIDECAR}}}
@@ -148,7 +152,10 @@ def pod_of(
     image = image or check_image(*image_of(step, profile), where, allow_tags=allow_tags)
     needs, account, launch = profile.needs(step), profile.job_service_account, dict[str, str]()
     asked = needs.model_dump(exclude_none=True, exclude={"launcher", "nodes"} | (FILES if step not in STEPS else set()))
-    if (jobs := profile.trainjob) is not None and profile.launched(step):
+    jobs, queued = profile.trainjob, dict[str, Any]()
+    if jobs is not None and not profile.launched(step) and (needs.accelerator or step in LAUNCHED):
+        queued = jobs.model_dump(exclude_none=True, include={"queue", "priority_class"})  # light steps wait for nobody
+    if jobs is not None and profile.launched(step):
         target = _target(step, profile, jobs, check_image(*profile.image_for(step), where, allow_tags=allow_tags))
         try:
             target.per_node(execution.processes)
@@ -167,6 +174,7 @@ def pod_of(
         image_pull_secrets=profile.image_pull_secrets,
         run_as_user=profile.run_as_user,
         launches=bool(launch),
+        **queued,
         **work,
         **asked,
     ).cached()

@@ -195,7 +195,10 @@ class TrainJobs(Section):
     namespace: DnsName
     runtime: DnsName = "sida-torch"  # `sida runtime` prints ours
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
-    queue: DnsName | None = None  # of Kueue
+    queue: DnsName | None = None  # of Kueue: a LocalQueue of `namespace`, and of `job_namespace` for rerun's heavy Jobs
+    priority_class: DnsName | None = (
+        None  # a WorkloadPriorityClass of Kueue: who goes first in the queue, and may preempt
+    )
     service_account: DnsName | None = None  # of the TrainJob's pods
     launcher_account: DnsName | None = None  # of rerun's Jobs that launch one; None: job_service_account
     on_termination: Literal["delete", "suspend", "keep"] = "delete"  # what becomes of the job of a step that is ended
@@ -277,6 +280,12 @@ class Profile(Section):
                 )
         if self.trainjob is None and any(self.launched(step) for step in LAUNCHED):
             raise ValueError("trainjob: launcher: trainjob needs this section, with a namespace at least")
+        return self
+
+    @model_validator(mode="after")
+    def _priority_is_in_a_queue(self) -> Profile:
+        if self.trainjob is not None and self.trainjob.priority_class and not self.trainjob.queue:
+            raise ValueError("trainjob.priority_class: it orders Kueue's queues: name one with trainjob.queue")
         return self
 
     @model_validator(mode="after")

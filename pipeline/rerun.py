@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from components.interface import parameters_of
-from pipeline.pod import image_of, pod_of
+from pipeline.pod import StepPod, image_of, pod_of
 from pipeline.profile import Profile, check_image
 from sida.errors import NotFound, UserError
 from sida.launch.pod import Variables
-from sida.launch.trainjob_manifest import PART, label
+from sida.launch.trainjob_manifest import PART, label, queue_labels
 from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.records import StepCall, digest_of_input
@@ -92,7 +92,7 @@ def job(call: StepCall, recipe: Recipe, profile: Profile, image: str, *, force: 
     pod = pod_of(call.step, recipe, profile, "profile", image=image)
     spec = pod.as_job(["sida", "step", call.step], arguments(call, force=force), labels)
     name, notes = f"sida-{_dashed(call.step)}-", {"sida/run": call.run, "sida/recipe": call.recipe}
-    metadata = _metadata(profile, generateName=name, labels=labels, annotations=notes)
+    metadata = _metadata(profile, generateName=name, labels=labels | _queue(pod), annotations=notes)
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
@@ -104,9 +104,10 @@ def cron_job(step: str, recipe: Recipe, profile: Profile, where: str) -> dict[st
     chosen: Variables = {"SIDA_RERUN": {"configMapKeyRef": {"name": CONFIG_MAP, "key": "run"}}}
     args = ["$(SIDA_RERUN)", step, "--local"]
     # Network policies know the pod by its labels.
-    spec = pod_of(step, recipe, profile, where).as_job(["sida", "rerun"], args, _labels(step), chosen)
+    pod = pod_of(step, recipe, profile, where)
+    spec = pod.as_job(["sida", "rerun"], args, _labels(step), chosen)
     metadata = _metadata(profile, name=f"sida-{_dashed(step)}", labels=_labels(step))
-    template = {"metadata": {"labels": _labels(step)}, "spec": spec}
+    template = {"metadata": {"labels": _labels(step) | _queue(pod)}, "spec": spec}
     schedule = {"schedule": NEVER, "suspend": True, "concurrencyPolicy": "Forbid", "jobTemplate": template}
     return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": schedule}
 
@@ -117,6 +118,10 @@ def _metadata(profile: Profile, **fields: str | dict[str, str]) -> dict[str, str
 
 def _labels(step: str) -> dict[str, str]:
     return PART | {"app.kubernetes.io/component": _dashed(step)}
+
+
+def _queue(pod: StepPod) -> dict[str, str]:
+    return queue_labels(pod.queue, pod.priority_class)
 
 
 def _dashed(step: str) -> str:

@@ -39,6 +39,7 @@ class Facts:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> TrainJob
     job_pods: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of those that may be looked at
     job_events: Sequence[dict[str, Any]] = ()
+    workloads: Sequence[dict[str, Any]] | None = None  # Kueue's, where a TrainJob waits for it
 
     def message(self, place: Place, phase: str = "") -> str:
         """Return the Workflow's last word about a place, in this phase or any; empty when there is none."""
@@ -179,14 +180,14 @@ def _step(step: str, task: Task, driver: Task | None, facts: Facts, over: bool, 
 
 def _job_alone(step: str, facts: Facts) -> StepStanding:
     """Return the standing of a TrainJob whose step Kubeflow does not show."""
-    waiting = waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events)
+    waiting = waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events, facts.workloads)
     return StepStanding(step, WAITING if waiting is not None else "", waiting, job=job_in_words(facts.jobs[step]))
 
 
 def _waiting(step: str, task: Task, facts: Facts) -> Waiting | None:
     """Return why a step that Kubeflow calls RUNNING does not begin."""
     if step in facts.jobs:
-        return waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events)
+        return waiting_job(facts.jobs[step], facts.job_pods.get(step), facts.job_events, facts.workloads)
     place = Place(task.name, driver=False)
     if pod := facts.pods.get(place):
         return waiting_of(pod, facts.events)

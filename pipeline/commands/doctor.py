@@ -1,11 +1,11 @@
 """Check this machine: what works, what a failure prevents, and how to mend it.
 
-Python, torch and its GPUs, packages, the store (a small object is written, read and deleted), MLflow, disk. With --profile
-store and MLflow are the profile's, and its cluster is looked at: Kubernetes, Kubeflow Trainer and the runtime, Kubeflow
-Pipelines or Argo Workflows, images by digest, namespaces, service accounts, Secrets with their keys, claims, and quota and nodes for the largest
+Python, torch and its GPUs, packages, the store (a small object is written, read and deleted), MLflow, disk. With --profile store
+and MLflow are the profile's, and its cluster is looked at: Kubernetes, Kubeflow Trainer and the runtime, Kubeflow Pipelines or Argo
+Workflows, images by digest, namespaces, service accounts, Secrets with their keys, claims, and quota and nodes for the largest
 step's pods: of --recipe, whose processes and threads they have to hold, or of digits. Exit status: 0 nothing is bad, 1 something
-is. What is "off" is not there, and not needed for runs on this machine; what is "unseen" could not be looked at from here or
-with your rights.
+is. What is "off" is not there, and not needed for runs on this machine; what is "unseen" could not be looked at from here or with
+your rights.
 
 examples:
   sida doctor

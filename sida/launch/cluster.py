@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sida.errors import SidaError, UserError
+from sida.launch import queue
 from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, VERSION
 from sida.patience import hush_retries
 from sida.printing import one_line
@@ -178,6 +179,11 @@ class Cluster:
 
     def _of_argo(self, plural: str) -> tuple[str, str, str, str]:
         return "argoproj.io", "v1alpha1", self.namespace, plural
+
+    def workloads(self) -> list[dict[str, Any]]:
+        """List Kueue's Workloads: what waits in its queues, and what they let in."""
+        call = self._objects.list_namespaced_custom_object
+        return self._items(call, queue.GROUP, queue.VERSION, self.namespace, queue.PLURAL)
 
     # -- what the cluster serves
 

@@ -7,17 +7,17 @@ two seconds after its end, and with it why it failed and the end of its log.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sida import patience, progress
 from sida.errors import SidaError, TimedOut, Unavailable, UserError
 from sida.launch.base import Work
 from sida.launch.cluster import ApiRefused, Cluster, Unreachable
-from sida.launch.job_state import ended, pods_run, suspended, waiting_job
+from sida.launch.job_state import ended, pods_run, queue_of, suspended, waiting_job
 from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
 from sida.launch.pod_state import attempt_of, failure_of
-from sida.launch.trainjob_manifest import QUEUE
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.launch.worker_error import explain, failure
 from sida.progress import duration
@@ -25,7 +25,7 @@ from sida.settings import settings
 
 POLL_SECONDS = 5.0  # between two looks at the job and its events
 POD_SECONDS = 1.0  # between two looks at its pods
-WAITING_SECONDS = 10.0  # between two looks at why pods do not begin
+WAITING_SECONDS = 10.0  # between two looks at why pods do not begin, and at the queue
 CREATION_SECONDS = 120.0  # how long the controller may fail to create what the job consists of
 LOG_SECONDS = 30.0  # to read the rest of the log
 RESULT_SECONDS = 60.0  # between looks into the store while the API server is away
@@ -53,7 +53,9 @@ class Follower:
         self._failed: set[str] = set()  # pods of which it was told why
         self._attempt = 0  # the job's last start
         self._killed = ""  # that one of its pods was killed for memory, in words
+        self._workloads: Sequence[dict[str, Any]] | None = None  # of Kueue, at the last look; None: may not be read
         self._looked_in_store = self._looked_why = cluster.clock.now()
+        self._looked_in_queue: float | None = None
 
     def run(self) -> None:
         """Return when it has ended well, or its result is there; else raise why it has not."""
@@ -132,12 +134,27 @@ class Follower:
     # -- one look
 
     def _say_how_it_stands(self) -> None:
-        if (waits := suspended(self.job)) is not None:
-            queue = (self.job["metadata"].get("labels") or {}).get(QUEUE)
-            queued = f"waits in queue {queue}" if queue else "is suspended"
-            self.note(f"{queued}: {waits.get('message', '')}".rstrip(": "))
-        elif pods_run(self.job):
-            self.note("its pods run")
+        if (waits := suspended(self.job)) is None:
+            if pods_run(self.job):
+                self.note("its pods run")
+        elif queue_of(self.job):
+            self._look_into_queue()
+            if (waiting := waiting_job(self.job, self._pods, (), self._workloads)) is not None:
+                self.note(waiting_in_words(replace(waiting, what="")))
+        else:
+            self.note(f"is suspended: {waits.get('message', '')}".rstrip(": "))
+
+    def _look_into_queue(self) -> None:
+        """Read Kueue's Workloads; where they may not be read it is told, once, and Trainer's own words have to do."""
+        now, since = self.cluster.clock.now(), self._looked_in_queue
+        if since is not None and (now - since < WAITING_SECONDS or self._workloads is None):
+            return
+        self._looked_in_queue = now
+        try:
+            self._workloads = self.cluster.workloads()
+        except ApiRefused as error:
+            self._workloads = None
+            self.note(f"its place in queue {queue_of(self.job)} cannot be looked at ({error.status}, {error.reason})")
 
     def _look_at_events(self) -> None:
         """Tell what is new. Creation failures never reach the status: a job that cannot be created would be waited for for ever."""

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from sida.launch.pod_state import Waiting, complaint, condition, line_of, newest_pods, waiting_of
+from sida.launch.queue import waiting_in_queue
+from sida.launch.trainjob_manifest import QUEUE
 
 SUSPENDED_BY = "sida/suspended-by-launcher"  # annotation: a launcher suspended it, a launcher may let it go on
 
@@ -22,6 +24,11 @@ def suspended(job: dict[str, Any]) -> dict[str, Any] | None:
     return condition(job.get("status") or {}, "Suspended")
 
 
+def queue_of(job: dict[str, Any]) -> str:
+    """Return the queue of Kueue that it was given to; empty where there is none."""
+    return str((job["metadata"].get("labels") or {}).get(QUEUE) or "")
+
+
 def pods_run(job: dict[str, Any]) -> bool:
     """Return whether its own counts say so."""
     return any(counts.get("ready") for counts in (job.get("status") or {}).get("jobsStatus") or [])
@@ -33,24 +40,31 @@ def job_in_words(job: dict[str, Any]) -> str:
         reason = end.get("reason")
         state = f"{end['type']} ({reason})" if reason else end["type"]
     elif suspended(job) is not None:
-        state = "suspended, or waiting in a queue"
+        queue = queue_of(job)
+        state = f"waits in queue {queue}" if queue else "suspended"
     else:
         state = "its pods run" if pods_run(job) else "starting"
     return f"TrainJob {job['metadata']['name']}: {state}"
 
 
 def waiting_job(
-    job: dict[str, Any], pods: Sequence[dict[str, Any]] | None, events: Sequence[dict[str, Any]] = ()
+    job: dict[str, Any],
+    pods: Sequence[dict[str, Any]] | None,
+    events: Sequence[dict[str, Any]] = (),
+    workloads: Sequence[dict[str, Any]] | None = None,
 ) -> Waiting | None:
     """Return why it does not begin, or not with all its pods; None for one that runs or has ended.
 
-    ``pods`` are None where they cannot be looked at: then its own counts have to do.
+    ``pods`` are None where they cannot be looked at: then its own counts have to do; likewise ``workloads``, those of Kueue.
     """
     name = job["metadata"]["name"]
     makers = name, f"{name}-node-0"  # in whose name pods are made: TrainJob and JobSet, and the Job of all nodes
     if ended(job) is not None:
         return None
     if (waits := suspended(job)) is not None:
+        queue = queue_of(job)
+        if queue and workloads is not None:
+            return waiting_in_queue(name, str(job["metadata"].get("uid")), queue, workloads)
         return Waiting("queue", name, line_of(waits.get("message")))
     if pods is None:
         return None if pods_run(job) else complaint(events, makers) or Waiting("starting", name, "")

@@ -78,7 +78,8 @@ class FirstNodeLog:
         uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
         if uid not in self._logs:
             if self._logs:
-                self._note(f"started again (restart {attempt_of(pod)}), pod {name}")
+                restart = f" (restart {attempt_of(pod)})" if attempt_of(pod) else ""  # none: its place was given back
+                self._note(f"started again{restart}, pod {name}")
             self._logs[uid] = PodLog(name, NODE)
         log = self._logs[uid]
         try:

@@ -12,10 +12,27 @@ from typing import Any, Literal
 
 from sida.launch.trainjob_manifest import RESTART
 
-Kind = Literal["image", "room", "quota", "config", "volume", "policy", "runtime", "container", "queue", "starting"]
+Kind = Literal[
+    "image",
+    "room",
+    "quota",
+    "config",
+    "volume",
+    "policy",
+    "runtime",
+    "container",
+    "queue",
+    "preempted",
+    "unqueued",
+    "starting",
+]
 Cause = Literal["error", "memory", "exit", "deadline", "evicted", "deleted", "driver", "never", "unknown"]
 
-PASSING: tuple[Kind, ...] = ("queue", "starting")  # of all others only somebody's hand, or others' end, is the end
+PASSING: tuple[Kind, ...] = (
+    "queue",
+    "preempted",
+    "starting",
+)  # of all others only somebody's hand, or others' end, is the end
 _MAIN = ("main", "node", "step")  # containers that do the work
 _STARTING = ("ContainerCreating", "PodInitializing")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")

@@ -20,6 +20,7 @@ class Target(Part):
     pod: Pod
     nodes: Positive = 1
     queue: str = ""  # of Kueue
+    priority_class: str = ""  # of Kueue, in its queue
     # What SIGTERM to the launching step does to the job.
     on_termination: Literal["delete", "suspend", "keep"] = "delete"
     abandoned_seconds: Positive = 3600  # without a launching step the job ends itself after so long

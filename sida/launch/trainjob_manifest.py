@@ -19,7 +19,7 @@ NODE = "node"  # of the replicated job and of its container
 MANAGER = "sida.dev/launcher"
 SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
 RUN, STEP = "sida/run", "sida/step"  # labels
-QUEUE = "kueue.x-k8s.io/queue-name"
+QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"  # labels, of Kueue
 RESTART = "jobset.sigs.k8s.io/restart-attempt"  # label of pods
 GRACE_SECONDS = 120  # to finish an iteration and write a checkpoint
 PART = {"app.kubernetes.io/part-of": "sida"}
@@ -44,7 +44,10 @@ def train_job(
     restart: Variables = {"SIDA_RESTART": {"fieldRef": {"fieldPath": f"metadata.labels['{RESTART}']"}}}
     own = {"SIDA_IMAGE": pod.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | PLACES
     env = restart | pod.env | own | dict.fromkeys(THREAD_VARIABLES, str(threads))
-    patch = {"terminationGracePeriodSeconds": GRACE_SECONDS} | pod.around({"name": NODE})
+    # Kueue (0.19, with Trainer 2.2's types) drops this field when it admits a job, and JobSet then refuses the changed pod: the
+    # runtime's grace has to do in a queue, which in ours is the same.
+    grace = {} if target.queue else {"terminationGracePeriodSeconds": GRACE_SECONDS}
+    patch = grace | pod.around({"name": NODE})
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
         "trainer": {
@@ -71,9 +74,8 @@ def train_job(
     }
     if pod.timeout_seconds:
         spec["activeDeadlineSeconds"] = pod.timeout_seconds
-    labels = PART | {STEP: step}
+    labels = PART | {STEP: step} | queue_labels(target.queue, target.priority_class)
     if target.queue:  # Kueue starts it
-        labels[QUEUE] = target.queue
         spec["suspend"] = True
     digest = hashlib.sha256(json.dumps([spec, target.queue], sort_keys=True).encode()).hexdigest()
     return {
@@ -87,6 +89,13 @@ def train_job(
         },
         "spec": spec,
     }
+
+
+def queue_labels(queue: str, priority_class: str) -> dict[str, str]:
+    """Return the labels by which Kueue takes a TrainJob or Job; none without a queue."""
+    if not queue:
+        return {}
+    return {QUEUE: queue} | ({PRIORITY: priority_class} if priority_class else {})
 
 
 def label(text: str) -> str:
@@ -154,6 +163,7 @@ def role(namespace: str) -> dict[str, Any]:
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+        {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list"]},
     ]
     metadata = {"name": ROLE, "namespace": namespace, "labels": PART}
     return {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": rules}

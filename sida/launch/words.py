@@ -16,6 +16,8 @@ WAITS: dict[Kind, tuple[str, str]] = {  # what it waits for, and what to do abou
     "runtime": ("what it consists of cannot be created", "check runtime and resources of the profile"),
     "container": ("the container does not start", "`kubectl describe pod` shows more"),
     "queue": ("it waits in a queue", "it begins when its turn has come"),
+    "preempted": ("it had to give its place back", "it goes on from its checkpoint when its turn has come"),
+    "unqueued": ("its queue will not take it", "correct trainjob.queue or the step's resources, or ask who runs Kueue"),
     "starting": ("it is starting", "pulling a large image takes minutes"),
 }
 

@@ -71,6 +71,14 @@ def read_error(store: ObjectStore, job: str) -> WorkerError | None:
         return None
 
 
+def forget_end(store: ObjectStore, job: str, restart: int) -> None:
+    """Delete what an earlier start of the same number left: it was asked to stop, for a queue that wanted its place."""
+    left = read_error(store, job)
+    if left is not None and left.restart == restart:
+        with patience.impatient(), suppress(StoreError):
+            store.delete(error_key(job))
+
+
 def failure(message: str, status: int | None) -> SidaError:
     """The error for workers of which the first ended with ``status``: a user's mistake, something away, or any other."""
     if status == Unavailable.exit_code:

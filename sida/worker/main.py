@@ -19,7 +19,7 @@ from sida.errors import Lost, SidaError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.job import RESULT
 from sida.launch.spec import parse_job
-from sida.launch.worker_error import WorkerError, tell
+from sida.launch.worker_error import WorkerError, forget_end, tell
 from sida.layout import step_of_job
 from sida.manifests import Part
 from sida.process.parent import die_with_parent
@@ -86,6 +86,7 @@ def _run(key: str) -> None:
     store = open_store(here.store)
     file = parse_job(store.read(key), store.address_of(key))
     if file.launch is not None and int(environment().get("RANK", "0")) == 0:
+        forget_end(store, key, here.restart)
         end_when_abandoned(store, file.step, file.lease.key, file.launch.abandoned_seconds)
 
     from sida import devices

@@ -1,7 +1,7 @@
 """Manifests against the real CustomResourceDefinitions, unknown fields refused.
 
-SIDA_CRDS names a folder with the CRDs themselves; without it their schemas in tests/golden/crds are used, the same without
-descriptions (`SIDA_CRDS=... python -m tests.launch.crds` writes them). From Kubeflow Trainer 2.3.0, Apache-2.0.
+SIDA_CRDS names a folder with the CRDs themselves; where it lacks some, schemas in tests/golden/crds are used, the same without
+descriptions (`SIDA_CRDS=... python -m tests.launch.crds` writes them). From Kubeflow Trainer 2.3.0 and Kueue 0.19.0, Apache-2.0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ import yaml
 from jsonschema import Draft202012Validator
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "crds"
-KINDS = {"TrainJob": "trainjobs", "TrainingRuntime": "trainingruntimes"}
+TRAINER, KUEUE = ("trainer.kubeflow.org", "v1alpha1"), ("kueue.x-k8s.io", "v1beta2")
+KINDS = {
+    "TrainJob": ("trainjobs", *TRAINER),
+    "TrainingRuntime": ("trainingruntimes", *TRAINER),
+    "ClusterQueue": ("clusterqueues", *KUEUE),
+    "LocalQueue": ("localqueues", *KUEUE),
+    "ResourceFlavor": ("resourceflavors", *KUEUE),
+    "WorkloadPriorityClass": ("workloadpriorityclasses", *KUEUE),
+}
 
 
 def errors(manifest: dict[str, Any]) -> list[str]:
@@ -35,17 +43,19 @@ def errors(manifest: dict[str, Any]) -> list[str]:
 
 @cache
 def _schema(kind: str) -> dict[str, Any]:
-    if folder := os.environ.get("SIDA_CRDS"):
-        schema = _without_descriptions(_of_crd(Path(folder), KINDS[kind]))
+    plural, group, version = KINDS[kind]
+    folder = Path(os.environ.get("SIDA_CRDS") or GOLDEN)
+    if (folder / f"{group}_{plural}.yaml").exists():
+        schema = _without_descriptions(_of_crd(folder, plural, group, version))
     else:
-        schema = json.loads((GOLDEN / f"{KINDS[kind]}.json").read_text())
+        schema = json.loads((GOLDEN / f"{plural}.json").read_text())
     return _strict(schema, top=True)
 
 
-def _of_crd(folder: Path, plural: str) -> dict[str, Any]:
-    crd = yaml.load((folder / f"trainer.kubeflow.org_{plural}.yaml").read_text(), Loader=yaml.CSafeLoader)
-    (version,) = crd["spec"]["versions"]
-    assert version["name"] == "v1alpha1" and version["served"]
+def _of_crd(folder: Path, plural: str, group: str, name: str) -> dict[str, Any]:
+    crd = yaml.load((folder / f"{group}_{plural}.yaml").read_text(), Loader=yaml.CSafeLoader)
+    (version,) = (version for version in crd["spec"]["versions"] if version["name"] == name)
+    assert version["served"]
     return dict(version["schema"]["openAPIV3Schema"])
 
 
@@ -78,6 +88,6 @@ def _strict(node: Any, top: bool = False) -> Any:
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for _plural in KINDS.values():
-        _made = _without_descriptions(_of_crd(Path(os.environ["SIDA_CRDS"]), _plural))
-        (GOLDEN / f"{_plural}.json").write_text(json.dumps(_made, separators=(",", ":"), sort_keys=True) + "\n")
+    for _kind in KINDS.values():
+        _made = _without_descriptions(_of_crd(Path(os.environ["SIDA_CRDS"]), *_kind))
+        (GOLDEN / f"{_kind[0]}.json").write_text(json.dumps(_made, separators=(",", ":"), sort_keys=True) + "\n")

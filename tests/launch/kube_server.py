@@ -1,7 +1,7 @@
 """A stand-in for the Kubernetes API: real HTTP, chunked logs, resource versions, and the faults that real ones have.
 
-It keeps TrainJobs, events, pods, logs, and Argo's Workflows, WorkflowTemplates and CronWorkflows; a test plays the controllers.
-What has no namespace of its own is in NAMESPACE. What is created is checked against the real CRDs.
+It keeps TrainJobs, events, pods, logs, Kueue's Workloads, and Argo's Workflows, WorkflowTemplates and CronWorkflows; a test plays
+the controllers. What has no namespace of its own is in NAMESPACE. What is created is checked against the real CRDs.
 What it can do wrong: be away (connections are closed unanswered, open logs cut), refuse verbs, lose an answer after the deed, take
 its time to delete.
 """
@@ -28,6 +28,7 @@ from tests.launch.crds import errors
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 ARGO = "/apis/argoproj.io/v1alpha1"
+KUEUE = "/apis/kueue.x-k8s.io/v1beta2"
 NAMESPACE = "work"
 ARGOS = {"workflows": "Workflow", "workflowtemplates": "WorkflowTemplate", "cronworkflows": "CronWorkflow"}
 IMMUTABLE = ("trainer", "runtimeRef", "runtimePatches", "activeDeadlineSeconds")
@@ -54,6 +55,7 @@ class Kube:
             "events": {},
             "pods": {},
             **{kind: {} for kind in ARGOS},
+            "workloads": {},
         }
         self.logs: dict[str, list[tuple[str, str]]] = {}
         self.closed_logs: set[str] = set()
@@ -116,11 +118,11 @@ class Kube:
             event = {"metadata": {"name": name}, "involvedObject": about, "type": "Warning"}
             self.record("events", "ADDED", event | {"reason": reason, "message": message})
 
-    def pod(self, restart: int = 0, index: int = 0, phase: str = "Running", **status: Any) -> str:
-        """A pod of the only TrainJob; its name."""
+    def pod(self, restart: int = 0, index: int = 0, phase: str = "Running", *, suffix: str = "", **status: Any) -> str:
+        """A pod of the only TrainJob; its name. ``suffix``: of one that is made anew without a restart."""
         with self.lock:
             job = self.job()["metadata"]["name"]
-            name = f"{job}-node-0-{index}-{restart}"
+            name = f"{job}-node-0-{index}-{restart}{suffix}"
             labels = {
                 "jobset.sigs.k8s.io/jobset-name": job,
                 "jobset.sigs.k8s.io/restart-attempt": str(restart),
@@ -205,8 +207,10 @@ class Kube:
                 raise Answer(404, "NotFound", f"{path} not found")
             if path.startswith(f"{ARGO}/namespaces/"):
                 return self._argo(method, path.removeprefix(f"{ARGO}/namespaces/").split("/"), query, body)
-            match [method, *path.removeprefix("/api/v1/").split("/")]:
-                case ["GET", "namespaces", namespace, "pods" | "events" as kind]:
+            for group in ("/api/v1", KUEUE):
+                path = path.removeprefix(f"{group}/")
+            match [method, *path.split("/")]:
+                case ["GET", "namespaces", namespace, "pods" | "events" | "workloads" as kind]:
                     return self._list(kind, query, namespace)
             raise Answer(404, "NotFound", f"{path} not found")
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sida import recipe
-from sida.errors import Fenced, UserError
+from sida.errors import Fenced, SidaError, UserError
 from sida.launch.spec import EncodeSpec, JobFile, Launch
-from sida.launch.worker_error import WorkerError, read_error
+from sida.launch.worker_error import WorkerError, forget_end, read_error
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from sida.stores.lease import acquire
@@ -146,3 +146,15 @@ def test_a_process_that_was_fenced_publishes_no_error(store: ObjectStore) -> Non
     job.fail(ValueError("no"), 0)
     job.fail(Fenced("another writer took over"), 0)
     assert read_error(store, f"{FOLDER}/spec.json") is None
+
+
+def test_a_start_that_goes_on_from_a_queue_may_fail_for_a_reason_of_its_own(store: ObjectStore) -> None:
+    job, key = worker_job(store, None), f"{FOLDER}/spec.json"
+    job.fail(SidaError("stopped at 512 images, after a checkpoint: run again to continue"), 0)
+    forget_end(store, key, 1)  # JobSet's restart: the reason of the start before stays, until there is a newer one
+    assert read_error(store, key) is not None
+    forget_end(store, key, 0)
+    assert read_error(store, key) is None
+    job.fail(UserError("recipe x: change micro_batch"), 0)
+    error = read_error(store, key)
+    assert error is not None and "micro_batch" in error.message

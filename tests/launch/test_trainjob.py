@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from sida.launch.trainjob import TrainJobLauncher
 from sida.launch.trainjob_manifest import RUN, SPEC, job_name, train_job, training_runtime
 from sida.launch.worker_error import WorkerError
 from sida.patience import keep_trying
+from tests.launch import kueue
 from tests.launch.crds import errors
 from tests.launch.kube_server import NAMESPACE, Kube, serve
 from tests.stores.outage import hasten
@@ -150,6 +152,7 @@ def test_manifests_pass_the_real_crds_with_unknown_fields_refused() -> None:
         service_account="runner",
         image_pull_secrets=("registry",),
         queue="gpu",
+        priority_class="urgent",
         timeout_seconds=86400,
     )
     made = train_job(full, name="sida-x", step="distill", run="r", folder=FOLDER, processes=16, threads=4)
@@ -162,9 +165,20 @@ def test_manifests_pass_the_real_crds_with_unknown_fields_refused() -> None:
     amounts = {"memory": "64Gi", "nvidia.com/gpu": 8}
     assert trainer["resourcesPerNode"] == {"requests": {"cpu": "32"} | amounts, "limits": amounts}
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "urgent"
     assert made["spec"]["suspend"] is True
     made["spec"]["trainer"]["elasticPolicy"] = {}
     assert "elasticPolicy" in errors(made)[0]
+
+
+def test_in_a_queue_the_grace_is_the_runtime_s_for_kueue_drops_ours() -> None:
+    def graces(target: Target) -> list[str]:
+        made = train_job(target, name="sida-x", step="distill", run="r", folder=FOLDER, processes=1, threads=1)
+        return re.findall(r'"terminationGracePeriodSeconds": \d+', json.dumps(made))
+
+    assert graces(TARGET) == ['"terminationGracePeriodSeconds": 120']
+    assert graces(changed(TARGET, queue="gpu")) == []
+    assert "terminationGracePeriodSeconds" in json.dumps(training_runtime("sida-torch", NAMESPACE, IMAGE))
 
 
 def test_cpu_is_limited_where_the_profile_asks_for_it() -> None:
@@ -615,12 +629,57 @@ def test_a_step_that_is_ended_does_with_its_job_as_the_profile_says(launch: Laun
     assert again.end() is True
 
 
-def test_with_a_queue_a_job_waits_suspended_and_that_is_told(launch: Launch, kube: Kube) -> None:
+def queued(launch: Launch, kube: Kube) -> str:
+    """Start it in a queue; the uid of its TrainJob, which is suspended."""
     launch.target = launch.target.model_copy(update={"queue": "gpu"})
     launch.start()
     until(lambda: created(kube))
-    kube.condition("Suspended", "Suspended", "waiting for quota")
-    until(lambda: "waits in queue gpu: waiting for quota" in told(launch.place))
+    kube.condition("Suspended", "Suspended", "TrainJob is suspended")
+    return str(kube.job()["metadata"]["uid"])
+
+
+def test_with_a_queue_a_job_waits_suspended_and_tells_its_place(launch: Launch, kube: Kube) -> None:
+    kube.record("workloads", "ADDED", kueue.pending("other"))
+    uid = queued(launch, kube)
+    until(lambda: "it waits in a queue: Kueue has not put it into gpu yet" in told(launch.place))
+    kube.record("workloads", "ADDED", kueue.pending(uid, made=1))
+    until(lambda: f"it waits in a queue: place 2 of 2 in gpu: {kueue.PENDING}" in told(launch.place))
+    kube.record("workloads", "DELETED", kueue.pending("other"))
+    until(lambda: "it waits in a queue: place 1 of 1 in gpu" in told(launch.place))
     kube.condition("Suspended", status="False")
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+def test_where_workloads_may_not_be_read_that_is_told_and_it_waits_all_the_same(launch: Launch, kube: Kube) -> None:
+    kube.forbidden.add(("get", "workloads"))
+    queued(launch, kube)
+    until(lambda: "its place in queue gpu cannot be looked at (403, Forbidden)" in told(launch.place))
+    until(lambda: "it waits in a queue: TrainJob is suspended" in told(launch.place))
+    kube.condition("Suspended", status="False")
+    launch.complete(kube)
+    assert launch.end() is True
+    assert len([request for request in kube.requests if request.endswith("/workloads")]) == 1
+
+
+def test_a_preempted_job_is_no_failed_one(launch: Launch, kube: Kube) -> None:
+    uid = queued(launch, kube)
+    kube.record("workloads", "ADDED", kueue.admitted(uid))
+    kube.condition("Suspended", "Resumed", status="False")
+    first = kube.pod()
+    kube.say(first, "seen 512 images")
+    kube.counts(active=1, ready=1)
+    until(lambda: "its pods run" in told(launch.place))
+    kube.end_pod(first, "Failed")
+    kube.delete_pod(first)
+    kube.counts(active=0, ready=0, suspended=1)
+    kube.condition("Suspended", "Suspended", "TrainJob is suspended")
+    kube.record("workloads", "MODIFIED", kueue.preempted(uid))
+    until(lambda: "it had to give its place back: Preempted to accommodate a workload due to" in told(launch.place))
+    assert "failed" not in told(launch.place)
+    kube.condition("Suspended", "Resumed", status="False")
+    second = kube.pod(suffix="-second")
+    kube.say(second, "seen 1024 images")
+    until(lambda: f"started again, pod {second}" in told(launch.place))
     launch.complete(kube)
     assert launch.end() is True

@@ -36,21 +36,14 @@ from tests.manifests.test_steps import profile_of
 
 # What clusters of these names have, without us.
 OF_THE_CLUSTER = {("ServiceAccount", "pipeline-runner", "kubeflow"), ("Group", "sida-operators", None)}
-KUEUE = {  # fields of kueue.x-k8s.io/v1beta2 that we use: its CRDs are not kept here
-    "ResourceFlavor": {"nodeLabels"},
-    "ClusterQueue": {"namespaceSelector", "resourceGroups"},
-    "LocalQueue": {"clusterQueue"},
-}
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
 
 def invalid(item: Object) -> list[str]:
-    """What is wrong with an object: core kinds and those of Trainer strictly, unknown fields refused."""
+    """What is wrong with an object: core kinds and those of Trainer and Kueue strictly, unknown fields refused."""
     group = item["apiVersion"].partition("/")[0]
-    if group == "trainer.kubeflow.org":
+    if group in ("trainer.kubeflow.org", "kueue.x-k8s.io"):
         return crds.errors(item)
-    if group == "kueue.x-k8s.io":
-        return [] if set(item["spec"]) == KUEUE[item["kind"]] else [f"{title(item)}: {sorted(item['spec'])}"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # jsonschema's, about the validator's own way of using it
@@ -363,7 +356,7 @@ def test_who_is_bound_is_one_of_ours_or_known_of_the_cluster(name: str) -> None:
 
 def test_kueue_s_cluster_wide_objects_are_valid_and_have_no_namespace() -> None:
     objects = render(MANIFESTS / "kueue")
-    assert [item["kind"] for item in objects] == ["ClusterQueue", "ResourceFlavor"]
+    assert [item["kind"] for item in objects] == ["ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"]
     assert [line for item in objects for line in invalid(item)] == []
     assert not any("namespace" in item["metadata"] for item in objects)
     (group,) = objects[0]["spec"]["resourceGroups"]

@@ -285,6 +285,38 @@ def test_suspended_cron_jobs_take_the_run_from_a_config_map(command: Command) ->
     assert container["env"][-1] == {"name": "SIDA_RERUN", "valueFrom": chosen}
 
 
+QUEUE = "trainjob: {namespace: work, queue: gpu, priority_class: urgent}\njob_namespace: work"
+LABELS = {"kueue.x-k8s.io/queue-name": "gpu", "kueue.x-k8s.io/priority-class": "urgent"}
+
+
+def in_queue(metadata: dict[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in metadata["labels"].items() if name.startswith("kueue.")}
+
+
+def test_heavy_jobs_wait_in_the_queue_and_light_ones_do_not(command: Command) -> None:
+    mine = command.profile(("job_namespace: work", QUEUE))
+    said = command("rerun", "--cronjobs", "digits", "--profile", mine)
+    for item in yaml.safe_load_all(said.out):
+        template, name = item["spec"]["jobTemplate"], item["metadata"]["name"]
+        heavy = name in ("sida-distill", "sida-score", "sida-score-teacher", "sida-reference-statistics")
+        assert in_queue(template["metadata"]) == (LABELS if heavy else {}), name
+        assert template["spec"].get("suspend", False) is heavy, name  # Kueue starts it
+        assert in_queue(item["metadata"]) == in_queue(template["spec"]["template"]["metadata"]) == {}
+    single = rerun.job(call_of_score(), recipe.load("digits"), load(mine), IMAGE, force=False)
+    assert (in_queue(single["metadata"]), single["spec"]["suspend"]) == (LABELS, True)
+
+
+def test_a_job_that_only_launches_waits_in_no_queue(command: Command) -> None:
+    light = ("    memory: 64Gi\n", "    memory: 64Gi\n    launcher: trainjob\n")
+    said = command("rerun", "--cronjobs", "digits", "--profile", command.profile(("job_namespace: work", QUEUE), light))
+    made = {item["metadata"]["name"]: item["spec"]["jobTemplate"] for item in yaml.safe_load_all(said.out)}
+    assert in_queue(made["sida-distill"]["metadata"]) == {}
+    assert "suspend" not in made["sida-distill"]["spec"]
+    container = made["sida-distill"]["spec"]["template"]["spec"]["containers"][0]
+    (target,) = [variable["value"] for variable in container["env"] if variable["name"] == "SIDA_TRAINJOB"]
+    assert '"queue":"gpu"' in target and '"priority_class":"urgent"' in target
+
+
 # -- the verb
 
 

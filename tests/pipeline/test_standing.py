@@ -12,6 +12,7 @@ import pytest
 from pipeline import engine as clients
 from sida import ending, records
 from sida.stores import open_store
+from tests.launch import kueue
 from tests.launch.kube_server import Kube
 from tests.launch.kube_server import serve as serve_kube
 from tests.pipeline.command import Command, Said
@@ -131,6 +132,25 @@ def test_a_trainjob_that_waits_says_for_what(kube: Kube, status: Any, what: str,
     train(kube, RUN, "distill", what)
     line = line_of(status(running("distill"), *LAUNCHED), "distill")
     assert line.startswith(f"distill WAITING {words}"), line
+
+
+def test_a_trainjob_in_a_queue_says_its_place_and_why(kube: Kube, status: Any) -> None:
+    befall(kube, RUN, "distill", "running")
+    train(kube, RUN, "distill", "suspended")
+    kube.job()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpu"
+    for waits in (kueue.pending("other"), kueue.pending("uid", made=1)):
+        kube.record("workloads", "ADDED", waits)
+    said = status(running("distill"), *LAUNCHED)
+    assert line_of(said, "distill").startswith(
+        f"distill WAITING it waits in a queue: place 2 of 2 in gpu: {kueue.PENDING}"
+    )
+    kube.record("workloads", "MODIFIED", kueue.preempted("uid", made=1))
+    said = status(running("distill"), *LAUNCHED)
+    assert "distill WAITING it had to give its place back: Preempted to accommodate" in line_of(said, "distill")
+    kube.forbidden.add(("get", "workloads"))
+    said = status(running("distill"), *LAUNCHED)
+    assert "distill WAITING it waits in a queue: TrainJob is suspended" in line_of(said, "distill")
+    assert "workloads in work (403, Forbidden)" in said.err
 
 
 def test_the_other_node_of_a_trainjob_is_named(kube: Kube, status: Any) -> None:

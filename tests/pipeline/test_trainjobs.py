@@ -139,6 +139,7 @@ def test_a_cache_is_the_same_volume_in_every_kind_of_pod(command: Command, writt
         ((*LAUNCHED, ("nodes: 2", "nodes: 3")), ["steps.distill.nodes", "3 nodes"]),
         ((LAUNCHED[0], ("steps:\n", "steps:\n  compare: {launcher: trainjob}\n")), ["steps.compare.launcher", "light"]),
         ((LAUNCHED[0], ("queue: gpu", "que: gpu")), ["trainjob.que", "'queue'"]),
+        ((LAUNCHED[0], ("queue: gpu", "priority_class: urgent")), ["trainjob.priority_class", "trainjob.queue"]),
     ],
 )
 def test_a_mistake_about_trainjobs_is_one_line_with_the_field(command: Command, changes: Any, words: list[str]) -> None:
