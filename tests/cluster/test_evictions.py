@@ -1,0 +1,96 @@
+"""Pods that are taken off their node by the eviction API, as `kubectl drain` does it: nothing is lost, and no restart is counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sida.stores import ObjectStore
+from tests.cluster import installed
+from tests.cluster.conftest import RECIPE, Cluster, Undisturbed
+from tests.cluster.installed import NAMESPACE
+from tests.cluster.kubectl import apply, create, get, kubectl, log_of, until
+from tests.cluster.test_training import LONGEST_SECONDS, attempts, ended, node, store, told
+
+__all__ = ["store"]
+IMAGES = 8_192
+NEVER = 1_000_000  # images between two checkpoints: the only one is that of the SIGTERM
+
+
+@pytest.fixture(scope="module")
+def seldom(cluster: Cluster, undisturbed: Undisturbed) -> str:
+    """The undisturbed run under another recipe, whose trainings write no checkpoint unless they are asked to end; its id."""
+    recipe = cluster.folder / "seldom.yaml"
+    recipe.write_text(RECIPE.replace("checkpoint_every: 512", f"checkpoint_every: {NEVER}"))
+    told_us = json.loads(cluster.done("run", str(recipe), "--json"))
+    return Path(told_us["report"]).parent.name if "report" in told_us else str(told_us["run"])
+
+
+def evict(pod: str) -> None:
+    """Take a pod off its node, as a drain does."""
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
+
+STRICT = "sida-torch-strict"  # a runtime whose TrainJobs fail at their first failure that counts
+
+
+@pytest.fixture(scope="module")
+def strict(cluster: Cluster) -> Iterator[str]:
+    """A profile whose TrainJobs have that runtime."""
+    runtime = get("trainingruntime", "sida-torch", namespace=NAMESPACE)
+    runtime["metadata"] = {"name": STRICT, "namespace": NAMESPACE, "labels": runtime["metadata"]["labels"]}
+    runtime["spec"]["template"]["spec"]["failurePolicy"]["maxRestarts"] = 0
+    apply([runtime])
+    fields = yaml.safe_load(Path(cluster.profile).read_text(encoding="utf-8"))
+    jobs = fields["trainjob"] | {"runtime": STRICT}
+    yield installed.profile(cluster.folder, cluster.images, "strict.yaml", trainjob=jobs)
+
+
+def launched(cluster: Cluster, run: str, profile: str) -> str:
+    """A Job that makes a new attempt of distill; its name."""
+    return create(cluster.done("rerun", run, "distill", "--force", "--profile", profile)).removeprefix("job.batch/")
+
+
+def seen(pod: str) -> int:
+    """Images that the newest line of progress in a pod's log tells of; 0 before the first."""
+    found = re.findall(r'"done": (\d+), "total": 8192|([\d,]+) of 8,192 images', log_of(pod, NAMESPACE))
+    return int("".join(found[-1]).replace(",", "")) if found else 0
+
+
+def under_way(job: str, pod: Callable[[], str]) -> int:
+    """Wait until a part of the images was seen; how many."""
+
+    def some() -> int | None:
+        assert ended(job) is None, told(job)
+        return seen(pod()) or None
+
+    return until("some images", some, LONGEST_SECONDS)
+
+
+def made(store: ObjectStore, there: Undisturbed, number: int) -> Any:
+    return json.loads(store.read(f"{there.folder}/{number}.json"))["result"]
+
+
+@pytest.mark.parametrize("index", [pytest.param(0, id="node 0"), pytest.param(1, id="node 1")])
+def test_a_node_that_is_evicted_writes_a_checkpoint_and_its_restart_does_not_count(
+    cluster: Cluster, undisturbed: Undisturbed, seldom: str, strict: str, store: ObjectStore, index: int
+) -> None:
+    number = len(attempts(store, undisturbed)) + 1
+    job = launched(cluster, seldom, strict)
+    before = under_way(job, lambda: node(0))
+    evict(node(index))
+    state = until(f"Job {job}", lambda: ended(job), LONGEST_SECONDS)
+    said = told(job)
+    assert state == "Complete", said
+    continued = re.search(r"continuing from the checkpoint at ([\d,]+) images", said)
+    assert continued is not None and int(continued[1].replace(",", "")) >= before, said
+    assert made(store, undisturbed, number)["weights"]["sha256"] == undisturbed.generator
+    assert get("trainjobs", "", namespace=NAMESPACE) == []
