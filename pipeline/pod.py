@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.profile import Profile, TrainJobs, check_image, has_digest
 from sida.errors import UserError
+from sida.launch import grace
 from sida.launch.pod import PLACES, SHM, Pod, Variables, environment, secret_key
 from sida.launch.target import Target
 from sida.recipe import Recipe
@@ -27,6 +28,7 @@ class StepPod(Pod):
 
     retries: int = 0
     backoff_seconds: int | None = None
+    grace_seconds: int = grace.FLOOR_SECONDS  # from SIGTERM to SIGKILL; Kubeflow Pipelines has no word for it
     launches: bool = False  # makes a TrainJob
 
     def as_kfp(self, task: Any) -> None:
@@ -71,20 +73,29 @@ class StepPod(Pod):
     ) -> dict[str, Any]:
         """Return the spec of a Job that runs ``command``, with ``more`` variables than the pod's own."""
         resources = self.resources().items()
+        own = PLACES | {"SIDA_GRACE": str(grace.of_workers(self.grace_seconds))}
         container = {
             "name": CONTAINER,
             "image": self.image,
             "imagePullPolicy": "IfNotPresent" if has_digest(self.image) else "Always",
             "command": command,
             "args": args,
-            "env": environment(self.env | PLACES | (more or {})),
+            "env": environment(self.env | own | (more or {})),
             "resources": {kind: {name: str(amount) for name, amount in each.items()} for kind, each in resources},
         }
-        pod = {"restartPolicy": "Never", "automountServiceAccountToken": self.launches} | self.around(container)
+        pod: dict[str, Any] = {"restartPolicy": "Never", "automountServiceAccountToken": self.launches}
+        pod |= {"terminationGracePeriodSeconds": self.grace_seconds} | self.around(container)
         mistake = {"containerName": CONTAINER, "operator": "In", "values": [UserError.exit_code]}
+        rules = [
+            {"action": "FailJob", "onExitCodes": mistake},  # would end the same again
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },  # its node's doing
+        ]
         spec: dict[str, Any] = {
             "backoffLimit": self.retries,
-            "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},  # would end the same again
+            "podFailurePolicy": {"rules": rules},
             "ttlSecondsAfterFinished": KEPT_SECONDS,
         }
         if self.timeout_seconds:
@@ -125,6 +136,7 @@ def pod_of(
         image_pull_secrets=profile.image_pull_secrets,
         run_as_user=profile.run_as_user,
         launches=bool(launch),
+        grace_seconds=(jobs.grace_seconds if jobs else None) or grace.FLOOR_SECONDS,
         **work,
         **asked,
     )

@@ -26,6 +26,7 @@ VARIABLES = {
     "SIDA_NODES": "the machines that run together; set by `sida run --nodes`",
     "SIDA_TIMEOUT": "seconds, beside SIDA_PATIENCE, after which a job's process without a sign of life is given up (default 600)",
     "SIDA_PATIENCE": "how long to wait for a store or server that is away: seconds, 90s, 15m, 2h (default 1m; with a profile 15m)",
+    "SIDA_GRACE": "seconds that workers have to write a checkpoint when they are asked to end (default 60; a pod's grace, less some)",
     "SIDA_RESTART": "how often a TrainJob's pods were started again, which they set: workers pause before they begin, 60 s at most",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida; without a home, cache in SIDA_RUNS)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
@@ -57,6 +58,7 @@ class Settings:
     workers: int | None
     timeout: float
     patience: float
+    grace: float
     restart: int
     nodes: str
     cache: Path
@@ -88,6 +90,7 @@ def settings() -> Settings:
         workers=int(_number("SIDA_WORKERS", 0)) or None,
         timeout=_number("SIDA_TIMEOUT", 600),
         patience=_duration("SIDA_PATIENCE", "1m"),
+        grace=_number("SIDA_GRACE", 60),
         restart=int(_number("SIDA_RESTART", 0)),
         nodes=os.environ.get("SIDA_NODES", ""),
         cache=_folder("SIDA_CACHE") or _user_cache() or runs / "cache",

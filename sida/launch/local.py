@@ -31,7 +31,6 @@ from sida.settings import settings
 
 WORKER = "sida.worker"
 TICK_SECONDS = 1.0
-GRACE_SECONDS = 60.0
 MARK = "SIDA_LAUNCH"
 LOOPBACK = "127.0.0.1"
 
@@ -39,7 +38,7 @@ LOOPBACK = "127.0.0.1"
 class LocalLauncher(Launcher):
     """Processes of this machine.
 
-    ``stop``, or SIGTERM and SIGINT in the main thread, ask the workers to end; a second time, or GRACE_SECONDS, kills them.
+    ``stop``, or SIGTERM and SIGINT in the main thread, ask the workers to end; a second time, or SIDA_GRACE, kills them.
     """
 
     def __init__(self, log: Path, *, module: str = WORKER) -> None:
@@ -80,14 +79,15 @@ class LocalLauncher(Launcher):
 
     def _wait(self, ranks: Group, check: Callable[[], None]) -> None:
         heard, failed, kill_at, next_check = 0, False, float("inf"), time.monotonic() + TICK_SECONDS
+        grace = settings().grace
         while ranks.runs():
             now = time.monotonic()
             if self._wishes > heard:
-                kill_at = 0.0 if heard else now + GRACE_SECONDS
+                kill_at = 0.0 if heard else now + grace
                 heard = self._wishes
                 ranks.terminate()
             elif ranks.failed and not failed:
-                failed, kill_at = True, min(kill_at, now + GRACE_SECONDS)
+                failed, kill_at = True, min(kill_at, now + grace)
                 ranks.terminate()
             if now >= kill_at:
                 ranks.kill()

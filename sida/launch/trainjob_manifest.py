@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import Any
 
+from sida.launch import grace
 from sida.launch.pod import PLACES, RESTRICTED, THREAD_VARIABLES, Variables, environment, security
 from sida.launch.target import Target
 
@@ -21,7 +22,6 @@ SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
 RUN, STEP = "sida/run", "sida/step"  # labels
 QUEUE = "kueue.x-k8s.io/queue-name"
 RESTART = "jobset.sigs.k8s.io/restart-attempt"  # label of pods
-GRACE_SECONDS = 120  # to finish an iteration and write a checkpoint
 PART = {"app.kubernetes.io/part-of": "sida"}
 RBAC, ROLE = "rbac.authorization.k8s.io", "sida-launcher"
 
@@ -33,18 +33,30 @@ def job_name(step: str, folder: str, store: str) -> str:
 
 
 def train_job(
-    target: Target, *, name: str, step: str, run: str, folder: str, processes: int, threads: int
+    target: Target,
+    *,
+    name: str,
+    step: str,
+    run: str,
+    folder: str,
+    processes: int,
+    threads: int,
+    grace_seconds: int = grace.FLOOR_SECONDS,
 ) -> dict[str, Any]:
     """The TrainJob that runs ``sida.worker`` on the job in ``folder``.
 
-    ``processes`` is the number over all nodes. Raises UserError when they cannot be shared out evenly.
+    ``processes`` is the number over all nodes. Its pods have ``grace_seconds`` to end. Raises UserError when the processes cannot be
+    shared out evenly.
     """
     per_node = target.per_node(processes)
     pod = target.pod.model_copy(update={"processes": per_node, "threads": threads})
     restart: Variables = {"SIDA_RESTART": {"fieldRef": {"fieldPath": f"metadata.labels['{RESTART}']"}}}
     own = {"SIDA_IMAGE": pod.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | PLACES
-    env = restart | pod.env | own | dict.fromkeys(THREAD_VARIABLES, str(threads))
-    patch = {"terminationGracePeriodSeconds": GRACE_SECONDS} | pod.around({"name": NODE})
+    seconds = str(grace.of_workers(grace_seconds))
+    # torchrun by itself kills its workers 30 seconds after SIGTERM.
+    end = {"SIDA_GRACE": seconds, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": seconds}
+    env = restart | end | pod.env | own | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    patch = {"terminationGracePeriodSeconds": grace_seconds} | pod.around({"name": NODE})
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
         "trainer": {
@@ -89,6 +101,15 @@ def train_job(
     }
 
 
+def grace_of(job: dict[str, Any]) -> int | None:
+    """Return the seconds that a TrainJob's pods have to end, as our manifest says."""
+    for patch in job["spec"].get("runtimePatches") or ():
+        if patch.get("manager") == MANAGER:
+            (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+            return int(node["template"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
+    return None
+
+
 def label(text: str) -> str:
     """A label's value: at most 63 characters that end with a letter or digit."""
     return text[:63].rstrip("-_.")
@@ -108,7 +129,7 @@ def training_runtime(
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": grace.FLOOR_SECONDS,
         "securityContext": security(run_as_user),
         "containers": [{"name": NODE, "image": image, "securityContext": RESTRICTED}],
     }
