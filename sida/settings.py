@@ -26,7 +26,7 @@ VARIABLES = {
     "SIDA_NODES": "the machines that run together; set by `sida run --nodes`",
     "SIDA_TIMEOUT": "seconds, beside SIDA_PATIENCE, after which a job's process without a sign of life is given up (default 600)",
     "SIDA_PATIENCE": "how long to wait for a store or server that is away: seconds, 90s, 15m, 2h (default 1m; with a profile 15m)",
-    "SIDA_GRACE": "seconds that workers have to write a checkpoint when they are asked to end (default 60; a pod's grace, less some)",
+    "SIDA_GRACE": "seconds that workers have to write a checkpoint when asked to end (default 60; a pod of ours sets its own)",
     "SIDA_RESTART": "how often a TrainJob's pods were started again, which they set: workers pause before they begin, 60 s at most",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida; without a home, cache in SIDA_RUNS)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",

@@ -1,6 +1,6 @@
-"""What a TrainJob shows of its work, in annotations that its launching step writes: progress, and how often a node was taken from it.
+"""What a TrainJob shows of its work, in annotations that its launching step writes: progress, and nodes taken from it.
 
-``kubectl describe trainjob`` shows them, ``kubectl get trainjobs -o custom-columns=...`` has them as columns, ``status`` tells them.
+``kubectl describe trainjob`` shows them, ``kubectl get trainjobs -o custom-columns=...`` as columns, ``status`` says them.
 """
 
 from __future__ import annotations

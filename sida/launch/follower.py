@@ -251,8 +251,8 @@ class Follower:
         if (needed := grace.needed(seconds)) > given:
             self._told_grace = True
             self.note(
-                f"a checkpoint takes {seconds:.0f} s to be stored, and its pods have {given} s to end: a node that is taken away may "
-                f"lose what came after the last one: set trainjob.grace_seconds of the profile to {needed}"
+                f"a checkpoint takes {seconds:.0f} s to be stored, and its pods have {given} s to end: when a node is taken away, "
+                f"the last one may not be done: set trainjob.grace_seconds of the profile to {needed}"
             )
 
     def _cause(self, condition: dict[str, Any], begin: int) -> SidaError:

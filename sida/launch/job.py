@@ -14,8 +14,8 @@ from typing import cast
 
 from sida import layout, progress, records
 from sida.errors import NotFound, SidaError
-from sida.launch.base import Launcher, Work
 from sida.launch import grace
+from sida.launch.base import Launcher, Work
 from sida.launch.cluster import Cluster
 from sida.launch.local import LocalLauncher
 from sida.launch.nodes import LeadingLauncher, Nodes

@@ -45,8 +45,8 @@ def train_job(
 ) -> dict[str, Any]:
     """The TrainJob that runs ``sida.worker`` on the job in ``folder``.
 
-    ``processes`` is the number over all nodes. Its pods have ``grace_seconds`` to end. Raises UserError when the processes cannot be
-    shared out evenly.
+    ``processes`` is the number over all nodes. Its pods have ``grace_seconds`` to end. Raises UserError when the processes cannot
+    be shared out evenly.
     """
     per_node = target.per_node(processes)
     pod = target.pod.model_copy(update={"processes": per_node, "threads": threads})

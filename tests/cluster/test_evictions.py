@@ -1,10 +1,10 @@
-"""Pods that are taken off their node by the eviction API, as `kubectl drain` does it: nothing is lost, and no restart is counted."""
+"""Pods that are taken off their node by the eviction API, as `kubectl drain` does it: nothing is lost, no restart counted."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ STRICT = "sida-torch-strict"  # a runtime whose TrainJobs fail at their first fa
 
 
 @pytest.fixture(scope="module")
-def strict(cluster: Cluster) -> Iterator[str]:
+def strict(cluster: Cluster) -> str:
     """A profile whose TrainJobs have that runtime."""
     runtime = get("trainingruntime", "sida-torch", namespace=NAMESPACE)
     runtime["metadata"] = {"name": STRICT, "namespace": NAMESPACE, "labels": runtime["metadata"]["labels"]}
@@ -51,7 +51,7 @@ def strict(cluster: Cluster) -> Iterator[str]:
     apply([runtime])
     fields = yaml.safe_load(Path(cluster.profile).read_text(encoding="utf-8"))
     jobs = fields["trainjob"] | {"runtime": STRICT}
-    yield installed.profile(cluster.folder, cluster.images, "strict.yaml", trainjob=jobs)
+    return installed.profile(cluster.folder, cluster.images, "strict.yaml", trainjob=jobs)
 
 
 def launched(cluster: Cluster, run: str, profile: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sida.launch.pod import secret_key
 from sida.launch.grace import FLOOR_SECONDS
+from sida.launch.pod import secret_key
 from tests.cluster.conftest import Cluster, Undisturbed
 from tests.cluster.installed import NAMESPACE
 from tests.cluster.kubectl import apply, create, get, kubectl, until
