@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sida.launch.annotations import disruptions, in_words
 from sida.stores import ObjectStore
 from tests.cluster import installed
 from tests.cluster.conftest import RECIPE, Cluster, Undisturbed
@@ -79,6 +80,13 @@ def made(store: ObjectStore, there: Undisturbed, number: int) -> Any:
     return json.loads(store.read(f"{there.folder}/{number}.json"))["result"]
 
 
+def continued_at(said: str) -> int:
+    """Images at the checkpoint that the work went on from."""
+    found = re.search(r"continuing from the checkpoint at ([\d,]+) images", said)
+    assert found is not None, said
+    return int(found[1].replace(",", ""))
+
+
 @pytest.mark.parametrize("index", [pytest.param(0, id="node 0"), pytest.param(1, id="node 1")])
 def test_a_node_that_is_evicted_writes_a_checkpoint_and_its_restart_does_not_count(
     cluster: Cluster, undisturbed: Undisturbed, seldom: str, strict: str, store: ObjectStore, index: int
@@ -86,11 +94,78 @@ def test_a_node_that_is_evicted_writes_a_checkpoint_and_its_restart_does_not_cou
     number = len(attempts(store, undisturbed)) + 1
     job = launched(cluster, seldom, strict)
     before = under_way(job, lambda: node(0))
-    evict(node(index))
+    pod = node(index)
+    evict(pod)
+
+    def shows() -> str | None:
+        (trainjob,) = get("trainjobs", "", namespace=NAMESPACE)
+        return in_words(trainjob) if disruptions(trainjob) else None
+
+    assert f"taken off the node: Eviction API: evicting ({pod})" in until("the TrainJob's own words", shows, 60)
+    (jobset,) = until(
+        "the restart",
+        lambda: [one for one in get("jobsets", "", namespace=NAMESPACE) if one["status"].get("restarts")] or None,
+    )
+    assert not jobset["status"].get("restartsCountTowardsMax")
     state = until(f"Job {job}", lambda: ended(job), LONGEST_SECONDS)
     said = told(job)
     assert state == "Complete", said
-    continued = re.search(r"continuing from the checkpoint at ([\d,]+) images", said)
-    assert continued is not None and int(continued[1].replace(",", "")) >= before, said
+    assert f"its pod was taken off the node: Eviction API: evicting ({pod})" in said
+    assert continued_at(said) >= before
     assert made(store, undisturbed, number)["weights"]["sha256"] == undisturbed.generator
     assert get("trainjobs", "", namespace=NAMESPACE) == []
+
+
+def pod_of(job: str) -> str:
+    """The newest pod of a Job that runs."""
+
+    def running() -> str | None:
+        pods = get("pods", "", "-l", f"job-name={job}", "--field-selector=status.phase=Running", namespace=NAMESPACE)
+        stay = [pod["metadata"]["name"] for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        return str(stay[-1]) if stay else None
+
+    return until(f"a pod of {job}", running)
+
+
+def only_once(text: str) -> str:
+    """A Job that fails with its first pod that counts."""
+    job = yaml.safe_load(text)
+    job["spec"]["backoffLimit"] = 0
+    return yaml.safe_dump(job)
+
+
+def test_a_launching_pod_that_is_evicted_leaves_its_trainjob_alone_and_the_next_one_follows_it(
+    cluster: Cluster, undisturbed: Undisturbed, seldom: str, strict: str, store: ObjectStore
+) -> None:
+    number = len(attempts(store, undisturbed)) + 1
+    text = only_once(cluster.done("rerun", seldom, "distill", "--force", "--profile", strict))
+    job = create(text).removeprefix("job.batch/")
+    under_way(job, lambda: node(0))
+    (before,) = get("trainjobs", "", namespace=NAMESPACE)
+    first = pod_of(job)
+    evict(first)
+    second = until("the next launching pod", lambda: found if (found := pod_of(job)) != first else None)
+    until("the next one's word", lambda: "adopted" in log_of(second, NAMESPACE) or None)
+    (after,) = get("trainjobs", "", namespace=NAMESPACE)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert until(f"Job {job}", lambda: ended(job), LONGEST_SECONDS) == "Complete", told(job)
+    assert "continuing from" not in told(job)  # nobody disturbed the workers
+    assert made(store, undisturbed, number)["weights"]["sha256"] == undisturbed.generator
+
+
+def test_a_step_that_trains_in_its_own_pod_is_evicted_and_goes_on_from_its_checkpoint_in_the_next(
+    cluster: Cluster, undisturbed: Undisturbed, seldom: str, store: ObjectStore
+) -> None:
+    number = len(attempts(store, undisturbed)) + 1
+    fields = yaml.safe_load(Path(cluster.profile).read_text(encoding="utf-8"))
+    steps = {**fields["steps"], "distill": {"cpu": "200m", "launcher": "local"}}
+    alone = installed.profile(cluster.folder, cluster.images, "alone.yaml", steps=steps)
+    text = only_once(cluster.done("rerun", seldom, "distill", "--force", "--profile", alone))
+    job = create(text).removeprefix("job.batch/")
+    before = under_way(job, lambda: pod_of(job))
+    first = pod_of(job)
+    evict(first)
+    second = until("the next pod", lambda: found if (found := pod_of(job)) != first else None)
+    assert until(f"Job {job}", lambda: ended(job), LONGEST_SECONDS) == "Complete", told(job)
+    assert continued_at(log_of(second, NAMESPACE)) >= before
+    assert made(store, undisturbed, number)["weights"]["sha256"] == undisturbed.generator
