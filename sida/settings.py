@@ -34,6 +34,7 @@ VARIABLES = {
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
     "SIDA_TRUST_DETECTOR": "sha256 of TorchScript detectors that may run besides the published Inception, separated by commas",
     "MLFLOW_TRACKING_URI": "where MLflow is: https://host or a database (default sqlite, mlflow.db in SIDA_RUNS); none: nowhere",
+    "SIDA_SYSTEM_METRICS": "1: sample the load of a training's first machine, for MLflow's system metrics (default 0)",
     "SIDA_MLFLOW_UI": "address of MLflow's pages for people, where it is not MLFLOW_TRACKING_URI; for links in Kubeflow Pipelines",
     "MLFLOW_RUN_ID": "the MLflow run that ours are nested under; Kubeflow Pipelines' MLflow plugin sets it",
     "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30, at least 5)",
@@ -68,6 +69,7 @@ class Settings:
     s3_region: str
     trusted_detectors: tuple[str, ...]
     mlflow: str
+    system_metrics: bool
     mlflow_ui: str
     mlflow_run: str
     lease_seconds: float
@@ -100,6 +102,7 @@ def settings() -> Settings:
         s3_region=_first("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
         trusted_detectors=_digests("SIDA_TRUST_DETECTOR"),
         mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}",
+        system_metrics=_choice("SIDA_SYSTEM_METRICS", "0", "1") == "1",
         mlflow_ui=os.environ.get("SIDA_MLFLOW_UI", ""),
         mlflow_run=os.environ.get("MLFLOW_RUN_ID", ""),
         lease_seconds=_number("SIDA_LEASE_SECONDS", 30, SHORTEST_LEASE_SECONDS),
