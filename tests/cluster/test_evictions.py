@@ -17,7 +17,7 @@ from tests.cluster import installed
 from tests.cluster.conftest import RECIPE, Cluster, Undisturbed
 from tests.cluster.installed import NAMESPACE
 from tests.cluster.kubectl import apply, create, get, kubectl, log_of, until
-from tests.cluster.test_training import LONGEST_SECONDS, attempts, ended, node, store, told
+from tests.cluster.test_training import LONGEST_SECONDS, attempts, checkpoints, ended, node, store, told
 
 __all__ = ["store"]
 IMAGES = 8_192
@@ -108,7 +108,7 @@ def test_a_node_that_is_evicted_writes_a_checkpoint_and_its_restart_does_not_cou
     )
     assert not jobset["status"].get("restartsCountTowardsMax")
     state = until(f"Job {job}", lambda: ended(job), LONGEST_SECONDS)
-    said = told(job)
+    said = log_of(pod_of(job, "Succeeded"), NAMESPACE) if state == "Complete" else told(job)
     assert state == "Complete", said
     assert f"its pod was taken off the node: Eviction API: evicting ({pod})" in said
     assert continued_at(said) >= before
@@ -116,11 +116,11 @@ def test_a_node_that_is_evicted_writes_a_checkpoint_and_its_restart_does_not_cou
     assert get("trainjobs", "", namespace=NAMESPACE) == []
 
 
-def pod_of(job: str) -> str:
-    """The newest pod of a Job that runs."""
+def pod_of(job: str, phase: str = "Running") -> str:
+    """The newest pod of a Job that is in a phase."""
 
     def running() -> str | None:
-        pods = get("pods", "", "-l", f"job-name={job}", "--field-selector=status.phase=Running", namespace=NAMESPACE)
+        pods = get("pods", "", "-l", f"job-name={job}", f"--field-selector=status.phase={phase}", namespace=NAMESPACE)
         stay = [pod["metadata"]["name"] for pod in pods if not pod["metadata"].get("deletionTimestamp")]
         return str(stay[-1]) if stay else None
 
@@ -154,15 +154,21 @@ def test_a_launching_pod_that_is_evicted_leaves_its_trainjob_alone_and_the_next_
 
 
 def test_a_step_that_trains_in_its_own_pod_is_evicted_and_goes_on_from_its_checkpoint_in_the_next(
-    cluster: Cluster, undisturbed: Undisturbed, seldom: str, store: ObjectStore
+    cluster: Cluster, undisturbed: Undisturbed, store: ObjectStore
 ) -> None:
     number = len(attempts(store, undisturbed)) + 1
     fields = yaml.safe_load(Path(cluster.profile).read_text(encoding="utf-8"))
     steps = {**fields["steps"], "distill": {"cpu": "200m", "launcher": "local"}}
     alone = installed.profile(cluster.folder, cluster.images, "alone.yaml", steps=steps)
-    text = only_once(cluster.done("rerun", seldom, "distill", "--force", "--profile", alone))
+    text = only_once(cluster.done("rerun", undisturbed.run, "distill", "--force", "--profile", alone))
     job = create(text).removeprefix("job.batch/")
-    before = under_way(job, lambda: pod_of(job))
+
+    def a_quarter() -> int | None:  # its log tells of progress once a minute only
+        assert ended(job) is None, told(job)
+        there = checkpoints(store, undisturbed, number)
+        return there if there >= IMAGES // 4 else None
+
+    before = until("a quarter of the images", a_quarter, LONGEST_SECONDS)
     first = pod_of(job)
     evict(first)
     second = until("the next pod", lambda: found if (found := pod_of(job)) != first else None)
