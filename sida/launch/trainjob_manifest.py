@@ -17,6 +17,7 @@ from sida.launch.target import Target
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 API_VERSION = f"{GROUP}/{VERSION}"
 NODE = "node"  # of the replicated job and of its container
+INIT = ("python", "-m", "sida.process.init")  # is told to end, also before torchrun listens
 MANAGER = "sida.dev/launcher"
 SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
 RUN, STEP = "sida/run", "sida/step"  # labels
@@ -63,7 +64,7 @@ def train_job(
             "image": pod.image,
             "numNodes": target.nodes,
             "numProcPerNode": per_node,
-            "command": ["torchrun", "-m", "sida.worker"],
+            "command": [*INIT, "torchrun", "-m", "sida.worker"],
             "args": ["--job", f"{folder}/spec.json"],
             "env": environment(env),
             "resourcesPerNode": pod.resources(),

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from sida import recipe
 from sida.launch import annotations, cluster, grace
 from sida.launch.annotations import DISRUPTION, DISRUPTIONS, IMAGES, LEFT, RATE
 from sida.launch.job_state import job_in_words
-from sida.launch.trainjob_manifest import grace_of
+from sida.launch.trainjob_manifest import grace_of, train_job
+from sida.teachers.files import network_on_meta
+from sida.training.teach_step import _checkpoint_bytes
 from tests.launch.kube_server import NAMESPACE, Kube
-from tests.launch.test_trainjob import Launch, created, followed, kube, launch, told, until
+from tests.launch.test_trainjob import FOLDER, Launch, created, followed, kube, launch, told, until
 
 __all__ = ["kube", "launch"]
 TAKEN = {
@@ -115,6 +118,20 @@ def test_a_checkpoint_that_takes_longer_than_pods_are_given_is_told_once(launch:
     launch.complete(kube)
     assert launch.end() is True
     assert told(launch.place).count("grace_seconds") == 1
+
+
+def test_workers_and_torchrun_get_a_little_less_than_their_pod(launch: Launch) -> None:
+    target = {"name": "sida-distill-1", "step": "distill", "run": "", "folder": FOLDER, "processes": 2, "threads": 1}
+    job = train_job(launch.target, **target, grace_seconds=300)  # type: ignore[arg-type]
+    env = {item["name"]: item.get("value") for item in job["spec"]["trainer"]["env"]}
+    assert (env["SIDA_GRACE"], env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"], grace_of(job)) == ("290", "290", 300)
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-sid"])
+def test_a_teacher_s_checkpoint_is_counted_without_training_one(name: str) -> None:
+    chosen = recipe.load(name)
+    network = network_on_meta(chosen.teacher.network.model_dump(mode="json"), name)
+    assert _checkpoint_bytes(chosen) == 16 * sum(parameter.numel() for parameter in network.parameters()) > 10**5
 
 
 def test_the_time_to_end_follows_from_a_checkpoint_s_size(launch: Launch) -> None:
