@@ -87,7 +87,11 @@ class Cluster:
             self.once(call, *self._kind(), name, {"metadata": changes}, _request_timeout=CALL_TIMEOUT).release_conn()
         except Exception as error:
             if isinstance(error, ApiRefused) and passing(error) is None:
-                return error.status in (404, 409)  # it is gone
+                return error.status in (
+                    404,
+                    409,
+                    422,
+                )  # it is gone, or another one has its name: its uid cannot be changed
             if passing(error) is None:
                 raise
         return True

@@ -198,10 +198,10 @@ class Follower:
                 words = failure_in_words(cause)
                 if cause.cause == "memory":
                     self._killed, words = words, f"a worker was {words}"
+                self.note(words)
                 if taken is not None:
                     self._disruptions += 1
                     self._annotate(of_disruption(self._disruptions, words))
-                self.note(words)
         return self._pods or []
 
     # -- what the job itself shows: in `kubectl describe trainjob`, and to `status`

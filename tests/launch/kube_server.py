@@ -220,7 +220,7 @@ class Kube:
 
     def _patch(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         if (uid := body.get("metadata", {}).get("uid")) not in (None, self._known(name)["metadata"]["uid"]):
-            raise Answer(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
+            raise Answer(422, "Invalid", f'metadata.uid: Invalid value: "{uid}": field is immutable')
         job = _merged(self._known(name), body)
         for field in IMMUTABLE:
             if job["spec"].get(field) != self._known(name)["spec"].get(field):

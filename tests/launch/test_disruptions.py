@@ -73,6 +73,17 @@ def test_who_may_not_annotate_says_so_once_and_goes_on(launch: Launch, kube: Kub
     assert patches(kube) == 1 and told(launch.place).count("annotations") == 1
 
 
+def test_another_job_of_the_name_is_not_annotated(launch: Launch, kube: Kube) -> None:
+    launch.start()
+    until(lambda: created(kube))
+    api = cluster.Cluster(NAMESPACE)
+    assert api.annotate(kube.job()["metadata"]["name"], "uid-of-another", {IMAGES: "1/2"})  # nothing to complain about
+    assert shown(kube, IMAGES) is None
+    assert api.annotate("gone", "uid-1", {IMAGES: "1/2"})
+    launch.complete(kube)
+    assert launch.end() is True
+
+
 def test_a_node_that_is_taken_away_is_told_at_once_and_counted_on_the_job(launch: Launch, kube: Kube) -> None:
     launch.start()
     until(lambda: created(kube))
