@@ -28,8 +28,8 @@ def main(command: list[str]) -> int:
     for number in PASSED_ON:
         signal.signal(number, pass_on)
     child = subprocess.Popen(command)
-    for number in early:
-        child.send_signal(number)
+    for missed in early:
+        child.send_signal(missed)
     while True:
         pid, status = os.wait()
         if pid == child.pid:
