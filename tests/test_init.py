@@ -1,4 +1,4 @@
-"""The first process of a TrainJob's containers."""
+"""The first process of a container hears that it is to end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,26 @@ def test_a_signal_reaches_a_command_that_does_not_handle_it_yet() -> None:
         assert time.monotonic() - began < 5
 
 
+COMMAND_LINE = """
+import sys, time, types
+from pipeline import __main__ as line
+verb = types.SimpleNamespace(ARGUMENTS=(), main=lambda args: print("up", flush=True) or time.sleep(60))
+sys.modules["pipeline.commands.list"] = verb
+sys.argv[1:] = ["list"]
+sys.exit(line.main())
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="makes a PID namespace")
-def test_as_the_first_process_it_is_not_deaf() -> None:
-    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *INIT, "sh", "-c", "echo up; sleep 60"]
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param([*INIT, "sh", "-c", "echo up; sleep 60"], id="of a TrainJob's pod"),
+        pytest.param([sys.executable, "-c", COMMAND_LINE], id="the command line, in other pods"),
+    ],
+)
+def test_as_the_first_process_of_a_container_it_is_not_deaf(first: list[str]) -> None:
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *first]
     if subprocess.run([*command[:5], "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespaces here")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as unshare:
