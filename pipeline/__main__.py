@@ -14,6 +14,7 @@ import ast
 import difflib
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -73,6 +74,8 @@ def parser(*chosen: str) -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run one verb; return its exit status."""
+    if os.getpid() == 1:  # of a container: it is deaf to signals that it does not handle
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with guarded():
         return _main()
 

@@ -36,7 +36,7 @@ from sida.settings import environment as inherited
 from sida.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE_SECONDS = 75.0  # to finish the iteration and write a checkpoint; longer than what workers are given
+SLACK_SECONDS = 15.0  # for the steps to end, once their workers had SIDA_GRACE to write a checkpoint
 
 
 @dataclass
@@ -127,7 +127,7 @@ class _LocalRun:
         heard, kill_at = 0, float("inf")
         while (status := self.child.poll()) is None:
             if len(signals) > heard:
-                kill_at = 0.0 if heard else time.monotonic() + GRACE_SECONDS
+                kill_at = 0.0 if heard else time.monotonic() + settings().grace + SLACK_SECONDS
                 if not heard:
                     self.display.say("stopping: waiting for the step to write its checkpoint (again: kill it)")
                     (self.folder / STOP_FILE).touch()

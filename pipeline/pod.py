@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.profile import LAUNCHED, READS, Profile, TrainJobs, check_image, has_digest
 from sida.errors import UserError
+from sida.launch import grace
 from sida.launch.pod import NO_SIDECAR, PLACES, SHM, Pod, Variables, environment, secret_key
 from sida.launch.target import Target
 from sida.recipe import Recipe
@@ -35,6 +36,7 @@ class StepPod(Pod):
 
     retries: int = 0
     backoff_seconds: int | None = None
+    grace_seconds: int = grace.FLOOR_SECONDS  # from SIGTERM to SIGKILL; Kubeflow Pipelines has no word for it
     launches: bool = False  # makes a TrainJob
     queue: str = ""  # of Kueue, for the Job; Kubeflow Pipelines' pods cannot wait in one
     priority_class: str = ""
@@ -90,11 +92,19 @@ class StepPod(Pod):
     ) -> dict[str, Any]:
         """Return the spec of a Job that runs ``command``, with ``more`` variables than the pod's own."""
         container = self._container(CONTAINER, command, args, more or {})
-        pod = {"restartPolicy": "Never", "automountServiceAccountToken": self.launches} | self.around(container)
+        pod: dict[str, Any] = {"restartPolicy": "Never", "automountServiceAccountToken": self.launches}
+        pod |= {"terminationGracePeriodSeconds": self.grace_seconds} | self.around(container)
         mistake = {"containerName": CONTAINER, "operator": "In", "values": [UserError.exit_code]}
+        rules = [
+            {"action": "FailJob", "onExitCodes": mistake},  # would end the same again
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },  # its node's doing
+        ]
         spec: dict[str, Any] = {
             "backoffLimit": self.retries,
-            "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},  # would end the same again
+            "podFailurePolicy": {"rules": rules},
             "ttlSecondsAfterFinished": KEPT_SECONDS,
         }
         if self.queue:  # Kueue starts it
@@ -111,9 +121,11 @@ class StepPod(Pod):
         pod = self.around(self._container("main", command, args, {}))
         pod.pop("imagePullSecrets", None)
         (container,) = pod.pop("containers")
-        template = {"metadata": {"labels": labels}} | pod
-        if self.launches:  # Argo itself only takes a token away, and the account's own word is that there is none
-            template["podSpecPatch"] = json.dumps({"automountServiceAccountToken": True})
+        # Argo has no word for the grace, and only takes a token away, where the account's own word is that there is none.
+        patch = {"terminationGracePeriodSeconds": self.grace_seconds} | (
+            {"automountServiceAccountToken": True} if self.launches else {}
+        )
+        template = {"metadata": {"labels": labels}, "podSpecPatch": json.dumps(patch)} | pod
         if self.timeout_seconds:
             template["activeDeadlineSeconds"] = self.timeout_seconds
         if self.retries:
@@ -126,13 +138,14 @@ class StepPod(Pod):
 
     def _container(self, name: str, command: list[str], args: list[str], more: Variables) -> dict[str, Any]:
         resources = self.resources().items()
+        own = PLACES | {"SIDA_GRACE": str(grace.of_workers(self.grace_seconds))}
         return {
             "name": name,
             "image": self.image,
             "imagePullPolicy": "IfNotPresent" if has_digest(self.image) else "Always",
             "command": command,
             "args": args,
-            "env": environment(self.env | PLACES | more),
+            "env": environment(self.env | own | more),
             "resources": {kind: {name: str(amount) for name, amount in each.items()} for kind, each in resources},
         }
 
@@ -175,6 +188,7 @@ def pod_of(
         run_as_user=profile.run_as_user,
         launches=bool(launch),
         **queued,
+        grace_seconds=(jobs.grace_seconds if jobs else None) or grace.FLOOR_SECONDS,
         **work,
         **asked,
     ).cached()

@@ -202,6 +202,7 @@ class TrainJobs(Section):
     service_account: DnsName | None = None  # of the TrainJob's pods
     launcher_account: DnsName | None = None  # of rerun's Jobs that launch one; None: job_service_account
     on_termination: Literal["delete", "suspend", "keep"] = "delete"  # what becomes of the job of a step that is ended
+    grace_seconds: Seconds | None = None  # of its pods, from SIGTERM to SIGKILL; None: by the size of the checkpoints
     abandoned_seconds: Seconds = 3600  # without a launching step the job ends itself after so long
     outage_seconds: Seconds = 6 * 3600  # how long to tolerate an outage of the Kubernetes API
     cpu: Cores = "250m"  # of the launching step's pod

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.standing import Standing, StepStanding
 
 STARTING_SECONDS = 20.0  # how long a pod may take to start before it is reported
+PROGRESS_SECONDS = 60.0  # between two lines that differ in their numbers alone: a TrainJob's progress
 
 
 class Stuck(Exception):
@@ -54,6 +55,7 @@ class Watch:
     ) -> None:
         self._observer, self._say, self._stuck, self._clock = observer, say, stuck_minutes, clock
         self._said: dict[str, tuple[str, ...]] = {}
+        self._said_at: dict[str, float] = {}
         self._waits: dict[str, _Wait] = {}
         self._unseen: list[Unseen] = []
         self._message = ""
@@ -84,9 +86,16 @@ class Watch:
             return  # it still waits, for something else: that is said when it has been seen twice
         else:
             key = line = "RUNNING", ""
-        if step.state != NOT_STARTED and self._said.get(step.name) != key:
-            self._said[step.name] = key
+        if step.state != NOT_STARTED and self._is_news(step.name, key):
+            self._said[step.name], self._said_at[step.name] = key, self._clock()
             self._say(task_line(step.name, *line))
+
+    def _is_news(self, step: str, key: tuple[str, ...]) -> bool:
+        """Return whether this was not said yet; other numbers alone are told now and then."""
+        before = self._said.get(step)
+        if before is None or [*map(_without_numbers, before)] != [*map(_without_numbers, key)]:
+            return True
+        return before != key and self._clock() - self._said_at[step] >= PROGRESS_SECONDS
 
     def _is_worth_a_line(self, step: str, waiting: Waiting) -> bool:
         """Return True from the second look on: pods wait for a moment in the best of runs."""
@@ -110,3 +119,7 @@ class Watch:
 def _key(waiting: Waiting) -> tuple[str, str]:
     """Return the waiting's identity: numbers change all the time, and new pods get other names."""
     return waiting.kind, re.sub(r"\d+", "#", waiting.detail)
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d[\d.,:]*", "#", text)

@@ -9,6 +9,7 @@
         samples/<images>.png                   pictures made on the way
         parts/<range>/<start>-<stop>.safetensors   sums of a range's images, until all are there
         batch.json                             the batch that was found to be fastest
+        system.json                            samples of the machine's load, where they are asked for
     runs/<run>/steps/<step>.json               a step's call in a run; <step> may be <step>.<item>
                logs/<step>.txt                 the end of its log
                jobs/<step>.json                where its job lies
@@ -132,6 +133,9 @@ def checkpoint_name(images: int, lease: int) -> str:
 
 def samples_name(images: int) -> str:
     return f"samples/{images:012d}.png"
+
+
+SYSTEM_METRICS = "system.json"
 
 
 def part_name(group: int, start: int, stop: int) -> str:

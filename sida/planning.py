@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sida.errors import UserError
+from sida.launch import grace
 from sida.recipe import Recipe
+from sida.training.distill_step import CHECKPOINT_NETWORKS
 
 if TYPE_CHECKING:
     from sida.training.cost import IterationCost
@@ -118,6 +120,11 @@ class ResourcePlan:
         return self.memory_bytes <= self.machines.gpu.memory_gib * GIB
 
     @property
+    def grace_seconds(self) -> int:
+        """Seconds that a TrainJob's pods get to end: to finish an iteration and write a checkpoint."""
+        return grace.planned(round(_checkpoint(self.cost)))
+
+    @property
     def rounds(self) -> int:
         """Micro-batches that each process accumulates in a phase."""
         return self.recipe.method.batch // (self.machines.world * self.micro_batch)
@@ -209,7 +216,7 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
 
 
 def _checkpoint(cost: IterationCost) -> float:
-    return 8 * cost.parameters * FLOAT32  # three networks, Adam's moments, the best so far
+    return CHECKPOINT_NETWORKS * cost.parameters * FLOAT32
 
 
 def _host(cost: IterationCost, machines: Machines) -> dict[str, float]:

@@ -30,10 +30,13 @@ RATE_SECONDS = 15.0  # the window that the rate is measured over
 
 _at_work = ""  # the step of this process
 _hear: Callable[[str], None] | None = None
+_watch: Callable[[dict[str, Any]], None] | None = None
 
 
 def emit(event: str, step: str, **fields: Any) -> None:
     """Append one event, or print it on stderr when nobody reads events."""
+    if _watch is not None and event == "progress":
+        _watch(fields)
     path = settings().events
     if path is None:
         if line := _in_words(event, fields):
@@ -54,6 +57,17 @@ def heard_by(hear: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _hear = before
+
+
+@contextmanager
+def watched_by(watch: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Give ``watch`` the fields of each progress event while the block lasts."""
+    global _watch
+    before, _watch = _watch, watch
+    try:
+        yield
+    finally:
+        _watch = before
 
 
 def work_on(step: str) -> None:

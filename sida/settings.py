@@ -26,6 +26,7 @@ VARIABLES = {
     "SIDA_NODES": "the machines that run together; set by `sida run --nodes`",
     "SIDA_TIMEOUT": "seconds, beside SIDA_PATIENCE, after which a job's process without a sign of life is given up (default 600)",
     "SIDA_PATIENCE": "how long to wait for a store or server that is away: seconds, 90s, 15m, 2h (default 1m; with a profile 15m)",
+    "SIDA_GRACE": "seconds that workers have to write a checkpoint when asked to end (default 60; a pod of ours sets its own)",
     "SIDA_RESTART": "how often a TrainJob's pods were started again, which they set: workers pause before they begin, 60 s at most",
     "SIDA_CACHE": "folder that caches objects read from a remote store (default ~/.cache/sida; without a home, cache in SIDA_RUNS)",
     "SIDA_CACHE_BYTES": "size limit of that cache in bytes (default 10 GiB)",
@@ -33,6 +34,7 @@ VARIABLES = {
     "SIDA_S3_ENDPOINT": "address of the S3 server, https://host[:port] (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS)",
     "SIDA_TRUST_DETECTOR": "sha256 of TorchScript detectors that may run besides the published Inception, separated by commas",
     "MLFLOW_TRACKING_URI": "where MLflow is: https://host or a database (default sqlite, mlflow.db in SIDA_RUNS); none: nowhere",
+    "SIDA_SYSTEM_METRICS": "1: sample the load of a training's first machine, for MLflow's system metrics (default 0)",
     "SIDA_MLFLOW_UI": "address of MLflow's pages for people, where it is not MLFLOW_TRACKING_URI; for links in Kubeflow Pipelines",
     "MLFLOW_RUN_ID": "the MLflow run that ours are nested under; Kubeflow Pipelines' MLflow plugin sets it",
     "SIDA_LEASE_SECONDS": "life of a lease that is not renewed (default 30, at least 5)",
@@ -57,6 +59,7 @@ class Settings:
     workers: int | None
     timeout: float
     patience: float
+    grace: float
     restart: int
     nodes: str
     cache: Path
@@ -66,6 +69,7 @@ class Settings:
     s3_region: str
     trusted_detectors: tuple[str, ...]
     mlflow: str
+    system_metrics: bool
     mlflow_ui: str
     mlflow_run: str
     lease_seconds: float
@@ -88,6 +92,7 @@ def settings() -> Settings:
         workers=int(_number("SIDA_WORKERS", 0)) or None,
         timeout=_number("SIDA_TIMEOUT", 600),
         patience=_duration("SIDA_PATIENCE", "1m"),
+        grace=_number("SIDA_GRACE", 60),
         restart=int(_number("SIDA_RESTART", 0)),
         nodes=os.environ.get("SIDA_NODES", ""),
         cache=_folder("SIDA_CACHE") or _user_cache() or runs / "cache",
@@ -97,6 +102,7 @@ def settings() -> Settings:
         s3_region=_first("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
         trusted_detectors=_digests("SIDA_TRUST_DETECTOR"),
         mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}",
+        system_metrics=_choice("SIDA_SYSTEM_METRICS", "0", "1") == "1",
         mlflow_ui=os.environ.get("SIDA_MLFLOW_UI", ""),
         mlflow_run=os.environ.get("MLFLOW_RUN_ID", ""),
         lease_seconds=_number("SIDA_LEASE_SECONDS", 30, SHORTEST_LEASE_SECONDS),

@@ -5,6 +5,7 @@ Steps run in processes of their own here: pytest puts itself between Python and 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -128,6 +129,23 @@ def test_the_last_words_of_a_step_that_is_killed_are_passed_on(place: Path, end:
     done = run_step(place, f'os.write(2, b"last words\\n"); {end}')
     assert done.returncode in (-signal.SIGKILL, -signal.SIGABRT)
     assert done.stderr.startswith("last words\n")
+
+
+def test_a_step_that_is_ended_by_sigterm_releases_its_lease_and_says_so(place: Path) -> None:
+    body = """
+    import signal
+    run.claim({"a": 1})
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        pass
+    """
+    done = run_step(place, body)
+    assert done.returncode == 143, done.stderr
+    said = "toy: ended by SIGTERM: what was published is kept, the same step goes on from there\n"
+    assert said in done.stderr and said in copy_of()
+    store = open_store(settings().store)
+    (lease,) = [key for key in store.list("leases/") if "/toy/" in key]
+    assert json.loads(store.read(lease))["released"] is True
 
 
 def test_a_signal_to_the_whole_group_does_not_silence_a_step_that_goes_on(place: Path) -> None:

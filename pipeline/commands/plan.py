@@ -78,6 +78,7 @@ def _as_json(plan: ResourcePlan) -> dict[str, Any]:
         "storage": plan.storage,
         "host_memory": plan.host,
         "disk": plan.disk,
+        "grace_seconds": plan.grace_seconds,
     }
 
 
@@ -114,6 +115,7 @@ def _as_text(plan: ResourcePlan) -> str:
         *(_line(f"memory: {name}", f"{value / GIB:8.1f} GiB") for name, value in plan.host.items()),
         _line("memory together", f"{sum(plan.host.values()) / GIB:8.1f} GiB"),
         *(_line(f"disk: {name}", f"{value / GIB:8.1f} GiB") for name, value in plan.disk.items()),
+        _line("a TrainJob's pods: time to end", f"{plan.grace_seconds:8,d} s"),
         *([] if plan.recipe.dataset.images else ["  (the data set's size is not known before it is prepared)"]),
         "",
     ]

@@ -19,7 +19,7 @@ from pipeline.arguments import PROFILE, argument, whole
 from pipeline.cluster_checks import runs_as
 from pipeline.profile import Profile, check_image
 from sida.errors import UserError
-from sida.launch import trainjob_manifest
+from sida.launch import grace, trainjob_manifest
 
 ARGUMENTS = (
     PROFILE,
@@ -48,6 +48,7 @@ def objects(profile: Profile, name: str, max_restarts: int = 3) -> list[dict[str
                 jobs.namespace,
                 check_image("images.cpu", profile.images.cpu, name),  # a placeholder: every TrainJob names its own
                 service_account=jobs.service_account or "",
+                grace_seconds=jobs.grace_seconds or grace.FLOOR_SECONDS,
                 run_as_user=profile.run_as_user,
                 max_restarts=max_restarts,
             )

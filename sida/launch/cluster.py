@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sida.errors import SidaError, UserError
@@ -21,6 +22,7 @@ from sida.settings import environment
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 MAX_PAUSE = 60.0
+OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
 
 
@@ -80,6 +82,22 @@ class Cluster:
         # A body that is a list would be a JSON patch: the client chooses merge-patch for a mapping.
         self._unless_gone(self._objects.patch_namespaced_custom_object, *self._kind(), name, changes)
 
+    def annotate(self, name: str, uid: str, annotations: dict[str, str]) -> bool:
+        """Write annotations of the TrainJob of this uid, in one attempt. Return False where that is not allowed."""
+        call, changes = self._objects.patch_namespaced_custom_object, {"uid": uid, "annotations": annotations}
+        try:
+            self.once(call, *self._kind(), name, {"metadata": changes}, _request_timeout=CALL_TIMEOUT).release_conn()
+        except Exception as error:
+            if isinstance(error, ApiRefused) and passing(error) is None:
+                return error.status in (
+                    404,
+                    409,
+                    422,
+                )  # it is gone, or another one has its name: its uid cannot be changed
+            if passing(error) is None:
+                raise
+        return True
+
     def delete(self, name: str, uid: str) -> None:
         """Delete the TrainJob of this uid; another one of the same name stays. Its pods end a while after it.
 
@@ -110,6 +128,20 @@ class Cluster:
         try:
             with self.once(call, self.namespace, **options) as response:
                 return list(json.loads(response.data)["items"])
+        except Exception as error:
+            if not isinstance(error, ApiRefused) and passing(error) is None:
+                raise
+            return None
+
+    def own_pod(self) -> dict[str, Any] | None:
+        """Return the pod that this process runs in; None outside of one, and where it cannot be seen now, or may not."""
+        if (name := environment().get("HOSTNAME")) is None or not OWN_NAMESPACE.is_file():
+            return None
+        call, namespace = self._core.list_namespaced_pod, OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+        try:
+            options = {"field_selector": f"metadata.name={name}", "_request_timeout": CALL_TIMEOUT}
+            with self.once(call, namespace, **options) as response:
+                return next(iter(json.loads(response.data)["items"]), None)
         except Exception as error:
             if not isinstance(error, ApiRefused) and passing(error) is None:
                 raise

@@ -13,11 +13,14 @@ from typing import Any
 
 from sida import patience, progress
 from sida.errors import SidaError, TimedOut, Unavailable, UserError
+from sida.launch import grace
+from sida.launch.annotations import disruptions, of_disruption, of_progress
 from sida.launch.base import Work
 from sida.launch.cluster import ApiRefused, Cluster, Unreachable
 from sida.launch.job_state import ended, pods_run, queue_of, suspended, waiting_job
 from sida.launch.pod_logs import FirstNodeLog, event_of, pods_of
-from sida.launch.pod_state import attempt_of, failure_of
+from sida.launch.pod_state import attempt_of, failure_of, taken_off
+from sida.launch.trainjob_manifest import grace_of
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.launch.worker_error import explain, failure
 from sida.progress import duration
@@ -27,6 +30,7 @@ POLL_SECONDS = 5.0  # between two looks at the job and its events
 POD_SECONDS = 1.0  # between two looks at its pods
 WAITING_SECONDS = 10.0  # between two looks at why pods do not begin, and at the queue
 CREATION_SECONDS = 120.0  # how long the controller may fail to create what the job consists of
+ANNOTATION_SECONDS = 30.0  # between two that tell of progress
 LOG_SECONDS = 30.0  # to read the rest of the log
 RESULT_SECONDS = 60.0  # between looks into the store while the API server is away
 SUBMIT_AGAIN = "checkpoints are kept: run the step again to continue"
@@ -54,6 +58,11 @@ class Follower:
         self._attempt = 0  # the job's last start
         self._killed = ""  # that one of its pods was killed for memory, in words
         self._workloads: Sequence[dict[str, Any]] | None = None  # of Kueue, at the last look; None: may not be read
+        self._annotates = True  # until that may not be done
+        self._progress: dict[str, Any] | None = None  # which is not shown yet
+        self._shown = cluster.clock.now() - ANNOTATION_SECONDS
+        self._disruptions = disruptions(job)
+        self._told_grace = False
         self._looked_in_store = self._looked_why = cluster.clock.now()
         self._looked_in_queue: float | None = None
 
@@ -107,6 +116,7 @@ class Follower:
             if (end := ended(self.job)) is not None:
                 return None if end["type"] == "Complete" else end
             self._say_how_it_stands()
+            self._show_progress()
             self._look_at_events()
             if clock.now() - self._looked_why > WAITING_SECONDS:
                 self._looked_why = clock.now()
@@ -197,7 +207,8 @@ class Follower:
             if (attempt := attempt_of(pod)) > self._attempt:
                 self._attempt, self._killed = attempt, ""
         for pod in self._pods or []:
-            cause, uid = failure_of(pod), pod["metadata"]["uid"]
+            taken = taken_off(pod)
+            cause, uid = taken or failure_of(pod), pod["metadata"]["uid"]
             if attempt_of(pod) < self._attempt or uid in self._failed or cause is None:
                 continue
             if cause.cause in _TOLD_AT_ONCE:
@@ -206,7 +217,24 @@ class Follower:
                 if cause.cause == "memory":
                     self._killed, words = words, f"a worker was {words}"
                 self.note(words)
+                if taken is not None:
+                    self._disruptions += 1
+                    self._annotate(of_disruption(self._disruptions, words))
         return self._pods or []
+
+    # -- what the job itself shows: in `kubectl describe trainjob`, and to `status`
+
+    def _show_progress(self) -> None:
+        now = self.cluster.clock.now()
+        if self._progress is not None and now - self._shown >= ANNOTATION_SECONDS:
+            event, self._progress, self._shown = self._progress, None, now
+            self._annotate(of_progress(event))
+
+    def _annotate(self, annotations: dict[str, str]) -> None:
+        """Write annotations of the job, as far as that is allowed: nothing depends on them."""
+        if self._annotates and not self.cluster.annotate(self.name, self.uid, annotations):
+            self._annotates = False
+            self.note("its annotations cannot be written: it does not show its progress")
 
     def _say_why_it_waits(self) -> None:
         if pods_run(self.job) or self._pods is None:
@@ -221,12 +249,29 @@ class Follower:
         if event is None:
             if settings().events is None:
                 print(text, file=sys.stderr, flush=True)
+        elif event["event"] == "checkpoint":
+            self._judge_grace(event.get("seconds"))
         elif event["event"] == "progress" or (event["event"] == "note" and patience.told.is_news(event)):
             fields = {name: value for name, value in event.items() if name not in ("event", "step")}
             try:
                 progress.emit(event["event"], self.work.step, **fields)
+                if event["event"] == "progress" and event["unit"] == "images":
+                    of_progress(event)  # which raises what the line above may have let pass
+                    self._progress = event
             except (KeyError, TypeError, ValueError):
                 pass  # not one of ours: it stands in the log
+
+    def _judge_grace(self, seconds: Any) -> None:
+        """Compare what a checkpoint takes with what pods are given; say once that it is not enough."""
+        given = grace_of(self.job)
+        if given is None or not isinstance(seconds, int | float) or self._told_grace:
+            return
+        if (needed := grace.needed(seconds)) > given:
+            self._told_grace = True
+            self.note(
+                f"a checkpoint takes {seconds:.0f} s to be stored, and its pods have {given} s to end: when a node is taken away, "
+                f"the last one may not be done: set trainjob.grace_seconds of the profile to {needed}"
+            )
 
     def _cause(self, condition: dict[str, Any], begin: int) -> SidaError:
         reason, message = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())

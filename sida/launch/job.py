@@ -9,10 +9,12 @@ that has ended, its last MiB, lies beside it as ``log.txt``.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import cast
 
 from sida import layout, progress, records
 from sida.errors import NotFound, SidaError
+from sida.launch import grace
 from sida.launch.base import Launcher, Work
 from sida.launch.cluster import Cluster
 from sida.launch.local import LocalLauncher
@@ -35,9 +37,14 @@ def job_folder(run: StepRun) -> str:
     return layout.job_folder(run.step.name, run.key, run.attempt)
 
 
-def run_job(run: StepRun, spec: Spec[O]) -> O:
+def _none() -> int:
+    return 0
+
+
+def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _none) -> O:
     """Run the workers to the end and return what they published; a job that had finished before is adopted.
 
+    ``checkpoint_bytes`` tells the size of a checkpoint, which decides how long pods have to end.
     Raises what the launcher raises: SidaError with the worker's own line and the log's path when they fail, Stopped when asked to.
     """
     folder, step, store, execution = job_folder(run), run.step.name, run.store, run.recipe.execution
@@ -57,7 +64,7 @@ def run_job(run: StepRun, spec: Spec[O]) -> O:
         error=lambda: read_error(store, job),
         keep_log=lambda: store.put(f"{folder}/log.txt", end_of_log(log)),
     )
-    launcher, launch = _launcher(run, folder, work)
+    launcher, launch = _launcher(run, folder, work, checkpoint_bytes)
     file = JobFile(
         step=step,
         folder=folder,
@@ -75,7 +82,9 @@ def run_job(run: StepRun, spec: Spec[O]) -> O:
     return outcome
 
 
-def _launcher(run: StepRun, folder: str, work: Work) -> tuple[Launcher, Launch | None]:
+def _launcher(
+    run: StepRun, folder: str, work: Work, checkpoint_bytes: Callable[[], int]
+) -> tuple[Launcher, Launch | None]:
     """Return the launcher that the settings name, and what it tells the workers of itself."""
     here = settings()
     if here.launcher != "trainjob":
@@ -84,7 +93,16 @@ def _launcher(run: StepRun, folder: str, work: Work) -> tuple[Launcher, Launch |
     target, run_id = parse_target(here.trainjob), records.current_run()
     name = job_name(work.step, folder, run.store.address)
     manifest = train_job(
-        target, name=name, step=work.step, run=run_id, folder=folder, processes=work.processes, threads=work.threads
+        target,
+        name=name,
+        step=work.step,
+        run=run_id,
+        folder=folder,
+        processes=work.processes,
+        threads=work.threads,
+        # In a queue the runtime's grace counts, which `sida runtime` makes the profile's.
+        grace_seconds=target.grace_seconds
+        or (grace.FLOOR_SECONDS if target.queue else grace.planned(checkpoint_bytes())),
     )
     if run_id:
         run.store.put(layout.run_job_key(run_id, work.step), json.dumps({"folder": folder}).encode())

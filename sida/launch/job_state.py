@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from sida.launch.annotations import in_words
 from sida.launch.pod_state import Waiting, complaint, condition, line_of, newest_pods, waiting_of
 from sida.launch.queue import waiting_in_queue
 from sida.launch.trainjob_manifest import QUEUE
@@ -35,7 +36,7 @@ def pods_run(job: dict[str, Any]) -> bool:
 
 
 def job_in_words(job: dict[str, Any]) -> str:
-    """Say how it stands: ``TrainJob sida-distill-1a2b: its pods run``."""
+    """Say how it stands: ``TrainJob sida-distill-1a2b: its pods run, 1,024 of 8,192 images, 310/s, 2:38 left``."""
     if (end := ended(job)) is not None:
         reason = end.get("reason")
         state = f"{end['type']} ({reason})" if reason else end["type"]
@@ -44,7 +45,8 @@ def job_in_words(job: dict[str, Any]) -> str:
         state = f"waits in queue {queue}" if queue else "suspended"
     else:
         state = "its pods run" if pods_run(job) else "starting"
-    return f"TrainJob {job['metadata']['name']}: {state}"
+    known = in_words(job)
+    return f"TrainJob {job['metadata']['name']}: {state}{f', {known}' if known else ''}"
 
 
 def waiting_job(

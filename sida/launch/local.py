@@ -31,15 +31,34 @@ from sida.settings import settings
 
 WORKER = "sida.worker"
 TICK_SECONDS = 1.0
-GRACE_SECONDS = 60.0
 MARK = "SIDA_LAUNCH"
 LOOPBACK = "127.0.0.1"
+
+
+class _Said:
+    """Notes and progress of workers, passed on from their log where nobody reads events: else a pod's log would show nothing."""
+
+    def __init__(self, log: Path, begin: int, step: str) -> None:
+        self._log, self._at, self._start = log, begin, f"{step}: "
+        self._heard = settings().events is None
+
+    def pass_on(self) -> None:
+        """Print what is new, without the error, which ends the launcher too."""
+        if not self._heard:
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._at)
+            whole, end, _ = log.read().rpartition(b"\n")
+        self._at += len(whole + end)
+        for line in whole.decode(errors="replace").splitlines():
+            if line.startswith(self._start) and not line.startswith(f"{self._start}error: "):
+                print(line, file=sys.stderr, flush=True)
 
 
 class LocalLauncher(Launcher):
     """Processes of this machine.
 
-    ``stop``, or SIGTERM and SIGINT in the main thread, ask the workers to end; a second time, or GRACE_SECONDS, kills them.
+    ``stop``, or SIGTERM and SIGINT in the main thread, ask the workers to end; a second time, or SIDA_GRACE, kills them.
     """
 
     def __init__(self, log: Path, *, module: str = WORKER) -> None:
@@ -56,7 +75,14 @@ class LocalLauncher(Launcher):
         try:
             with on_stop(lambda number: self.stop()):
                 self._start(ranks, work, tells)
-                self._wait(ranks, work.check)
+                said = _Said(work.log, begin, work.step)
+
+                def check() -> None:
+                    said.pass_on()
+                    work.check()
+
+                self._wait(ranks, check)
+                said.pass_on()
         finally:
             ranks.end()
             told = first_told(hears)
@@ -80,14 +106,15 @@ class LocalLauncher(Launcher):
 
     def _wait(self, ranks: Group, check: Callable[[], None]) -> None:
         heard, failed, kill_at, next_check = 0, False, float("inf"), time.monotonic() + TICK_SECONDS
+        grace = settings().grace
         while ranks.runs():
             now = time.monotonic()
             if self._wishes > heard:
-                kill_at = 0.0 if heard else now + GRACE_SECONDS
+                kill_at = 0.0 if heard else now + grace
                 heard = self._wishes
                 ranks.terminate()
             elif ranks.failed and not failed:
-                failed, kill_at = True, min(kill_at, now + GRACE_SECONDS)
+                failed, kill_at = True, min(kill_at, now + grace)
                 ranks.terminate()
             if now >= kill_at:
                 ranks.kill()

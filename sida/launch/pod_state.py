@@ -140,6 +140,15 @@ def failure_of(pod: dict[str, Any]) -> Failure | None:
     return Failure("exit", name, message or reason)
 
 
+def taken_off(pod: dict[str, Any]) -> Failure | None:
+    """Return why a pod leaves its node before its work is done: a drain, a preemption, pressure; None for one that stays."""
+    status = pod.get("status") or {}
+    disruption = condition(status, "DisruptionTarget")
+    if disruption is None or status.get("phase") == "Succeeded":
+        return None
+    return Failure("evicted", pod["metadata"]["name"], line_of(disruption.get("message") or disruption.get("reason")))
+
+
 def _exit(pod: dict[str, Any], container: dict[str, Any], ended: dict[str, Any]) -> Failure | None:
     name, code = pod["metadata"]["name"], int(ended["exitCode"])
     if ended.get("reason") == "OOMKilled":

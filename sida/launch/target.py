@@ -23,6 +23,7 @@ class Target(Part):
     priority_class: str = ""  # of Kueue, in its queue
     # What SIGTERM to the launching step does to the job.
     on_termination: Literal["delete", "suspend", "keep"] = "delete"
+    grace_seconds: Positive | None = None  # of its pods; None: by the size of the recipe's checkpoints
     abandoned_seconds: Positive = 3600  # without a launching step the job ends itself after so long
     outage_seconds: Positive = 6 * 3600  # how long the API server may be away before the launching step gives up
 

@@ -17,7 +17,9 @@ from sida.launch.follower import Follower
 from sida.launch.job_state import SUSPENDED_BY, ended
 from sida.launch.looker import Looker, Looks
 from sida.launch.pod_logs import first_node, is_over, pods_of
+from sida.launch.pod_state import taken_off
 from sida.launch.trainjob_manifest import NODE, QUEUE, RUN, SPEC, STEP
+from sida.launch.words import failure_in_words
 from sida.process.signals import on_stop
 
 ENDING_SECONDS = 20.0  # how long to try to end a job: whoever stops a launcher does not wait for long
@@ -76,9 +78,11 @@ class TrainJobLauncher(Launcher):
 
     def stop(self) -> str:
         """Delete or suspend it, as ``on_termination`` says. Raises UserError when the cluster refuses."""
+        return self._end(self._on_termination)
+
+    def _end(self, wish: Literal["delete", "suspend", "keep"]) -> str:
         if ended(self.job) is not None:
             return f"TrainJob {self.name}: had ended already"
-        wish = self._on_termination
         if wish == "suspend" and (self.job["metadata"].get("labels") or {}).get(QUEUE):
             wish = "delete"  # suspending is Kueue's way to make it wait: it would let it go on
         try:
@@ -110,6 +114,12 @@ class TrainJobLauncher(Launcher):
     def _let_go(self) -> None:
         self._impatient()
         try:
+            own = self.cluster.own_pod()
+            if (
+                own is not None and (taken := taken_off(own)) is not None
+            ):  # another takes its place, and follows the job
+                progress.note(self.step, f"{failure_in_words(taken)}: {self._end('keep')}")
+                return
             progress.note(self.step, self.stop())
         except SidaError as error:
             progress.note(self.step, f"TrainJob {self.name}: {error}: it ends when it finds itself abandoned")

@@ -10,18 +10,19 @@ import hashlib
 import json
 from typing import Any
 
+from sida.launch import grace
 from sida.launch.pod import NO_SIDECAR, PLACES, RESTRICTED, THREAD_VARIABLES, Variables, environment, security
 from sida.launch.target import Target
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 API_VERSION = f"{GROUP}/{VERSION}"
 NODE = "node"  # of the replicated job and of its container
+INIT = ("python", "-m", "sida.process.init")  # is told to end, also before torchrun listens
 MANAGER = "sida.dev/launcher"
 SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
 RUN, STEP = "sida/run", "sida/step"  # labels
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"  # labels, of Kueue
 RESTART = "jobset.sigs.k8s.io/restart-attempt"  # label of pods
-GRACE_SECONDS = 120  # to finish an iteration and write a checkpoint
 PART = {"app.kubernetes.io/part-of": "sida"}
 RBAC, ROLE = "rbac.authorization.k8s.io", "sida-launcher"
 
@@ -33,28 +34,39 @@ def job_name(step: str, folder: str, store: str) -> str:
 
 
 def train_job(
-    target: Target, *, name: str, step: str, run: str, folder: str, processes: int, threads: int
+    target: Target,
+    *,
+    name: str,
+    step: str,
+    run: str,
+    folder: str,
+    processes: int,
+    threads: int,
+    grace_seconds: int = grace.FLOOR_SECONDS,
 ) -> dict[str, Any]:
     """The TrainJob that runs ``sida.worker`` on the job in ``folder``.
 
-    ``processes`` is the number over all nodes. Raises UserError when they cannot be shared out evenly.
+    ``processes`` is the number over all nodes. Its pods have ``grace_seconds`` to end. Raises UserError when the processes cannot
+    be shared out evenly.
     """
     per_node = target.per_node(processes)
     pod = target.pod.model_copy(update={"processes": per_node, "threads": threads})
     restart: Variables = {"SIDA_RESTART": {"fieldRef": {"fieldPath": f"metadata.labels['{RESTART}']"}}}
     own = {"SIDA_IMAGE": pod.image, "SIDA_EVENTS": "-", "PYTHONUNBUFFERED": "1"} | PLACES
-    env = restart | pod.env | own | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    seconds = str(grace.of_workers(grace_seconds))
+    # torchrun by itself kills its workers 30 seconds after SIGTERM.
+    end = {"SIDA_GRACE": seconds, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": seconds}
+    env = restart | end | pod.env | own | dict.fromkeys(THREAD_VARIABLES, str(threads))
     # Kueue (0.19, with Trainer 2.2's types) drops this field when it admits a job, and JobSet then refuses the changed pod: the
-    # runtime's grace has to do in a queue, which in ours is the same.
-    grace = {} if target.queue else {"terminationGracePeriodSeconds": GRACE_SECONDS}
-    patch = grace | pod.around({"name": NODE})
+    # runtime's grace has to do in a queue.
+    patch = ({} if target.queue else {"terminationGracePeriodSeconds": grace_seconds}) | pod.around({"name": NODE})
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": target.runtime_kind, "name": target.runtime},
         "trainer": {
             "image": pod.image,
             "numNodes": target.nodes,
             "numProcPerNode": per_node,
-            "command": ["torchrun", "-m", "sida.worker"],
+            "command": [*INIT, "torchrun", "-m", "sida.worker"],
             "args": ["--job", f"{folder}/spec.json"],
             "env": environment(env),
             "resourcesPerNode": pod.resources(),
@@ -98,6 +110,15 @@ def queue_labels(queue: str, priority_class: str) -> dict[str, str]:
     return {QUEUE: queue} | ({PRIORITY: priority_class} if priority_class else {})
 
 
+def grace_of(job: dict[str, Any]) -> int | None:
+    """Return the seconds that a TrainJob's pods have to end, as our manifest says; in a queue that is the runtime's."""
+    for patch in job["spec"].get("runtimePatches") or ():
+        if patch.get("manager") == MANAGER:
+            (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+            return node["template"]["spec"]["template"]["spec"].get("terminationGracePeriodSeconds")
+    return None
+
+
 def label(text: str) -> str:
     """A label's value: at most 63 characters that end with a letter or digit."""
     return text[:63].rstrip("-_.")
@@ -107,7 +128,14 @@ def label(text: str) -> str:
 
 
 def training_runtime(
-    name: str, namespace: str, image: str, *, service_account: str = "", run_as_user: int = 1000, max_restarts: int = 3
+    name: str,
+    namespace: str,
+    image: str,
+    *,
+    service_account: str = "",
+    run_as_user: int = 1000,
+    max_restarts: int = 3,
+    grace_seconds: int = grace.FLOOR_SECONDS,
 ) -> dict[str, Any]:
     """Our runtime: the gang restarts as a whole, a failure counts, the loss of a node does not.
 
@@ -117,7 +145,7 @@ def training_runtime(
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": grace_seconds,
         "securityContext": security(run_as_user),
         "containers": [{"name": NODE, "image": image, "securityContext": RESTRICTED}],
     }

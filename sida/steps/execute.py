@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +15,7 @@ from sida.errors import SidaError, TimedOut
 from sida.failures import Failure, first_failure
 from sida.manifests import Part
 from sida.printing import one_line
+from sida.process.signals import on_stop
 from sida.settings import settings
 from sida.steps.attempts import StepOutcome
 from sida.steps.log import kept as kept_log
@@ -43,7 +47,7 @@ def execute(step: Step[R], output: Artifact, *, run_id: str = "", **arguments: A
     """
     run_id = run_id or settings().run
     try:
-        with kept_log(run_id, step.name):
+        with kept_log(run_id, step.name), _ended_by_sigterm(step.name):
             outcome = _recorded(step, run_id, arguments)
     except Exception as error:
         message, exit_code = _in_a_line(error)
@@ -65,7 +69,7 @@ def execute_one_of_many(
         item = arguments["recipe"]
         try:
             item = recipe_at(arguments["recipe"]).name
-            with kept_log(run_id, f"{step.name}.{item}"):
+            with kept_log(run_id, f"{step.name}.{item}"), _ended_by_sigterm(step.name):
                 return _delivered(_recorded(step, run_id, arguments, item), output)
         except Exception as error:  # whatever it is, it is this item's: the end of the run says it
             if not isinstance(error, SidaError):
@@ -76,6 +80,27 @@ def execute_one_of_many(
         progress.note(step.name, f"{item} failed, the others go on: {failure.message}")
     failure.write(output.path)
     return None
+
+
+@contextmanager
+def _ended_by_sigterm(step: str) -> Iterator[None]:
+    """End on SIGTERM as on an error: the lease is released, so that the next attempt need not wait until it expires.
+
+    The first process of a container is deaf to signals that it does not handle. What launches workers handles this one itself.
+    """
+    heard: list[int] = []
+
+    def end(number: int) -> None:
+        if not heard:  # a second one does not disturb the end
+            heard.append(number)
+            raise SystemExit(128 + number)
+
+    with on_stop(end, (signal.SIGTERM,)):
+        try:
+            yield
+        finally:
+            if heard and settings().events is None:  # else whoever draws events has asked for it
+                progress.note(step, "ended by SIGTERM: what was published is kept, the same step goes on from there")
 
 
 def look_up(step: Step[R], *, run_id: str = "", one_of_many: bool = False, **arguments: Any) -> str:

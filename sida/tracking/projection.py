@@ -19,6 +19,7 @@ from typing import Any
 from sida import records
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ending_of
 from sida.errors import Corrupt, NotFound, UserError
+from sida.layout import SYSTEM_METRICS, job_folder
 from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
@@ -147,11 +148,27 @@ def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Mani
         for name, value in point.items()
         if name != "images"
     ]
+    metrics += _system_metrics(store, manifest)
     node = _child(recipe, identity, "distill", manifest)
     node.params = flat({"method": recipe.method.model_dump(mode="json")})
     node.metrics = [*metrics, ("kimg_chosen", result.images_seen / 1000, 0)]
     node.artifacts = {"curve.json": result.curve.key}
     return node
+
+
+def _system_metrics(store: ObjectStore, manifest: Manifest) -> list[tuple[str, float, int]]:
+    """Return samples of the machine's load; none where nobody asked for them (SIDA_SYSTEM_METRICS)."""
+    about = manifest.about
+    try:
+        points = json.loads(store.read(f"{job_folder(about.step, about.key, about.attempt)}/{SYSTEM_METRICS}"))
+    except NotFound:
+        return []
+    return [
+        (name, float(value), int(point["images"]))
+        for point in points
+        for name, value in point.items()
+        if name != "images"
+    ]
 
 
 def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:

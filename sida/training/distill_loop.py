@@ -18,12 +18,13 @@ from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
 from sida.launch.spec import DistillOutcome, DistillSpec
-from sida.layout import samples_name
+from sida.layout import SYSTEM_METRICS, samples_name
 from sida.manifests import DatasetResult, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
+from sida.settings import settings
 from sida.stores.objects import fetch_object
 from sida.teachers.files import load_network, save_network
 from sida.training.checkpoint import identity_of
@@ -36,6 +37,7 @@ from sida.training.op_profile import PROFILED, IterationProfile
 from sida.training.selection import Selection, Stopped
 from sida.training.state import Parts, state_of
 from sida.worker.job import Job
+from sida.worker.system_metrics import SystemMetrics
 
 
 def distill(job: Job[DistillSpec]) -> DistillOutcome | None:
@@ -62,6 +64,8 @@ class DistillRun(TrainingRun):
             self.history = History(method.images, method.batch, job.processes)
             self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator
             self.resume()
+            sampled = settings().system_metrics and job.processes.first
+            self.system = SystemMetrics(job) if sampled else None
 
     def _distillation(self) -> Distillation:
         job, method, execution = self.job, self.job.recipe.method, self.job.recipe.execution
@@ -106,6 +110,8 @@ class DistillRun(TrainingRun):
         after = self.seen + self.batch
         last = after >= self.images
         self.history.add(after, losses | self.distillation.health, last)
+        if self.system is not None and (last or crossed(self.seen, after, self.history.every)):
+            self.writer.publish(SYSTEM_METRICS, self.system.sampled(after))
         self.selection.due |= last or crossed(self.seen, after, self.job.recipe.evaluation.selection_every)
         return losses
 

@@ -18,6 +18,8 @@ from sida.manifests import (
 from sida.recipe import Recipe
 from sida.steps import From, StepRun, carried, step
 
+CHECKPOINT_NETWORKS = 8  # three networks, Adam's moments of two, the best so far: the size of a checkpoint
+
 
 @step(version=2, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"), launches=True)
 def distill(
@@ -53,7 +55,7 @@ def distill(
         dataset=ManifestRef.of(dataset),
         reference=ManifestRef.of(reference),
     )
-    outcome = run_job(run, spec)
+    outcome = run_job(run, spec, lambda: CHECKPOINT_NETWORKS * teacher.result.weights.size)
     run.notes["dropped_samples"] = outcome.dropped
     run.notes |= {f"seconds_{name}": seconds for name, seconds in outcome.seconds.items()}
     run.notes |= {f"milliseconds_{kind}": spent for kind, spent in outcome.profile.items()}

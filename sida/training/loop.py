@@ -137,8 +137,12 @@ class TrainingRun(ABC):
         self.job.processes.meet()  # each has fetched and read what it needs
 
     def stopped(self, stop: Stop) -> SidaError:
-        """Return the error that ends a run which was asked to stop, once its checkpoint is in the store."""
+        """Return the error that ends a run which was asked to stop, once its checkpoint is in the store.
+
+        Of a TrainJob's nodes the one that is taken away has to end first: were it another, Kubernetes would count a failure.
+        """
         self.writer.wait(stop)
+        self.job.wait_for_the_asked(stop)
         return SidaError(f"stopped at {self.seen} images, after a checkpoint: run again to continue")
 
 

@@ -30,5 +30,13 @@ def teach(
     network = teacher.network.model_dump(mode="json")
     parameters = {"network": network, "train": teacher.train.model_dump(mode="json"), "licence": teacher.licence}
     run.claim(parameters, dataset=dataset)
-    weights = run_job(run, TeachSpec(dataset=ManifestRef.of(dataset))).teacher
+    weights = run_job(run, TeachSpec(dataset=ManifestRef.of(dataset)), lambda: _checkpoint_bytes(recipe)).teacher
     return TeacherResult(network=network, weights=weights, source_sha256=weights.sha256, licence=teacher.licence)
+
+
+def _checkpoint_bytes(recipe: Recipe) -> int:
+    """Return the size of a checkpoint: the network, its EMA, Adam's two moments, in float32."""
+    from sida.teachers.files import network_on_meta  # torch
+
+    network = network_on_meta(recipe.teacher.network.model_dump(mode="json"), recipe.name)
+    return 4 * 4 * sum(parameter.numel() for parameter in network.parameters())

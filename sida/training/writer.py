@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sida import patience
+from sida import patience, progress
 from sida.errors import Unavailable
 from sida.training.checkpoint import Checkpoint, write_checkpoint
 from sida.training.host_copy import HostCopy
@@ -45,6 +45,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._copied: Checkpoint | None = None  # its tensors are in the copies
         self._filed: Checkpoint | None = None  # its tensors are in its file
+        self._to_file_seconds = 0.0  # of the newest
         self._small: dict[str, bytes] = {}
         self._away: Unavailable | None = None
         self._failure: Exception | None = None
@@ -146,7 +147,9 @@ class Writer:
             return
         if before is not None:
             _file(folder, before).unlink()
+        began = time.monotonic()
         save_file(self._copies, _file(folder, copied))
+        self._to_file_seconds = time.monotonic() - began
         with self._changed:
             self._copied, self._filed = None, copied
             self._changed.notify_all()
@@ -157,9 +160,13 @@ class Writer:
         for name, content in small.items():
             self._job.publish(name, content)
         if filed is not None:
-            path = _file(folder, filed)
+            path, began = _file(folder, filed), time.monotonic()
             write_checkpoint(self._job, filed, path, self._keep)
             path.unlink()
+            seconds = round(self._to_file_seconds + time.monotonic() - began, 1)
+            progress.emit(
+                "checkpoint", self._job.step, seen=filed.seen, seconds=seconds
+            )  # for who gives pods their time
         with self._changed:
             self._away, self._filed = None, None
             self._small = {name: content for name, content in self._small.items() if small.get(name) is not content}

@@ -14,6 +14,7 @@ from sida.launch.worker_error import NAME, WorkerError, read_error, tell
 from sida.manifests import Manifest, Part, of_kind, parse_manifest
 from sida.patience import as_one, impatient
 from sida.recipe import Recipe
+from sida.settings import environment, settings
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef
 from sida.stores.lease import check_fence
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 R = TypeVar("R", bound=Part)
 S = TypeVar("S", bound=Spec[Any], covariant=True)
 
+ASKED_SECONDS = 0.2  # between two looks whether this process is asked to end
 HEIR_SECONDS = 60.0  # how long a new launcher may take to write the spec after taking the lease
 
 
@@ -99,6 +101,17 @@ class Job(Generic[S]):
             before = read_error(self.store, f"{self.folder}/spec.json")
             if before is None or before.restart < restart:
                 self.publish(NAME, told.model_dump_json(indent=1).encode())
+
+    def wait_for_the_asked(self, asked: Callable[[], bool]) -> None:
+        """Wait until this process itself is asked to end, in a TrainJob of several nodes: which is when another has ended."""
+        until = time.monotonic() + settings().grace
+        while self.file.launch is not None and self.several_nodes and not asked() and time.monotonic() < until:
+            time.sleep(ASKED_SECONDS)
+
+    @property
+    def several_nodes(self) -> bool:
+        """Return whether its processes are on more than one machine."""
+        return self.processes.world > int(environment().get("LOCAL_WORLD_SIZE", 1))
 
     def put(self, path: Path, name: str) -> ObjectRef:
         """Store a file under its digest."""

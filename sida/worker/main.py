@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -27,8 +28,12 @@ from sida.settings import environment, settings
 from sida.steps.recipes import recipe_at
 from sida.stores import open_store
 from sida.worker.job import Job
+from sida.worker.trainer_status import reported
 
 RESTART_SECONDS, LONGEST_RESTART_SECONDS = 5.0, 60.0  # the pause after the first restart, doubling
+
+# Who has lost the others ends so much later: were it seen before the pod that was taken off its node, a failure would be counted.
+LOST_SECONDS = 10.0
 
 
 # Kind of job -> the function that does one process's share of it, imported (with torch) when it is called.
@@ -67,6 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _is_lost(error: Exception) -> bool:
+    """Return whether another process of the job is gone, as far as torch tells."""
+    from torch.distributed import DistError
+
+    gone = re.search(r"onnection (closed|reset|refused)|[Ss]ocket|gloo|NCCL", str(error))
+    return isinstance(error, Lost | DistError) or (isinstance(error, RuntimeError) and gone is not None)
+
+
 def _end_if_known(step: str, error: Exception) -> None:
     """Say why we fail and end with its status, unless it is a surprise, which ends in a traceback."""
     known = error if isinstance(error, SidaError) else full_disk(error)
@@ -98,11 +111,14 @@ def _run(key: str) -> None:
     with joined(timedelta(seconds=here.timeout + here.patience)) as processes:  # one of us may wait for the store
         job: Job[Any] = Job(file, recipe, store, processes)
         try:
-            outcome = work(job)
+            with reported(file.step) if processes.first else nullcontext():
+                outcome = work(job)
             if outcome is not None:
                 job.publish(RESULT, outcome.model_dump_json(indent=1).encode())
             processes.meet()
         except Exception as error:
             job.fail(error, here.restart)  # before the others notice that we are gone
+            if file.launch is not None and job.several_nodes and _is_lost(error):
+                time.sleep(LOST_SECONDS)
             _end_if_known(file.step, error)
             raise

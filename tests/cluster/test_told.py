@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sida.launch.grace import FLOOR_SECONDS
 from sida.launch.pod import secret_key
-from sida.launch.trainjob_manifest import GRACE_SECONDS
 from tests.cluster.conftest import Cluster, Undisturbed
 from tests.cluster.installed import NAMESPACE
 from tests.cluster.kubectl import apply, create, get, kubectl, until
@@ -44,7 +44,7 @@ def launched(cluster: Cluster, run: str, **changes: Any) -> Iterator[str]:
         kubectl("-n", NAMESPACE, "delete", "job", name)  # SIGTERM: the launching step takes its TrainJob along
         try:
             until(
-                "the TrainJob's end", lambda: not get("trainjobs", "", namespace=NAMESPACE) or None, GRACE_SECONDS + 30
+                "the TrainJob's end", lambda: not get("trainjobs", "", namespace=NAMESPACE) or None, FLOOR_SECONDS + 30
             )
         except AssertionError:
             kubectl("-n", NAMESPACE, "delete", "trainjobs", "--all")  # the next test is to begin with none

@@ -287,6 +287,8 @@ class Kube:
         return made
 
     def _patch(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        if (uid := body.get("metadata", {}).get("uid")) not in (None, self._known(name)["metadata"]["uid"]):
+            raise Answer(422, "Invalid", f'metadata.uid: Invalid value: "{uid}": field is immutable')
         job = _merged(self._known(name), body)
         for field in IMMUTABLE:
             if job["spec"].get(field) != self._known(name)["spec"].get(field):

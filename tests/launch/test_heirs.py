@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sida import recipe
 from sida.errors import Fenced, SidaError, UserError
@@ -19,6 +20,7 @@ from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from sida.stores.lease import acquire
 from sida.worker.job import Job
+from sida.worker.ranks import Processes
 from tests.conftest import ROOT
 from tests.jobs import job_file, led
 
@@ -41,6 +43,15 @@ def file(store: ObjectStore, launch: Launch | None) -> JobFile:
 
 def worker_job(store: ObjectStore, launch: Launch | None) -> Job[Any]:
     return Job(file(store, launch), recipe.load("digits"), store, None)  # type: ignore[arg-type]
+
+
+def on_nodes(store: ObjectStore, launch: Launch | None, nodes: int, monkeypatch: pytest.MonkeyPatch) -> Job[Any]:
+    """A process's job with two processes on each node."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("SIDA_GRACE", "0.5")
+    job = worker_job(store, launch)
+    job.processes = Processes(0, 2 * nodes, torch.device("cpu"))
+    return job
 
 
 LAUNCH = Launch(job="sida-distill-1", abandoned_seconds=60)
@@ -158,3 +169,37 @@ def test_a_start_that_goes_on_from_a_queue_may_fail_for_a_reason_of_its_own(stor
     job.fail(UserError("recipe x: change micro_batch"), 0)
     error = read_error(store, key)
     assert error is not None and "micro_batch" in error.message
+
+
+# -- one of a TrainJob's nodes is taken away
+
+
+def test_a_node_that_was_not_asked_to_end_ends_after_the_one_that_was(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, looks = on_nodes(store, LAUNCH, 2, monkeypatch), 0
+
+    def asked() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks > 2
+
+    job.wait_for_the_asked(asked)
+    assert looks == 3
+
+
+@pytest.mark.parametrize(
+    ("launch", "nodes", "asked", "waits"),
+    [
+        (LAUNCH, 2, False, True),  # no longer than pods are given
+        (LAUNCH, 2, True, False),
+        (LAUNCH, 1, False, False),
+        (None, 2, False, False),
+    ],
+)
+def test_it_waits_only_for_another_node_and_not_for_ever(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, launch: Launch | None, nodes: int, asked: bool, waits: bool
+) -> None:
+    job, began = on_nodes(store, launch, nodes, monkeypatch), time.monotonic()
+    job.wait_for_the_asked(lambda: asked)
+    assert (time.monotonic() - began >= 0.4) is waits

@@ -99,6 +99,19 @@ def test_when_one_worker_is_killed_no_process_survives_and_the_error_says_so(tmp
     assert "a worker was killed by SIGKILL" in launched.assert_all_gone()
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_what_workers_have_for_people_is_passed_on_where_nobody_reads_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], heard: bool
+) -> None:
+    if heard:
+        monkeypatch.delenv("SIDA_EVENTS", raising=False)
+    else:
+        monkeypatch.setenv("SIDA_EVENTS", str(tmp_path / "events"))
+    (tmp_path / "log").write_text("beat: of an earlier start\n")
+    run(tmp_path, "say", lambda: (tmp_path / "enough").touch())
+    assert capsys.readouterr().err == ("beat: 5 of 10 images (50%)\n" if heard else "")
+
+
 def test_sigterm_to_the_launcher_ends_the_workers_and_is_told_as_a_stop(tmp_path: Path) -> None:
     launched = Launched(tmp_path)
     launched.launcher.terminate()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sida.launch.trainjob_manifest import INIT
 from sida.settings import settings
 from tests.conftest import ROOT
 from tests.launch.kube_server import NAMESPACE, Kube, serve
@@ -28,8 +29,10 @@ def kubelet(kube: Kube, job: dict[str, Any], fail_first: set[str]) -> None:
         env.pop(name, None)
     env |= {"SIDA_EVENTS": "-", "SIDA_RUNS": settings().runs.as_posix(), "SIDA_CACHE": settings().cache.as_posix()}
     env["PET_NPROC_PER_NODE"] = str(trainer["numProcPerNode"])
-    assert trainer["command"][0] == "torchrun"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *trainer["command"][1:], *trainer["args"]]
+    *init, torchrun, flag, module = trainer["command"]
+    assert (tuple(init), torchrun) == (INIT, "torchrun")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", flag, module, *trainer["args"]]
+    command = [sys.executable, *init[1:], *run]
     for restart in range(2):
         kube.counts(active=1, ready=1)
         pod = kube.pod(restart)

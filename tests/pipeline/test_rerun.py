@@ -373,18 +373,21 @@ def test_an_input_that_is_gone_or_another_is_told_before_anything_is_run(command
         rerun.check_inputs(call)
 
 
-def test_status_2_is_final_for_jobs_and_cron_jobs_and_a_pod_in_place_of_a_lost_one_waits_for_its_lease(
+def test_status_2_is_final_a_drained_pod_does_not_count_and_one_in_place_of_a_lost_one_waits_for_its_lease(
     command: Command,
 ) -> None:
     cron = next(yaml.safe_load_all(command("rerun", "--cronjobs", "digits", "--profile", command.profile()).out))
     for spec in (job(command, call_of_score())["spec"], cron["spec"]["jobTemplate"]["spec"]):
         exits = {"containerName": "step", "operator": "In", "values": [2]}
-        assert spec["podFailurePolicy"] == {"rules": [{"action": "FailJob", "onExitCodes": exits}]}
+        drained = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+        assert spec["podFailurePolicy"] == {"rules": [{"action": "FailJob", "onExitCodes": exits}, drained]}
         assert spec["template"]["spec"]["restartPolicy"] == "Never"  # which a policy asks for
+        assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 120
         assert spec["backoffLimit"] == 2
         (container,) = spec["template"]["spec"]["containers"]
         assert container["name"] == exits["containerName"]
         assert {"name": "SIDA_LEASE_WAIT", "value": "120"} in container["env"]
+        assert {"name": "SIDA_GRACE", "value": "110"} in container["env"]
 
 
 def test_a_config_map_that_names_no_run_is_said_in_the_words_of_the_docs(command: Command) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import profile
 from pipeline.pod import pod_of
 from pipeline.profile import load
 from sida import recipe
@@ -60,6 +61,14 @@ def test_a_launched_step_s_pod_is_light_and_its_variables_make_a_valid_trainjob(
     assert errors(made) == []
     assert "secretKeyRef" in json.dumps(made) and "SIDA_LAUNCHER" not in json.dumps(made)
     assert "SIDA_LAUNCHER" not in str(container(said.out, "score"))
+
+
+def test_the_profile_s_grace_is_that_of_the_trainjob_s_pods_and_of_rerun_s_job(command: Command) -> None:
+    longer = (LAUNCHED[0][0], LAUNCHED[0][1].replace("gpu,", "gpu, grace_seconds: 900,"))
+    for changes, told, own in ((LAUNCHED, None, 120), ((longer, LAUNCHED[1]), 900, 900)):
+        pod = pod_of("distill", recipe.load("digits"), profile.load(command.profile(*changes)), "mine")
+        assert parse_target(str(pod.env["SIDA_TRAINJOB"])).grace_seconds == told
+        assert pod.as_job([], [], {})["template"]["spec"]["terminationGracePeriodSeconds"] == own
 
 
 def test_a_volume_is_mounted_by_the_launching_pod_and_on_every_node(command: Command) -> None:

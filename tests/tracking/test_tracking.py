@@ -88,6 +88,18 @@ def test_a_run_becomes_a_parent_and_two_children_with_everything_on_them(address
     assert made.manifests()["prepare_data"].digest.startswith(data.dataset.digest)
 
 
+def test_the_load_of_the_machine_is_written_under_mlflow_s_names_where_it_was_sampled(
+    address: str, store: ObjectStore
+) -> None:
+    made, name = Made(store, named(), (1.0, 1.01, 0.99)), "system/cpu_utilization_percentage"
+    (about,) = (manifest.about for step, manifest in made.manifests().items() if step == "distill")
+    samples = [{"images": 600, name: 93.5}, {"images": 1200, name: 95.0}]
+    folder = layout.job_folder(about.step, about.key, about.attempt)
+    store.put(f"{folder}/{layout.SYSTEM_METRICS}", json.dumps(samples).encode())
+    track(made.write("run-1"))
+    assert points(address, runs_of(address, made)["distill"], name) == [(600, 93.5), (1200, 95.0)]
+
+
 def test_tracking_again_adds_nothing_and_another_run_of_the_same_recipe_joins(address: str, store: ObjectStore) -> None:
     made = Made(store, named(), (1.0, 1.01, 0.99))
     track(made.write("run-1"))

@@ -110,6 +110,21 @@ def test_sigterm_ends_with_a_checkpoint_from_which_the_run_ends_with_the_same_bi
     assert result.curve == undisturbed.curve
 
 
+def test_the_machine_s_load_is_sampled_where_it_is_asked_for_once_a_point_and_changes_no_number(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDA_SYSTEM_METRICS", "1")
+    job = made.job(name="sampled")
+    _stopped(job, monkeypatch, images=96)
+    result = distill(made.job(name="sampled"))
+    assert (result.generator, result.curve) == (undisturbed.generator, undisturbed.curve)
+    samples = json.loads(made.store.read(f"{job.folder}/system.json"))
+    assert [sample["images"] for sample in samples] == [*range(32, 257, 32)]
+    assert all(0 <= sample["system/cpu_utilization_percentage"] <= 100 for sample in samples)
+    assert all(sample["system/system_memory_usage_megabytes"] > 0 for sample in samples)
+    assert not made.store.exists(f"{made.job(name='undisturbed').folder}/system.json")
+
+
 def test_sigterm_ends_a_teacher_s_training_with_a_checkpoint_from_which_it_ends_with_the_same_bits(
     made: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
