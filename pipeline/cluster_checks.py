@@ -73,9 +73,12 @@ def namespaces(profile: Profile, cluster: Installed | Check) -> Check:
 
 
 def accounts(profile: Profile, cluster: Installed | Check) -> Check:
-    """Check the service accounts of KFP's pods, of rerun's Jobs and of TrainJobs."""
+    """Check the service accounts of a run's pods, of rerun's Jobs and of TrainJobs."""
     jobs = profile.trainjob
     named = [runs_as(profile)]
+    if profile.engine == "argo":
+        launching = jobs.launcher_account if jobs else None
+        named += [(profile.namespace, name) for name in (profile.argo.executor_account, launching) if name]
     if profile.job_namespace:
         launching = jobs.launcher_account if jobs else None
         named += [(profile.job_namespace, name) for name in (profile.job_service_account, launching) if name]
@@ -90,6 +93,8 @@ def secrets(profile: Profile, cluster: Installed | Check) -> Check:
     keys = {secret.name: set(secret.variables.values()) for secret in profile.secrets}
     keys |= {name: set() for name in profile.image_pull_secrets}
     labels = {(namespace, name): asked for namespace in places(profile) for name, asked in keys.items()}
+    if profile.engine == "argo":  # which Argo mounts into its own containers; its name follows from the account's
+        labels[profile.namespace, f"{profile.argo.executor_account}.service-account-token"] = {"token"}
     if profile.webhook is not None:  # the exit handler's alone
         labels[runs_as(profile)[0], profile.webhook.secret] = {profile.webhook.key}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components import around
 from sida.registry import STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def components(*arguments: str, runs: Path | None = None) -> subprocess.Complete
 def test_without_arguments_it_lists_every_step_with_what_it_does() -> None:
     listed = components().stdout
     rows = dict(line.strip().split(maxsplit=1) for line in listed.splitlines() if line.startswith("  "))
-    assert set(rows) == set(STEPS)
+    assert set(rows) == {*STEPS, *around.HELP}
     assert all(text.endswith(".") for text in rows.values())
 
 

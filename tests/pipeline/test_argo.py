@@ -462,6 +462,29 @@ def test_doctor_says_whether_argo_s_objects_are_served(command: Command, kube: K
     assert seen["state"] == "bad" and "docs/argo.md" in seen["found"] and seen["mend"]
 
 
+def test_doctor_looks_for_the_account_and_token_of_argo_s_own_containers(command: Command, kube: Kube) -> None:
+    core = f"/api/v1/namespaces/{NAMESPACE}"
+    data = {"data": {"access-key": "eA==", "secret-key": "eA=="}}
+    accounts = {f"{core}/serviceaccounts/{name}": {"metadata": {"name": name}} for name in ("runner", "sida-argo")}
+    kube.plain = accounts | {core: {"metadata": {"name": NAMESPACE}}}
+    kube.plain |= {f"{core}/secrets/{name}": data for name in ("sida-store", "registry")}
+    token = f"{core}/secrets/sida-argo.service-account-token"
+
+    def seen(check: str) -> tuple[str, str]:
+        told = json.loads(command("doctor", "--json", "--profile", mine(command)).out)["checks"]
+        return next((one["state"], one["found"]) for one in told if one["name"] == check)
+
+    assert seen("accounts") == ("ok", "work/runner, work/sida-argo")
+    state, found = seen("secrets")
+    assert state == "bad" and "work/sida-argo.service-account-token is missing" in found
+    kube.plain[token] = {"data": {}}
+    assert "has no key token" in seen("secrets")[1]
+    kube.plain[token] = {"data": {"token": "eA=="}}
+    assert seen("secrets")[0] == "ok"
+    del kube.plain[f"{core}/serviceaccounts/sida-argo"]
+    assert "work/sida-argo is missing" in seen("accounts")[1]
+
+
 # -- what goes wrong
 
 
