@@ -14,7 +14,7 @@ from pipeline.argo import Node, Place
 from pipeline.run_state import RunState, Task
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Cancel, Ending, in_words
 from sida.launch.job_state import job_in_words, waiting_job
-from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, waiting_of
+from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, taken_off, waiting_of
 from sida.launch.words import failure_in_words, waiting_in_words
 from sida.records import StepCall
 
@@ -210,14 +210,15 @@ def _refused(place: Place, facts: Facts) -> Waiting | None:
 
 
 def _failure(step: str, task: Task, facts: Facts, driver_failed: bool) -> Failure:
-    """Return the step's own error; else what Kubernetes did to it; else Argo's account."""
-    call = facts.calls.get(step)
+    """Return why its pod was taken off the node; else the step's own error; what Kubernetes did to it; Argo's account."""
+    call, place = facts.calls.get(step), Place(task.name, driver=False)
+    if (pod := facts.pods.get(place)) and (gone := taken_off(pod)) is not None:
+        return gone  # whatever it said when it was asked to end
     if call is not None and call.state == "failed" and call.error:
         return Failure("deadline" if call.timed_out else "error", said=call.error)
     if driver_failed:
         return _driver_failure(task, facts)
-    place = Place(task.name, driver=False)
-    if pod := facts.pods.get(place):
+    if pod:
         if (failure := failure_of(pod)) is not None:
             # The pod of a launching step only passes on what became of the TrainJob's.
             behind = failed_pod(facts.job_pods.get(step, ())) if failure.cause == "exit" else None

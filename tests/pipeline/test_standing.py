@@ -243,6 +243,17 @@ def test_the_step_s_own_line_stands_above_all_others(kube: Kube, status: Any, s3
     assert "digits: FAILED: fetch_teacher: its sha256 is another: correct it" in said.out
 
 
+def test_a_pod_that_was_taken_off_its_node_is_told_before_what_the_step_said_then(
+    kube: Kube, status: Any, s3: str
+) -> None:
+    name = befall(kube, RUN, "fetch-teacher", "exit")
+    taken = {"type": "DisruptionTarget", "status": "True", "message": "Eviction API: evicting"}
+    kube.objects["pods"][name]["status"].setdefault("conditions", []).append(taken)
+    records.failed(records.begin(RUN, "fetch_teacher", 1, {"recipe": "digits"}), "stopped on request")
+    said = status(failed("fetch-teacher"), ("s3://bucket/sida", s3))
+    assert "FAILED its pod was taken off the node: Eviction API: evicting" in line_of(said, "fetch_teacher")
+
+
 # -- ended how
 
 
