@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from pipeline.argo_template import workflow_template
 from pipeline.dag import build
+from pipeline.engines.argo_template import workflow_template
 from pipeline.plan import Plan
 from pipeline.pod import StepPod, pod_of
 from pipeline.profile import READS, Profile

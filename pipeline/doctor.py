@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline import cluster_checks, room
 from pipeline.cluster_checks import Check
-from pipeline.engine import engine_of
+from pipeline.engines.base import engine_of
 from pipeline.observing import ENGINES
 from pipeline.profile import Profile
 from pipeline.remote import using_store

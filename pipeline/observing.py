@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.around import LOOK_UP
-from pipeline import argo, trainjobs
-from pipeline.argo_template import dashed
+from pipeline import trainjobs
 from pipeline.compile import EXIT_TASK
+from pipeline.engines import naming
+from pipeline.engines.argo_template import dashed
+from pipeline.engines.run_state import RunState
 from pipeline.remote import store_at_hand
-from pipeline.run_state import RunState
 from pipeline.standing import AT_WORK, BAD, Facts, Standing, standing
 from sida import ending, records
 from sida.launch.cluster import Cluster
@@ -49,7 +50,7 @@ class Observer:
 
     def __init__(self, profile: Profile, run_id: str) -> None:
         self.run_id, self._profile, self._looks = run_id, profile, Looks()
-        self._naming, self._engine = argo.NAMINGS[profile.engine], Looker(profile.namespace, self._looks)
+        self._naming, self._engine = naming.NAMINGS[profile.engine], Looker(profile.namespace, self._looks)
         jobs = trainjobs.options(profile)
         self._jobs = Looker(jobs.namespace, self._looks) if jobs else None
 
@@ -102,10 +103,10 @@ class Observer:
             )
             facts.nodes = self._naming.nodes(workflows or ())
         for name in (name.removesuffix("-driver") for name in failed if name.endswith("-driver")):
-            if driver := facts.pods.get(argo.Place(name, driver=True)):
-                lines = self._engine.last_lines(driver["metadata"]["name"], argo.CONTAINER)
+            if driver := facts.pods.get(naming.Place(name, driver=True)):
+                lines = self._engine.last_lines(driver["metadata"]["name"], naming.CONTAINER)
                 if lines is not None:
-                    facts.driver_errors[name] = argo.driver_error(lines)
+                    facts.driver_errors[name] = naming.driver_error(lines)
 
     def _workflows(self, cluster: Cluster, run_id: str) -> list[dict[str, Any]]:
         """Return the run's Workflow; of Kubeflow's it is one of several."""
@@ -133,7 +134,7 @@ def _waits(pod: dict[str, Any]) -> bool:
     return (pod.get("status") or {}).get("phase") in (None, "Pending")
 
 
-def _has_none(run: RunState, pods: dict[argo.Place, dict[str, Any]]) -> bool:
+def _has_none(run: RunState, pods: dict[naming.Place, dict[str, Any]]) -> bool:
     """Return whether a task that the engine calls at work has no pod."""
     at_work = {task.name for task in run.tasks if task.state in AT_WORK}
     bases = {name.removesuffix("-driver") for name in at_work if name in names() or name.endswith("-driver")}

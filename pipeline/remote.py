@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipeline import trainjobs
 from pipeline.arguments import ALLOW_TAGS, FORCE, PIPELINE
 from pipeline.compile import Compiled, OnCluster, compiled, plan_for, recipe_parameter
-from pipeline.engine import Engine, Version, engine_of
+from pipeline.engines.base import Engine, Version, engine_of
 from pipeline.plan import Plan
 from pipeline.profile import Profile, has_digest
 from sida import recipe

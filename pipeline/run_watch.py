@@ -15,8 +15,8 @@ from sida.launch.pod_state import Waiting
 from sida.launch.words import remedy, waiting_in_words
 
 if TYPE_CHECKING:
+    from pipeline.engines.run_state import RunState
     from pipeline.observing import Observer
-    from pipeline.run_state import RunState
     from pipeline.standing import Standing, StepStanding
 
 STARTING_SECONDS = 20.0  # how long a pod may take to start before it is reported

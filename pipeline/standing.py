@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.argo import Node, Place
-from pipeline.run_state import RunState, Task
+from pipeline.engines.naming import Node, Place
+from pipeline.engines.run_state import RunState, Task
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Cancel, Ending, in_words
 from sida.launch.job_state import job_in_words, waiting_job
 from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, taken_off, waiting_of

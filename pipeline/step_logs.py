@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline import argo, trainjobs
-from pipeline.argo_template import dashed
+from pipeline import trainjobs
+from pipeline.engines import naming
+from pipeline.engines.argo_template import dashed
 from pipeline.observing import look_at_store
 from sida.errors import NotFound, UserError
 from sida.launch.cluster import Cluster
@@ -56,18 +57,18 @@ def _of_trainjob(looks: Looks, profile: Profile, run: str, step: str, follow: bo
 def _of_pod(looks: Looks, profile: Profile, run: str, step: str, follow: bool) -> Iterator[str] | None:
     """Return the log of the step's own pod, or of its driver's if it came no further."""
     looker = Looker(profile.namespace, looks)
-    naming = argo.NAMINGS[profile.engine]
+    names = naming.NAMINGS[profile.engine]
     for driver in (False, True):
-        place = argo.Place(dashed(step), driver)
+        place = naming.Place(dashed(step), driver)
         lines = looker.newest_log(
             step,
-            naming.pods(run),
-            argo.CONTAINER,
-            lambda pod, place=place: naming.place(pod) == place,  # type: ignore[misc]
+            names.pods(run),
+            naming.CONTAINER,
+            lambda pod, place=place: names.place(pod) == place,  # type: ignore[misc]
             follow=follow,
         )
         if lines is not None:
-            return argo.without_argo(lines)
+            return naming.without_argo(lines)
     return None
 
 

@@ -15,7 +15,7 @@ import sys
 
 from pipeline import output, profile, remote, trainjobs
 from pipeline.arguments import PROFILE, argument
-from pipeline.engine import engine_of
+from pipeline.engines.base import engine_of
 from sida import ending
 from sida.errors import SidaError
 

@@ -19,7 +19,7 @@ import sys
 from pipeline import profile, remote, rerun
 from pipeline.arguments import ANY_PROFILE, argument, flag, one_of
 from pipeline.compile import OnCluster
-from pipeline.engine import engine_of
+from pipeline.engines.base import engine_of
 from pipeline.local import ROOT
 from pipeline.plan import Plan
 from pipeline.profile import Profile

@@ -17,7 +17,7 @@ import dataclasses
 from pipeline import output, profile, remote
 from pipeline.arguments import PROFILE, RECIPE_TEXT, argument, flag, one_of
 from pipeline.cron import five_fields
-from pipeline.engine import Engine, Schedule, engine_of
+from pipeline.engines.base import Engine, Schedule, engine_of
 from pipeline.profile import Profile
 from sida import recipe
 from sida.errors import UserError

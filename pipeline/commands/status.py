@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline import output, profile, remote
 from pipeline.arguments import ANY_PROFILE, argument, whole
-from pipeline.engine import engine_of
+from pipeline.engines.base import engine_of
 from pipeline.observing import Observer
 from pipeline.standing import FAILED
 from sida import ending, records

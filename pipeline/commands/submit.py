@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from pipeline import output, profile, remote
 from pipeline.arguments import PROFILE, QUIET, RECIPE, REPEAT, amount_of, argument, flag
-from pipeline.engine import Engine
+from pipeline.engines.base import Engine
 from pipeline.observing import Observer
 from pipeline.profile import Profile
 from pipeline.run_watch import Stuck, Watch

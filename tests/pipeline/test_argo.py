@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import argo_client
-from pipeline import engine as clients
-from pipeline.argo_client import run_state
+from pipeline.engines import argo
+from pipeline.engines import base as clients
+from pipeline.engines.argo import run_state
 from sida import ending, records
 from sida.stores import open_store
 from tests.launch.kube_server import NAMESPACE, Answer, Kube
@@ -29,7 +29,7 @@ RUN = re.compile(r"digits-\d{8}-\d{6}-[0-9a-f]{4}")
 @pytest.fixture
 def kube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Iterator[Kube]:
     monkeypatch.setattr(clients, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(argo_client, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(argo, "LOOK_SECONDS", 0.01)
     with serve_kube(tmp_path) as (path, memory):
         monkeypatch.setenv("KUBECONFIG", path)
         yield memory
@@ -133,7 +133,7 @@ def test_a_workflow_that_met_a_controller_before_its_template_is_started_anew(co
 def test_without_a_controller_the_run_is_left_to_wait(
     command: Command, kube: Kube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(argo_client, "NOTICE_SECONDS", 0.05)
+    monkeypatch.setattr(argo, "NOTICE_SECONDS", 0.05)
 
     def nobody_looks(method: str, path: str) -> None:
         for workflow in kube.objects["workflows"].values():
@@ -560,7 +560,7 @@ def test_an_api_that_is_away_is_one_line_and_wait_gets_over_a_minute_of_it(
     story(kube, "running", lambda name: kube.go_away())
     away = [5]
 
-    def answered(self: Any, run_id: str, *, call: Any = argo_client.ArgoClient.run) -> Any:
+    def answered(self: Any, run_id: str, *, call: Any = argo.ArgoClient.run) -> Any:
         if kube.away:
             away[0] -= 1
             if not away[0]:
@@ -568,7 +568,7 @@ def test_an_api_that_is_away_is_one_line_and_wait_gets_over_a_minute_of_it(
                 play(kube, run_id, "succeeded")
         return call(self, run_id)
 
-    monkeypatch.setattr(argo_client.ArgoClient, "run", answered)
+    monkeypatch.setattr(argo.ArgoClient, "run", answered)
     said = submit(command, "--wait")
     assert said.status == 0, said.err
     kube.go_away()

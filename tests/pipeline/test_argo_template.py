@@ -13,8 +13,8 @@ import yaml
 from components import around
 from components.__main__ import Parser, parser_of
 from components.interface import outputs_of
-from pipeline.argo_template import one_step
 from pipeline.compile import Compiled, OnCluster, compiled, plan_for
+from pipeline.engines.argo_template import one_step
 from pipeline.profile import Argo, Profile, Semaphore, StepNeeds, TrainJobs, Volume, Webhook, load
 from sida import recipe
 from sida.launch.target import parse_target
@@ -89,8 +89,8 @@ def needs(task: dict[str, Any]) -> set[str]:
 
 def all_objects() -> list[dict[str, Any]]:
     """Objects with everything in them that we ever send."""
-    from pipeline.argo_client import ArgoClient
-    from pipeline.engine import Version
+    from pipeline.engines.argo import ArgoClient
+    from pipeline.engines.base import Version
 
     options = Argo(priority=1, priority_class="low", semaphore=Semaphore(config_map="limits", key="runs"))
     reads = StepNeeds(volumes=(Volume(claim="datasets", path="/data", folder="x"),), retries=0)

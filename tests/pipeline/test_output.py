@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import engine as clients
 from pipeline.__main__ import VERBS, parser
+from pipeline.engines import base as clients
 from pipeline.output import NO_JSON
 from tests.pipeline.command import Command
 from tests.pipeline.kfp_server import Kfp

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import pytest
 
-from pipeline import kfp_schedules as verb
 from pipeline.cron import fires_within, six_fields
+from pipeline.engines import kubeflow_schedules as verb
 from sida.errors import UserError
 from tests.pipeline.command import Command, Said
 from tests.pipeline.kfp_server import Kfp, Refused

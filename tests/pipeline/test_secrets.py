@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import client, profile
+from pipeline import profile
+from pipeline.engines import kubeflow
 from sida.errors import SidaError
 from sida.recipe import parse
 from tests.conftest import ROOT
@@ -114,7 +115,7 @@ def test_a_token_on_an_open_line_and_tls_that_is_not_checked_are_warned_of_once(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KFP_TOKEN", WORD)
-    client._warn.cache_clear()
+    kubeflow._warn.cache_clear()
     token = ("experiment: sida-tests", "token_variable: KFP_TOKEN")
     remote = command.profile(token, ("host: http://127.0.0.1:1", "host: http://nowhere.invalid:1"))
     unchecked = command.profile(
@@ -123,7 +124,7 @@ def test_a_token_on_an_open_line_and_tls_that_is_not_checked_are_warned_of_once(
     here = command.profile(token, name="c.yaml")
     for path in (remote, unchecked, here) * 2:
         with pytest.raises(SidaError):
-            client.Client(profile.load(path))
+            kubeflow.Client(profile.load(path))
     said = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in said] == ["warning"] * 2
     assert "nowhere.invalid:1 has no TLS" in said[0] and "verify_tls is false" in said[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import engine as clients
+from pipeline.engines import base as clients
 from sida import ending, records
 from sida.stores import open_store
 from tests.launch import kueue

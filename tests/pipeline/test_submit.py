@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import engine as clients
+from pipeline.engines import base as clients
 from tests.pipeline.command import Command
 from tests.pipeline.kfp_server import Kfp
 
@@ -165,7 +165,7 @@ def test_a_profile_without_a_login_takes_what_the_environment_or_the_pod_has(
 ) -> None:
     kfp.token = "t0ken"
     mounted = command.place / "mounted"
-    monkeypatch.setattr("pipeline.credentials.MOUNTED", str(mounted))
+    monkeypatch.setattr("pipeline.engines.credentials.MOUNTED", str(mounted))
     assert "401" in submit(command).mistake()
     mounted.write_text("t0ken\n")
     assert submit(command).status == 0

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.argo_template import COMPONENT
+from pipeline.engines.argo_template import COMPONENT
 
 RUN_LABEL, WORKFLOW = "pipeline/runid", "workflows.argoproj.io/workflow"
 NODE_NAME = "workflows.argoproj.io/node-name"

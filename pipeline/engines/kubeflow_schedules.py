@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.cron import fires_within
-from pipeline.engine import Schedule
+from pipeline.engines.base import Schedule
 from sida.errors import SidaError
 
 if TYPE_CHECKING:
-    from pipeline.client import Client
+    from pipeline.engines.kubeflow import Client
 
 QUIET_ATTEMPTS = 10
 

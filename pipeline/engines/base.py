@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.run_state import RunState
+from pipeline.engines.run_state import RunState
 from sida.errors import UserError
 
 if TYPE_CHECKING:
@@ -160,9 +160,9 @@ class Engine(ABC):
 def engine_of(profile: Profile) -> Engine:
     """Return the connection to a profile's engine. Raises UserError when it does not answer."""
     if profile.engine == "argo":
-        from pipeline.argo_client import ArgoClient
+        from pipeline.engines.argo import ArgoClient
 
         return ArgoClient(profile)
-    from pipeline.client import Client
+    from pipeline.engines.kubeflow import Client
 
     return Client(profile)

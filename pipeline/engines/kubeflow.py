@@ -17,13 +17,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.compile import Compiled, OnCluster, compiled_pipeline
-from pipeline.credentials import renewing, token_of, variable
 from pipeline.cron import six_fields
 from pipeline.dag import one_step
-from pipeline.engine import Engine, LoggedOut, Schedule, Unreachable, Version
-from pipeline.kfp_schedules import replace
+from pipeline.engines.base import Engine, LoggedOut, Schedule, Unreachable, Version
+from pipeline.engines.credentials import renewing, token_of, variable
+from pipeline.engines.kubeflow_schedules import replace
+from pipeline.engines.run_state import RunState, run_state
 from pipeline.profile import Profile
-from pipeline.run_state import RunState, run_state
 from sida.errors import SidaError, UserError
 from sida.foreign.fetch import LOCAL_HOSTS
 from sida.patience import hush_retries
