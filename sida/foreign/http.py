@@ -19,7 +19,7 @@ import certifi
 import urllib3
 from urllib3.util import Url, parse_url
 
-from sida.addresses import redact
+from sida.addresses import redact, shown
 from sida.errors import StoreError, Unavailable, UserError
 from sida.patience import Wait, answered, hush_retries
 from sida.printing import one_line
@@ -214,7 +214,12 @@ def _manager(url: Url) -> urllib3.PoolManager:
     proxies = getproxies_environment()
     proxy = proxies.get(url.scheme or "")
     if proxy and not proxy_bypass_environment((url.host or "").strip("[]"), proxies):
-        return urllib3.ProxyManager(proxy, **options)
+        try:
+            return urllib3.ProxyManager(proxy, **options)
+        except (ValueError, urllib3.exceptions.URLSchemeUnknown) as error:
+            raise UserError(
+                f"{url.scheme}_proxy {shown(proxy)!r} is no proxy that is known: write http://HOST:PORT, or unset it"
+            ) from error
     return urllib3.PoolManager(**options)
 
 

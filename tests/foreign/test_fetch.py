@@ -404,6 +404,18 @@ def test_progress_of_an_answer_without_length_claims_no_share_and_is_not_told_fo
     assert '"total": 0' in notes(place) and notes(place).count('"event": "progress"') < 20
 
 
+@pytest.mark.parametrize(
+    "proxy", ["socks5://me:secret@127.0.0.1:1", "http://[::1", "garbage:://x", "http://127.0.0.1:99999"]
+)
+def test_a_proxy_that_is_none_is_named_and_not_the_address(
+    web: Web, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(UserError, match="^http_proxy .* is no proxy that is known: write http://HOST:PORT") as caught:
+        fetch_file(web.address, "teacher", SHA256)
+    one_line(caught.value)
+
+
 def test_a_download_has_an_end_in_time(raw: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MOST_SECONDS", 0.2)
     raw.answer = lambda *_: endless()
