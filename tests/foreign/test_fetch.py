@@ -411,7 +411,7 @@ def test_a_proxy_that_is_none_is_named_and_not_the_address(
     web: Web, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(UserError, match="^http_proxy .* is no proxy that is known: write http://HOST:PORT") as caught:
+    with pytest.raises(UserError, match=r"^http_proxy .* is no proxy that is known: write http://HOST:PORT") as caught:
         fetch_file(web.address, "teacher", SHA256)
     one_line(caught.value)
 
