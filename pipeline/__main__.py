@@ -103,6 +103,9 @@ def _main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and not _has_folder():
+            print("error: the folder that this is run in is gone: change into another one", file=sys.stderr)
+            return 2
         if (full := full_disk(error, "the output")) is not None:
             print(f"error: {full}", file=sys.stderr)
             return full.exit_code
@@ -113,6 +116,14 @@ def _main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

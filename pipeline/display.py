@@ -93,7 +93,9 @@ class TerminalDisplay:
             case "step_started":
                 self._bar(step)
             case "progress":
-                self._bars.update(self._bar(step), completed=event["done"], total=event["total"], words=_words(event))
+                self._bars.update(
+                    self._bar(step), completed=event["done"], total=event["total"] or None, words=_words(event)
+                )
             case "note":
                 self.say(f"{step:<{NAME_WIDTH}}{event['text']}", "yellow")
             case "step_finished":
@@ -127,8 +129,8 @@ Display = PlainDisplay | TerminalDisplay
 def _words(event: dict[str, Any]) -> str:
     """Return ``51,200/2,000,000 images, 4,310/s, 7:32 left, loss_psi 0.41``."""
     done, total, rate = event["done"], event["total"], event.get("rate")
-    parts = [f"{done:,}/{total:,} {event['unit']}"]
+    parts = [f"{done:,}{f'/{total:,}' * bool(total)} {event['unit']}"]
     if rate:
-        parts += [f"{rate:,.0f}/s", f"{duration(max(total - done, 0) / rate)} left"]
+        parts += [f"{rate:,.0f}/s", *([f"{duration(max(total - done, 0) / rate)} left"] if total else [])]
     parts += [f"{name} {value:.3g}" for name, value in event["numbers"].items()]
     return printable(", ".join(parts))

@@ -37,7 +37,8 @@ class Part(BaseModel):
 def first_fault(error: ValidationError, whole: str = "") -> str:
     """Return ``field: message`` of the first fault; ``whole`` names what has no field."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+    place = ".".join(map(str, first["loc"])) or whole
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 class About(Part):

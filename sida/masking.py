@@ -23,7 +23,8 @@ _FIELD = re.compile(  # of a query
 )
 # What stands in an address may be percent-encoded, once or more often, where the address is itself part of another.
 _AT, _COLON, _SLASH = r"(?:@|\uff20|%(?:25)*40)", r"(?::|\uff1a|%(?:25)*3a)", r"(?:[/\\]|%(?:25)*(?:2f|5c))"
-_SEPARATOR = r"%(?:25)*(?:3f|26|3b|23)"
+_SEPARATOR = r"(?:%(?:25)*(?:3f|26|3b|23)|\\{1,4}u00(?:3f|26|3b|23))"  # the latter in JSON
+_EQUALS = r"(?:[=\uff1d]|%(?:25)*3d|\\{1,4}u003d)"
 _SCHEME = (  # whosever it is, with slips of the pen; of files it is no sign of a login
     r"(?:s3[an]?|gc?s|azure|az|abfss?|adls?|wasbs?|oss|r2|b2|minio|cosn?|obs|bos|tos|swift|(?:web)?hdfs|https?|hptts?|htt?s?"
     r"|ht+ps?|s?ftps?|ssh|scp|hf|dbfs|recipes)"
@@ -50,7 +51,7 @@ _LOGINS = (
     ),
 )
 _QUERY = re.compile(
-    rf"((?:[?&;#|\uff1f]|\\u0026|{_SEPARATOR})((?:[\w.~+$()/\[\]-]|%(?!(?:25)*(?:3d|3f|26|3b|23))){{1,80}})(?:[=\uff1d]|%(?:25)*3d)['\"]?)(?!\*\*\*)"
+    rf"((?:[?&;#|\uff1f]|{_SEPARATOR})((?:[\w.~+$()/\[\]-]|%(?!(?:25)*(?:3d|3f|26|3b|23))){{1,80}}){_EQUALS}['\"]?)(?!\*\*\*)"
     rf"((?:(?!{_SEPARATOR})[^?&;#|\s\"'<>])+)",
     re.I,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import traceback
@@ -83,14 +84,26 @@ def unguarded(stream: TextIO) -> TextIO:
 def guarded() -> Iterator[None]:
     """Let stdout and stderr of this process pass on what is printable and no secret, while the block lasts.
 
-    The traceback of an exception that ends the process, which Python prints after the block, is guarded too.
+    The traceback of an exception that ends the process, which Python prints after the block, is guarded too. What is closed
+    (``sida list >&-``) leads nowhere instead: the next file to be opened would get its number, and whatever others print there.
     """
+    _fill_closed()
     before, sys.excepthook = (sys.stdout, sys.stderr), _print_exception
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a character
-    sys.stdout, sys.stderr = (cast(TextIO, _Printable(stream)) for stream in before)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout, sys.stderr = (cast(TextIO, _Printable(stream or nowhere)) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _fill_closed() -> None:
+    """Open what is closed of stdin, stdout and stderr, on nothing."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free

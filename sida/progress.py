@@ -108,7 +108,10 @@ def error(step: str, message: str, exit_code: int) -> None:
 
 
 class Progress:
-    """Progress of a long step. Cheap to call every iteration: all but about four updates a second are dropped."""
+    """Progress of a long step. Cheap to call every iteration: all but about four updates a second are dropped.
+
+    ``total`` 0: nobody knows how much there is.
+    """
 
     def __init__(self, step: str, total: int, unit: str) -> None:
         self.step, self.total, self.unit = step, total, unit
@@ -119,7 +122,7 @@ class Progress:
     def update(self, done: int, **numbers: float | None) -> None:
         """Report that ``done`` of ``total`` units are finished; ``numbers`` are shown beside it. The last update is always sent."""
         now = time.monotonic()
-        if now - self._sent < self._interval and done < self.total:
+        if now - self._sent < self._interval and (done < self.total or not self.total):
             return
         self._sent = now
         # JSON has no other numbers.
@@ -170,7 +173,7 @@ def _in_words(event: str, fields: dict[str, Any]) -> str:
 def progress_in_words(fields: dict[str, Any]) -> str:
     """Return ``1,024 of 50,000 images (2%), 310 images/s, 2:38 left, loss 0.41``."""
     done, total, unit, rate = fields["done"], fields["total"], fields["unit"], fields.get("rate")
-    parts = [f"{done:,} of {total:,} {unit} ({100 * done / max(total, 1):.0f}%)"]
+    parts = [f"{done:,} of {total:,} {unit} ({100 * done / total:.0f}%)" if total else f"{done:,} {unit}"]
     if rate:
         parts.append(f"{rate:,.0f} {unit}/s")
         if done < total:

@@ -251,8 +251,11 @@ def _parse(content: bytes, where: str) -> StepCall:
 
 
 def end_of(store: ObjectStore, run: str) -> RunEnd | None:
-    """Return how a run ended, if that was recorded."""
+    """Return how a run ended, if that was recorded. Raises UserError for a damaged record."""
+    key = layout.run_end_key(run)
     try:
-        return RunEnd.model_validate_json(store.read(layout.run_end_key(run)))
+        return RunEnd.model_validate_json(store.read(key))
     except NotFound:
         return None
+    except ValidationError as error:
+        raise UserError(f"{store.address_of(key)} is not a record that this version reads: remove it") from error

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.exit_handler import record_end
 from sida import ending, records
+from sida.errors import UserError
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 
@@ -136,3 +137,13 @@ def test_records_of_earlier_versions_are_read_in_today_s_words(store: ObjectStor
 def test_a_run_without_an_end_may_go_on(store: ObjectStore) -> None:
     begin("distill")
     assert ending.ending_of(store, RUN) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"[" * 100_000, b'{"run": 1}'])
+def test_a_damaged_record_of_the_end_is_one_line_and_stops_no_later_run(
+    store: ObjectStore, place: Path, damage: bytes
+) -> None:
+    done("report")
+    store.put(f"runs/{RUN}/run.json", damage)
+    with pytest.raises(UserError, match=rf"{RUN}/run\.json is not a record that this version reads: remove it"):
+        ending.ending_of(store, RUN)

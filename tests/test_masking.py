@@ -73,6 +73,9 @@ WORD = "hushhush"
         f"github_pat_{WORD}{WORD}{WORD}",
         f"eyJhbGciOiJI.eyJ{WORD}.{WORD}",
         f"-----BEGIN PRIVATE KEY-----\n{WORD}\n-----END PRIVATE KEY-----",
+        rf"https://host/x?a=1\u0026token={WORD}",  # as JSON has it
+        rf"https://host/x?a=1\u0026b=2\u0026sig\u003d{WORD}\u0026c=3",
+        rf"https://host/x\\u003ftoken\\u003d{WORD}",  # in JSON that is itself a text of JSON
     ],
 )
 def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -> None:

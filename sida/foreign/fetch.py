@@ -199,7 +199,7 @@ def _download(address: str, part: Path, label: str, step: str) -> str:
         if bar is None:
             make_room(part.parent.parent, max(total - done, 0), settings().cache_bytes)
             _reserve(part.parent, total - done)
-            bar = progress.Progress(step or label, max(total // MIB, 1), "MiB")
+            bar = progress.Progress(step or label, total and max(total // MIB, 1), "MiB")
         if not total and done - looked >= LOOK_BYTES:
             looked = done
             _reserve(part.parent, SPARE_BYTES)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
@@ -16,13 +19,14 @@ import certifi
 import urllib3
 from urllib3.util import Url, parse_url
 
-from sida.addresses import redact
+from sida.addresses import redact, shown
 from sida.errors import StoreError, Unavailable, UserError
 from sida.patience import Wait, answered, hush_retries
 from sida.printing import one_line
 from sida.settings import environment
 
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
+ANSWER_SECONDS = 120.0  # for a server to say what it sends, however slowly
 STALL_SECONDS, STALL_BYTES = 60.0, 60 << 10  # fewer bytes than this in that time count as no answer
 ATTEMPTS = 5  # in a row, none of which brought a byte, whatever the patience
 MOST_ATTEMPTS = 1000
@@ -103,7 +107,7 @@ def _attempt(address: str, part: Path, label: str, advance: Advance, most: int, 
 
 def _copy(response: Any, file: Any, done: int, total: int, advance: Advance, most: int, until: float) -> None:
     window, start = time.monotonic(), done
-    while block := response.read1(BLOCK_BYTES):
+    while block := response.read1(BLOCK_BYTES, decode_content=False):  # the file itself, however its server calls it
         done += len(block)
         if done > most:
             raise TooLarge(None, most)
@@ -150,8 +154,57 @@ def _open(address: str, offset: int, validator: str, label: str) -> Any:
     raise UserError(f"{label} {redact(address)}: redirects more than {REDIRECTS} times: give the file's own address")
 
 
+class _Answering:
+    """Mixin of a connection whose server has ``ANSWER_SECONDS`` for status and headers.
+
+    A timeout of the socket begins anew with each byte.
+    """
+
+    sock: socket.socket | None
+
+    def getresponse(self) -> Any:
+        late = threading.Event()
+        timer = threading.Timer(ANSWER_SECONDS, self._end, (late,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        finally:
+            timer.cancel()
+            if late.is_set():  # what came until then may look like an answer
+                raise _Broken(f"it does not answer within {ANSWER_SECONDS:g} s")
+
+    def _end(self, late: threading.Event) -> None:
+        late.set()
+        if self.sock is not None:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Connection(_Answering, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _TLSConnection(_Answering, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
 def _pool(url: Url) -> urllib3.PoolManager:
     """Return connections with verified TLS, through the proxy that the environment names."""
+    manager = _manager(url)
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    return manager
+
+
+def _manager(url: Url) -> urllib3.PoolManager:
     hush_retries()
     options: dict[str, Any] = {
         "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
@@ -161,7 +214,12 @@ def _pool(url: Url) -> urllib3.PoolManager:
     proxies = getproxies_environment()
     proxy = proxies.get(url.scheme or "")
     if proxy and not proxy_bypass_environment((url.host or "").strip("[]"), proxies):
-        return urllib3.ProxyManager(proxy, **options)
+        try:
+            return urllib3.ProxyManager(proxy, **options)
+        except (ValueError, urllib3.exceptions.URLSchemeUnknown) as error:
+            raise UserError(
+                f"{url.scheme}_proxy {shown(proxy)!r} is no proxy that is known: write http://HOST:PORT, or unset it"
+            ) from error
     return urllib3.PoolManager(**options)
 
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from sida.stores.base import BLOCK_BYTES, RESERVED, ObjectStore, Stat, check_key
 
 ABANDONED_SECONDS = 600.0  # a temporary file of a dead process on this host
 STALE_SECONDS = 86400.0  # one of any other host
+DEEPEST = 100  # folders inside each other
 SYSTEM = frozenset("bin boot dev etc home lib lib64 media mnt opt proc root run sbin srv sys tmp usr var".split())  # noqa: SIM905
 
 
@@ -63,12 +65,12 @@ class FolderStore(ObjectStore):
     # -- reading
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        with self._reading(key), self._path(key).open("rb") as file:
+        with self._reading(key), _opened(self._path(key)) as file:
             file.seek(offset)
             return file.read() if length is None else file.read(length)
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
-        with self._reading(key), self._path(key).open("rb") as file:
+        with self._reading(key), _opened(self._path(key)) as file:
             file.seek(offset)
             while block := file.read(BLOCK_BYTES):
                 yield block
@@ -103,6 +105,8 @@ class FolderStore(ObjectStore):
         here = (status.st_dev, status.st_ino)
         if here in above:
             raise StoreUnusable(f"{folder} is a link to a folder above it: remove the link")
+        if len(above) > DEEPEST:
+            raise StoreUnusable(f"{self.root} holds folders more than {DEEPEST} deep, which no store does: remove them")
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name == RESERVED and folder == self.root:
@@ -114,6 +118,8 @@ class FolderStore(ObjectStore):
                     raise StoreUnusable(
                         f"{path} is a link that leads nowhere: mount or mend what it names, or remove it"
                     )
+                elif not entry.is_file():
+                    raise _no_file(path)
                 else:
                     keys.append(path.relative_to(self.root).as_posix())
 
@@ -255,6 +261,19 @@ class FolderStore(ObjectStore):
         return StoreError(f"cannot write {self.address_of(key)}: {error.strerror}")
 
 
+def _opened(path: Path) -> BinaryIO:
+    """Open a file for reading, and nothing else: a pipe would let its reader wait for ever. Raises OSError."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _no_file(path)
+    return file
+
+
+def _no_file(path: Path) -> StoreUnusable:
+    return StoreUnusable(f"{path} is a pipe, socket or device, not a file: remove it")
+
+
 def _is_the_system_s(folder: Path) -> bool:
     """Return whether a folder is the root, one that systems have there, or a user's home or above one."""
     home = Path(os.path.expanduser("~"))
@@ -289,5 +308,5 @@ def _sweep(folder: Path) -> None:
             dead = host == socket.gethostname() and rest.isdigit() and not psutil.pid_exists(int(rest))
             if age > (ABANDONED_SECONDS if dead else STALE_SECONDS):
                 os.unlink(entry.path)
-        except FileNotFoundError:
-            continue  # its writer has just published it
+        except OSError:
+            continue  # its writer has just published it, or it is nothing of ours

@@ -16,7 +16,9 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import chain
+from typing import Any
 
 from sida import layout
 from sida.errors import NotFound, UserError
@@ -62,7 +64,7 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     if unknown := forgotten - records.keys():
         raise UserError(f"run {min(unknown)} is not recorded in {store.address}: `sida status` lists runs")
     going = [key for run in forgotten for key in records.pop(run)]
-
+    _refuse_damaged(store, chain(*records.values()))
     going += [key for key in keys if layout.is_submission(key) and _age(store, key) > SUBMISSION_SECONDS]
     attempts = _attempts(store, keys, _text(store, chain(*records.values())), _text(store, going))
     superseded, manifests = set(attempts), set(filter(layout.attempt_at, keys))
@@ -154,7 +156,7 @@ def _attempts(store: ObjectStore, keys: Iterable[str], kept: bytes, forgotten: b
         for _, key in sorted(attempts, reverse=True):
             if key.encode() not in kept and (key.encode() in forgotten or not counting):
                 gone.append(key)
-            counting = counting and not _is_record(store, key)  # a damaged one hides nothing
+            counting = counting and not _is_whole(store, key)  # a damaged one hides nothing
         superseded += gone
         if len(gone) == len(attempts):
             folders.append(folder)
@@ -163,12 +165,34 @@ def _attempts(store: ObjectStore, keys: Iterable[str], kept: bytes, forgotten: b
     return sorted(superseded) + [key for key in pointers if key in left]
 
 
-def _is_record(store: ObjectStore, key: str) -> bool:
-    """Return whether JSON is there, as in any manifest."""
+def _refuse_damaged(store: ObjectStore, records: Iterable[str]) -> None:
+    """Raise UserError for a step's record that cannot be read: nobody knows which attempt it names, and the run needs."""
+    for key in records:
+        if (call := layout.call_at(key)) and _json_at(store, key) is None and store.exists(key):
+            raise UserError(
+                f"{store.address_of(key)} is damaged, and what its run needs is not known: bring back a copy, or forget "
+                f"the run (--forget {call[0]})"
+            )
+
+
+def _is_whole(store: ObjectStore, key: str) -> bool:
+    """Return whether an attempt is there as it was published: its checksum is that of what it says."""
+    said = _json_at(store, key)
+    return said is not None and said.pop("checksum", "") in ("", _checksum(said))
+
+
+def _checksum(said: dict[str, Any]) -> str:
+    """Return what ``sida.manifests`` writes as the checksum of a manifest that says this."""
+    return sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _json_at(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    """Return a record's fields; None where no JSON object is."""
     try:
-        return isinstance(json.loads(store.read(key)), dict)
+        said = json.loads(store.read(key))
     except (NotFound, ValueError, RecursionError):
-        return False
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def _job_is_over(key: str, superseded: set[str], manifests: set[str]) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import os
 import shutil
 import ssl
 import subprocess
+import time
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -366,6 +368,52 @@ def test_an_answer_without_end_ends_before_the_disk_is_full_and_leaves_nothing(
         fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256)
     one_line(caught.value)
     assert left(place) == []
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nX: "], ids=["status", "headers"])
+def test_an_answer_that_drips_is_given_up(raw: Server, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    def dripping() -> Iterator[bytes]:
+        yield said
+        while True:
+            yield b"H"
+            time.sleep(0.05)
+
+    monkeypatch.setattr(http, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    raw.answer = lambda *_: dripping()
+    with pytest.raises(Unavailable, match=r"it does not answer within 0\.2 s") as caught:
+        fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256)
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize("packed", ["gzip", "x-gzip", "deflate", "br"])
+def test_a_packed_file_that_its_server_calls_an_encoding_arrives_as_it_is(raw: Server, packed: str) -> None:
+    archive = gzip.compress(CONTENT[:10_000])
+    raw.answer = answer(200, archive, **{"Content-Encoding": packed})
+    path, _ = fetch_file(f"{raw.endpoint}/cifar.tar.gz", "dataset", hashlib.sha256(archive).hexdigest())
+    assert path.read_bytes() == archive
+
+
+def test_progress_of_an_answer_without_length_claims_no_share_and_is_not_told_for_each_block(
+    raw: Server, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sida.foreign.fetch.FILE_BYTES", 50 << 20)
+    raw.answer = lambda *_: endless()
+    with pytest.raises(UserError, match="does not end within"):
+        fetch_file(f"{raw.endpoint}/net.pkl", "teacher", SHA256, step="fetch_teacher")
+    assert '"total": 0' in notes(place) and notes(place).count('"event": "progress"') < 20
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5://me:secret@127.0.0.1:1", "http://[::1", "garbage:://x", "http://127.0.0.1:99999"]
+)
+def test_a_proxy_that_is_none_is_named_and_not_the_address(
+    web: Web, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(UserError, match=r"^http_proxy .* is no proxy that is known: write http://HOST:PORT") as caught:
+        fetch_file(web.address, "teacher", SHA256)
+    one_line(caught.value)
 
 
 def test_a_download_has_an_end_in_time(raw: Server, monkeypatch: pytest.MonkeyPatch) -> None:

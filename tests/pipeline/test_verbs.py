@@ -145,3 +145,25 @@ def test_a_teacher_with_another_digest_is_refused_before_anything_is_written(tmp
     (line,) = said.stderr.splitlines()
     assert "sha256" in line and teacher.name in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_nowhere_and_its_number_no_file_s(closed: str, tmp_path: Path) -> None:
+    command = f"exec {sys.executable} -m pipeline list {closed}"
+    said = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert ("digits-full" in said.stdout) == (closed in ("<&-", "2>&-"))
+
+
+def test_a_folder_that_is_gone_under_a_command_is_said(tmp_path: Path) -> None:
+    command = f"cd {tmp_path} && rmdir {tmp_path} && exec {sys.executable} -m pipeline status"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIDA_")}
+    said = subprocess.run(
+        ["bash", "-c", command],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 2
+    assert said.stderr == "error: the folder that this is run in is gone: change into another one\n"

@@ -275,3 +275,29 @@ def test_a_link_that_leads_nowhere_is_one_line_for_the_user_to_mend(tmp_path: Pa
     (tmp_path / "other").symlink_to("gone")
     with pytest.raises(StoreUnusable, match="leads nowhere"):
         open_own_store(str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("key", ["runs/one/steps/score.json", "objects/ab", "data/x"])
+def test_a_pipe_in_a_store_is_named_and_nobody_waits_for_it(store: FolderStore, key: str) -> None:
+    store.put("steps/score/a/1.json", b"{}")
+    path = store.root / key
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    for look in (store.list, lambda: store.read(key), lambda: list(store.blocks(key, 0, 1))):
+        with pytest.raises(StoreUnusable, match=f"{key} is a pipe, socket or device, not a file: remove it"):
+            look()
+
+
+def test_folders_inside_each_other_without_end_are_one_line(store: FolderStore) -> None:
+    store.put("steps/score/a/1.json", b"{}")
+    (store.root / "data" / "/".join("d" * 500)).mkdir(parents=True)
+    with pytest.raises(StoreUnusable, match="folders more than 100 deep, which no store does: remove them"):
+        store.list()
+
+
+def test_a_folder_among_the_temporary_files_keeps_nobody_from_writing(store: FolderStore) -> None:
+    strange = store.root / ".tmp" / "lost+found"
+    strange.mkdir(parents=True)
+    os.utime(strange, (0, 0))
+    store.put("steps/score/a/1.json", b"{}")
+    assert store.list() == ["steps/score/a/1.json"] and strange.is_dir()

@@ -180,6 +180,30 @@ def test_a_damaged_newest_attempt_does_not_cost_the_good_one_before_it(filled: F
     assert filled.new in filled.left()
 
 
+def test_a_newest_attempt_with_a_flipped_bit_does_not_cost_the_good_one_before_it(filled: Filled) -> None:
+    said = {"weights": filled.old, "seconds": 1.0, "name": "\u00e9"}
+    canonical = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+    whole = json.dumps({**said, "checksum": hashlib.sha256(canonical).hexdigest()}, indent=1)
+    filled.store.put(f"steps/distill/{KEY}/4.json", whole.replace("1.0", "1.4").encode())
+    remove_garbage(filled.store)
+    assert filled.third in filled.left()
+
+    filled.store.put(f"steps/distill/{KEY}/4.json", whole.encode())
+    remove_garbage(filled.store)
+    assert filled.third not in filled.left()
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"manifest": "file:///store/st'])
+def test_a_damaged_record_of_a_run_ends_gc_until_the_run_is_forgotten(filled: Filled, damage: bytes) -> None:
+    filled.store.put("runs/one/steps/distill.json", damage)
+    before = filled.left()
+    with pytest.raises(UserError, match=r"runs/one/steps/distill\.json is damaged.*--forget one"):
+        remove_garbage(filled.store)
+    assert filled.left() == before
+    remove_garbage(filled.store, ["one"])
+    assert filled.old not in filled.left()
+
+
 def test_a_record_larger_than_most_is_looked_into(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "RECORD_BYTES", 4)
     remove_garbage(filled.store)
