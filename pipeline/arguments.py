@@ -14,12 +14,13 @@ from sida.printing import one_line
 Argument = Callable[[argparse._ActionsContainer], object]  # adds itself to a parser, or to a group of one
 
 
-def argument(name: str, metavar: str | None, text: str, **options: Any) -> Argument:
+def argument(name: str, metavar: str | None, text: str, *, may_be_empty: bool = False, **options: Any) -> Argument:
     """Return an argument with a value, shown as ``metavar`` or its choices; ``options`` are argparse's.
 
     An empty value, as an unset variable of a shell leaves it, is refused: it would silently mean the default.
     """
-    options["type"] = _given(options.get("type", str))
+    if not may_be_empty:
+        options["type"] = _given(options.get("type", str))
     return lambda parser: parser.add_argument(name, metavar=metavar, help=text, **options)
 
 

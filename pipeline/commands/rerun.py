@@ -32,7 +32,8 @@ from sida.stores import open_own_store
 
 CRON_JOBS = "print a suspended CronJob for each step of RECIPE, to be started by `kubectl create job --from`"
 ARGUMENTS = (
-    argument("run", "RUN", "id of the run; here: name of its folder in ./runs", nargs="?"),
+    # A CronJob's pod has it from a ConfigMap, where it may be empty: main says how to fill it.
+    argument("run", "RUN", "id of the run; here: name of its folder in ./runs", nargs="?", may_be_empty=True),
     argument("step", "STEP", "the step, as `status RUN` shows it", nargs="?"),
     ANY_PROFILE,
     flag("--force", "make a new attempt"),

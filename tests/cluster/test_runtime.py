@@ -26,7 +26,7 @@ def test_doctor_finds_what_a_profile_needs(cluster: Cluster) -> None:
         said = cluster.pipeline("doctor", "--profile", profile, "--json")
     checks = {check["name"]: check for check in json.loads(said.stdout)["checks"]}
     bad = {name for name, check in checks.items() if check["state"] == "bad"}
-    assert bad == (set() if kfp["host"] != NOBODY else {"kfp"}), said.stdout
+    assert bad == (set() if kfp["host"] != NOBODY else {"engine"}), said.stdout
     assert said.returncode == (1 if bad else 0)
     assert "sida-torch" in checks["trainer"]["found"]
     assert {checks[name]["state"] for name in ("store", "mlflow", "kubernetes", "trainer", "secrets")} == {"ok"}
