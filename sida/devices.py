@@ -128,3 +128,14 @@ def cards() -> list[Any]:
         return []
     module = torch.get_device_module(kind())
     return [module.get_device_properties(number) for number in range(module.device_count())]
+
+
+def usage() -> Iterator[tuple[int, int, float | None]]:
+    """Yield (bytes in use, bytes in all, percent of time at work) of each GPU; None where NVIDIA's library is missing."""
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        try:
+            busy = float(torch.cuda.utilization(index))
+        except (ImportError, RuntimeError, OSError):
+            busy = None
+        yield total - free, total, busy

@@ -211,7 +211,8 @@ def test_metrics_hold_numbers_alone_and_their_manifest_says_where_it_is(
     published = execute(toy, output, recipe=RECIPE)
     output.log_metric("generator_fid", 2.5)
     assert output.metadata == {"generator_fid": 2.5}  # each entry is a row of Kubeflow's table
-    _tell({"scores": output, "standing": dsl.Metrics(name="standing", uri=str(tmp_path / "standing"), metadata={})})
+    standing = dsl.Metrics(name="standing", uri=str(tmp_path / "standing"), metadata={})
+    _tell({"scores": output, "standing": standing}, None, "")
     assert capsys.readouterr().out == f"scores\t{published.address}\n"
 
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 import psutil
-import torch
 
+from sida import devices
 from sida.errors import NotFound
 from sida.layout import SYSTEM_METRICS
 from sida.worker.job import Job
@@ -46,12 +46,10 @@ def _machine() -> dict[str, float]:
 
 
 def _gpus() -> dict[str, float]:
-    """What torch tells of each GPU; of utilization only where NVIDIA's library for it is installed."""
     samples: dict[str, float] = {}
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        free, total = torch.cuda.mem_get_info(index)
-        samples[f"system/gpu_{index}_memory_usage_megabytes"] = round((total - free) / MIB, 1)
-        samples[f"system/gpu_{index}_memory_usage_percentage"] = round(100 * (total - free) / total, 1)
-        with suppress(ImportError, RuntimeError, OSError):
-            samples[f"system/gpu_{index}_utilization_percentage"] = float(torch.cuda.utilization(index))
+    for index, (used, total, busy) in enumerate(devices.usage()):
+        samples[f"system/gpu_{index}_memory_usage_megabytes"] = round(used / MIB, 1)
+        samples[f"system/gpu_{index}_memory_usage_percentage"] = round(100 * used / total, 1)
+        if busy is not None:
+            samples[f"system/gpu_{index}_utilization_percentage"] = busy
     return samples

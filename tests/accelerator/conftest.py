@@ -58,7 +58,7 @@ def here(made: Bench, accelerator: Waits) -> Bench:
 def workers_here(accelerator: Waits, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Jobs of steps run in this process, on the device, in place of torchrun's."""
 
-    def run_job(run: StepRun, spec: Spec[Any]) -> Any:
+    def run_job(run: StepRun, spec: Spec[Any], *_: Any) -> Any:
         return run_here(run, spec, Processes(0, 1, devices.claim()))
 
     for module in MODULES:

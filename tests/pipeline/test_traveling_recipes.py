@@ -155,11 +155,11 @@ def recipes_kept(store: str) -> list[str]:
 def test_the_recipe_of_a_submission_or_schedule_is_kept_as_long_as_that(
     command: Command, kfp: Kfp, mine: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.commands import schedule
+    from pipeline.engines import kubeflow_schedules
     from sida.stores import garbage
 
     monkeypatch.setattr(garbage, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(schedule, "QUIET_ATTEMPTS", 0)
+    monkeypatch.setattr(kubeflow_schedules, "QUIET_ATTEMPTS", 0)
     profile = command.profile(("s3://bucket/sida", store))
 
     def scheduled(*more: str) -> None:

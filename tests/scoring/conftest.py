@@ -69,7 +69,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     from sida.worker.ranks import Processes
 
-    def run_job(run: StepRun, spec: Spec[Any]) -> Any:
+    def run_job(run: StepRun, spec: Spec[Any], *_: Any) -> Any:
         return run_here(run, spec, Processes(0, 1, torch.device("cpu")))
 
     for module in ("sida.scoring.reference", "sida.scoring.score", "sida.training.distill_step"):

@@ -533,6 +533,7 @@ def test_any_title_of_a_benchmark_can_be_tracked(address: str, store: ObjectStor
         "mlflow.db.lock",
         "mlflow-artifacts",
         "store",
+        "cache",
         "runs",
     }
 
