@@ -15,7 +15,7 @@ from tests.cluster.kubectl import apply, difference, get, kubectl
 OPERATOR = ("--as", "somebody", "--as-group", "sida-operators")
 
 
-@pytest.mark.parametrize("overlay", ["kind", "gpu"])
+@pytest.mark.parametrize("overlay", ["kind", "argo", "gpu"])
 def test_the_server_accepts_every_object_of_an_overlay(cluster: Cluster, overlay: str) -> None:
     known = set(kubectl("api-resources", "--no-headers", "-o", "name").split())
     items = installed.objects_of(overlay)
@@ -67,9 +67,11 @@ def test_accounts_may_what_their_roles_say(cluster: Cluster) -> None:
     holders = {
         "sida-launcher": [_account("sida-launcher"), _account("pipeline-runner", pipelines())],
         "sida-operator": [OPERATOR],
+        "sida-argo": [_account("sida-argo")],
+        "sida-argo-user": [OPERATOR],
     }
     refused = []
-    for item in installed.objects_of("kind"):
+    for item in [*installed.objects_of("kind"), *installed.objects_of("argo")]:
         if item["kind"] != "Role":
             continue
         for rule in item["rules"]:
@@ -94,6 +96,9 @@ def test_accounts_may_what_their_roles_say(cluster: Cluster) -> None:
         ("sida-launcher", "create", "pods"),
         ("sida-launcher", "create", "jobs.batch"),
         ("sida-launcher", "delete", "pods"),
+        ("sida-argo", "get", "workflows.argoproj.io"),
+        ("sida-argo", "list", "pods"),
+        ("sida-step", "create", "workflowtaskresults.argoproj.io"),
         ("seaweedfs", "get", "secrets"),
         ("mlflow", "list", "pods"),
     ],
