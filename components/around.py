@@ -11,12 +11,15 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from components.interface import parameters_of
 from components.local import fetched
 from sida import ending
 from sida.errors import UserError
+from sida.manifests import Part
 from sida.registry import STEPS
 from sida.settings import settings
 from sida.steps.execute import look_up as look_up_step
@@ -31,6 +34,17 @@ STOPPED = ("stopped with strategy", "workflow shutdown with strategy")
 # -- first
 
 
+class Task(Part):
+    """One task of the run, as the compiled pipeline has it."""
+
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]  # a file's name too
+    step: str
+    inputs: dict[str, tuple[str, ...]]  # parameter -> names of earlier tasks
+    recipe: str
+    anew: bool
+    one_of_many: bool
+
+
 def look_up(args: argparse.Namespace) -> None:
     """Write each task's published result into the folder, by the task's name; an empty file where there is none yet.
 
@@ -39,39 +53,46 @@ def look_up(args: argparse.Namespace) -> None:
     known: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for task in _tasks(args.tasks):
-            known[task["name"]] = _published(task, known, args, Path(folder))
+            known[task.name] = _published(task, known, args, Path(folder))
     args.outputs.mkdir(parents=True, exist_ok=True)
     for name, address in known.items():
         (args.outputs / name).write_text(address, encoding="utf-8")
         print(f"{name}\t{address or '-'}")
 
 
-def _published(task: dict[str, Any], known: dict[str, str], args: argparse.Namespace, folder: Path) -> str:
-    step, given = STEPS[task["step"]], dict[str, Any]()
-    makers = [maker for makers in task["inputs"].values() for maker in makers]
-    if task["anew"] or not all(known[maker] for maker in makers):
+def _published(task: Task, known: dict[str, str], args: argparse.Namespace, folder: Path) -> str:
+    step, given = STEPS[task.step], dict[str, Any]()
+    makers = [maker for makers in task.inputs.values() for maker in makers]
+    if task.anew or not all(known[maker] for maker in makers):
         return ""
     for parameter in parameters_of(step):
-        addresses = [known[maker] for maker in task["inputs"].get(parameter.name, ())]
+        addresses = [known[maker] for maker in task.inputs.get(parameter.name, ())]
         paths = [fetched(parameter, address, folder, number).path for number, address in enumerate(addresses)]
         match parameter.kind:
             case "manifests":
                 given[parameter.name] = paths
             case "manifest":
                 given[parameter.name] = paths[0] if paths else ""
-    given["recipe"] = task["recipe"] or args.recipe
+    given["recipe"] = task.recipe or args.recipe
     if step.measures:
         given |= {"repeat": args.repeat, "scheduled": args.scheduled}
-    return look_up_step(step, run_id=args.run_id, one_of_many=task["one_of_many"], **given)
+    return look_up_step(step, run_id=args.run_id, one_of_many=task.one_of_many, **given)
 
 
-def _tasks(text: str) -> list[dict[str, Any]]:
+def _tasks(text: str) -> list[Task]:
     try:
-        tasks: list[dict[str, Any]] = json.loads(text)
-        if any(task["step"] not in STEPS for task in tasks):
-            raise UserError("--tasks: it names a step that this version does not have: compile the pipeline anew")
-    except (TypeError, ValueError, KeyError) as error:
+        tasks = TypeAdapter(list[Task]).validate_json(text)
+    except ValidationError as error:
         raise UserError("--tasks is no list of tasks: compile the pipeline anew") from error
+    earlier: set[str] = set()
+    for task in tasks:
+        if task.step not in STEPS:
+            raise UserError("--tasks: it names a step that this version does not have: compile the pipeline anew")
+        if task.name in earlier or not earlier.issuperset(maker for makers in task.inputs.values() for maker in makers):
+            raise UserError(
+                f"--tasks: {task.name} is there twice, or comes before what it needs: compile the pipeline anew"
+            )
+        earlier.add(task.name)
     return tasks
 
 
@@ -107,7 +128,7 @@ def _messages(text: str) -> list[str]:
         nodes = json.loads(nodes) if isinstance(nodes, str) else nodes
         ordered = sorted(nodes, key=lambda node: str(node.get("finishedAt")))
         return [f"{node['displayName']}: {node['message']}" for node in ordered if node.get("message")]
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
         return []
 
 

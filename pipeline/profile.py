@@ -17,8 +17,9 @@ from sida.addresses import checked
 from sida.errors import UserError
 from sida.launch.quantity import amount
 from sida.masking import secret_in
+from sida.printing import one_line
 from sida.recipe.reading import Loader, fault, find_file, names, nearest, read_fields
-from sida.recipe.texts import check_texts, refuse_secret
+from sida.recipe.texts import check_texts, refuse_secret, texts
 from sida.registry import STEPS
 
 PROFILES = Path(__file__).resolve().parent.parent / "profiles"
@@ -224,7 +225,7 @@ class Profile(Section):
     engine: Literal["kubeflow", "argo"] = "kubeflow"  # which of the next two sections counts
     kfp: Kfp = Kfp()
     argo: Argo = Argo()
-    store: Annotated[str, Field(pattern=r"^s3://[^/\s]+")]  # what the steps see as SIDA_STORE
+    store: Annotated[str, Field(pattern=r"^s3://[^/\s'\"\\]+(/[^\s'\"\\]*)?$")]  # what the steps see as SIDA_STORE
     images: Images
     env: dict[Variable, str] = {}
     mlflow_ui: HttpAddress | None = None  # MLflow for people, where it is not MLFLOW_TRACKING_URI; for links
@@ -243,7 +244,11 @@ class Profile(Section):
         for name, value in self.env.items():
             refuse_secret(f"env.{name}", name, value, "name a Kubernetes Secret under `secrets`")
         refuse_secret("mlflow_ui", "mlflow_ui", self.mlflow_ui or "", "the reader's browser logs in")
-        check_texts(self.model_dump(mode="json"))
+        fields = self.model_dump(mode="json")
+        check_texts(fields)
+        for field, text in texts(fields):  # the engines fill in what stands in such braces, Argo by evaluating it
+            if "{{" in text:
+                raise ValueError(f"{field}: {one_line(text, 80)!r} holds a placeholder, {{{{: write the value itself")
         return self
 
     @model_validator(mode="after")

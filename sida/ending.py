@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError
 from sida import layout
 from sida.errors import AlreadyExists, NotFound, SidaError, UserError
 from sida.manifests import Part, Regression, RunResult, parse_manifest
+from sida.masking import masked
 from sida.process.identity import Process, machine_id
-from sida.records import RunEnd, StepCall, calls, end_of, now, to_json
+from sida.records import RunEnd, StepCall, calls, end_of, kept, now, to_json
 from sida.scoring import words
 from sida.settings import settings
 from sida.stores import open_store, read_address
@@ -163,7 +164,7 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure:
     store = open_store(settings().store)
     recorded = calls(store, run)
     states: dict[str, str] = {step: call.state for step, call in recorded.items()}
-    line = " ".join(message.split())
+    recipe, line = masked(recipe, {}), kept(message)
     end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, sure=sure, ended=now(), steps=states)
     regression = _regression(recorded.get("compare"))
     if regression is not None:

@@ -25,12 +25,15 @@ from sida import layout
 from sida.errors import NotFound, UserError
 from sida.failures import Failure, parse_failure
 from sida.manifests import Manifest, Part, first_fault, parse_manifest
+from sida.masking import masked
+from sida.printing import one_line
 from sida.process.identity import machine_id
 from sida.process.parent import PARENTS
 from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
+MESSAGE = 1000  # characters of a failure in a record
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -170,9 +173,14 @@ def finished(call: StepCall | None, manifest: str, digest: str, reused: bool) ->
     _write(call, state="reused" if reused else "ran", manifest=manifest, digest=digest)
 
 
+def kept(message: str) -> str:
+    """Return what is recorded of a failure's message: one line without secrets, that ends somewhere."""
+    return one_line(masked(message, environment()), MESSAGE)
+
+
 def failed(call: StepCall | None, message: str, *, timed_out: bool = False) -> None:
     """Record that the call ended with an error."""
-    _write(call, state="failed", error=" ".join(message.split()), timed_out=timed_out)
+    _write(call, state="failed", error=kept(message), timed_out=timed_out)
 
 
 def _write(call: StepCall | None, **changes: Any) -> None:

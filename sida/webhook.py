@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sida.deadline import within
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
 
 ATTEMPTS = 4
 PAUSE_SECONDS = 2.0  # doubles each time
@@ -33,8 +39,8 @@ def tell(address: str, news: dict[str, Any], *, pause: float = PAUSE_SECONDS) ->
             if attempt:
                 time.sleep(pause * 2 ** (attempt - 1))
             try:
-                status = pool.request("POST", address, body=json.dumps(news), redirect=False).status
-            except (HTTPError, OSError, ValueError) as error:
+                status = within(sum(TIMEOUT), partial(_post, pool, address, json.dumps(news)))
+            except Exception as error:  # urllib3 raises more than its own errors on what is no HTTP
                 outcome = f"no answer ({type(error).__name__})"  # its text would hold the address
                 continue
             if status < 300:
@@ -43,3 +49,9 @@ def tell(address: str, news: dict[str, Any], *, pause: float = PAUSE_SECONDS) ->
             if status != 429 and status < 500:
                 return f"failed: {outcome}: check the Secret that holds the webhook's address"
     return f"failed: {outcome} after {ATTEMPTS} attempts"
+
+
+def _post(pool: PoolManager, address: str, body: str) -> int:
+    answer = pool.request("POST", address, body=body, redirect=False, preload_content=False)
+    answer.close()  # whatever its body is, and however long
+    return answer.status

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -154,3 +157,29 @@ def test_a_webhook_that_fails_does_not_fail_the_run(
 def test_without_a_webhook_the_run_is_marked_all_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     end = ended(place, monkeypatch, regression(0.5))
     assert (end.regressed, end.webhook) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", "told (status 200)"),  # and a body without end
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", "told (status 200)"),
+        (b"HTTP/1.1 200 OK\r\nX: ", f"failed: no answer (TimeoutError) after {ATTEMPTS} attempts"),  # or a header
+    ],
+)
+def test_an_answer_without_end_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, answer: bytes, outcome: str) -> None:
+    monkeypatch.setattr("sida.webhook.TIMEOUT", (0.2, 0.8))
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                self.wfile.write(answer)
+                while True:
+                    self.wfile.write(b".")
+                    time.sleep(0.05)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        assert tell(f"http://127.0.0.1:{server.server_address[1]}/x", {"text": "worse"}, pause=0.01) == outcome
+        server.shutdown()

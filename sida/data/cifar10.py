@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sida.data.entries import Entry, Reader, Unreadable
+from sida.data.entries import Entry, Reader, Unreadable, is_hidden
 from sida.data.labels import is_label
 from sida.data.tars import tar_entries, unpacked
 from sida.errors import UserError
 from sida.foreign import read_pickle
+from sida.printing import one_line
 
 TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -24,11 +25,25 @@ def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
 
     The test batch is not part of it. Raises UserError for a damaged archive, or one of another layout.
     """
-    members = {entry.name.rpartition("/")[2]: entry for entry in tar_entries(unpacked(path, scratch), path)}
+    members = _members(path, scratch)
     batches = [_batch(path, members, name) for name in TRAINING]
     _check_meta(path, members)
     images = np.concatenate([images for images, _ in batches])
     return images, np.concatenate([labels for _, labels in batches])
+
+
+def _members(path: Path, scratch: Path) -> dict[str, Entry]:
+    """Return the archive's files by their names without folders. Raises UserError where two have the same."""
+    members: dict[str, Entry] = {}
+    for entry in tar_entries(unpacked(path, scratch), path):
+        name = entry.name.rpartition("/")[2]
+        if not name or is_hidden(entry.name):
+            continue
+        if (other := members.setdefault(name, entry)) is not entry:
+            raise UserError(
+                f"{path}: holds {one_line(other.name, 80)} and {one_line(entry.name, 80)}: fetch cifar-10-python.tar.gz again"
+            )
+    return members
 
 
 def _batch(path: Path, members: dict[str, Entry], name: str) -> tuple[np.ndarray, np.ndarray]:

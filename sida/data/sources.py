@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from sida.data.decode import is_image
 from sida.data.digits import load_digits_images
 from sida.data.entries import Entry, is_hidden
 from sida.data.folders import entries_of
-from sida.data.tars import tar_entries
+from sida.data.tars import looks_like_tar, tar_entries
 from sida.data.webdataset import webdataset_entries
 from sida.errors import UserError
 from sida.foreign.boundary import no_file, reading
@@ -81,7 +80,7 @@ def path_of(dataset: Dataset) -> Path | None:
 def check_packed(path: Path) -> None:
     """Raise UserError unless a file is of a kind that data sets are packed in: zip, tar, or JSON with labels alone."""
     with path.open("rb") as file:
-        if file.read(64).lstrip().startswith(b"{") or zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        if file.read(64).lstrip().startswith(b"{") or zipfile.is_zipfile(path) or looks_like_tar(path):
             return
     raise UserError(f"dataset {path}: is no zip, tar or dataset.json: correct dataset.address, and fetch it again")
 

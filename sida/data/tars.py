@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,30 @@ from sida.errors import UserError
 from sida.foreign.boundary import reading
 
 MAX_UNPACKED_RATIO = 20  # of a tar.gz of images, beyond a fixed allowance
+HEADER_BYTES = 2**20  # of a long name, or of pax's fields, which tarfile reads whole
 _ALLOWANCE = 64 * 2**20
 _BLOCK = 2**20
+
+
+class _Headers(io.FileIO):
+    """A tar of which only headers are read, by whoever reads whatever size they claim."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= HEADER_BYTES:
+            raise ValueError(f"a header of more than {HEADER_BYTES:,} bytes")
+        return super().read(size)
+
+
+def looks_like_tar(path: Path) -> bool:
+    """Return whether a file, or what is gzipped in it, begins as a tar does; no more than that is read."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError, EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    return True
 
 
 def unpacked(path: Path, folder: Path) -> Path:
@@ -47,8 +71,11 @@ def tar_entries(path: Path, archive: Path, inside: Entry | None = None) -> Itera
     base, size = (inside.offset, inside.size) if inside else (0, path.stat().st_size)
     names: set[str] = set()
     with path.open("rb", buffering=2**16) as file:
-        file.seek(base)
-        with reading(place, archive, "not a whole tar"), tarfile.open(fileobj=file, mode="r:") as opened:
+        with (
+            reading(place, archive, "not a whole tar"),
+            _Headers(path) as headers,
+            tarfile.open(fileobj=_from(headers, base), mode="r:") as opened,
+        ):
             while True:
                 end = opened.offset
                 member = opened.next()
@@ -79,3 +106,8 @@ def tar_entries(path: Path, archive: Path, inside: Entry | None = None) -> Itera
                 raise UserError(
                     f"{place}: more follows its end at byte {end - base:,}: two tars in one? Pack them as one"
                 )
+
+
+def _from(file: _Headers, offset: int) -> _Headers:
+    file.seek(offset)
+    return file

@@ -63,9 +63,12 @@ def _key(name: str) -> str:
 
 
 def _label(tar: Path, key: str, members: list[Entry], reader: Reader) -> int:
-    entry = next((entry for ending in LABELS for entry in members if entry.name.endswith(ending)), None)
-    if entry is None:
+    given = next(filter(None, ([one for one in members if one.name.endswith(ending)] for ending in LABELS)), None)
+    if given is None:
         raise UserError(f"{tar}: sample {key} has no .cls or .json label: add them, or set dataset.classes to 0")
+    if len(given) > 1:
+        raise UserError(f"{tar}: sample {key} has {len(given)} labels, {given[0].name} and {given[1].name}: keep one")
+    entry = given[0]
     try:
         value = parse_json(reader.read(entry))
     except (ValueError, Unreadable) as error:

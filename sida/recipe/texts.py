@@ -28,17 +28,18 @@ def refuse_secret(field: str, name: str, value: str, instead: str = INSTEAD) -> 
 
 def check_texts(fields: Any, path: str = "") -> None:
     """Refuse secrets, by value, and what cannot be printed. Raises UserError with the field's path."""
-    for field, text in _texts(fields, path):
+    for field, text in texts(fields, path):
         refuse_secret(field, "", text)
         if printable(text) != text:
             raise UserError(f"{field}: {one_line(text, 80)!r} holds a character that cannot be printed: take it out")
 
 
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each text in nested fields, keys too, with its field's path."""
     if isinstance(value, str):
         yield path, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, item in items:
         if isinstance(value, dict) and isinstance(key, str):
             yield f"a key of {path}" if path else "a key", key
-        yield from _texts(item, f"{path}.{key}" if path else str(key))
+        yield from texts(item, f"{path}.{key}" if path else str(key))

@@ -75,7 +75,7 @@ def execute_one_of_many(
             if not isinstance(error, SidaError):
                 traceback.print_exc()
             message, exit_code = _in_a_line(error, strict=False)
-            recipe = arguments["recipe"]
+            recipe, message = arguments["recipe"], records.kept(message)
             failure = Failure(item=item, recipe=recipe, step=step.name, message=message, exit_code=exit_code)
         progress.note(step.name, f"{item} failed, the others go on: {failure.message}")
     failure.write(output.path)

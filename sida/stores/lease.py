@@ -67,13 +67,15 @@ class Holder:
         try:
             said = json.loads(content)
             known: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
+            if not isinstance(said.get("released", False), bool):
+                raise ValueError("neither held nor released")
             given = {name: kind(said[name]) for name, kind in known.items() if name in said}
             if "ttl" not in given:  # of an earlier version, which moved ``expires`` on by a third of it each time
                 given["ttl"] = (given["expires"] - given["created"]) / (1 + given["renewals"] / 3)
-            if not (0 <= given["ttl"] < math.inf and 0 <= given["created"] < LAST_SECOND):
-                raise ValueError("no such times")
+            if not (0 <= given["ttl"] < math.inf and 0 <= given["created"] < LAST_SECOND and given.get("pid", 1) > 0):
+                raise ValueError("no such times, or no such process")
             return cls(**given)
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             return cls(nonce=sha256(content).hexdigest())
 
     @property

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from sida.addresses import redact
+from sida.deadline import within
 from sida.layout import RUN_ID
 from sida.report.comparison.entries import benchmark_of
 from sida.settings import settings
 from sida.steps.recipes import recipe_at
 from sida.tracking.server import ANSWER_SECONDS, EXPERIMENT
+
+ANSWER_BYTES = 1 << 20  # of an experiment or a run
 
 
 def mlflow_link(recipe: str, run: str) -> str:
@@ -55,8 +59,15 @@ def _ask(address: str, method: str, body: dict[str, Any] | None = None, **fields
     import urllib3
 
     verb, url = "POST" if body else "GET", f"{address.rstrip('/')}/api/2.0/mlflow/{method}"
+
+    def ask() -> Any:
+        more: dict[str, Any] = {"timeout": ANSWER_SECONDS, "retries": False, "preload_content": False}
+        answer = urllib3.request(verb, url, json=body, fields=fields, **more)
+        content = answer.read(ANSWER_BYTES)  # no more, however much there is
+        answer.close()
+        return json.loads(content) if answer.status == 200 else None
+
     try:
-        answer = urllib3.request(verb, url, json=body, fields=fields, timeout=ANSWER_SECONDS, retries=False)
-        return answer.json() if answer.status == 200 else None
-    except (urllib3.exceptions.HTTPError, ValueError):
+        return within(2 * ANSWER_SECONDS, ask)
+    except Exception:  # a link is not worth an error
         return None

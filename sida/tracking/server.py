@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from sida import patience
 from sida.addresses import nearly_one, redact, shown
+from sida.deadline import within
 from sida.errors import SidaError
 from sida.layout import as_name
 from sida.masking import masked
 from sida.printing import one_line
 from sida.settings import environment, give_home
+from sida.tracking.bounded import bounded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,9 +79,15 @@ def _silence(address: str) -> str:
     import urllib3
 
     url = f"{address.rstrip('/')}/health"
+
+    def ask() -> int:
+        answer = urllib3.request("GET", url, timeout=ANSWER_SECONDS, retries=False, preload_content=False)
+        answer.close()  # whatever its body is, and however long
+        return answer.status
+
     try:
-        status = urllib3.request("GET", url, timeout=ANSWER_SECONDS, retries=False).status
-    except urllib3.exceptions.HTTPError as error:
+        status = within(2 * ANSWER_SECONDS, ask)
+    except Exception as error:  # urllib3 raises more than its own errors on what is no HTTP
         return type(error).__name__
     return f"status {status}" if status == 429 or status >= 500 else ""
 
@@ -110,6 +118,7 @@ def connected(address: str) -> Iterator[MlflowClient]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # it may ask for a day
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     try:
         with _only_writer(Path(address.removeprefix(SQLITE))) if address.startswith(SQLITE) else nullcontext():
@@ -120,7 +129,8 @@ def connected(address: str) -> Iterator[MlflowClient]:
             if address.startswith(SQLITE):
                 _make(Path(address.removeprefix(SQLITE)))
             mlflow.set_tracking_uri(address)
-            yield mlflow.MlflowClient(address)
+            with bounded():
+                yield mlflow.MlflowClient(address)
     except SidaError:
         raise
     except Exception as error:  # of MLflow, SQLAlchemy, alembic, SQLite, requests: whatever it is, no run fails for it

@@ -139,18 +139,33 @@ def test_steps_that_measure_are_looked_up_under_the_repetition_and_time(
 
 
 @pytest.mark.parametrize(
-    "tasks", ["", "[", "{}", '[{"name": "x"}]', json.dumps([PREPARE | {"step": "prepare_datum"}]), "[1]"]
+    "tasks",
+    [
+        "",
+        "[",
+        "[" * 50_000,
+        "{}",
+        '[{"name": "x"}]',
+        "[1]",
+        json.dumps([PREPARE | {"step": "prepare_datum"}]),
+        json.dumps([PREPARE | {"name": "../above", "anew": True}]),
+        json.dumps([PREPARE | {"name": "/tmp/elsewhere", "anew": True}]),
+        json.dumps([PREPARE | {"name": "a\nb", "anew": True}]),
+        json.dumps([PREPARE | {"name": 5, "anew": True}]),
+        json.dumps([PREPARE | {"inputs": ["prepare-data"]}]),
+        json.dumps([PREPARE | {"recipe": 5}]),
+        json.dumps([REFERENCE]),
+        json.dumps([PREPARE, PREPARE]),
+    ],
 )
 def test_tasks_of_another_version_are_one_line_with_status_2(
     place: Path, capsys: pytest.CaptureFixture[str], tasks: str
 ) -> None:
     flags = ["--recipe=digits", "--run-id=r", f"--tasks={tasks}", f"--outputs={place / 'outputs'}"]
-    if tasks == "{}":  # no task at all: nothing to look up
-        assert main(["look_up", *flags]) == 0
-        return
     assert main(["look_up", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --tasks") and "compile the pipeline anew" in line
+    assert not (place / "outputs").exists() and not (place / "above").exists()
 
 
 def test_a_flag_that_is_missing_or_unknown_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,12 +229,31 @@ def test_a_cancel_that_was_recorded_before_counts(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "null", '"null"', "[", "{}", '"{{workflow.failures}}"', '[{"message": "x"}]', "[1]"]
+    "text",
+    [
+        "",
+        "null",
+        '"null"',
+        "[",
+        "[" * 50_000,
+        json.dumps("[" * 50_000),
+        "{}",
+        '"{{workflow.failures}}"',
+        '[{"message": "x"}]',
+        "[1]",
+    ],
 )
 def test_failures_that_cannot_be_read_lose_no_end(place: Path, text: str) -> None:
     end = record_end("failed", failures=text)
     assert end.state == "FAILED"
     assert end.message
+
+
+def test_what_a_pod_said_is_kept_without_secrets_and_not_at_any_length(place: Path) -> None:
+    said = f"https://me:hunter2hunter2@host/x?sig=abc123 {'A' * 100_000}"
+    nodes = [{"displayName": "compare(0)", "message": said, "finishedAt": "2026-11-29T10:00:00Z"}]
+    end = record_end("failed", failures=json.dumps(nodes))
+    assert end.message.startswith("compare(0): https://***@host/x?sig=*** A") and len(end.message) <= 1000
 
 
 # -- --outputs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import stat
 import struct
@@ -16,7 +18,7 @@ import pytest
 
 from sida.data.entries import Reader, Unreadable
 from sida.data.folders import entries_of
-from sida.data.sources import open_source
+from sida.data.sources import check_packed, open_source
 from sida.errors import UserError
 from tests.data.making import GOLDEN, png, section
 
@@ -325,3 +327,51 @@ def test_whatever_reading_an_archive_raises_is_a_line_that_names_it(
     refused(tmp_path / "a.zip", r"a\.zip is not a whole zip \(.+\): fetch it again")
     refused(tmp_path / "b.tar", r"b\.tar is not a whole tar \(.+\): fetch it again")
     refused(packed, r"c\.tar\.gz is damaged \(.+\): fetch it again")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_claims_a_gigabyte_is_refused_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    long = tarfile.TarInfo("long")
+    long.type, long.size = kind, 2**30
+    plain, packed = tmp_path / "plain.tar", tmp_path / "packed.tar.gz"
+    plain.write_bytes(long.tobuf(tarfile.GNU_FORMAT))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    os.truncate(plain, 2**30 + 4096)  # which needs no room
+    monkeypatch.setattr(tarfile.TarInfo, "_apply_pax_info", lambda *_: pytest.fail("it was read"))
+    for path in (plain, packed):
+        check_packed(path)  # by its first block alone
+        with pytest.raises(UserError, match=f"{path.name}.*(a header of more than|not a whole tar)"):
+            open_source(section(path, classes=0), tmp_path)
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, bytes.upper])
+def test_a_fetched_file_that_no_reader_takes_is_known_by_its_first_block(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(pack(write_tar(tmp_path / "good.tar", ("a.png", png(0))).read_bytes()))
+    with pytest.raises(UserError, match="is no zip, tar or"):
+        check_packed(path)
+
+
+def test_a_cifar_archive_with_two_files_of_one_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cifar-10-python.tar.gz"
+    fields = section(path, "cifar10", classes=10, resolution=32)
+    for folder in ("__MACOSX", "copy"):
+        with (
+            tarfile.open(GOLDEN / "cifar10" / "cifar-10-python.tar.gz") as source,
+            tarfile.open(path, "w:gz") as target,
+        ):
+            for member in source:
+                target.addfile(member, source.extractfile(member))
+            content = b"of another set"
+            other = tarfile.TarInfo(f"{folder}/data_batch_2")
+            other.size = len(content)
+            target.addfile(other, io.BytesIO(content))
+        if folder == "copy":
+            with pytest.raises(UserError, match=r"holds .*data_batch_2 and copy/data_batch_2"):
+                open_source(fields, tmp_path)
+        else:
+            assert len(open_source(fields, tmp_path)) == 100

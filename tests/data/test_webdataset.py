@@ -49,6 +49,7 @@ def test_equal_data_sets_make_equal_tars(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "said"),
     [
+        ([("0.png", png(0)), ("0.seg.cls", b"1"), ("0.cls", b"0")], r"has 2 labels, 0\.seg\.cls and 0\.cls"),
         ([("0.png", png(0))], "sample 0 has no .cls or .json label"),
         ([("0.png", png(0)), ("0.cls", b"cat")], "0.cls is no label"),
         ([("0.png", png(0)), ("0.json", b'{"label": "1"}')], "0.json holds '1': expected a whole number"),

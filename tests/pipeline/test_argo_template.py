@@ -183,12 +183,12 @@ def test_the_first_task_looks_up_each_of_the_others_and_a_result_that_is_there_i
     assert told == [task["name"] for task in others]
     (given,) = (flag for flag in look_up["container"]["args"] if flag.startswith("--tasks="))
     listed = around._tasks(given.removeprefix("--tasks="))
-    assert [task["name"] for task in listed] == told
+    assert [task.name for task in listed] == told
     for task, same in zip(others, listed, strict=True):
         assert task["when"] == f"'{{{{tasks.look-up.outputs.parameters.{task['name']}}}}}' == ''"
-        assert same["step"].replace("_", "-") == task["template"]
-        assert {maker for makers in same["inputs"].values() for maker in makers} | {"look-up"} == needs(task)
-        assert same["recipe"] == arguments(task)["recipe"].replace("{{workflow.parameters.recipe}}", "")
+        assert same.step.replace("_", "-") == task["template"]
+        assert {maker for makers in same.inputs.values() for maker in makers} | {"look-up"} == needs(task)
+        assert same.recipe == arguments(task)["recipe"].replace("{{workflow.parameters.recipe}}", "")
 
 
 def test_forced_steps_and_all_after_them_are_made_anew_and_not_looked_up() -> None:

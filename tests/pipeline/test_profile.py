@@ -62,6 +62,11 @@ def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: st
         ("steps:\n", volumes("{claim: D_1, path: /data}"), ["prepare_data.volumes.0.claim", "D_1"]),
         ("steps:\n", volumes("{claim: d, path: /data, read: true}"), ["read", "known here", "folder"]),
         (f"sida{DIGEST}", "sida:latest", ["images.cpu", "sida:latest", "--allow-tags"]),
+        ("store: s3://bucket/sida", 'store: "s3://bucket/it\'s"', ["store", "it's"]),
+        ("store: s3://bucket/sida", 'store: "s3://bucket/a\\n--b"', ["store"]),
+        ("store: s3://bucket/sida", "store: 's3://bucket/{{=1}}'", ["store", "placeholder"]),
+        ("AWS_REGION: eu-central-1", "X: '{{workflow.name}}'", ["env.X", "placeholder"]),
+        ("  memory: 2Gi", "  memory: 2Gi\n  node_selector: {'{{x}}': y}", ["a key of default.node_selector", "{{"]),
     ],
 )
 def test_a_mistake_in_a_profile_is_one_line_with_the_field(

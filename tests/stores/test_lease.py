@@ -258,7 +258,20 @@ def test_a_holder_that_could_not_renew_in_time_is_fenced_by_the_one_who_took_ove
 
 
 @pytest.mark.parametrize(
-    "content", [b"{ half", b"\0" * 40, b"[]", b"5", b'{"pid": "x"}', b"[" * 100_000, b'{"host": 1}']
+    "content",
+    [
+        b"{ half",
+        b"\0" * 40,
+        b"[]",
+        b"5",
+        b'{"pid": "x"}',
+        b"[" * 100_000,
+        b'{"host": 1}',
+        b'{"created": 1, "expires": 2, "renewals": -3}',
+        b'{"ttl": 9, "created": 1, "released": "no"}',
+        b'{"ttl": 9, "created": 1, "pid": 0}',
+        b'{"ttl": 9, "created": 1, "pid": -1}',
+    ],
 )
 def test_a_lease_that_cannot_be_read_is_held_until_it_would_have_expired(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, content: bytes

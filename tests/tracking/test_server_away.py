@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -110,3 +111,64 @@ def test_a_server_that_fails_in_any_way_is_a_line_without_its_password(
     written = capfd.readouterr()
     assert "s3cr3tPW" not in line + written.out + written.err
     assert "Traceback" not in written.out + written.err
+
+
+class Endless(BaseHTTPRequestHandler):
+    """A server whose answers do not end, each in its own way."""
+
+    way, health = "", False
+
+    def do_GET(self) -> None:
+        if self.path == "/health" and not self.health:
+            self.send_response(200)
+            self.end_headers()
+            return
+        with suppress(OSError):
+            if self.way == "later":
+                self.send_response(429)
+                self.send_header("Retry-After", "86400")
+                self.end_headers()
+                return
+            self.send_response(200)
+            if self.way == "length":
+                self.send_header("Content-Length", "9" * 20)
+            if self.way == "headers":
+                while True:
+                    self.wfile.write(b"X")
+                    time.sleep(0.1)
+            self.end_headers()
+            while self.way in ("drip", "flood"):
+                self.wfile.write(b" " * (1 << 20 if self.way == "flood" else 1))
+                time.sleep(0.0 if self.way == "flood" else 0.1)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("health", [True, False])
+@pytest.mark.parametrize("way", ["drip", "flood", "headers", "later", "length"])
+def test_a_server_whose_answers_do_not_end_holds_nobody_up(
+    place: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, way: str, health: bool
+) -> None:
+    monkeypatch.setenv("SIDA_PATIENCE", "0")
+    monkeypatch.setattr("sida.tracking.server.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("sida.tracking.links.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("sida.tracking.bounded.ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr("sida.tracking.bounded.ANSWER_BYTES", 8 << 20)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Endless,), {"way": way, "health": health}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    made = Made(store, recipe(name="digits-endless"), (1.0, 1.01, 0.99)).write("run-1")
+    before = time.monotonic()
+    try:
+        line = track_quietly(made)
+        link = mlflow_link("digits", "run-1")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert time.monotonic() - before < 40
+    assert link == f"http://127.0.0.1:{server.server_port}/#/experiments"
+    assert line.startswith(f"tracking: MLflow at http://127.0.0.1:{server.server_port}"), line
