@@ -31,6 +31,7 @@ from sida.records import pass_on
 from sida.registry import STEPS
 from sida.steps import Step
 from sida.steps.attempts import manifest_key
+from sida.steps.log import kept
 from sida.stores import open_store
 from sida.tracking.reconcile import track_quietly
 
@@ -79,7 +80,9 @@ def _around(name: str, flags: Sequence[str]) -> int:
     parser = Parser(prog=f"{PROGRAM} {name}", description=around.HELP[name], allow_abbrev=False)
     call = around.arguments_of(name, parser)
     try:
-        call(parser.parse_args(flags))
+        args = parser.parse_args(flags)
+        with kept(args.run_id, name):
+            call(args)
     except SidaError as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return error.exit_code

@@ -1,7 +1,8 @@
 """Run a recipe on the profile's engine at fixed times, each time measuring its scores anew.
 
-The same command again changes nothing; a changed one shows the difference, makes the schedule anew and removes the old one. Times
-are those of the cluster, usually UTC. A schedule keeps the pipeline as it is now: give the command again after a change.
+The same command again changes nothing; a changed one shows the difference and replaces the schedule. Times are those of the
+cluster, usually UTC; on Argo of `argo.timezone`. A schedule keeps the pipeline as it is now: give the command again after a
+change.
 
 examples:
   sida schedule digits --profile ./mine.yaml --cron "0 3 * * 1"    Mondays at 3:00

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,9 @@ from sida import ending, failures, records
 from sida.data.prepare import prepare_data
 from sida.settings import settings
 from sida.steps.execute import execute
+from sida.steps.log import read_log
 from sida.stores import open_store, read_address
+from tests.conftest import ROOT
 from tests.pipeline.facts import ARGO
 
 RUN = "digits-20261129-131330-f1ad"
@@ -66,6 +70,12 @@ def test_what_is_published_is_told_by_address_and_recorded_as_reused(
     assert recorded() == {"prepare_data": "reused"}
     call = records.call_of(open_store(settings().store), RUN, "prepare_data")
     assert (call.recipe, call.manifest) == ("digits", address)
+
+
+def test_its_log_is_kept_for_whoever_asks_when_its_pod_is_gone(place: Path) -> None:
+    flags = ("--recipe=digits", f"--run-id={RUN}", f"--tasks={json.dumps([PREPARE])}", f"--outputs={place / 'outputs'}")
+    subprocess.run([sys.executable, "-m", "components", "look_up", *flags], cwd=ROOT, check=True, capture_output=True)
+    assert "prepare-data" in (read_log(open_store(settings().store), RUN, "look_up") or "")
 
 
 def test_what_is_not_published_leaves_an_empty_file_no_record_and_no_lease(place: Path) -> None:
