@@ -100,6 +100,10 @@ def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
     chain.seen.add(key)
     chain.manifests[path] = manifest
     name = path or manifest.about.step
+    if attempt_at(key) != (manifest.about.step, manifest.about.key, manifest.about.attempt):
+        chain.links.append(
+            Link(f"{name}: manifest", chain.store.address_of(key), "says that it is another step's, or attempt's")
+        )
     chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key)))
     _check_code(chain, name, manifest)
     for ref in [*([manifest.about.recipe] if manifest.about.recipe else []), *manifest.objects()]:
@@ -167,10 +171,16 @@ def _check_score(chain: Chain) -> None:
 
 def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
     below = {name: chain.manifests.get(f"{path}/{name}".strip("/")) for name in manifest.about.inputs}
+    if "reference" not in below:
+        yield "it does not say which reference it was measured against"
+    if "model" not in below and any(row.model in ("teacher", "generator") for row in result.rows):
+        yield "it does not say which model it is of"
     if (reference := below.get("reference")) is not None:
         moments = reference.result
         if result.reference_digest != reference.digest or not isinstance(moments, ReferenceResult):
             yield "the reference is not the one below it"
+        elif any(row.metric != moments.metric for row in result.rows):
+            yield f"its metric is not the reference's, {one_line(moments.metric, 40)}"
         elif not result.detector_sha256 == moments.detector_sha256 == moments.detector.sha256:
             yield "the detector is not the reference's"
     if (model := below.get("model")) is not None:
@@ -178,6 +188,10 @@ def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Man
         rows = [row for row in result.rows if row.model in ("teacher", "generator")]
         if weights is None or any(row.checkpoint_sha256 != weights.sha256 for row in rows):
             yield "the checkpoint is not the model below it"
+    asked = [manifest.about.parameters.get(name) for name in ("images", "first_seeds")]
+    for row in result.rows if isinstance(asked[1], list) else ():
+        if [row.n, list(row.first_seeds)] != asked:
+            yield f"{row.label}: its seeds are not those of the step's parameters"
     yield from _sums(result)
     yield from _seeds(chain, result, manifest)
 

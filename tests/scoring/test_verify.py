@@ -170,6 +170,11 @@ LIES: dict[str, Callable[[dict[str, Any], dict[str, Any]], object]] = {
         about["input_keys"].update(zzz=about["input_keys"]["dataset"]),
     ),
     "a key that is a path": lambda about, row: about["input_keys"].update(dataset="../../../etc/passwd"),
+    "another number of images": lambda about, row: row.update(n=1),
+    "another metric": lambda about, row: row.update(metric="fid"),
+    "no inputs": lambda about, row: about.update(inputs={}, input_keys={}),
+    "another attempt": lambda about, row: about.update(attempt=7),
+    "another step": lambda about, row: about.update(step="../../x"),
     "data as reference": _reference_of_data,
 }
 
