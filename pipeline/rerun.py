@@ -24,6 +24,7 @@ from sida.registry import STEPS
 from sida.stores import read_address
 
 CONFIG_MAP = "sida-rerun"  # names the run that a CronJob's Job repeats
+MOST_TEXT = 10_000  # characters of a flag
 NEVER = "0 0 31 2 *"  # CronJobs need a schedule; theirs are suspended, and there is no such day
 
 
@@ -52,6 +53,12 @@ def arguments(call: StepCall, *, force: bool) -> list[str]:
         if "$(" in value or "{{" in value:
             raise UserError(
                 f"run {call.run}, {call.step}: the record's {name} {one_line(value, 80)!r} holds a placeholder; not used"
+            )
+        if (
+            not value.isprintable() or len(value) > MOST_TEXT
+        ):  # no recipe, address or mark of ours; some cannot be a flag
+            raise UserError(
+                f"run {call.run}, {call.step}: the record's {name} {one_line(value, 80)!r} is no line of text; not used"
             )
     return [f"--{name.replace('_', '-')}={value}" for name, value in values if value]
 

@@ -41,6 +41,7 @@ VARIABLES = {
     "SIDA_LEASE_WAIT": "seconds to wait for a key that another process holds (default 0: say who holds it)",
 }
 
+LONGEST_SECONDS = 1e9  # thirty years: what a thread can wait for
 SHORTEST_LEASE_SECONDS = 5.0  # renewals take their time; tests that need a shorter one set this
 
 
@@ -105,7 +106,7 @@ def settings() -> Settings:
         system_metrics=_choice("SIDA_SYSTEM_METRICS", "0", "1") == "1",
         mlflow_ui=os.environ.get("SIDA_MLFLOW_UI", ""),
         mlflow_run=os.environ.get("MLFLOW_RUN_ID", ""),
-        lease_seconds=_number("SIDA_LEASE_SECONDS", 30, SHORTEST_LEASE_SECONDS),
+        lease_seconds=min(_number("SIDA_LEASE_SECONDS", 30, SHORTEST_LEASE_SECONDS), LONGEST_SECONDS),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )
 

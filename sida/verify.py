@@ -6,6 +6,8 @@ and the seeds.
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,12 +17,15 @@ from sida.addresses import redact
 from sida.errors import Corrupt, NotFound, SidaError, UserError
 from sida.layout import attempt_at, manifest_key_in, step_folder
 from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, parse_manifest
+from sida.printing import one_line
 from sida.registry import EVERY_STEP
+from sida.scoring.interval import half_width
 from sida.steps.recipes import recipe_of
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef
 from sida.stores.objects import verify_object
 
+DEEPEST = 20  # manifests below each other: a run has seven
 TOLERANCE = 1e-3  # of the value: float32 kernels of another machine; the same machine gives the same bits
 
 
@@ -90,9 +95,15 @@ def _exact(content: bytes, address: str) -> Manifest:
 
 
 def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
+    if path.count("/") > DEEPEST:
+        raise Corrupt(f"{chain.store.address}: manifests name each other more than {DEEPEST} deep, which no step does")
     chain.seen.add(key)
     chain.manifests[path] = manifest
     name = path or manifest.about.step
+    if attempt_at(key) != (manifest.about.step, manifest.about.key, manifest.about.attempt):
+        chain.links.append(
+            Link(f"{name}: manifest", chain.store.address_of(key), "says that it is another step's, or attempt's")
+        )
     chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key)))
     _check_code(chain, name, manifest)
     for ref in [*([manifest.about.recipe] if manifest.about.recipe else []), *manifest.objects()]:
@@ -106,13 +117,18 @@ def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
             chain.links.append(Link(f"{below}: manifest", "", f"{name} does not say where its input lies"))
         elif source not in chain.seen:
             _descend(chain, below, source, digest)
+        elif (met := next((m for m in chain.manifests.values() if m.digest == digest), None)) is not None:
+            chain.manifests.setdefault(below, met)
         else:
-            chain.manifests.setdefault(below, next(m for m in chain.manifests.values() if m.digest == digest))
+            chain.links.append(
+                Link(f"{below}: manifest", "", f"{one_line(source, 120)} is not what {name} was made from")
+            )
 
 
 def _descend(chain: Chain, path: str, key: str, digest: str) -> None:
-    address = chain.store.address_of(key)
+    address = ""
     try:
+        address = chain.store.address_of(key)
         manifest = _exact(chain.store.read(key), address)
         if manifest.digest != digest:
             raise Corrupt(f"{address}: is another result than the one that was used ({digest[:12]})")
@@ -148,26 +164,58 @@ def _check_score(chain: Chain) -> None:
         result = manifest.result
         if not isinstance(result, ScoresResult):
             continue
-        address = chain.store.address_of(step_folder(manifest.about.step, manifest.about.key))
+        address = f"{chain.store.address}/{step_folder(manifest.about.step, manifest.about.key)}"
         for problem in _contradictions(chain, path, result, manifest):
             chain.links.append(Link(f"{path or manifest.about.step}: what it says", address, problem))
 
 
 def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
     below = {name: chain.manifests.get(f"{path}/{name}".strip("/")) for name in manifest.about.inputs}
+    if "reference" not in below:
+        yield "it does not say which reference it was measured against"
+    if "model" not in below and any(row.model in ("teacher", "generator") for row in result.rows):
+        yield "it does not say which model it is of"
     if (reference := below.get("reference")) is not None:
-        statistics = reference.result
-        assert isinstance(statistics, ReferenceResult)
-        if result.reference_digest != reference.digest:
+        moments = reference.result
+        if result.reference_digest != reference.digest or not isinstance(moments, ReferenceResult):
             yield "the reference is not the one below it"
-        if not result.detector_sha256 == statistics.detector_sha256 == statistics.detector.sha256:
+        elif any(row.metric != moments.metric for row in result.rows):
+            yield f"its metric is not the reference's, {one_line(moments.metric, 40)}"
+        elif not result.detector_sha256 == moments.detector_sha256 == moments.detector.sha256:
             yield "the detector is not the reference's"
     if (model := below.get("model")) is not None:
         weights = getattr(model.result, "weights", None)
         rows = [row for row in result.rows if row.model in ("teacher", "generator")]
         if weights is None or any(row.checkpoint_sha256 != weights.sha256 for row in rows):
             yield "the checkpoint is not the model below it"
+    asked = [manifest.about.parameters.get(name) for name in ("images", "first_seeds")]
+    for row in result.rows if isinstance(asked[1], list) else ():
+        if [row.n, list(row.first_seeds)] != asked:
+            yield f"{row.label}: its seeds are not those of the step's parameters"
+    yield from _sums(result)
     yield from _seeds(chain, result, manifest)
+
+
+def _sums(result: ScoresResult) -> Iterator[str]:
+    """Yield a problem for each row whose mean, spread and interval are not those of its values, or that has none."""
+    if not result.rows:
+        yield "it has no rows"
+    for row in (*result.rows, *result.further):
+        ranges = 1 if row.model == "images" else len(row.first_seeds)  # a folder has no seeds
+        if not row.values or row.n < 1 or ranges != len(row.values):
+            yield f"{row.label}: {len(row.values)} values of {ranges} seed ranges of {one_line(str(row.n), 20)}"
+            continue
+        said = (row.mean, row.sd, row.interval)
+        found = (
+            statistics.fmean(row.values),
+            statistics.stdev(row.values) if len(row.values) > 1 else 0.0,
+            half_width(row.values),
+        )
+        for name, one, other in zip(("mean", "sd", "interval"), said, found, strict=True):
+            if (one is None) != (other is None) or (
+                one is not None and other is not None and not math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+            ):
+                yield f"{row.label}: its {name} is not that of its values"
 
 
 def _seeds(chain: Chain, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
@@ -217,5 +265,11 @@ def recompute(chain: Chain) -> list[Recomputed]:
     recipe = recipe_of(chain.store, chain.root)
     inputs: dict[str, Any] = {models[step]: chain.manifests["model"], "reference": chain.manifests["reference"]}
     again = EVERY_STEP[step](recipe=recipe, repeat=f"verify {time.time():.6f}", **inputs)
-    pairs = zip(chain.root.measured, again.manifest.measured, strict=True)
+    pairs = list(zip(chain.root.measured, again.manifest.measured, strict=False))
+    if len(chain.root.measured) != len(again.manifest.measured) or any(
+        (said.metric, said.n, said.first_seeds) != (anew.metric, anew.n, anew.first_seeds) for said, anew in pairs
+    ):
+        raise UserError(
+            "the score's rows are not those that its recipe asks for: its manifest was changed, or it is another's"
+        )
     return [Recomputed(published, anew) for published, anew in pairs]

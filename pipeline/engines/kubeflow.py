@@ -26,10 +26,12 @@ from pipeline.engines.run_state import RunState, run_state
 from pipeline.profile import Profile
 from sida.errors import SidaError, UserError
 from sida.foreign.fetch import LOCAL_HOSTS
+from sida.launch.answers import bound_answers
 from sida.patience import hush_retries
 from sida.printing import one_line
 from sida.records import StepCall
 
+MOST_PAGES = 1000  # of a list
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 
 
@@ -208,6 +210,17 @@ class Client(Engine):
                 f"{self._server} does not answer ({_reason(error)}): check kfp.host of the profile, "
                 f"or start `kubectl -n kubeflow port-forward svc/ml-pipeline 8888`"
             ) from error
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ) as error:  # kfp, on what is no answer
+            why = one_line(f"{type(error).__name__}: {error}", 100)
+            raise UserError(
+                f"{self._server} does not answer as Kubeflow Pipelines does ({why}), so it cannot {doing}: check kfp.host"
+            ) from error
 
     def _refused(self, error: Any, doing: str, missing: str) -> SidaError:
         message = _message(error.body)
@@ -235,6 +248,7 @@ def _connect(profile: Profile) -> Any:
 
     class Quick(kfp.Client):
         def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
+            _bound(self)  # the constructor asks already
             return self._healthz_api.healthz_service_get_healthz()
 
         def _load_context_setting_or_default(self) -> None:
@@ -261,14 +275,23 @@ def _connect(profile: Profile) -> Any:
     )
     if token:
         client._existing_config.refresh_api_key_hook = renewing(token)
+    _bound(client)
+    return client
+
+
+def _bound(client: Any) -> None:
+    """Bound a client's waits and answers, once."""
     rest = client._healthz_api.api_client.rest_client
+    if getattr(rest.request, "is_bounded", False):
+        return
     request = rest.request
 
     def bounded(*args: Any, _request_timeout: Any = None, **more: Any) -> Any:
         return request(*args, _request_timeout=_request_timeout or TIMEOUT, **more)
 
+    bounded.is_bounded = True  # type: ignore[attr-defined]
     rest.request = bounded
-    return client
+    bound_answers(rest.pool_manager)
 
 
 @cache
@@ -280,10 +303,13 @@ def _warn(text: str) -> None:
 def _listed(call: Callable[..., Any], field: str, *, page_size: int = 100, **options: str) -> Iterator[Any]:
     """Yield the items of a list that the server gives page by page."""
     token: str | None = ""
-    while token is not None:
+    for _ in range(MOST_PAGES):
         page = call(page_token=token, page_size=page_size, **options)
         yield from getattr(page, field) or []
         token = page.next_page_token or None
+        if token is None:
+            return
+    raise ValueError(f"a list of {field} of more than {MOST_PAGES:,} pages")
 
 
 def _named(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sida.errors import SidaError, UserError
 from sida.launch import queue
+from sida.launch.answers import bound_answers, whole_body
 from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, VERSION
 from sida.patience import hush_retries
 from sida.printing import one_line
@@ -60,6 +61,7 @@ class Cluster:
         self._heard = self.clock.now()
         self.tick: Callable[[], None] = lambda: None  # called about once a second while we wait
         api = client.ApiClient(_configuration())
+        bound_answers(api.rest_client.pool_manager)
         self.host = str(api.configuration.host)
         self._api, self._objects, self._core = api, client.CustomObjectsApi(api), client.CoreV1Api(api)
 
@@ -124,12 +126,10 @@ class Cluster:
 
     def pods_now(self, labels: str) -> list[dict[str, Any]] | None:
         """Pods by label selector; None where they cannot be seen now, or may not."""
-        call, options = self._core.list_namespaced_pod, {"label_selector": labels, "_request_timeout": CALL_TIMEOUT}
         try:
-            with self.once(call, self.namespace, **options) as response:
-                return list(json.loads(response.data)["items"])
+            return self._listed(self._answer(self._core.list_namespaced_pod, self.namespace, label_selector=labels))
         except Exception as error:
-            if not isinstance(error, ApiRefused) and passing(error) is None:
+            if not isinstance(error, ApiRefused | NoApi) and passing(error) is None:
                 raise
             return None
 
@@ -139,11 +139,9 @@ class Cluster:
             return None
         call, namespace = self._core.list_namespaced_pod, OWN_NAMESPACE.read_text(encoding="utf-8").strip()
         try:
-            options = {"field_selector": f"metadata.name={name}", "_request_timeout": CALL_TIMEOUT}
-            with self.once(call, namespace, **options) as response:
-                return next(iter(json.loads(response.data)["items"]), None)
+            return next(iter(self._listed(self._answer(call, namespace, field_selector=f"metadata.name={name}"))), None)
         except Exception as error:
-            if not isinstance(error, ApiRefused) and passing(error) is None:
+            if not isinstance(error, ApiRefused | NoApi) and passing(error) is None:
                 raise
             return None
 
@@ -222,7 +220,10 @@ class Cluster:
     def serves_trainjobs(self) -> bool:
         """Return whether the API that our manifests are written for is there (discovery, as kubectl does it)."""
         answer = self._read_if_there(self._objects.get_api_resources, GROUP, VERSION) or {"resources": []}
-        return any(resource["name"] == PLURAL for resource in answer["resources"])
+        resources = answer.get("resources")
+        if not isinstance(resources, list):
+            raise NoApi(self.host, "no list of resources")
+        return any(isinstance(resource, dict) and resource.get("name") == PLURAL for resource in resources)
 
     def has_runtime(self, kind: str, name: str) -> bool:
         """Return whether the TrainingRuntime or ClusterTrainingRuntime is there."""
@@ -243,8 +244,7 @@ class Cluster:
         began, pause = self.clock.now(), 0.5
         while True:
             try:
-                with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **named) as response:
-                    return json.loads(response.data)
+                return self._answer(call, *given, **named)
             except Exception as error:
                 why = passing(error)
                 if why is None:
@@ -258,8 +258,28 @@ class Cluster:
             self.pause(pause)
             pause = min(2 * pause, MAX_PAUSE)
 
+    def _answer(self, call: Callable[..., Any], *given: Any, **named: Any) -> dict[str, Any]:
+        """One attempt; the answer as JSON. Raises NoApi for one that no API server gives."""
+
+        with self.once(call, *given, _request_timeout=CALL_TIMEOUT, **named) as response:
+            body = whole_body(response)
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            raise NoApi(self.host, "no JSON") from None
+        if not isinstance(answer, dict):
+            raise NoApi(self.host, "no object")
+        return answer
+
     def _items(self, call: Callable[..., Any], *given: Any, **named: Any) -> list[dict[str, Any]]:
-        return list(self._read(call, *given, **named)["items"])
+        return self._listed(self._read(call, *given, **named))
+
+    def _listed(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the objects of a list, each with a name. Raises NoApi."""
+        items = answer.get("items")
+        if not isinstance(items, list) or not all(map(_is_object, items)):
+            raise NoApi(self.host, "no list of objects")
+        return items
 
     def _read_if_there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:
         """Return the answer to a call; None where it is that there is no such thing."""
@@ -297,6 +317,24 @@ class Cluster:
 
 class Unreachable(UserError):
     """The API server does not answer."""
+
+
+class NoApi(UserError):
+    """What answers is no API server: a page of a proxy, an endless file."""
+
+    def __init__(self, host: str, found: str) -> None:
+        super().__init__(
+            f"{host} does not answer as a Kubernetes API does ({found}): check the address in this machine's kubeconfig, and "
+            f"proxies on the way"
+        )
+
+
+def _is_object(item: Any) -> bool:
+    """Return whether an item of a list is an object with a name, and sections where sections are."""
+    if not isinstance(item, dict) or not isinstance(metadata := item.get("metadata"), dict):
+        return False
+    sections = [item.get("spec"), item.get("status"), metadata.get("labels"), metadata.get("annotations")]
+    return isinstance(metadata.get("name"), str) and all(isinstance(section, dict | type(None)) for section in sections)
 
 
 def passing(error: Exception) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,11 +81,17 @@ def frechet_distance(
         raise ValueError("the means or covariances of a Frechet distance are not finite")
     for sigma in (sigma1, sigma2):
         _refuse_asymmetric(sigma)
-    eigenvalues = torch.linalg.eigvalsh(_congruent(*_factor(sigma1, sigma2)))
+    try:
+        eigenvalues = torch.linalg.eigvalsh(_congruent(*_factor(sigma1, sigma2)))
+    except torch.linalg.LinAlgError as error:  # products beyond float64
+        raise ValueError("the covariances of a Frechet distance are too large to be multiplied") from error
     _refuse_negative(eigenvalues)
     difference = mu1 - mu2
     roots = eigenvalues.clamp_min(0).sqrt().sum()
-    return float(difference @ difference + sigma1.trace() + sigma2.trace() - 2 * roots)
+    distance = float(difference @ difference + sigma1.trace() + sigma2.trace() - 2 * roots)
+    if not math.isfinite(distance):
+        raise ValueError("the means or covariances of a Frechet distance are too large: it is not finite")
+    return distance
 
 
 def check_covariance(sigma: Tensor) -> None:

@@ -23,6 +23,8 @@ from sida.printing import one_line
 
 PICKLE_KEYS = {"fid": "fid", "fd_dinov2": "fd_dinov2"}  # metric -> key in EDM2's file
 ARRAYS = ("mu", "sigma")
+MOST = 1e30  # of a mean or a covariance: products of them stay within float64
+MOST_IMAGES = 2**48
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
         for name, values in zip(ARRAYS, (mean, covariance), strict=True):
             if not np.isfinite(values).all():
                 raise UserError(f"{label}: {name} is not all finite numbers: fetch it again")
+            if float(np.abs(values).max(initial=0.0)) > MOST:
+                raise UserError(f"{label}: {name} holds numbers beyond {MOST:g}, which no feature has: fetch it again")
         try:
             check_covariance(torch.from_numpy(covariance))
         except ValueError as error:
@@ -103,7 +107,9 @@ def _pickled(path: Path, metric: str, label: str) -> tuple[dict[str, np.ndarray]
         if not isinstance(arrays[name], np.ndarray):
             raise UserError(f"{label}: {name} is {type(arrays[name]).__name__}, not a numpy array: fetch it again")
     count = content.get("num_images")
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 2):
+    if count is not None and (
+        isinstance(count, bool) or not isinstance(count, int | np.integer) or not 2 <= count <= MOST_IMAGES
+    ):
         raise UserError(
             f"{label}: num_images is {str(count)[:40] if isinstance(count, int | float) else type(count).__name__}"
             f", expected how many images it was made of: fetch it again"

@@ -69,7 +69,13 @@ def recipe_at(text: str, store: ObjectStore | None = None) -> Recipe:
     content = (store or open_store(settings().store)).read(key)
     if hashlib.sha256(content).hexdigest() != digest:
         raise Corrupt(f"recipe {key}: its sha256 is not {digest}: submit the run again")
-    return parse_recipe(json.loads(content), key)
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"recipe {key}: is no JSON, so it is no recipe: submit the run again") from error
+    if not isinstance(fields, dict):
+        raise Corrupt(f"recipe {key}: is no mapping of fields, so it is no recipe: submit the run again")
+    return parse_recipe(fields, key)
 
 
 def recipe_of(store: ObjectStore, manifest: Manifest[Part]) -> Recipe:

@@ -180,3 +180,11 @@ def test_statistics_kept_in_float32_are_no_worse_than_their_rounding(one: int, t
     assert frechet_distance(mu, s2, mu, s1) == pytest.approx(exact, abs=1e-6)
     root = scipy.linalg.sqrtm((s1 @ s2).numpy())
     assert exact == pytest.approx(float(s1.trace() + s2.trace() - 2 * np.trace(root).real), abs=1e-4)
+
+
+@pytest.mark.parametrize(("mean", "factor"), [(0.0, 1e154), (0.0, 1e300), (1e200, 1.0)])
+def test_a_distance_that_float64_cannot_hold_is_refused(mean: float, factor: float) -> None:
+    root = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sigma, zero = root @ root.T, torch.zeros(8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="too large"):
+        frechet_distance(zero + mean, sigma * factor, zero, sigma * factor)

@@ -262,6 +262,9 @@ def test_a_rerun_on_kubeflow_is_named_after_step_and_run() -> None:
         ({"parameters": {"command": "rm"}}, "'command'"),
         ({"parameters": {"repeat": "$(AWS_SECRET_ACCESS_KEY)"}}, "placeholder"),
         ({"parameters": {"repeat": "{{$.inputs}}"}}, "placeholder"),
+        ({"parameters": {"repeat": "a\0b"}}, "no line of text"),
+        ({"parameters": {"repeat": "a\nb"}}, "no line of text"),
+        ({"parameters": {"repeat": "a" * 3_000_000}}, "no line of text"),
         ({"inputs": {}}, "'generator'"),
     ],
 )

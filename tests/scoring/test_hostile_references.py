@@ -116,9 +116,17 @@ def test_a_mean_that_is_no_array_is_refused_at_once(tmp_path: Path) -> None:
         refused(pickled(tmp_path / "ref.pkl", mu), "mu is (list|float), not a numpy array")
 
 
-@pytest.mark.parametrize("count", [-5, 0, True, "many", 2.5])
+@pytest.mark.parametrize("count", [-5, 0, True, "many", 2.5, 2**63, 10**400])
 def test_a_count_of_images_that_is_none_is_refused(count: object, tmp_path: Path) -> None:
     refused(pickled(tmp_path / "ref.pkl", MU, num_images=count), "num_images is ")
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e300])
+def test_numbers_that_no_feature_has_are_refused(factor: float, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", mu=MU, sigma=SIGMA * factor)
+    refused(tmp_path / "ref.npz", "beyond")
+    np.savez(tmp_path / "ref.npz", mu=np.full_like(MU, factor), sigma=SIGMA)
+    refused(tmp_path / "ref.npz", "beyond")
 
 
 def test_a_pickle_that_does_not_say_of_how_many_images_it_is_is_known(tmp_path: Path) -> None:

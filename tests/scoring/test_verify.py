@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sida.errors import Corrupt, UserError
+from sida.manifests import Manifest
 from sida.recipe import Recipe
 from sida.steps import StepOutcome
 from sida.verify import recompute, verify
@@ -146,3 +150,60 @@ def test_what_is_no_manifest_s_address_is_refused_in_one_line(place: Path) -> No
         verify("file:///tmp/somewhere/score.json")
     with pytest.raises(UserError, match="no such manifest"):
         verify(f"file://{place}/store/steps/score/{'0' * 64}/1.json")
+
+
+def _reference_of_data(about: dict[str, Any], row: dict[str, Any]) -> None:
+    about["inputs"]["reference"], about["input_keys"]["reference"] = (
+        about[of]["dataset"] for of in ("inputs", "input_keys")
+    )
+
+
+LIES: dict[str, Callable[[dict[str, Any], dict[str, Any]], object]] = {
+    "mean": lambda about, row: row.update(mean=0.01),
+    "sd": lambda about, row: row.update(sd=0.0),
+    "interval": lambda about, row: row.update(interval=1e-9),
+    "no values": lambda about, row: row.update(values=[]),
+    "fewer seeds": lambda about, row: row.update(first_seeds=row["first_seeds"][:1]),
+    "no images": lambda about, row: row.update(n=0),
+    "another digest of what was met": lambda about, row: (
+        about["inputs"].update(zzz="0" * 64),
+        about["input_keys"].update(zzz=about["input_keys"]["dataset"]),
+    ),
+    "a key that is a path": lambda about, row: about["input_keys"].update(dataset="../../../etc/passwd"),
+    "another number of images": lambda about, row: row.update(n=1),
+    "another metric": lambda about, row: row.update(metric="fid"),
+    "no inputs": lambda about, row: about.update(inputs={}, input_keys={}),
+    "another attempt": lambda about, row: about.update(attempt=7),
+    "another step": lambda about, row: about.update(step="../../x"),
+    "data as reference": _reference_of_data,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_was_changed_and_sealed_again_contradicts_itself(address: str, lie: str) -> None:
+    path = Path(address.removeprefix("file://"))
+    fields = json.loads(path.read_bytes())
+    LIES[lie](fields["about"], fields["result"]["rows"][0])
+    changed: Manifest = Manifest.model_validate_json(json.dumps(fields | {"checksum": ""}))
+    before = path.read_bytes()
+    path.write_bytes(changed.to_json())
+    try:
+        assert verify(address, hashing=False).problems
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_recipe_that_is_another_object_is_no_traceback(address: str) -> None:
+    path = Path(address.removeprefix("file://"))
+    before = path.read_bytes()
+    fields = json.loads(before)
+    fields["about"]["recipe"] = json.loads(Path(path.parents[3], fields["about"]["input_keys"]["model"]).read_bytes())[
+        "result"
+    ]["weights"]
+    path.write_bytes(Manifest.model_validate_json(json.dumps(fields | {"checksum": ""})).to_json())
+    try:
+        chain = verify(address, hashing=False)
+        with pytest.raises(UserError):
+            recompute(chain)
+    finally:
+        path.write_bytes(before)
