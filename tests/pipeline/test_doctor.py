@@ -273,7 +273,9 @@ def test_a_quota_is_compared_with_what_the_largest_step_asks_for(
     _, checks = told(command, "--profile", command.profile(*LAUNCHED, ENV))
     assert checks["quota"]["state"] == state
     assert words in checks["quota"]["found"]
-    ranges = {"items": [{"spec": {"limits": [{"type": "Container", "default": {"cpu": "1"}}]}}]}
+    ranges = {
+        "items": [{"metadata": {"name": "sida"}, "spec": {"limits": [{"type": "Container", "default": {"cpu": "1"}}]}}]
+    }
     kube.plain["/api/v1/namespaces/work/limitranges"] = ranges
     if "limits.cpu" in hard:
         assert told(command, "--profile", command.profile(*LAUNCHED, ENV))[1]["quota"]["state"] == "ok"
