@@ -35,12 +35,12 @@ STOPPED = ("stopped with strategy", "workflow shutdown with strategy")
 
 
 class Task(Part):
-    """One task of the run, as the compiled pipeline has it."""
+    """One task of the run's DAG, as the compiled pipeline has it; of many recipes, each has its own."""
 
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]  # a file's name too
     step: str
     inputs: dict[str, tuple[str, ...]]  # parameter -> names of earlier tasks
-    recipe: str
+    recipe: str  # empty: the run's
     anew: bool
     one_of_many: bool
 

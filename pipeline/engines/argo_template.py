@@ -7,11 +7,9 @@ published gets no pod. Seen on Argo 4.0: an argument's expression is evaluated w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.around import LOOK_UP, RECORD_END
+from components.around import LOOK_UP, RECORD_END, Task
 from pipeline.plan import Plan
 from pipeline.profile import READS, Profile
 from sida.launch.pod import NO_SIDECAR, RESTRICTED, secret_key
@@ -37,46 +35,29 @@ RUN = "{{workflow.name}}"
 WHEN = "{{= workflow['scheduledTime'] ?? workflow.creationTimestamp.RFC3339 }}"
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task of the DAG; of many recipes, each has its own."""
-
-    name: str
-    step: str
-    inputs: Mapping[str, tuple[str, ...]]  # parameter -> names of the tasks that make it
-    recipe: str = ""  # empty: the run's
-    anew: bool = False
-    one_of_many: bool = False
-
-
 def tasks_of(plan: Plan) -> list[Task]:
     """Return the plan's tasks, each after those that it needs."""
     wiring, forced = plan.tasks(), plan.forced()
 
-    def makers(step: str) -> dict[str, str]:
-        return {name: source.partition(".")[0] for name, source in wiring[step].items()}
+    def task(step: str, mark: str = "", made_by: tuple[str, ...] = ("",), **more: Any) -> Task:
+        """Return a step's task; ``mark`` ends its name, and ``made_by`` the names of the tasks that it takes from."""
+        inputs = {
+            name: tuple(f"{dashed(source.partition('.')[0])}{one}" for one in made_by)
+            for name, source in wiring[step].items()
+        }
+        fields: dict[str, Any] = {"recipe": "", "anew": step in forced, "one_of_many": False} | more
+        return Task(name=f"{dashed(step)}{mark}", step=step, inputs=inputs, **fields)
 
     if not plan.published:
-        return [
-            Task(
-                dashed(step),
-                step,
-                {name: (dashed(maker),) for name, maker in makers(step).items()},
-                anew=step in forced,
-            )
-            for step in wiring
-        ]
+        return [task(step) for step in wiring]
     *each, table = wiring
-    tasks = []
-    for number, recipe in enumerate(plan.published):
-        for step in each:
-            inputs = {name: (f"{dashed(maker)}-{number:02}",) for name, maker in makers(step).items()}
-            tasks.append(Task(f"{dashed(step)}-{number:02}", step, inputs, recipe, one_of_many=True))
-    all_of = {
-        name: tuple(f"{dashed(maker)}-{number:02}" for number in range(len(plan.published)))
-        for name, maker in makers(table).items()
-    }
-    return [*tasks, Task(dashed(table), table, all_of)]
+    marks = {f"-{number:02}": recipe for number, recipe in enumerate(plan.published)}
+    tasks = [
+        task(step, mark, (mark,), recipe=recipe, anew=False, one_of_many=True)
+        for mark, recipe in marks.items()
+        for step in each
+    ]
+    return [*tasks, task(table, made_by=tuple(marks), anew=False)]
 
 
 def workflow_template(plan: Plan, cluster: OnCluster, profile: Profile) -> dict[str, Any]:
@@ -203,8 +184,7 @@ def _look_up(tasks: list[Task], cluster: OnCluster, profile: Profile) -> dict[st
     """Return the first task's template; it reads what the steps read, to know their keys."""
     pod = cluster.pod(LOOK_UP)
     volumes = {volume.path: volume for step in dict.fromkeys(READS.values()) for volume in cluster.pod(step).volumes}
-    fields = ("name", "step", "inputs", "recipe", "anew", "one_of_many")
-    listed = json.dumps([{field: getattr(task, field) for field in fields} for task in tasks], separators=(",", ":"))
+    listed = json.dumps([task.model_dump(mode="json") for task in tasks], separators=(",", ":"))
     flags = ["--recipe={{workflow.parameters.recipe}}", f"--run-id={RUN}", f"--tasks={listed}", f"--outputs={OUTPUTS}"]
     light = pod.model_copy(update={"volumes": tuple(volumes.values())})
     outputs = [{"name": task.name, "valueFrom": {"path": f"{OUTPUTS}/{task.name}"}} for task in tasks]

@@ -91,11 +91,7 @@ class Cluster:
             self.once(call, *self._kind(), name, {"metadata": changes}, _request_timeout=CALL_TIMEOUT).release_conn()
         except Exception as error:
             if isinstance(error, ApiRefused) and passing(error) is None:
-                return error.status in (
-                    404,
-                    409,
-                    422,
-                )  # it is gone, or another one has its name: its uid cannot be changed
+                return error.status in (404, 409, 422)  # it is gone, or another has its name: its uid cannot be changed
             if passing(error) is None:
                 raise
         return True
@@ -126,20 +122,19 @@ class Cluster:
 
     def pods_now(self, labels: str) -> list[dict[str, Any]] | None:
         """Pods by label selector; None where they cannot be seen now, or may not."""
-        try:
-            return self._listed(self._answer(self._core.list_namespaced_pod, self.namespace, label_selector=labels))
-        except Exception as error:
-            if not isinstance(error, ApiRefused | NoApi) and passing(error) is None:
-                raise
-            return None
+        return self._seen_now(self.namespace, label_selector=labels)
 
     def own_pod(self) -> dict[str, Any] | None:
         """Return the pod that this process runs in; None outside of one, and where it cannot be seen now, or may not."""
         if (name := environment().get("HOSTNAME")) is None or not OWN_NAMESPACE.is_file():
             return None
-        call, namespace = self._core.list_namespaced_pod, OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+        namespace = OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+        return next(iter(self._seen_now(namespace, field_selector=f"metadata.name={name}") or ()), None)
+
+    def _seen_now(self, namespace: str, **selector: str) -> list[dict[str, Any]] | None:
+        """List pods in one attempt; None where they cannot be seen now, or may not."""
         try:
-            return next(iter(self._listed(self._answer(call, namespace, field_selector=f"metadata.name={name}"))), None)
+            return self._listed(self._answer(self._core.list_namespaced_pod, namespace, **selector))
         except Exception as error:
             if not isinstance(error, ApiRefused | NoApi) and passing(error) is None:
                 raise
