@@ -48,8 +48,6 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
     Raises what the launcher raises: SidaError with the worker's own line and the log's path when they fail, Stopped when asked to.
     """
     folder, step, store, execution = job_folder(run), run.step.name, run.store, run.recipe.execution
-    if (outcome := _outcome(run, folder, spec)) is not None:
-        return outcome
     log = settings().runs / "logs" / f"{step}-{run.key[:12]}-{run.attempt}.log"
     progress.log(step, log)
     job = f"{folder}/spec.json"
@@ -65,6 +63,9 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
         keep_log=lambda: store.put(f"{folder}/log.txt", end_of_log(log)),
     )
     launcher, launch = _launcher(run, folder, work, checkpoint_bytes)
+    if (outcome := _outcome(run, folder, spec)) is not None:
+        launcher.settle(work)
+        return outcome
     file = JobFile(
         step=step,
         folder=folder,

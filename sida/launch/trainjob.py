@@ -60,10 +60,12 @@ class TrainJobLauncher(Launcher):
         doing = "create TrainJobs"
         with on_stop(self._ask), patience.ticking(tick):
             try:
-                self.job = self._start(work.finished)
-                doing = "follow TrainJobs"
+                job = self._start(work.finished)
+                if job is None:
+                    return
+                self.job, doing = job, "follow TrainJobs"
                 try:
-                    Follower(self.cluster, self.job, work, self._note).run()
+                    Follower(self.cluster, job, work, self._note).run()
                 except Stopped:
                     self._let_go()
                     raise
@@ -75,6 +77,16 @@ class TrainJobLauncher(Launcher):
                     self.cluster.delete(self.name, self.job["metadata"]["uid"])
                 except (ApiRefused, Unreachable) as error:
                     self._note(f"done, but could not be deleted: {error}")
+
+    def settle(self, work: Work) -> None:
+        """Follow a job to its end that had made its result while nobody followed it; then it goes, and its log is kept."""
+        self.cluster.outage_seconds = ENDING_SECONDS
+        try:
+            self.run(work)
+        except Stopped:
+            raise
+        except SidaError as error:
+            self._note(f"its result is there; what is left of it could not be cleared away: {error}")
 
     def stop(self) -> str:
         """Delete or suspend it, as ``on_termination`` says. Raises UserError when the cluster refuses."""
@@ -126,10 +138,12 @@ class TrainJobLauncher(Launcher):
 
     # -- one job of a name, and only one
 
-    def _start(self, finished: Callable[[], bool]) -> dict[str, Any]:
-        """Return the job that is there now. Raises UserError when it is another one's under the same name."""
+    def _start(self, finished: Callable[[], bool]) -> dict[str, Any] | None:
+        """Return the job that is there now; None where none is needed. Raises UserError when it is another one's of this name."""
         while True:
             if (job := self.cluster.get(self.name)) is None:
+                if finished():
+                    return None
                 self._wait_until_gone("the pods of the old one have ended", self._old_pods)
                 try:
                     job = self.cluster.create(self.job)
@@ -141,7 +155,7 @@ class TrainJobLauncher(Launcher):
                     return job
             elif job["metadata"].get("deletionTimestamp"):
                 self._wait_until_deleted(job)
-            elif (end := ended(job)) is not None and not (end["type"] == "Complete" and finished()):
+            elif (end := ended(job)) is not None and not finished():
                 self._note(f"an earlier attempt ended ({end['type']}): making it anew")
                 self.cluster.delete(self.name, job["metadata"]["uid"])
                 self._wait_until_deleted(job)

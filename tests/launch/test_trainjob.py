@@ -73,7 +73,7 @@ class Launch:
         options = {"name": name, "step": "distill", "run": run, "folder": FOLDER, "processes": 2, "threads": 1}
         return train_job(self.target, **options)  # type: ignore[arg-type]
 
-    def start(self, run: str = "run-1") -> Launch:
+    def start(self, run: str = "run-1", *, settle: bool = False) -> Launch:
         work = Work(
             step="distill",
             job=f"{FOLDER}/spec.json",
@@ -90,7 +90,7 @@ class Launch:
 
         def launch() -> None:
             try:
-                self.launcher.run(work)
+                (self.launcher.settle if settle else self.launcher.run)(work)
                 self.outcome = True
             except Stopped:
                 self.outcome = False
@@ -259,6 +259,36 @@ def test_the_same_job_that_is_there_already_is_adopted_and_no_second_one_made(la
     first.done = True
     second.complete(kube)
     assert (first.end(), second.end()) == (True, True)
+
+
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_a_job_that_made_its_result_while_nobody_followed_goes_and_its_log_is_kept(
+    launch: Launch, kube: Kube, end: str
+) -> None:
+    kube.answer("POST", f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs", {}, launch.manifest())
+    pod = kube.pod()
+    kube.say(pod, "the last line")
+    kube.end_pod(pod, "Succeeded" if end == "Complete" else "Failed")
+    kube.condition(end, "JobsEnded")
+    launch.done = True
+    assert launch.start(settle=True).end() is True
+    assert not created(kube)
+    assert launch.kept == ["the last line\n"]
+
+
+def test_where_the_result_is_there_no_job_is_made_and_a_cluster_that_refuses_ends_nothing(
+    launch: Launch, kube: Kube
+) -> None:
+    made: list[Any] = []
+    kube.on_create = made.append
+    launch.done = True
+    assert launch.start(settle=True).end() is True
+    kube.forbidden.add(("get", "trainjobs"))
+    assert launch.start(settle=True).end() is True
+    assert made == []
+    assert "its result is there; what is left of it could not be cleared away: not allowed to create TrainJobs" in told(
+        launch.place
+    )
 
 
 def test_another_specification_under_the_same_name_is_refused_with_the_field(launch: Launch, kube: Kube) -> None:
@@ -501,9 +531,9 @@ def test_a_launching_step_that_waits_for_the_store_ends_when_it_is_asked_to(laun
     def finished() -> bool:
         raise Unavailable("cannot reach http://store", "the store at http://store", "gone")
 
-    launch.finished = lambda: keep_trying("the store at http://store", finished)
     launch.start()
     until(lambda: created(kube))
+    launch.finished = lambda: keep_trying("the store at http://store", finished)
     kube.record("trainjobs", "DELETED", kube.job())
     until(lambda: "the store at http://store is away since" in told(launch.place))
     launch.launcher.asked = True
