@@ -46,8 +46,9 @@ class Launcher(ABC):
         Raises Stopped, UserError for a user's mistake, Unavailable when they waited in vain, SidaError when they failed otherwise.
         """
 
+    @abstractmethod
     def settle(self, work: Work) -> None:
-        """Clear away what is left of workers whose result is there, as far as anything of them outlives who started them."""
+        """Clear away what is left of workers whose result is there, where anything of them outlives who started them."""
 
     @abstractmethod
     def stop(self) -> str:

@@ -94,6 +94,9 @@ class LocalLauncher(Launcher):
             cause, code = explain(work.log, begin, [work.error(), told], self._numbered(ranks.failed, work))
             raise failure(f"{self._module} failed: {cause} (log: {work.log})", code)
 
+    def settle(self, work: Work) -> None:
+        """Do nothing: processes of this machine end with their launcher."""
+
     def stop(self) -> str:
         """Ask them to write a checkpoint and to end; ``run`` raises Stopped when they have."""
         self._wishes += 1
