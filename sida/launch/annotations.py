@@ -38,10 +38,14 @@ def disruptions(job: dict[str, Any]) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def in_words(job: dict[str, Any]) -> str:
-    """Return ``1,024 of 8,192 images, 310/s, 2:38 left``, and how often nodes were taken; empty where nothing is known."""
+def in_words(job: dict[str, Any], *, ended: bool = False) -> str:
+    """Return ``1,024 of 8,192 images, 310/s, 2:38 left``, and how often nodes were taken; empty where nothing is known.
+
+    Of a job that has ``ended`` no progress is told: what was written last is older than its end.
+    """
     done, _, total = _of(job, IMAGES).partition("/")
-    parts = [f"{int(done):,} of {int(total):,} images"] if done.isdigit() and total.isdigit() else []
+    known = not ended and done.isdigit() and total.isdigit()
+    parts = [f"{int(done):,} of {int(total):,} images"] if known else []
     parts += [_of(job, RATE)] if parts and _of(job, RATE) else []
     parts += [f"{_of(job, LEFT)} left"] if parts and _of(job, LEFT) not in ("", "0:00") else []
     if count := disruptions(job):

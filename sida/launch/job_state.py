@@ -37,7 +37,8 @@ def pods_run(job: dict[str, Any]) -> bool:
 
 def job_in_words(job: dict[str, Any]) -> str:
     """Say how it stands: ``TrainJob sida-distill-1a2b: its pods run, 1,024 of 8,192 images, 310/s, 2:38 left``."""
-    if (end := ended(job)) is not None:
+    end = ended(job)
+    if end is not None:
         reason = end.get("reason")
         state = f"{end['type']} ({reason})" if reason else end["type"]
     elif suspended(job) is not None:
@@ -45,7 +46,7 @@ def job_in_words(job: dict[str, Any]) -> str:
         state = f"waits in queue {queue}" if queue else "suspended"
     else:
         state = "its pods run" if pods_run(job) else "starting"
-    known = in_words(job)
+    known = in_words(job, ended=end is not None)
     return f"TrainJob {job['metadata']['name']}: {state}{f', {known}' if known else ''}"
 
 

@@ -14,6 +14,7 @@ from pipeline.engines import argo
 from pipeline.engines import base as clients
 from pipeline.engines.argo import run_state
 from sida import ending, records
+from sida.launch.annotations import IMAGES
 from sida.stores import open_store
 from tests.launch.kube_server import NAMESPACE, Answer, Kube
 from tests.launch.kube_server import serve as serve_kube
@@ -224,6 +225,24 @@ def test_a_pod_that_was_lost_and_tried_again_is_no_failure(command: Command, kub
     play(kube, run_of(kube), "deleted")
     said = command("status", run_of(kube), "--profile", mine(command))
     assert (said.status, line_of(said, "compare")) == (0, "compare SUCCEEDED")
+
+
+def test_a_trainjob_shows_its_progress_until_it_has_ended(command: Command, kube: Kube) -> None:
+    submit(command, changes=LAUNCHED)
+    run = run_of(kube)
+    play(kube, run, "running")
+    train(kube, run, "prepare_data", "room")
+    job = only(kube, "trainjobs")
+    job["metadata"]["annotations"] = {IMAGES: "0/2048"}
+    job["status"] = {"jobsStatus": [{"name": "node", "ready": 2}]}
+    kube.forbidden.add(("get", "pods"))  # its own counts have to do
+
+    def line() -> str:
+        return line_of(command("status", run, "--profile", mine(command, *LAUNCHED)), "prepare_data")
+
+    assert line().endswith("TrainJob room: its pods run, 0 of 2,048 images")
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True", "reason": "JobsCompleted"}]}
+    assert line().endswith("TrainJob room: Complete (JobsCompleted)")
 
 
 def test_steps_stand_in_the_order_of_the_dag_each_once(command: Command, kube: Kube) -> None:
