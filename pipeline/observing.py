@@ -14,7 +14,7 @@ from pipeline.engines.argo_template import dashed
 from pipeline.engines.run_state import RunState
 from pipeline.remote import store_at_hand
 from pipeline.standing import AT_WORK, BAD, Facts, Standing, standing
-from sida import ending, records
+from sida import cancels, ending, records
 from sida.launch.cluster import Cluster
 from sida.launch.job_state import queue_of, suspended
 from sida.launch.looker import Looker, Looks, Unseen
@@ -84,7 +84,7 @@ class Observer:
     def _look_at_records(self, store: ObjectStore, run: RunState, facts: Facts) -> None:
         if run.cancelled and not run.ended:
             ending.cancel(store, self.run_id, f"seen in {ENGINES[self._profile.engine]}")
-        facts.calls, facts.cancel = records.calls(store, self.run_id), ending.cancel_of(store, self.run_id)
+        facts.calls, facts.cancel = records.calls(store, self.run_id), cancels.cancel_of(store, self.run_id)
 
     def _look_at_pods(self, run: RunState, facts: Facts) -> None:
         """Look at the run's own pods, and at warnings and the Workflow only if they may explain something."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.engines.naming import Node, Place
 from pipeline.engines.run_state import RunState, Task
-from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Cancel, Ending, in_words
+from sida.cancels import Cancel, in_words
+from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, Ending
 from sida.launch.job_state import job_in_words, waiting_job
 from sida.launch.pod_state import Failure, Waiting, failed_pod, failure_of, refusal, taken_off, waiting_of
 from sida.launch.words import failure_in_words, waiting_in_words

@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field, ValidationError
 
 from sida import layout
-from sida.errors import AlreadyExists, NotFound, SidaError, UserError
-from sida.manifests import Part, Regression, RunResult, parse_manifest
+from sida.cancels import Cancel, cancel_of, in_words
+from sida.errors import AlreadyExists, SidaError
+from sida.manifests import Regression, RunResult, parse_manifest
 from sida.masking import masked
 from sida.process.identity import Process, machine_id
 from sida.records import RunEnd, StepCall, calls, end_of, kept, now, to_json
@@ -31,15 +29,6 @@ SUCCEEDED, FAILED, CANCELLED, TIMED_OUT = ENDINGS = ("SUCCEEDED", "FAILED", "CAN
 RECENT_RUNS = 6  # which a new run looks at
 LAST = "report"  # the step that the DAG of a recipe ends with: it needs all others
 _EARLIER = {"COMPLETE": SUCCEEDED, "CANCELED": CANCELLED}  # Kubeflow's words in records of earlier versions
-
-
-class Cancel(Part):
-    """Record of a request to end a run."""
-
-    schema_version: Literal[1] = 1
-    run: Annotated[str, Field(pattern=f"^{layout.RUN_ID}$")]
-    asked: str  # UTC, ISO 8601: when it was asked for, or first seen
-    how: str  # in a few words
 
 
 @dataclass(frozen=True)
@@ -61,17 +50,6 @@ def cancel(store: ObjectStore, run: str, how: str) -> bool:
     except AlreadyExists:
         return False
     return True
-
-
-def cancel_of(store: ObjectStore, run: str) -> Cancel | None:
-    """Return the request to end the run, if there is one."""
-    key = layout.cancel_key(run)
-    try:
-        return Cancel.model_validate_json(store.read(key))
-    except NotFound:
-        return None
-    except ValidationError as error:
-        raise UserError(f"{store.address_of(key)} is not a record that this version reads: remove it") from error
 
 
 # -- judging
@@ -105,11 +83,6 @@ def judge(recorded: Mapping[str, StepCall], end: RunEnd | None, request: Cancel 
 def _first_failed(recorded: Mapping[str, StepCall]) -> StepCall | None:
     """Return the first call that failed; failures that a run of many recipes goes on without do not count."""
     return next((call for call in recorded.values() if call.state == "failed" and not call.item), None)
-
-
-def in_words(request: Cancel) -> str:
-    """Return ``cancelled at 2026-11-28T14:26:03+00:00 (by `cancel`)``."""
-    return f"cancelled at {request.asked} ({request.how})"
 
 
 def _known(end: RunEnd) -> str:

@@ -33,6 +33,7 @@ class Work:
     check: Callable[[], None]  # called about once a second; what it raises ends the launcher
     error: Callable[[], WorkerError | None]  # what a worker published of its failure
     finished: Callable[[], bool] = lambda: False  # whether the result is in the store
+    cancelled: Callable[[], str] = lambda: ""  # how the run's end was asked for, in words; empty where it was not
     keep_log: Callable[[], object] = lambda: None  # called at the end, where the workers' own machines keep none
 
 

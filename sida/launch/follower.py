@@ -133,7 +133,9 @@ class Follower:
                 if self.work.finished():
                     return None
                 how = "was deleted" if job is None else "was deleted and made anew"
-                raise SidaError(f"{self._title} {how} by somebody else (kubectl?): {SUBMIT_AGAIN}")
+                asked = self.work.cancelled()
+                why = f": the run was {asked}" if asked else " by somebody else (kubectl?)"
+                raise SidaError(f"{self._title} {how}{why}: {SUBMIT_AGAIN}")
             self.job = job
 
     def _read_rest_of_log(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import cast
 
 from sida import layout, progress, records
+from sida.cancels import asked_in_words
 from sida.errors import NotFound, SidaError
 from sida.launch import grace
 from sida.launch.base import Launcher, Work
@@ -60,6 +61,7 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
         check=run.lease.raise_if_lost,
         finished=lambda: store.exists(f"{folder}/{RESULT}"),
         error=lambda: read_error(store, job),
+        cancelled=lambda: asked_in_words(store, records.current_run()),
         keep_log=lambda: store.put(f"{folder}/log.txt", end_of_log(log)),
     )
     launcher, launch = _launcher(run, folder, work, checkpoint_bytes)

@@ -65,6 +65,7 @@ class Launch:
         self.finished: Callable[[], bool] = lambda: self.done
         self.kept: list[str] = []
         self.error: WorkerError | None = None
+        self.cancelled = ""
         self.speed = speed
         self.log = place / "logs" / "distill.log"
 
@@ -83,6 +84,7 @@ class Launch:
             check=lambda: self.tick(),
             finished=lambda: self.finished(),
             error=lambda: self.error,
+            cancelled=lambda: self.cancelled,
             keep_log=lambda: self.kept.append(self.log.read_text()),
         )
         cluster = Cluster(NAMESPACE, outage_seconds=self.target.outage_seconds, clock=Clock(self.speed))
@@ -565,6 +567,15 @@ def test_a_job_that_somebody_deleted_is_told_from_one_that_failed(launch: Launch
     until(lambda: followed(kube))
     kube.record("trainjobs", "DELETED", kube.job())
     assert "was deleted by somebody else" in str(launch.end())
+
+
+def test_a_job_that_went_with_its_run_is_told_as_cancelled(launch: Launch, kube: Kube) -> None:
+    launch.cancelled = "cancelled at 2026-11-28T14:26:03+00:00 (by `cancel`)"
+    launch.start()
+    until(lambda: followed(kube))
+    kube.record("trainjobs", "DELETED", kube.job())
+    said = str(launch.end())
+    assert f"was deleted: the run was {launch.cancelled}: checkpoints are kept" in said and "kubectl" not in said
 
 
 def test_a_job_deleted_while_the_api_was_away_is_missed_at_the_next_look(launch: Launch, kube: Kube) -> None:

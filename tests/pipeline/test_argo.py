@@ -13,7 +13,7 @@ import pytest
 from pipeline.engines import argo
 from pipeline.engines import base as clients
 from pipeline.engines.argo import run_state
-from sida import ending, records
+from sida import cancels, records
 from sida.launch.annotations import IMAGES
 from sida.stores import open_store
 from tests.launch.kube_server import NAMESPACE, Answer, Kube
@@ -356,7 +356,7 @@ def test_cancel_stops_the_workflow_ends_its_trainjobs_and_is_recorded(
     assert only(kube)["spec"]["shutdown"] == "Stop"
     assert re.fullmatch(r"20.*\+00:00", only(kube)["metadata"]["annotations"]["sida/cancelled"])
     assert not kube.objects["trainjobs"]
-    request = ending.cancel_of(open_store(f"s3://{BUCKET}/{command.place.name}"), run)
+    request = cancels.cancel_of(open_store(f"s3://{BUCKET}/{command.place.name}"), run)
     assert request is not None and "by `cancel`" in request.how
     assert "CANCELING" in command("status", "--profile", mine(command)).out
     patched = [line for line in kube.requests if line.startswith("PATCH")]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.engines import base as clients
-from sida import ending, records
+from sida import cancels, ending, records
 from sida.stores import open_store
 from tests.launch import kueue
 from tests.launch.kube_server import Kube
@@ -294,8 +294,11 @@ def test_cancel_is_remembered_by_the_store_for_everybody_later(
     status(running("distill"))
     mine = command.profile(("s3://bucket/sida", s3))
     assert "cancelling" in command("cancel", RUN, "--profile", mine).out
-    mark = ending.cancel_of(open_store(s3), RUN)
+    mark = cancels.cancel_of(open_store(s3), RUN)
     assert mark is not None and mark.how == "by `cancel`"
+    said = cancels.asked_in_words(open_store(s3), RUN)  # to a step whose TrainJob is gone
+    assert said == f"cancelled at {mark.asked} (by `cancel`)"
+    assert cancels.asked_in_words(open_store(s3), "") == cancels.asked_in_words(open_store(s3), "another") == ""
     end = ending.end_by_records(RUN, "digits", EXIT_WORDS["cancelled"], 0, "")  # the exit handler
     assert end.state == "CANCELLED"
     kfp.runs[RUN] |= json.loads((FACTS / "cancelled.json").read_text())
@@ -311,7 +314,7 @@ def test_a_run_that_is_seen_while_it_is_cancelled_is_remembered_too(
     status(running("distill"), mine)
     kfp.answer("POST", f"runs/{RUN}:terminate", {}, None)  # in Kubeflow's pages
     status(running("distill"), mine)
-    mark = ending.cancel_of(open_store(s3), RUN)
+    mark = cancels.cancel_of(open_store(s3), RUN)
     assert mark is not None and "seen" in mark.how
 
 
