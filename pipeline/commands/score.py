@@ -23,6 +23,7 @@ from sida import recipe as recipes
 from sida.recipe import Recipe
 from sida.scoring.cleanfid import score_folder
 from sida.scoring.file import score_file
+from sida.scoring.words import spread
 
 METRICS = ("is", "kid", "precision_recall")
 ARGUMENTS = (
@@ -65,8 +66,8 @@ def main(args: argparse.Namespace) -> int:
     rows = [*result.rows, *result.further]
     lines = []
     for row in rows:
-        half = "" if row.interval is None else f" +- {row.interval:.3f} (95%)"
-        lines.append(f"{row.metric:<18}{row.reported:.4f}{half}  n = {row.n:,} x {len(row.values)}  {row.label}")
+        sd = "" if spread(row) is None else f" +- {row.sd:.3f} (sd)"
+        lines.append(f"{row.metric:<18}{row.reported:.4f}{sd}  n = {row.n:,} x {len(row.values)}  {row.label}")
     lines += [*filter(None, [result.gate]), f"score  {published.address}"]
     fields = {"model", "label", "metric", "mean", "sd", "interval", "n", "values", "protocol"}
     scores = [row.model_dump(mode="json", include=fields) for row in rows]

@@ -94,11 +94,13 @@ def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[st
         "generator": notes.get("scores_images_per_second"),
     }
     protocol = f"{first.metric} (mean +- sd over {len(first.values)} held-out seed ranges, n = {first.n:,})"
-    title, heading, sign = ("model", first.metric, "\u00a0\u00b1\u00a0") if page else (result.title, protocol, " +- ")
+    title, heading, sign = result.title, protocol, " +- "
+    if page:
+        title, heading, sign = "model", f"{first.metric}, mean \u00b1 sd", "\u00a0\u00b1\u00a0"
     lines = [(title, "NFE", heading, "images/s")]
     for row in result.rows:
         rate, nfe = rates.get(row.model), "-" if row.nfe is None else str(row.nfe)
-        ours = words.score_text(row.mean, row.sd, sign)
+        ours = f"{row.mean:.3f}{sign}{row.sd:.3f}"
         lines.append((row.label, nfe, ours, "-" if rate is None else f"{float(rate):,.0f}"))
     return lines
 

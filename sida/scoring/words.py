@@ -16,9 +16,14 @@ TO_ITS_TEACHER = TO_ANOTHER | {"ahead": "surpasses"}
 TO_THE_PUBLISHED = {"better": "better than", "within": "within the interval of", "worse": "worse than"}
 
 
-def score_text(mean: float, spread: float | None, sign: str = " +- ") -> str:
-    """Return a score with half of its 95% interval, or another spread, if that is known."""
-    return f"{mean:.3f}" if spread is None else f"{mean:.3f}{sign}{spread:.3f}"
+def score_text(mean: float, sd: float | None, sign: str = "+-") -> str:
+    """Return ``0.066 +- 0.008 (sd)``, the mean alone of a single range; intervals, as (95%), stand where a comparison is judged."""
+    return f"{mean:.3f}" if sd is None else f"{mean:.3f} {sign} {sd:.3f} (sd)"
+
+
+def spread(score: Score) -> float | None:
+    """Return the standard deviation over the seed ranges; None of a single range."""
+    return score.sd if len(score.values) > 1 else None
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -68,11 +73,11 @@ def target_gate(recipe: Recipe, score: Score) -> str | None:
     if published is None or recipe.targets is None or recipe.targets.metric != score.metric:
         return None
     if score.protocol == "best":
-        spread = f"the best of {len(score.values)} ranges, as publications report it; not a mean"
+        found = f"the best of {len(score.values)} ranges, as publications report it; not a mean"
     elif score.interval is None:
-        spread = f"one range, no interval: taken as equal within {ONE_RANGE:.0%}"
+        found = f"one range, no interval: taken as equal within {ONE_RANGE:.0%}"
     else:
-        spread = f"+- {score.interval:.3f} (95%) over {len(score.values)} ranges"
+        found = f"+- {score.interval:.3f} (95%) over {len(score.values)} ranges"
     source = recipe.targets.source
     remark = ""
     if is_best_of_two(recipe):
@@ -80,9 +85,7 @@ def target_gate(recipe: Recipe, score: Score) -> str | None:
     if recipe.in_another_precision:
         remark += f"; published in {recipe.targets.precision}, this was {precision(recipe)}"
     relation = TO_THE_PUBLISHED[versus_published(score, published)]
-    return (
-        f"{score.metric} {score.reported:.3f} ({spread}) is {relation} the published {published:g} ({source}){remark}"
-    )
+    return f"{score.metric} {score.reported:.3f} ({found}) is {relation} the published {published:g} ({source}){remark}"
 
 
 def precision(recipe: Recipe) -> str:
@@ -116,8 +119,7 @@ def two_runs(name: str, score: Score, other_name: str, other: Score) -> tuple[st
 
 def regression(change: Regression) -> str:
     """Return a sentence on a score against the last one of its recipe, for terminal, page, record and webhook."""
-    now, before = score_text(change.now, change.now_half_width), score_text(change.before, change.before_half_width)
-    values = f"{change.metric} {now} now, {before} the last time"
+    values = f"{change.metric} {change.now:.3f} now, {change.before:.3f} the last time"
     if change.half_width is None:
         return f"Whether the score changed cannot be told from a single seed range: {values}."
     half = f"{change.half_width:.3f} (95%)"

@@ -66,12 +66,14 @@ def test_the_page_says_who_is_ahead_what_differs_and_shows_the_quantities_side_b
     said = " ".join(" ".join(Elements(page).text).split())
     assert "digits (SiDA) is ahead of digits-sid (SiD). fd_digits 0.600 against 0.900" in said
     assert "SiDA adds an adversarial loss, with real images; SiD learns from the teacher's scores alone." in said
-    assert "fd_digits, held out 0.600 ± 0.025 best 0.900 ± 0.050" in said
+    assert "fd_digits, held out 0.600 ± 0.010 (sd) best 0.900 ± 0.020 (sd)" in said
     assert "samples in their class's region 100.0% 100.0%" in said  # equal: none is the best
 
     Made(store, recipe(), (0.9, 0.91, 0.89), minute=2).write("run-level")  # now the two are level
     page = comparison_page(benchmarks(finished_runs(store, records.runs(store))[0]), store)
-    assert "fd_digits, held out 0.900 ± 0.025 0.900 ± 0.050" in " ".join(" ".join(Elements(page).text).split())
+    assert "fd_digits, held out 0.900 ± 0.010 (sd) 0.900 ± 0.020 (sd)" in " ".join(
+        " ".join(Elements(page).text).split()
+    )
 
 
 @pytest.mark.parametrize(("mean", "kind"), [(0.6, "ahead"), (1.0, "level"), (1.5, "behind")])
@@ -117,6 +119,7 @@ def test_csv_and_json_hold_one_record_for_each_run_and_each_empty_row(store: Obj
     assert len(found) == len(rows) == 13
     assert found[0]["recipe"] == "digits" and float(found[0]["score"]) == pytest.approx(0.6)
     assert float(found[0]["interval95"]) == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)
+    assert float(found[0]["sd"]) == pytest.approx(0.01)
     assert found[2]["score"] == "" and found[2]["command"].startswith("sida run ")
 
 
@@ -128,6 +131,8 @@ def test_the_verb_prints_a_table_and_leaves_page_csv_and_json(
     assert said.status == 0, said
     assert "digits (SiDA) is ahead of digits-sid (SiD)" in said.out
     assert "sida run cifar10-cond" in said.out
+    assert "0.600 +- 0.010 (sd)" in said.out
+    assert all("(sd)" in line or "(95%)" in line for line in said.out.splitlines() if "+-" in line)
     folder = place / "runs" / "comparison"
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.csv", "comparison.html", "comparison.json"]
     chosen = command("compare", "digits-sid", "--json", "--output", str(place / "out"))

@@ -101,6 +101,7 @@ def test_a_regression_is_worse_by_more_than_the_interval(values: tuple[float, ..
     found = judge(scores("08", *values).rows, last)
     assert found.regressed is regressed
     assert said in words.regression(found)
+    assert "(95%): fd_" in words.regression(found) and "+-" not in words.regression(found)
     assert found.previous == last.digest
     assert (found.before, found.now) == (pytest.approx(1.0), pytest.approx(fmean(values)))
     # Student's t with two degrees of freedom, sd 0.01 over three ranges

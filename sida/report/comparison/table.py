@@ -11,7 +11,7 @@ from typing import Any
 from sida.printing import printable
 from sida.report.comparison.entries import Benchmark, ComparedRun
 from sida.scoring.interval import half_width
-from sida.scoring.words import score_text
+from sida.scoring.words import score_text, spread
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
         if value is None or isinstance(value, str):
             return value or "-"
         if name == "score":
-            return score_text(value, self.values["interval95"], " ± " if page else " +- ")
+            return score_text(value, self.values["sd"], "±" if page else "+-")
         if name == "teacher":
             return f"{value:.3f}" + (f" ({self.values['teacher_nfe']} NFE)" if page else "")
         return f"{value:.4g}" + (f" ({self.values['newest_by']})" if name == "newest" else "")
@@ -48,7 +48,7 @@ def rows_of(benchmarks: Iterable[Benchmark]) -> list[Row]:
 
 
 def _values(benchmark: Benchmark, entry: ComparedRun | None) -> dict[str, Any]:
-    """Return the fields of CSV and JSON; names, order and meanings stay."""
+    """Return the fields of CSV and JSON; names, order and meanings stay, new ones come last."""
     return {
         "benchmark": benchmark.title,
         "recipe": entry and entry.recipe.name,
@@ -71,6 +71,7 @@ def _values(benchmark: Benchmark, entry: ComparedRun | None) -> dict[str, Any]:
         "generator": entry and entry.addresses["generator"],
         "manifest": entry and entry.addresses["manifest"],
         "command": None if entry else benchmark.command,
+        "sd": entry and spread(entry.generator),
     }
 
 
