@@ -13,6 +13,7 @@ from pipeline.engines import naming
 from pipeline.engines.argo_template import dashed
 from pipeline.engines.run_state import RunState
 from pipeline.remote import store_at_hand
+from pipeline.result import RunSummary, read_recorded
 from pipeline.standing import AT_WORK, BAD, Facts, Standing, standing
 from sida import cancels, ending, records
 from sida.launch.cluster import Cluster
@@ -80,6 +81,11 @@ class Observer:
                 ending.settle(store, self.run_id, end)
 
         look_at_store(self._looks, self._profile, settle)
+
+    def summary(self) -> RunSummary | None:
+        """Return what came of a run that has ended well; None where it makes no comparison, or the store is out of reach."""
+        self._looks.missing.clear()
+        return look_at_store(self._looks, self._profile, lambda store: read_recorded(store, self.run_id))
 
     def _look_at_records(self, store: ObjectStore, run: RunState, facts: Facts) -> None:
         if run.cancelled and not run.ended:

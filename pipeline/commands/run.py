@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
         _record(recipe.name, outcome)
         return running.fail(outcome)
     run = result.read(outcome)
-    output.result(args, run.as_text(outcome), **run.as_json(recipe.name, outcome))
+    output.result(args, run.as_text(outcome.seconds), **run.as_json(recipe.name, outcome))
     if line := track_quietly(outcome.folder.name):  # after the result, which does not wait for MLflow
         print(line, file=sys.stderr)
     _settle(outcome)

@@ -1,13 +1,15 @@
 """Submit a recipe to the profile's engine: upload a version if something changed, and start a run.
 
-The run's page, or the command that shows it, goes to stdout. With --wait the states of the steps are shown until it ends: why one
-waits (image, room, quota, Secret ...) or failed, and in the last line how the run ended and why. Ctrl-C stops watching, not the
-run. Exit status with --wait: 0 the run succeeded, 1 it failed, timed out or was cancelled, 3 a step waited --stuck minutes for
-what does not come by itself.
+The run's id goes to stdout, alone; all else to stderr: the run's page, or the command that shows it. With --wait the states of the
+steps are shown until it ends: why one waits (image, room, quota, Secret ...) or failed, then what `run` prints at its end (scores,
+verdict, where generator and report are), and in the last line how the run ended and why. Ctrl-C stops watching, not the run. Exit
+status with --wait: 0 the run succeeded, 1 it failed, timed out or was cancelled, 3 a step waited --stuck minutes for what does not
+come by itself.
 
 examples:
   sida submit digits --profile ./mine.yaml --wait
   sida submit digits --profile ./mine.yaml --wait --stuck 60   where nodes take long to come
+  RUN=$(sida submit digits --profile ./mine.yaml --quiet) && sida status "$RUN" --profile ./mine.yaml
   sida submit digits --profile ./mine.yaml --repeat monday    measure the scores anew
 """
 
@@ -25,6 +27,7 @@ from pipeline.observing import Observer
 from pipeline.profile import Profile
 from pipeline.run_watch import Stuck, Watch
 from pipeline.standing import Standing
+from sida.launch.looker import in_a_line
 from sida.recipe.texts import check_texts
 from sida.steps.execute import REUSE
 
@@ -55,21 +58,21 @@ def main(args: argparse.Namespace) -> int:
     output.note(args, f"{version.name}: {'uploaded' if version.new else 'already there'}")
     name = args.name or f"{uploaded.recipe.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     run_id = engine.start(name, version, uploaded.parameters)
-    output.note(args, f"run {run_id}")
     link = engine.link(run_id)
     fields = {"run": run_id, "name": name, "version": version.name, "uploaded": version.new, "link": link}
+    output.note(args, link)
     if not args.wait:
-        output.result(args, link, **fields)
+        output.result(args, run_id, **fields)
         return 0
-    output.part(args, link)  # it is what one watches
+    output.part(args, run_id)  # now: it is of use while the run goes on
     status, end = follow(engine, run_id, args, cluster)
     output.result(args, "", **fields, state=end.state if end else None, error=end.message if end else "")
     return status
 
 
 def follow(engine: Engine, run_id: str, args: argparse.Namespace, cluster: Profile) -> tuple[int, Standing | None]:
-    """Show each change of a step's state until the run has ended; return the exit status and the last standing."""
-    observer = Observer(cluster, run_id)
+    """Show each change of a step's state until the run has ended, then its result; return exit status and last standing."""
+    started, observer = time.monotonic(), Observer(cluster, run_id)
     watch = Watch(observer, lambda line: output.note(args, line), args.stuck)
     goes_on = f"the run goes on; `sida cancel {run_id} --profile {args.profile}` ends it"
     try:
@@ -83,5 +86,16 @@ def follow(engine: Engine, run_id: str, args: argparse.Namespace, cluster: Profi
     end = watch.last
     assert end is not None  # a run that has ended was shown
     observer.settle(end)
+    if end.state == "SUCCEEDED" and not args.json:
+        _show_result(observer, time.monotonic() - started)
     print(f"run {run_id}: {end.state}{f': {end.message}' if end.message else ''}", file=sys.stderr)
     return (0 if end.state == "SUCCEEDED" else 1), end
+
+
+def _show_result(observer: Observer, seconds: float) -> None:
+    """Print what ``run`` prints at its end."""
+    summary = observer.summary()
+    if summary is not None:
+        print(summary.as_text(seconds), file=sys.stderr)
+    elif observer.missing:
+        print(f"scores and verdict: {in_a_line(observer.missing)}", file=sys.stderr)

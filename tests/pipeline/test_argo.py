@@ -22,6 +22,7 @@ from tests.pipeline.command import Command, Said
 from tests.pipeline.facts import ARGO, befall_argo, play, train
 from tests.pipeline.test_trainjobs import LAUNCHED
 from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY
+from tests.tracking.runs import Made, recipe
 
 ENGINE = ("kfp:\n", f"engine: argo\nargo: {{namespace: {NAMESPACE}}}\nkfp:\n")
 RUN = re.compile(r"digits-\d{8}-\d{6}-[0-9a-f]{4}")
@@ -84,13 +85,14 @@ def story(kube: Kube, *moments: str | Callable[[str], None]) -> None:
 # -- submit
 
 
-def test_submit_creates_a_template_and_a_workflow_and_prints_how_to_look(command: Command, kube: Kube) -> None:
+def test_submit_creates_a_template_and_a_workflow_and_prints_the_run_s_id_alone(command: Command, kube: Kube) -> None:
     said = submit(command, "--repeat", "monday")
     assert said.status == 0, said.err
     template, workflow = only(kube, "workflowtemplates"), only(kube)
     run = run_of(kube)
     assert RUN.fullmatch(run)
-    assert said.out == f"kubectl -n work get workflow {run}\n"
+    assert said.out == f"{run}\n"
+    assert f"kubectl -n work get workflow {run}\n" in said.err
     assert f"{template['metadata']['name']}: uploaded" in said.err
     assert template["metadata"]["annotations"]["sida/sha256"][:12] == template["metadata"]["name"][-12:]
     assert workflow["spec"]["workflowTemplateRef"] == {"name": template["metadata"]["name"]}
@@ -127,7 +129,7 @@ def test_a_workflow_that_met_a_controller_before_its_template_is_started_anew(co
     kube.overlooked = 2
     said = submit(command)
     assert said.status == 0
-    assert said.out.split()[-1] == run_of(kube)  # the other two are gone
+    assert said.out.strip() == run_of(kube)  # the other two are gone
     assert only(kube)["status"]["phase"] == "Running"
 
 
@@ -174,6 +176,42 @@ def test_wait_shows_each_change_once_and_ends_as_the_run_does(
     else:
         assert lines == [["look_up", "SUCCEEDED"], ["prepare_data", "RUNNING"], ["prepare_data", "SUCCEEDED"]]
     assert said.err.splitlines()[-1].startswith(f"run {run_of(kube)}{last}"), said.err
+
+
+def test_wait_ends_with_scores_verdict_and_the_report_as_run_does(
+    command: Command, kube: Kube, s3: tuple[str, str]
+) -> None:
+    store = open_store(s3[1])
+
+    def ends(name: str) -> None:
+        play(kube, name, "succeeded")
+        Made(store, recipe(), (0.6, 0.61, 0.59)).write(name)
+
+    story(kube, "running", ends)
+    said = submit(command, "--wait", changes=(s3,))
+    assert said.status == 0, said.err
+    run = run_of(kube)
+    assert said.out == f"{run}\n"
+    lines = said.err.splitlines()
+    table = next(at for at, line in enumerate(lines) if line.startswith("digits 8x8"))
+    assert "mean +- sd over 3 held-out seed ranges" in lines[table]
+    assert "0.600 +- 0.010" in lines[table + 2]
+    assert "The generator is level with its teacher." in lines[table:]
+    generator, samples, report, where = lines[-7:-3]
+    assert generator.startswith(f"generator  {s3[1]}/objects/")
+    assert samples.startswith(f"samples    {s3[1]}/objects/")
+    assert where.startswith(f"run        {s3[1]}/steps/compare/")
+    page = command.place / "runs" / run / "report.html"
+    assert report == f"report     file://{page}" and page.read_text().startswith("<!doctype html>")
+    assert lines[-1] == f"run {run}: SUCCEEDED"
+    assert re.fullmatch(r"done in \d+\.\d s; 0 of 8 steps reused", lines[-2]), lines[-2]
+
+
+def test_a_result_that_cannot_be_looked_at_is_said(command: Command, kube: Kube) -> None:
+    story(kube, "running", "succeeded")
+    said = submit(command, "--wait")  # its store is not there
+    assert said.status == 0
+    assert said.err.splitlines()[-2].startswith("scores and verdict: could not look at records in s3://bucket/sida (")
 
 
 def test_an_image_that_cannot_be_pulled_is_told_and_given_up_with_status_3(command: Command, kube: Kube) -> None:

@@ -79,7 +79,7 @@ def test_a_run_on_kubeflow_is_told_from_start_to_end(
     kfp.story = [("RUNNING", {"distill": "RUNNING"})]
     quiet = command("submit", "digits", *cluster, "--quiet")
     assert (len(quiet.out.splitlines()), quiet.err) == (1, "")
-    run = quiet.out.strip().rpartition("/")[2]
+    run = quiet.out.strip()
     stands = told(command, "status", run, *cluster)
     assert (stands["state"], stands["steps"][0]["name"], stands["steps"][0]["state"]) == (
         "RUNNING",

@@ -20,6 +20,7 @@ from tests.pipeline.facts import KFP, befall, train, workflow
 from tests.pipeline.kfp_server import EXIT_WORDS, FACTS, Kfp
 from tests.pipeline.test_trainjobs import LAUNCHED
 from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY
+from tests.tracking.runs import Made, recipe
 
 RUN = "8cb2a06c-7116-4f97-b6be-66f26c788ca6"
 
@@ -548,3 +549,25 @@ def test_the_first_node_s_log_is_that_of_a_step_with_a_trainjob(kube: Kube, stat
     mine = command.profile(*LAUNCHED)
     assert command("logs", RUN, "distill", "--profile", mine).out == "a line of the worker\n"
     assert not any(f"/namespaces/{KFP}/" in request for request in kube.requests)
+
+
+def test_wait_ends_with_scores_and_verdict_from_the_store_also_where_no_page_can_be_written(
+    command: Command, kfp: Kfp, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "POLL_SECONDS", 0.01)
+    made = Made(open_store(s3), recipe(), (0.6, 0.61, 0.59))
+    kfp.story = [("RUNNING", {"report": "RUNNING"}), ("SUCCEEDED", {"report": "SUCCEEDED"})]
+
+    def finish(method: str, path: str) -> None:
+        if path.startswith("runs/"):
+            made.write(path.removeprefix("runs/"))
+
+    kfp.before = finish
+    (command.place / "runs").write_text("no folder")
+    said = command("submit", "digits", "--profile", command.profile(("s3://bucket/sida", s3)), "--wait")
+    (run,) = kfp.runs
+    assert (said.status, said.out) == (0, f"{run}\n"), said.err
+    assert "The generator is level with its teacher." in said.err.splitlines()
+    (report,) = (line for line in said.err.splitlines() if line.startswith(f"report     {s3}/objects/"))
+    assert report.endswith(".html")
+    assert said.err.splitlines()[-1].endswith(": SUCCEEDED")

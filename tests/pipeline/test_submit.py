@@ -17,12 +17,13 @@ def submit(command: Command, *more: str, profile: str = "") -> Any:
     return command("submit", "digits", "--profile", profile or command.profile(), *more)
 
 
-def test_submit_uploads_starts_and_prints_the_link(command: Command, kfp: Kfp) -> None:
+def test_submit_uploads_starts_and_prints_the_run_s_id_alone(command: Command, kfp: Kfp) -> None:
     said = submit(command, "--repeat", "monday")
     (run,) = kfp.runs.values()
     (version,) = kfp.versions.values()
     assert said.status == 0
-    assert said.out == f"{command.host}/#/runs/details/{run['run_id']}\n"
+    assert said.out == f"{run['run_id']}\n"
+    assert said.err.splitlines()[-1] == f"{command.host}/#/runs/details/{run['run_id']}"
     assert run["runtime_config"]["parameters"] == {"recipe": "digits", "repeat": "monday"}
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
     assert run["service_account"] == "pipeline-runner"
@@ -55,6 +56,7 @@ def test_wait_shows_each_change_once_and_ends_as_the_run_does(
     lines = [line.split()[:2] for line in said.err.splitlines() if line.startswith(("fetch", "prepare", "exit"))]
     assert lines == [["fetch_teacher", "RUNNING"], ["fetch_teacher", end]]
     assert f": {end}" in said.err.splitlines()[-1]
+    assert said.out == f"{next(iter(kfp.runs))}\n"
 
 
 def test_status_shows_the_steps_and_cancel_ends_the_run_once(command: Command, kfp: Kfp) -> None:
