@@ -64,9 +64,7 @@ class Watch:
     def show(self, run: RunState) -> None:
         """Look at the run once and print what changed. Raises Stuck."""
         self.last = seen = self._observer.look(run)
-        if news := [unseen for unseen in self._observer.missing if unseen not in self._unseen]:
-            self._unseen += news
-            self._say(in_a_line(news))
+        self.tell_unseen()
         if seen.message and not seen.over and seen.message != self._message:
             self._say(f"{seen.name}: {seen.state}: {seen.message}")
         self._message = seen.message
@@ -74,6 +72,12 @@ class Watch:
             self._show(step)
         for step in seen.steps:
             self._judge(step)
+
+    def tell_unseen(self) -> None:
+        """Say what the last look could not look at, once."""
+        if news := [unseen for unseen in self._observer.missing if unseen not in self._unseen]:
+            self._unseen += news
+            self._say(in_a_line(news))
 
     def _show(self, step: StepStanding) -> None:
         line = step.state, step.reason()

@@ -27,7 +27,6 @@ from pipeline.observing import Observer
 from pipeline.profile import Profile
 from pipeline.run_watch import Stuck, Watch
 from pipeline.standing import Standing
-from sida.launch.looker import in_a_line
 from sida.recipe.texts import check_texts
 from sida.steps.execute import REUSE
 
@@ -87,15 +86,16 @@ def follow(engine: Engine, run_id: str, args: argparse.Namespace, cluster: Profi
     assert end is not None  # a run that has ended was shown
     observer.settle(end)
     if end.state == "SUCCEEDED" and not args.json:
-        _show_result(observer, time.monotonic() - started)
+        _show_result(observer, watch, time.monotonic() - started)
     print(f"run {run_id}: {end.state}{f': {end.message}' if end.message else ''}", file=sys.stderr)
     return (0 if end.state == "SUCCEEDED" else 1), end
 
 
-def _show_result(observer: Observer, seconds: float) -> None:
+def _show_result(observer: Observer, watch: Watch, seconds: float) -> None:
     """Print what ``run`` prints at its end."""
     summary = observer.summary()
     if summary is not None:
         print(summary.as_text(seconds), file=sys.stderr)
     elif observer.missing:
-        print(f"scores and verdict: {in_a_line(observer.missing)}", file=sys.stderr)
+        watch.tell_unseen()
+        print("scores and verdict are not shown: they could not be read from the store", file=sys.stderr)

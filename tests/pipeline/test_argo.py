@@ -211,7 +211,8 @@ def test_a_result_that_cannot_be_looked_at_is_said(command: Command, kube: Kube)
     story(kube, "running", "succeeded")
     said = submit(command, "--wait")  # its store is not there
     assert said.status == 0
-    assert said.err.splitlines()[-2].startswith("scores and verdict: could not look at records in s3://bucket/sida (")
+    assert said.err.count("could not look at records in s3://bucket/sida (") == 1  # and why
+    assert said.err.splitlines()[-2].startswith("scores and verdict are not shown")
 
 
 def test_an_image_that_cannot_be_pulled_is_told_and_given_up_with_status_3(command: Command, kube: Kube) -> None:
