@@ -39,7 +39,7 @@ ARGUMENTS = (
     flag("--force", "make a new attempt"),
     flag("--current-image", "the profile's present image in place of the one that the run used"),
     one_of(
-        flag("--submit", "start it as a run of one step on the profile's engine"),
+        flag("--submit", "start it as a run of one step on the profile's engine; prints its id"),
         flag("--local", "run it on this machine"),
         argument("--cronjobs", "RECIPE", CRON_JOBS),
     ),
@@ -89,7 +89,8 @@ def _there(args: argparse.Namespace, call: StepCall, cluster: Profile) -> int:
     engine = engine_of(cluster)
     on_cluster = OnCluster(loaded, cluster, args.profile, image=image)
     run_id = engine.start_step(call, rerun.title(call), rerun.arguments(call, force=args.force), on_cluster)
-    print(engine.link(run_id))
+    print(engine.link(run_id), file=sys.stderr)
+    print(run_id)
     return 0
 
 

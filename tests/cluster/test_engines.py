@@ -174,8 +174,7 @@ def test_one_step_is_run_again_as_a_job_and_as_a_run(cluster: Cluster, run: str,
     job = create(cluster.done("rerun", run, "score", "--profile", engine.profile)).removeprefix("job.batch/")
     assert until(f"Job {job}", lambda: ended(job), 300) == "Complete"
     if engine.name == "argo":
-        link = cluster.done("rerun", run, "score", "--profile", engine.profile, "--submit").strip()
-        again = link.rpartition(" ")[2]
+        again = cluster.done("rerun", run, "score", "--profile", engine.profile, "--submit").strip()
         until("the step's run", lambda: told(cluster, again, engine)["state"] == "SUCCEEDED" or None, 300)
 
 

@@ -344,7 +344,7 @@ def test_kfp_starts_a_run_of_one_container_with_the_same_command(
     said = command("rerun", RUN, "prepare_data", "--profile", mine, "--submit", "--force")
     assert said.status == 0, said.err
     (run,) = kfp.runs.values()
-    assert said.out.strip().endswith(run["run_id"])
+    assert said.out.strip() == run["run_id"]
     assert run["display_name"] == f"prepare_data of {RUN} again"
     (executor,) = run["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
     container = executor["container"]
