@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     path = Path(args.manifest)
     if path.exists() and (problem := no_file(path)):
         raise UserError(f"{path} {problem}: give a manifest")
-    content = path.read_bytes() if path.is_file() else read_address(args.manifest)
+    content = read_address(f"file://{path.absolute()}" if path.is_file() else args.manifest)
     manifest = parse_manifest(content, args.manifest)
     if not isinstance(manifest.result, DatasetResult):
         raise UserError(f"{args.manifest}: is a {manifest.result.kind} manifest, this takes a dataset manifest")

@@ -18,7 +18,7 @@ from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manife
 from sida.printing import one_line
 from sida.recipe import Network
 from sida.scoring.adopt import as_safetensors, generator_network
-from sida.stores import open_store, read_address
+from sida.stores import open_folder, open_store, read_address
 from sida.stores.objects import fetch_object, sha256_of
 from sida.teachers.files import load_network
 from sida.teachers.formats import read_network
@@ -67,19 +67,23 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
         raise UserError(f"{name}: {problem}: {HOW}")
     with path.open("rb") as file:
         head = file.read(1)
-    return _from_manifest(path.read_bytes(), name) if head in JSON else _from_file(path, name, recipe)
+    if head in JSON:
+        return _from_manifest(read_address(f"file://{path.absolute()}"), name)
+    return _from_file(path, name, recipe)
 
 
 def _from_store(address: str, recipe: Recipe | None) -> Generator:
+    store, key = open_folder(address)
     try:
-        content = read_address(address)
+        size = store.stat(key).size
+        if store.read(key, 0, 1) in JSON:
+            return _from_manifest(store.read(key), redact(address))
     except NotFound as error:
         raise UserError(f"{redact(address)}: nothing is there: {HOW}") from error
-    if content[:1] in JSON:
-        return _from_manifest(content, redact(address))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("generator" + Path(urlsplit(address).path).suffix)
-        path.write_bytes(content)
+        with path.open("wb") as file:
+            file.writelines(store.blocks(key, 0, size))
         return _from_file(path, redact(address), recipe)
 
 

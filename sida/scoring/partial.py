@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sida.worker.job import Job
 
 PART_IMAGES = 2_000  # at 2048 features a part's moments are 32 MiB
+PART_BYTES = 1 << 30  # what a part may have: 4,096 features have moments of 128 MiB
 PARTS = 8  # at least this many in a small range, so that it too is shared and goes on where it stopped
 
 
@@ -89,7 +90,7 @@ def merged(job: Job, work: list[Piece], empty: Callable[[], Sums]) -> Iterator[S
         total = empty()
         for piece in work:
             if piece.group == group:
-                total.merge(load(job.store.read(f"{job.folder}/{piece.name}")))
+                total.merge(load(job.store.read(f"{job.folder}/{piece.name}", most=PART_BYTES)))
         yield total
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sida import layout
-from sida.errors import AlreadyExists, Corrupt, Fenced, NotFound, UserError
+from sida.errors import AlreadyExists, Corrupt, Fenced, NotFound, StoreUnusable, UserError
 from sida.layout import attempt_at, latest_key
 from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
 from sida.settings import settings
@@ -117,11 +117,11 @@ def find(
         return None
     address = store.address_of(f"{folder}/{number}.json")
     try:
-        content = store.read(f"{folder}/{number}.json")
+        manifest = parse_manifest(store.read(f"{folder}/{number}.json"), address)
     except NotFound:
         return None
-    try:
-        manifest = parse_manifest(content, address)
+    except StoreUnusable:
+        raise
     except UserError:  # damaged, or of another schema
         note(f"{address} is damaged and set aside: making its result again")
         return None

@@ -14,6 +14,7 @@ __all__ = [
     "ObjectRef",
     "ObjectStore",
     "fetch_object",
+    "open_folder",
     "open_own_store",
     "open_store",
     "put_object",
@@ -63,8 +64,14 @@ def open_own_store(address: str) -> ObjectStore:
 
 
 def read_address(address: str) -> bytes:
-    """Return the bytes of the object at a full address. Raises NotFound, StoreError, UserError."""
+    """Return the bytes of the record at a full address. Raises NotFound, StoreError, UserError."""
+    store, name = open_folder(address)
+    return store.read(name)
+
+
+def open_folder(address: str) -> tuple[ObjectStore, str]:
+    """Return the folder of the object at a full address as a store, and the object's name there. Raises UserError."""
     folder, slash, name = checked(address, "address", ("file", "s3")).rpartition("/")
     if not slash or not name:
         raise UserError(f"{redact(address)!r} is not the address of an object: write file:///folder/file or s3://...")
-    return open_store(folder or "/").read(name)
+    return open_store(folder or "/"), name

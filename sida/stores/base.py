@@ -12,6 +12,7 @@ from sida.errors import Corrupt, NotFound, UserError
 from sida.layout import object_key
 
 BLOCK_BYTES = 1 << 20
+RECORD_BYTES = 64 << 20  # of what is read whole: the largest, moments of 2048 features, have half
 RESERVED = ".tmp"  # first part of keys that a store keeps for itself
 
 
@@ -66,8 +67,11 @@ class ObjectStore(Protocol):
         """Return the full address of a key, fit to be printed."""
         return f"{self.address.rstrip('/')}/{check_key(key)}"
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Return all bytes, or up to ``length`` of them from ``offset``."""
+    def read(self, key: str, offset: int = 0, length: int | None = None, *, most: int = RECORD_BYTES) -> bytes:
+        """Return all bytes from ``offset`` on, or up to ``length`` of them.
+
+        Raises Corrupt where all are more than ``most``: large objects are read in ``blocks``.
+        """
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
         """Yield the bytes of a large object of ``size`` bytes from ``offset`` on, in order."""
@@ -112,6 +116,11 @@ def damaged(store: ObjectStore, ref: ObjectRef, sha256: str, size: int) -> Corru
         f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is damaged: {size} bytes of sha256 "
         f"{sha256[:12]}, expected {ref.size} of {ref.sha256[:12]}; delete it and rerun its step"
     )
+
+
+def too_large(store: ObjectStore, key: str, most: int) -> Corrupt:
+    """Return the error for an object that is larger than any of its kind: it is not read."""
+    return Corrupt(f"{store.address_of(key)} is larger than {most:,} bytes, so it is no record of sida's: remove it")
 
 
 # -- keys and addresses

@@ -24,7 +24,7 @@ import psutil
 from sida import layout
 from sida.disk import CODES
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
-from sida.stores.base import BLOCK_BYTES, RESERVED, ObjectStore, Stat, check_key
+from sida.stores.base import BLOCK_BYTES, RECORD_BYTES, RESERVED, ObjectStore, Stat, check_key, too_large
 
 ABANDONED_SECONDS = 600.0  # a temporary file of a dead process on this host
 STALE_SECONDS = 86400.0  # one of any other host
@@ -64,10 +64,14 @@ class FolderStore(ObjectStore):
 
     # -- reading
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, key: str, offset: int = 0, length: int | None = None, *, most: int = RECORD_BYTES) -> bytes:
         with self._reading(key), _opened(self._path(key)) as file:
             file.seek(offset)
-            return file.read() if length is None else file.read(length)
+            if length is not None:
+                return file.read(length)
+            if os.fstat(file.fileno()).st_size - offset > most or len(content := file.read(most + 1)) > most:
+                raise too_large(self, key, most)
+            return content
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
         with self._reading(key), _opened(self._path(key)) as file:

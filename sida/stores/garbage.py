@@ -23,10 +23,10 @@ from typing import Any
 from sida import layout
 from sida.errors import NotFound, UserError
 from sida.stores import ObjectStore
+from sida.stores.base import RECORD_BYTES
 from sida.stores.lease import Lease, acquire, live_number
 
 DIGEST = re.compile(rb"[0-9a-f]{64}")
-RECORD_BYTES = 64 << 20  # other files than JSON up to here are looked into for digests of objects
 SUBMISSION_SECONDS = 30 * 86400.0
 GRACE_SECONDS = 10.0
 CHECK_SECONDS = 1.0  # how often a collection looks for steps

@@ -25,7 +25,7 @@ from sida.addresses import redact
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
-from sida.stores.base import RESERVED, ObjectStore, Stat, check_key
+from sida.stores.base import RECORD_BYTES, RESERVED, ObjectStore, Stat, check_key, too_large
 from sida.stores.s3_client import connect
 from sida.stores.s3_errors import Strange, explain, name_of, status_of
 
@@ -79,23 +79,23 @@ class S3Store(ObjectStore):
 
     # -- reading
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, key: str, offset: int = 0, length: int | None = None, *, most: int = RECORD_BYTES) -> bytes:
         name = self._name(key)
         if length == 0:
             return b""
         end = "" if length is None else offset + length - 1
         part = {"Range": f"bytes={offset}-{end}"} if offset or end else {}
         try:
-            content: bytes = self._request("get_object", key, Key=name, **part)["Body"]
+            answer = self._request("get_object", key, most if length is None else length, Key=name, **part)
         except SidaError as error:
             if isinstance(error.__cause__, ClientError) and status_of(error.__cause__) == 416:
                 return b""  # from the end on there is nothing, as with a file
             raise
-        if length is not None and len(content) > length:
-            raise StoreError(
-                f"{redact(self.endpoint)} sent {len(content)} bytes of {self.address_of(key)}, not {length}"
-            )
-        return content
+        if answer["Body"] is None and length is None:
+            raise too_large(self, key, most)
+        if answer["Body"] is None:
+            raise StoreError(f"{redact(self.endpoint)} sent more of {self.address_of(key)} than {length} bytes")
+        return bytes(answer["Body"])
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
         """Yield the bytes in order, a few blocks being read at once ahead of the reader."""
@@ -122,7 +122,7 @@ class S3Store(ObjectStore):
         keys: list[str] = []
         after: dict[str, str] | None = {}
         while after is not None:
-            page = self._request("list_objects_v2", prefix, Prefix=self._root + prefix, **after)
+            page = self._request("list_objects_v2", prefix, RECORD_BYTES, Prefix=self._root + prefix, **after)
             keys += [entry["Key"].removeprefix(self._root) for entry in page.get("Contents", ())]
             before, after = after, None
             if page.get("IsTruncated"):
@@ -192,7 +192,7 @@ class S3Store(ObjectStore):
             if not self._holds(key, content):  # something before the server may fail in its place
                 raise
         # Read it back, as some servers have answered several racing creators with success.
-        answer = self._request("get_object", key, Key=name)
+        answer = self._request("get_object", key, len(content), Key=name)
         if answer["Body"] != content:
             raise AlreadyExists(f"{self.address_of(key)} exists already: another process wrote it at the same time")
         return Stat(len(content), _etag(answer))
@@ -200,7 +200,7 @@ class S3Store(ObjectStore):
     def _holds(self, key: str, content: bytes) -> bool:
         """Return whether an object is there with these bytes, as far as one request says."""
         try:
-            return bool(self._send("get_object", key, Key=self._name(key))["Body"] == content)
+            return bool(self._send("get_object", key, len(content), Key=self._name(key))["Body"] == content)
         except SidaError:
             return False
 
@@ -230,17 +230,17 @@ class S3Store(ObjectStore):
     def _name(self, key: str) -> str:
         return self._root + check_key(key)
 
-    def _request(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+    def _request(self, operation: str, key: str, most: int = RECORD_BYTES, **arguments: Any) -> dict[str, Any]:
         """Make a repeatable request, again while the server is away. Raises this project's errors only."""
         try:
-            return keep_trying(name_of(self.endpoint), lambda: self._send(operation, key, **arguments))
+            return keep_trying(name_of(self.endpoint), lambda: self._send(operation, key, most, **arguments))
         except StoreUnusable as error:
             listed = self._is_listed(error, arguments["Key"]) if operation in ("get_object", "head_object") else None
             if listed is None:
                 raise
             if not listed:
                 raise NotFound(f"no object at {self.address_of(key)}") from error
-            return self._send(operation, key, **arguments)  # made in between; or it is refused again
+            return self._send(operation, key, most, **arguments)  # made in between; or it is refused again
 
     def _is_listed(self, refusal: StoreUnusable, name: str) -> bool | None:
         """Return whether an object that is refused is there at all; None where that cannot be seen.
@@ -255,12 +255,15 @@ class S3Store(ObjectStore):
             return None
         return name in [entry["Key"] for entry in page.get("Contents", ())]
 
-    def _send(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        """Make one of botocore's requests, once, and read the answer's body. ``key`` is for messages."""
+    def _send(self, operation: str, key: str, most: int = RECORD_BYTES, **arguments: Any) -> dict[str, Any]:
+        """Make one of botocore's requests, once, and read the answer's body: None for more than ``most`` bytes.
+
+        ``key`` is for messages.
+        """
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
             if operation == "get_object":
-                answer["Body"] = answer["Body"].read()
+                answer["Body"] = _body(answer, most)
             if SAID.get(operation, "ResponseMetadata") not in answer:
                 raise Strange(f"without {SAID[operation]}")
         except SidaError:
@@ -279,6 +282,20 @@ class S3Store(ObjectStore):
 
 def _etag(answer: Mapping[str, str]) -> str:
     return answer.get("ETag", "").strip('"')
+
+
+def _body(answer: dict[str, Any], most: int) -> bytes | None:
+    """Read an answer's body to its end; return None, and no more of it is read, where it has more than ``most`` bytes."""
+    body, content = answer["Body"], io.BytesIO()
+    if answer.get("ContentLength", 0) <= most:
+        while block := body.read(BLOCK_BYTES):  # the last, empty one compares what came with what was announced
+            content.write(block)
+            if content.tell() > most:
+                break
+        else:
+            return content.getvalue()
+    body.close()
+    return None
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:

@@ -109,9 +109,9 @@ class Remote:
     def local_path(self, key: str) -> None:
         return None
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def read(self, key: str, offset: int = 0, length: int | None = None, **bound: int) -> bytes:
         self.ranges += 1
-        return self._store.read(key, offset, length)
+        return self._store.read(key, offset, length, **bound)
 
 
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:

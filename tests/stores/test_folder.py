@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sida.addresses import redact
-from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
+from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, StoreError, StoreUnusable, UserError
 from sida.stores import fetch_object, open_own_store, open_store, put_object
 from sida.stores.folder import FolderStore
 
@@ -53,6 +53,16 @@ def test_fetching_works_where_the_cache_cannot_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "file"))
     assert fetch_object(store, put_object(store, b"content")).read_bytes() == b"content"
+
+
+def test_a_sparse_record_of_gigabytes_is_refused_by_its_size(store: FolderStore) -> None:
+    for key in ("steps/score/ab/1.json", "runs/r/steps/score.json"):
+        store.put(key, b"{}")
+        os.truncate(store.root / key, 9 << 30)
+        began = time.monotonic()
+        with pytest.raises(Corrupt, match="is larger than 67,108,864 bytes, so it is no record"):
+            store.read(key)
+        assert time.monotonic() - began < 1
 
 
 def test_opening_and_listing_an_absent_folder_makes_nothing(store: FolderStore) -> None:

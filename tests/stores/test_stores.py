@@ -34,6 +34,15 @@ def test_what_was_put_is_read_whole_in_parts_and_in_blocks(store: ObjectStore) -
     assert b"".join(store.blocks("a/b.bin", MIB, stat.size)) == content[MIB:]
 
 
+def test_what_is_larger_than_a_record_is_not_read_whole(store: ObjectStore) -> None:
+    store.put("runs/r/run.json", b"x" * 11)
+    assert store.read("runs/r/run.json", most=11) == store.read("runs/r/run.json", 0, 11, most=1) == b"x" * 11
+    assert store.read("runs/r/run.json", 5, most=6) == b"x" * 6
+    for offset, most in ((0, 10), (5, 5)):
+        with pytest.raises(Corrupt, match=rf"runs/r/run.json is larger than {most} bytes, so it is no record"):
+            store.read("runs/r/run.json", offset, most=most)
+
+
 @pytest.mark.parametrize("size", [0, 1, 20 * MIB + 7])
 def test_files_of_any_size_are_stored_unchanged(store: ObjectStore, tmp_path: Path, size: int) -> None:
     source = tmp_path / "source.bin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sida import patience
-from sida.errors import AlreadyExists, NotFound, SidaError, StoreUnusable, Unavailable, UserError
+from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, StoreUnusable, Unavailable, UserError
 from sida.stores import ObjectStore, open_store, s3_client
 from tests.raw import Server, http, serving
 from tests.stores.outage import hasten
@@ -183,9 +184,22 @@ def test_a_listing_without_end_ends(server: Server, strange: ObjectStore) -> Non
         assert "without end" in str(failure(strange, "list"))
 
 
+def test_a_record_without_end_is_read_no_further_than_a_record_goes(server: Server, strange: ObjectStore) -> None:
+    server.answer = http(200, b"{", "binary/octet-stream", ETag='"1"', Content_Length=str(9 << 30))
+    with pytest.raises(Corrupt, match="is larger than"):  # before its bytes
+        strange.read("a/b")
+    block = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    endless = (block for _ in range(1 << 20))
+    head = b'HTTP/1.1 200 OK\r\nETag: "1"\r\nTransfer-Encoding: chunked\r\n\r\n'
+    server.answer = lambda method, body: itertools.chain([head], endless)
+    with pytest.raises(Corrupt, match="is larger than 1,000,000 bytes"):
+        strange.read("a/b", most=1_000_000)
+    assert len(server.asked) == 2 and next(endless)  # it is no failure that passes
+
+
 def test_more_than_was_asked_for_is_not_taken_for_it(server: Server, strange: ObjectStore) -> None:
     server.answer = http(200, b"x" * 100, "binary/octet-stream", ETag='"1"')
-    with pytest.raises(SidaError, match=r"sent 100 bytes of .*, not 10"):
+    with pytest.raises(SidaError, match=r"sent more of .*/a/b than 10 bytes"):
         strange.read("a/b", 0, 10)
 
 
