@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline.profile import KFP_NAMESPACE, Profile, has_digest
 from sida.errors import UserError
-from sida.launch.cluster import ApiRefused
+from sida.launch.cluster import ApiRefused, understood
 from sida.launch.installed import Installed
 from sida.registry import STEPS
 
@@ -152,8 +152,9 @@ def looked(
     faults, unseen = [], []
     for thing, label in labels.items():
         try:
-            if fault := fault_of(cluster, thing):
-                faults.append(f"{label} {fault}")
+            with understood(cluster.host):
+                fault = fault_of(cluster, thing)
+            faults += [f"{label} {fault}"] if fault else []
         except ApiRefused as error:
             unseen.append(f"{label} ({error.status}, {error.reason})")
         except UserError as error:  # the API could not be reached

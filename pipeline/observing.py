@@ -16,7 +16,7 @@ from pipeline.remote import store_at_hand
 from pipeline.result import RunSummary, read_recorded
 from pipeline.standing import AT_WORK, BAD, Facts, Standing, standing
 from sida import cancels, ending, records
-from sida.launch.cluster import Cluster
+from sida.launch.cluster import Cluster, understood
 from sida.launch.job_state import queue_of, suspended
 from sida.launch.looker import Looker, Looks, Unseen
 from sida.launch.pod_logs import pods_of
@@ -104,22 +104,25 @@ class Observer:
             if any(_waits(pod) for pod in pods):
                 facts.events = self._engine.look("events", Cluster.warnings) or ()
         if pods is None or failed or _has_none(run, facts.pods):
-            workflows = self._engine.look(
-                "workflows", lambda cluster: self._workflows(cluster, run.run_id), needed=pods is None
+            nodes = self._engine.look(
+                "workflows", lambda cluster: self._nodes(cluster, run.run_id), needed=pods is None
             )
-            facts.nodes = self._naming.nodes(workflows or ())
+            facts.nodes = nodes or ()
         for name in (name.removesuffix("-driver") for name in failed if name.endswith("-driver")):
             if driver := facts.pods.get(naming.Place(name, driver=True)):
                 lines = self._engine.last_lines(driver["metadata"]["name"], naming.CONTAINER)
                 if lines is not None:
                     facts.driver_errors[name] = naming.driver_error(lines)
 
-    def _workflows(self, cluster: Cluster, run_id: str) -> list[dict[str, Any]]:
-        """Return the run's Workflow; of Kubeflow's it is one of several."""
+    def _nodes(self, cluster: Cluster, run_id: str) -> list[naming.Node]:
+        """Return the nodes of the run's Workflow; of Kubeflow's it is one of several."""
         if self._profile.engine == "argo":
             found = cluster.workflow(run_id)
-            return [found] if found is not None else []
-        return cluster.workflows(self._naming.pods(run_id))
+            workflows = [found] if found is not None else []
+        else:
+            workflows = cluster.workflows(self._naming.pods(run_id))
+        with understood(cluster.host):
+            return self._naming.nodes(workflows)
 
     def _look_at_jobs(self, run: RunState, facts: Facts) -> None:
         if self._jobs is None:

@@ -106,7 +106,9 @@ class ArgoClient(Engine):
 
     def run(self, run_id: str) -> RunState:
         """Return the state of a Workflow. Raises UserError for one that is not there."""
-        return run_state(self._workflow(run_id))
+        workflow = self._workflow(run_id)
+        with self._errors("read Workflows"):
+            return run_state(workflow)
 
     def _workflow(self, run_id: str) -> dict[str, Any]:
         with self._errors("read Workflows"):
@@ -122,8 +124,8 @@ class ArgoClient(Engine):
         """Return the newest runs of the namespace, without their tasks."""
         with self._errors("list Workflows"):
             workflows = self._cluster.objects(RUNS, OURS)
-        workflows.sort(key=lambda workflow: str(workflow["metadata"].get("creationTimestamp")), reverse=True)
-        return [run_state(workflow) for workflow in workflows[:count]]
+            workflows.sort(key=lambda workflow: str(workflow["metadata"].get("creationTimestamp")), reverse=True)
+            return [run_state(workflow) for workflow in workflows[:count]]
 
     def terminate(self, run_id: str) -> None:
         """Have the controller stop the Workflow: its pods get SIGTERM, its exit handler still runs."""
@@ -206,8 +208,10 @@ class ArgoClient(Engine):
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
+        """Raise as errors for the user what the cluster refuses, and what in its answers is none of a Workflow's."""
         try:
-            yield
+            with kubernetes.understood(self._cluster.host):
+                yield
         except kubernetes.Unreachable as error:
             raise Unreachable(str(error)) from error
         except ApiRefused as error:

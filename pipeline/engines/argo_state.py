@@ -22,7 +22,8 @@ def run_state(workflow: dict[str, Any]) -> RunState:
     """Build the state of a run from its Workflow."""
     metadata, status = workflow["metadata"], workflow.get("status") or {}
     annotations = metadata.get("annotations") or {}
-    state = STATES[str(status.get("phase") or "")]
+    if (state := STATES.get(status.get("phase") or "")) is None:
+        raise ValueError(f"a Workflow in phase {status['phase']}")
     cancelled = str(annotations.get(CANCELLED) or "")
     if workflow["spec"].get("shutdown"):
         cancelled = cancelled or _stopped(workflow)

@@ -9,19 +9,21 @@ our own a pod carries the step as a label, a node its template. The container is
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import re
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.engines.argo_template import COMPONENT
+from sida.launch.shapes import NODES, misshapen
 
 RUN_LABEL, WORKFLOW = "pipeline/runid", "workflows.argoproj.io/workflow"
 NODE_NAME = "workflows.argoproj.io/node-name"
 CONTAINER = "main"
+NODES_BYTES = 64 << 20  # of a Workflow's nodes unpacked: packed they are less than the 1.5 MB of an object
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,23 @@ def nodes_of(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
     status = workflow.get("status") or {}
     entries = status.get("nodes") or {}
     if packed := status.get("compressedNodes"):
-        entries = json.loads(gzip.decompress(base64.b64decode(packed)))
+        entries = _unpacked(packed)
     return sorted(entries.values(), key=lambda node: str(node.get("startedAt")))
+
+
+def _unpacked(packed: str) -> dict[str, Any]:
+    """Return the nodes of a Workflow that has many. Raises ValueError for what is none."""
+    try:
+        unzip = zlib.decompressobj(wbits=31)  # gzip
+        text = unzip.decompress(base64.b64decode(packed), NODES_BYTES)
+        if not unzip.eof:
+            raise ValueError(f"cut off, or more than {NODES_BYTES:,} bytes")
+        nodes = json.loads(text)
+    except (ValueError, RecursionError, zlib.error) as error:
+        raise ValueError(f"status.compressedNodes: {error}") from error
+    if not isinstance(nodes, dict) or (fault := misshapen(nodes, NODES)):
+        raise ValueError(f"status.compressedNodes: {fault if isinstance(nodes, dict) else 'no object'}")
+    return nodes
 
 
 def without_argo(lines: Iterable[str]) -> Iterator[str]:

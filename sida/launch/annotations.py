@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from sida.launch.pod_state import count_of
 from sida.progress import duration
 
 IMAGES, RATE, LEFT = "sida/images", "sida/rate", "sida/left"  # 1024/8192, 310.2/s, 2:38
@@ -34,8 +35,7 @@ def of_disruption(count: int, words: str) -> dict[str, str]:
 
 def disruptions(job: dict[str, Any]) -> int:
     """Return how often that was so far."""
-    text = _of(job, DISRUPTIONS)
-    return int(text) if text.isdigit() else 0
+    return count_of(_of(job, DISRUPTIONS)) or 0
 
 
 def in_words(job: dict[str, Any], *, ended: bool = False) -> str:
@@ -43,9 +43,8 @@ def in_words(job: dict[str, Any], *, ended: bool = False) -> str:
 
     Of a job that has ``ended`` no progress is told: what was written last is older than its end.
     """
-    done, _, total = _of(job, IMAGES).partition("/")
-    known = not ended and done.isdigit() and total.isdigit()
-    parts = [f"{int(done):,} of {int(total):,} images"] if known else []
+    done, total = (count_of(text) for text in (_of(job, IMAGES) + "/").split("/")[:2])
+    parts = [f"{done:,} of {total:,} images"] if not ended and done is not None and total is not None else []
     parts += [_of(job, RATE)] if parts and _of(job, RATE) else []
     parts += [f"{_of(job, LEFT)} left"] if parts and _of(job, LEFT) not in ("", "0:00") else []
     if count := disruptions(job):

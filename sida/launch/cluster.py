@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from sida.errors import SidaError, UserError
 from sida.launch import queue
 from sida.launch.answers import bound_answers, whole_body
-from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, VERSION
+from sida.launch.shapes import misshapen
+from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, STEP, VERSION
 from sida.patience import hush_retries
 from sida.printing import one_line
 from sida.settings import environment
@@ -24,6 +26,7 @@ from sida.settings import environment
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 MAX_PAUSE = 60.0
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_OF_ONE = ("name", "uid")  # of what is looked at again, or deleted: another may have its name by then
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
 
 
@@ -69,15 +72,18 @@ class Cluster:
 
     def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """POST. Raises ApiRefused, with status 409 when the name is taken."""
-        return self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest)
+        return self._checked(
+            self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest), _OF_ONE
+        )
 
     def get(self, name: str) -> dict[str, Any] | None:
         """Return the TrainJob of this name; None when there is none."""
-        return self._read_if_there(self._objects.get_namespaced_custom_object, *self._kind(), name)
+        return self._object_if_there(self._objects.get_namespaced_custom_object, *self._kind(), name, fields=_OF_ONE)
 
     def find(self, labels: str) -> list[dict[str, Any]]:
-        """TrainJobs by label selector."""
-        return self._items(self._objects.list_namespaced_custom_object, *self._kind(), label_selector=labels)
+        """TrainJobs by label selector, those that steps made."""
+        listed = self._read(self._objects.list_namespaced_custom_object, *self._kind(), label_selector=labels)
+        return [job for job in self._listed(listed, _OF_ONE) if STEP in (job["metadata"].get("labels") or {})]
 
     def patch(self, name: str, changes: dict[str, Any]) -> None:
         """Merge ``changes`` into a TrainJob; one that is gone is none of our business."""
@@ -118,7 +124,7 @@ class Cluster:
 
     def pods(self, labels: str) -> list[dict[str, Any]]:
         """Pods by label selector."""
-        return self._items(self._core.list_namespaced_pod, self.namespace, label_selector=labels)
+        return self._listed(self._read(self._core.list_namespaced_pod, self.namespace, label_selector=labels), _OF_ONE)
 
     def pods_now(self, labels: str) -> list[dict[str, Any]] | None:
         """Pods by label selector; None where they cannot be seen now, or may not."""
@@ -134,7 +140,7 @@ class Cluster:
     def _seen_now(self, namespace: str, **selector: str) -> list[dict[str, Any]] | None:
         """List pods in one attempt; None where they cannot be seen now, or may not."""
         try:
-            return self._listed(self._answer(self._core.list_namespaced_pod, namespace, **selector))
+            return self._listed(self._answer(self._core.list_namespaced_pod, namespace, **selector), _OF_ONE)
         except Exception as error:
             if not isinstance(error, ApiRefused | NoApi) and passing(error) is None:
                 raise
@@ -182,7 +188,8 @@ class Cluster:
 
     def object(self, plural: str, name: str) -> dict[str, Any] | None:
         """Return an object of Argo's by its name; None when there is none."""
-        return self._read_if_there(self._objects.get_namespaced_custom_object, *self._of_argo(plural), name)
+        call = self._objects.get_namespaced_custom_object
+        return self._object_if_there(call, *self._of_argo(plural), name, fields=("name",))
 
     def objects(self, plural: str, labels: str) -> list[dict[str, Any]]:
         """List objects of Argo's by label selector."""
@@ -225,12 +232,12 @@ class Cluster:
         if kind == "TrainingRuntime":
             return self.runtime(name) is not None
         call = self._objects.get_cluster_custom_object
-        return self._read_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name) is not None
+        return self._object_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name) is not None
 
     def runtime(self, name: str) -> dict[str, Any] | None:
         """Return the TrainingRuntime of this name; None when there is none."""
         call = self._objects.get_namespaced_custom_object
-        return self._read_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
+        return self._object_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
 
     # -- calls
 
@@ -269,12 +276,29 @@ class Cluster:
     def _items(self, call: Callable[..., Any], *given: Any, **named: Any) -> list[dict[str, Any]]:
         return self._listed(self._read(call, *given, **named))
 
-    def _listed(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the objects of a list, each with a name. Raises NoApi."""
+    def _listed(self, answer: dict[str, Any], fields: tuple[str, ...] = ("name",)) -> list[dict[str, Any]]:
+        """Return the objects of a list, checked."""
         items = answer.get("items")
-        if not isinstance(items, list) or not all(map(_is_object, items)):
+        if not isinstance(items, list):
             raise NoApi(self.host, "no list of objects")
-        return items
+        return [self._checked(item, fields) for item in items]
+
+    def _object_if_there(
+        self, call: Callable[..., Any], *given: Any, fields: tuple[str, ...] = ()
+    ) -> dict[str, Any] | None:
+        """Return the object that answers a call, checked; None where there is no such thing."""
+        answer = self._read_if_there(call, *given)
+        return None if answer is None else self._checked(answer, fields)
+
+    def _checked(self, item: Any, fields: tuple[str, ...]) -> dict[str, Any]:
+        """Return an object whose metadata have these fields, and in which everything is of its type. Raises NoApi for another."""
+        if fault := misshapen(item):
+            raise NoApi(self.host, fault)
+        metadata = (item or {}).get("metadata") or {}
+        for field in fields:
+            if metadata.get(field) is None:
+                raise NoApi(self.host, f"an object without metadata.{field}")
+        return dict(item)
 
     def _read_if_there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:
         """Return the answer to a call; None where it is that there is no such thing."""
@@ -324,12 +348,13 @@ class NoApi(UserError):
         )
 
 
-def _is_object(item: Any) -> bool:
-    """Return whether an item of a list is an object with a name, and sections where sections are."""
-    if not isinstance(item, dict) or not isinstance(metadata := item.get("metadata"), dict):
-        return False
-    sections = [item.get("spec"), item.get("status"), metadata.get("labels"), metadata.get("annotations")]
-    return isinstance(metadata.get("name"), str) and all(isinstance(section, dict | type(None)) for section in sections)
+@contextmanager
+def understood(host: str) -> Iterator[None]:
+    """Raise NoApi for what the block cannot do with an answer: something is missing in it, or is another than it must be."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise NoApi(host, one_line(f"{type(error).__name__}: {error}", 100)) from error
 
 
 def passing(error: Exception) -> str | None:

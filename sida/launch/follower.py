@@ -253,17 +253,18 @@ class Follower:
         if event is None:
             if settings().events is None:
                 print(text, file=sys.stderr, flush=True)
-        elif event["event"] == "checkpoint":
-            self._judge_grace(event.get("seconds"))
-        elif event["event"] == "progress" or (event["event"] == "note" and patience.told.is_news(event)):
-            fields = {name: value for name, value in event.items() if name not in ("event", "step")}
-            try:
+            return
+        try:
+            if event["event"] == "checkpoint":
+                self._judge_grace(event.get("seconds"))
+            elif event["event"] == "progress" or (event["event"] == "note" and patience.told.is_news(event)):
+                fields = {name: value for name, value in event.items() if name not in ("event", "step")}
                 progress.emit(event["event"], self.work.step, **fields)
                 if event["event"] == "progress" and event["unit"] == "images":
                     of_progress(event)  # which raises what the line above may have let pass
                     self._progress = event
-            except (KeyError, TypeError, ValueError):
-                pass  # not one of ours: it stands in the log
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            pass  # not one of ours: it stands in the log
 
     def _judge_grace(self, seconds: Any) -> None:
         """Compare what a checkpoint takes with what pods are given; say once that it is not enough."""
@@ -280,7 +281,7 @@ class Follower:
     def _cause(self, condition: dict[str, Any], begin: int) -> SidaError:
         reason, message = condition.get("reason", ""), " ".join(str(condition.get("message", "")).split())
         if reason == "DeadlineExceeded":
-            limit = self.job["spec"].get("activeDeadlineSeconds")
+            limit = (self.job.get("spec") or {}).get("activeDeadlineSeconds")
             return TimedOut(f"{self._title} ran longer than {limit} s (timeout_seconds of the profile): {SUBMIT_AGAIN}")
         self._look_at_pods()
         if self._killed:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sida.launch.cluster import Cluster
+from sida.launch.cluster import Cluster, understood
 
 
 class Installed(Cluster):
@@ -15,15 +15,15 @@ class Installed(Cluster):
 
     def has_namespace(self, name: str) -> bool:
         """Return whether it is there."""
-        return self._read_if_there(self._core.read_namespace, name) is not None
+        return self._object_if_there(self._core.read_namespace, name) is not None
 
     def has_account(self, namespace: str, name: str) -> bool:
         """Return whether a service account is there."""
-        return self._read_if_there(self._core.read_namespaced_service_account, name, namespace) is not None
+        return self._object_if_there(self._core.read_namespaced_service_account, name, namespace) is not None
 
     def secret_keys(self, namespace: str, name: str) -> set[str] | None:
         """The keys of a Secret; None when there is none."""
-        secret = self._read_if_there(self._core.read_namespaced_secret, name, namespace)
+        secret = self._object_if_there(self._core.read_namespaced_secret, name, namespace)
         return None if secret is None else set(secret.get("data") or {})
 
     def pod_labels(self, runtime: str) -> dict[str, str] | None:
@@ -31,8 +31,9 @@ class Installed(Cluster):
         answer = self.runtime(runtime)
         if answer is None:
             return None
-        (job, *_) = answer["spec"]["template"]["spec"]["replicatedJobs"]
-        return dict(job["template"]["spec"]["template"].get("metadata", {}).get("labels") or {})
+        with understood(self.host):
+            (job, *_) = answer["spec"]["template"]["spec"]["replicatedJobs"]
+            return dict(job["template"]["spec"]["template"].get("metadata", {}).get("labels") or {})
 
     def ready_pods(self, namespace: str, service: str) -> int:
         """Count the pods that answer for a Service."""
@@ -40,20 +41,21 @@ class Installed(Cluster):
 
         call = client.DiscoveryV1Api(self._api).list_namespaced_endpoint_slice
         listed = self._read(call, namespace, label_selector=f"kubernetes.io/service-name={service}")
-        ends = [end for piece in listed["items"] for end in piece.get("endpoints") or ()]
-        return sum(end.get("conditions", {}).get("ready") is not False for end in ends)
+        pieces = self._listed(listed, ())
+        ends = [end for piece in pieces for end in piece.get("endpoints") or ()]
+        return sum((end.get("conditions") or {}).get("ready") is not False for end in ends)
 
     # -- room
 
     def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a PersistentVolumeClaim; None when there is none."""
-        return self._read_if_there(self._core.read_namespaced_persistent_volume_claim, name, namespace)
+        return self._object_if_there(self._core.read_namespaced_persistent_volume_claim, name, namespace)
 
     def binds_later(self, storage_class: str) -> bool:
         """Return whether claims of a class wait for their first pod."""
         from kubernetes import client
 
-        found = self._read_if_there(client.StorageV1Api(self._api).read_storage_class, storage_class)
+        found = self._object_if_there(client.StorageV1Api(self._api).read_storage_class, storage_class)
         return (found or {}).get("volumeBindingMode") == "WaitForFirstConsumer"
 
     def quotas(self, namespace: str) -> list[dict[str, Any]]:

@@ -233,8 +233,12 @@ def failed_pod(pods: Sequence[dict[str, Any]]) -> Failure | None:
 
 def attempt_of(pod: dict[str, Any]) -> int:
     """Return how often the JobSet had been started again when it made this pod."""
-    text = str((pod["metadata"].get("labels") or {}).get(RESTART) or "0")
-    return int(text) if text.isdigit() else 0
+    return count_of((pod["metadata"].get("labels") or {}).get(RESTART)) or 0
+
+
+def count_of(text: str | None) -> int | None:
+    """Return the number that a label or an annotation says; None for none."""
+    return int(text) if text and re.fullmatch("[0-9]{1,15}", text) else None
 
 
 def _whole(text: Any) -> str:

@@ -112,10 +112,13 @@ def queue_labels(queue: str, priority_class: str) -> dict[str, str]:
 
 def grace_of(job: dict[str, Any]) -> int | None:
     """Return the seconds that a TrainJob's pods have to end, as our manifest says; in a queue that is the runtime's."""
-    for patch in job["spec"].get("runtimePatches") or ():
+    for patch in (job.get("spec") or {}).get("runtimePatches") or ():
         if patch.get("manager") == MANAGER:
-            (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-            return node["template"]["spec"]["template"]["spec"].get("terminationGracePeriodSeconds")
+            try:
+                (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+                return int(node["template"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
+            except (LookupError, TypeError, ValueError):
+                return None  # somebody changed it
     return None
 
 

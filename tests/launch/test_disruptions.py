@@ -103,7 +103,7 @@ def test_a_node_that_is_taken_away_is_told_at_once_and_counted_on_the_job(launch
 def test_a_launching_pod_that_is_taken_off_its_node_leaves_its_job_to_the_next(
     launch: Launch, kube: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    own: dict[str, Any] = {"metadata": {"name": "sida-distill-x"}, "status": {"phase": "Running"}}
+    own: dict[str, Any] = {"metadata": {"name": "sida-distill-x", "uid": "own"}, "status": {"phase": "Running"}}
     own["status"]["conditions"] = [TAKEN] if taken else []
     namespace = tmp_path / "namespace"
     namespace.write_text(NAMESPACE)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,11 @@ from pipeline.engines.kubeflow import Client, _listed
 from pipeline.profile import Profile
 from sida.errors import SidaError
 from sida.launch import answers
-from sida.launch.cluster import Cluster
+from sida.launch.cluster import Cluster, NoApi
 from sida.launch.looker import Looker, Looks
-from tests.raw import http, serving
+from tests.raw import Server, http, serving
 
+TOKEN = "hunter2-of-the-kubeconfig"
 OBJECTS = [
     None,
     1,
@@ -29,6 +31,20 @@ OBJECTS = [
     {"metadata": None},
     {"metadata": {"name": None}},
     {"metadata": {"name": "a"}, "spec": 1},
+]
+NAMED = {"metadata": {"name": "a", "uid": "u"}}
+MISSHAPEN: list[tuple[Any, str]] = [
+    ({"metadata": {"name": "a"}}, "an object without metadata.uid"),
+    ({"metadata": {"name": "a", "uid": "u", "labels": {"x": 5}}}, "metadata.labels.x is no text"),
+    (NAMED | {"status": "x"}, "status is no object"),
+    (NAMED | {"status": {"phase": ["x"]}}, "status.phase is no text"),
+    (NAMED | {"status": {"containerStatuses": "x"}}, "status.containerStatuses is no list"),
+    (NAMED | {"status": {"containerStatuses": ["x"]}}, "status.containerStatuses is no object"),
+    (NAMED | {"status": {"containerStatuses": [{"state": 1}]}}, "status.containerStatuses.state is no object"),
+    (NAMED | {"status": {"initContainerStatuses": 5}}, "status.initContainerStatuses is no list"),
+    (NAMED | {"status": {"conditions": [1]}}, "status.conditions is no object"),
+    (NAMED | {"status": {"jobsStatus": 5}}, "status.jobsStatus is no list"),
+    (NAMED | {"spec": {"trainer": {"numNodes": "two"}}}, "spec.trainer.numNodes is no number"),
 ]
 BODIES = [
     b"<html>sign in</html>",
@@ -77,40 +93,69 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("answer", ANSWERS, ids=range(len(ANSWERS)))
-def test_what_is_no_api_is_told_in_a_line(answer: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(answers, "ANSWER_BYTES", 1 << 20)
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """What a kubeconfig names as the Kubernetes API."""
     with serving() as server:
-        server.answer = (lambda method, body: answer()) if callable(answer) else answer  # type: ignore[assignment]
-        began = time.monotonic()
-        cluster = {"name": "c", "cluster": {"server": server.endpoint}}
-        context = {"name": "c", "context": {"cluster": "c", "user": ""}}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "c",
-            "clusters": [cluster],
-            "contexts": [context],
+            "clusters": [{"name": "c", "cluster": {"server": server.endpoint}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {"token": TOKEN}}],
         }
         (tmp_path / "config").write_text(json.dumps(config))
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-        with pytest.raises(SidaError):
-            Cluster("work", outage_seconds=0.0).pods("")
-        looks = Looks()
-        assert Looker("work", looks).look("pods", lambda cluster: cluster.pods("")) is None
-        assert looks.missing
-        profile = Profile.model_validate(
-            {
-                "description": "x",
-                "kfp": {"host": server.endpoint, "experiment": "sida"},
-                "store": "s3://b/x",
-                "images": {"cpu": "registry.test/sida@sha256:" + "1" * 64},
-            }
-        )
-        with suppress(SidaError):  # a list of no runs is one
-            assert isinstance(Client(profile).runs(10), list)
-        assert time.monotonic() - began < 30
+        yield server
+
+
+@pytest.mark.parametrize(("item", "said"), MISSHAPEN, ids=[said for _, said in MISSHAPEN])
+def test_a_field_that_is_no_api_s_is_named_where_its_object_comes_in(server: Server, item: Any, said: str) -> None:
+    server.answer = http(200, json.dumps({"items": [item]}).encode(), "application/json")
+    cluster = Cluster("work", outage_seconds=0.0)
+    for call in (cluster.pods, cluster.pods_now, cluster.find):
+        if call == cluster.pods_now:  # where nothing depends on it
+            assert call("") is None
+            continue
+        with pytest.raises(NoApi, match=rf"does not answer as a Kubernetes API does \({said}\)"):
+            call("")
+    server.answer = http(200, json.dumps(item).encode(), "application/json")
+    with pytest.raises(NoApi):
+        cluster.get("a")
+
+
+def test_a_trainjob_that_no_step_made_is_none_of_a_run_s(server: Server) -> None:
+    ours = {"metadata": {"name": "b", "uid": "v", "labels": {"sida/step": "distill"}}}
+    server.answer = http(200, json.dumps({"items": [NAMED, ours]}).encode(), "application/json")
+    assert Cluster("work").find("sida/run=r") == [ours]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=range(len(ANSWERS)))
+def test_what_is_no_api_is_told_in_a_line(answer: object, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(answers, "ANSWER_BYTES", 1 << 20)
+    server.answer = (lambda method, body: answer()) if callable(answer) else answer  # type: ignore[assignment]
+    began = time.monotonic()
+    with pytest.raises(SidaError):
+        Cluster("work", outage_seconds=0.0).pods("")
+    looks = Looks()
+    assert Looker("work", looks).look("pods", lambda cluster: cluster.pods("")) is None
+    assert looks.missing
+    with suppress(SidaError):  # a list of no runs is one
+        assert isinstance(Client(profile(server)).runs(10), list)
+    assert time.monotonic() - began < 30
+
+
+def profile(server: Server) -> Profile:
+    return Profile.model_validate(
+        {
+            "description": "x",
+            "kfp": {"host": server.endpoint, "experiment": "sida"},
+            "store": "s3://b/x",
+            "images": {"cpu": "registry.test/sida@sha256:" + "1" * 64},
+        }
+    )
 
 
 def test_a_list_whose_pages_never_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

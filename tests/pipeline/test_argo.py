@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.engines import argo
+from pipeline.engines import argo, naming
 from pipeline.engines import base as clients
 from pipeline.engines.argo import run_state
 from sida import cancels, records
@@ -25,6 +27,7 @@ from tests.stores.server import ACCESS_KEY, BUCKET, SECRET_KEY
 from tests.tracking.runs import Made, recipe
 
 ENGINE = ("kfp:\n", f"engine: argo\nargo: {{namespace: {NAMESPACE}}}\nkfp:\n")
+ARGO_PATH = f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}"
 RUN = re.compile(r"digits-\d{8}-\d{6}-[0-9a-f]{4}")
 
 
@@ -632,6 +635,59 @@ def test_an_api_that_is_away_is_one_line_and_wait_gets_over_a_minute_of_it(
     kube.go_away()
     line = refusal(command, kube, "status")
     assert "127.0.0.1" in line and "error" in line
+
+
+def packed(content: bytes) -> dict[str, Any]:
+    return {"status": {"phase": "Running", "compressedNodes": base64.b64encode(content).decode()}}
+
+
+NODE = {"name": "r1.distill", "type": "Pod", "templateName": "distill", "phase": "Running"}
+WORKFLOW = {
+    "metadata": {"name": "r1"},
+    "spec": {"templates": [{"name": "distill"}]},
+    "status": {"phase": "Running", "nodes": {"a": NODE}},
+}
+LIES: dict[str, dict[str, Any]] = {
+    "a phase of its own": {"status": {"phase": "Dancing"}},
+    "a list for a phase": {"status": {"phase": ["x"]}},
+    "no spec": {"spec": None},
+    "a list of nodes": {"status": {"nodes": ["x"]}},
+    "a text for a node": {"status": {"nodes": {"a": "x"}}},
+    "a node without a name": {"status": {"nodes": {"a": {"templateName": "distill"}}}},
+    "a number of templates": {"spec": {"templates": 3}},
+    "a template without a name": {"spec": {"templates": [{}]}},
+    "a text for a template": {"spec": {"templates": ["x"]}},
+    "no metadata": {"metadata": None},
+    "a number for a name": {"metadata": {"name": 5}},
+    "a text for annotations": {"metadata": {"name": "r1", "annotations": "x"}},
+    "a list for a status": {"status": ["x"]},
+    "packed nodes that are no base64": {"status": {"compressedNodes": "!!!"}},
+    "packed nodes that are no gzip": packed(b"hello"),
+    "packed nodes that are cut off": packed(gzip.compress(b"{}")[:-4]),
+    "packed nodes that are no JSON": packed(gzip.compress(b"{")),
+    "packed nodes that are a list": packed(gzip.compress(b"[1]")),
+    "a packed node that is a text": packed(gzip.compress(b'{"a": "x"}')),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_workflow_that_is_none_is_one_line_about_what_answers(
+    command: Command, kube: Kube, lie: dict[str, Any]
+) -> None:
+    said = f"{ARGO_PATH}/workflows"
+    kube.plain = {f"{said}/r1": WORKFLOW}
+    assert command("status", "r1", "--profile", mine(command)).status == 0
+    kube.plain = {f"{said}/r1": WORKFLOW | lie}
+    for verb in ("status", "cancel"):
+        assert "does not answer as a Kubernetes API does (" in refusal(command, kube, verb, "r1")
+
+
+def test_packed_nodes_are_unpacked_within_a_bound(command: Command, kube: Kube) -> None:
+    bomb = packed(gzip.compress(b'{"a": "' + bytes(naming.NODES_BYTES)))
+    kube.plain = {f"{ARGO_PATH}/workflows/r1": WORKFLOW | bomb}
+    assert "more than 67,108,864 bytes" in refusal(command, kube, "status", "r1")
+    kube.plain = {f"{ARGO_PATH}/workflows/r1": WORKFLOW | packed(gzip.compress(json.dumps({"a": NODE}).encode()))}
+    assert line_of(command("status", "r1", "--profile", mine(command)), "distill").startswith("distill RUNNING")
 
 
 def test_trainjobs_are_looked_for_before_anything_is_created(command: Command, kube: Kube) -> None:
