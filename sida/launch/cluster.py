@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sida.errors import SidaError, UserError
-from sida.launch import queue
+from sida.launch import answers, queue
 from sida.launch.answers import bound_answers, whole_body
 from sida.launch.shapes import misshapen
 from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, STEP, VERSION
@@ -25,6 +25,7 @@ from sida.settings import environment
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 MAX_PAUSE = 60.0
+LINE_BYTES = 64 << 10  # of a log
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _OF_ONE = ("name", "uid")  # of what is looked at again, or deleted: another may have its name by then
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
@@ -384,17 +385,36 @@ def explain(error: ApiRefused, doing: str, namespace: str) -> SidaError:
     )
 
 
-def lines(response: Any) -> Iterator[bytes]:
-    """Whole lines of an open response, as they come, without their ends."""
-    rest = b""
+def lines(response: Any, *, follow: bool = False) -> Iterator[bytes]:
+    """Whole lines of an open response, as they come, without their ends; a line's beginning where it is longer than LINE_BYTES.
+
+    Raises urllib3's HTTPError, also where the answer takes too long of which no more than what is there is wanted.
+    """
+    from urllib3.exceptions import ProtocolError
+
+    rest, waited = bytearray(), 0.0
     try:
-        for block in response.stream(amt=None):  # chunk by chunk, as they come
-            *whole, rest = (rest + block).split(b"\n")
-            yield from whole
+        while True:
+            began = time.monotonic()
+            block = response.read1(LINE_BYTES, decode_content=False)
+            waited += time.monotonic() - began  # and not the time that our reader takes
+            if not block:
+                break
+            if waited > answers.ANSWER_SECONDS and not follow:
+                raise ProtocolError(f"no whole answer within {answers.ANSWER_SECONDS:.0f} s")
+            rest += block
+            if b"\n" in block:
+                *whole, rest = rest.split(b"\n")
+                yield from map(_cut, whole)
+            del rest[LINE_BYTES + 1 :]
     finally:
         response.close()
     if rest:
-        yield rest
+        yield _cut(rest)
+
+
+def _cut(line: bytearray) -> bytes:
+    return bytes(line) if len(line) <= LINE_BYTES else bytes(line[:LINE_BYTES]) + b" ..."
 
 
 def _reason_and_message(error: Any) -> tuple[str, str]:

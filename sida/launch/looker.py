@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from sida.errors import SidaError, UserError
-from sida.launch.cluster import ApiRefused, Cluster, lines, passing
+from sida.launch.cluster import ApiRefused, Cluster, Unreachable, lines, passing
 from sida.launch.pod_logs import PodLog
 from sida.launch.pod_state import waiting_of
 from sida.launch.words import waiting_in_words
 
 REST_SECONDS = 60.0  # after a look that failed, before the next one of its kind
 POLL_SECONDS = 2.0  # between two looks at a pod that has not begun
+LAST_LINES = 50
 RETRY_SECONDS = 1.0  # before a log whose stream broke off is read on
 _FORBIDDEN = (401, 403)
 Result = TypeVar("Result")
@@ -102,7 +104,8 @@ class Looker:
         """Return the end of a container's log."""
 
         def read(cluster: Cluster) -> list[str]:
-            return [line.decode(errors="replace") for line in lines(cluster.log(pod, container, tail_lines=50))]
+            last = deque(lines(cluster.log(pod, container, tail_lines=LAST_LINES)), maxlen=LAST_LINES)
+            return [line.decode(errors="replace") for line in last]
 
         return self.look("logs", read)
 
@@ -136,10 +139,14 @@ class Looker:
     def _lines(self, log: PodLog, response: Any, follow: bool) -> Iterator[str]:
         while response is not None:
             try:
-                yield from log.new_lines(response)
+                yield from log.new_lines(response, follow=follow)
                 return
             except Exception as error:  # nothing was said for minutes, or a proxy in between has had enough
-                if not follow or passing(error) is None:
+                if (why := passing(error)) is None:
                     raise
+                if not follow:
+                    raise Unreachable(
+                        f"the log broke off here ({why}): run the command again, or with --follow"
+                    ) from error
             time.sleep(RETRY_SECONDS)
             response = self.look("logs", partial(log.open, follow=True))

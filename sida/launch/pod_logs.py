@@ -38,10 +38,10 @@ class PodLog:
             back = math.ceil(self._began - self._read_at) + OVERLAP_SECONDS
         return cluster.log(self._pod, self._container, follow=follow, since_seconds=back, timestamps=True)
 
-    def new_lines(self, response: Any) -> Iterator[str]:
+    def new_lines(self, response: Any, *, follow: bool = False) -> Iterator[str]:
         """Yield the lines that have not been seen; the next look goes on where this one breaks off."""
         skip = self._count
-        for raw in lines(response):
+        for raw in lines(response, follow=follow):
             stamp, _, text = raw.decode(errors="replace").partition(" ")
             stamp = _sortable(stamp)
             if stamp == self._last and skip:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.engines.kubeflow import Client, _listed
 from pipeline.profile import Profile
 from sida.errors import SidaError
 from sida.launch import answers
-from sida.launch.cluster import Cluster, NoApi
+from sida.launch.cluster import LINE_BYTES, Cluster, NoApi, Unreachable, lines
 from sida.launch.looker import Looker, Looks
 from tests.raw import Server, http, serving
 
@@ -123,6 +124,55 @@ def test_a_field_that_is_no_api_s_is_named_where_its_object_comes_in(server: Ser
     server.answer = http(200, json.dumps(item).encode(), "application/json")
     with pytest.raises(NoApi):
         cluster.get("a")
+
+
+END = b"0\r\n\r\n"
+LOG = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+def test_a_line_without_end_is_cut_where_it_is_read_and_the_next_is_read_on(server: Server) -> None:
+    block, after = chunk(b"x" * (1 << 20)), chunk(b"\nafter\nrest")
+    server.answer = lambda method, body: itertools.chain(
+        [LOG, chunk(b"2026Z first\n2026Z ")], [block] * 64, [after, END]
+    )
+    response = Cluster("work").log("pod", "main")
+    tracemalloc.start()
+    read = list(lines(response))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read[0] == b"2026Z first" and read[2:] == [b"after", b"rest"]
+    assert len(read[1]) == LINE_BYTES + 4 and read[1].endswith(b"x ...")
+    assert peak < 4 << 20
+    server.answer = lambda method, body: itertools.chain([LOG], [chunk(b"x")] * 2 * LINE_BYTES, [END])
+    assert list(lines(Cluster("work").log("pod", "main", follow=True), follow=True)) == [
+        read[1].removeprefix(b"2026Z ")[:-4] + b"xxxxxx ..."
+    ]
+
+
+def test_a_log_that_drips_ends_where_nobody_follows_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.5)
+
+    def drips() -> Iterator[bytes]:
+        yield LOG + chunk(b"2026Z first\n2027Z ")
+        for _ in range(20):
+            time.sleep(0.1)
+            yield chunk(b"x")
+        yield END
+
+    server.answer = lambda method, body: drips()
+    looker = Looker("work", Looks())
+    log = looker.log("pod", "main", follow=False)
+    assert log is not None and next(log) == "first"
+    time.sleep(0.6)  # its reader may take its time
+    with pytest.raises(Unreachable, match="the log broke off here"):
+        list(log)
+    followed = looker.log("pod", "main", follow=True)
+    assert followed is not None and list(followed) == ["first", "x" * 20]
+    assert looker.last_lines("pod", "main") is None  # an error's explanation that does not come
 
 
 def test_a_trainjob_that_no_step_made_is_none_of_a_run_s(server: Server) -> None:
