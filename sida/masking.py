@@ -6,7 +6,9 @@ This file alone decides what a secret looks like.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -92,8 +94,26 @@ def secret_in(text: str) -> str:
     return next((kind for kind, pattern in _VALUES.items() if pattern.search(text)), "")
 
 
+_sent: frozenset[str] = frozenset()
+
+
+def hide(headers: Mapping[str, str]) -> None:
+    """Have the credentials among a request's headers masked by value from now on: whoever answers may repeat them."""
+    global _sent
+    values: set[str] = set()
+    for name, value in headers.items():
+        if name.lower() == "cookie":
+            values |= {part.partition("=")[2] for part in value.split(";")}
+        elif re.search("authorization", name, re.I) or is_secret_name(name):
+            word = value.split(" ")[-1]
+            values |= {value, word}
+            with suppress(ValueError):  # binascii's errors, and of bytes that are no text, are such
+                values.add(b64decode(word, validate=True).decode().partition(":")[2])
+    _sent |= {value for value in values if len(value) >= SHORTEST}
+
+
 def masked(text: str, variables: Mapping[str, str]) -> str:
-    """Return ``text`` without the values of secret variables, and without other parts that look like a secret.
+    """Return ``text`` without the values of secret variables, credentials that were sent, and other parts that look like a secret.
 
     >>> masked("key s3cr3t-key of https://me:pw@host/?a=1&token=2", {"AWS_SECRET_ACCESS_KEY": "s3cr3t-key"})
     'key *** of https://***@host/?a=1&token=***'
@@ -102,7 +122,7 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
     texts = [value for value in variables.values() if "@" in value]
     for login in (found["login"] for text_ in texts for pattern in _LOGINS for found in pattern.finditer(text_)):
         secrets |= {word for part in login.split(":", 1) for word in (part, unquote(part))}
-    for value in sorted((value for value in secrets if len(value) >= SHORTEST), key=len, reverse=True):
+    for value in sorted((value for value in secrets | _sent if len(value) >= SHORTEST), key=len, reverse=True):
         text = text.replace(value, MASK)
     text = _KEY_BLOCK.sub(rf"\1{MASK}\2", text)
     for pattern in _LOGINS:

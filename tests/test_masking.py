@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 
 import pytest
 
 from sida.errors import UserError
-from sida.masking import is_secret_name, masked, secret_in
+from sida.masking import hide, is_secret_name, masked, secret_in
 from sida.printing import LINE, one_line, plain, printable
 
 WORD = "hushhush"
@@ -166,3 +167,19 @@ def test_an_error_is_one_short_line_whose_beginning_and_end_are_kept() -> None:
     assert line.startswith("name \\x1b[2Jxxx") and line.endswith("https://***@host/: correct it")
     assert " ... " in line
     assert len(one_line("x" * LINE)) == LINE and "..." not in one_line("x" * LINE)
+
+
+def test_credentials_that_were_sent_are_masked_by_value() -> None:
+    basic = b64encode(f"me:{WORD}-basic".encode()).decode()
+    hide(
+        {
+            "Authorization": f"Bearer {WORD}-bearer",
+            "Cookie": f"theme=darkmode; sid={WORD}-cookie",
+            "Accept": "text/plain",
+        }
+    )
+    hide({"authorization": f"Basic {basic}"})
+    hide({"x-amz-security-token": f"{WORD}-session", "X-Short": "abc", "authorization": ""})
+    said = f"no {WORD}-bearer, {WORD}-cookie, {basic}, {WORD}-basic nor {WORD}-session in text/plain"
+    assert masked(said, {}) == "no ***, ***, ***, *** nor *** in text/plain"
+    assert one_line(said) == masked(said, {})

@@ -32,7 +32,7 @@ def run_state(workflow: dict[str, Any]) -> RunState:
         metadata["name"],
         str(annotations.get(TITLE) or metadata["name"]),
         state,
-        _line(status.get("message")),
+        str(status.get("message") or ""),
         tuple(_tasks(workflow)),
         _iso(cancelled),
         _iso(str(metadata.get("creationTimestamp") or "")),
@@ -76,10 +76,6 @@ def _templates(workflow: dict[str, Any]) -> list[str]:
     status = workflow.get("status") or {}
     spec = status.get("storedWorkflowTemplateSpec") or workflow["spec"]
     return [template["name"] for template in spec.get("templates") or () if template["name"] != ENTRY]
-
-
-def _line(text: Any) -> str:
-    return " ".join(str(text or "").split())[:300]
 
 
 def _iso(text: str) -> str:

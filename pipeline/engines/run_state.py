@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+LONGEST = 300  # characters of a text that others wrote
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
 
@@ -31,6 +32,11 @@ class RunState:
     cancelled: str = ""  # when its end was asked for, ISO 8601: then the last state is FAILED, as of any other
     created: str = ""
 
+    def __post_init__(self) -> None:
+        """Make each text one line: whoever names a run may have written several."""
+        for field in ("run_id", "name", "error", "cancelled", "created"):
+            object.__setattr__(self, field, " ".join(getattr(self, field).split())[:LONGEST])
+
     @property
     def ended(self) -> bool:
         """True when nothing more will happen."""
@@ -42,8 +48,9 @@ def run_state(run: Any) -> RunState:
     tasks = []
     for detail in (run.run_details.task_details if run.run_details else None) or []:
         error = " ".join(detail.error.message.split()) if detail.error and detail.error.message else ""
-        tasks.append(Task(detail.display_name or "", detail.state or "", error, _iso(detail.end_time)))
-    error = " ".join(run.error.message.split()) if run.error and run.error.message else ""
+        name = " ".join((detail.display_name or "").split())[:LONGEST]
+        tasks.append(Task(name, detail.state or "", error, _iso(detail.end_time)))
+    error = run.error.message if run.error and run.error.message else ""
     cancelled = [then for then in run.state_history or [] if then.state in ("CANCELING", "CANCELED")]
     return RunState(
         run.run_id,

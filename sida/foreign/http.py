@@ -21,6 +21,7 @@ from urllib3.util import Url, parse_url
 
 from sida.addresses import redact, shown
 from sida.errors import StoreError, Unavailable, UserError
+from sida.masking import hide
 from sida.patience import Wait, answered, hush_retries
 from sida.printing import one_line
 from sida.settings import environment
@@ -133,6 +134,7 @@ def _open(address: str, offset: int, validator: str, label: str) -> Any:
     for _ in range(REDIRECTS + 1):
         same_origin = (url.scheme, url.host, url.port) == (named.scheme, named.host, named.port)
         own = _authorization(named) if same_origin else {}
+        hide(own)
         url = url._replace(auth=None, fragment=None)
         response = _pool(url).request(
             "GET", url.url, headers=headers | own, redirect=False, retries=False, preload_content=False

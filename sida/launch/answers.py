@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sida.deadline import within
+from sida.masking import hide
 
 ANSWER_BYTES = 128 << 20  # a namespace with thousands of pods has tens of MB
 ANSWER_SECONDS = 60.0  # for a whole answer, however steadily its bytes come
@@ -27,12 +28,16 @@ def whole_body(response: Any) -> bytes:
 
 
 def bound_answers(pool: Any) -> None:
-    """Bound the answers that a pool of urllib3's reads itself: those of errors, and all that are not to be streamed."""
+    """Bound the answers that a pool of urllib3's reads itself: those of errors, and all that are not to be streamed.
+
+    What logs us in is masked in what they say.
+    """
     from urllib3.exceptions import ProtocolError
 
     request = pool.request
 
     def bounded(*given: Any, preload_content: bool = True, **named: Any) -> Any:
+        hide(named.get("headers") or {})
         try:
             response = within(ANSWER_SECONDS, lambda: request(*given, preload_content=False, **named))
         except TimeoutError as error:

@@ -7,6 +7,7 @@ at most ``outage_seconds``; what it refuses is one line for the user.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 MAX_PAUSE = 60.0
 LINE_BYTES = 64 << 10  # of a log
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_NAME = re.compile(r"[A-Za-z0-9:._@-]{1,253}")
 _OF_ONE = ("name", "uid")  # of what is looked at again, or deleted: another may have its name by then
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
 
@@ -297,7 +299,7 @@ class Cluster:
             raise NoApi(self.host, fault)
         metadata = (item or {}).get("metadata") or {}
         for field in fields:
-            if metadata.get(field) is None:
+            if not _NAME.fullmatch(metadata.get(field) or ""):
                 raise NoApi(self.host, f"an object without metadata.{field}")
         return dict(item)
 
@@ -421,9 +423,9 @@ def _reason_and_message(error: Any) -> tuple[str, str]:
     """(reason, message) of an answer, from its Status object where there is one."""
     try:
         status = json.loads(error.body)
-        return str(status.get("reason") or error.reason), one_line(str(status["message"]), 400)
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return str(error.reason), str(error.reason)
+        return one_line(str(status.get("reason") or error.reason), 100), one_line(str(status["message"]), 400)
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+        return (one_line(str(error.reason), 100),) * 2
 
 
 def _configuration() -> Any:

@@ -17,6 +17,7 @@ from botocore.session import Session
 from sida import patience
 from sida.addresses import checked
 from sida.errors import UserError
+from sida.masking import hide
 from sida.settings import environment
 from sida.stores.s3_errors import Redirected, Strange, not_an_address
 
@@ -56,6 +57,7 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
         response_checksum_validation="when_required",
         s3={"addressing_style": "virtual" if parts.hostname.endswith(".amazonaws.com") else "path"},
     )
+    hide({"x-amz-security-token": environment().get("AWS_SESSION_TOKEN", "")})
     authorities = environment().get("SSL_CERT_FILE") or certifi.where()
     try:
         client = session.create_client(

@@ -18,6 +18,7 @@ from urllib import request
 from urllib.error import URLError
 
 from sida import progress
+from sida.masking import hide
 from sida.settings import environment
 
 ADDRESS, CERTIFICATE, TOKEN = (f"KUBEFLOW_TRAINER_SERVER_{name}" for name in ("URL", "CA_CERT", "TOKEN"))
@@ -100,6 +101,7 @@ class _Reporter:
             raise ValueError(f"{self._address!r} is no https address")
         token = self._token.read_text(encoding="utf-8").strip()  # it is renewed
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        hide(headers)
         content = json.dumps({"trainerStatus": status}).encode()
         asked = request.Request(self._address, data=content, headers=headers, method="POST")  # noqa: S310 (https)
         secure = request.HTTPSHandler(context=ssl.create_default_context(cafile=str(self._certificate)))

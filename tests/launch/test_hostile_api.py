@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 import tracemalloc
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +19,9 @@ from pipeline.engines.kubeflow import Client, _listed
 from pipeline.profile import Profile
 from sida.errors import SidaError
 from sida.launch import answers
-from sida.launch.cluster import LINE_BYTES, Cluster, NoApi, Unreachable, lines
+from sida.launch.cluster import LINE_BYTES, ApiRefused, Cluster, NoApi, Unreachable, explain, lines
 from sida.launch.looker import Looker, Looks
+from sida.printing import guarded
 from tests.raw import Server, http, serving
 
 TOKEN = "hunter2-of-the-kubeconfig"
@@ -36,6 +38,8 @@ OBJECTS = [
 NAMED = {"metadata": {"name": "a", "uid": "u"}}
 MISSHAPEN: list[tuple[Any, str]] = [
     ({"metadata": {"name": "a"}}, "an object without metadata.uid"),
+    ({"metadata": {"name": "a\nb", "uid": "u"}}, "an object without metadata.name"),
+    ({"metadata": {"name": "../a", "uid": "u"}}, "an object without metadata.name"),
     ({"metadata": {"name": "a", "uid": "u", "labels": {"x": 5}}}, "metadata.labels.x is no text"),
     (NAMED | {"status": "x"}, "status is no object"),
     (NAMED | {"status": {"phase": ["x"]}}, "status.phase is no text"),
@@ -111,7 +115,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize(("item", "said"), MISSHAPEN, ids=[said for _, said in MISSHAPEN])
+@pytest.mark.parametrize(("item", "said"), MISSHAPEN, ids=[f"{n} {said}" for n, (_, said) in enumerate(MISSHAPEN)])
 def test_a_field_that_is_no_api_s_is_named_where_its_object_comes_in(server: Server, item: Any, said: str) -> None:
     server.answer = http(200, json.dumps({"items": [item]}).encode(), "application/json")
     cluster = Cluster("work", outage_seconds=0.0)
@@ -181,6 +185,31 @@ def test_a_trainjob_that_no_step_made_is_none_of_a_run_s(server: Server) -> None
     assert Cluster("work").find("sida/run=r") == [ours]
 
 
+@pytest.mark.parametrize("of_kfp", ["KFP_TOKEN", "kfp.cookies_variable"])
+def test_what_logs_us_in_is_masked_where_an_answer_repeats_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], of_kfp: str
+) -> None:
+    word = f"s3cr3t-of-the-{of_kfp[-5:]}"
+    asked = {"kfp": {"host": server.endpoint, "experiment": "sida"}}
+    if of_kfp == "KFP_TOKEN":
+        monkeypatch.setenv("KFP_TOKEN", word)
+    else:
+        monkeypatch.setenv("COOKIES_OF_TESTS", f"theme=dark; session={word}")
+        asked["kfp"]["cookies_variable"] = "COOKIES_OF_TESTS"
+    told = f"bad login {TOKEN} or {word}, Basic {b64encode(f'me:{TOKEN}'.encode()).decode()}"
+    body = json.dumps({"kind": "Status", "message": told, "error_message": told, "reason": TOKEN}).encode()
+    server.answer = http(403, body, "application/json")
+    with pytest.raises(ApiRefused) as refused:
+        Cluster("work").pods("")
+    with pytest.raises(SidaError) as error:
+        Client(profile(server, **asked)).runs(10)
+    for line in (str(explain(refused.value, "list pods", "work")), str(error.value), f"{refused.value.reason}"):
+        with guarded():
+            print(line)
+        line += capsys.readouterr().out
+        assert TOKEN not in line and word not in line and "***" in line
+
+
 @pytest.mark.parametrize("answer", ANSWERS, ids=range(len(ANSWERS)))
 def test_what_is_no_api_is_told_in_a_line(answer: object, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "ANSWER_SECONDS", 1.0)
@@ -197,13 +226,14 @@ def test_what_is_no_api_is_told_in_a_line(answer: object, server: Server, monkey
     assert time.monotonic() - began < 30
 
 
-def profile(server: Server) -> Profile:
+def profile(server: Server, **fields: Any) -> Profile:
     return Profile.model_validate(
         {
             "description": "x",
             "kfp": {"host": server.endpoint, "experiment": "sida"},
             "store": "s3://b/x",
             "images": {"cpu": "registry.test/sida@sha256:" + "1" * 64},
+            **fields,
         }
     )
 

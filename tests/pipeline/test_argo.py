@@ -15,6 +15,7 @@ import pytest
 from pipeline.engines import argo, naming
 from pipeline.engines import base as clients
 from pipeline.engines.argo import run_state
+from pipeline.engines.argo_state import TITLE
 from sida import cancels, records
 from sida.launch.annotations import IMAGES
 from sida.stores import open_store
@@ -680,6 +681,15 @@ def test_a_workflow_that_is_none_is_one_line_about_what_answers(
     kube.plain = {f"{said}/r1": WORKFLOW | lie}
     for verb in ("status", "cancel"):
         assert "does not answer as a Kubernetes API does (" in refusal(command, kube, verb, "r1")
+
+
+def test_a_title_of_several_lines_is_one(command: Command, kube: Kube) -> None:
+    submit(command)
+    run = run_of(kube)
+    only(kube)["metadata"]["annotations"][TITLE] = f"mine\n{run}  2026  SUCCEEDED\u2028 another {'x' * 1000}"
+    for arguments in (("status",), ("cancel", run)):
+        (line,) = command(*arguments, "--profile", mine(command)).out.splitlines()
+        assert f"mine {run} 2026 SUCCEEDED another xxx" in line and len(line) < 400
 
 
 def test_packed_nodes_are_unpacked_within_a_bound(command: Command, kube: Kube) -> None:
