@@ -12,18 +12,21 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import errno
 import importlib
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline.arguments import JSON
 from pipeline.output import NO_JSON
 from sida.disk import full_disk
 from sida.errors import SidaError
-from sida.printing import guarded, one_line
+from sida.printing import NotPrinted, guarded, one_line
+from sida.settings import settings
 
 PROGRAM = "sida"
 VERBS = {path.stem.replace("_", "-"): path for path in sorted(Path(__file__).with_name("commands").glob("[!_]*.py"))}
@@ -43,6 +46,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with status 2."""
         self.exit(2, f"{one_line(f'error: {message}; see `{self.prog} --help`')}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print as argparse does, but let whoever catches errors know of one."""
+        print(message, end="", file=file or sys.stderr, flush=True)
 
 
 def parser(*chosen: str) -> argparse.ArgumentParser:
@@ -76,17 +83,38 @@ def main() -> int:
     """Run one verb; return its exit status."""
     if os.getpid() == 1:  # of a container: it is deaf to signals that it does not handle
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    args = argparse.Namespace()
     with guarded():
-        return _main()
+        try:
+            status = _main(args)
+            sys.stdout.flush()
+            return status
+        except SidaError as error:
+            _tell(str(error))
+            return error.exit_code
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+            _print_no_more()
+            return 1
+        except NotPrinted as error:
+            _print_no_more()
+            _tell(f"the output: {error.strerror}: make room there, or send it elsewhere")
+            return 2
+        except Exception as error:
+            if (line := _line(error, args)) is None:
+                raise
+            _tell(line)
+            return 2
 
 
-def _main() -> int:
+def _main(args: argparse.Namespace) -> int:
     word = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     top = parser(word)
     if word and word not in VERBS:
         near = difflib.get_close_matches(word, VERBS, n=1)
         top.error(f"no verb {word!r}{f': did you mean {near[0]!r}?' if near else ''}")
-    args, flags = top.parse_known_args()
+    args, flags = top.parse_known_args(namespace=args)
     if args.verb == "step":  # its flags are the step's own
         args.arguments = sys.argv[2:]
     elif flags:
@@ -94,28 +122,47 @@ def _main() -> int:
     if args.verb is None:
         top.print_help()
         return 0
-    try:
-        return int(args.main(args))
-    except SidaError as error:
-        print(one_line(f"error: {error}"), file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if isinstance(error, OSError) and not _has_folder():
-            print("error: the folder that this is run in is gone: change into another one", file=sys.stderr)
-            return 2
-        if (full := full_disk(error, "the output")) is not None:
-            print(f"error: {full}", file=sys.stderr)
-            return full.exit_code
-        if not isinstance(error, OSError) or error.filename is None:
-            raise
-        line = f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS"
-        print(one_line(line), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return int(args.main(args))
+
+
+def _tell(error: str) -> None:
+    with suppress(OSError):  # stderr, too, may lead to a disk that is full
+        print(one_line(f"error: {error}"), file=sys.stderr, flush=True)
+
+
+def _print_no_more() -> None:
+    """Let what is still to be printed lead nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _line(error: Exception, args: argparse.Namespace) -> str | None:
+    """Return what a library or the system could not do on a disk, and what to do; None for another error."""
+    if isinstance(error, OSError) and not _has_folder():
+        return "the folder that this is run in is gone: change into another one"
+    if (full := full_disk(error, "the output")) is not None:
+        return str(full)
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    path = Path(os.path.abspath(os.fsdecode(error.filename)))
+    option, place = _chosen_by(path, args)
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        there = next(one for one in (path, *path.parents) if one.exists())
+        mend = option if error.errno == errno.EROFS else f"change its permissions, or {option}"
+        return f"{place}{': ' * bool(place)}{there}: {error.strerror}: {mend}"
+    return f"{place or path}: {error.strerror}: {option}"
+
+
+def _chosen_by(path: Path, args: argparse.Namespace) -> tuple[str, str]:
+    """Return what to do for another place than a path, and how the user named it, where an argument did."""
+    for name, value in vars(args).items():
+        if isinstance(value, Path):
+            chosen = value.absolute()
+            scratch = path.parent == chosen.parent and path.name.startswith(f".{chosen.name}.")
+            if path == chosen or chosen in path.parents or scratch:
+                return "give another place", f"{'' if name == 'file' else f'--{name} '}{value}"
+    if path.is_relative_to(settings().runs.absolute()) or settings().runs.absolute().is_relative_to(path):
+        return "set SIDA_RUNS", ""
+    return "change into another folder", ""
 
 
 def _has_folder() -> bool:

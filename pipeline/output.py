@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sida.masking import without_secrets
-from sida.printing import unguarded
+from sida.printing import printing, unguarded
 
 NO_JSON = {  # verbs without a result of their own, and why
     "compile": "prints a file for Kubeflow Pipelines or kubectl",
@@ -27,7 +27,8 @@ def result(args: argparse.Namespace, text: str, /, **fields: Any) -> None:
     if args.json or text:
         if args.json:  # masked by field: in the whole text a secret's end might take a quote along
             text = json.dumps(without_secrets(json.loads(json.dumps(fields, default=str))), indent=1)
-        print(text, file=unguarded(sys.stdout) if args.json else sys.stdout, flush=True)
+        with printing():
+            print(text, file=unguarded(sys.stdout) if args.json else sys.stdout, flush=True)
 
 
 def part(args: argparse.Namespace, text: str) -> None:

@@ -53,6 +53,21 @@ def plain(text: str) -> str:
     return _COLORS.sub("", text)
 
 
+class NotPrinted(OSError):
+    """The output could not be written: the device or the disk that it leads to is full, or failed."""
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Raise NotPrinted for what goes wrong with the output in the block, except for a reader who has gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise NotPrinted(*error.args) from error
+
+
 class _Printable:
     """A stream that passes on what is printable and no secret."""
 
@@ -60,8 +75,13 @@ class _Printable:
         self.raw = stream
 
     def write(self, text: str) -> int:
-        self.raw.write(printable(masked(text, {})))
+        with printing():
+            self.raw.write(printable(masked(text, {})))
         return len(text)
+
+    def flush(self) -> None:
+        with printing():
+            self.raw.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
