@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +54,17 @@ def pin(path: Path, *, write: bool = True) -> list[Pin]:
     Raises RecipeError when the file cannot be edited line by line (sections in braces), and what fetching raises.
     """
     recipe = recipes.load(_user_of(path) or str(path))  # a recipe with a mistake is not touched
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode()
     gaps = list(_gaps(yaml.compose(text, Loader=yaml.SafeLoader), "", path))
     pins = [_pin(gap, path.parent, recipe) for gap in gaps]
     if pins and write:
         lines = text.splitlines(keepends=True)
         for gap, new in sorted(zip(gaps, pins, strict=True), key=lambda pair: -pair[0].lines.start):
-            lines[gap.lines.start - 1] = lines[gap.lines.start - 1].rstrip("\n") + "\n"
-            lines[gap.lines] = [f'{gap.indent}{new.key}: "{new.value}"\n']
+            before, end = _split(lines[gap.lines.start - 1])
+            end = end or _split(lines[0])[1] or "\n"
+            lines[gap.lines.start - 1] = before + end
+            remark = re.search(r"\s+#.*", _split("".join(lines[gap.lines]))[0])
+            lines[gap.lines] = [f'{gap.indent}{new.key}: "{new.value}"{remark[0] if remark else ""}{end}']
         _replace(path, "".join(lines))
     return pins
 
@@ -145,11 +150,20 @@ def _is_empty(node: yaml.Node | None) -> bool:
     return node is None or node.tag == "tag:yaml.org,2002:null"
 
 
+def _split(line: str) -> tuple[str, str]:
+    """Return a line, and its end."""
+    (whole,) = line.splitlines() or [""]
+    return whole, line[len(whole) :]
+
+
 def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    target = path.resolve()  # a link stays one
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        aside.touch(mode=0o600)
+        shutil.copymode(target, aside)
+        aside.write_bytes(text.encode())
+        os.replace(aside, target)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}): copy the recipe to a folder of yours") from error

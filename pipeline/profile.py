@@ -374,6 +374,8 @@ def load(name: str) -> Profile:
     data = read_fields(path, "profile", ProfileLoader)
     try:
         return Profile.model_validate_json(json.dumps(data, default=str), strict=True)
+    except UserError as error:  # of a text
+        raise UserError(f"{path.name}: {error}") from error
     except ValidationError as error:
         raise UserError(f"{path.name}: {fault(error, Profile)}") from error
     except (TypeError, ValueError) as error:  # a key that JSON does not have, such as a date

@@ -16,12 +16,13 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from itertools import chain
 from typing import Any
 
 from sida import layout
-from sida.errors import NotFound, UserError
+from sida.errors import Corrupt, NotFound, UserError
 from sida.stores import ObjectStore
 from sida.stores.base import RECORD_BYTES
 from sida.stores.lease import Lease, acquire, live_number
@@ -68,7 +69,8 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     going += [key for key in keys if layout.is_submission(key) and _age(store, key) > SUBMISSION_SECONDS]
     attempts = _attempts(store, keys, _text(store, chain(*records.values())), _text(store, going))
     superseded, manifests = set(attempts), set(filter(layout.attempt_at, keys))
-    jobs = [key for key in keys if _job_is_over(key, superseded, manifests)]
+    whole = cache(lambda manifest: manifest in manifests and _is_whole(store, manifest))
+    jobs = [key for key in keys if _job_is_over(key, superseded, whole)]
     removed = {*going, *attempts, *jobs}
     kept = [key for key in keys if key not in removed and not key.startswith((layout.OBJECTS, layout.LEASES))]
     needed = _named_objects(store, kept, [key for key in keys if key.startswith(layout.OBJECTS)])
@@ -190,18 +192,18 @@ def _json_at(store: ObjectStore, key: str) -> dict[str, Any] | None:
     """Return a record's fields; None where no JSON object is."""
     try:
         said = json.loads(store.read(key))
-    except (NotFound, ValueError, RecursionError):
+    except (NotFound, Corrupt, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None
 
 
-def _job_is_over(key: str, superseded: set[str], manifests: set[str]) -> bool:
+def _job_is_over(key: str, superseded: set[str], whole: Callable[[str], bool]) -> bool:
     """Return whether a job's file goes with its attempt, or is a finished attempt's checkpoint."""
     if not (file := layout.job_file_at(key)):
         return False
     attempt, name = file
     manifest = layout.manifest_key(*attempt)
-    return manifest in superseded or (name.startswith("checkpoints/") and manifest in manifests)
+    return manifest in superseded or (name.startswith("checkpoints/") and whole(manifest))
 
 
 def _named_objects(store: ObjectStore, records: Iterable[str], objects: list[str]) -> set[str]:

@@ -53,6 +53,23 @@ def test_pin_fills_in_what_is_missing_keeps_every_other_line_and_does_nothing_th
     assert "all that it names itself is pinned" in command("pin", str(path)).out
 
 
+def test_line_ends_mode_remarks_and_a_link_stay_as_they_are(command: Command, place: Path) -> None:
+    shutil.copy(ROOT / "recipes" / "assets" / "digits-detector.safetensors", place / "detector.safetensors")
+    path, link = place / "mine.yaml", place / "link.yaml"
+    detector = ["  detector:", "    sha256: null  # of mine", "    address: detector.safetensors"]
+    text = "\r\n".join(["extends: digits", "name: mine", "evaluation:", *detector])
+    path.write_bytes(text.encode())
+    path.chmod(0o600)
+    link.symlink_to(path)
+    assert command("pin", str(link)).status == 0
+    digest = recipes.load(str(path)).evaluation.detector.sha256
+    assert path.read_bytes().decode() == text.replace("null", f'"{digest}"')
+    path.write_bytes(text.replace("    sha256: null  # of mine\r\n", "").encode())
+    assert command("pin", str(link)).status == 0
+    assert path.read_bytes().endswith(b'address: detector.safetensors\r\n    sha256: "%b"\r\n' % str(digest).encode())
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_page_in_place_of_a_file_is_not_pinned(command: Command, place: Path) -> None:
     shutil.copy(ROOT / "recipes" / "assets" / "digits-detector.safetensors", place / "detector.safetensors")
     path = place / "mine.yaml"

@@ -66,6 +66,7 @@ def test_the_profiles_of_the_project_are_valid_and_ask_for_their_images(name: st
         ("store: s3://bucket/sida", 'store: "s3://bucket/a\\n--b"', ["store"]),
         ("store: s3://bucket/sida", "store: 's3://bucket/{{=1}}'", ["store", "placeholder"]),
         ("AWS_REGION: eu-central-1", "X: '{{workflow.name}}'", ["env.X", "placeholder"]),
+        ("store: s3", 'mlflow_ui: "http://h/\\x1b[2J"\nstore: s3', ["mlflow_ui", "cannot be printed"]),
         ("  memory: 2Gi", "  memory: 2Gi\n  node_selector: {'{{x}}': y}", ["a key of default.node_selector", "{{"]),
     ],
 )
@@ -73,7 +74,7 @@ def test_a_mistake_in_a_profile_is_one_line_with_the_field(
     command: Command, old: str, new: str, words: list[str]
 ) -> None:
     line = command("compile", "digits", "--profile", command.profile((old, new))).mistake()
-    assert all(word in line for word in words), line
+    assert all(word in line for word in (*words, "mine.yaml: ")), line
     assert "hunter2" not in line
 
 

@@ -204,6 +204,13 @@ def test_a_damaged_record_of_a_run_ends_gc_until_the_run_is_forgotten(filled: Fi
     assert filled.old not in filled.left()
 
 
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"checksum": "0"}'])
+def test_checkpoints_stay_while_the_manifest_of_their_attempt_is_damaged(filled: Filled, damage: bytes) -> None:
+    filled.store.put(f"steps/distill/{KEY}/3.json", damage)
+    remove_garbage(filled.store)
+    assert filled.checkpoint in filled.left()
+
+
 def test_a_record_larger_than_most_is_looked_into(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "RECORD_BYTES", 4)
     remove_garbage(filled.store)
