@@ -13,6 +13,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from pipeline import output
@@ -21,6 +22,7 @@ from sida import planning, recipe
 from sida.errors import UserError
 from sida.planning import GIB, ResourcePlan, advice
 
+USUAL_BLOCKS = 32  # published networks have up to 15, which takes seconds
 ARGUMENTS = (
     RECIPE,
     argument("--nodes", "N", "machines (default 1)", type=whole(1), default=1),
@@ -44,6 +46,11 @@ def main(args: argparse.Namespace) -> int:
 
     from sida.training.cost import iteration_cost  # torch
 
+    blocks = len(loaded.teacher.network.channel_mult) * loaded.teacher.network.num_blocks
+    if blocks > USUAL_BLOCKS:
+        print(
+            f"counting the work of {blocks} blocks, layer by layer: this may take minutes", file=sys.stderr, flush=True
+        )
     cost = iteration_cost(loaded.teacher.network, loaded.method, loaded.execution)
     needs = planning.plan(loaded, cost, machines, args.micro_batch)
     output.result(args, _as_text(needs), **_as_json(needs))

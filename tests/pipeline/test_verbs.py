@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sida.errors import UserError
+from tests.pipeline.command import Command
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -167,3 +170,16 @@ def test_a_folder_that_is_gone_under_a_command_is_said(tmp_path: Path) -> None:
     )
     assert said.returncode == 2
     assert said.stderr == "error: the folder that this is run in is gone: change into another one\n"
+
+
+def test_plan_says_that_counting_a_network_of_many_blocks_takes_its_time(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(*_: object) -> None:
+        raise UserError("counted")
+
+    monkeypatch.setattr("sida.training.cost.iteration_cost", count)
+    assert command("plan", "digits").mistake() == "error: counted"
+    deep = command.place / "deep.yaml"
+    deep.write_text("extends: digits\nname: deep\nteacher: {network: {num_blocks: 32}}\n")
+    assert command("plan", str(deep)).err.startswith("counting the work of 64 blocks, layer by layer: ")
