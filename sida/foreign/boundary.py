@@ -48,6 +48,14 @@ def no_file(path: Path) -> str:
     return "is a pipe, socket or device, not a file" if path.exists() else "no such file"
 
 
+def unreadable(label: str, path: Path, error: OSError) -> UserError:
+    """Return the error for a path that cannot be opened as the file that it should be."""
+    kind = no_file(path)
+    if kind.startswith("is"):
+        return UserError(f"{label} {kind}: give a file")
+    return UserError(f"{label}: {kind or f'cannot be read ({error.strerror})'}: check the path")
+
+
 def reason(error: BaseException) -> str:
     """Return what an error of a library says, in a few words of one line."""
     if isinstance(error, MemoryError):
