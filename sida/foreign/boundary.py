@@ -29,7 +29,7 @@ def reading(label: str, path: Path | None = None, problem: str = "damaged, or no
         ours = isinstance(error, UserError)
         if (isinstance(error, SidaError) and not ours) or (isinstance(error, OSError) and error.errno in CODES):
             raise
-        if instead := path and what_it_is_instead(path):
+        if path is not None and (instead := what_it_is_instead(path)):
             raise Refused(f"{label} is {instead}") from error
         if ours:
             raise
