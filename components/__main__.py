@@ -23,12 +23,14 @@ from components.body import run_step
 from components.interface import description_of, outputs_of, parameters_of
 from components.local import LocalArtifact, fetched
 from sida import progress
+from sida.disk import check_folder
 from sida.errors import SidaError
 from sida.failures import failure_in
 from sida.manifests import parse_manifest
 from sida.printing import guarded, one_line
 from sida.records import pass_on
 from sida.registry import STEPS
+from sida.settings import check_places
 from sida.steps import Step
 from sida.steps.attempts import manifest_key
 from sida.steps.log import kept
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     args = parser_of(step).parse_args(flags)
     progress.work_on(name)
     try:
+        check_places()
+        if args.outputs is not None:
+            check_folder(args.outputs, "--outputs")
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
             _run(step, vars(args), Path(folder))
     except SidaError as error:

@@ -111,7 +111,7 @@ def _main() -> int:
             return full.exit_code
         if not isinstance(error, OSError) or error.filename is None:
             raise
-        line = f"error: {error.filename}: {error.strerror}: free or fix it, or set SIDA_RUNS"
+        line = f"error: {error.filename}: {error.strerror}: free or fix it, or name another place"
         print(one_line(line), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from pipeline import output
-from pipeline.arguments import argument, file_path, whole
+from pipeline.arguments import argument, output_folder, whole
 from sida.errors import UserError
 from sida.foreign.boundary import no_file
 from sida.manifests import DatasetResult, parse_manifest
@@ -21,7 +21,7 @@ from sida.stores import open_store, read_address
 
 ARGUMENTS = (
     argument("manifest", "MANIFEST", "address or file of a data set's manifest"),
-    argument("--output", "FOLDER", "folder for the tars", type=file_path, required=True),
+    argument("--output", "FOLDER", "folder for the tars", type=output_folder, required=True),
     argument("--samples", "N", "samples in a tar (default 10,000)", type=whole(1), default=10_000),
 )
 

@@ -253,7 +253,7 @@ class FolderStore(ObjectStore):
             blocking = next((p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()), None)
             if blocking is not None:
                 return StoreUnusable(f"{blocking} is not a folder: set SIDA_STORE to a folder, file:///folder")
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS or not self.root.is_dir():
             return StoreUnusable(
                 f"{self.root} cannot be written ({error.strerror}): change its permissions or set SIDA_STORE "
                 f"to a folder that you may write"
