@@ -15,7 +15,7 @@ from typing import Any
 
 from sida.addresses import redact
 from sida.errors import Corrupt, NotFound, SidaError, UserError
-from sida.layout import attempt_at, manifest_key_in, object_key, step_folder
+from sida.layout import attempt_at, object_key, place_of, step_folder
 from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, digest_of, parse_manifest
 from sida.printing import one_line
 from sida.recipe import Recipe
@@ -63,12 +63,12 @@ class Chain:
 
 def open_chain(address: str) -> tuple[ObjectStore, str]:
     """Return the store and the key of a manifest at a full address. Raises UserError for another form."""
-    key = manifest_key_in(address)
-    if attempt_at(key) is None or not address.endswith(f"/{key}"):
+    store, key = place_of(address)
+    if attempt_at(key) is None:
         raise UserError(
             f"{redact(address)}: not the address of a step's manifest (.../steps/score/KEY/1.json): `score` prints it"
         )
-    return open_store(address.removesuffix(f"/{key}") or "/"), key
+    return open_store(store), key
 
 
 def verify(address: str, *, hashing: bool = True) -> Chain:

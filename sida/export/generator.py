@@ -15,10 +15,11 @@ from sida.addresses import checked, redact
 from sida.errors import NotFound, UserError
 from sida.foreign.boundary import no_file
 from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
+from sida.origin import store_of
 from sida.printing import one_line
 from sida.recipe import Network
 from sida.scoring.adopt import as_safetensors, generator_network
-from sida.stores import open_store, read_address
+from sida.stores import read_address
 from sida.stores.objects import fetch_object, sha256_of
 from sida.teachers.files import load_network
 from sida.teachers.formats import read_network
@@ -67,7 +68,11 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
         raise UserError(f"{name}: {problem}: {HOW}")
     with path.open("rb") as file:
         head = file.read(1)
-    return _from_manifest(path.read_bytes(), name) if head in JSON else _from_file(path, name, recipe)
+    return (
+        _from_manifest(path.read_bytes(), name, str(path.absolute()))
+        if head in JSON
+        else _from_file(path, name, recipe)
+    )
 
 
 def _from_store(address: str, recipe: Recipe | None) -> Generator:
@@ -76,16 +81,16 @@ def _from_store(address: str, recipe: Recipe | None) -> Generator:
     except NotFound as error:
         raise UserError(f"{redact(address)}: nothing is there: {HOW}") from error
     if content[:1] in JSON:
-        return _from_manifest(content, redact(address))
+        return _from_manifest(content, redact(address), address)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("generator" + Path(urlsplit(address).path).suffix)
         path.write_bytes(content)
         return _from_file(path, redact(address), recipe)
 
 
-def _from_manifest(content: bytes, where: str) -> Generator:
+def _from_manifest(content: bytes, where: str, place: str) -> Generator:
     manifest: Manifest = parse_manifest(content, where)
-    store, result = open_store(manifest.about.store), manifest.result
+    store, result = store_of(manifest, place), manifest.result
     if isinstance(result, RunResult):
         return replace(_from_file(fetch_object(store, result.generator), where, None), licence=result.licence)
     if not isinstance(result, GeneratorResult):

@@ -17,9 +17,10 @@ from sida.errors import UserError
 from sida.failures import failure_in
 from sida.layout import step_folder
 from sida.manifests import About, Manifest, Part, kind_of, objects_in, of_kind, read_manifest
+from sida.origin import manifest_key
 from sida.recipe import Recipe
 from sida.settings import settings
-from sida.steps.attempts import StepOutcome, find, key_of, manifest_key, next_number, publish
+from sida.steps.attempts import StepOutcome, find, key_of, next_number, publish
 from sida.steps.provenance import code_digest, machine
 from sida.steps.recipes import put_recipe, recipe_at
 from sida.stores import ObjectStore, open_store

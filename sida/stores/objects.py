@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sida.errors import Corrupt, NotFound, UserError
 from sida.settings import settings
-from sida.stores.base import ObjectRef, ObjectStore, damaged
+from sida.stores.base import ObjectRef, ObjectStore, absent, damaged
 from sida.stores.cache import fetch_through_cache, state_of
 
 UNKNOWN_BYTES = 256 << 20  # takes a fraction of a second to hash
@@ -118,7 +118,7 @@ def fetch_object(store: ObjectStore, ref: ObjectRef) -> Path:
 def _verify_once(store: ObjectStore, ref: ObjectRef, path: Path) -> Path:
     """Hash a stored file unless it was hashed since it was last written."""
     if not path.exists():
-        raise NotFound(f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is not there any more")
+        raise absent(store.address_of(ref.key))
     if _mark_of(ref) != _state(store, ref):
         _verify_and_mark(store, ref)
     return path
