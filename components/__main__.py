@@ -23,14 +23,16 @@ from components.body import run_step
 from components.interface import description_of, outputs_of, parameters_of
 from components.local import LocalArtifact, fetched
 from sida import progress
+from sida.disk import check_folder
 from sida.errors import SidaError
 from sida.failures import failure_in
 from sida.manifests import parse_manifest
+from sida.origin import manifest_key
 from sida.printing import guarded, one_line
 from sida.records import pass_on
 from sida.registry import STEPS
+from sida.settings import check_places, settings
 from sida.steps import Step
-from sida.steps.attempts import manifest_key
 from sida.steps.log import kept
 from sida.stores import open_store
 from sida.tracking.reconcile import track_quietly
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str]) -> int:
     args = parser_of(step).parse_args(flags)
     progress.work_on(name)
     try:
+        check_places()
+        if args.outputs is not None:
+            check_folder(args.outputs, "--outputs")
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
             _run(step, vars(args), Path(folder))
     except SidaError as error:
@@ -187,7 +192,7 @@ def _address(output: LocalArtifact) -> str:
     if output.schema_title != "system.Metrics" or not path.exists():
         return str(output.metadata.get("address", ""))
     manifest = parse_manifest(path.read_bytes(), str(path))
-    return open_store(manifest.about.store).address_of(manifest_key(manifest))
+    return open_store(settings().store).address_of(manifest_key(manifest))
 
 
 if __name__ == "__main__":

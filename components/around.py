@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from components.interface import parameters_of
 from components.local import fetched
 from sida import ending
+from sida.disk import check_folder
 from sida.errors import UserError
 from sida.manifests import Part
 from sida.registry import STEPS
@@ -50,6 +51,7 @@ def look_up(args: argparse.Namespace) -> None:
 
     A task that is to be made anew, or comes after one without a result, is not looked up.
     """
+    check_folder(args.outputs, "--outputs")
     known: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for task in _tasks(args.tasks):

@@ -7,7 +7,7 @@ from typing import Any
 from components.interface import parameters_of
 from components.views import VIEWS
 from sida.registry import STEPS
-from sida.steps.execute import execute, execute_one_of_many
+from sida.steps.execute import ended_in_a_line, execute, execute_one_of_many
 
 
 def run_step(name: str, given: dict[str, Any]) -> None:
@@ -26,4 +26,5 @@ def run_step(name: str, given: dict[str, Any]) -> None:
     run = execute_one_of_many if given.get("one_of_many") else execute
     outcome = run(step, given[step.output_name], **arguments)
     if outcome is not None and name in VIEWS:
-        VIEWS[name].show(outcome.manifest, given)
+        with ended_in_a_line(name):
+            VIEWS[name].show(outcome.manifest, given)

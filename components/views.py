@@ -12,6 +12,7 @@ from sida.report.compare import markdown as run_markdown
 from sida.report.compare import standing_of
 from sida.scoring.table import markdown as table_markdown
 from sida.scoring.table import refuse_failures
+from sida.settings import settings
 from sida.stores import open_store
 from sida.tracking.links import mlflow_link
 
@@ -52,7 +53,7 @@ def _table(manifest: Manifest[PublishedResult], given: dict[str, Any]) -> None:
 
 
 def _page(manifest: Manifest[ReportResult], given: dict[str, Any]) -> None:
-    Path(given["page"].path).write_bytes(open_store(manifest.about.store).read(manifest.result.page.key))
+    Path(given["page"].path).write_bytes(open_store(settings().store).read(manifest.result.page.key))
 
 
 VIEWS: dict[str, Views] = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import errno
 import importlib
 import os
 import signal
@@ -26,7 +25,6 @@ from pipeline.output import NO_JSON
 from sida.disk import full_disk
 from sida.errors import SidaError
 from sida.printing import NotPrinted, guarded, one_line
-from sida.settings import settings
 
 PROGRAM = "sida"
 VERBS = {path.stem.replace("_", "-"): path for path in sorted(Path(__file__).with_name("commands").glob("[!_]*.py"))}
@@ -83,10 +81,9 @@ def main() -> int:
     """Run one verb; return its exit status."""
     if os.getpid() == 1:  # of a container: it is deaf to signals that it does not handle
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    args = argparse.Namespace()
     with guarded():
         try:
-            status = _main(args)
+            status = _main()
             sys.stdout.flush()
             return status
         except SidaError as error:
@@ -102,19 +99,19 @@ def main() -> int:
             _tell(f"the output: {error.strerror}: make room there, or send it elsewhere")
             return 2
         except Exception as error:
-            if (line := _line(error, args)) is None:
+            if (line := _line(error)) is None:
                 raise
             _tell(line)
             return 2
 
 
-def _main(args: argparse.Namespace) -> int:
+def _main() -> int:
     word = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     top = parser(word)
     if word and word not in VERBS:
         near = difflib.get_close_matches(word, VERBS, n=1)
         top.error(f"no verb {word!r}{f': did you mean {near[0]!r}?' if near else ''}")
-    args, flags = top.parse_known_args(namespace=args)
+    args, flags = top.parse_known_args()
     if args.verb == "step":  # its flags are the step's own
         args.arguments = sys.argv[2:]
     elif flags:
@@ -135,7 +132,7 @@ def _print_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _line(error: Exception, args: argparse.Namespace) -> str | None:
+def _line(error: Exception) -> str | None:
     """Return what a library or the system could not do on a disk, and what to do; None for another error."""
     if isinstance(error, OSError) and not _has_folder():
         return "the folder that this is run in is gone: change into another one"
@@ -143,26 +140,7 @@ def _line(error: Exception, args: argparse.Namespace) -> str | None:
         return str(full)
     if not isinstance(error, OSError) or error.filename is None:
         return None
-    path = Path(os.path.abspath(os.fsdecode(error.filename)))
-    option, place = _chosen_by(path, args)
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        there = next(one for one in (path, *path.parents) if one.exists())
-        mend = option if error.errno == errno.EROFS else f"change its permissions, or {option}"
-        return f"{place}{': ' * bool(place)}{there}: {error.strerror}: {mend}"
-    return f"{place or path}: {error.strerror}: {option}"
-
-
-def _chosen_by(path: Path, args: argparse.Namespace) -> tuple[str, str]:
-    """Return what to do for another place than a path, and how the user named it, where an argument did."""
-    for name, value in vars(args).items():
-        if isinstance(value, Path):
-            chosen = value.absolute()
-            scratch = path.parent == chosen.parent and path.name.startswith(f".{chosen.name}.")
-            if path == chosen or chosen in path.parents or scratch:
-                return "give another place", f"{'' if name == 'file' else f'--{name} '}{value}"
-    if path.is_relative_to(settings().runs.absolute()) or settings().runs.absolute().is_relative_to(path):
-        return "set SIDA_RUNS", ""
-    return "change into another folder", ""
+    return f"{error.filename}: {error.strerror}: free or fix it, or name another place"
 
 
 def _has_folder() -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sida.addresses import local_path
+from sida.disk import check_file, check_folder
 from sida.errors import UserError
 from sida.printing import one_line
 
@@ -70,6 +71,25 @@ def file_path(text: str) -> Path:
         return local_path(text, "path")
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file to be written; refused at once where it cannot be."""
+    return _tried(text, check_file)
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder to write into, which need not exist; refused at once where that cannot be."""
+    return _tried(text, check_folder)
+
+
+def _tried(text: str, check: Callable[[Path, str], None]) -> Path:
+    path = file_path(text)
+    try:
+        check(path, "")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).strip()) from error
+    return path
 
 
 def amount_of(unit: str) -> Callable[[str], float]:

@@ -11,10 +11,11 @@ from pipeline import output
 from pipeline.local import Outcome
 from sida import records
 from sida.manifests import Manifest, Part, ReportResult, RunResult, of_kind, parse_manifest
+from sida.origin import store_of
 from sida.report.compare import table
 from sida.scoring import words
 from sida.settings import settings
-from sida.stores import ObjectRef, ObjectStore, open_store, read_address
+from sida.stores import ObjectRef, ObjectStore, read_address
 
 DESCRIBED_BY = ("compare", "report")  # the steps whose results these are
 
@@ -66,9 +67,10 @@ class RunSummary:
 
 def read(outcome: Outcome) -> RunSummary:
     """Return the run that ``compare`` described; write ``report.html`` into the run's folder."""
-    run, page = (parse_manifest(read_address(address), address) for address in map(outcome.manifest, DESCRIBED_BY))
-    store, states = open_store(run.about.store), [event["state"] for event in outcome.steps]
-    return _summary(store, run, outcome.manifest("compare"), _write_page(store, page, outcome.folder), states)
+    address = outcome.manifest("compare")
+    run, page = (parse_manifest(read_address(place), place) for place in map(outcome.manifest, DESCRIBED_BY))
+    store, states = store_of(run, address), [event["state"] for event in outcome.steps]
+    return _summary(store, run, address, _write_page(store, page, outcome.folder), states)
 
 
 def read_recorded(store: ObjectStore, run: str) -> RunSummary | None:
@@ -85,7 +87,7 @@ def read_recorded(store: ObjectStore, run: str) -> RunSummary | None:
         report = _write_page(store, page, settings().runs / run)
     except OSError:
         report = store.address_of(_page(page).key)
-    address = store.address_of(records.manifest_key(calls["compare"]))
+    address = store.address_of(records.made_key(calls["compare"]))
     return _summary(store, described, address, report, [call.state for call in calls.values()])
 
 

@@ -18,13 +18,14 @@ from sida.launch.nodes import Nodes
 from sida.planning import GPUS, Machines, check_division
 from sida.printing import one_line
 from sida.recipe import Recipe
-from sida.settings import settings
+from sida.settings import check_places, settings
 from sida.steps.recipes import recipe_address
 from sida.stores import open_own_store
 
 
 def share(*, store: str | None = None, trusted: Sequence[str] = ()) -> None:
     """Use the store and trust the detectors, here and in all that this process starts. Raises UserError for unusable settings."""
+    check_places()
     if trusted:
         os.environ["SIDA_TRUST_DETECTOR"] = ",".join([*settings().trusted_detectors, *trusted])
     opened = open_own_store(store or settings().store)

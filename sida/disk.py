@@ -1,4 +1,4 @@
-"""A full disk, in whatever words a library puts it: one line for the boundaries of commands, steps and workers."""
+"""Disks that take no writing: a full one, in whatever words a library puts it, and places of our own output that refuse it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sida.errors import UserError
@@ -36,6 +37,40 @@ def unsaid(folder: Path) -> UserError | None:
     if shutil.disk_usage(folder).free >= LEAST_BYTES:
         return None
     return UserError(f"disk full while writing in {folder}: free space or set SIDA_RUNS")
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Raise UserError, which begins with ``what``, unless a file can be made in the folder, or where it would be made."""
+    place = next((each for each in (path.absolute(), *path.absolute().parents) if each.exists()), Path("/"))
+    if not place.is_dir():
+        blocking = "" if place == path.absolute() else f"{place} "
+        raise UserError(f"{what} {path}: {blocking}is not a folder: name another one")
+    with writing(path, what), tempfile.TemporaryFile(dir=place):
+        pass
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raise UserError unless a file can be written: one that is there, or a new one in a folder that is."""
+    if path.is_dir():
+        raise UserError(f"{what} {path}: is a folder: name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{what} {path}: there is no folder {path.parent}: make it first")
+    if not path.exists():
+        with writing(path, what), tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    elif not os.access(path, os.W_OK):
+        raise UserError(f"{what} {path}: may not be written: change its permissions, or name another file")
+
+
+@contextmanager
+def writing(path: Path, what: str) -> Iterator[None]:
+    """Turn a failure of the disk while ``path`` is written into a line that begins with ``what`` named it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in CODES:
+            raise UserError(f"{what} {path}: disk full while writing: free space or name another place") from error
+        raise UserError(f"{what} {path}: cannot be written ({error.strerror}): name another place") from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -75,6 +75,16 @@ def manifest_key_in(address: str) -> str:
     return STEPS + address.rpartition(f"/{STEPS}")[2]
 
 
+def place_of(address: str) -> tuple[str, str]:
+    """Return the store's address and the key in the full address of a manifest, a failure or an object; else two empty texts."""
+    match = re.fullmatch(
+        rf"(.*)/({STEPS}[^/]+/[0-9a-f]{{64}}/[0-9]+\.json|{RUNS}[^/]+/failures/[0-9]+\.json|"
+        rf"{OBJECTS}[0-9a-f]{{2}}/[0-9a-f]{{64}}[^/]*)",
+        address,
+    )
+    return (match[1] or "/", match[2]) if match else ("", "")
+
+
 def attempt_at(key: str) -> Attempt | None:
     """Return the attempt whose manifest is at ``key``; None if something else is."""
     match = re.fullmatch(rf"{STEPS}([^/]+)/([0-9a-f]{{64}})/([0-9]+)\.json", key)

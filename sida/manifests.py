@@ -49,7 +49,7 @@ class About(Part):
     attempt: int
     created: str  # UTC, ISO 8601
     seconds: float
-    store: str  # address of the store that holds the objects
+    store: str  # address of the store that it was written to, which may have been moved since: see sida.origin
     etags: dict[str, str]  # object key -> etag at publication, checked when the result is reused
     code: str  # digest of the step's own sources
     inputs: dict[str, str]  # input name -> digest of its manifest

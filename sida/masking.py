@@ -6,6 +6,7 @@ This file alone decides what a secret looks like.
 from __future__ import annotations
 
 import re
+import unicodedata
 from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,8 +26,10 @@ _FIELD = re.compile(  # of a query
 )
 # What stands in an address may be percent-encoded, once or more often, where the address is itself part of another.
 _AT, _COLON, _SLASH = r"(?:@|\uff20|%(?:25)*40)", r"(?::|\uff1a|%(?:25)*3a)", r"(?:[/\\]|%(?:25)*(?:2f|5c))"
-_SEPARATOR = r"(?:%(?:25)*(?:3f|26|3b|23)|\\{1,4}u00(?:3f|26|3b|23))"  # the latter in JSON
-_EQUALS = r"(?:[=\uff1d]|%(?:25)*3d|\\{1,4}u003d)"
+_SEPARATOR = r"(?:%(?:25)*(?:3f|26|3b|23)|\\{1,4}(?:u00|x)(?:3f|26|3b|23))"  # the latter in JSON, and in escapes
+_EQUALS = r"(?:[=\ufe66\uff1d]|%(?:25)*3d|\\{1,4}(?:u00|x)3d)"
+_MARKS = r"?&;#|\u061f\ufe56\uff03\uff06\uff1b\uff1f"
+_UNSEEN = r"\u200b-\u200f\u2060\ufeff"  # what comes along when a text is copied
 _SCHEME = (  # whosever it is, with slips of the pen; of files it is no sign of a login
     r"(?:s3[an]?|gc?s|azure|az|abfss?|adls?|wasbs?|oss|r2|b2|minio|cosn?|obs|bos|tos|swift|(?:web)?hdfs|https?|hptts?|htt?s?"
     r"|ht+ps?|s?ftps?|ssh|scp|hf|dbfs|recipes)"
@@ -51,14 +54,34 @@ _LOGINS = (
         rf"{_AT_HOST}(?=[\w\[*$])",
         re.I,
     ),
+    # with spaces in it, but not a port before prose
+    re.compile(
+        rf"(?P<before>{_COLON}{_SLASH}{{2}}){_NO_LOGIN}"
+        rf"(?P<login>(?:[^\s:/?#@\"'<>]{{1,100}}[ ]){{0,2}}[^\s:/?#@\"'<>]{{0,100}}:(?!(?:\d+|port)\b)"
+        rf"[^\s:/?#@\"'<>]{{1,100}}(?:[ ][^\s:/?#@\"'<>]{{1,100}}){{0,2}}){_AT_HOST}(?=[\w\[$])",
+        re.I,
+    ),
 )
+_WHOLE = re.compile(r"://(?P<login>[^/?#]+)@")  # of a variable that is an address: whatever stands there
 _QUERY = re.compile(
-    rf"((?:[?&;#|\uff1f]|{_SEPARATOR})((?:[\w.~+$()/\[\]-]|%(?!(?:25)*(?:3d|3f|26|3b|23))){{1,80}}){_EQUALS}['\"]?)(?!\*\*\*)"
-    rf"((?:(?!{_SEPARATOR})[^?&;#|\s\"'<>])+)",
+    rf"((?:[{_MARKS}]|{_SEPARATOR})((?:[\w.~+$()/\[\]{_UNSEEN}-]|%(?!(?:25)*(?:3d|3f|26|3b|23))){{1,80}})"
+    rf"{_EQUALS}['\"]?)(?!\*\*\*)((?:(?!{_SEPARATOR})[^{_MARKS}\s\"'<>])+)",
+    re.I,
+)
+# Behind any other mark, or none: NAME=value of an unmistakable name, and not of an ordinary word or a number. An address has a few
+# names more, though not those that folders have (key=a/session=b).
+_IN_PATH = re.compile(_NAME.pattern + r"|signature|^x-(amz|goog)-|^(sig|sas|jwt)$", re.I)
+_PAIR = re.compile(
+    rf"((?<![a-z0-9_-])([a-z0-9_-]{{0,40}})(\s?{_EQUALS}\s?)['\"]?)(?![$*<{{]|\d+\b)([^{_MARKS}\s\"'<>,()]{{{SHORTEST},}})",
     re.I,
 )
 _KEY_BLOCK = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!\*\*\*).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S)
-_HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?!(?:\w+\s+)?\*\*\*)(?:\w+\s+)?)[^\s'\",]+", re.I)
+_HEADER = re.compile(
+    r"((?:authorization['\"]?\s*[:=]\s*['\"]?(?!(?:\w+\s+)?\*\*\*)(?:\w+\s+)?"
+    r"|(?:set-cookie|x-(?:(?:amz|goog)-(?:security-token|signature|credential)|(?:api|auth)-(?:key|token)))"
+    r"['\"]?\s*[:=]\s*['\"]?(?!\*\*\*)))[^\s'\",]+",
+    re.I,
+)
 _VALUES = {
     "an AWS access key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a token": re.compile(
@@ -87,6 +110,8 @@ def secret_in(text: str) -> str:
         return "an address with a login"
     if named := next((match for match in _QUERY.finditer(text) if _is_secret_field(match)), None):
         return f"an address with {_unquoted(named[2])}="
+    if named := next((match for match in _PAIR.finditer(text) if _is_secret_pair(match)), None):
+        return f"{named[2]}="
     if _KEY_BLOCK.search(text):
         return "a private key"
     if _HEADER.search(text):
@@ -120,7 +145,9 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
     """
     secrets = {value for name, value in variables.items() if is_secret_name(name)}
     texts = [value for value in variables.values() if "@" in value]
-    for login in (found["login"] for text_ in texts for pattern in _LOGINS for found in pattern.finditer(text_)):
+    for login in (
+        found["login"] for text_ in texts for pattern in (*_LOGINS, _WHOLE) for found in pattern.finditer(text_)
+    ):
         secrets |= {word for part in login.split(":", 1) for word in (part, unquote(part))}
     for value in sorted((value for value in secrets | _sent if len(value) >= SHORTEST), key=len, reverse=True):
         text = text.replace(value, MASK)
@@ -128,6 +155,7 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
     for pattern in _LOGINS:
         text = pattern.sub(rf"\g<before>{MASK}@", text)
     text = _QUERY.sub(lambda match: f"{match[1]}{MASK}" if _is_secret_field(match) else match[0], text)
+    text = _PAIR.sub(lambda match: f"{match[1]}{MASK}" if _is_secret_pair(match) else match[0], text)
     text = _HEADER.sub(rf"\1{MASK}", text)
     for pattern in _VALUES.values():
         text = pattern.sub(MASK, text)
@@ -147,8 +175,19 @@ def _is_secret_field(match: re.Match[str]) -> bool:
     return bool(_FIELD.search(_unquoted(match[2])))
 
 
+def _is_secret_pair(match: re.Match[str]) -> bool:
+    name = match[2].lower()[2 * (match.string[max(0, match.start() - 1) : match.start()] == "%") :]  # behind %2C
+    if name.endswith(("tokens", "_id", "webhook")):
+        return False
+    before = match.string[max(0, match.start() - 2000) : match.start()]
+    if "://" in before[max(map(before.rfind, " \t\n")) + 1 :]:
+        return bool(_IN_PATH.search(name))
+    return match[3].strip() == match[3] and bool(_NAME.search(name))
+
+
 def _unquoted(name: str) -> str:
-    """Return a name without percent-encoding, however often it was encoded."""
+    """Return a name as it is meant: without percent-encoding, however often it was encoded, and in plain letters."""
+    name = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
     while (plain := unquote(name)) != name:
         name = plain
     return name

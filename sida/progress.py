@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sida.disk import writing
+from sida.errors import UserError
 from sida.printing import one_line
 from sida.settings import settings
 
@@ -103,8 +105,11 @@ def log(step: str, path: Path) -> None:
 
 
 def error(step: str, message: str, exit_code: int) -> None:
-    """Report the one line that ends the run; 2 for what the user can fix, 1 otherwise."""
-    emit("error", step, message=one_line(message), exit_code=exit_code)
+    """Report the one line that ends the run; 2 for what the user can fix, 1 otherwise. Never fails."""
+    try:
+        emit("error", step, message=one_line(message), exit_code=exit_code)
+    except UserError:  # the events themselves may be what cannot be written
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -153,7 +158,7 @@ def _append(path: Path, line: bytes) -> None:
     if path == LOG:
         os.write(2, line)
         return
-    with path.open("ab", buffering=0) as file:
+    with writing(path, "SIDA_EVENTS"), path.open("ab", buffering=0) as file:
         file.write(line)
 
 

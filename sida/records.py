@@ -26,6 +26,7 @@ from sida.errors import NotFound, UserError
 from sida.failures import Failure, parse_failure
 from sida.manifests import Manifest, Part, first_fault, parse_manifest
 from sida.masking import masked
+from sida.origin import manifest_key, store_of
 from sida.printing import one_line
 from sida.process.identity import machine_id
 from sida.process.parent import PARENTS
@@ -109,15 +110,15 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item:
     if not run:
         return None
     options = settings()
-    inputs: dict[str, Input] = {}
+    store, inputs = open_store(options.store), dict[str, Input]()
     parameters: dict[str, str] = {}
     for name, value in arguments.items():
         if isinstance(value, list):
-            inputs |= {f"{name}.{number:02}": _input(Path(one), run, number) for number, one in enumerate(value)}
+            inputs |= {f"{name}.{number:02}": _input(store, Path(one), run, number) for number, one in enumerate(value)}
         if name == "recipe" or not isinstance(value, str):
             continue
         if value and (path := Path(value)).is_file():
-            inputs[name] = _input(path, run)
+            inputs[name] = _input(store, path, run)
         else:
             parameters[name] = value
     call = StepCall(
@@ -128,7 +129,7 @@ def begin(run: str, step: str, version: int, arguments: Mapping[str, Any], item:
         inputs=inputs,
         parameters=parameters,
         image=options.image,
-        store=open_store(options.store).address,
+        store=store.address,
         started=now(),
         item=item,
         driver=_driver(),
@@ -142,17 +143,17 @@ def _driver() -> str:
     return f"{first[0]} {machine_id()}" if first else ""
 
 
-def _input(path: Path, run: str, number: int = 0) -> Input:
-    """Return the published address of the manifest in a local file, from its own fields. A failure is kept with the run."""
+def _input(store: ObjectStore, path: Path, run: str, number: int = 0) -> Input:
+    """Return the address of the manifest in a local file. A failure is kept with the run, in ``store``."""
     content = path.read_bytes()
     digest = digest_of_input(content, str(path))
     if parse_failure(content):
-        store, key = open_store(settings().store), layout.failure_key(run, number)
+        key = layout.failure_key(run, number)
         store.put(key, content)
-        return Input(address=store.address_of(key), digest=digest)
-    about = parse_manifest(content, str(path)).about
-    key = layout.manifest_key(about.step, about.key, about.attempt)
-    return Input(address=open_store(about.store).address_of(key), digest=digest)
+    else:
+        manifest = parse_manifest(content, str(path))
+        store, key = store_of(manifest), manifest_key(manifest)
+    return Input(address=store.address_of(key), digest=digest)
 
 
 def pass_on(run: str, failure: Failure) -> str:
@@ -207,7 +208,7 @@ def runs(store: ObjectStore) -> list[str]:
     begun: dict[str, str] = {}
     for key in store.list(layout.RUNS):
         if place := layout.call_at(key):
-            started = _parse(store.read(key), store.address_of(key)).started
+            started = _call_at(store, key).started
             begun[place[0]] = min(started, begun.get(place[0], started))
     return sorted(begun, key=lambda run: (begun[run], run))
 
@@ -217,7 +218,7 @@ def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
     by_step = {}
     for key in store.list(layout.calls_folder(run)):
         if place := layout.call_at(key):
-            by_step[place[1]] = _parse(store.read(key), store.address_of(key))
+            by_step[place[1]] = _call_at(store, key)
     return dict(sorted(by_step.items(), key=lambda item: item[1].started))
 
 
@@ -226,11 +227,11 @@ def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Ma
 
     Raises UserError for one that this version cannot read, NotFound for one that is gone.
     """
-    keys = {step: manifest_key(call) for step, call in calls.items() if call.manifest}
+    keys = {step: made_key(call) for step, call in calls.items() if call.manifest}
     return {step: parse_manifest(store.read(key), store.address_of(key)) for step, key in keys.items()}
 
 
-def manifest_key(call: StepCall) -> str:
+def made_key(call: StepCall) -> str:
     """Return the key of the manifest that a call made."""
     return layout.manifest_key_in(call.manifest)
 
@@ -239,7 +240,7 @@ def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
     """Return a step's recorded call, ``step`` or ``step.item``. Raises UserError that says which runs or steps there are."""
     key = layout.call_key(run, step)
     try:
-        call = _parse(store.read(key), store.address_of(key))
+        call = _call_at(store, key)
     except NotFound:
         if there := list(calls(store, run)):
             raise UserError(
@@ -251,11 +252,21 @@ def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
     return call
 
 
-def _parse(content: bytes, where: str) -> StepCall:
+def _call_at(store: ObjectStore, key: str) -> StepCall:
+    """Return a recorded call. What it names in its own store has the address that it has now: the store may have been moved."""
     try:
-        return StepCall.model_validate_json(content)
+        call = StepCall.model_validate_json(store.read(key))
     except ValidationError as error:
-        raise UserError(f"{where}: {first_fault(error)}: not a record that this version reads") from error
+        raise UserError(
+            f"{store.address_of(key)}: {first_fault(error)}: not a record that this version reads"
+        ) from error
+
+    def now_at(address: str) -> str:
+        there, key = layout.place_of(address)
+        return store.address_of(key) if there == call.store.rstrip("/") else address
+
+    inputs = {name: Input(address=now_at(given.address), digest=given.digest) for name, given in call.inputs.items()}
+    return call.model_copy(update={"store": store.address, "manifest": now_at(call.manifest), "inputs": inputs})
 
 
 def end_of(store: ObjectStore, run: str) -> RunEnd | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sida.addresses import checked, local_path
+from sida.disk import check_file, check_folder
 from sida.errors import UserError
 
 VARIABLES = {
@@ -109,6 +110,16 @@ def settings() -> Settings:
         lease_seconds=min(_number("SIDA_LEASE_SECONDS", 30, SHORTEST_LEASE_SECONDS), LONGEST_SECONDS),
         lease_wait=_number("SIDA_LEASE_WAIT", 0),
     )
+
+
+def check_places() -> None:
+    """Raise UserError for a file or folder of our own output that the environment names and that cannot be written."""
+    here = settings()
+    for variable, folder in (("SIDA_RUNS", here.runs), ("SIDA_CACHE", here.cache)):
+        if os.environ.get(variable):
+            check_folder(folder, variable)
+    if here.events is not None and str(here.events) != "-":
+        check_file(here.events, "SIDA_EVENTS")
 
 
 def _folder(variable: str) -> Path | None:

@@ -15,9 +15,10 @@ from typing import Any
 
 from sida.addresses import redact
 from sida.errors import Corrupt, NotFound, SidaError, UserError
-from sida.layout import attempt_at, manifest_key_in, step_folder
-from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, parse_manifest
+from sida.layout import attempt_at, object_key, place_of, step_folder
+from sida.manifests import Manifest, ReferenceResult, Score, ScoresResult, digest_of, parse_manifest
 from sida.printing import one_line
+from sida.recipe import Recipe
 from sida.registry import EVERY_STEP
 from sida.scoring.interval import half_width
 from sida.steps.recipes import recipe_of
@@ -26,6 +27,8 @@ from sida.stores.base import ObjectRef
 from sida.stores.objects import verify_object
 
 DEEPEST = 20  # manifests below each other: a run has seven
+LARGEST_RECIPE = 1 << 20  # bytes: ours have 5 KiB
+_NO_STEP = "which no step writes: it was changed; run its step again"
 TOLERANCE = 1e-3  # of the value: float32 kernels of another machine; the same machine gives the same bits
 
 
@@ -49,6 +52,8 @@ class Chain:
     links: list[Link] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     manifests: dict[str, Manifest] = field(default_factory=dict)  # by path from the score: "", "model", "model/teacher"
+    met: dict[str, Manifest] = field(default_factory=dict)  # by key
+    recipes: dict[str, Recipe | None] = field(default_factory=dict)  # by key; None: gone or damaged
 
     @property
     def problems(self) -> list[Link]:
@@ -58,19 +63,20 @@ class Chain:
 
 def open_chain(address: str) -> tuple[ObjectStore, str]:
     """Return the store and the key of a manifest at a full address. Raises UserError for another form."""
-    key = manifest_key_in(address)
-    if attempt_at(key) is None or not address.endswith(f"/{key}"):
+    store, key = place_of(address)
+    if attempt_at(key) is None:
         raise UserError(
             f"{redact(address)}: not the address of a step's manifest (.../steps/score/KEY/1.json): `score` prints it"
         )
-    return open_store(address.removesuffix(f"/{key}") or "/"), key
+    return open_store(store), key
 
 
 def verify(address: str, *, hashing: bool = True) -> Chain:
     """Walk the chain under a manifest; with ``hashing`` every object is read whole and compared with its digest.
 
     A broken link does not end the walk where the rest can still be reached. Raises UserError when there is nothing at
-    ``address``, and Corrupt when that very manifest is damaged.
+    ``address`` or when a manifest cannot be a step's (no recipe or another one, made from itself), and Corrupt when that very
+    manifest is damaged.
     """
     store, key = open_chain(address)
     try:
@@ -94,11 +100,11 @@ def _exact(content: bytes, address: str) -> Manifest:
     return manifest
 
 
-def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
+def _walk(chain: Chain, path: str, key: str, manifest: Manifest, above: tuple[str, ...] = ()) -> None:
     if path.count("/") > DEEPEST:
         raise Corrupt(f"{chain.store.address}: manifests name each other more than {DEEPEST} deep, which no step does")
     chain.seen.add(key)
-    chain.manifests[path] = manifest
+    chain.manifests[path] = chain.met[key] = manifest
     name = path or manifest.about.step
     if attempt_at(key) != (manifest.about.step, manifest.about.key, manifest.about.attempt):
         chain.links.append(
@@ -106,7 +112,8 @@ def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
         )
     chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key)))
     _check_code(chain, name, manifest)
-    for ref in [*([manifest.about.recipe] if manifest.about.recipe else []), *manifest.objects()]:
+    _check_recipe(chain, name, key, manifest)
+    for ref in manifest.objects():
         if ref.key not in chain.seen:
             chain.seen.add(ref.key)
             chain.links.append(_checked(chain, f"{name}: {ref.name}", ref))
@@ -115,17 +122,19 @@ def _walk(chain: Chain, path: str, key: str, manifest: Manifest) -> None:
         source = manifest.about.input_keys.get(kind)
         if source is None:
             chain.links.append(Link(f"{below}: manifest", "", f"{name} does not say where its input lies"))
+        elif source in (*above, key):
+            raise UserError(f"{chain.store.address_of(key)}: is made from itself by its input {kind!r}, {_NO_STEP}")
         elif source not in chain.seen:
-            _descend(chain, below, source, digest)
-        elif (met := next((m for m in chain.manifests.values() if m.digest == digest), None)) is not None:
-            chain.manifests.setdefault(below, met)
+            _descend(chain, below, source, digest, (*above, key))
+        elif source in chain.met and chain.met[source].digest == digest:
+            chain.manifests.setdefault(below, chain.met[source])
         else:
             chain.links.append(
                 Link(f"{below}: manifest", "", f"{one_line(source, 120)} is not what {name} was made from")
             )
 
 
-def _descend(chain: Chain, path: str, key: str, digest: str) -> None:
+def _descend(chain: Chain, path: str, key: str, digest: str, above: tuple[str, ...]) -> None:
     address = ""
     try:
         address = chain.store.address_of(key)
@@ -135,12 +144,39 @@ def _descend(chain: Chain, path: str, key: str, digest: str) -> None:
     except SidaError as error:
         chain.links.append(Link(f"{path}: manifest", address, str(error)))
         return
-    _walk(chain, path, key, manifest)
+    _walk(chain, path, key, manifest, above)
 
 
-def _checked(chain: Chain, name: str, ref: ObjectRef) -> Link:
+def _check_recipe(chain: Chain, name: str, key: str, manifest: Manifest) -> None:
+    """Refuse a manifest without the recipe that its step was called with: one that is read, and asks for its parameters."""
+    ref, where = manifest.about.recipe, chain.store.address_of(key)
+    if ref is None:
+        raise UserError(f"{where}: records no recipe, so an older version wrote it, or no step: run its step again")
+    if ref.key != object_key(ref.sha256, "recipe.json") or ref.size > LARGEST_RECIPE:
+        raise UserError(f"{where}: the recipe that it records is another object, {one_line(ref.key, 90)}, {_NO_STEP}")
+    if ref.key not in chain.recipes:
+        chain.seen.add(ref.key)
+        link = _checked(chain, f"{name}: {ref.name}", ref, hashing=True)
+        chain.links.append(link)
+        try:
+            chain.recipes[ref.key] = None if link.problem else recipe_of(chain.store, manifest)
+        except UserError as error:
+            raise UserError(
+                f"{where}: the recipe that it records is none ({one_line(str(error), 120)}), {_NO_STEP}"
+            ) from error
+    recipe, step = chain.recipes[ref.key], EVERY_STEP.get(manifest.about.step)
+    if recipe is None or step is None:
+        return
+    made, asked = manifest.about.parameters, step.asks(recipe)
+    if differ := [what for what in asked if what in made and digest_of(made[what]) != digest_of(asked[what])]:
+        raise UserError(
+            f"{where}: its recipe asks for another {one_line(differ[0], 40)} than it was made with, {_NO_STEP}"
+        )
+
+
+def _checked(chain: Chain, name: str, ref: ObjectRef, *, hashing: bool = False) -> Link:
     problem = ""
-    if chain.hashing:
+    if chain.hashing or hashing:
         try:
             verify_object(chain.store, ref)
         except SidaError as error:
@@ -181,6 +217,8 @@ def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Man
             yield "the reference is not the one below it"
         elif any(row.metric != moments.metric for row in result.rows):
             yield f"its metric is not the reference's, {one_line(moments.metric, 40)}"
+        elif manifest.about.inputs.get("dataset", moments.dataset_digest) != moments.dataset_digest:
+            yield "the data set is not that of its reference"
         elif not result.detector_sha256 == moments.detector_sha256 == moments.detector.sha256:
             yield "the detector is not the reference's"
     if (model := below.get("model")) is not None:
@@ -220,11 +258,8 @@ def _sums(result: ScoresResult) -> Iterator[str]:
 
 def _seeds(chain: Chain, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
     """Yield a problem for each reported range that overlaps another one or the seeds that the checkpoint was chosen by."""
-    if manifest.about.recipe is None:
-        return
-    try:
-        recipe = recipe_of(chain.store, manifest)
-    except SidaError:
+    recipe = chain.recipes.get(manifest.about.recipe.key) if manifest.about.recipe else None
+    if recipe is None:
         return  # reported where the recipe itself was hashed
     for row in result.rows:
         taken = [(0, recipe.evaluation.selection_images)] if row.model == "generator" else []

@@ -14,6 +14,14 @@ def test_what_is_built_is_taken_apart_again() -> None:
     attempt = layout.Attempt("score", KEY, 12)
     assert layout.attempt_at(layout.manifest_key(*attempt)) == attempt
     assert layout.manifest_key_in(f"s3://bucket/steps/{layout.manifest_key(*attempt)}") == layout.manifest_key(*attempt)
+    for key in (
+        layout.manifest_key(*attempt),
+        layout.failure_key("run-1", 3),
+        layout.object_key(KEY, "net.safetensors"),
+    ):
+        for store in ("s3://bucket/steps", "s3://bucket", "file:///a b/%41", "/a"):
+            assert layout.place_of(f"{store}/{key}") == (store, key)
+        assert layout.place_of(key) == layout.place_of(f"/a/{key}/b") == ("", "")
     held = layout.step_folder("score", KEY)
     assert layout.lease_at(layout.lease_key(held, 3)) == (held, 3)
     job = layout.job_folder(*attempt)

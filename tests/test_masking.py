@@ -77,6 +77,29 @@ WORD = "hushhush"
         rf"https://host/x?a=1\u0026token={WORD}",  # as JSON has it
         rf"https://host/x?a=1\u0026b=2\u0026sig\u003d{WORD}\u0026c=3",
         rf"https://host/x\\u003ftoken\\u003d{WORD}",  # in JSON that is itself a text of JSON
+        rf"https://host/x\x3ftoken\x3d{WORD}",
+        f"https://my name:{WORD}@host/x",
+        f"https://me:my {WORD}@host/x",
+        f"https://me :{WORD}@host/x",
+        f"s3://my key:{WORD} w@bucket/x",
+        f"https://us er:pa ss {WORD}@[::1]:80/x",
+        f"https://host/x&sig={WORD}",
+        f"https://host/x?a=b&amp;sig={WORD}",
+        *(
+            f"https://host/x{mark}access_token={WORD}"
+            for mark in (*",/!*:@ \t", "%2C", "? ", "\uff1b", "\uff06", "\ufe56")
+        ),
+        *(f"https://host/x{mark}sig={WORD}" for mark in (*",/!*:@", "%2C")),
+        f"https://host/x?token ={WORD}",
+        f"https://host/x?to\u200bken={WORD}",
+        f"https://host/x?\uff54\uff4f\uff4b\uff45\uff4e={WORD}",
+        f"https://host/x?token\ufe66{WORD}",
+        f"token={WORD}",
+        f"--password={WORD}",
+        f"host=h password='{WORD}' port=1",
+        f"AWS_SECRET_ACCESS_KEY={WORD}",
+        f"X-Amz-Signature={WORD}",
+        f"x-amz-security-token: {WORD}",
     ],
 )
 def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -> None:
@@ -107,6 +130,13 @@ def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -
         "./a:b@c, /home/me@work/a:b@c",
         '{"name":"x","mail":"me@host"}',
         "fid:1.92@50k, top1:76@224",
+        "https://host:8080 or me@example.org, https://host: write to me@example.org",
+        "https://host:port or me@example.org",
+        "the token = a patch, a secret: none, tokens=12345678, max_tokens=123456ab, token=1234567890",
+        "s3://bucket/key=images/session=20261129a/code=abcdefgh/x.zip",
+        "password=$MLFLOW_TRACKING_PASSWORD, token=${TOKEN_OF_MINE}, secret=<the secret>, token=***",
+        "image-pull-secret: my-registry-login, --token TEXT, a password is asked for",
+        "cookies and credentials come from the environment; sort(key=something)",
     ],
 )
 def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
@@ -118,6 +148,8 @@ def test_the_password_in_a_variable_s_address_is_masked_wherever_it_stands_alone
     variables = {"MLFLOW_TRACKING_URI": "http://me:pass%20word@host", "AWS_SECRET_ACCESS_KEY": "0123456789"}
     text = "login with 'pass word' or pass%20word, key 0123456789"
     assert masked(text, variables) == "login with '***' or ***, key ***"
+    mistyped = {"MLFLOW_TRACKING_URI": "http://me: hushhush@host"}
+    assert masked("no server at http://me: hushhush@host", mistyped) == "no server at http://***@host"
 
 
 @pytest.mark.parametrize("name", ["SIDA_WEBHOOK", "KFP_TOKEN", "kfp_cookies", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD"])

@@ -87,8 +87,9 @@ def key(step: Step[Any], recipe: Recipe, **inputs: str) -> str:
     """The step's key for this recipe and inputs of these names."""
 
     class Looking(StepRun):
-        def claim(self, parameters: Mapping[str, Any], **inputs: Manifest[Any]) -> None:
-            raise Known(key_of(step.name, step.version, parameters, inputs, self.repeat))
+        def claim(self, parameters: Mapping[str, Any] | None = None, **inputs: Manifest[Any]) -> None:
+            asked = step.asks(recipe) | dict(parameters or {})
+            raise Known(key_of(step.name, step.version, asked, inputs, self.repeat))
 
     taken = {name: manifest(given, step.inputs[name].kind) for name, given in inputs.items()}
     with Looking(step, recipe, None) as run:

@@ -17,10 +17,10 @@ from kfp import dsl
 from sida import recipe
 from sida.errors import Corrupt, Fenced, LeaseHeld, UserError
 from sida.manifests import DatasetResult, Manifest, TeacherResult, parse_manifest, read_manifest
+from sida.origin import manifest_key
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps import From, StepOutcome, StepRun, carried, step
-from sida.steps.attempts import manifest_key
 from sida.steps.execute import execute, execute_one_of_many
 from sida.steps.recipes import recipe_address, recipe_at
 from sida.stores import fetch_object, open_store

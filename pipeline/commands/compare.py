@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import output
-from pipeline.arguments import STORE, argument, file_path
+from pipeline.arguments import STORE, argument, output_folder
 from sida import recipe, records
 from sida.errors import UserError
 from sida.report.comparison.entries import benchmarks, finished_runs, in_words
@@ -32,7 +32,9 @@ ARGUMENTS = (
     argument("recipes", "RECIPE", "names of recipes (default: all that have a run, and the paper's)", nargs="*"),
     argument("--runs", "RUN", "ids of runs (default: all in the store)", nargs="+", default=[]),
     STORE,
-    argument("--output", "FOLDER", "where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)", type=file_path),
+    argument(
+        "--output", "FOLDER", "where the page, CSV and JSON go (default: <SIDA_RUNS>/comparison)", type=output_folder
+    ),
 )
 
 

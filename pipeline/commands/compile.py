@@ -14,13 +14,14 @@ import argparse
 import sys
 
 from pipeline import profile, remote
-from pipeline.arguments import ANY_PROFILE, RECIPE, argument, file_path, flag
+from pipeline.arguments import ANY_PROFILE, RECIPE, argument, flag, output_file
+from sida.disk import writing
 
 ARGUMENTS = (
     RECIPE,
     *remote.TO_COMPILE,
     ANY_PROFILE,
-    argument("--output", "FILE", "write there instead of stdout", type=file_path),
+    argument("--output", "FILE", "write there instead of stdout", type=output_file),
     flag("--kubernetes", "on Kubeflow: Pipeline and PipelineVersion objects for kubectl, in place of IR YAML"),
 )
 
@@ -32,7 +33,8 @@ def main(args: argparse.Namespace) -> int:
     if cluster is None:
         print("note: no profile: the image is a placeholder, fit to be read but not to be run", file=sys.stderr)
     if args.output:
-        args.output.write_text(compiled.text, encoding="utf-8")
+        with writing(args.output, "--output"):
+            args.output.write_text(compiled.text, encoding="utf-8")
         print(f"{compiled.version}: {args.output}", file=sys.stderr)
     else:
         print(compiled.text, end="")

@@ -14,7 +14,7 @@ import argparse
 from dataclasses import asdict
 
 from pipeline import output
-from pipeline.arguments import argument, file_path
+from pipeline.arguments import argument, file_path, output_folder
 from sida.errors import UserError
 from sida.masking import secret_in
 from sida.recipe import load
@@ -22,7 +22,7 @@ from sida.teachers.convert import convert
 
 ARGUMENTS = (
     argument("file", "FILE", "the network as published", type=file_path),
-    argument("--output", "DIR", "folder for the two files", type=file_path, required=True),
+    argument("--output", "DIR", "folder for the two files", type=output_folder, required=True),
     argument("--recipe", "RECIPE", "takes architecture and licence from its teacher section"),
     argument("--licence", "TEXT", "licence of the weights, recorded in the files"),
 )

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 
 from pipeline import output
-from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, file_path
+from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, output_folder
 from sida import recipe
 from sida.export.generator import open_generator
 
 ARGUMENTS = (
     GENERATOR,
-    argument("--output", "FOLDER", "a folder that does not exist yet", type=file_path, required=True),
+    argument("--output", "FOLDER", "a folder that does not exist yet", type=output_folder, required=True),
     RECIPE_OF_FILE,
 )
 

@@ -20,9 +20,10 @@ from string import Template
 import yaml
 
 from pipeline import output
-from pipeline.arguments import argument, file_path, flag, whole
+from pipeline.arguments import argument, flag, output_file, whole
 from sida import recipe
 from sida.addresses import checked
+from sida.disk import check_file
 from sida.errors import UserError
 from sida.recipe.texts import refuse_secret
 from sida.stores.objects import sha256_of
@@ -34,7 +35,7 @@ ARGUMENTS = (
     argument("--images", "ADDRESS", "folder or zip of the training images", default="images"),
     argument("--resolution", "N", "of the teacher: 32 (default), 64, ...", type=int, default=32),
     argument("--classes", "N", "number of classes; 0 (default): none", type=whole(0), default=0),
-    argument("--output", "FILE", "default: NAME.yaml in this folder", type=file_path),
+    argument("--output", "FILE", "default: NAME.yaml in this folder", type=output_file),
     flag("--train", "there is no teacher yet: train a small one on the images"),
 )
 
@@ -48,8 +49,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--resolution {args.resolution}: the template's networks take 16, 32, 64, ... ")
     if path.exists():
         raise UserError(f"{path}: exists already: remove it, or name another with --output")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}: make it first")
+    check_file(path, "the recipe")
     if args.train and args.teacher != "teacher.pkl":
         raise UserError("--teacher and --train: the teacher is there, or it is trained: leave one out")
     for option, address in (("--teacher", args.teacher), ("--images", args.images)):  # before anything is written

@@ -15,10 +15,11 @@ from __future__ import annotations
 import argparse
 
 from pipeline import output
-from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, file_path, whole
+from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, output_file, output_folder, whole
 from sida import recipe
 from sida.errors import UserError
 from sida.export.generator import open_generator
+from sida.foreign.boundary import no_file
 from sida.printing import one_line
 
 MOST = 1_000_000
@@ -50,8 +51,8 @@ ARGUMENTS = (
         choices=("ours", "authors"),
         default="ours",
     ),
-    argument("--grid", "FILE", "write one PNG with all images", type=file_path),
-    argument("--output", "FOLDER", "write a PNG for each seed", type=file_path),
+    argument("--grid", "FILE", "write one PNG with all images", type=output_file),
+    argument("--output", "FOLDER", "write a PNG for each seed", type=output_folder),
     RECIPE_OF_FILE,
     argument("--batch", "N", "images made at once (default 64)", type=whole(1), default=64),
 )
@@ -61,8 +62,10 @@ def main(args: argparse.Namespace) -> int:
     """Draw, then name the files."""
     if args.grid is None and args.output is None:
         raise UserError("nothing to write: give --grid FILE, or --output FOLDER")
-    if args.grid is not None and not args.grid.absolute().parent.is_dir():
-        raise UserError(f"--grid {args.grid}: there is no folder {args.grid.parent}: make it first")
+    if (
+        args.grid is not None and args.grid.exists() and (problem := no_file(args.grid))
+    ):  # which the picture would replace
+        raise UserError(f"--grid {args.grid}: {problem}: name another one")
     generator = open_generator(args.generator, recipe.load(args.recipe) if args.recipe else None)
 
     from sida.export import sample as sampling  # torch

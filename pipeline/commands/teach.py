@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline import output, running
-from pipeline.arguments import AMOUNT, RECIPE, STORE, WAIT, argument, file_path
+from pipeline.arguments import AMOUNT, RECIPE, STORE, WAIT, argument, output_folder
 from sida.manifests import DatasetResult, TeacherResult, of_kind, parse_manifest
 from sida.stores import read_address
 from sida.training.assets import export_assets
@@ -28,7 +28,9 @@ ARGUMENTS = (
     WAIT,
     AMOUNT,
     argument("--force", "STEP", "make a new attempt: prepare_data or teach", action="append", default=[]),
-    argument("--output", "FOLDER", "folder for the files (default ./assets)", type=file_path, default=Path("assets")),
+    argument(
+        "--output", "FOLDER", "folder for the files (default ./assets)", type=output_folder, default=Path("assets")
+    ),
 )
 
 

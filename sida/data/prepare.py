@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 NAMED = 3  # bad images named in a message; the listing names all
 
 
-@step(version=2, sources=("sida/data",))
+def _asks(recipe: Recipe) -> dict[str, Any]:
+    return recipe.dataset.model_dump(mode="json", exclude={"address"})
+
+
+@step(version=2, sources=("sida/data",), asks=_asks)
 def prepare_data(run: StepRun, recipe: Recipe) -> DatasetResult:
     """Turn the recipe's images into verified shards.
 
@@ -47,7 +51,7 @@ def prepare_data(run: StepRun, recipe: Recipe) -> DatasetResult:
 
     dataset = recipe.dataset
     identity = identify(dataset)
-    run.claim(dataset.model_dump(mode="json", exclude={"address"}) | {"identity": identity})
+    run.claim({"identity": identity})
     with scratch_folder() as folder:
         result = _prepare(run, identity, folder)
     if identify(dataset) != identity:

@@ -15,10 +15,11 @@ from sida.addresses import checked, redact
 from sida.errors import NotFound, UserError
 from sida.foreign.boundary import no_file
 from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
+from sida.origin import store_of
 from sida.printing import one_line
 from sida.recipe import Network
 from sida.scoring.adopt import as_safetensors, generator_network
-from sida.stores import open_folder, open_store, read_address
+from sida.stores import open_folder, read_address
 from sida.stores.objects import fetch_object, sha256_of
 from sida.teachers.files import load_network
 from sida.teachers.formats import read_network
@@ -68,7 +69,8 @@ def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
     with path.open("rb") as file:
         head = file.read(1)
     if head in JSON:
-        return _from_manifest(read_address(f"file://{path.absolute()}"), name)
+        place = f"file://{path.absolute()}"
+        return _from_manifest(read_address(place), name, place)
     return _from_file(path, name, recipe)
 
 
@@ -77,7 +79,7 @@ def _from_store(address: str, recipe: Recipe | None) -> Generator:
     try:
         size = store.stat(key).size
         if store.read(key, 0, 1) in JSON:
-            return _from_manifest(store.read(key), redact(address))
+            return _from_manifest(store.read(key), redact(address), address)
     except NotFound as error:
         raise UserError(f"{redact(address)}: nothing is there: {HOW}") from error
     with tempfile.TemporaryDirectory() as folder:
@@ -87,9 +89,9 @@ def _from_store(address: str, recipe: Recipe | None) -> Generator:
         return _from_file(path, redact(address), recipe)
 
 
-def _from_manifest(content: bytes, where: str) -> Generator:
+def _from_manifest(content: bytes, where: str, place: str) -> Generator:
     manifest: Manifest = parse_manifest(content, where)
-    store, result = open_store(manifest.about.store), manifest.result
+    store, result = store_of(manifest, place), manifest.result
     if isinstance(result, RunResult):
         return replace(_from_file(fetch_object(store, result.generator), where, None), licence=result.licence)
     if not isinstance(result, GeneratorResult):

@@ -29,7 +29,7 @@ def reading(label: str, path: Path | None = None, problem: str = "damaged, or no
         ours = isinstance(error, UserError)
         if (isinstance(error, SidaError) and not ours) or (isinstance(error, OSError) and error.errno in CODES):
             raise
-        if instead := path and what_it_is_instead(path):
+        if path is not None and (instead := what_it_is_instead(path)):
             raise Refused(f"{label} is {instead}") from error
         if ours:
             raise
@@ -46,6 +46,14 @@ def no_file(path: Path) -> str:
     if path.is_dir():
         return "is a folder, not a file"
     return "is a pipe, socket or device, not a file" if path.exists() else "no such file"
+
+
+def unreadable(label: str, path: Path, error: OSError) -> UserError:
+    """Return the error for a path that cannot be opened as the file that it should be."""
+    kind = no_file(path)
+    if kind.startswith("is"):
+        return UserError(f"{label} {kind}: give a file")
+    return UserError(f"{label}: {kind or f'cannot be read ({error.strerror})'}: check the path")
 
 
 def reason(error: BaseException) -> str:

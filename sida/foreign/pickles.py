@@ -6,9 +6,9 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from sida.errors import Refused, UserError
+from sida.errors import Refused
 from sida.foreign.accepted import CALLS
-from sida.foreign.boundary import reading
+from sida.foreign.boundary import reading, unreadable
 from sida.foreign.limits import Budget
 from sida.foreign.machine import Machine
 from sida.foreign.torch_streams import read_storage
@@ -40,4 +40,4 @@ def _mapped(path: Path, label: str) -> mmap.mmap | bytes:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
-        raise UserError(f"cannot read {label}: {error.strerror}") from error
+        raise unreadable(label, path, error) from error

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from sida.errors import SidaError
 from sida.manifests import Manifest, Part, first_fault
-from sida.steps.attempts import manifest_key
+from sida.origin import manifest_key
 from sida.stores.base import ObjectRef
 
 O = TypeVar("O", bound=Part)  # noqa: E741

@@ -66,7 +66,8 @@ def frechet_distance(
     """|mu1 - mu2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)), means [F] and covariances [F, F]; computed in float64 where they live.
 
     tr sqrt(S1 S2) is the sum of the roots of the eigenvalues of F^T S2 F, F F^T = S1: symmetric, so it is real and stays
-    accurate for singular covariances, where the general matrix root does not. Rounding's negative eigenvalues count as 0.
+    accurate for singular covariances, where the general matrix root does not. Rounding's negative eigenvalues count as 0:
+    those that ``check_covariance`` allows, with m the largest entry or squared mean, from which a covariance was subtracted.
     Raises ValueError for entries that are not finite, and for matrices that are no covariances.
 
     >>> one, two = torch.eye(2), 4 * torch.eye(2)
@@ -82,10 +83,10 @@ def frechet_distance(
     for sigma in (sigma1, sigma2):
         _refuse_asymmetric(sigma)
     try:
-        eigenvalues = torch.linalg.eigvalsh(_congruent(*_factor(sigma1, sigma2)))
+        squared = max((float(mu.square().max()) for mu in (mu1, mu2) if len(mu)), default=0.0)
+        eigenvalues = torch.linalg.eigvalsh(_congruent(*_factor(sigma1, sigma2, squared)))
     except torch.linalg.LinAlgError as error:  # products beyond float64
         raise ValueError("the covariances of a Frechet distance are too large to be multiplied") from error
-    _refuse_negative(eigenvalues)
     difference = mu1 - mu2
     roots = eigenvalues.clamp_min(0).sqrt().sum()
     distance = float(difference @ difference + sigma1.trace() + sigma2.trace() - 2 * roots)
@@ -95,7 +96,13 @@ def frechet_distance(
 
 
 def check_covariance(sigma: Tensor) -> None:
-    """Raise ValueError for a matrix [F, F] that is no covariance, beyond what rounding explains."""
+    """Raise ValueError for a matrix [F, F] that is no covariance, beyond what rounding explains.
+
+    With u = 2^-52 and the largest entry m, an eigenvalue may be 1000 F u m below 0, and a variance too: a sum over N images is
+    off by about sqrt(N) u, for up to a million of them 1000 u, and if every entry is off by at most e, no eigenvalue moves by
+    more than F e. Where all entries are numbers of float32 an eigenvalue may be 2 sqrt(F) 2^-23 m below 0: their errors are
+    independent, and such a matrix moves eigenvalues by about sqrt(F) e.
+    """
     sigma = sigma.to(torch.float64)
     _refuse_asymmetric(sigma)
     _refuse_indefinite(sigma)
@@ -103,16 +110,16 @@ def check_covariance(sigma: Tensor) -> None:
 
 _ASYMMETRY = 1e-6  # of the largest entry; float32 statistics stay within it
 _GIVEN_BACK = 1e-11  # of the largest variance: rounding's size for thousands of features
-_NEGATIVE = 1e-5  # of the largest eigenvalue: far above what float32 statistics and rounding make
+_SUMMED = 1000  # units that the sum over a million images is off by, as its square root
 _LOW_RANK = 0.9  # of the features: above it the other one's Cholesky factor is less work, and few roots are of 0
 _PROBES = 32  # an entry that is wrong escapes one of them with a chance of at most 1/2
 
 
-def _factor(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, bool]:
+def _factor(one: Tensor, two: Tensor, scale: float) -> tuple[Tensor, Tensor, bool]:
     """Return F [n, r] with F F^T = one of the two, the other, and whether F is lower triangular.
 
     The distance is the same whichever is factored: the one of low rank, a covariance of few samples, where there is one, so
-    that the rest of the work shrinks with it. Raises ValueError if either is no covariance.
+    that the rest of the work shrinks with it. Raises ValueError if either is no covariance; ``scale``: the largest squared mean.
     """
     tried = [(covariance, *torch.linalg.cholesky_ex(covariance)) for covariance in (one, two)]
     # The leading minor at which Cholesky's method fails hints at the rank; a wrong hint costs time only.
@@ -121,11 +128,11 @@ def _factor(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, bool]:
     )
     regular = most > len(one)
     if not regular:
-        _refuse_indefinite(high)
+        _refuse_indefinite(high, scale)
     if (not regular or least <= _LOW_RANK * len(one)) and (factor := _pivoted(low)) is not None:
         return factor, high, False
     if least <= len(one):
-        _refuse_indefinite(low)
+        _refuse_indefinite(low, scale)
     if regular:
         return triangle, low, True
     values, vectors = torch.linalg.eigh(low)
@@ -178,20 +185,23 @@ def _refuse_asymmetric(sigma: Tensor) -> None:
         raise ValueError("a covariance is not symmetric")
 
 
-def _refuse_indefinite(sigma: Tensor) -> None:
-    """Refuse an indefinite matrix by a Cholesky factor of it with a small shift; without one, eigenvalues decide."""
-    trace = float(sigma.trace())
-    largest = float(sigma.square().sum()) / trace if trace > 0 else 0.0  # or less than the largest eigenvalue
-    _, failed = torch.linalg.cholesky_ex(sigma + _NEGATIVE * largest * torch.eye(len(sigma)).to(sigma))
-    if int(failed):
-        _refuse_negative(torch.linalg.eigvalsh(sigma))
-
-
-def _refuse_negative(eigenvalues: Tensor) -> None:
-    if len(eigenvalues) and float(eigenvalues[0]) < -_NEGATIVE * max(float(eigenvalues[-1]), 0.0):
+def _refuse_indefinite(sigma: Tensor, scale: float = 0.0) -> None:
+    """Refuse an indefinite matrix by a Cholesky factor of it with the small shift of rounding; without one, eigenvalues decide."""
+    if not len(sigma):
+        return
+    size, largest = len(sigma), float(sigma.abs().max())
+    rounding = _SUMMED * size * torch.finfo(torch.float64).eps * max(largest, scale)
+    least = float(sigma.diagonal().min())  # whose sign no rounding to float32 changes
+    if least >= -rounding:
+        if bool((sigma.float() == sigma).all()):
+            rounding = max(rounding, 2 * math.sqrt(size) * torch.finfo(torch.float32).eps * largest)
+        _, failed = torch.linalg.cholesky_ex(sigma + rounding * torch.eye(size).to(sigma))
+        if not int(failed):
+            return
+        least = float(torch.linalg.eigvalsh(sigma)[0])
+    if least < -rounding:
         raise ValueError(
-            f"a covariance is not positive semi-definite (eigenvalue {float(eigenvalues[0]):.3g}): "
-            f"these are no statistics of features"
+            f"a covariance is not positive semi-definite (an eigenvalue is {least:.3g} or less): no statistics of features"
         )
 
 

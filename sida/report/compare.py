@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from sida.manifests import (
     DatasetResult,
@@ -23,7 +23,12 @@ from sida.scoring.series import previous
 from sida.steps import From, StepRun, carried, step
 
 
-@step(version=3, sources=("sida/report", "sida/scoring", "sida/numerics"))
+def _asks(recipe: Recipe) -> dict[str, Any]:
+    expected = {} if recipe.expected is None else {"expected": recipe.expected.model_dump(mode="json")}
+    return {"gate": recipe.gate.model_dump(mode="json"), "recipe": recipe.name, **expected}
+
+
+@step(version=3, sources=("sida/report", "sida/scoring", "sida/numerics"), asks=_asks)
 def compare(
     run: StepRun,
     recipe: Recipe,
@@ -42,11 +47,7 @@ def compare(
     generator = carried(scores, "model", GeneratorResult)
     dataset = carried(scores, "dataset", DatasetResult)
     last = previous(run.store, recipe, scores)
-    parameters = {"gate": recipe.gate.model_dump(mode="json"), "recipe": recipe.name}
-    if recipe.expected is not None:
-        parameters["expected"] = recipe.expected.model_dump(mode="json")
     run.claim(
-        parameters,
         teacher=carried(teacher_scores, "model", TeacherResult),
         generator=generator,
         dataset=dataset,

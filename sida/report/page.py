@@ -61,7 +61,7 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
         timing=_timing(manifests),
         total_seconds=sum(manifest.about.seconds for manifest in manifests),
         iteration=sorted(_noted(inputs["generator"], "milliseconds_").items(), key=lambda item: -item[1]),
-        facts=_facts(recipe, inputs),
+        facts=_facts(recipe, inputs, store.address),
         manifests=manifests,
         commands=_commands(recipe, inputs["run"]),
         recipe_text=recipe.model_dump_json(indent=1),
@@ -191,7 +191,7 @@ def _noted(manifest: Manifest, prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): float(value) for name, value in notes if name.startswith(prefix)}
 
 
-def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[str, str]]:
+def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: str) -> list[tuple[str, str]]:
     teacher: TeacherResult = inputs["teacher"].result
     result: GeneratorResult = inputs["generator"].result
     reference: ReferenceResult = inputs["reference"].result
@@ -200,7 +200,7 @@ def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> list[tuple[st
     first = run.rows[0]
     held_out = f"{first.first_seeds[0]:,} to {first.first_seeds[-1] + first.n - 1:,}"
     return [
-        ("store", inputs["run"].about.store),
+        ("store", store),
         ("generator", result.weights.key),
         ("generator, sha256", result.weights.sha256),
         ("teacher, sha256", teacher.weights.sha256),

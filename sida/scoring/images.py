@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from sida.data.decode import Decoder
 
 
-@step(version=2, sources=(*SOURCES, "sida/data/decode.py", "sida/data/folders.py"), measures=True)
+def _asks(recipe: Recipe) -> dict[str, Any]:
+    return {"count": recipe.evaluation.images, "extra_metrics": list(recipe.evaluation.extra_metrics)}
+
+
+@step(version=2, sources=(*SOURCES, "sida/data/decode.py", "sida/data/folders.py"), measures=True, asks=_asks)
 def score_images(
     run: StepRun,
     recipe: Recipe,
@@ -44,8 +48,7 @@ def score_images(
     count = recipe.evaluation.images
     paths = find_images(Path(folder), count)
     sha256 = digest_of_files(paths)
-    parameters = {"images": sha256, "count": count, "extra_metrics": list(recipe.evaluation.extra_metrics)}
-    run.claim(parameters, reference=reference)
+    run.claim({"images": sha256}, reference=reference)
     return _measure(run, reference, paths, sha256)
 
 

@@ -31,7 +31,19 @@ COMPARED_IMAGES = 100_000  # larger training sets are not passed through the det
 KEPT_BYTES = 2**30  # of real features beside our own statistics, where no metric asks for them
 
 
-@step(version=3, sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"), launches=True, per_recipe=True)
+def _asks(recipe: Recipe) -> dict[str, Any]:
+    evaluation = recipe.evaluation
+    kept = bool(set(evaluation.extra_metrics) - {"is"})
+    return {"metric": evaluation.metric, "features": evaluation.detector.features, "kept": kept}
+
+
+@step(
+    version=3,
+    sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"),
+    launches=True,
+    per_recipe=True,
+    asks=_asks,
+)
 def reference_statistics(
     run: StepRun,
     recipe: Recipe,
@@ -55,14 +67,7 @@ def reference_statistics(
         evaluation.precision_recall_reference, "reference images", lambda path: check_images(path, recipe)
     )
     extra = bool(set(evaluation.extra_metrics) - {"is"})
-    parameters = {
-        "metric": evaluation.metric,
-        "detector": digest,
-        "features": features,
-        "published": published and published[1],
-        "images": images and images[1],
-        "kept": extra,
-    }
+    parameters = {"detector": digest, "published": published and published[1], "images": images and images[1]}
     run.claim(parameters, dataset=dataset)
     stored = run.put(path, path.name)
     fields = {} if published is None else _published(run, *published)

@@ -136,9 +136,24 @@ def scores_result(
     )
 
 
-def _parameters(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
+def _asks(recipe: Recipe, seeds: list[int], n: int) -> dict[str, Any]:
     precision = {} if recipe.score_precision == "float32" else {"precision": recipe.score_precision}
     return {"images": n, "first_seeds": seeds, "extra_metrics": list(recipe.evaluation.extra_metrics), **precision}
+
+
+def _asks_of_teacher(recipe: Recipe) -> dict[str, Any]:
+    seeds, n = first_seeds(recipe, recipe.evaluation.teacher_ranges), _teacher_images(recipe)
+    return _asks(recipe, seeds, n) | {"sampler": recipe.teacher.sampler.model_dump(mode="json")}
+
+
+def _asks_of_generator(recipe: Recipe) -> dict[str, Any]:
+    target = recipe.targets.model_dump(mode="json", exclude=unsaid(recipe)) if recipe.targets else None
+    asked = _asks(recipe, first_seeds(recipe), recipe.evaluation.images)
+    return asked | {"protocol": recipe.evaluation.protocol, "target": target}
+
+
+def _teacher_images(recipe: Recipe) -> int:
+    return recipe.gate.teacher_images or recipe.evaluation.images
 
 
 def unsaid(recipe: Recipe) -> set[str]:
@@ -177,7 +192,7 @@ def _refuse_weak_teacher(run: StepRun, scores: Manifest[ScoresResult]) -> None:
         run.note(fault)
 
 
-@step(version=2, sources=SOURCES, launches=True, measures=True, after=_refuse_weak_teacher)
+@step(version=2, sources=SOURCES, launches=True, measures=True, asks=_asks_of_teacher, after=_refuse_weak_teacher)
 def score_teacher(
     run: StepRun,
     recipe: Recipe,
@@ -196,11 +211,9 @@ def score_teacher(
     check_reference(recipe, reference.result)
     sampler = recipe.teacher.sampler
     seeds = first_seeds(recipe, recipe.evaluation.teacher_ranges)
-    n = recipe.gate.teacher_images or recipe.evaluation.images
+    n = _teacher_images(recipe)
     guide = _guide_file(recipe)
-    parameters = _parameters(recipe, seeds, n) | {"sampler": sampler.model_dump(mode="json")}
-    if guide:
-        parameters["guide"] = guide[1]
+    parameters = {"guide": guide[1]} if guide else {}
     # The data, whose labels are drawn from, are those that the reference was computed of.
     run.claim(parameters, model=teacher, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
     stored = guide and _stored_guide(run, guide[0])
@@ -228,7 +241,15 @@ def _remember(run: StepRun, scores: Manifest[ScoresResult]) -> None:
         run.note(scores.result.gate)
 
 
-@step(version=2, sources=SOURCES, launches=True, measures=True, per_recipe=True, after=_remember)
+@step(
+    version=2,
+    sources=SOURCES,
+    launches=True,
+    measures=True,
+    per_recipe=True,
+    asks=_asks_of_generator,
+    after=_remember,
+)
 def score(
     run: StepRun,
     recipe: Recipe,
@@ -247,9 +268,7 @@ def score(
     check_reference(recipe, reference.result)
     result = generator.result
     seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
-    target = recipe.targets.model_dump(mode="json", exclude=unsaid(recipe)) if recipe.targets else None
-    parameters = _parameters(recipe, seeds, n) | {"protocol": protocol, "target": target}
-    run.claim(parameters, model=generator, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
+    run.claim(model=generator, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
     return scores_result(
         recipe,
         reference,

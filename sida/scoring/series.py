@@ -15,8 +15,8 @@ from typing import Any
 from sida.errors import AlreadyExists, NotFound
 from sida.layout import Attempt, series_folder, series_key
 from sida.manifests import Manifest, ScoresResult, digest_of, of_kind, parse_manifest
+from sida.origin import manifest_key
 from sida.recipe import Recipe
-from sida.steps.attempts import manifest_key
 from sida.stores import ObjectStore
 
 _LEFT_OUT: Any = {"execution": True, "description": True, "gate": True, "expected": True, "targets": {"precision"}}

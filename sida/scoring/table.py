@@ -10,13 +10,13 @@ from sida import progress
 from sida.errors import UserError
 from sida.failures import Failure
 from sida.manifests import Manifest, PaperRow, PublishedFailure, PublishedResult, PublishedRow, ScoresResult
+from sida.origin import store_of
 from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
 from sida.scoring import words
 from sida.scoring.gates import target_of, versus_published
 from sida.steps import From, StepRun, step
 from sida.steps.recipes import recipe_at, recipe_of
-from sida.stores import open_store
 
 HEADING = ("benchmark", "generator", "metric", "published", "ours", "95% interval", "verdict", "cost")
 LINES = {"sid": "SiD", "best": "best of SiDA, SiD2A"}  # the two numbers that the paper gives for each benchmark
@@ -49,7 +49,7 @@ def published_table(
     run.claim(parameters, **{f"scores_{number:02d}": manifest for number, manifest in enumerate(good)})
     rows, recipes = [], {its_recipe.name: its_recipe for _, its_recipe in failures}
     for manifest in good:
-        scored = recipe_of(open_store(manifest.about.store), manifest)
+        scored = recipe_of(store_of(manifest), manifest)
         recipes[scored.name] = scored
         rows.append(_row(manifest, scored))
     return PublishedResult(rows=tuple(rows), paper=tuple(paper_rows(rows, failed, recipes)), failed=tuple(failed))

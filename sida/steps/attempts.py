@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from sida import layout
 from sida.errors import AlreadyExists, Corrupt, Fenced, NotFound, StoreUnusable, UserError
 from sida.layout import attempt_at, latest_key
 from sida.manifests import Manifest, Part, digest_of, of_kind, parse_manifest
+from sida.origin import manifest_key
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from sida.stores.lease import Lease
@@ -36,12 +36,6 @@ def key_of(
     """Return a step's key: 64 hex digits."""
     digests = {name: manifest.digest for name, manifest in inputs.items()}
     return digest_of([step, version, dict(parameters), digests, repeat])
-
-
-def manifest_key(manifest: Manifest[Part]) -> str:
-    """Return the key of a published manifest in its store."""
-    about = manifest.about
-    return layout.manifest_key(about.step, about.key, about.attempt)
 
 
 def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:

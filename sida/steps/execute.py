@@ -46,14 +46,20 @@ def execute(step: Step[R], output: Artifact, *, run_id: str = "", **arguments: A
     exit status that it names.
     """
     run_id = run_id or settings().run
+    with ended_in_a_line(step.name), kept_log(run_id, step.name), _ended_by_sigterm(step.name):
+        outcome = _recorded(step, run_id, arguments)
+    return _delivered(outcome, output)
+
+
+@contextmanager
+def ended_in_a_line(step: str) -> Iterator[None]:
+    """End on a SidaError or a full disk with one line for the user and the exit status that it names."""
     try:
-        with kept_log(run_id, step.name), _ended_by_sigterm(step.name):
-            outcome = _recorded(step, run_id, arguments)
+        yield
     except Exception as error:
         message, exit_code = _in_a_line(error)
-        progress.error(step.name, message, exit_code)
+        progress.error(step, message, exit_code)
         raise SystemExit(exit_code) from error
-    return _delivered(outcome, output)
 
 
 def execute_one_of_many(

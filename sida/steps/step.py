@@ -17,9 +17,10 @@ from sida.errors import UserError
 from sida.failures import failure_in
 from sida.layout import step_folder
 from sida.manifests import About, Manifest, Part, kind_of, objects_in, of_kind, read_manifest
+from sida.origin import manifest_key
 from sida.recipe import Recipe
 from sida.settings import settings
-from sida.steps.attempts import StepOutcome, find, key_of, manifest_key, next_number, publish
+from sida.steps.attempts import StepOutcome, find, key_of, next_number, publish
 from sida.steps.provenance import code_digest, machine
 from sida.steps.recipes import put_recipe, recipe_at
 from sida.stores import ObjectStore, open_store
@@ -85,14 +86,15 @@ class StepRun(ExitStack):
         self.notes: dict[str, str | float] = {}
         self._noted: set[str] = set()
 
-    def claim(self, parameters: dict[str, Any], **inputs: Manifest[Any]) -> None:
+    def claim(self, parameters: dict[str, Any] | None = None, /, **inputs: Manifest[Any]) -> None:
         """Become the one process that makes the result of these parameters and inputs, which decide the step's key.
 
-        Where the result is published already, or another process publishes it while this one waits for the lease, the step
-        ends here with that result: nothing after the call is run.
+        Parameters that the step ``asks`` its recipe for need not be given. Where the result is published already, or another
+        process publishes it while this one waits for the lease, the step ends here with that result: nothing after the call
+        is run.
         """
-        self._parameters, self.inputs = parameters, inputs
-        self.key = key_of(self.step.name, self.step.version, parameters, inputs, self.repeat)
+        self._parameters, self.inputs = self.step.asks(self.recipe) | (parameters or {}), inputs
+        self.key = key_of(self.step.name, self.step.version, self._parameters, inputs, self.repeat)
         if not collecting(self.store):
             self._reuse()
         if self._only_look:
@@ -166,6 +168,9 @@ class StepFacts:
     measures: bool = False  # it takes ``repeat``
     per_recipe: bool = False  # a run may take it once for each of many recipes
     choose: Callable[[Recipe], Step[Any]] | None = None  # the step that does it for a recipe
+    asks: Callable[[Recipe], dict[str, Any]] = (
+        lambda recipe: {}
+    )  # parameters that the recipe alone decides: parts of the key
     after: Callable[[StepRun, Manifest[Any]], None] | None = None  # called when the result is there, whoever made it
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from sida.errors import Corrupt, NotFound, UserError
-from sida.layout import object_key
+from sida.layout import object_key, place_of
 
 BLOCK_BYTES = 1 << 20
 RECORD_BYTES = 64 << 20  # of what is read whole: the largest, moments of 2048 features, have half
@@ -108,6 +108,12 @@ class ObjectStore(Protocol):
     def local_path(self, key: str) -> Path | None:
         """Return the object's own file if the store is a folder, else None. Treat it as read-only."""
         return None
+
+
+def absent(address: str) -> NotFound:
+    """Return the error for an address at which nothing is."""
+    kept = ": bring it back from a copy of the store, or run its recipe again, which makes it anew"
+    return NotFound(f"no object at {address}{kept if place_of(address)[1] else ''}")
 
 
 def damaged(store: ObjectStore, ref: ObjectRef, sha256: str, size: int) -> Corrupt:

@@ -23,8 +23,8 @@ import psutil
 
 from sida import layout
 from sida.disk import CODES
-from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, UserError
-from sida.stores.base import BLOCK_BYTES, RECORD_BYTES, RESERVED, ObjectStore, Stat, check_key, too_large
+from sida.errors import AlreadyExists, SidaError, StoreError, StoreUnusable, UserError
+from sida.stores.base import BLOCK_BYTES, RECORD_BYTES, RESERVED, ObjectStore, Stat, absent, check_key, too_large
 
 ABANDONED_SECONDS = 600.0  # a temporary file of a dead process on this host
 STALE_SECONDS = 86400.0  # one of any other host
@@ -84,7 +84,7 @@ class FolderStore(ObjectStore):
         with self._reading(key):
             status = path.stat()
         if not path.is_file():
-            raise NotFound(f"no object at {self.address_of(key)}")
+            raise absent(self.address_of(key))
         return _stat(status, f"{status.st_ino:x}-{status.st_ctime_ns:x}")
 
     def list(self, prefix: str = "") -> Sequence[str]:
@@ -191,7 +191,7 @@ class FolderStore(ObjectStore):
                 status = path.stat()
                 os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # its ctime is now
             except FileNotFoundError as error:
-                raise NotFound(f"no object at {self.address_of(key)}") from error
+                raise absent(self.address_of(key)) from error
         return True
 
     def delete(self, key: str) -> None:
@@ -237,7 +237,7 @@ class FolderStore(ObjectStore):
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             self._refuse_dangling(self.root / key)
-            raise NotFound(f"no object at {self.address_of(key)}") from error
+            raise absent(self.address_of(key)) from error
         except PermissionError as error:
             raise StoreUnusable(f"{self.address_of(key)} may not be read: change its permissions") from error
         except OSError as error:
@@ -257,7 +257,7 @@ class FolderStore(ObjectStore):
             blocking = next((p for p in (self.root, *self.root.parents) if p.exists() and not p.is_dir()), None)
             if blocking is not None:
                 return StoreUnusable(f"{blocking} is not a folder: set SIDA_STORE to a folder, file:///folder")
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS or not self.root.is_dir():
             return StoreUnusable(
                 f"{self.root} cannot be written ({error.strerror}): change its permissions or set SIDA_STORE "
                 f"to a folder that you may write"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from sida.errors import Corrupt, NotFound, UserError
 from sida.settings import settings
-from sida.stores.base import ObjectRef, ObjectStore, damaged
+from sida.stores.base import ObjectRef, ObjectStore, absent, damaged
 from sida.stores.cache import fetch_through_cache, state_of
 
 UNKNOWN_BYTES = 256 << 20  # takes a fraction of a second to hash
+SETTLED = 60 * 10**9  # nanoseconds between the last byte of a file and its final name
 WRITTEN = "written "  # before the state of a file that this machine wrote and has not read back
 
 
@@ -74,14 +75,15 @@ def put_object(store: ObjectStore, source: bytes | Path, name: str = "") -> Obje
 def intact(store: ObjectStore, ref: ObjectRef, etag: str | None) -> bool:
     """Return whether the object is as it was when it had ``etag``: by that, or by its bytes. Raises NotFound.
 
-    By its bytes also where its file, whose time of writing may have been set back, is not as this machine remembers it; where it
-    remembers nothing, those of up to ``UNKNOWN_BYTES``.
+    By its bytes also where its file, whose time of writing may have been set back, is not as this machine remembers it. Where it
+    remembers nothing: those of up to ``UNKNOWN_BYTES``, and larger ones whose file was changed in any way since its last byte was
+    written, by the time of change that nobody can set.
     """
     stat = store.stat(ref.key)
     if stat.size != ref.size:
         return False
     state, remembered = _state(store, ref), _mark_of(ref).removeprefix(WRITTEN)
-    known = remembered == state if remembered else ref.size > UNKNOWN_BYTES
+    known = remembered == state if remembered else ref.size > UNKNOWN_BYTES and not _changed_since(store, ref)
     if stat.etag == etag and (known or not state):
         return True
     try:
@@ -116,7 +118,7 @@ def fetch_object(store: ObjectStore, ref: ObjectRef) -> Path:
 def _verify_once(store: ObjectStore, ref: ObjectRef, path: Path) -> Path:
     """Hash a stored file unless it was hashed since it was last written."""
     if not path.exists():
-        raise NotFound(f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is not there any more")
+        raise absent(store.address_of(ref.key))
     if _mark_of(ref) != _state(store, ref):
         _verify_and_mark(store, ref)
     return path
@@ -134,6 +136,16 @@ def _state(store: ObjectStore, ref: ObjectRef) -> str:
     with suppress(OSError):
         return state_of(path) if path else ""
     return ""
+
+
+def _changed_since(store: ObjectStore, ref: ObjectRef) -> bool:
+    path = store.local_path(ref.key)
+    if path is None:
+        return False
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_ctime_ns - status.st_mtime_ns > SETTLED
+    return True
 
 
 def _marker(ref: ObjectRef) -> Path:

@@ -25,7 +25,7 @@ from sida.addresses import redact
 from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
-from sida.stores.base import RECORD_BYTES, RESERVED, ObjectStore, Stat, check_key, too_large
+from sida.stores.base import RECORD_BYTES, RESERVED, ObjectStore, Stat, absent, check_key, too_large
 from sida.stores.s3_client import connect
 from sida.stores.s3_errors import Strange, explain, name_of, status_of
 
@@ -239,7 +239,7 @@ class S3Store(ObjectStore):
             if listed is None:
                 raise
             if not listed:
-                raise NotFound(f"no object at {self.address_of(key)}") from error
+                raise absent(self.address_of(key)) from error
             return self._send(operation, key, most, **arguments)  # made in between; or it is refused again
 
     def _is_listed(self, refusal: StoreUnusable, name: str) -> bool | None:

@@ -11,8 +11,9 @@ from botocore import exceptions as boto
 from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
 
 from sida.addresses import redact
-from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
+from sida.errors import AlreadyExists, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.printing import one_line
+from sida.stores.base import absent
 
 if TYPE_CHECKING:
     from sida.stores.s3 import S3Store
@@ -99,7 +100,7 @@ def _answered(error: boto.ClientError, store: S3Store, place: str, endpoint: str
             place, endpoint, "answers 404, but not like an S3 server"
         )  # a proxy that has lost its server
     if status == 404:
-        return NotFound(f"no object at {place}")
+        return absent(place)
     if status == 412:
         return AlreadyExists(f"{place} exists already")
     skew = _skew(error)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sida.errors import UserError
 from sida.foreign import Refused
-from sida.foreign.boundary import reading
+from sida.foreign.boundary import reading, unreadable
 from sida.printing import one_line
 from sida.recipe import Network
 from sida.stores.objects import sha256_of
@@ -112,7 +112,7 @@ def _state(path: Path, label: str) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError as error:
-        raise UserError(f"cannot read {label}: {error.strerror}") from error
+        raise unreadable(label, path, error) from error
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sida.addresses import redact
 from sida.errors import UserError
 from sida.foreign.fetch import digest_of_file, fetch_file
@@ -15,7 +17,16 @@ from sida.teachers.formats import read_network
 SOURCES = ("sida/teachers", "sida/foreign")
 
 
-@step(version=1, sources=SOURCES)
+def _asks_of_teacher(recipe: Recipe) -> dict[str, Any]:
+    return {"network": recipe.teacher.network.model_dump(mode="json"), "licence": recipe.teacher.licence}
+
+
+def _asks_of_generator(recipe: Recipe) -> dict[str, Any]:
+    network = recipe.teacher.network.of_generator().model_dump(mode="json")
+    return {"network": network, "licence": recipe.generator and recipe.generator.licence}
+
+
+@step(version=1, sources=SOURCES, asks=_asks_of_teacher)
 def fetch_teacher(run: StepRun, recipe: Recipe) -> TeacherResult:
     """Fetch the pretrained diffusion teacher and verify it.
 
@@ -25,7 +36,7 @@ def fetch_teacher(run: StepRun, recipe: Recipe) -> TeacherResult:
     return _fetch(run, recipe.teacher, recipe.teacher.network, "teacher")
 
 
-@step(version=1, sources=SOURCES, output="generator")
+@step(version=1, sources=SOURCES, output="generator", asks=_asks_of_generator)
 def fetch_generator(run: StepRun, recipe: Recipe) -> TeacherResult:
     """Fetch the finished SiD generator that SiD2A starts from, and verify it.
 
@@ -49,7 +60,7 @@ def _fetch(run: StepRun, section: Teacher | Generator, architecture: Network, la
         address, label, section.sha256, step=run.step.name, check=lambda path: read_network(path, f"{label} {path}")
     )
     network = architecture.model_dump(mode="json")
-    run.claim({"sha256": digest, "network": network, "licence": section.licence})
+    run.claim({"sha256": digest})
 
     path, _ = fetch_file(address, label, digest, step=run.step.name)
     with scratch_folder() as folder:

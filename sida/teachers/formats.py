@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sida.errors import UserError
 from sida.foreign import Refused, TensorView, read_pickle
 from sida.foreign.archives import opened_zip
-from sida.foreign.boundary import reading, reason
+from sida.foreign.boundary import reading, reason, unreadable
 from sida.foreign.json_values import parse_json
 from sida.foreign.limits import Budget
 from sida.foreign.torch_streams import INDEX_ELEMENTS, check_index
@@ -37,7 +36,7 @@ def format_of(path: Path, label: str) -> Format:
         with path.open("rb") as file:
             head = file.read(len(OLD_TORCH))
     except OSError as error:
-        raise UserError(f"cannot read {label}: {error.strerror}") from error
+        raise unreadable(label, path, error) from error
     if head[:4] == b"PK\x03\x04":
         return "torch"
     if head == OLD_TORCH:

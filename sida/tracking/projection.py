@@ -103,7 +103,7 @@ def projection(store: ObjectStore, run: str) -> Projection:
         recipe = recipe_at(next(iter(calls.values())).recipe, store)
         return _projection(store, run, recipe, calls, records.manifests(store, calls))
     except (NotFound, Corrupt) as error:
-        raise UserError(f"run {run}: {error}: run its recipe again") from error
+        raise UserError(f"run {run}: {error}") from error
 
 
 def _projection(
@@ -124,7 +124,7 @@ def _projection(
     )
     parent.artifacts["recipe.json"] = recipe_key(next(iter(calls.values())).recipe)
     parent.artifacts |= {
-        f"manifests/{step}.json": records.manifest_key(call) for step, call in calls.items() if call.manifest
+        f"manifests/{step}.json": records.made_key(call) for step, call in calls.items() if call.manifest
     }
     children = []
     if "distill" in results:
@@ -135,7 +135,9 @@ def _projection(
         _compared(parent, results["compare"], results)
     if "report" in results:
         parent.artifacts["report.html"] = results["report"].result.page.key  # type: ignore[union-attr]
-    return Projection(run, benchmark_of(recipe), parent, children, _dataset(results), _model(recipe, identity, results))
+    return Projection(
+        run, benchmark_of(recipe), parent, children, _dataset(store, results), _model(store, recipe, identity, results)
+    )
 
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
@@ -229,13 +231,13 @@ def _commit(manifest: Manifest) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit} if commit else {}
 
 
-def _dataset(results: dict[str, Manifest]) -> dict[str, str]:
+def _dataset(store: ObjectStore, results: dict[str, Manifest]) -> dict[str, str]:
     if "prepare_data" not in results:
         return {}
     manifest = results["prepare_data"]
     data: Any = manifest.result
     profile = {"num_rows": data.count, "resolution": data.resolution, "classes": data.classes, "licence": data.licence}
-    source = {"store": manifest.about.store, "shards": [shard.object.key for shard in data.shards][:20]}
+    source = {"store": store.address, "shards": [shard.object.key for shard in data.shards][:20]}
     return {
         "name": f"{data.source}-{data.resolution}x{data.resolution}",
         "digest": manifest.digest[:36],  # as long as MLflow allows
@@ -244,20 +246,19 @@ def _dataset(results: dict[str, Manifest]) -> dict[str, str]:
     }
 
 
-def _model(recipe: Recipe, identity: str, results: dict[str, Manifest]) -> Model | None:
+def _model(store: ObjectStore, recipe: Recipe, identity: str, results: dict[str, Manifest]) -> Model | None:
     if "score" not in results or "distill" not in results:
         return None
     row = next(row for row in results["score"].rows if row.model == "generator")
     generator: Any = results["distill"].result
     scores: Any = results["score"].result
-    store = results["distill"].about.store
     return Model(
         name=re.sub(
             r"""^\.+|[/:'"`\\]""", "-", f"{benchmark_of(recipe)}-{row.metric}-n{row.n}"
         ),  # fit for MLflow and its filters
         identity=f"{identity}/model/{generator.weights.sha256}/{results['score'].digest}",
         title=f"{recipe.name}-{generator.method}",
-        address=f"{store.rstrip('/')}/{generator.weights.key}",
+        address=store.address_of(generator.weights.key),
         sha256=generator.weights.sha256,
         licence=generator.licence,
         protocol=digest_of([row.metric, row.n, scores.detector_sha256, scores.reference_digest]),

@@ -20,7 +20,7 @@ from sida.manifests import Score
 from sida.scoring.gates import versus
 from sida.tracking.projection import Model
 
-JUDGED = "sida.judged"
+JUDGED, ADDRESS = "sida.judged", "sida.address"
 ABOUT = "generator.json"
 
 
@@ -38,7 +38,7 @@ def register(
 def _tags(model: Model) -> dict[str, str]:
     return {
         "sida.identity": model.identity,
-        "sida.address": model.address,
+        ADDRESS: model.address,
         "sida.sha256": model.sha256,
         "sida.protocol": model.protocol,
         "sida.score": model.score.model_dump_json(),
@@ -51,8 +51,11 @@ def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Mod
     logged = next(iter(models), None) or client.create_logged_model(
         experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
     )
-    if ABOUT not in {file.path for file in client.list_logged_model_artifacts(logged.model_id)}:
+    moved = logged.tags.get(ADDRESS) != model.address  # with its store
+    if moved or ABOUT not in {file.path for file in client.list_logged_model_artifacts(logged.model_id)}:
         _artifact(client, logged.model_id, model)
+    if moved:
+        client.set_logged_model_tags(logged.model_id, {ADDRESS: model.address})
     if str(logged.status) != "READY":
         logged = client.finalize_logged_model(logged.model_id, "READY")
     return logged
@@ -101,15 +104,22 @@ def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> An
             raise
     for version in client.search_model_versions(f"name = '{model.name}'"):
         if version.tags.get("sida.identity") == model.identity:
+            if version.tags.get(ADDRESS) != model.address:
+                client.update_model_version(model.name, version.version, _description(model))
+                client.set_model_version_tag(model.name, version.version, ADDRESS, model.address)
             return version
     return client.create_model_version(
         model.name,
         f"models:/{logged.model_id}",
         run_id,
         _tags(model),
-        description=f"{model.title}: {model.score.metric} {model.score.mean:.4g} ({model.address})",
+        description=_description(model),
         model_id=logged.model_id,
     )
+
+
+def _description(model: Model) -> str:
+    return f"{model.title}: {model.score.metric} {model.score.mean:.4g} ({model.address})"
 
 
 def _promote(client: MlflowClient, version: Any, model: Model) -> None:

@@ -21,7 +21,18 @@ from sida.steps import From, StepRun, carried, step
 CHECKPOINT_NETWORKS = 8  # three networks, Adam's moments of two, the best so far: the size of a checkpoint
 
 
-@step(version=2, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"), launches=True)
+def _asks(recipe: Recipe) -> dict[str, Any]:
+    evaluation = recipe.evaluation
+    parameters = {
+        "method": recipe.method.model_dump(mode="json"),
+        "selection_images": evaluation.selection_images,
+        "selection_every": evaluation.selection_every,
+        "stop_after": evaluation.stop_after,
+    }
+    return parameters | _revisions(recipe)
+
+
+@step(version=2, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"), launches=True, asks=_asks)
 def distill(
     run: StepRun,
     recipe: Recipe,
@@ -38,17 +49,9 @@ def distill(
         The one-step generator (EMA weights) as safetensors.
     """
     teacher = carried(teacher_scores, "model", TeacherResult)
-    evaluation = recipe.evaluation
-    parameters = {
-        "method": recipe.method.model_dump(mode="json"),
-        "selection_images": evaluation.selection_images,
-        "selection_every": evaluation.selection_every,
-        "stop_after": evaluation.stop_after,
-    }
-    parameters |= _revisions(recipe)
     dataset = carried(teacher_scores, "dataset", DatasetResult)
     reference = carried(teacher_scores, "reference", ReferenceResult)
-    run.claim(parameters, teacher=teacher, start=start or teacher, dataset=dataset, reference=reference)
+    run.claim(teacher=teacher, start=start or teacher, dataset=dataset, reference=reference)
     spec = DistillSpec(
         teacher=ManifestRef.of(teacher),
         start=ManifestRef.of(start or teacher),
@@ -67,7 +70,7 @@ def distill(
         images_seen=outcome.images_seen,
         selection_score=outcome.score,
         curve=outcome.curve,
-        recipe_sha256=digest_of(parameters),
+        recipe_sha256=digest_of(_asks(recipe)),
         licence=recipe.teacher.licence,
     )
 

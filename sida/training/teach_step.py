@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from sida.errors import UserError
 from sida.launch.job import run_job
@@ -12,7 +12,13 @@ from sida.recipe import Recipe
 from sida.steps import From, StepRun, step
 
 
-@step(version=1, sources=("sida/training", "sida/numerics", "sida/data"), launches=True)
+def _asks(recipe: Recipe) -> dict[str, Any]:
+    teacher = recipe.teacher
+    train = teacher.train and teacher.train.model_dump(mode="json")
+    return {"network": teacher.network.model_dump(mode="json"), "train": train, "licence": teacher.licence}
+
+
+@step(version=1, sources=("sida/training", "sida/numerics", "sida/data"), launches=True, asks=_asks)
 def teach(
     run: StepRun, recipe: Recipe, dataset: Annotated[Manifest[DatasetResult], From("prepare_data")]
 ) -> TeacherResult:
@@ -28,8 +34,7 @@ def teach(
     if teacher.train is None:
         raise UserError(f"recipe {recipe.name}: teacher.train is missing, so there is nothing to train: add it")
     network = teacher.network.model_dump(mode="json")
-    parameters = {"network": network, "train": teacher.train.model_dump(mode="json"), "licence": teacher.licence}
-    run.claim(parameters, dataset=dataset)
+    run.claim(dataset=dataset)
     weights = run_job(run, TeachSpec(dataset=ManifestRef.of(dataset)), lambda: _checkpoint_bytes(recipe)).teacher
     return TeacherResult(network=network, weights=weights, source_sha256=weights.sha256, licence=teacher.licence)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
+from sida.numerics.frechet import Moments, check_covariance, frechet_distance, sampling_bias
 
 
 def covariance(seed: int, size: int, samples: int) -> Tensor:
@@ -140,6 +140,35 @@ def test_what_is_no_covariance_is_refused() -> None:
         frechet_distance(mu, sigma + torch.triu(torch.ones(3, 3), 1), mu, sigma)
     with pytest.raises(ValueError, match="do not fit together"):
         frechet_distance(mu, sigma, torch.zeros(2), torch.eye(2))
+
+
+@pytest.mark.parametrize("size", [2, 64, 300])
+@pytest.mark.parametrize("least", [-5000.0, -1.0])
+def test_a_variance_below_zero_that_rounding_does_not_make_is_refused(size: int, least: float) -> None:
+    variances = torch.linspace(1, 1e9, size, dtype=torch.float64)
+    variances[0] = least
+    basis, _ = torch.linalg.qr(covariance(size, size, 2 * size))
+    rotated = basis @ variances.diag() @ basis.T
+    good = torch.eye(size, dtype=torch.float64) * 1e9
+    for sigma in (variances.diag(), (rotated + rotated.T) / 2):
+        with pytest.raises(ValueError, match="not positive semi-definite"):
+            check_covariance(sigma)
+        for one, other in ((sigma, good), (good, sigma)):
+            with pytest.raises(ValueError, match="not positive semi-definite"):
+                frechet_distance(torch.zeros(size), one, torch.zeros(size), other)
+
+
+@pytest.mark.parametrize(("size", "samples", "shift"), [(8, 5, 0.0), (64, 40, 3.0), (256, 200, 1.0), (8, 5000, 30.0)])
+def test_covariances_that_are_singular_but_for_rounding_are_taken(size: int, samples: int, shift: float) -> None:
+    features = torch.randn(samples, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size)) + shift
+    features[:, 0] = shift  # a feature that is always the same
+    moments = Moments(size)
+    moments.add(features)
+    mean, sigma = moments.mean_cov()
+    check_covariance(torch.cov(features.T))
+    check_covariance(torch.cov(features.T).float())  # kept in float32
+    check_covariance(torch.cov(features.float().T))  # computed in it
+    assert frechet_distance(mean, sigma, mean, sigma) == pytest.approx(0, abs=1e-4)
 
 
 @settings(max_examples=10, deadline=None)

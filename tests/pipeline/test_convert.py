@@ -41,6 +41,6 @@ def test_inspect_lists_what_is_inside_a_pickle_and_escapes_its_names(command: Co
 
 
 def test_a_file_that_is_not_there_and_a_recipe_that_is_not_one_are_named(command: Command, tmp_path: Path) -> None:
-    assert "cannot read nothing.pkl" in command("inspect", "nothing.pkl").mistake()
+    assert "nothing.pkl: no such file: check the path" in command("inspect", "nothing.pkl").mistake()
     path = str(PICKLES / "edm_like.pkl")
     assert "no recipe" in command("convert", path, "--output", str(tmp_path), "--recipe", "digist").mistake()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.__main__ import VERBS, _line, parser
+from pipeline.__main__ import VERBS, parser
 from pipeline.engines import base as clients
 from pipeline.output import NO_JSON
 from tests.conftest import ROOT
@@ -154,39 +154,14 @@ def test_output_for_which_there_is_no_room_is_told(verb: str, place: Path) -> No
             assert subprocess.run(command, cwd=ROOT, stdout=full, stderr=full).returncode == 2
 
 
-@pytest.mark.parametrize(
-    ("code", "file", "given", "said"),
-    [
-        (errno.EROFS, "birds.yaml", {}, "PLACE: Read-only file system: change into another folder"),
-        (errno.EROFS, "ex.part", {"output": None}, "PLACE: Read-only file system: change into another folder"),
-        (
-            errno.EROFS,
-            ".ex.samimx7d",
-            {"output": "ex"},
-            "--output ex: PLACE: Read-only file system: give another place",
-        ),
-        (errno.EROFS, "ex/1.png", {"output": "ex"}, "--output ex: PLACE: Read-only file system: give another place"),
-        (errno.EISDIR, ".g.part", {"grid": "g"}, "--grid g: Is a directory: give another place"),
-        (
-            errno.EACCES,
-            "x",
-            {"file": "x"},
-            "x: PLACE: Permission denied: change its permissions, or give another place",
-        ),
-        (errno.EACCES, "runs/a", {}, "PLACE: Permission denied: change its permissions, or set SIDA_RUNS"),
-        (errno.ENOTDIR, "runs/a/b", {"output": "y"}, "PLACE/runs/a/b: Not a directory: set SIDA_RUNS"),
-    ],
-)
-def test_a_place_that_cannot_be_written_is_named_with_what_chose_it(
-    place: Path, monkeypatch: pytest.MonkeyPatch, code: int, file: str, given: dict[str, str | None], said: str
+def test_a_new_recipe_that_cannot_be_written_here_is_told_before_its_files_are_made(
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(place)
-    args = argparse.Namespace(verb="x", **{name: text and Path(text) for name, text in given.items()})
-    assert _line(OSError(code, os.strerror(code), file), args) == said.replace("PLACE", str(place))
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-
-def test_a_folder_in_the_way_of_a_file_is_told_by_the_option_that_names_it(command: Command) -> None:
-    (command.place / "x.yaml").mkdir()
-    said = command("compile", "digits", "--output", str(command.place / "x.yaml"))
-    assert f"error: --output {command.place}/x.yaml: Is a directory: give another place\n" in said.err
-    assert said.status == 2
+    monkeypatch.chdir(command.place)
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    line = command("new", "birds", "--train", "--images", "x").mistake()
+    assert line == "error: the recipe birds.yaml: cannot be written (Read-only file system): name another place"
+    assert not [*command.place.glob("*birds*")]

@@ -104,7 +104,7 @@ def test_of_equal_runs_the_newest_counts_and_one_that_cannot_be_read_is_said(sto
     Made(store, recipe(), (0.6, 0.61, 0.59), minute=30).write("run-again")
     broken = Made(store, recipe(name="broken"), (1.0, 1.1, 0.9))
     broken.write("run-broken")
-    key = records.manifest_key(records.calls(store, "run-broken")["distill"])
+    key = records.made_key(records.calls(store, "run-broken")["distill"])
     store.delete(key)
     Made(store, recipe(name="half"), (1.0, 1.1, 0.9)).write("run-half", upto="distill")
     ours, left_out = finished_runs(store, records.runs(store))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from sida.errors import Corrupt, UserError
 from sida.manifests import Manifest
-from sida.recipe import Recipe
+from sida.recipe import Recipe, traveling
 from sida.steps import StepOutcome
+from sida.stores import open_store
+from sida.stores.objects import put_object
 from sida.verify import recompute, verify
 from tests.scoring.conftest import tiny
 
@@ -182,28 +185,111 @@ LIES: dict[str, Callable[[dict[str, Any], dict[str, Any]], object]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_manifest_that_was_changed_and_sealed_again_contradicts_itself(address: str, lie: str) -> None:
     path = Path(address.removeprefix("file://"))
-    fields = json.loads(path.read_bytes())
-    LIES[lie](fields["about"], fields["result"]["rows"][0])
-    changed: Manifest = Manifest.model_validate_json(json.dumps(fields | {"checksum": ""}))
     before = path.read_bytes()
-    path.write_bytes(changed.to_json())
+    _reseal(path, lambda fields: LIES[lie](fields["about"], fields["result"]["rows"][0]))
     try:
         assert verify(address, hashing=False).problems
     finally:
         path.write_bytes(before)
 
 
-def test_a_recipe_that_is_another_object_is_no_traceback(address: str) -> None:
+def _reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest's fields, and give it the checksum of what it says then."""
+    fields = json.loads(path.read_bytes())
+    change(fields)
+    changed: Manifest = Manifest.model_validate_json(json.dumps(fields | {"checksum": ""}))
+    path.chmod(0o644)
+    path.write_bytes(changed.to_json())
+
+
+def _stored(address: str, content: bytes) -> dict[str, Any]:
+    store = open_store(address.partition("/steps/")[0])
+    return asdict(put_object(store, content, "recipe.json"))
+
+
+def _weights(address: str) -> dict[str, Any]:
+    path = Path(address.removeprefix("file://"))
+    about = json.loads(path.read_bytes())["about"]
+    return json.loads(Path(path.parents[3], about["input_keys"]["model"]).read_bytes())["result"]["weights"]
+
+
+FORGED: dict[str, Callable[[str], object]] = {
+    "the weights": _weights,
+    "a list": lambda address: _stored(address, b"[1, 2]"),
+    "no fields of a recipe": lambda address: _stored(address, b'{"name": "tiny"}'),
+    "bytes beyond a recipe's": lambda address: _stored(address, b" " * (2 << 20)),
+    "the recipe of another number of images": lambda address: _stored(
+        address, traveling(tiny(method=METHOD, evaluation=SMALL | {"images": 90}, execution={"processes": 1}))
+    ),
+    "none": lambda address: None,
+}
+
+
+@pytest.mark.parametrize("recipe", FORGED)
+def test_a_score_whose_recipe_is_another_object_or_none_is_refused(address: str, recipe: str) -> None:
+    path = Path(address.removeprefix("file://"))
+    before, ref = path.read_bytes(), FORGED[recipe](address)
+    _reseal(path, lambda fields: fields["about"].update(recipe=ref))
+    try:
+        for hashing in (True, False):
+            with pytest.raises(UserError, match="run its step again") as refused:
+                verify(address, hashing=hashing)
+            assert len(str(refused.value).splitlines()) == 1 and refused.value.exit_code == 2
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_step_below_a_score_has_the_recipe_that_its_parameters_are_of(address: str) -> None:
+    path = Path(address.removeprefix("file://"))
+    model = Path(path.parents[3], json.loads(path.read_bytes())["about"]["input_keys"]["model"])
+    other = _stored(address, traveling(tiny(method=METHOD | {"alpha": 1.1}, evaluation=SMALL)))
+    before = model.read_bytes()
+    _reseal(model, lambda fields: fields["about"].update(recipe=other))
+    try:
+        with pytest.raises(UserError, match="asks for another method"):
+            verify(address)
+    finally:
+        model.write_bytes(before)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+def test_a_manifest_that_is_made_from_itself_is_refused(address: str, kind: str) -> None:
+    path = Path(address.removeprefix("file://"))
+    about, before = json.loads(path.read_bytes())["about"], path.read_bytes()
+    below = Path(path.parents[3], about["input_keys"][kind])
+    kept = below.read_bytes()
+    own = {"inputs": {kind: about["inputs"][kind]}, "input_keys": {kind: about["input_keys"][kind]}}
+    try:
+        _reseal(below, lambda fields: fields["about"].update(own))
+        with pytest.raises(UserError, match="is made from itself"):
+            verify(address, hashing=False)
+        below.write_bytes(kept)
+        digest = Manifest.model_validate_json(before).digest
+        key = str(path.relative_to(path.parents[3]))
+        _reseal(
+            path,
+            lambda fields: (
+                fields["about"]["inputs"].update({kind: digest}),
+                fields["about"]["input_keys"].update({kind: key}),
+            ),
+        )
+        with pytest.raises(UserError, match="is made from itself"):
+            verify(address, hashing=False)
+    finally:
+        below.write_bytes(kept)
+        path.write_bytes(before)
+
+
+def test_a_score_of_other_data_than_its_reference_is_found(address: str) -> None:
     path = Path(address.removeprefix("file://"))
     before = path.read_bytes()
-    fields = json.loads(before)
-    fields["about"]["recipe"] = json.loads(Path(path.parents[3], fields["about"]["input_keys"]["model"]).read_bytes())[
-        "result"
-    ]["weights"]
-    path.write_bytes(Manifest.model_validate_json(json.dumps(fields | {"checksum": ""})).to_json())
+
+    def teacher_as_data(fields: dict[str, Any]) -> None:
+        for of in ("inputs", "input_keys"):
+            fields["about"][of]["dataset"] = fields["about"][of]["model"]
+
+    _reseal(path, teacher_as_data)
     try:
-        chain = verify(address, hashing=False)
-        with pytest.raises(UserError):
-            recompute(chain)
+        assert "the data set is not that of its reference" in [link.problem for link in verify(address).problems]
     finally:
         path.write_bytes(before)

@@ -1,16 +1,19 @@
-"""The cache's locks, without a server: what was hashed is given out, and nobody waits for another's file."""
+"""The cache without a server: what was hashed is given out, nobody waits for another's file, and no bytes change unseen."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sida.stores import cache
+from sida.errors import Corrupt
+from sida.stores import cache, objects, open_store
 from sida.stores.cache import give_out, make_folders
+from sida.stores.objects import fetch_object, intact, put_object
 
 SECONDS = 10.0
 
@@ -94,3 +97,58 @@ def test_what_is_written_while_it_is_hashed_is_hashed_again(folder: Path, monkey
     assert asking.answer() is False and not path.exists()
     path.write_bytes(b"wanted")
     assert give_out(folder, path, digest)
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Change a file's bytes, and keep its inode, size and times, as ``touch -d`` can; its time of change is the kernel's."""
+    before = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+
+
+def test_a_cached_file_whose_bytes_changed_under_the_same_times_is_thrown_away(folder: Path) -> None:
+    path, digest = cached(folder, b"wanted")
+    assert give_out(folder, path, digest)
+    rewrite(path, b"hostil")
+    assert not give_out(folder, path, digest) and not path.exists()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("size_from", [0, 1000])  # below it an object that this machine does not know is hashed anyway
+def test_a_stored_object_whose_bytes_changed_under_the_same_times_is_not_intact_however_large(
+    remembers: bool, size_from: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "UNKNOWN_BYTES", size_from)
+    monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "cache"))
+    store = open_store(str(tmp_path / "store"))
+    ref = put_object(store, b"wanted", "weights.bin")
+    path = store.local_path(ref.key)
+    assert path is not None
+    an_hour_ago = path.stat().st_mtime_ns - 3600 * 10**9
+    os.utime(path, ns=(an_hour_ago, an_hour_ago))  # when it was published
+    etag = store.stat(ref.key).etag
+    if remembers:
+        fetch_object(store, ref)
+    else:
+        monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "another machine's"))
+    rewrite(path, b"hostil")
+    assert store.stat(ref.key).etag == etag
+    assert not intact(store, ref, etag)
+    with pytest.raises(Corrupt):
+        fetch_object(store, ref)
+
+
+def test_a_large_object_that_nobody_touched_is_intact_without_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "UNKNOWN_BYTES", 0)
+    store = open_store(str(tmp_path / "store"))
+    monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "cache"))
+    ref = put_object(store, b"wanted", "weights.bin")
+    monkeypatch.setenv("SIDA_CACHE", str(tmp_path / "another machine's"))
+    monkeypatch.setattr(objects, "verify_object", lambda *_: pytest.fail("it was read"))
+    assert intact(store, ref, store.stat(ref.key).etag)

@@ -20,7 +20,7 @@ import pytest
 
 from sida import layout, records
 from sida.errors import UserError
-from sida.stores import ObjectStore
+from sida.stores import ObjectStore, open_store
 from sida.tracking.projection import benchmark_of, projection
 from sida.tracking.reconcile import Reconciler, track, track_quietly
 from sida.tracking.server import TrackingOff, connected
@@ -300,6 +300,33 @@ def test_what_mlflow_downloads_as_the_champion_says_where_the_weights_are_and_ho
         artifact_uri="models:/digits-8x8-fd_digits-n200@champion", dst_path=str(tmp_path), tracking_uri=address
     )
     assert Path(folder, "generator.json").is_file()
+
+
+def test_a_model_is_where_its_store_is_after_that_was_moved(
+    address: str, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    track(made.write("run-1"))
+    os.rename(store.address.removeprefix("file://"), tmp_path / "moved")
+    moved = open_store(str(tmp_path / "moved"))
+    monkeypatch.setenv("SIDA_STORE", moved.address)
+    assert "written to MLflow" in track("run-1")
+    assert "already in MLflow" in track("run-1")
+    there = client(address)
+    experiment = there.get_experiment_by_name(benchmark_of(made.recipe))
+    models = there.search_logged_models([experiment.experiment_id])
+    (model,) = (model for model in models if model.tags["sida.address"].startswith(moved.address))
+    (version,) = (
+        version
+        for version in there.search_model_versions("name = 'digits-8x8-fd_digits-n200'")
+        if version.tags["sida.sha256"] == model.tags["sida.sha256"]
+    )
+    assert version.tags["sida.address"] == model.tags["sida.address"]
+    assert model.tags["sida.address"] in version.description
+    folder = download_artifacts(artifact_uri=f"models:/{model.model_id}", dst_path=str(tmp_path), tracking_uri=address)
+    assert json.loads(Path(folder, "generator.json").read_text())["weights"] == model.tags["sida.address"]
 
 
 def test_a_failed_run_is_failed_until_the_same_recipe_is_finished(address: str, store: ObjectStore) -> None:

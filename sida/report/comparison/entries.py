@@ -126,7 +126,7 @@ def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, Ste
     assert isinstance(result, RunResult) and isinstance(generator, GeneratorResult)
     rows = {row.model: row for row in result.rows}
     addresses = {"generator": store.address_of(generator.weights.key)}
-    addresses["manifest"] = store.address_of(records.manifest_key(calls["compare"]))
+    addresses["manifest"] = store.address_of(records.made_key(calls["compare"]))
     if "report" in manifests:
         addresses["report"] = store.address_of(manifests["report"].result.page.key)  # type: ignore[union-attr]
     return ComparedRun(
