@@ -26,6 +26,14 @@ def _no_outage_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_outages", {})
 
 
+@pytest.fixture(autouse=True)
+def _nothing_sent_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that tests before this one sent are none here."""
+    from sida import masking
+
+    monkeypatch.setattr(masking, "_sent", frozenset())
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that holds store, runs and cache for the test and its child processes."""

@@ -104,7 +104,7 @@ def all_objects() -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = [whole]
 
     class Kept:
-        namespace, workflow = "sida", {"spec": {}, "status": {"phase": "Running"}}
+        namespace, host, workflow = "sida", "https://cluster", {"spec": {}, "status": {"phase": "Running"}}
 
         def create_object(self, plural: str, manifest: dict[str, Any]) -> None:
             sent.append(manifest)
