@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -170,16 +169,18 @@ def test_without_a_webhook_the_run_is_marked_all_the_same(place: Path, monkeypat
 def test_an_answer_without_end_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, answer: bytes, outcome: str) -> None:
     monkeypatch.setattr("sida.webhook.TIMEOUT", (0.2, 0.8))
 
+    over = threading.Event()
+
     class Handler(StreamRequestHandler):
         def handle(self) -> None:
             with suppress(OSError):
                 self.wfile.write(answer)
-                while True:
+                while not over.wait(0.05):
                     self.wfile.write(b".")
-                    time.sleep(0.05)
 
     with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads, server.block_on_close = True, False
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         assert tell(f"http://127.0.0.1:{server.server_address[1]}/x", {"text": "worse"}, pause=0.01) == outcome
+        over.set()
         server.shutdown()
