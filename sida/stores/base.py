@@ -117,10 +117,11 @@ def absent(address: str) -> NotFound:
 
 
 def damaged(store: ObjectStore, ref: ObjectRef, sha256: str, size: int) -> Corrupt:
-    """Return the error for an object that has this content instead of its own."""
+    """Return the error for an object that has this content instead of its own; ``sha256`` is empty where the size says enough."""
+    found = f"{size} bytes of sha256 {sha256[:12]}" if sha256 else f"{size} bytes"
     return Corrupt(
-        f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is damaged: {size} bytes of sha256 "
-        f"{sha256[:12]}, expected {ref.size} of {ref.sha256[:12]}; delete it and rerun its step"
+        f"{store.address_of(ref.key)} ({ref.name or 'unnamed'}) is damaged: {found}, "
+        f"expected {ref.size} of {ref.sha256[:12]}; delete it and rerun its step"
     )
 
 

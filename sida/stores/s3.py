@@ -84,7 +84,7 @@ class S3Store(ObjectStore):
         if length == 0:
             return b""
         end = "" if length is None else offset + length - 1
-        part = {"Range": f"bytes={offset}-{end}"} if offset or end else {}
+        part = {"Range": f"bytes={offset}-{end}"} if offset or length is not None else {}
         try:
             answer = self._request("get_object", key, most if length is None else length, Key=name, **part)
         except SidaError as error:

@@ -21,7 +21,16 @@ from sida.stores import open_store
 from sida.stores.base import ObjectStore
 from sida.stores.lease import acquire
 from sida.tracking.projection import Node, Projection, projection
-from sida.tracking.server import EXPERIMENT, PROJECTION, TrackingOff, artifact_location, check, connected, up_to_date
+from sida.tracking.server import (
+    EXPERIMENT,
+    PROJECTION,
+    TrackingOff,
+    artifact_location,
+    check,
+    check_artifacts,
+    connected,
+    up_to_date,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -164,6 +173,8 @@ class Reconciler:
 
     def _artifacts(self, run_id: str, artifacts: dict[str, str]) -> None:
         """Write files again: the same path holds the same thing."""
+        if artifacts:
+            check_artifacts(self.address, self.client.get_run(run_id).info.artifact_uri)
         with tempfile.TemporaryDirectory() as temporary:
             for path, key in artifacts.items():
                 folder, _, name = path.rpartition("/")

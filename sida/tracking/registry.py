@@ -12,13 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from sida.manifests import Score
 from sida.scoring.gates import versus
 from sida.tracking.projection import Model
+from sida.tracking.server import check_artifacts
 
 JUDGED, ADDRESS = "sida.judged", "sida.address"
 ABOUT = "generator.json"
@@ -51,6 +52,7 @@ def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Mod
     logged = next(iter(models), None) or client.create_logged_model(
         experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
     )
+    check_artifacts(get_tracking_uri(), logged.artifact_location)
     moved = logged.tags.get(ADDRESS) != model.address  # with its store
     if moved or ABOUT not in {file.path for file in client.list_logged_model_artifacts(logged.model_id)}:
         _artifact(client, logged.model_id, model)

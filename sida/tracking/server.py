@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from sida import patience
 from sida.addresses import nearly_one, redact, shown
@@ -33,6 +34,7 @@ ANSWER_SECONDS = 5.0
 WAIT_SECONDS = 15.0  # for a server that is away: tracking can be done at any time, so nothing waits for it long
 LOCKED_SECONDS = 5.0  # for a SQLite file that another program writes
 TURN_SECONDS = 120.0  # for another process of ours that writes to the same SQLite file
+OBJECT_STORES = ("s3", "gs", "abfs", "abfss", "wasb", "wasbs")  # reached with this machine's own keys
 EXPERIMENT = {  # tags of ours
     "mlflow.experimentKind": "custom_model_development",  # the pages for training open, not those for language models
     "mlflow.note.content": (
@@ -107,6 +109,25 @@ def up_to_date(address: str, identity: str, digest: str) -> bool:
     except sqlite3.Error:
         return False
     return bool(row[0])
+
+
+def check_artifacts(address: str, place: str) -> None:
+    """Raise TrackingOff unless files may go where a server says that those of a run lie: through itself, or to an object store.
+
+    Whoever may create an experiment chooses its place: a path of this machine, or another server, which would get our login.
+    """
+    own, there = urlsplit(address), urlsplit(place)
+    if own.scheme not in ("http", "https") or there.scheme in OBJECT_STORES:
+        return
+    through = there.scheme == "mlflow-artifacts" and not there.netloc
+    if through or (
+        there.scheme in ("mlflow-artifacts", own.scheme) and (there.hostname, there.port) == (own.hostname, own.port)
+    ):
+        return
+    raise TrackingOff(
+        f"MLflow says that files go to {one_line(shown(place), 100)}, neither through itself (`mlflow server --serve-artifacts`) "
+        f"nor to an object store: not complete; `sida track` completes it once the experiment has another place"
+    )
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def test_what_was_put_is_read_whole_in_parts_and_in_blocks(store: ObjectStore) -
     stat = store.put("a/b.bin", content)
     assert store.stat("a/b.bin") == stat and stat.size == len(content)
     assert store.read("a/b.bin") == content
-    assert store.read("a/b.bin", 100, 50) == content[100:150]
+    assert store.read("a/b.bin", 100, 50) == content[100:150] and store.read("a/b.bin", 0, 1) == content[:1]
     assert store.read("a/b.bin", len(content) - 5) == content[-5:]
     assert store.read("a/b.bin", len(content)) == b"" and store.read("a/b.bin", 5, 0) == b""
     assert b"".join(store.blocks("a/b.bin", MIB, stat.size)) == content[MIB:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 from sida.stores import ObjectStore
 from sida.tracking.links import mlflow_link
 from sida.tracking.reconcile import track_quietly
-from sida.tracking.server import TrackingOff, check
+from sida.tracking.server import TrackingOff, check, check_artifacts
 from tests.stores.outage import Way, way_to
 from tests.tracking.runs import Made, recipe
 
@@ -111,6 +111,29 @@ def test_a_server_that_fails_in_any_way_is_a_line_without_its_password(
     written = capfd.readouterr()
     assert "s3cr3tPW" not in line + written.out + written.err
     assert "Traceback" not in written.out + written.err
+
+
+@pytest.mark.parametrize(
+    ("server", "place", "taken"),
+    [
+        ("http://me:pw@host:5000", "mlflow-artifacts:/1/abc/artifacts", True),
+        ("http://me:pw@host:5000", "mlflow-artifacts://host:5000/1/abc/artifacts", True),
+        ("http://host:5000", "http://host:5000/api/2.0/mlflow-artifacts/artifacts/1", True),
+        ("https://host", "s3://bucket/1/abc/artifacts", True),
+        ("sqlite:////home/me/mlflow.db", "/home/me/artifacts/1", True),
+        ("http://host:5000", "file:///home/me/.ssh", False),
+        ("http://host:5000", "/home/me/.ssh", False),
+        ("http://host:5000", "mlflow-artifacts://other:5000/1", False),
+        ("http://host:5000", "http://host:5001/1", False),
+        ("https://host", "http://host/1", False),
+        ("http://host:5000", "sftp://host/1", False),
+        ("http://host:5000", "", False),
+    ],
+)
+def test_files_go_through_the_server_or_to_an_object_store_alone(server: str, place: str, taken: bool) -> None:
+    said = r"neither through itself .* nor to an object store"
+    with nullcontext() if taken else pytest.raises(TrackingOff, match=said):
+        check_artifacts(server, place)
 
 
 class Endless(BaseHTTPRequestHandler):
