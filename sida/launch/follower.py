@@ -94,9 +94,8 @@ class Follower:
             self.work.keep_log()
         except Unavailable as error:
             self.note(f"its log is not kept: {error}")
-        if (
-            failed is not None and not self.work.finished()
-        ):  # a worker that fails after the result is there changes nothing
+        # A worker that fails after the result is there changes nothing.
+        if failed is not None and not self.work.finished():
             raise self._cause(failed, begin)
 
     def _tick(self) -> None:

@@ -50,7 +50,6 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
     """
     folder, step, store, execution = job_folder(run), run.step.name, run.store, run.recipe.execution
     log = settings().runs / "logs" / f"{step}-{run.key[:12]}-{run.attempt}.log"
-    progress.log(step, log)
     job = f"{folder}/spec.json"
     work = Work(
         step=step,
@@ -68,6 +67,7 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
     if (outcome := _outcome(run, folder, spec)) is not None:
         launcher.settle(work)
         return outcome
+    progress.log(step, log)
     file = JobFile(
         step=step,
         folder=folder,

@@ -91,11 +91,12 @@ class S3Store(ObjectStore):
             if isinstance(error.__cause__, ClientError) and status_of(error.__cause__) == 416:
                 return b""  # from the end on there is nothing, as with a file
             raise
-        if answer["Body"] is None and length is None:
+        content: bytes | None = answer["Body"]
+        if content is not None:
+            return content
+        if length is None:
             raise too_large(self, key, most)
-        if answer["Body"] is None:
-            raise StoreError(f"{redact(self.endpoint)} sent more of {self.address_of(key)} than {length} bytes")
-        return bytes(answer["Body"])
+        raise StoreError(f"{redact(self.endpoint)} sent more of {self.address_of(key)} than {length} bytes")
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
         """Yield the bytes in order, a few blocks being read at once ahead of the reader."""
