@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.engines.argo_template import COMPONENT
-from sida.launch.shapes import NODES, misshapen
+from sida.launch.shapes import NODES
+from sida.shapes import misshapen
 
 RUN_LABEL, WORKFLOW = "pipeline/runid", "workflows.argoproj.io/workflow"
 NODE_NAME = "workflows.argoproj.io/node-name"

@@ -7,7 +7,6 @@ at most ``outage_seconds``; what it refuses is one line for the user.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,17 +17,17 @@ from typing import Any
 from sida.errors import SidaError, UserError
 from sida.launch import answers, queue
 from sida.launch.answers import bound_answers, whole_body
-from sida.launch.shapes import misshapen
+from sida.launch.shapes import NAME, OBJECT
 from sida.launch.trainjob_manifest import API_VERSION, GROUP, PLURAL, STEP, VERSION
 from sida.patience import hush_retries
 from sida.printing import one_line
 from sida.settings import environment
+from sida.shapes import misshapen
 
 CALL_TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two bytes
 MAX_PAUSE = 60.0
 LINE_BYTES = 64 << 10  # of a log
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_NAME = re.compile(r"[A-Za-z0-9:._@-]{1,253}")
 _OF_ONE = ("name", "uid")  # of what is looked at again, or deleted: another may have its name by then
 _TRANSIENT = (401, 408, 429, 500, 502, 503, 504)  # 401: a service account's token is being renewed
 
@@ -295,11 +294,11 @@ class Cluster:
 
     def _checked(self, item: Any, fields: tuple[str, ...]) -> dict[str, Any]:
         """Return an object whose metadata have these fields, and in which everything is of its type. Raises NoApi for another."""
-        if fault := misshapen(item):
+        if fault := misshapen(item, OBJECT):
             raise NoApi(self.host, fault)
         metadata = (item or {}).get("metadata") or {}
         for field in fields:
-            if not _NAME.fullmatch(metadata.get(field) or ""):
+            if not NAME.fullmatch(metadata.get(field) or ""):
                 raise NoApi(self.host, f"an object without metadata.{field}")
         return dict(item)
 

@@ -5,11 +5,9 @@ A field that is missing or null is as the API leaves it out. Fields are called a
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
-Shape = type | tuple[type, ...] | list[Any] | dict[str, Any]  # [of each item]; {name: of its value, "*": of any other}
-_WORDS = {str: "text", int: "number", bool: "yes or no"}
-
+NAME = re.compile(r"[A-Za-z0-9:._@-]{1,253}")  # or uid, or another id
 _AMOUNTS = {"*": (str, int, float)}
 _CONDITIONS = [{"type": str, "status": str, "reason": str, "message": str, "lastTransitionTime": str}]
 _RESOURCES = {"requests": _AMOUNTS, "limits": _AMOUNTS}
@@ -74,22 +72,3 @@ OBJECT = {
     # EndpointSlices
     "endpoints": [{"conditions": {}}],
 }
-
-
-def misshapen(value: Any, shape: Shape = OBJECT, path: str = "") -> str:
-    """Return what is not as it must be, ``status.phase is no text``; empty where all is."""
-    if value is None:
-        return ""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{path or 'it'} is no object"
-        rest = shape.get("*")
-        below = [(item, shape.get(name, rest), f"{path}.{name}".lstrip(".")) for name, item in value.items()]
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{path} is no list"
-        below = [(item, shape[0], path) for item in value]
-    else:
-        kinds = shape if isinstance(shape, tuple) else (shape,)
-        return "" if type(value) in kinds else f"{path} is no {_WORDS[kinds[0]]}"
-    return next(filter(None, (misshapen(item, one, at) for item, one, at in below if one is not None)), "")
