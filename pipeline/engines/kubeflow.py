@@ -21,6 +21,7 @@ from pipeline.cron import six_fields
 from pipeline.dag import one_step
 from pipeline.engines.base import Engine, LoggedOut, Schedule, Unreachable, Version
 from pipeline.engines.credentials import renewing, token_of, variable
+from pipeline.engines.kubeflow_answers import Strange, check_answers, id_in
 from pipeline.engines.kubeflow_schedules import replace
 from pipeline.engines.run_state import RunState, run_state
 from pipeline.profile import Profile
@@ -31,8 +32,19 @@ from sida.patience import hush_retries
 from sida.printing import one_line
 from sida.records import StepCall
 
+LOOK = (
+    "the run may have been started all the same: look with `sida status --profile PROFILE` before it is started again"
+)
 MOST_PAGES = 1000  # of a list
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
+
+
+class NoKubeflow(UserError):
+    """Something else than Kubeflow Pipelines answers; ``said`` is what it says, as JSON has it."""
+
+    def __init__(self, message: str, said: object) -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class Client(Engine):
@@ -50,17 +62,16 @@ class Client(Engine):
 
     def upload(self, compiled: Compiled, description: str) -> Version:
         """Return the version of a compiled pipeline, named after recipe, day and digest; upload each digest only once."""
-        with self._errors("upload the pipeline"):
+        with _file(compiled.text) as path, self._errors("upload the pipeline"):
             pipeline_id = self._pipeline_id(compiled.name) or self._create_pipeline(compiled.name, description)
             for version in _listed(self._kfp.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
                 if str(version.display_name).endswith(f"-{compiled.mark}"):
                     return Version(version.pipeline_version_id, version.display_name, False, pipeline_id)
             today = time.strftime("%Y-%m-%d", time.gmtime())
             name = f"{compiled.name.removeprefix('sida-')}-{today}-{compiled.mark}"
-            with _file(compiled.text) as path:
-                version = self._kfp.upload_pipeline_version(
-                    path, name, pipeline_id=pipeline_id, description=f"sha256:{compiled.digest}. {description}"
-                )
+            version = self._kfp.upload_pipeline_version(
+                path, name, pipeline_id=pipeline_id, description=f"sha256:{compiled.digest}. {description}"
+            )
             return Version(version.pipeline_version_id, name, True, pipeline_id)
 
     def _pipeline_id(self, name: str) -> str:
@@ -88,9 +99,27 @@ class Client(Engine):
             return self._start(title, {}, pipeline_package_path=path)
 
     def _start(self, name: str, parameters: dict[str, str], **pipeline: str) -> str:
+        """Start a run; return its id, also where the rest of the answer cannot be read: a second try would start a second run."""
         with self._errors("start the run"):
-            run = self._kfp.run_pipeline(self._experiment(), name, params=parameters, **pipeline, **self._pods())
-            return str(run.run_id)
+            experiment = self._experiment()
+        try:
+            with self._errors("start the run", unsure=LOOK):
+                run = self._kfp.run_pipeline(experiment, name, params=parameters, **pipeline, **self._pods())
+                return str(run.run_id)
+        except NoKubeflow as error:
+            if found := id_in(error.said) or self._only_one(experiment, name):
+                return found
+            raise
+
+    def _only_one(self, experiment: str, name: str) -> str:
+        """Return the id of the run of this name; empty where that cannot be seen, or there are several."""
+        options = {"experiment_id": experiment, "sort_by": "created_at desc", "page_size": 100, "filter": _named(name)}
+        try:
+            with self._errors("find the run"):
+                found = [run.run_id for run in self._kfp.list_runs(**options).runs or [] if run.display_name == name]
+        except SidaError:
+            return ""
+        return found[0] if len(found) == 1 else ""
 
     def _pods(self) -> dict[str, str | None]:
         """Return what the profile says of a run's pods."""
@@ -194,35 +223,38 @@ class Client(Engine):
             )
 
     @contextlib.contextmanager
-    def _errors(self, doing: str, missing: str = "") -> Iterator[None]:
-        """Raise kfp's and urllib3's exceptions as ours; silence kfp, which prints links and warns about its own future."""
+    def _errors(self, doing: str, missing: str = "", unsure: str = "") -> Iterator[None]:
+        """Raise kfp's and urllib3's exceptions as ours; silence kfp, which prints links and warns about its own future.
+
+        ``unsure``: what to do where it may have been done, though no answer says so.
+        """
         from kfp_server_api import ApiException
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, MaxRetryError
 
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
                 yield
+        except (SidaError, OSError):  # the latter: of this machine
+            raise
         except ApiException as error:
-            raise self._refused(error, doing, missing) from error
+            raise self._refused(error, doing, missing, unsure) from error
         except HTTPError as error:
+            if unsure and not isinstance(error, MaxRetryError):  # which was never sent
+                raise Unreachable(f"{self._server} breaks off ({_reason(error)}): {unsure}") from error
             raise Unreachable(
                 f"{self._server} does not answer ({_reason(error)}): check kfp.host of the profile, "
                 f"or start `kubectl -n kubeflow port-forward svc/ml-pipeline 8888`"
             ) from error
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-        ) as error:  # kfp, on what is no answer
-            why = one_line(f"{type(error).__name__}: {error}", 100)
-            raise UserError(
-                f"{self._server} does not answer as Kubeflow Pipelines does ({why}), so it cannot {doing}: check kfp.host"
+        except Exception as error:  # of kfp, on what is no answer
+            why = str(error) if isinstance(error, Strange) else one_line(f"{type(error).__name__}: {error}", 100)
+            raise NoKubeflow(
+                f"{self._server} does not answer as Kubeflow Pipelines does ({why}), so it cannot {doing}: "
+                f"{unsure or 'check kfp.host'}",
+                getattr(error, "said", None),
             ) from error
 
-    def _refused(self, error: Any, doing: str, missing: str) -> SidaError:
+    def _refused(self, error: Any, doing: str, missing: str, unsure: str) -> SidaError:
         message = _message(error.body)
         if error.status in (401, 403):
             reason = "not logged in" if error.status == 401 else f"not allowed to {doing}"
@@ -239,7 +271,10 @@ class Client(Engine):
             )
         if error.status in (400, 409):
             return UserError(f"{self._server} refused to {doing}: {message or error.reason}")
-        return SidaError(f"{self._server} failed to {doing}: {error.status} {message or error.reason}: try again")
+        unsure = unsure if error.status >= 500 else ""
+        return SidaError(
+            f"{self._server} failed to {doing}: {error.status} {message or error.reason}: {unsure or 'try again'}"
+        )
 
 
 def _connect(profile: Profile) -> Any:
@@ -280,8 +315,9 @@ def _connect(profile: Profile) -> Any:
 
 
 def _bound(client: Any) -> None:
-    """Bound a client's waits and answers, once."""
-    rest = client._healthz_api.api_client.rest_client
+    """Bound a client's waits and answers, and have these checked, once."""
+    api = client._healthz_api.api_client
+    rest = api.rest_client
     if getattr(rest.request, "is_bounded", False):
         return
     request = rest.request
@@ -292,6 +328,7 @@ def _bound(client: Any) -> None:
     bounded.is_bounded = True  # type: ignore[attr-defined]
     rest.request = bounded
     bound_answers(rest.pool_manager)
+    check_answers(api)
 
 
 @cache

@@ -104,6 +104,9 @@ class Kfp:
         self.canceling_polls = 2  # so often is a cancelled run CANCELING before it is FAILED
         self._numbers = itertools.count(1)
         self.before: Callable[[str, str], None] = lambda method, path: None  # a test's: raises Refused, or looks
+        self.spoil: Callable[[str, str, Any], Any] = lambda method, path, said: (
+            said
+        )  # a test's: what is answered in its place
 
     def enabled(self) -> list[str]:
         """Ids of the recurring runs that fire."""
@@ -216,7 +219,8 @@ class Kfp:
         """Newest first, a page at a time, without their tasks."""
         if query.get("sort_by") != "created_at desc":
             raise Refused(400, f"sorted by {query.get('sort_by')}")
-        mine = [run for run in self.runs.values() if run["experiment_id"] == query.get("experiment_id")][::-1]
+        runs = _filtered(self.runs, query)
+        mine = [run for run in runs if run["experiment_id"] == query.get("experiment_id")][::-1]
         start, size = int(query.get("page_token") or 0), int(query["page_size"])
         page = {"runs": [{k: v for k, v in run.items() if k != "run_details"} for run in mine[start : start + size]]}
         return page | ({"next_page_token": str(start + size)} if len(mine) > start + size else {})
@@ -332,7 +336,8 @@ def _handler(kfp: Kfp) -> Callable[..., BaseHTTPRequestHandler]:
             if kfp.form == "old" or not url.path.startswith(BASE):
                 raise Refused(404, "Not Found")
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            return kfp.answer(self.command, url.path.removeprefix(BASE), query, self._read(body))
+            path = url.path.removeprefix(BASE)
+            return kfp.spoil(self.command, path, kfp.answer(self.command, path, query, self._read(body)))
 
         def _read(self, body: bytes) -> Any:
             kind = self.headers.get("Content-Type", "")

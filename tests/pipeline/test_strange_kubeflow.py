@@ -1,0 +1,160 @@
+"""Answers that Kubeflow Pipelines does not give: each a line, and no run is started twice or called by what is no id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.compile import Compiled
+from pipeline.engines.base import Version
+from pipeline.engines.kubeflow import Client
+from pipeline.engines.kubeflow_answers import ANSWERS
+from pipeline.profile import load
+from sida.errors import SidaError, UserError
+from sida.shapes import misshapen
+from tests.pipeline.command import Command
+from tests.pipeline.kfp_server import FACTS, Kfp, Refused
+
+NO_IDS = [None, "", {"a": 1}, "x\n../../evil", "\x1b[31mx", 5]
+VERSION = Version("version-x", "x", False, "p")
+LINE = "does not answer as Kubeflow Pipelines does"
+
+
+def submit(command: Command, *more: str) -> Any:
+    return command("submit", "digits", "--profile", command.profile(), "--quiet", *more)
+
+
+def spoil(kfp: Kfp, path: str, **fields: Any) -> None:
+    """Have these fields in each answer about ``path``, those of lists included; ``...`` takes one away."""
+
+    def changed(item: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in (item | fields).items() if value is not ...}
+
+    def answer(method: str, at: str, said: Any) -> Any:
+        if not at.startswith(path):
+            return said
+        lists = {name: [changed(each) for each in value] for name, value in said.items() if isinstance(value, list)}
+        return {**said, **lists} if method == "GET" and not at.partition("/")[2] else changed(said)
+
+    kfp.spoil = answer
+
+
+@pytest.fixture
+def client(command: Command, kfp: Kfp) -> Client:
+    kfp.versions[VERSION.version_id] = {"pipeline_id": "p", "pipeline_spec": {"pipeline_spec": {"root": {}}}}
+    return Client(load(command.profile()))
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert LINE in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_run_without_an_id_is_no_run(command: Command, kfp: Kfp) -> None:
+    spoil(kfp, "runs", run_id=...)
+    line = submit(command).mistake()
+    assert f"{LINE} (run_id is missing)" in line and "may have been started" in line and "sida status" in line
+    assert len(kfp.runs) == 1
+    assert f"{LINE} (runs.run_id is missing)" in command("status", "--profile", command.profile()).mistake()
+
+
+@pytest.mark.parametrize("run_id", NO_IDS)
+def test_what_is_no_id_is_not_taken_for_one(client: Client, kfp: Kfp, run_id: Any) -> None:
+    spoil(kfp, "runs", run_id=run_id)
+    assert "may have been started" in refusal(lambda: client.start("x", VERSION, {}))
+    assert len(kfp.runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("pipelines", "pipeline_id"),
+        ("pipelines/upload_version", "pipeline_version_id"),
+        ("experiments", "experiment_id"),
+    ],
+)
+def test_nothing_is_started_of_what_has_no_id(client: Client, kfp: Kfp, path: str, field: str) -> None:
+    compiled = Compiled("x", "pipelineInfo: {name: x}\nroot: {}\ncomponents: {}\n", "0" * 64)
+    for value in (..., *NO_IDS):
+        kfp.pipelines.clear()
+        kfp.versions.clear()
+        spoil(kfp, path, **{field: value})
+        line = refusal(lambda: client.start("x", client.upload(compiled, ""), {}))
+        assert f"{field} is " in line and "may have been" not in line
+    assert not kfp.runs
+
+
+def test_a_schedule_without_an_id_is_none(client: Client, kfp: Kfp) -> None:
+    schedule = client.schedule("x", client.cron("0 3 * * 1"), VERSION, {})
+    for value in (..., *NO_IDS):
+        spoil(kfp, "recurringruns", recurring_run_id=value)
+        assert "(recurring_run_id is " in refusal(lambda: client.create_schedule(schedule, "p", ""))
+    for fields in ({"trigger": {"cron_schedule": {"cron": ["x"]}}}, {"runtime_config": {"parameters": [1]}}):
+        spoil(kfp, "recurringruns", **fields)
+        refusal(client.schedules)
+
+
+FAULTS: list[dict[str, Any]] = [
+    {"created_at": "9" * 40},
+    {"created_at": 5},
+    {"created_at": "x"},
+    {"finished_at": []},
+    {"state": {"a": "SUCCEEDED"}},
+    {"error": {"message": {"a": 1}}},
+    {"state_history": [{"state": ["x"]}]},
+    {"run_details": {"task_details": [{"display_name": "distill", "start_time": "x"}]}},
+    {"run_details": {"task_details": [{"display_name": 5}]}},
+    {"run_details": {"task_details": {"a": 1}}},
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_that_was_started_is_called_by_its_id_whatever_else_is_wrong(
+    client: Client, kfp: Kfp, fault: dict[str, Any]
+) -> None:
+    spoil(kfp, "runs", **fault)
+    assert [client.start("x", VERSION, {})] == list(kfp.runs)
+    refusal(lambda: client.run(*kfp.runs))
+    refusal(lambda: client.runs(10))
+
+
+def test_a_run_with_a_wrong_date_is_printed_when_started_and_is_a_line_when_looked_at(
+    command: Command, kfp: Kfp
+) -> None:
+    spoil(kfp, "runs", created_at="9" * 40)
+    said = submit(command)
+    (run_id,) = kfp.runs
+    assert (said.status, said.out) == (0, f"{run_id}\n")
+    assert LINE in command("status", run_id, "--profile", command.profile()).mistake()
+
+
+@pytest.mark.parametrize("instead", [{}, None, [], "x", {"run_id": ""}])
+def test_a_run_whose_answer_says_nothing_is_found_by_its_name_if_no_other_has_it(
+    client: Client, kfp: Kfp, instead: Any
+) -> None:
+    kfp.spoil = lambda method, path, said: instead if (method, path) == ("POST", "runs") else said
+    assert [client.start("x", VERSION, {})] == list(kfp.runs)
+    assert "may have been started" in refusal(lambda: client.start("x", VERSION, {}))
+
+
+def test_a_start_whose_answer_is_lost_is_not_to_be_tried_again_blindly(client: Client, kfp: Kfp) -> None:
+    def refuse(method: str, path: str, said: Any) -> Any:
+        if (method, path) == ("POST", "runs"):
+            raise Refused(504, "gateway timeout")
+        return said
+
+    kfp.spoil = refuse
+    with pytest.raises(SidaError, match="504 gateway timeout: the run may have been started") as caught:
+        client.start("x", VERSION, {})
+    assert caught.value.exit_code == 1 and len(kfp.runs) == 1
+
+
+def test_what_the_real_server_said_is_of_these_shapes() -> None:
+    for name in ("succeeded", "failed", "cancelled", "driver-failed", "noimage", "oom"):
+        run = json.loads((FACTS / f"{name}.json").read_text()) | {"run_id": "x"}  # which the facts leave out
+        assert not misshapen(run, ANSWERS["V2beta1Run"])
