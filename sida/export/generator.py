@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from sida.addresses import checked, redact
 from sida.errors import NotFound, UserError
 from sida.foreign.boundary import no_file
+from sida.foreign.limits import FILE_BYTES
 from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manifest
 from sida.origin import store_of
 from sida.printing import one_line
@@ -82,7 +84,13 @@ def _from_store(address: str, recipe: Recipe | None) -> Generator:
             return _from_manifest(store.read(key), redact(address), address)
     except NotFound as error:
         raise UserError(f"{redact(address)}: nothing is there: {HOW}") from error
+    if size > FILE_BYTES:
+        raise UserError(f"{redact(address)}: has {size:,} bytes, which no generator has: {HOW}")
     with tempfile.TemporaryDirectory() as folder:
+        if size > (free := shutil.disk_usage(folder).free):
+            raise UserError(
+                f"{redact(address)}: has {size:,} bytes, and {free:,} are free in {tempfile.gettempdir()}: free space or set TMPDIR"
+            )
         path = Path(folder) / ("generator" + Path(urlsplit(address).path).suffix)
         with path.open("wb") as file:
             file.writelines(store.blocks(key, 0, size))

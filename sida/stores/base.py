@@ -133,9 +133,15 @@ def too_large(store: ObjectStore, key: str, most: int) -> Corrupt:
 # -- keys and addresses
 
 
+def is_key(text: str) -> bool:
+    """Return whether a text is a relative path of plain parts, not the store's own."""
+    parts = text.split("/")
+    plain = not any(part in ("", ".", "..") for part in parts) and not re.search(r"[\x00-\x1f\x7f]", text)
+    return plain and parts[0] != RESERVED
+
+
 def check_key(key: str) -> str:
-    """Return ``key`` if it is a relative path of plain parts; raise UserError otherwise."""
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or parts[0] == RESERVED or re.search(r"[\x00-\x1f\x7f]", key):
+    """Return ``key`` if it is one; raise UserError otherwise."""
+    if not is_key(key):
         raise UserError(f"{key!r} is not an object key: write a relative path such as steps/score/1.json")
     return key

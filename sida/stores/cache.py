@@ -37,8 +37,8 @@ _users: dict[Path, int] = {}  # by cache folder: descriptor of this process's li
 def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_bytes: int) -> Path:
     """Return the verified local copy of an object, downloaded unless it exists; then evict old objects.
 
-    Raises Corrupt when two whole downloads had another sha256, UserError when the disk is full, StoreUnusable
-    when the cache cannot be written, and the store's errors.
+    Raises Corrupt when it has another size, or two whole downloads had another sha256, UserError when the disk is full,
+    StoreUnusable when the cache cannot be written, and the store's errors.
     """
     name = ref.key.rpartition("/")[2]
     path = folder / "objects" / name
@@ -48,6 +48,8 @@ def fetch_through_cache(store: ObjectStore, ref: ObjectRef, folder: Path, limit_
             return path
         with _locked(folder / "downloads" / ref.sha256):
             if not give_out(folder, path, ref.sha256):
+                if (size := store.stat(ref.key).size) != ref.size:  # whatever it is, nothing else has to go for it
+                    raise damaged(store, ref, "", size)
                 make_room(folder, ref.size, limit_bytes)
                 _download(store, ref, path)
                 give_out(folder, path, ref.sha256)

@@ -10,7 +10,7 @@ import io
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -22,26 +22,27 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from sida.addresses import redact
-from sida.errors import AlreadyExists, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
+from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, StoreError, StoreUnusable, Unavailable, UserError
 from sida.patience import keep_trying
 from sida.settings import settings
-from sida.stores.base import RECORD_BYTES, RESERVED, ObjectStore, Stat, absent, check_key, too_large
+from sida.stores.base import RECORD_BYTES, RESERVED, ObjectStore, Stat, absent, check_key, is_key, too_large
+from sida.stores.s3_answers import (
+    BLOCK_BYTES,
+    MOST_NAMES,
+    MOST_PAGES,
+    body_of,
+    check,
+    etag_of,
+    names_in,
+    stat_of,
+    token_in,
+)
 from sida.stores.s3_client import connect
-from sida.stores.s3_errors import Strange, explain, name_of, status_of
+from sida.stores.s3_errors import explain, name_of, status_of
 
 PART_BYTES = 16 << 20
 MAX_PARTS = 9000
-BLOCK_BYTES = 8 << 20
 READERS, WRITERS = 4, 3  # threads of one download, of one upload
-SAID = {  # by every S3 server in its answer; a page or an empty answer of something before it does not
-    "get_object": "ETag",
-    "head_object": "ETag",
-    "put_object": "ETag",
-    "upload_part": "ETag",
-    "complete_multipart_upload": "ETag",
-    "create_multipart_upload": "UploadId",
-    "list_objects_v2": "Name",
-}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,16 +100,22 @@ class S3Store(ObjectStore):
         raise StoreError(f"{redact(self.endpoint)} sent more of {self.address_of(key)} than {length} bytes")
 
     def blocks(self, key: str, offset: int, size: int) -> Iterator[bytes]:
-        """Yield the bytes in order, a few blocks being read at once ahead of the reader."""
+        """Yield the bytes in order, a few blocks being read at once ahead of the reader. Raises Corrupt where there are fewer."""
 
         def block(start: int) -> bytes:
-            return self.read(key, start, min(BLOCK_BYTES, size - start))
+            length = min(BLOCK_BYTES, size - start)
+            content = self.read(key, start, length)
+            if len(content) < length:
+                raise Corrupt(
+                    f"{self.address_of(key)} is damaged: it ends after {start + len(content):,} bytes, expected {size:,}; "
+                    f"delete it and rerun its step"
+                )
+            return content
 
         return _in_parallel(block, range(offset, size, BLOCK_BYTES), READERS)
 
     def stat(self, key: str) -> Stat:
-        answer = self._request("head_object", key, Key=self._name(key))
-        return Stat(answer["ContentLength"], _etag(answer), str(answer.get("LastModified", "")))
+        return stat_of(self._request("head_object", key, Key=self._name(key)))
 
     def age(self, key: str) -> float:
         answer = self._request("head_object", key, Key=self._name(key))
@@ -116,21 +123,24 @@ class S3Store(ObjectStore):
         try:  # both are the server's: this machine's clock says nothing
             now, written = (parsedate_to_datetime(headers[name]) for name in ("date", "last-modified"))
             return (now - written).total_seconds()
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreError(f"{redact(self.endpoint)} does not say when {self.address_of(key)} was written") from error
 
     def list(self, prefix: str = "") -> Sequence[str]:
-        keys: list[str] = []
-        after: dict[str, str] | None = {}
-        while after is not None:
+        """Return the keys. What has no key of a store's is passed over: names like ``runs/`` are some tools' signs of a folder."""
+        names: list[str] = []
+        seen: set[str] = set()
+        after: dict[str, str] = {}
+        while True:
             page = self._request("list_objects_v2", prefix, RECORD_BYTES, Prefix=self._root + prefix, **after)
-            keys += [entry["Key"].removeprefix(self._root) for entry in page.get("Contents", ())]
-            before, after = after, None
-            if page.get("IsTruncated"):
-                after = {"ContinuationToken": page.get("NextContinuationToken", "")}
-                if after in (before, {"ContinuationToken": ""}):
-                    raise StoreError(f"{redact(self.endpoint)} lists {self.address}/{prefix} without end: look at it")
-        return sorted(key for key in keys if not key.startswith(f"{RESERVED}/"))
+            names += names_in(page)
+            if (token := token_in(page)) is None:
+                break
+            if token in seen or not token or len(seen) >= MOST_PAGES or len(names) > MOST_NAMES:
+                raise StoreError(f"{redact(self.endpoint)} lists {self.address}/{prefix} without end: look at it")
+            seen.add(token)
+            after = {"ContinuationToken": token}
+        return sorted(key for key in (name.removeprefix(self._root) for name in names) if is_key(key))
 
     # -- writing
 
@@ -142,7 +152,7 @@ class S3Store(ObjectStore):
         stream.seek(begin)
         if size <= PART_BYTES:
             content = _read(stream, size)
-            return Stat(len(content), _etag(self._request("put_object", key, Key=name, Body=content)))
+            return Stat(len(content), etag_of(self._request("put_object", key, Key=name, Body=content)))
         try:
             return self._upload(key, stream, size)
         except NotFound:  # the upload is no more: completed by a try whose answer was lost, or removed
@@ -167,7 +177,7 @@ class S3Store(ObjectStore):
             with suppress(SidaError):
                 self._send("abort_multipart_upload", key, **upload)
             raise
-        return Stat(size, _etag(answer))
+        return Stat(size, etag_of(answer))
 
     def put_if_absent(self, key: str, content: bytes) -> Stat:
         """Make one conditional PUT, read back. After a lost answer "exists" may mean that we won."""
@@ -196,7 +206,7 @@ class S3Store(ObjectStore):
         answer = self._request("get_object", key, len(content), Key=name)
         if answer["Body"] != content:
             raise AlreadyExists(f"{self.address_of(key)} exists already: another process wrote it at the same time")
-        return Stat(len(content), _etag(answer))
+        return Stat(len(content), etag_of(answer))
 
     def _holds(self, key: str, content: bytes) -> bool:
         """Return whether an object is there with these bytes, as far as one request says."""
@@ -251,10 +261,9 @@ class S3Store(ObjectStore):
         if not isinstance(refusal.__cause__, ClientError) or status_of(refusal.__cause__) != 403:
             return None
         try:
-            page = self._send("list_objects_v2", "", Prefix=name, MaxKeys=1)
+            return name in names_in(self._send("list_objects_v2", "", Prefix=name, MaxKeys=1))
         except SidaError:
             return None
-        return name in [entry["Key"] for entry in page.get("Contents", ())]
 
     def _send(self, operation: str, key: str, most: int = RECORD_BYTES, **arguments: Any) -> dict[str, Any]:
         """Make one of botocore's requests, once, and read the answer's body: None for more than ``most`` bytes.
@@ -264,9 +273,8 @@ class S3Store(ObjectStore):
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
             if operation == "get_object":
-                answer["Body"] = _body(answer, most)
-            if SAID.get(operation, "ResponseMetadata") not in answer:
-                raise Strange(f"without {SAID[operation]}")
+                answer["Body"] = body_of(answer, most)
+            check(operation, arguments, answer)
         except SidaError:
             raise
         except Exception as error:  # of botocore, urllib3 and the parsers below them, which meet whatever was sent
@@ -279,24 +287,6 @@ class S3Store(ObjectStore):
         if self._connected is None or self._connected[0] != os.getpid():
             self._connected = os.getpid(), connect(self.endpoint, self.region, connections=2 * READERS)
         return self._connected[1]
-
-
-def _etag(answer: Mapping[str, str]) -> str:
-    return answer.get("ETag", "").strip('"')
-
-
-def _body(answer: dict[str, Any], most: int) -> bytes | None:
-    """Read an answer's body to its end; return None, and no more of it is read, where it has more than ``most`` bytes."""
-    body, content = answer["Body"], io.BytesIO()
-    if answer.get("ContentLength", 0) <= most:
-        while block := body.read(BLOCK_BYTES):  # the last, empty one compares what came with what was announced
-            content.write(block)
-            if content.tell() > most:
-                break
-        else:
-            return content.getvalue()
-    body.close()
-    return None
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:

@@ -19,6 +19,7 @@ from sida.addresses import checked
 from sida.errors import UserError
 from sida.masking import hide
 from sida.settings import environment
+from sida.stores.s3_answers import Bounded
 from sida.stores.s3_errors import Redirected, Strange, not_an_address
 
 _service_models = functools.cache(create_loader)  # botocore's descriptions of services, read once a process (40 ms)
@@ -65,9 +66,24 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
         )
     except ValueError as error:
         raise not_an_address(endpoint) from error
+    _bound_answers(client)
     client.meta.events.register_last("before-call.s3", _send_at_once)
     client.meta.events.register("before-parse.s3", _refuse_strange_answers)
     return client
+
+
+def _bound_answers(client: BaseClient) -> None:
+    """Bound what botocore reads whole of an answer: all but an object's bytes. Its events come too late for that."""
+    session = client._endpoint.http_session
+    send = session.send
+
+    def bounded(request: Any) -> Any:
+        request.stream_output = True  # or it would be read before we have it; whoever parses it reads it then
+        response = send(request)
+        response.raw = Bounded(response.raw)
+        return response
+
+    session.send = bounded
 
 
 def _send_at_once(params: dict[str, Any], **_: object) -> None:

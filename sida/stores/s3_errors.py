@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from botocore import exceptions as boto
-from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
+from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError, ReadTimeoutError
 
 from sida.addresses import redact
 from sida.errors import AlreadyExists, SidaError, StoreError, StoreUnusable, Unavailable, UserError
@@ -150,7 +150,7 @@ def _not_answered(error: Exception, place: str, endpoint: str) -> SidaError:
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):
         refused = "refused" in str(reason).lower()
         return _unreachable(endpoint, "it refuses connections" if refused else "no way to it, or no answer")
-    if isinstance(error, boto.ReadTimeoutError):
+    if isinstance(error, boto.ReadTimeoutError | ReadTimeoutError):
         return _unavailable(place, endpoint, "does not answer in time")
     return _unavailable(place, endpoint, "breaks off")
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sida import patience
 from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, StoreUnusable, Unavailable, UserError
-from sida.stores import ObjectStore, open_store, s3_client
+from sida.export.generator import open_generator
+from sida.foreign.limits import FILE_BYTES
+from sida.stores import ObjectRef, ObjectStore, fetch_object, open_store, s3, s3_answers, s3_client
+from sida.stores.cache import make_folders
+from sida.stores.garbage import find_garbage
+from sida.stores.s3 import READERS
 from tests.raw import Server, http, serving
 from tests.stores.outage import hasten
 
@@ -241,3 +248,130 @@ def test_what_may_be_listed_and_is_not_there_is_missing_where_aws_refuses_it(
     server.answer = lambda method, body: DENIED
     with pytest.raises(StoreUnusable, match="refuses these credentials"):
         strange.read("a/b")
+
+
+def listing(*names: str, token: str | None = None) -> bytes:
+    """A page of a list."""
+    end = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    contents = "".join(f"<Contents><Key>{name}</Key></Contents>" for name in names)
+    return http(200, LISTED % f"{contents}{end}".encode(), XML)
+
+
+@pytest.mark.parametrize(
+    ("use", "answer", "fault"),
+    [
+        ("list", http(200, LISTED % b"<Contents><ETag>x</ETag></Contents>", XML), "Contents.Key is missing"),
+        ("list", listing("x/a/b", "y/secret"), "lists what was not asked for"),
+        ("list", listing("a/b"), "lists what was not asked for"),
+        ("stat", b'HTTP/1.1 200 OK\r\nETag: "1"\r\nConnection: close\r\n\r\n', "ContentLength is missing"),
+        ("stat", http(200, Content_Length="3"), "ETag is missing"),
+        ("read", http(200, b"x"), "ETag is missing"),
+        ("put", http(200), "ETag is missing"),
+    ],
+)
+def test_a_field_that_is_read_is_there_or_it_is_no_answer(
+    server: Server, strange: ObjectStore, use: str, answer: bytes, fault: str
+) -> None:
+    server.answer = answer
+    error = failure(strange, use)
+    assert isinstance(error, Unavailable) and f"does not answer like an S3 server ({fault}" in str(error).replace(
+        "(it ", "("
+    )
+
+
+def test_a_list_without_keys_says_nothing_of_what_is_refused(server: Server, strange: ObjectStore) -> None:
+    answers = [DENIED, http(200, LISTED % b"<Contents><ETag>x</ETag></Contents>", XML)]
+    server.answer = lambda method, body: answers[(len(server.asked) - 1) % 2]
+    with pytest.raises(StoreUnusable, match="refuses these credentials"):
+        strange.read("a/b")
+
+
+def test_tokens_that_come_again_or_never_end_are_a_list_without_end(
+    server: Server, strange: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = itertools.cycle("ABC")
+    server.answer = lambda method, body: listing("x/a/b", token=next(tokens))
+    assert "without end" in str(failure(strange, "list"))
+    assert len(server.asked) == 4
+    numbers = itertools.count()
+    server.answer = lambda method, body: listing(f"x/a/{next(numbers)}", token=str(next(numbers)))
+    monkeypatch.setattr(s3, "MOST_PAGES", 20)
+    assert "without end" in str(failure(strange, "list"))
+    monkeypatch.undo()
+    monkeypatch.setattr(s3, "MOST_NAMES", 10)
+    server.answer = lambda method, body: listing(*["x/a/b"] * 11, token=str(next(numbers)))
+    assert "without end" in str(failure(strange, "list"))
+
+
+def test_a_sign_of_a_folder_is_no_key(server: Server, strange: ObjectStore) -> None:
+    signs = (
+        "x/",
+        "x/runs/",
+        "x/steps/",
+        "x/steps/score//",
+        "x/objects/sha256/",
+        "x//",
+        "x/a/../b",
+        "x/.tmp/1",
+        "x/./a",
+    )
+    listed = listing(*signs, "x/objects/ab", "x/runs")
+    server.answer = lambda method, body: listed if method == "GET" else http(404, b"", XML)
+    assert strange.list() == ["objects/ab", "runs"]
+    assert find_garbage(strange).all_keys() == []
+
+
+@pytest.mark.parametrize(
+    "body", [http(416, b"<Error><Code>InvalidRange</Code></Error>", XML), http(206, b"ab", ETag='"1"')]
+)
+def test_an_object_that_ends_too_early_is_read_no_further(server: Server, strange: ObjectStore, body: bytes) -> None:
+    server.answer = body
+    with pytest.raises(Corrupt, match=r"a/b is damaged: it ends after [02] bytes, expected 1,000,000,000,000,000,000"):
+        list(strange.blocks("a/b", 0, 10**18))
+    assert len(server.asked) <= 2 * READERS
+
+
+def test_an_object_of_another_size_costs_the_cache_nothing(
+    server: Server, strange: ObjectStore, tmp_path: Path
+) -> None:
+    server.answer = http(200, ETag='"1"', Content_Length="3")
+    make_folders(tmp_path / "cache")
+    kept = tmp_path / "cache" / "objects" / ("f" * 64)
+    kept.write_bytes(b"kept")
+    with pytest.raises(Corrupt, match=r"is damaged: 3 bytes, expected 10{18} of"):
+        fetch_object(strange, ObjectRef("x.bin", 10**18, "a" * 64))
+    assert kept.exists() and server.asked == ["HEAD"]
+
+
+@pytest.mark.parametrize("size", [10**18, 30 << 30])
+def test_a_generator_larger_than_the_disk_is_not_fetched(
+    server: Server, strange: ObjectStore, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    server.answer = lambda method, body: (
+        http(200, ETag='"1"', Content_Length=str(size)) if method == "HEAD" else http(206, b"x", ETag='"1"')
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 30))
+    with pytest.raises(UserError, match="which no generator has" if size > FILE_BYTES else "are free in"):
+        open_generator("s3://sida/x/generator.safetensors")
+    assert server.asked == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize("status", [200, 403, 503])
+def test_an_answer_without_end_is_read_to_a_bound(
+    server: Server, strange: ObjectStore, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(s3_answers, "ANSWER_BYTES", 1 << 20)
+    sent: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        yield f"HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        yield b"6\r\n<List>\r\n"
+        for _ in range(1 << 10):
+            sent.append(1 << 16)
+            yield b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+
+    server.answer = lambda method, body: endless()
+    for use in ("list", "put"):
+        sent.clear()
+        assert "(more than 1,048,576 bytes)" in str(failure(strange, use))
+        assert sum(sent) < patience.QUICK_TRIES * (16 << 20)
