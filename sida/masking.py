@@ -16,7 +16,7 @@ from urllib.parse import unquote
 MASK = "***"
 SHORTEST = 8  # characters: a shorter value is no secret worth the name, and may be a common word
 _NAME = re.compile(
-    r"pass(word|wd|phrase)|secret|token|credential|api_?key|access_?key|private_?key|cookie|webhook", re.I
+    r"pass(?:word|wd|phrase)|secret|token|credential|(?:api|access|private)[_-]?key|cookie|webhook", re.I
 )
 _FIELD = re.compile(  # of a query
     _NAME.pattern
@@ -75,6 +75,24 @@ _PAIR = re.compile(
     rf"((?<![a-z0-9_-])([a-z0-9_-]{{0,40}})(\s?{_EQUALS}\s?)['\"]?)(?![$*<{{]|\d+\b)([^{_MARKS}\s\"'<>,()]{{{SHORTEST},}})",
     re.I,
 )
+# In JSON, and as a word of a command after an option; both also in a text of JSON, where quotes have backslashes before them.
+_QUOTE = r"(?:\\{0,7}[\"'])"
+_SECRET_NAME = (  # and not of what only says where one is, or of which kind
+    rf"[\w.-]{{0,60}}?(?:{_NAME.pattern})[\w.-]{{0,60}}(?<!tokens)(?<!names)(?<!name)(?<!file)(?<!path)"
+    r"(?<!variable)(?<!type)(?<!ur[il])(?<![_-]id)(?<!refs)(?<!ref)(?<!pull[_-]secret)(?<!pullsecret)"
+)
+_ENDS = r"(?![^\s\"'\\,;:)\]])"
+_PLACEHOLDER = rf"\*\*\*|\$\{{?\w{{1,80}}\}}?{_ENDS}|<[\w -]{{1,80}}>{_ENDS}|\{{\w{{0,80}}\}}{_ENDS}"
+_JSON = re.compile(
+    rf"((?<!\\)({_QUOTE})({_SECRET_NAME})\2\s{{0,9}}:\s{{0,9}}({_QUOTE}))(?!{_PLACEHOLDER})(?:(?!(?<!\\)\4)[^\n]){{{SHORTEST},}}",
+    re.I,
+)
+_OPTION = re.compile(
+    rf"((?<![\w-])(--?{_SECRET_NAME})(?:{_QUOTE}\s{{0,9}},\s{{0,9}}|\s{{1,9}})({_QUOTE})?)"
+    rf"(?!{_PLACEHOLDER}|-|\d+\b|(?-i:[A-Z_]+){_ENDS})"
+    rf"(?(3)(?:(?!(?<!\\)\3)[^\n]){{{SHORTEST},}}|(?:[^\s\"'\\]|\\(?!\\{{0,6}}[\"'])){{{SHORTEST},}})",
+    re.I,
+)
 _KEY_BLOCK = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!\*\*\*).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S)
 _HEADER = re.compile(
     r"((?:authorization['\"]?\s*[:=]\s*['\"]?(?!(?:\w+\s+)?\*\*\*)(?:\w+\s+)?"
@@ -112,6 +130,10 @@ def secret_in(text: str) -> str:
         return f"an address with {_unquoted(named[2])}="
     if named := next((match for match in _PAIR.finditer(text) if _is_secret_pair(match)), None):
         return f"{named[2]}="
+    if named := _JSON.search(text):
+        return f'"{named[3]}":'
+    if named := _OPTION.search(text):
+        return named[2]
     if _KEY_BLOCK.search(text):
         return "a private key"
     if _HEADER.search(text):
@@ -156,7 +178,8 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
         text = pattern.sub(rf"\g<before>{MASK}@", text)
     text = _QUERY.sub(lambda match: f"{match[1]}{MASK}" if _is_secret_field(match) else match[0], text)
     text = _PAIR.sub(lambda match: f"{match[1]}{MASK}" if _is_secret_pair(match) else match[0], text)
-    text = _HEADER.sub(rf"\1{MASK}", text)
+    for pattern in (_JSON, _OPTION, _HEADER):
+        text = pattern.sub(rf"\1{MASK}", text)
     for pattern in _VALUES.values():
         text = pattern.sub(MASK, text)
     return text
@@ -165,10 +188,18 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
 def without_secrets(value: Any) -> Any:
     """Return a copy of nested fields, as JSON has them, with texts and keys masked."""
     if isinstance(value, dict):
-        return {without_secrets(key): without_secrets(item) for key, item in value.items()}
+        return {
+            without_secrets(key): MASK if _is_secret_item(key, item) else without_secrets(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [without_secrets(item) for item in value]
     return masked(value, {}) if isinstance(value, str) else value
+
+
+def _is_secret_item(key: Any, item: Any) -> bool:
+    """Return whether an item of a JSON object is a secret by its name; what ``masked`` hides where it is a text."""
+    return isinstance(key, str) and isinstance(item, str) and bool(_JSON.match(f'"{key}":"{item}"'))
 
 
 def _is_secret_field(match: re.Match[str]) -> bool:

@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 
 from sida.errors import UserError
-from sida.masking import hide, is_secret_name, masked, secret_in
+from sida.masking import hide, is_secret_name, masked, secret_in, without_secrets
 from sida.printing import LINE, one_line, plain, printable
 
 WORD = "hushhush"
@@ -100,6 +100,23 @@ WORD = "hushhush"
         f"AWS_SECRET_ACCESS_KEY={WORD}",
         f"X-Amz-Signature={WORD}",
         f"x-amz-security-token: {WORD}",
+        f'{{"token": "{WORD}"}}',
+        f'{{"a":1,"access_token":"{WORD}","b":2}}',
+        f"{{'clientSecret': '{WORD}'}}",
+        f'{{"password" : "my {WORD} <1>, (2)"}}',
+        f'{{"password": "a\\"b\\\\{WORD}"}}',
+        f'{{"x-api-key": "{WORD}"}}',
+        f'{{"AWS_SECRET_ACCESS_KEY": "{WORD}',  # cut off
+        rf'{{"message": "{{\"refreshToken\": \"{WORD}\\\"{WORD}\"}}"}}',
+        rf'"{{\\\"token\\\":\\\"{WORD}\\\"}}"',
+        f"sida --token {WORD}",
+        f"sida --api-key  '{WORD} {WORD}' --x",
+        f'login -password "a {WORD}"',
+        f"--client-secret\n{WORD}",
+        rf"--token {WORD}\<{WORD}",
+        f"['login', '--token', '{WORD}']",
+        f'["--password","{WORD} 1"]',
+        rf'"args": "[\"--auth-token\", \"{WORD}\"]"',
     ],
 )
 def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -> None:
@@ -136,6 +153,11 @@ def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -
         "s3://bucket/key=images/session=20261129a/code=abcdefgh/x.zip",
         "password=$MLFLOW_TRACKING_PASSWORD, token=${TOKEN_OF_MINE}, secret=<the secret>, token=***",
         "image-pull-secret: my-registry-login, --token TEXT, a password is asked for",
+        '{"token": "none", "token_type": "bearertoken", "token_uri": "https://host/token", "secretName": "sida-storage"}',
+        '{"max_tokens": "12345678abc", "cookies_variable": "KFP_COOKIES", "token_file": "/run/secrets/kfp-token"}',
+        '{"imagePullSecret": "my-registry-login", "token": "$KFP_TOKEN_OF_MINE", "password": "<the password>", "secret": 1}',
+        "give --token-file /path/of/mine, --password, --token TOKEN_OF_MINE, --token --verbose, --max-tokens 12345678a",
+        "--password $PASSWORD_OF_MINE, --secret-id abcdefghijk, --token ***, --token 12345678",
         "cookies and credentials come from the environment; sort(key=something)",
     ],
 )
@@ -174,6 +196,18 @@ def test_some_variables_are_secret_by_their_names(name: str) -> None:
         "aa:/%25",
         "?a=%25",
         "-----BEGIN PRIVATE KEY-----",
+        '"token":"',
+        '"token": "a\\"',
+        '"token',
+        "tokentoken",
+        '\\\\"token\\\\":',
+        "--token ",
+        "--token '",
+        "-token-token",
+        "\\",
+        '\\"',
+        '"token" : ',
+        '"token",',
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
@@ -199,6 +233,22 @@ def test_an_error_is_one_short_line_whose_beginning_and_end_are_kept() -> None:
     assert line.startswith("name \\x1b[2Jxxx") and line.endswith("https://***@host/: correct it")
     assert " ... " in line
     assert len(one_line("x" * LINE)) == LINE and "..." not in one_line("x" * LINE)
+
+
+def test_a_field_is_masked_by_its_name_too() -> None:
+    fields = {
+        "token": WORD,
+        "nested": [{"clientSecret": f"a {WORD}", "token_file": "/run/token"}],
+        "password": 5,
+        7: None,
+    }
+    said = without_secrets(fields)
+    assert said == {
+        "token": "***",
+        "nested": [{"clientSecret": "***", "token_file": "/run/token"}],
+        "password": 5,
+        7: None,
+    }
 
 
 def test_credentials_that_were_sent_are_masked_by_value() -> None:
