@@ -24,7 +24,7 @@ from pipeline.engines.run_state import RunState
 from pipeline.profile import Profile
 from sida.errors import SidaError, UserError
 from sida.launch import cluster as kubernetes
-from sida.launch.cluster import ApiRefused, Cluster
+from sida.launch.cluster import ApiRefused, Cluster, NoApi
 from sida.launch.trainjob_manifest import PART
 from sida.layout import check_run_id
 from sida.records import StepCall
@@ -95,7 +95,14 @@ class ArgoClient(Engine):
         metadata = {"name": name, "namespace": self._cluster.namespace, "labels": labels, "annotations": {TITLE: title}}
         workflow = {"apiVersion": API_VERSION, "kind": "Workflow", "metadata": metadata, "spec": spec}
         with self._errors("create Workflows"):
-            self._cluster.create_object(RUNS, workflow)
+            try:
+                self._cluster.create_object(RUNS, workflow)
+            except ApiRefused as error:
+                if error.status != 409:  # else an earlier request made it, whose answer was lost
+                    raise
+            except NoApi:
+                if self._cluster.object(RUNS, name) is None:
+                    raise
         return name
 
     @staticmethod

@@ -121,6 +121,24 @@ def test_a_template_is_created_only_when_what_it_says_has_changed(command: Comma
     assert repeats == {"reuse"}
 
 
+def test_a_workflow_whose_answer_is_lost_or_is_none_is_started_once_and_named(
+    command: Command, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube.lose_answers = 2  # of the template, and of the Workflow
+    first = submit(command)
+    assert (first.status, kube.lose_answers) == (0, 0)
+    real = kube.answer
+
+    def spoiled(method: str, path: str, query: dict[str, str], body: Any) -> Any:
+        said = real(method, path, query, body)
+        return [] if method == "POST" and path.endswith("/workflows") else said
+
+    monkeypatch.setattr(kube, "answer", spoiled)
+    second = submit(command)
+    assert second.status == 0
+    assert [first.out.strip(), second.out.strip()] == list(kube.objects["workflows"])
+
+
 def test_with_a_server_of_argo_s_the_link_is_its_page(command: Command, kube: Kube) -> None:
     at = (f"namespace: {NAMESPACE}}}", f"namespace: {NAMESPACE}, ui: 'https://argo.test/'}}")
     said = submit(command, "--json", changes=(at,))
