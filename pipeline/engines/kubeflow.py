@@ -356,11 +356,11 @@ def _named(name: str) -> str:
 
 
 def _schedule(item: Any) -> Schedule:
-    cron = item.trigger.cron_schedule.cron if item.trigger and item.trigger.cron_schedule else "no cron"
+    cron = item.trigger.cron_schedule.cron if item.trigger and item.trigger.cron_schedule else ""
     reference, runtime = item.pipeline_version_reference, item.runtime_config
     return Schedule(
-        name=item.display_name,
-        cron=cron,
+        name=item.display_name or "",
+        cron=cron or "no cron",
         version_id=reference.pipeline_version_id if reference else item.pipeline_version_id or "",
         parameters={name: str(value) for name, value in ((runtime and runtime.parameters) or {}).items()},
         pipeline_root=(runtime and runtime.pipeline_root) or "",

@@ -108,7 +108,7 @@ class S3Store(ObjectStore):
             if len(content) < length:
                 raise Corrupt(
                     f"{self.address_of(key)} is damaged: it ends after {start + len(content):,} bytes, expected {size:,}; "
-                    f"delete it and rerun its step"
+                    f"put it there again, or delete it and rerun its step"
                 )
             return content
 

@@ -97,6 +97,8 @@ def test_a_schedule_without_an_id_is_none(client: Client, kfp: Kfp) -> None:
     for fields in ({"trigger": {"cron_schedule": {"cron": ["x"]}}}, {"runtime_config": {"parameters": [1]}}):
         spoil(kfp, "recurringruns", **fields)
         refusal(client.schedules)
+    spoil(kfp, "recurringruns", display_name=..., trigger={"cron_schedule": {"cron": None}})
+    assert {(one.name, one.cron) for one in client.schedules()} == {("", "no cron")}
 
 
 FAULTS: list[dict[str, Any]] = [
