@@ -39,7 +39,7 @@ def count(loaded: Recipe, micro: int) -> tuple[Traffic, list[Traffic], int]:
         networks = Networks.start(on_device(build_network(network.model_dump(), method.dropout)))  # type: ignore[arg-type]
         job = Distillation(networks, method, draws, EmptyData(network), Processes(0, 1, device()), micro)
         with FlopCounterMode(display=False) as flops, Traffic() as traffic:
-            job.run(max(method.adversarial_from, method.generator_from) + 1)
+            job.run(method.warm_up + 1)
     return traffic, draws.all, flops.get_total_flops()
 
 

@@ -203,11 +203,13 @@ def _work(recipe: Recipe, cost: IterationCost, machines: Machines) -> Work:
     per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
     images = evaluation.images * evaluation.ranges
     by_teacher = evaluation.images * (evaluation.teacher_ranges or evaluation.ranges)
-    selected = (recipe.method.images // evaluation.selection_every) * evaluation.selection_images
+    seen = recipe.method.images
+    moved = seen - min(seen, recipe.method.generator_from if recipe.method.adversarial else 0)  # phase B's
+    selected = (seen // evaluation.selection_every) * evaluation.selection_images
     encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
     return Work(
-        distilling=hours(recipe.method.images * (cost.A.flops + cost.B.flops), precision)
-        + hours(recipe.method.images * (cost.A.masks + cost.B.masks) * MASK_FLOPS),
+        distilling=hours(seen * cost.A.flops + moved * cost.B.flops, precision)
+        + hours((seen * cost.A.masks + moved * cost.B.masks) * MASK_FLOPS),
         selecting=scoring(selected, 1, precision),
         scoring_teacher=scoring(by_teacher, recipe.teacher.sampler.nfe, scored),
         scoring=scoring(images, 1, scored),

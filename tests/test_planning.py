@@ -43,11 +43,16 @@ def test_a_smaller_micro_batch_needs_less_memory_and_more_rounds() -> None:
 
 def test_hours_are_flops_over_a_stated_share_of_the_peak() -> None:
     made = of()
-    expected = 300e6 * 12e12 / (67e12 * planning.UTILIZATION) / 3600
+    flops = 300e6 * COST.A.flops + (300e6 - 100e3) * COST.B.flops  # phase B is left out of the warm-up
+    expected = flops / (67e12 * planning.UTILIZATION) / 3600
     assert made.work.distilling == pytest.approx(expected)
     assert made.hours == pytest.approx(made.work.total / 4)
     half = of("ffhq-64")  # float16
-    assert half.work.distilling == pytest.approx(200e6 * 12e12 / (989e12 * planning.UTILIZATION) / 3600)
+    flops -= 100e6 * (COST.A.flops + COST.B.flops)
+    assert half.work.distilling == pytest.approx(flops / (989e12 * planning.UTILIZATION) / 3600)
+    data_free = of("cifar10-uncond-sid")  # without warm-ups
+    images = recipe.load("cifar10-uncond-sid").method.images
+    assert data_free.work.distilling == pytest.approx(images * 12e12 / (67e12 * planning.UTILIZATION) / 3600)
     assert 0 < made.work.selecting_share < 0.05
 
 
@@ -56,7 +61,8 @@ def test_masks_take_time_in_float32_s_units_and_no_other() -> None:
     for name in ("cifar10-uncond", "ffhq-64"):  # float32, float16
         loaded, machines = recipe.load(name), Machines(1, 4, GPUS["h100"])
         without, made = (plan(loaded, cost, machines).work for cost in (COST, masked))
-        expected = loaded.method.images * 3e7 * planning.MASK_FLOPS / (67e12 * planning.UTILIZATION) / 3600
+        masks = loaded.method.images * 1e7 + (loaded.method.images - 100e3) * 2e7
+        expected = masks * planning.MASK_FLOPS / (67e12 * planning.UTILIZATION) / 3600
         assert made.distilling - without.distilling == pytest.approx(expected)
         assert replace(made, distilling=0) == replace(without, distilling=0)
 

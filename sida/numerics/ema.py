@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-RAMP = 0.05
 
-
-def ema_beta(images_seen: int, batch: int, half_life_max: float, ramp: float | None = RAMP) -> float:
+def ema_beta(images_seen: int, batch: int, half_life_max: float, ramp: float | None) -> float:
     """beta = 0.5^(batch / h), h = min(half_life_max, ramp * images_seen) in images; 0 in the very first iteration.
 
     ``images_seen`` is the count before the iteration. ``ramp`` None keeps the half-life constant.

@@ -8,6 +8,7 @@ keys and wrong types are refused with the path of the field. Paths inside a reci
 from __future__ import annotations
 
 from sida.recipe.fields import (
+    EMA_RAMP,
     Dataset,
     Detector,
     Evaluation,
@@ -28,6 +29,7 @@ from sida.recipe.reading import Loader, addresses, chain, find, load, names, par
 from sida.recipe.shipped import RECIPES, located, portable, traveling
 
 __all__ = [
+    "EMA_RAMP",
     "RECIPES",
     "Dataset",
     "Detector",

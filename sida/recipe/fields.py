@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+EMA_RAMP = 0.05  # of the published runs
 AUGMENT_DIM = 9  # labels of EDM's augmentation pipe (sida.numerics.augment)
 
 # Upper bounds are far beyond any use: they refuse what could not be built, counted or planned before anybody tries.
@@ -28,6 +29,7 @@ Blocks = Annotated[int, Field(ge=1, le=32)]  # of a level
 MOST_LEVELS = 10
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+Ramp = Annotated[float, Field(gt=0)]
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -202,6 +204,7 @@ class Method(Section):
     generator_beta1: Rate = 0.0
     clip_fake_score: bool = True  # per element to [-1, 1]; EDM with the adversarial term only
     ema_half_life: Positive = 500_000
+    ema_ramp: Ramp | None = EMA_RAMP  # its half-life is at most this share of the images seen; None: always as it is
     forced_normalization: bool = False  # EDM2: weights renormalized in training; SiD does so whatever this says
     dropout: Rate = 0.0
     augment: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -219,6 +222,11 @@ class Method(Section):
         return self.name != "sid"
 
     @property
+    def warm_up(self) -> int:
+        """Images beyond which all parts of an iteration act."""
+        return max(self.generator_from, self.adversarial_from) if self.adversarial else 0
+
+    @property
     def half(self) -> bool:
         """True if the networks' inner tensors are of 16 bits."""
         return self.precision in ("float16", "bfloat16")
@@ -231,6 +239,14 @@ class Method(Section):
         smaller gradients than theirs: it runs on the same loss, whatever the number of processes.
         """
         return 4 if self.precision == "float16" else 1
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what older recipes could not say, as long as it says what they did: their digests stay."""
+        fields = serialize(self)
+        if fields.get("ema_ramp") == EMA_RAMP:
+            del fields["ema_ramp"]
+        return fields
 
     @model_validator(mode="after")
     def _batch_holds_whole_groups(self) -> Method:

@@ -142,7 +142,7 @@ def _job(teacher: Denoiser, network: Network, method: Method, execution: Executi
 def _held(job: _Phases) -> list[int]:
     """Bytes that each phase holds at its peak."""
     with META:
-        return list(phase_bytes(job, _beyond_warm_ups(job.method), META).values())
+        return list(phase_bytes(job, job.method.warm_up + 1, META).values())
 
 
 def _work(job: _Phases) -> list[tuple[int, int]]:
@@ -151,13 +151,9 @@ def _work(job: _Phases) -> list[tuple[int, int]]:
     for phase in (job.update_fake_score, job.update_generator):
         job.draws = draws = EmptyDraws()
         with META, FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
-            phase(_beyond_warm_ups(job.method))
+            phase(job.method.warm_up + 1)
         counts.append((counter.get_total_flops(), draws.masks))
     return counts
-
-
-def _beyond_warm_ups(method: Method) -> int:
-    return max(method.adversarial_from, method.generator_from) + 1
 
 
 @torch.no_grad()

@@ -102,7 +102,8 @@ class DistillRun(TrainingRun):
 
     def iterate(self) -> dict[str, Tensor]:
         """Do one iteration and add it to the curve; see whether a selection is due."""
-        measured = self.iteration == PROFILED and self.job.processes.first
+        whole = self.iteration >= PROFILED and self.seen > self.job.recipe.method.warm_up
+        measured = whole and not self.profile and self.job.processes.first
         record = IterationProfile(self.job.processes.device) if measured else None
         losses = self.distillation.run(self.seen, record)
         if record:

@@ -94,6 +94,7 @@ class Distillation:
         self.theta_updates = Updates(networks.theta, processes, (method.generator_beta1, 0.999), eps)
         self.non_finite = HealthCounter(processes)
         self._record: IterationProfile | None = None
+        self._rehearsed = False
         # Of the last iteration: gradient norms, the discriminator's balance, skipped samples.
         self.health: dict[str, Tensor] = {}
 
@@ -110,13 +111,19 @@ class Distillation:
     def run(self, seen: int, record: IterationProfile | None = None) -> dict[str, Tensor]:
         """One iteration; returns the losses of this process's last round, as tensors (no synchronization).
 
+        Before theta's first step only phase A counts, and phase B, whose gradients would go nowhere, is left out.
         ``record`` is told where the time goes; that waits for the device.
         """
         self._record = record
         dropped = self.dropped.clone()
         with devices.products(self.method.precision):
-            losses = self.update_fake_score(seen) | self.update_generator(seen)
-        beta = ema_beta(seen, self.method.batch, self.method.ema_half_life)
+            losses = self.update_fake_score(seen)
+            if (
+                self._theta_steps(seen) or not self._rehearsed
+            ):  # once in any case: what memory it needs shows at the start
+                losses |= self.update_generator(seen)
+                self._rehearsed = True
+        beta = ema_beta(seen, self.method.batch, self.method.ema_half_life, self.method.ema_ramp)
         with self._recorded(1):
             update_ema(self.networks.theta_ema, self.networks.theta, beta)
         self.health["dropped"] = self.dropped - dropped
@@ -165,11 +172,12 @@ class Distillation:
     # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
 
     def update_generator(self, seen: int) -> dict[str, Tensor]:
+        """Step theta; before its first step a rehearsal, of which nothing stays."""
         method, networks = self.method, self.networks
         phi, psi = networks.phi, networks.psi.eval().requires_grad_(False)
         theta = networks.theta.train().requires_grad_(True)
         adversarial = method.adversarial and seen > method.adversarial_from
-        steps = not method.adversarial or seen > method.generator_from
+        steps = self._theta_steps(seen)
         for offsets, indices in self._rounds(self.theta_updates if steps else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
             key_dropout(theta, self.draws, "B", indices)
@@ -188,11 +196,15 @@ class Distillation:
                 total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
                 reported["loss_adv"] = losses.loss_adv.detach().mean()
             (total / (method.batch / method.loss_scale)).backward()
-            self.non_finite.note(seen, sigma, losses.keep, total)
+            if steps:
+                self.non_finite.note(seen, sigma, losses.keep, total)
         if steps:
             self.health["gradient_theta"] = self._step(self.theta_updates, method.generator_rate, seen)
         self.theta_updates.zero_grad()
-        return reported
+        return reported if steps else {}
+
+    def _theta_steps(self, seen: int) -> bool:
+        return not self.method.adversarial or seen > self.method.generator_from
 
     def _rounds(self, updates: Updates | None, seen: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Offsets into the global batch (on the host) and image indices (on the device), one micro-batch after the other.

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from sida import devices
 
 KERNELS = {"cuda": ProfilerActivity.CUDA}  # what a device's own work is recorded by; elsewhere the host's time counts
-PROFILED = 12  # the iteration of a process that is measured: caches are warm then
+PROFILED = 12  # iterations of a process before one is measured: caches are warm then
 
 EXCHANGE = "exchange between processes"
 

@@ -25,7 +25,7 @@ from sida.numerics.networks.build import build_network
 from sida.numerics.networks.layers import key_dropout
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma
-from sida.recipe import TeacherTraining
+from sida.recipe import EMA_RAMP, TeacherTraining
 from sida.teachers.files import save_network
 from sida.training.gradients import Updates
 from sida.training.loop import Stop, TrainingRun, stop_on_sigterm
@@ -80,7 +80,7 @@ class TeachRun(TrainingRun):
         self.updates.gradients.arm()
         (loss.sum() / (self.batch * x[0].numel())).backward()
         self.updates.step(training.learning_rate * self._rate())
-        update_ema(self.ema, self.network, ema_beta(self.seen, self.batch, training.ema_half_life))
+        update_ema(self.ema, self.network, ema_beta(self.seen, self.batch, training.ema_half_life, EMA_RAMP))
         return {"loss": loss.detach().mean()}
 
     def evaluate(self, stop: Stop) -> None:

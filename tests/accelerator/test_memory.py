@@ -38,7 +38,7 @@ def most_held(loaded: recipe.Recipe, micro: int) -> int:
                 accumulate(trained)
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
-            seen = max(method.adversarial_from, method.generator_from) + 1
+            seen = method.warm_up + 1
             for trained, phase in (
                 (networks.psi, job.update_fake_score),
                 (networks.theta, job.update_generator),
