@@ -9,9 +9,8 @@ from pydantic import Field
 
 from sida import layout
 from sida.errors import NotFound, SidaError
-from sida.manifests import Part
+from sida.manifests import Part, read_record
 from sida.patience import impatient
-from sida.records import read_record
 from sida.stores.base import ObjectStore
 
 

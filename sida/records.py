@@ -18,14 +18,14 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sida import layout
 from sida.errors import Corrupt, NotFound, UserError
 from sida.failures import Failure, parse_failure
-from sida.manifests import Manifest, Part, first_fault, parse_manifest
+from sida.manifests import Manifest, Part, parse_manifest, read_record
 from sida.masking import masked
 from sida.origin import manifest_key, store_of
 from sida.printing import one_line
@@ -35,7 +35,6 @@ from sida.settings import environment, settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 
-P = TypeVar("P", bound=Part)
 MESSAGE = 1000  # characters of a failure in a record
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -200,17 +199,6 @@ def now() -> str:
 def to_json(part: Part) -> bytes:
     """Return the record as it lies in the store."""
     return (part.model_dump_json(indent=1) + "\n").encode()
-
-
-def read_record(store: ObjectStore, key: str, model: type[P]) -> P:
-    """Return the record at ``key``. Raises NotFound, and UserError for one that is damaged or another version's."""
-    try:
-        return model.model_validate_json(store.read(key))
-    except ValidationError as error:
-        address = store.address_of(key)
-        raise UserError(
-            f"{address} is not a record that this version reads: remove it ({first_fault(error)})"
-        ) from error
 
 
 # -- read to repeat a step

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 from pydantic import Field, ValidationError
 
 from sida.errors import SidaError
-from sida.manifests import Manifest, Part, first_fault
+from sida.manifests import Manifest, Measured, Part, first_fault
 from sida.origin import manifest_key
 from sida.stores.base import ObjectRef
 
@@ -48,7 +48,7 @@ class DistillOutcome(Part):
     generator: ObjectRef
     curve: ObjectRef
     images_seen: int
-    score: float
+    score: Measured
     dropped: int  # samples skipped because their losses were not finite
     seconds: dict[str, float]
     profile: dict[str, float]  # milliseconds of one iteration by kind of operator
@@ -83,10 +83,10 @@ class TeachSpec(Spec[TeachOutcome]):
 class ScoreOutcome(Part):
     """Scores of a model's seed ranges, in order."""
 
-    values: tuple[float, ...]
-    further: dict[str, tuple[float, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
-    floor: tuple[float, ...] = ()  # of as many real images; empty where they are not there
-    sampling_bias: float
+    values: tuple[Measured, ...]
+    further: dict[str, tuple[Measured, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
+    floor: tuple[Measured, ...] = ()  # of as many real images; empty where they are not there
+    sampling_bias: Measured
     images_per_second: float
     batch: int
 
