@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from sida.errors import UserError
 from sida.launch.job import run_job
-from sida.launch.spec import DistillSpec, ManifestRef
+from sida.launch.spec import DistillSpec, ManifestRef, is_best, parse_curve
 from sida.manifests import (
     DatasetResult,
     GeneratorResult,
@@ -19,8 +18,6 @@ from sida.manifests import (
 )
 from sida.recipe import Recipe
 from sida.steps import From, Made, StepRun, carried, step
-from sida.stores import ObjectStore
-from sida.stores.base import ObjectRef
 
 CHECKPOINT_NETWORKS = 8  # three networks, Adam's moments of two, the best so far: the size of a checkpoint
 
@@ -40,7 +37,7 @@ def _repeats(made: Made[GeneratorResult]) -> dict[str, Any]:
     result = made.result
     if result.curve is None or result.selection_score is None:
         raise UserError("it has no curve, or no score that it was selected by")
-    if not is_best(points_of(made.store, result.curve), result.images_seen, result.selection_score):
+    if not is_best(parse_curve(made.store.read(result.curve.key)), result.images_seen, result.selection_score):
         raise UserError("its selection score is not the lowest one of its curve, at the images that it has seen")
     return _described(made.recipe) | {"source_sha256": None}
 
@@ -54,21 +51,6 @@ def _described(recipe: Recipe) -> dict[str, Any]:
         "recipe_sha256": digest_of(_asks(recipe)),
         "licence": recipe.teacher.licence,
     }
-
-
-def points_of(store: ObjectStore, curve: ObjectRef) -> list[dict[str, float]]:
-    """Return the points of a curve in the store. Raises UserError for something else."""
-    try:
-        points = [dict(point) for point in json.loads(store.read(curve.key))]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{store.address_of(curve.key)}: is no curve: run the step again") from error
-    return points
-
-
-def is_best(points: list[dict[str, float]], images: int, score: float) -> bool:
-    """Return whether the best point of a curve has this score, which it keeps to six digits, at so many images."""
-    scores = {point.get("images"): point["score"] for point in points if "score" in point}
-    return bool(scores) and scores.get(images) == float(f"{score:.6g}") == min(scores.values())
 
 
 @step(
