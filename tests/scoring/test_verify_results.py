@@ -9,15 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sida.errors import Corrupt, UserError
 from sida.export.generator import open_generator
+from sida.launch.spec import TeachOutcome
 from sida.manifests import Manifest, Score, digest_of, parse_manifest
-from sida.recipe import Recipe
+from sida.recipe import Recipe, load
 from sida.registry import EVERY_STEP
+from sida.steps import StepRun
 from sida.verify import Recomputed, verify
-from tests.scoring.conftest import tiny
+from tests.scoring.conftest import ASSET, tiny
 
 METHOD = {"images": 256, "generator_from": 0, "adversarial_from": 0, "decay_from": 128}
 SMALL = {"images": 100, "ranges": 2, "selection_images": 50, "selection_every": 256}
@@ -169,6 +173,43 @@ def test_a_result_under_a_key_of_its_own_choice_is_found(made: dict[str, Path]) 
     path, key = made["compare"], digest_of("of my own")
     moved = reseal(path, lambda fields: fields["about"].update(key=key), path.parents[1] / key / "1.json")
     assert any("under a key" in line for line in problems(moved))
+
+
+def test_a_trained_teacher_and_a_distribution_of_labels_hold_until_they_are_changed(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(run: StepRun, *_: Any) -> TeachOutcome:
+        return TeachOutcome(teacher=run.put(b"weights", "teacher.safetensors"), images_seen=1)
+
+    monkeypatch.setattr("sida.training.teach_step.run_job", train)
+    data = parse_manifest(made["prepare_data"].read_bytes(), "dataset")
+    teacher = EVERY_STEP["teach"](recipe=small(), dataset=data).address
+    labels = EVERY_STEP["label_distribution"](recipe=load("cifar10-cond")).address
+    for address, lie in ((teacher, {"source_sha256": "0" * 64}), (labels, {"count": 60_000})):
+        path = Path(address.removeprefix("file://"))
+        assert problems(path) == []
+        assert problems(reseal(path, lambda fields, lie=lie: fields["result"].update(lie)))
+
+
+def test_a_folder_s_score_and_an_adopted_generator_hold_until_they_are_changed(made: dict[str, Path]) -> None:
+    recipe = small()
+    reference = parse_manifest(made["reference_statistics"].read_bytes(), "reference")
+    folder = made["score"].parents[4] / "images"
+    draw(folder, recipe.evaluation.images)
+    scored = EVERY_STEP["score_images"](recipe=recipe, folder=str(folder), reference=reference).address
+    adopted = EVERY_STEP["fetch_released"](recipe=recipe, address=ASSET.as_uri(), method="one step").address
+    for address, lie in ((scored, row("images", checkpoint_sha256="0" * 64)), (adopted, say(method="SiD"))):
+        path = Path(address.removeprefix("file://"))
+        assert problems(path) == []
+        assert problems(reseal(path, lambda fields, lie=lie: lie(fields["result"])))
+
+
+def draw(folder: Path, count: int) -> None:
+    """Write so many gray pictures of noise."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number:04d}.png")
 
 
 # -- numbers near the edge
