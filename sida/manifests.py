@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -30,9 +31,19 @@ from sida.stores.base import ObjectRef, ObjectStore
 
 SCHEMA_VERSION = 1
 
+
+def _within(low: float, high: float) -> AfterValidator:
+    def check(value: float) -> float:
+        if not low <= value <= high:  # nan neither
+            raise ValueError(f"give a finite number from {low:g} to {high:g}")
+        return value
+
+    return AfterValidator(check)
+
+
 # Numbers as they are read. A distance of float32 features is below 1e81, and squares of these bounds can still be summed.
-Measured = Annotated[float, Field(allow_inf_nan=False, ge=-1e100, le=1e100)]
-Spread = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e103)]  # of such values: up to 13 times their difference
+Measured = Annotated[float, _within(-1e100, 1e100)]
+Spread = Annotated[float, _within(0, 1e103)]  # of such values: up to 13 times their difference
 Count = Annotated[int, Field(ge=0, le=2**48)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 # Least and largest value of metrics that have one; rounding may take a Frechet distance, and chance a KID, below 0.

@@ -257,7 +257,7 @@ def _not_repeated(step: Step[Any], manifest: Manifest, made: Made[Any]) -> Itera
     older = "" if manifest.about.code == step.code() else f", or another version wrote it so: --force {step.name}"
     for name, value in expected.items():
         if not same(_at(manifest, name), value):
-            yield f"its {name} is not what {step.name} makes of its recipe and of what lies below it{older}"
+            yield f"its {name}: not what {step.name} makes of its recipe and of what lies below it{older}"
 
 
 def _at(manifest: Manifest, path: str) -> Any:

@@ -225,7 +225,7 @@ def score_of(metric: str, *values: float) -> Score:
 
 @pytest.mark.parametrize("value", EDGES)
 def test_a_score_is_a_finite_number_whose_square_can_be_summed(made: dict[str, Path], value: float) -> None:
-    with pytest.raises(ValueError, match=r"values\.0|finite|less than|greater than"):
+    with pytest.raises(ValueError, match=r"a finite number from -1e\+100 to 1e\+100"):
         score_of("fid", value)
     for step in ("score", "compare"):
         path = made[step]
