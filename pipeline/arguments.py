@@ -12,6 +12,11 @@ from sida.disk import check_file, check_folder
 from sida.errors import UserError
 from sida.printing import one_line
 
+MOST = 2**48  # of anything that is counted: as in recipes
+MACHINES = 2**16
+LEAST_SHARE = 1e-4
+LONGEST = 1e7  # minutes: nineteen years
+
 Argument = Callable[[argparse._ActionsContainer], object]  # adds itself to a parser, or to a group of one
 
 
@@ -50,19 +55,33 @@ def one_of(*arguments: Argument, required: bool = False) -> Argument:
     return add
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return the type of whole numbers from ``least`` on."""
+def whole(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Return the type of whole numbers from ``least`` to ``most``."""
 
     def read(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r}: give a whole number, {least} or more")
+        if not least <= value <= most:
+            limit = "or more" if value < least else f"to {most:,}"
+            raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r}: give a whole number, {least} {limit}")
         return value
 
     return read
+
+
+def share(text: str) -> float:
+    """Return a share, above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not LEAST_SHARE <= value <= 1:  # nan neither
+        raise argparse.ArgumentTypeError(
+            f"{one_line(text, 40)!r}: give a share from {LEAST_SHARE:g} to 1, such as 0.35"
+        )
+    return value
 
 
 def file_path(text: str) -> Path:
@@ -93,15 +112,16 @@ def _tried(text: str, check: Callable[[Path, str], None]) -> Path:
 
 
 def amount_of(unit: str) -> Callable[[str], float]:
-    """Return the type of numbers of seconds, minutes, ..., from 0 on."""
+    """Return the type of numbers of seconds, minutes, ..., from 0 on, as many as can be waited for."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = -1.0
-        if not 0 <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected a number of {unit}, found {text!r}")
+        if not 0 <= value <= LONGEST:
+            limit = f", at most {LONGEST:g}" if value > LONGEST else ""
+            raise argparse.ArgumentTypeError(f"expected a number of {unit}{limit}, found {one_line(text, 40)!r}")
         return value
 
     return read

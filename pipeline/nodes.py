@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pipeline.arguments import argument
+from pipeline.arguments import MACHINES, argument, whole
 
 if TYPE_CHECKING:
     from sida.launch.nodes import Nodes
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --nodes, --node-rank, --rendezvous."""
     group = parser.add_argument_group("several machines (the same command on each, and a store that all can reach)")
-    group.add_argument("--nodes", metavar="N", type=int, default=1, help="number of machines (default 1)")
-    group.add_argument("--node-rank", metavar="R", type=int, default=0, help="number of this one, from 0; 0 leads")
+    group.add_argument(
+        "--nodes", metavar="N", type=whole(1, MACHINES), default=1, help="number of machines (default 1)"
+    )
+    group.add_argument(
+        "--node-rank", metavar="R", type=whole(0, MACHINES), default=0, help="number of this one, from 0; 0 leads"
+    )
     argument("--rendezvous", "HOST:PORT", "an address of node 0 and a free port there")(group)
 
 
@@ -34,7 +38,7 @@ def machines(args: argparse.Namespace) -> Nodes | None:
     if not 0 <= args.node_rank < args.nodes:
         raise UserError(f"--node-rank {args.node_rank}: the nodes are numbered 0 to {args.nodes - 1}")
     host, _, port = (args.rendezvous or "").rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise UserError(f"--rendezvous {args.rendezvous}: expected HOST:PORT of node 0, such as 10.0.0.1:29500")
     if ":" in host:
         raise UserError(

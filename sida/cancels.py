@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sida import layout
-from sida.errors import NotFound, SidaError, UserError
-from sida.manifests import Part
+from sida.errors import NotFound, SidaError
+from sida.manifests import Part, read_record
 from sida.patience import impatient
 from sida.stores.base import ObjectStore
 
@@ -24,13 +25,9 @@ class Cancel(Part):
 
 def cancel_of(store: ObjectStore, run: str) -> Cancel | None:
     """Return the request to end the run, if there is one."""
-    key = layout.cancel_key(run)
-    try:
-        return Cancel.model_validate_json(store.read(key))
-    except NotFound:
-        return None
-    except ValidationError as error:
-        raise UserError(f"{store.address_of(key)} is not a record that this version reads: remove it") from error
+    with suppress(NotFound):
+        return read_record(store, layout.cancel_key(run), Cancel)
+    return None
 
 
 def in_words(request: Cancel) -> str:

@@ -15,13 +15,13 @@ from pathlib import Path
 from sida import layout
 from sida.cancels import Cancel, cancel_of, in_words
 from sida.errors import AlreadyExists, SidaError
-from sida.manifests import Regression, RunResult, parse_manifest
+from sida.manifests import Regression, RunResult
 from sida.masking import masked
 from sida.process.identity import Process, machine_id
-from sida.records import RunEnd, StepCall, calls, end_of, kept, now, to_json
+from sida.records import RunEnd, StepCall, calls, end_of, kept, made_by, now, to_json
 from sida.scoring import words
 from sida.settings import settings
-from sida.stores import open_store, read_address
+from sida.stores import open_store
 from sida.stores.base import ObjectStore
 from sida.webhook import tell
 
@@ -139,7 +139,7 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure:
     states: dict[str, str] = {step: call.state for step, call in recorded.items()}
     recipe, line = masked(recipe, {}), kept(message)
     end = RunEnd(run=run, recipe=recipe, state=state, code=code, message=line, sure=sure, ended=now(), steps=states)
-    regression = _regression(recorded.get("compare"))
+    regression = _regression(store, recorded.get("compare"))
     if regression is not None:
         end = end.model_copy(update={"standing": words.regression(regression), "regressed": regression.regressed})
     key = layout.run_end_key(run)
@@ -152,12 +152,12 @@ def end_run(run: str, recipe: str, state: str, code: int, message: str, *, sure:
     return end
 
 
-def _regression(call: StepCall | None) -> Regression | None:
+def _regression(store: ObjectStore, call: StepCall | None) -> Regression | None:
     """Return the regression found by this run, or None if compare was reused (already reported)."""
     if call is None or call.state != "ran":
         return None
     try:
-        result = parse_manifest(read_address(call.manifest), call.manifest).result
+        result = made_by(store, call).result
     except SidaError:
         return None  # gone or damaged: the end of the run is recorded all the same
     return result.regression if isinstance(result, RunResult) else None

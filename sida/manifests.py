@@ -8,24 +8,46 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 from typing_extensions import TypeVar
 
 from sida.errors import Corrupt, UserError
-from sida.stores.base import ObjectRef
+from sida.recipe.fields import NoiseLevel
+from sida.stores.base import ObjectRef, ObjectStore
 
 SCHEMA_VERSION = 1
+
+
+def _within(low: float, high: float) -> AfterValidator:
+    def check(value: float) -> float:
+        if not low <= value <= high:  # nan neither
+            raise ValueError(f"give a finite number from {low:g} to {high:g}")
+        return value
+
+    return AfterValidator(check)
+
+
+# Numbers as they are read. A distance of float32 features is below 1e81, and squares of these bounds can still be summed.
+Measured = Annotated[float, _within(-1e100, 1e100)]
+Spread = Annotated[float, _within(0, 1e103)]  # of such values: up to 13 times their difference
+Count = Annotated[int, Field(ge=0, le=2**48)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+# Least and largest value of metrics that have one; rounding may take a Frechet distance, and chance a KID, below 0.
+RANGES = {"precision": (0.0, 1.0), "recall": (0.0, 1.0), "is": (0.99, 1e6)}
 
 
 class Part(BaseModel):
@@ -76,10 +98,10 @@ class GeneratorResult(Part):
     kind: Literal["generator"] = "generator"
     network: dict[str, Any]
     weights: ObjectRef
-    sigma_init: float
+    sigma_init: NoiseLevel
     method: str
     images_seen: int
-    selection_score: float | None  # None: it was made elsewhere
+    selection_score: Measured | None  # None: it was made elsewhere
     curve: ObjectRef | None  # JSON list of points: images, losses, health, selection scores (sida.training.history)
     recipe_sha256: str
     licence: str
@@ -171,17 +193,24 @@ class Score(Part):
 
     model: Literal["teacher", "generator", "real", "images"]
     label: str
-    nfe: int | None
+    nfe: Count | None
     metric: str
-    values: tuple[float, ...]
-    first_seeds: tuple[int, ...]
-    n: int  # images per range
-    mean: float
-    sd: float
+    values: tuple[Measured, ...]
+    first_seeds: tuple[Seed, ...]
+    n: Count  # images per range
+    mean: Measured
+    sd: Spread
     sampler: str
     checkpoint_sha256: str | None
-    interval: float | None = None  # half-width of the mean's 95% interval; None with one range
+    interval: Spread | None = None  # half-width of the mean's 95% interval; None with one range
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range, as publications report it
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Score:
+        low, high = RANGES.get(self.metric.partition("_")[0], (-math.inf, math.inf))
+        if not all(low <= value <= high for value in (*self.values, self.mean)):
+            raise ValueError(f"{self.metric} lies between {low:g} and {high:g}")
+        return self
 
     @property
     def reported(self) -> float:
@@ -198,7 +227,7 @@ class ScoresResult(Part):
     reference_digest: str
     licence: str
     gate: str | None = None  # what the gate said, when there is one
-    sampling_bias: float | None = None  # what n samples of the reference itself would score, to first order
+    sampling_bias: Measured | None = None  # what n samples of the reference itself would score, to first order
     further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
     guide: ObjectRef | None = None  # the network that a guided teacher was led away from
     precision: str | None = None  # that model and guide computed in; None: float32
@@ -214,12 +243,12 @@ class Regression(Part):
     """Comparison of a score with the last one of the same recipe; half-widths are of 95% intervals, None if unknown."""
 
     metric: str
-    before: float
-    before_half_width: float | None
-    now: float
-    now_half_width: float | None
-    worse_by: float  # below zero: better
-    half_width: float | None  # of the interval of the difference
+    before: Measured
+    before_half_width: Spread | None
+    now: Measured
+    now_half_width: Spread | None
+    worse_by: Annotated[float, Field(allow_inf_nan=False)]  # below zero: better
+    half_width: Spread | None  # of the interval of the difference
     regressed: bool
     previous: str  # digest of the manifest of the last score
 
@@ -259,8 +288,8 @@ class PublishedRow(Part):
     metric: str
     published: float | None
     source: str | None
-    ours: float
-    interval: float | None
+    ours: Measured
+    interval: Spread | None
     protocol: Literal["mean", "best"]
     ranges: int
     n: int
@@ -291,8 +320,8 @@ class PaperRow(Part):
     source: str
     recipes: tuple[str, ...]  # whose released files could be it
     best: str | None  # the recipe that stands for it; None: none was scored
-    ours: float | None
-    interval: float | None
+    ours: Measured | None
+    interval: Spread | None
     verdict: Literal["better", "within", "worse", "not scored", "failed"]
 
 
@@ -403,6 +432,17 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     return manifest
 
 
+def read_record(store: ObjectStore, key: str, model: type[R]) -> R:
+    """Return the record at ``key``. Raises NotFound, and UserError for one that is damaged or another version's."""
+    try:
+        return model.model_validate_json(store.read(key))
+    except ValidationError as error:
+        address = store.address_of(key)
+        raise UserError(
+            f"{address} is not a record that this version reads: remove it ({first_fault(error)})"
+        ) from error
+
+
 def read_manifest(path: str | Path, kind: type[R]) -> Manifest[R]:
     """Return the manifest in a local file. Raises UserError when it is not of the kind a step expects."""
     try:
@@ -418,6 +458,13 @@ def of_kind(manifest: Manifest[Part], kind: type[R], where: str) -> Manifest[R]:
         actual = kind_of(type(manifest.result))
         raise UserError(f"{where}: is a {actual} manifest, this input takes a {kind_of(kind)} manifest")
     return cast(Manifest[R], manifest)
+
+
+def input_of(inputs: Mapping[str, Manifest[Any]], name: str, kind: type[R]) -> Manifest[R]:
+    """Return one of a step's inputs. Raises UserError when it is not there, or holds another kind of result."""
+    if name not in inputs:
+        raise UserError(f"it does not say which {name} it was made from")
+    return of_kind(inputs[name], kind, name)
 
 
 def kind_of(result: type[Part]) -> str:

@@ -13,18 +13,19 @@ A record holds data only: no command and no environment. Who repeats a step buil
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sida import layout
-from sida.errors import NotFound, UserError
+from sida.errors import Corrupt, NotFound, UserError
 from sida.failures import Failure, parse_failure
-from sida.manifests import Manifest, Part, first_fault, parse_manifest
+from sida.manifests import Manifest, Part, parse_manifest, read_record
 from sida.masking import masked
 from sida.origin import manifest_key, store_of
 from sida.printing import one_line
@@ -225,10 +226,22 @@ def calls(store: ObjectStore, run: str) -> dict[str, StepCall]:
 def manifests(store: ObjectStore, calls: Mapping[str, StepCall]) -> dict[str, Manifest]:
     """Return the results of a run's calls, by step, read from ``store`` wherever it was when they were made.
 
-    Raises UserError for one that this version cannot read, NotFound for one that is gone.
+    Raises UserError for one that this version cannot read, or that is another result than the run recorded; NotFound for one that
+    is gone.
     """
-    keys = {step: made_key(call) for step, call in calls.items() if call.manifest}
-    return {step: parse_manifest(store.read(key), store.address_of(key)) for step, key in keys.items()}
+    return {step: made_by(store, call) for step, call in calls.items() if call.manifest}
+
+
+def made_by(store: ObjectStore, call: StepCall) -> Manifest:
+    """Return the result of a call, read from ``store``. Raises Corrupt for another one than was recorded, else as ``manifests``."""
+    key = made_key(call)
+    address = store.address_of(key)
+    manifest = parse_manifest(store.read(key), address)
+    if call.digest and manifest.digest != call.digest:
+        raise Corrupt(
+            f"{address}: is another result than run {call.run} recorded ({call.digest[:12]}): submit it again"
+        )
+    return manifest
 
 
 def made_key(call: StepCall) -> str:
@@ -254,12 +267,7 @@ def call_of(store: ObjectStore, run: str, step: str) -> StepCall:
 
 def _call_at(store: ObjectStore, key: str) -> StepCall:
     """Return a recorded call. What it names in its own store has the address that it has now: the store may have been moved."""
-    try:
-        call = StepCall.model_validate_json(store.read(key))
-    except ValidationError as error:
-        raise UserError(
-            f"{store.address_of(key)}: {first_fault(error)}: not a record that this version reads"
-        ) from error
+    call = read_record(store, key, StepCall)
 
     def now_at(address: str) -> str:
         there, key = layout.place_of(address)
@@ -271,10 +279,6 @@ def _call_at(store: ObjectStore, key: str) -> StepCall:
 
 def end_of(store: ObjectStore, run: str) -> RunEnd | None:
     """Return how a run ended, if that was recorded. Raises UserError for a damaged record."""
-    key = layout.run_end_key(run)
-    try:
-        return RunEnd.model_validate_json(store.read(key))
-    except NotFound:
-        return None
-    except ValidationError as error:
-        raise UserError(f"{store.address_of(key)} is not a record that this version reads: remove it") from error
+    with suppress(NotFound):
+        return read_record(store, layout.run_end_key(run), RunEnd)
+    return None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import BaseModel
 
 from sida.addresses import redact
 from sida.errors import Corrupt, NotFound, SidaError, UserError
@@ -21,6 +23,8 @@ from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.registry import EVERY_STEP
 from sida.scoring.interval import half_width
+from sida.steps import Made, Step
+from sida.steps.attempts import key_parts
 from sida.steps.recipes import recipe_of
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef
@@ -29,6 +33,8 @@ from sida.stores.objects import verify_object
 DEEPEST = 20  # manifests below each other: a run has seven
 LARGEST_RECIPE = 1 << 20  # bytes: ours have 5 KiB
 _NO_STEP = "which no step writes: it was changed; run its step again"
+ROUNDING, ROUNDING_OF_ZERO = 1e-6, 1e-9  # of numbers that follow from others: means, spreads, intervals
+VERSIONS = range(1, 33)  # that a step of ours may have
 TOLERANCE = 1e-3  # of the value: float32 kernels of another machine; the same machine gives the same bits
 
 
@@ -86,7 +92,7 @@ def verify(address: str, *, hashing: bool = True) -> Chain:
     root = _exact(content, store.address_of(key))
     chain = Chain(root, store, hashing)
     _walk(chain, "", key, root)
-    _check_score(chain)
+    _check_results(chain)
     return chain
 
 
@@ -106,11 +112,7 @@ def _walk(chain: Chain, path: str, key: str, manifest: Manifest, above: tuple[st
     chain.seen.add(key)
     chain.manifests[path] = chain.met[key] = manifest
     name = path or manifest.about.step
-    if attempt_at(key) != (manifest.about.step, manifest.about.key, manifest.about.attempt):
-        chain.links.append(
-            Link(f"{name}: manifest", chain.store.address_of(key), "says that it is another step's, or attempt's")
-        )
-    chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key)))
+    chain.links.append(Link(f"{name}: manifest", chain.store.address_of(key), _misplaced(manifest, key)))
     _check_code(chain, name, manifest)
     _check_recipe(chain, name, key, manifest)
     for ref in manifest.objects():
@@ -194,19 +196,95 @@ def _check_code(chain: Chain, name: str, manifest: Manifest) -> None:
         )
 
 
-def _check_score(chain: Chain) -> None:
-    """Add a link for each contradiction between a score and what lies below it."""
+def _misplaced(manifest: Manifest, key: str) -> str:
+    """Return why a manifest is not one of the step whose attempt it says, and lies as, it is; empty where it is."""
+    about, step = manifest.about, EVERY_STEP.get(manifest.about.step)
+    if attempt_at(key) != (about.step, about.key, about.attempt):
+        return "says that it is another step's, or attempt's"
+    if step is None:
+        return f"is of a step {one_line(about.step, 40)!r}, which this version does not have"
+    if not isinstance(manifest.result, step.result):
+        return f"holds a result of another kind than {about.step} makes: {manifest.result.kind}"
+    if not step.measures and about.key not in (
+        digest_of(key_parts(about.step, version, about.parameters, about.inputs, "")) for version in VERSIONS
+    ):  # whoever measures again under another ``repeat`` has another key, and the text is not recorded
+        return f"lies under a key that {about.step} does not give to its parameters and inputs"
+    return ""
+
+
+def _check_results(chain: Chain) -> None:
+    """Add a link for each contradiction between a result and what lies below it."""
+    checked = set()
     for path, manifest in list(chain.manifests.items()):
-        result = manifest.result
-        if not isinstance(result, ScoresResult):
+        folder = step_folder(manifest.about.step, manifest.about.key)
+        if (place := (folder, manifest.about.attempt)) in checked:
             continue
-        address = f"{chain.store.address}/{step_folder(manifest.about.step, manifest.about.key)}"
-        for problem in _contradictions(chain, path, result, manifest):
-            chain.links.append(Link(f"{path or manifest.about.step}: what it says", address, problem))
+        checked.add(place)
+        below = {name: chain.manifests.get(f"{path}/{name}".strip("/")) for name in manifest.about.inputs}
+        for problem in _contradictions(chain, manifest, below):
+            name = f"{path or manifest.about.step}: what it says"
+            chain.links.append(Link(name, f"{chain.store.address}/{folder}", problem))
 
 
-def _contradictions(chain: Chain, path: str, result: ScoresResult, manifest: Manifest) -> Iterator[str]:
-    below = {name: chain.manifests.get(f"{path}/{name}".strip("/")) for name in manifest.about.inputs}
+def _contradictions(chain: Chain, manifest: Manifest, below: Mapping[str, Manifest | None]) -> Iterator[str]:
+    found = list(_in_scores(chain, manifest, below)) if isinstance(manifest.result, ScoresResult) else []
+    yield from found
+    step = EVERY_STEP.get(manifest.about.step)
+    if step is None or not isinstance(manifest.result, step.result):
+        return  # reported where it was met
+    for name, (source, inner) in step.carries.items():
+        carrier = below.get(source)
+        if carrier is not None and manifest.about.inputs.get(name) != carrier.about.inputs.get(inner):
+            yield f"its {name} is not that of its {source}"
+            return
+    recipe = chain.recipes.get(manifest.about.recipe.key) if manifest.about.recipe else None
+    inputs = {name: one for name, one in below.items() if one is not None}
+    if found or recipe is None or len(inputs) < len(below):
+        return  # reported already
+    yield from _not_repeated(step, manifest, Made(chain.store, recipe, manifest.about, inputs, manifest.result))
+
+
+def _not_repeated(step: Step[Any], manifest: Manifest, made: Made[Any]) -> Iterator[str]:
+    """Yield a problem for each field that is not what its step makes of recipe, inputs and the other fields."""
+    try:
+        expected = step.repeats(made)
+    except SidaError as error:
+        yield str(error)
+        return
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        yield f"what {step.name} makes of its inputs cannot be said: {one_line(f'{type(error).__name__}: {error}', 120)}"
+        return
+    older = "" if manifest.about.code == step.code() else f", or another version wrote it so: --force {step.name}"
+    for name, value in expected.items():
+        if not same(_at(manifest, name), value):
+            yield f"its {name}: not what {step.name} makes of its recipe and of what lies below it{older}"
+
+
+def _at(manifest: Manifest, path: str) -> Any:
+    """Return a field of the result, or ``about.parameters.images``."""
+    first, *rest = path.split(".")
+    value = manifest.about if first == "about" else getattr(manifest.result, first)
+    for name in rest:
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    return value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal but for rounding, models and containers by their parts."""
+    if isinstance(one, BaseModel) and type(one) is type(other):
+        return same(dict(one), dict(other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING_OF_ZERO)
+    return bool(one == other)
+
+
+def _in_scores(chain: Chain, manifest: Manifest, below: Mapping[str, Manifest | None]) -> Iterator[str]:
+    result = manifest.result
+    assert isinstance(result, ScoresResult)
     if "reference" not in below:
         yield "it does not say which reference it was measured against"
     if "model" not in below and any(row.model in ("teacher", "generator") for row in result.rows):
@@ -250,9 +328,7 @@ def _sums(result: ScoresResult) -> Iterator[str]:
             half_width(row.values),
         )
         for name, one, other in zip(("mean", "sd", "interval"), said, found, strict=True):
-            if (one is None) != (other is None) or (
-                one is not None and other is not None and not math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
-            ):
+            if not same(one, other):
                 yield f"{row.label}: its {name} is not that of its values"
 
 
@@ -281,9 +357,10 @@ class Recomputed:
 
     @property
     def difference(self) -> float:
-        """Largest relative difference of a range's value."""
+        """Largest relative difference of a range's value; infinite where one is no number."""
         pairs = zip(self.published.values, self.again.values, strict=True)
-        return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
+        differences = [abs(a - b) / max(abs(a), 1e-12) for a, b in pairs]
+        return math.inf if any(map(math.isnan, differences)) else max(differences)
 
     @property
     def agrees(self) -> bool:

@@ -144,7 +144,7 @@ def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
     [
         (("digits", "--gpu", "h1"), ["--gpu h1", "h100"]),
         (("digits", "--gpus", "0"), ["--gpus", "'0'"]),
-        (("digits", "--utilization", "35"), ["--utilization 35", "0.35"]),
+        (("digits", "--utilization", "35"), ["--utilization", "35", "0.35"]),
         (("digits", "--gpus", "3"), ["3 GPUs"]),
         (("digits", "--micro-batch", "33"), ["micro-batch 33", "32, 64"]),
         (("digit",), ["did you mean 'digits'"]),

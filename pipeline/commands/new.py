@@ -33,8 +33,8 @@ ARGUMENTS = (
     argument("name", "NAME", "of the recipe: small letters, digits and hyphens"),
     argument("--teacher", "ADDRESS", "the teacher's file or address", default="teacher.pkl"),
     argument("--images", "ADDRESS", "folder or zip of the training images", default="images"),
-    argument("--resolution", "N", "of the teacher: 32 (default), 64, ...", type=int, default=32),
-    argument("--classes", "N", "number of classes; 0 (default): none", type=whole(0), default=0),
+    argument("--resolution", "N", "of the teacher: 32 (default), 64, ...", type=whole(1, 8192), default=32),
+    argument("--classes", "N", "number of classes; 0 (default): none", type=whole(0, 1_000_000), default=0),
     argument("--output", "FILE", "default: NAME.yaml in this folder", type=output_file),
     flag("--train", "there is no teacher yet: train a small one on the images"),
 )

@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from pipeline import output
-from pipeline.arguments import RECIPE, argument, whole
+from pipeline.arguments import MACHINES, RECIPE, argument, share, whole
 from sida import planning, recipe
 from sida.errors import UserError
 from sida.planning import GIB, ResourcePlan, advice
@@ -25,11 +25,11 @@ from sida.planning import GIB, ResourcePlan, advice
 USUAL_BLOCKS = 32  # published networks have up to 15, which takes seconds
 ARGUMENTS = (
     RECIPE,
-    argument("--nodes", "N", "machines (default 1)", type=whole(1), default=1),
-    argument("--gpus", "M", "GPUs per machine; default: the recipe's processes", type=whole(1)),
+    argument("--nodes", "N", "machines (default 1)", type=whole(1, MACHINES), default=1),
+    argument("--gpus", "M", "GPUs per machine; default: the recipe's processes", type=whole(1, MACHINES)),
     argument("--gpu", "NAME", "h100 (default), h200, a100, a100-40, l40s, ...", default="h100"),
-    argument("--micro-batch", "N", "images per GPU and round; default: the recipe's", type=whole(1)),
-    argument("--utilization", "SHARE", "of the GPU's peak; default: 0.35", type=float, default=planning.UTILIZATION),
+    argument("--micro-batch", "N", "images per GPU and round; default: the recipe's", type=whole(1, 2**24)),
+    argument("--utilization", "SHARE", "of the GPU's peak; default: 0.35", type=share, default=planning.UTILIZATION),
 )
 
 
@@ -38,8 +38,6 @@ def main(args: argparse.Namespace) -> int:
     loaded = recipe.load(args.recipe, to_show=True)
     if args.gpu not in planning.GPUS:
         raise UserError(f"--gpu {args.gpu}: not known: {', '.join(planning.GPUS)}")
-    if not 0 < args.utilization <= 1:
-        raise UserError(f"--utilization {args.utilization:g}: give a share of the peak between 0 and 1, such as 0.35")
     gpus = args.gpus or -(-loaded.execution.processes // args.nodes)
     machines = planning.Machines(args.nodes, gpus, planning.GPUS[args.gpu], args.utilization)
     planning.check_division(loaded, machines, args.micro_batch)  # before the seconds that counting takes

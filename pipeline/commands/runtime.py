@@ -23,7 +23,9 @@ from sida.launch import grace, trainjob_manifest
 
 ARGUMENTS = (
     PROFILE,
-    argument("--max-restarts", "N", "failures after which a job has failed (default 3)", type=whole(0), default=3),
+    argument(
+        "--max-restarts", "N", "failures after which a job has failed (default 3)", type=whole(0, 2**31 - 1), default=3
+    ),
 )
 
 

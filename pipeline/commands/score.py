@@ -16,7 +16,7 @@ import argparse
 from dataclasses import asdict
 
 from pipeline import output, running
-from pipeline.arguments import AMOUNT, RECIPE_TEXT, REPEAT, STORE, TRUST, argument, file_path
+from pipeline.arguments import AMOUNT, RECIPE_TEXT, REPEAT, STORE, TRUST, argument, file_path, whole
 from pipeline.display import open_display
 from pipeline.following import drawn
 from sida import recipe as recipes
@@ -29,8 +29,8 @@ METRICS = ("is", "kid", "precision_recall")
 ARGUMENTS = (
     argument("file", "FILE", "safetensors file, published pickle, or folder of images", type=file_path),
     argument("--recipe", "RECIPE", RECIPE_TEXT, required=True),
-    argument("--images", "N", "images per seed range (default: the recipe's)", type=int),
-    argument("--ranges", "N", "seed ranges (default: the recipe's)", type=int),
+    argument("--images", "N", "images per seed range (default: the recipe's)", type=whole(1)),
+    argument("--ranges", "N", "seed ranges (default: the recipe's)", type=whole(1)),
     argument("--metric", "NAME", f"also: {', '.join(METRICS)} (may be repeated)", action="append", choices=METRICS),
     argument(
         "--protocol",

@@ -13,13 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.arguments import argument
+from pipeline.arguments import argument, whole
 from sida.addresses import redact
 from sida.errors import UserError
 from sida.settings import environment, give_home, settings
 from sida.tracking.server import SQLITE
 
-ARGUMENTS = (argument("--port", "PORT", "port on 127.0.0.1 (default 5000)", type=int, default=5000),)
+ARGUMENTS = (argument("--port", "PORT", "port on 127.0.0.1 (default 5000)", type=whole(1, 65535), default=5000),)
 
 HOST = "127.0.0.1"  # whatever MLFLOW_HOST says: the pages ask nobody who they are
 

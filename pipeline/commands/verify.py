@@ -2,7 +2,8 @@
 
 SCORE is the address of a score's manifest, as `score` and `run` print it (a run's manifest works too). Everything below it is read
 and hashed again: recipe, teacher, data, reference, detector, checkpoint; its seeds are compared with those that the checkpoint was
-selected by. Exit status: 0 all is as it was, 1 something is not, 2 a manifest below it is none that a step writes.
+selected by, and what a result repeats (rows and verdict of a run, mean of a score) with what it follows from. Exit status: 0 all is
+as it was, 1 something is not, 2 a manifest below it is none that a step writes.
 
 examples:
   sida verify file:///.../steps/score/KEY/1.json

@@ -28,7 +28,7 @@ from sida.printing import one_line
 from sida.process.scratch import scratch_folder
 from sida.progress import Progress
 from sida.recipe import Dataset, Recipe
-from sida.steps import StepRun, step
+from sida.steps import Made, StepRun, step
 
 if TYPE_CHECKING:
     from sida.data.sources import Source
@@ -40,7 +40,24 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
     return recipe.dataset.model_dump(mode="json", exclude={"address"})
 
 
-@step(version=2, sources=("sida/data",), asks=_asks)
+def _repeats(made: Made[DatasetResult]) -> dict[str, Any]:
+    dataset, result, identity = made.recipe.dataset, made.result, made.about.parameters["identity"]
+    fields = _described(dataset)
+    if "sha256" in identity:
+        fields["source_sha256"] = identity["sha256"]
+    if result.shards or result.histogram:
+        fields["count"] = sum(shard.count for shard in result.shards) if result.shards else sum(result.histogram)
+    if result.histogram and sum(result.histogram) != result.count:
+        raise UserError(f"its classes hold {sum(result.histogram):,} images, and it {result.count:,}")
+    return fields
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    """Return the fields of the result that are the recipe's."""
+    return {name: getattr(dataset, name) for name in ("source", "licence", "channels", "resolution", "classes")}
+
+
+@step(version=2, sources=("sida/data",), asks=_asks, repeats=_repeats)
 def prepare_data(run: StepRun, recipe: Recipe) -> DatasetResult:
     """Turn the recipe's images into verified shards.
 
@@ -190,16 +207,12 @@ def _assemble(
         raise UserError(f"{source.place}: sha256 over its files is {content}, the recipe expects {dataset.sha256}")
     result = DatasetResult(
         record=conversion.record,
-        source=dataset.source,
         source_sha256=content if identity else "",
         decoder=decoder_name() if source.entries else "",
         latents=_latents_info(dataset, conversion, identity),
         transform=source.made_by or dataset.transform,
-        licence=dataset.licence,
         count=count,
-        channels=dataset.channels,
-        resolution=dataset.resolution,
-        classes=dataset.classes,
+        **_described(dataset),
         histogram=histogram,
         class_names=source.class_names,
         excluded=Excluded(

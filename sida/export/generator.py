@@ -20,6 +20,7 @@ from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manife
 from sida.origin import store_of
 from sida.printing import one_line
 from sida.recipe import Network
+from sida.recipe.fields import MOST_NOISE
 from sida.scoring.adopt import as_safetensors, generator_network
 from sida.stores import open_folder, read_address
 from sida.stores.objects import fetch_object, sha256_of
@@ -118,7 +119,7 @@ def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
             weights = as_safetensors(path, network, Path(folder))
             return _built(weights, network, method.sigma_init, recipe.teacher.licence, about)
     sigma_init = network_file.about.get("sigma_init")
-    if network_file.network is None or not isinstance(sigma_init, int | float) or not 0 < sigma_init < 1e6:
+    if network_file.network is None or not isinstance(sigma_init, int | float) or not 0 < sigma_init < MOST_NOISE:
         problem = "is a teacher, or made elsewhere" if network_file.network else "does not say which network it holds"
         raise UserError(f"{where}: {problem}: add --recipe, whose teacher.network and method.sigma_init are its own")
     licence = one_line(str(network_file.about.get("licence", "unknown")), 200)

@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from sida import layout, progress, records
 from sida.cancels import asked_in_words
-from sida.errors import NotFound, SidaError
+from sida.errors import NotFound, SidaError, Unavailable
 from sida.launch import grace
 from sida.launch.base import Launcher, Work
 from sida.launch.cluster import Cluster
 from sida.launch.local import LocalLauncher
 from sida.launch.nodes import LeadingLauncher, Nodes
-from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_outcome
+from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_job, parse_outcome
 from sida.launch.target import parse_target
 from sida.launch.trainjob import TrainJobLauncher
 from sida.launch.trainjob_manifest import job_name, train_job
 from sida.launch.worker_error import error_key, read_error
+from sida.manifests import objects_in
 from sida.settings import settings
 from sida.steps import StepRun
 from sida.steps.log import end_of_log
 from sida.steps.recipes import put_recipe
+from sida.stores.objects import verify_object
 
 RESULT = "result.json"
 
@@ -63,6 +65,8 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
         cancelled=lambda: asked_in_words(store, records.current_run()),
         keep_log=lambda: store.put(f"{folder}/log.txt", end_of_log(log)),
     )
+    if (outcome := _of_damaged_attempt(run, spec)) is not None:
+        return outcome
     launcher, launch = _launcher(run, folder, work, checkpoint_bytes)
     if (outcome := _outcome(run, folder, spec)) is not None:
         launcher.settle(work)
@@ -83,6 +87,37 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
     if outcome is None:
         raise SidaError(f"{step}: the workers ended without a result: see {log}")
     return outcome
+
+
+def _of_damaged_attempt(run: StepRun, spec: Spec[O]) -> O | None:
+    """Return what the job of the newest attempt published, where its manifest alone is damaged and the objects prove the rest.
+
+    None for an attempt that is wanted anew, and where anything is missing, damaged, or of another task.
+    """
+    store = run.store
+    if run.anew or run.attempt == 1 or store.exists(f"{job_folder(run)}/spec.json"):  # this one has begun
+        return None
+    folder = layout.job_folder(run.step.name, run.key, run.attempt - 1)
+    try:
+        job = parse_job(store.read(f"{folder}/spec.json"), folder)
+        outcome = _outcome(run, folder, spec)
+        if outcome is None or _task(job.spec) != _task(spec):
+            return None
+        for ref in objects_in(outcome):
+            verify_object(store, ref)
+        if not spec.proven(outcome, lambda ref: store.read(ref.key)):
+            return None
+    except Unavailable:
+        raise
+    except SidaError:
+        return None
+    run.note(f"what the job of attempt {run.attempt - 1} made is whole: taken from there")
+    return outcome
+
+
+def _task(spec: Spec[Any]) -> dict[str, Any]:
+    """Return the task with its inputs by digest: the same one may lie elsewhere."""
+    return spec.model_dump(mode="json") | {name: ref.digest for name, ref in spec.inputs.items()}
 
 
 def _launcher(

@@ -5,12 +5,14 @@ Inputs are manifests by key and digest, files objects by digest: nothing is copi
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 
 from pydantic import Field, ValidationError
 
-from sida.errors import SidaError
-from sida.manifests import Manifest, Part, first_fault
+from sida.errors import SidaError, UserError
+from sida.manifests import Manifest, Measured, Part, first_fault
 from sida.origin import manifest_key
 from sida.stores.base import ObjectRef
 
@@ -41,6 +43,10 @@ class Spec(Part, Generic[O_co]):
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in values.items() if isinstance(value, ManifestRef)}
 
+    def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
+        """Return whether the objects of an outcome, which are whole, vouch for all of it that enters the step's result."""
+        return False
+
 
 class DistillOutcome(Part):
     """The best generator of a distillation."""
@@ -48,7 +54,7 @@ class DistillOutcome(Part):
     generator: ObjectRef
     curve: ObjectRef
     images_seen: int
-    score: float
+    score: Measured
     dropped: int  # samples skipped because their losses were not finite
     seconds: dict[str, float]
     profile: dict[str, float]  # milliseconds of one iteration by kind of operator
@@ -63,6 +69,25 @@ class DistillSpec(Spec[DistillOutcome]):
     start: ManifestRef
     dataset: ManifestRef
     reference: ManifestRef
+
+    def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
+        """The curve tells the images seen and the score, to the six digits that it keeps."""
+        assert isinstance(outcome, DistillOutcome)
+        return is_best(parse_curve(read(outcome.curve)), outcome.images_seen, outcome.score)
+
+
+def parse_curve(content: bytes) -> list[dict[str, float]]:
+    """Return the points of a curve. Raises UserError for something else."""
+    try:
+        return [dict(point) for point in json.loads(content)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError("its curve is no list of points: run the step again") from error
+
+
+def is_best(points: list[dict[str, float]], images: int, score: float) -> bool:
+    """Return whether the best point of a curve has this score, which it keeps to six digits, at so many images."""
+    scores = {point.get("images"): point["score"] for point in points if "score" in point}
+    return bool(scores) and scores.get(images) == float(f"{score:.6g}") == min(scores.values())
 
 
 class TeachOutcome(Part):
@@ -79,14 +104,18 @@ class TeachSpec(Spec[TeachOutcome]):
     kind: Literal["teach"] = "teach"
     dataset: ManifestRef
 
+    def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
+        """The weights are the result."""
+        return True
+
 
 class ScoreOutcome(Part):
     """Scores of a model's seed ranges, in order."""
 
-    values: tuple[float, ...]
-    further: dict[str, tuple[float, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
-    floor: tuple[float, ...] = ()  # of as many real images; empty where they are not there
-    sampling_bias: float
+    values: tuple[Measured, ...]
+    further: dict[str, tuple[Measured, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
+    floor: tuple[Measured, ...] = ()  # of as many real images; empty where they are not there
+    sampling_bias: Measured
     images_per_second: float
     batch: int
 
@@ -124,6 +153,10 @@ class ReferenceSpec(Spec[ReferenceOutcome]):
     features: int
     keep: bool  # the features themselves too
     images: ObjectRef | None = None  # published reference images for precision and recall
+
+    def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
+        """The statistics are the result."""
+        return True
 
 
 class EncodeOutcome(Part):

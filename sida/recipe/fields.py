@@ -30,6 +30,8 @@ MOST_LEVELS = 10
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Ramp = Annotated[float, Field(gt=0)]
+MOST_NOISE = 1e6  # images have a variance of about 1
+NoiseLevel = Annotated[float, Field(gt=0, lt=MOST_NOISE)]  # sigma that a generator starts from
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -189,7 +191,7 @@ class Method(Section):
     loss_group: Batch
     alpha: float
     tmax: Annotated[float, Field(gt=0, le=1000)] = 800.0
-    sigma_init: Annotated[float, Field(gt=0)] = 2.5
+    sigma_init: NoiseLevel = 2.5
     P_mean: float = -1.2
     P_std: Annotated[float, Field(gt=0)] = 1.2
     fake_score_weight: Weight = 1.0  # ls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from sida.manifests import (
@@ -15,12 +16,14 @@ from sida.manifests import (
     ScoresResult,
     TeacherResult,
     digest_of,
+    input_of,
 )
 from sida.recipe import Recipe
+from sida.recipe.shipped import each_address, portable
 from sida.scoring import words
 from sida.scoring.gates import judge
 from sida.scoring.series import previous
-from sida.steps import From, StepRun, carried, step
+from sida.steps import From, Made, StepRun, carried, step
 
 
 def _asks(recipe: Recipe) -> dict[str, Any]:
@@ -28,7 +31,55 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
     return {"gate": recipe.gate.model_dump(mode="json"), "recipe": recipe.name, **expected}
 
 
-@step(version=3, sources=("sida/report", "sida/scoring", "sida/numerics"), asks=_asks)
+def _repeated(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> dict[str, Any]:
+    """Return the fields of the result that follow from recipe and inputs: the table, the verdict, what they are of."""
+    teacher_scores, scores = (input_of(inputs, name, ScoresResult) for name in ("teacher_scores", "scores"))
+    generator = input_of(inputs, "generator", GeneratorResult).result
+    dataset = input_of(inputs, "dataset", DatasetResult).result
+    rows = [*teacher_scores.rows, *scores.rows]
+    rows.sort(key=lambda score: ("teacher", "generator", "real").index(score.model))
+    kind = "class-conditional" if dataset.classes else "unconditional"
+    last = input_of(inputs, "previous", ScoresResult) if "previous" in inputs else None
+    return {
+        "recipe": recipe.name,
+        "title": f"{recipe.name} {dataset.resolution}x{dataset.resolution}, {kind}",
+        "rows": tuple(rows),
+        "verdict": words.verdict(recipe, rows),
+        "generator": generator.weights,
+        "licence": generator.licence,
+        "regression": judge(scores.rows, last) if last is not None else None,
+    }
+
+
+def _rates(inputs: Mapping[str, Manifest[Any]]) -> dict[str, str | float]:
+    """Return how fast either model was scored."""
+    rates = {name: inputs[name].about.notes.get("images_per_second") for name in ("teacher_scores", "scores")}
+    return {f"{name}_images_per_second": rate for name, rate in rates.items() if rate is not None}
+
+
+def _repeats(made: Made[RunResult]) -> dict[str, Any]:
+    fields = _repeated(made.recipe, made.inputs)
+    recipe = made.recipe.model_dump(mode="json")
+    if each_address(recipe, portable) == recipe:  # else its addresses, and so its digest, are those of one machine
+        fields["recipe_sha256"] = digest_of(recipe)
+    return fields | {f"about.notes.{name}": rate for name, rate in _rates(made.inputs).items()}
+
+
+CARRIED = {
+    "teacher": ("teacher_scores", "model"),
+    "generator": ("scores", "model"),
+    "dataset": ("scores", "dataset"),
+    "reference": ("scores", "reference"),
+}
+
+
+@step(
+    version=3,
+    sources=("sida/report", "sida/scoring", "sida/numerics"),
+    asks=_asks,
+    repeats=_repeats,
+    carries=CARRIED,
+)
 def compare(
     run: StepRun,
     recipe: Recipe,
@@ -44,36 +95,23 @@ def compare(
     Returns:
         The run's manifest, which names everything.
     """
-    generator = carried(scores, "model", GeneratorResult)
-    dataset = carried(scores, "dataset", DatasetResult)
     last = previous(run.store, recipe, scores)
     run.claim(
         teacher=carried(teacher_scores, "model", TeacherResult),
-        generator=generator,
-        dataset=dataset,
+        generator=carried(scores, "model", GeneratorResult),
+        dataset=carried(scores, "dataset", DatasetResult),
         reference=carried(scores, "reference", ReferenceResult),
         teacher_scores=teacher_scores,
         scores=scores,
         **({} if last is None else {"previous": last}),  # the same score after another one may be a regression
     )
-    for name in ("teacher_scores", "scores"):
-        rate = run.inputs[name].about.notes.get("images_per_second")
-        if rate is not None:
-            run.notes[f"{name}_images_per_second"] = rate
-    rows = [*teacher_scores.rows, *scores.rows]
-    rows.sort(key=lambda score: ("teacher", "generator", "real").index(score.model))
+    run.notes |= _rates(run.inputs)
 
     from sida.report.samples import draw  # torch
 
     drawn = draw(run.store, recipe, run.inputs)
-    kind = "class-conditional" if dataset.result.classes else "unconditional"
     return RunResult(
-        recipe=recipe.name,
         recipe_sha256=digest_of(recipe.model_dump(mode="json")),
-        title=f"{recipe.name} {dataset.result.resolution}x{dataset.result.resolution}, {kind}",
-        rows=tuple(rows),
-        verdict=words.verdict(recipe, rows),
-        generator=generator.result.weights,
         grid=run.put(drawn.sheet, "samples.png"),
         panels=tuple(
             Panel(model=name, title=title, image=run.put(picture, f"samples-{name}.png"))
@@ -81,8 +119,7 @@ def compare(
         ),
         nearest=None if drawn.nearest is None else run.put(drawn.nearest, "nearest.png"),
         evidence=run.put(json.dumps(drawn.evidence).encode(), "evidence.json"),
-        licence=generator.result.licence,
-        regression=judge(scores.rows, last) if last is not None else None,
+        **_repeated(recipe, run.inputs),
     )
 
 
@@ -111,7 +148,8 @@ def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
     result = manifest.result
     score = {row.model: row for row in result.rows}
     numbers = {f"generator_{score['generator'].metric}": score["generator"].mean}
-    numbers["generator_over_teacher"] = score["generator"].mean / score["teacher"].mean
+    if score["teacher"].mean:
+        numbers["generator_over_teacher"] = words.over_teacher(score["generator"], score["teacher"])
     if (change := result.regression) is not None:
         numbers |= {"last": change.before, "worse_by": change.worse_by, "regressed": float(change.regressed)}
     return numbers

@@ -10,13 +10,41 @@ from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.manifests import GeneratorResult, digest_of
 from sida.recipe import Recipe
-from sida.steps import StepRun, step
+from sida.steps import Made, StepRun, step
 from sida.teachers.convert import convert, holds_another_head
 from sida.teachers.files import load_network
 from sida.teachers.formats import read_network
 
 
-@step(version=1, sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"), per_recipe=True)
+def _repeats(made: Made[GeneratorResult]) -> dict[str, Any]:
+    parameters, method = made.about.parameters, made.recipe.method
+    titles = {parameters["method"]} | ({method.title} if parameters["method"] == method.name else set())
+    return _described(made.recipe) | {
+        "images_seen": parameters["images_seen"],
+        "method": made.result.method if made.result.method in titles else parameters["method"],
+        "source_sha256": parameters["sha256"],
+    }
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of the result that are the recipe's, or empty."""
+    network = generator_network(recipe)
+    return {
+        "network": network,
+        "sigma_init": recipe.method.sigma_init,
+        "selection_score": None,
+        "curve": None,
+        "recipe_sha256": digest_of(network),
+        "licence": recipe.teacher.licence,
+    }
+
+
+@step(
+    version=1,
+    sources=("sida/scoring/adopt.py", "sida/teachers", "sida/foreign"),
+    per_recipe=True,
+    repeats=_repeats,
+)
 def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str = "") -> GeneratorResult:
     """Fetch the one-step generator that the authors released for a recipe, and convert it without running anything in it.
 
@@ -47,16 +75,11 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
     with tempfile.TemporaryDirectory() as folder:
         weights = as_safetensors(path, network, Path(folder))
         return GeneratorResult(
-            network=network,
             weights=run.put(weights, weights.name),
-            sigma_init=recipe.method.sigma_init,
             method=method or recipe.method.title,
             images_seen=seen,
-            selection_score=None,
-            curve=None,
-            recipe_sha256=digest_of(network),
-            licence=recipe.teacher.licence,
             source_sha256=digest,
+            **_described(recipe),
         )
 
 

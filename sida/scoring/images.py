@@ -13,12 +13,12 @@ import numpy as np
 from sida.data.entries import MAX_ENTRY_BYTES
 from sida.errors import UserError
 from sida.launch.spec import ScoreOutcome
-from sida.manifests import Manifest, ReferenceResult, ScoresResult
+from sida.manifests import Manifest, ReferenceResult, ScoresResult, input_of
 from sida.progress import Progress
 from sida.recipe import Recipe
 from sida.scoring.reference import load_statistics
-from sida.scoring.score import SOURCES, check_reference, note_if_few, scores_result
-from sida.steps import From, StepRun, step
+from sida.scoring.score import SOURCES, check_reference, measured_in, note_if_few, scores_result
+from sida.steps import From, Made, StepRun, step
 from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
@@ -29,7 +29,19 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
     return {"count": recipe.evaluation.images, "extra_metrics": list(recipe.evaluation.extra_metrics)}
 
 
-@step(version=2, sources=(*SOURCES, "sida/data/decode.py", "sida/data/folders.py"), measures=True, asks=_asks)
+def _repeats(made: Made[ScoresResult]) -> dict[str, Any]:
+    measured, sha256 = measured_in(made.recipe, made.result), made.about.parameters["images"]
+    reference = input_of(made.inputs, "reference", ReferenceResult)
+    return dict(_result(made.recipe, reference, measured, made.recipe.evaluation.images, sha256))
+
+
+@step(
+    version=2,
+    sources=(*SOURCES, "sida/data/decode.py", "sida/data/folders.py"),
+    measures=True,
+    asks=_asks,
+    repeats=_repeats,
+)
 def score_images(
     run: StepRun,
     recipe: Recipe,
@@ -182,14 +194,20 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
     bias = sampling_bias(real[1], len(paths))
     outcome = ScoreOutcome(values=values, further=further, sampling_bias=bias, images_per_second=0.0, batch=batch)
     note_if_few(run, len(paths), outcome)
+    return _result(recipe, reference, outcome, len(paths), sha256)
+
+
+def _result(
+    recipe: Recipe, reference: Manifest[ReferenceResult], measured: ScoreOutcome, count: int, sha256: str
+) -> ScoresResult:
     return scores_result(
         recipe,
         reference,
-        outcome,
-        n=len(paths),
+        measured,
+        n=count,
         seeds=[],
         model="images",
-        label=f"{len(paths):,} images of a folder",
+        label=f"{count:,} images of a folder",
         nfe=None,
         sampler="files",
         checkpoint_sha256=sha256,

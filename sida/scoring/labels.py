@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sida.data.prepare import prepare_data
 from sida.errors import UserError
@@ -11,8 +12,8 @@ from sida.foreign.fetch import fetch_file
 from sida.foreign.json_values import TEXT_BYTES, parse_json
 from sida.manifests import DatasetResult
 from sida.printing import one_line
-from sida.recipe import Recipe
-from sida.steps import Step, StepRun, step
+from sida.recipe import Dataset, Recipe
+from sida.steps import Made, Step, StepRun, step
 
 # The training set's labels as EDM2's dataset tool lists them (facts: the authors' copy); the same images at every resolution.
 IMAGENET_LABELS = "https://huggingface.co/UT-Austin-PML/SiDA/resolve/main/EDM2_distillation/dataset.json"
@@ -24,7 +25,17 @@ def needs_images(recipe: Recipe) -> bool:
     return recipe.evaluation.reference is None or bool(set(recipe.evaluation.extra_metrics) - {"is"})
 
 
-@step(version=1, sources=("sida/scoring/labels.py",), per_recipe=True)
+def _repeats(made: Made[DatasetResult]) -> dict[str, Any]:
+    return _described(made.recipe.dataset, made.result.histogram)
+
+
+def _described(dataset: Dataset, histogram: tuple[int, ...]) -> dict[str, Any]:
+    """Return the result's fields other than the frequencies themselves."""
+    named = {name: getattr(dataset, name) for name in ("source", "licence", "channels", "resolution", "classes")}
+    return named | {"transform": "labels only", "count": sum(histogram) or dataset.images or 0, "shards": ()}
+
+
+@step(version=1, sources=("sida/scoring/labels.py",), per_recipe=True, repeats=_repeats)
 def label_distribution(run: StepRun, recipe: Recipe) -> DatasetResult:
     """Find the training set's class frequencies without fetching its images.
 
@@ -56,17 +67,7 @@ def label_distribution(run: StepRun, recipe: Recipe) -> DatasetResult:
         histogram = CIFAR10 if source is None else read_histogram(source[0], dataset.classes)
     if source is not None:
         run.notes["labels_sha256"] = run.put(source[0], "dataset.json").sha256
-    return DatasetResult(
-        source=dataset.source,
-        transform="labels only",
-        licence=dataset.licence,
-        count=sum(histogram) or dataset.images or 0,
-        channels=dataset.channels,
-        resolution=dataset.resolution,
-        classes=dataset.classes,
-        histogram=histogram,
-        shards=(),
-    )
+    return DatasetResult(histogram=histogram, **_described(dataset, histogram))
 
 
 def data_step(recipe: Recipe) -> Step[DatasetResult]:

@@ -14,10 +14,10 @@ from sida.errors import UserError
 from sida.foreign.fetch import Check, fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ReferenceSpec
-from sida.manifests import DatasetResult, Manifest, ReferenceResult
+from sida.manifests import DatasetResult, Manifest, ReferenceResult, input_of
 from sida.recipe import Recipe, ReferenceFile
 from sida.scoring.detector_file import detector_file
-from sida.steps import From, StepRun, step
+from sida.steps import From, Made, StepRun, step
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 
@@ -37,12 +37,28 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
     return {"metric": evaluation.metric, "features": evaluation.detector.features, "kept": kept}
 
 
+def _repeats(made: Made[ReferenceResult]) -> dict[str, Any]:
+    dataset, evaluation = input_of(made.inputs, "dataset", DatasetResult), made.recipe.evaluation
+    detector, published = (made.about.parameters[name] for name in ("detector", "published"))
+    fields = {
+        "metric": evaluation.metric,
+        "features": evaluation.detector.features,
+        "detector_sha256": detector,
+        "detector.sha256": detector,
+        "dataset_digest": dataset.digest,
+        "origin": "published" if published else "computed",
+        "source_sha256": published,
+    }
+    return fields | ({"source.sha256": published} if published else {"count": dataset.result.count})
+
+
 @step(
     version=3,
     sources=("sida/scoring", "sida/data/shards.py", "sida/numerics"),
     launches=True,
     per_recipe=True,
     asks=_asks,
+    repeats=_repeats,
 )
 def reference_statistics(
     run: StepRun,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,14 +12,23 @@ from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ScoreOutcome, ScoreSpec
-from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, Score, ScoresResult, TeacherResult
+from sida.manifests import (
+    DatasetResult,
+    GeneratorResult,
+    Manifest,
+    ReferenceResult,
+    Score,
+    ScoresResult,
+    TeacherResult,
+    input_of,
+)
 from sida.recipe import Recipe
 from sida.scoring.adopt import as_safetensors
 from sida.scoring.gates import teacher_fault
 from sida.scoring.interval import half_width
 from sida.scoring.series import remember
 from sida.scoring.words import target_gate
-from sida.steps import From, StepRun, carried, step
+from sida.steps import From, Made, StepRun, carried, step
 from sida.stores.base import ObjectRef
 from sida.teachers.formats import read_network
 
@@ -104,8 +113,7 @@ def scores_result(
     ``model``: the row's model, label, nfe, sampler and checkpoint_sha256. Further metrics of features that are not Inception's
     are named after them too: ``kid_digits``.
     """
-    metric = recipe.evaluation.metric
-    features = metric.removeprefix("fd") if metric.startswith("fd_") else ""
+    metric, suffix = recipe.evaluation.metric, _suffix(recipe)
 
     def row(values: Sequence[float], metric: str = metric, **fields: Any) -> Score:
         return Score(
@@ -130,9 +138,29 @@ def scores_result(
         licence=licence,
         gate=target_gate(recipe, rows[0]) if rows[0].model == "generator" else None,
         sampling_bias=measured.sampling_bias,
-        further=tuple(row(values, name + features, **model) for name, values in measured.further.items()),
+        further=tuple(row(values, name + suffix, **model) for name, values in measured.further.items()),
         guide=guide,
         precision=None if precision == "float32" else precision,
+    )
+
+
+def _suffix(recipe: Recipe) -> str:
+    """Return what names of further metrics end with: that of the features, where they are not Inception's."""
+    metric = recipe.evaluation.metric
+    return metric.removeprefix("fd") if metric.startswith("fd_") else ""
+
+
+def measured_in(recipe: Recipe, result: ScoresResult, *, floor: bool = False) -> ScoreOutcome:
+    """Return what was measured for a result, from the result itself; ``floor``: real images too, where they are in it."""
+    suffix = _suffix(recipe)
+    real = [row.values for row in result.rows[1:] if floor and row.model == "real"]
+    return ScoreOutcome(
+        values=result.rows[0].values,
+        further={row.metric.removesuffix(suffix): row.values for row in result.further},
+        floor=real[0] if real else (),
+        sampling_bias=0.0 if result.sampling_bias is None else result.sampling_bias,
+        images_per_second=0.0,
+        batch=1,
     )
 
 
@@ -160,6 +188,57 @@ def unsaid(recipe: Recipe) -> set[str]:
     """Return fields of the targets that the verdict does not mention; without them the key is what it was before there were any."""
     unknown = {name for name in ("sida", "sid2a") if getattr(recipe.targets, name) is None}
     return unknown if recipe.in_another_precision else unknown | {"precision"}
+
+
+def _of_teacher(
+    recipe: Recipe, inputs: Mapping[str, Manifest[Any]], measured: ScoreOutcome, guide: ObjectRef | None
+) -> ScoresResult:
+    teacher, sampler = input_of(inputs, "model", TeacherResult).result, recipe.teacher.sampler
+    guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
+    return scores_result(
+        recipe,
+        input_of(inputs, "reference", ReferenceResult),
+        measured,
+        n=_teacher_images(recipe),
+        seeds=first_seeds(recipe, recipe.evaluation.teacher_ranges),
+        model="teacher",
+        label=f"teacher, Heun {sampler.steps} steps{guided}",
+        nfe=sampler.nfe,
+        sampler=f"Heun, {sampler.steps} steps{guided}",
+        checkpoint_sha256=teacher.weights.sha256,
+        licence=teacher.licence,
+        precision=recipe.score_precision,
+        guide=guide,
+    )
+
+
+def _teacher_repeats(made: Made[ScoresResult]) -> dict[str, Any]:
+    measured = measured_in(made.recipe, made.result, floor=True)
+    return dict(_of_teacher(made.recipe, made.inputs, measured, made.result.guide))
+
+
+def _of_generator(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], measured: ScoreOutcome) -> ScoresResult:
+    generator, seeds = input_of(inputs, "model", GeneratorResult).result, first_seeds(recipe)
+    protocol = recipe.evaluation.protocol
+    return scores_result(
+        recipe,
+        input_of(inputs, "reference", ReferenceResult),
+        measured,
+        n=recipe.evaluation.images,
+        seeds=seeds,
+        model="generator",
+        label=f"generator, {generator.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
+        nfe=1,
+        sampler="one step",
+        checkpoint_sha256=generator.weights.sha256,
+        licence=generator.licence,
+        protocol=protocol,
+        precision=recipe.score_precision,
+    )
+
+
+def _generator_repeats(made: Made[ScoresResult]) -> dict[str, Any]:
+    return dict(_of_generator(made.recipe, made.inputs, measured_in(made.recipe, made.result)))
 
 
 def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:
@@ -192,7 +271,16 @@ def _refuse_weak_teacher(run: StepRun, scores: Manifest[ScoresResult]) -> None:
         run.note(fault)
 
 
-@step(version=2, sources=SOURCES, launches=True, measures=True, asks=_asks_of_teacher, after=_refuse_weak_teacher)
+@step(
+    version=2,
+    sources=SOURCES,
+    launches=True,
+    measures=True,
+    asks=_asks_of_teacher,
+    repeats=_teacher_repeats,
+    carries={"dataset": ("reference", "dataset")},
+    after=_refuse_weak_teacher,
+)
 def score_teacher(
     run: StepRun,
     recipe: Recipe,
@@ -209,30 +297,13 @@ def score_teacher(
         The teacher's score and the floor that real images reach.
     """
     check_reference(recipe, reference.result)
-    sampler = recipe.teacher.sampler
-    seeds = first_seeds(recipe, recipe.evaluation.teacher_ranges)
-    n = _teacher_images(recipe)
+    seeds, n = first_seeds(recipe, recipe.evaluation.teacher_ranges), _teacher_images(recipe)
     guide = _guide_file(recipe)
     parameters = {"guide": guide[1]} if guide else {}
     # The data, whose labels are drawn from, are those that the reference was computed of.
     run.claim(parameters, model=teacher, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
     stored = guide and _stored_guide(run, guide[0])
-    guided = "" if sampler.guidance == 1 else f", guidance {sampler.guidance:g}"
-    return scores_result(
-        recipe,
-        reference,
-        _measured(run, seeds, n, floor=True, guide=stored),
-        n=n,
-        seeds=seeds,
-        model="teacher",
-        label=f"teacher, Heun {sampler.steps} steps{guided}",
-        nfe=sampler.nfe,
-        sampler=f"Heun, {sampler.steps} steps{guided}",
-        checkpoint_sha256=teacher.result.weights.sha256,
-        licence=teacher.result.licence,
-        precision=recipe.score_precision,
-        guide=stored,
-    )
+    return _of_teacher(recipe, run.inputs, _measured(run, seeds, n, floor=True, guide=stored), stored)
 
 
 def _remember(run: StepRun, scores: Manifest[ScoresResult]) -> None:
@@ -248,6 +319,8 @@ def _remember(run: StepRun, scores: Manifest[ScoresResult]) -> None:
     measures=True,
     per_recipe=True,
     asks=_asks_of_generator,
+    repeats=_generator_repeats,
+    carries={"dataset": ("reference", "dataset")},
     after=_remember,
 )
 def score(
@@ -266,21 +339,6 @@ def score(
         The generator's score: every range, mean and spread.
     """
     check_reference(recipe, reference.result)
-    result = generator.result
-    seeds, n, protocol = first_seeds(recipe), recipe.evaluation.images, recipe.evaluation.protocol
     run.claim(model=generator, dataset=carried(reference, "dataset", DatasetResult), reference=reference)
-    return scores_result(
-        recipe,
-        reference,
-        _measured(run, seeds, n, floor=False),
-        n=n,
-        seeds=seeds,
-        model="generator",
-        label=f"generator, {result.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
-        nfe=1,
-        sampler="one step",
-        checkpoint_sha256=result.weights.sha256,
-        licence=result.licence,
-        protocol=protocol,
-        precision=recipe.score_precision,
-    )
+    measured = _measured(run, first_seeds(recipe), recipe.evaluation.images, floor=False)
+    return _of_generator(recipe, run.inputs, measured)

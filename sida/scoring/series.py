@@ -48,6 +48,8 @@ def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult
             earlier = of_kind(parse_manifest(store.read(entry["manifest"]), address), ScoresResult, address)
         except NotFound:
             continue  # it was deleted
+        if (manifest_key(earlier), earlier.about.key) != (entry["manifest"], entry["key"]):
+            continue  # the entry is not that score's
         if _protocol(earlier.result) == _protocol(manifest.result):
             return earlier
     return None

@@ -9,20 +9,47 @@ from typing import Annotated, Any
 from sida import progress
 from sida.errors import UserError
 from sida.failures import Failure
-from sida.manifests import Manifest, PaperRow, PublishedFailure, PublishedResult, PublishedRow, ScoresResult
+from sida.manifests import Manifest, PaperRow, PublishedFailure, PublishedResult, PublishedRow, ScoresResult, input_of
 from sida.origin import store_of
 from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
 from sida.scoring import words
 from sida.scoring.gates import target_of, versus_published
-from sida.steps import From, StepRun, step
+from sida.steps import From, Made, StepRun, step
 from sida.steps.recipes import recipe_at, recipe_of
 
 HEADING = ("benchmark", "generator", "metric", "published", "ours", "95% interval", "verdict", "cost")
 LINES = {"sid": "SiD", "best": "best of SiDA, SiD2A"}  # the two numbers that the paper gives for each benchmark
 
 
-@step(version=2, sources=("sida/scoring/table.py", "sida/scoring/gates.py", "sida/scoring/words.py"), output="table")
+def _repeats(made: Made[PublishedResult]) -> dict[str, Any]:
+    result, parameters = made.result, made.about.parameters
+    scores = [input_of(made.inputs, _input(number), ScoresResult) for number in range(parameters["rows"])]
+    rows = [_row(manifest, recipe_of(made.store, manifest)) for manifest in scores]
+    failed = tuple(PublishedFailure(**row) for row in parameters["failed"])
+    # Of the paper's rows what was published, as it was known then, and of all what was scored.
+    known = {(row["benchmark"], row["line"]): row for row in parameters["paper"]}
+    named = ("metric", "published", "source")
+    paper = [
+        row.model_copy(
+            update=_scored(row.recipes, rows, failed)
+            | {name: known.get((row.benchmark, row.line), row.model_dump())[name] for name in named}
+        )
+        for row in result.paper
+    ]
+    return {"rows": tuple(rows), "failed": failed, "paper": tuple(paper)}
+
+
+def _input(number: int) -> str:
+    return f"scores_{number:02d}"
+
+
+@step(
+    version=2,
+    sources=("sida/scoring/table.py", "sida/scoring/gates.py", "sida/scoring/words.py"),
+    output="table",
+    repeats=_repeats,
+)
 def published_table(
     run: StepRun, recipe: Recipe, scores: Annotated[list[Manifest[ScoresResult] | Failure], From("score")]
 ) -> PublishedResult:
@@ -46,7 +73,7 @@ def published_table(
         "failed": [row.model_dump(mode="json") for row in failed],
         "paper": [row.model_dump(mode="json") for row in paper_rows([], [], {})],
     }
-    run.claim(parameters, **{f"scores_{number:02d}": manifest for number, manifest in enumerate(good)})
+    run.claim(parameters, **{_input(number): manifest for number, manifest in enumerate(good)})
     rows, recipes = [], {its_recipe.name: its_recipe for _, its_recipe in failures}
     for manifest in good:
         scored = recipe_of(store_of(manifest), manifest)
@@ -94,9 +121,6 @@ def _paper_row(
     names = tuple(recipe.name for recipe in members)
     targets, published = members[0].targets, target_of(members[0])
     assert targets is not None and published is not None
-    best = min((row for row in rows if row.recipe in names), key=lambda row: row.ours, default=None)
-    unscored = "failed" if any(row.recipe in names for row in failed) else "not scored"
-    verdict: Any = best.verdict if best else unscored
     return PaperRow(
         benchmark=benchmark,
         line=line,
@@ -104,11 +128,20 @@ def _paper_row(
         published=published,
         source=targets.source,
         recipes=names,
-        best=best.recipe if best else None,
-        ours=best.ours if best else None,
-        interval=best.interval if best else None,
-        verdict=verdict,
+        **_scored(names, rows, failed),
     )
+
+
+def _scored(names: Sequence[str], rows: Sequence[PublishedRow], failed: Sequence[PublishedFailure]) -> dict[str, Any]:
+    """Return the fields of a row of the paper that its best score decides."""
+    best = min((row for row in rows if row.recipe in names), key=lambda row: row.ours, default=None)
+    unscored = "failed" if any(row.recipe in names for row in failed) else "not scored"
+    return {
+        "best": best.recipe if best else None,
+        "ours": best.ours if best else None,
+        "interval": best.interval if best else None,
+        "verdict": best.verdict if best else unscored,
+    }
 
 
 def _row(manifest: Manifest[ScoresResult], recipe: Recipe) -> PublishedRow:

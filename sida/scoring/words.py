@@ -5,6 +5,7 @@ The module stands below the pages because scores and the records of runs keep so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from sida.manifests import Regression, Score
@@ -36,7 +37,7 @@ def verdict(recipe: Recipe, rows: Sequence[Score]) -> str:
     """Return who is ahead, by how much, and whether the targets are met."""
     score = {row.model: row for row in rows}
     teacher, generator = score["teacher"], score["generator"]
-    ratio, limit = generator.mean / teacher.mean, recipe.gate.generator_within
+    ratio, limit = over_teacher(generator, teacher), recipe.gate.generator_within
     side = "within" if ratio <= limit else "outside"
     published = target_gate(recipe, generator)
     return (
@@ -44,6 +45,11 @@ def verdict(recipe: Recipe, rows: Sequence[Score]) -> str:
         f"{side} the recipe's limit of {limit:g} times the teacher."
         f"{'' if published is None else f' Published: {published}.'}{_as_expected(recipe, teacher, generator)}"
     )
+
+
+def over_teacher(generator: Score, teacher: Score) -> float:
+    """Return the ratio of their scores; infinite to a teacher of score 0."""
+    return generator.mean / teacher.mean if teacher.mean else math.inf
 
 
 def headline(standing: Standing) -> str:

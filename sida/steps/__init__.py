@@ -15,6 +15,6 @@ and a kubectl rerun are all safe and cheap. ``attempt="new"`` makes a new attemp
 """
 
 from sida.steps.attempts import StepOutcome, carried
-from sida.steps.step import From, Step, StepInput, StepRun, step
+from sida.steps.step import From, Made, Step, StepInput, StepRun, step
 
-__all__ = ["From", "Step", "StepInput", "StepOutcome", "StepRun", "carried", "step"]
+__all__ = ["From", "Made", "Step", "StepInput", "StepOutcome", "StepRun", "carried", "step"]

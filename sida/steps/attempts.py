@@ -35,7 +35,14 @@ def key_of(
 ) -> str:
     """Return a step's key: 64 hex digits."""
     digests = {name: manifest.digest for name, manifest in inputs.items()}
-    return digest_of([step, version, dict(parameters), digests, repeat])
+    return digest_of(key_parts(step, version, parameters, digests, repeat))
+
+
+def key_parts(
+    step: str, version: int, parameters: Mapping[str, Any], digests: Mapping[str, str], repeat: str
+) -> list[Any]:
+    """Return what a step's key is the digest of."""
+    return [step, version, dict(parameters), dict(digests), repeat]
 
 
 def carried(manifest: Manifest[Part], name: str, kind: type[R]) -> Manifest[R]:

@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from sida.stores.lease import Lease, acquire
 from sida.stores.objects import put_object
 
 R = TypeVar("R", bound=Part)
+R_co = TypeVar("R_co", bound=Part, covariant=True)
 
 
 class From:
@@ -60,6 +61,17 @@ class Reused(Exception):
 
 class Unpublished(Exception):
     """The result is not published yet, and nobody wants to make it now."""
+
+
+@dataclass(frozen=True)
+class Made(Generic[R_co]):
+    """A published result with all that it follows from."""
+
+    store: ObjectStore
+    recipe: Recipe
+    about: About
+    inputs: dict[str, Manifest[Any]]
+    result: R_co
 
 
 class StepRun(ExitStack):
@@ -171,6 +183,10 @@ class StepFacts:
     asks: Callable[[Recipe], dict[str, Any]] = (
         lambda recipe: {}
     )  # parameters that the recipe alone decides: parts of the key
+    # Fields of the manifest that repeat or follow from others, what it was made from, and its recipe, by path ("detector.sha256").
+    repeats: Callable[[Made[Any]], dict[str, Any]] = lambda made: {}
+    # Inputs that it takes from another one: name -> (that input, the name there).
+    carries: dict[str, tuple[str, str]] = field(default_factory=dict, hash=False)
     after: Callable[[StepRun, Manifest[Any]], None] | None = None  # called when the result is there, whoever made it
 
 

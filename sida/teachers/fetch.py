@@ -10,7 +10,7 @@ from sida.foreign.fetch import digest_of_file, fetch_file
 from sida.manifests import TeacherResult
 from sida.process.scratch import scratch_folder
 from sida.recipe import Generator, Network, Recipe, Teacher
-from sida.steps import StepRun, step
+from sida.steps import Made, StepRun, step
 from sida.teachers.convert import convert
 from sida.teachers.formats import read_network
 
@@ -26,7 +26,12 @@ def _asks_of_generator(recipe: Recipe) -> dict[str, Any]:
     return {"network": network, "licence": recipe.generator and recipe.generator.licence}
 
 
-@step(version=1, sources=SOURCES, asks=_asks_of_teacher)
+def _repeats(made: Made[TeacherResult]) -> dict[str, Any]:
+    asked = _asks_of_teacher if made.about.step == "fetch_teacher" else _asks_of_generator
+    return asked(made.recipe) | {"source_sha256": made.about.parameters["sha256"]}
+
+
+@step(version=1, sources=SOURCES, asks=_asks_of_teacher, repeats=_repeats)
 def fetch_teacher(run: StepRun, recipe: Recipe) -> TeacherResult:
     """Fetch the pretrained diffusion teacher and verify it.
 
@@ -36,7 +41,7 @@ def fetch_teacher(run: StepRun, recipe: Recipe) -> TeacherResult:
     return _fetch(run, recipe.teacher, recipe.teacher.network, "teacher")
 
 
-@step(version=1, sources=SOURCES, output="generator", asks=_asks_of_generator)
+@step(version=1, sources=SOURCES, output="generator", asks=_asks_of_generator, repeats=_repeats)
 def fetch_generator(run: StepRun, recipe: Recipe) -> TeacherResult:
     """Fetch the finished SiD generator that SiD2A starts from, and verify it.
 

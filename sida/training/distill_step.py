@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from sida.errors import UserError
 from sida.launch.job import run_job
-from sida.launch.spec import DistillSpec, ManifestRef
+from sida.launch.spec import DistillSpec, ManifestRef, is_best, parse_curve
 from sida.manifests import (
     DatasetResult,
     GeneratorResult,
@@ -16,7 +17,7 @@ from sida.manifests import (
     digest_of,
 )
 from sida.recipe import Recipe
-from sida.steps import From, StepRun, carried, step
+from sida.steps import From, Made, StepRun, carried, step
 
 CHECKPOINT_NETWORKS = 8  # three networks, Adam's moments of two, the best so far: the size of a checkpoint
 
@@ -32,7 +33,33 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
     return parameters | _revisions(recipe)
 
 
-@step(version=2, sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"), launches=True, asks=_asks)
+def _repeats(made: Made[GeneratorResult]) -> dict[str, Any]:
+    result = made.result
+    if result.curve is None or result.selection_score is None:
+        raise UserError("it has no curve, or no score that it was selected by")
+    if not is_best(parse_curve(made.store.read(result.curve.key)), result.images_seen, result.selection_score):
+        raise UserError("its selection score is not the lowest one of its curve, at the images that it has seen")
+    return _described(made.recipe) | {"source_sha256": None}
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of the result that are the recipe's."""
+    return {
+        "network": recipe.teacher.network.of_generator().model_dump(mode="json"),
+        "sigma_init": recipe.method.sigma_init,
+        "method": recipe.method.title,
+        "recipe_sha256": digest_of(_asks(recipe)),
+        "licence": recipe.teacher.licence,
+    }
+
+
+@step(
+    version=2,
+    sources=("sida/training", "sida/numerics", "sida/scoring", "sida/data"),
+    launches=True,
+    asks=_asks,
+    repeats=_repeats,
+)
 def distill(
     run: StepRun,
     recipe: Recipe,
@@ -63,15 +90,11 @@ def distill(
     run.notes |= {f"seconds_{name}": seconds for name, seconds in outcome.seconds.items()}
     run.notes |= {f"milliseconds_{kind}": spent for kind, spent in outcome.profile.items()}
     return GeneratorResult(
-        network=recipe.teacher.network.of_generator().model_dump(mode="json"),
         weights=outcome.generator,
-        sigma_init=recipe.method.sigma_init,
-        method=recipe.method.title,
         images_seen=outcome.images_seen,
         selection_score=outcome.score,
         curve=outcome.curve,
-        recipe_sha256=digest_of(_asks(recipe)),
-        licence=recipe.teacher.licence,
+        **_described(recipe),
     )
 
 

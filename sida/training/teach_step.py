@@ -9,7 +9,7 @@ from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, TeachSpec
 from sida.manifests import DatasetResult, Manifest, TeacherResult
 from sida.recipe import Recipe
-from sida.steps import From, StepRun, step
+from sida.steps import From, Made, StepRun, step
 
 
 def _asks(recipe: Recipe) -> dict[str, Any]:
@@ -18,7 +18,18 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
     return {"network": teacher.network.model_dump(mode="json"), "train": train, "licence": teacher.licence}
 
 
-@step(version=1, sources=("sida/training", "sida/numerics", "sida/data"), launches=True, asks=_asks)
+def _repeats(made: Made[TeacherResult]) -> dict[str, Any]:
+    asked = _asks(made.recipe)
+    return {name: asked[name] for name in ("network", "licence")} | {"source_sha256": made.result.weights.sha256}
+
+
+@step(
+    version=1,
+    sources=("sida/training", "sida/numerics", "sida/data"),
+    launches=True,
+    asks=_asks,
+    repeats=_repeats,
+)
 def teach(
     run: StepRun, recipe: Recipe, dataset: Annotated[Manifest[DatasetResult], From("prepare_data")]
 ) -> TeacherResult:

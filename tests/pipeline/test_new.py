@@ -40,7 +40,7 @@ def test_the_written_network_can_be_built(tmp_path: Path, resolution: int) -> No
         (("Birds",), ["'Birds'", "small letters"]),
         (("../birds",), ["'../birds'"]),
         (("birds", "--resolution", "48"), ["--resolution 48"]),
-        (("birds", "--resolution", "-1"), ["--resolution -1"]),
+        (("birds", "--resolution", "-1"), ["--resolution", "'-1'"]),
         (("birds", "--classes", "-1"), ["--classes", "'-1'"]),
         (("birds", "--output", "/nowhere/birds.yaml"), ["/nowhere", "make it first"]),
         (("birds", "--output", "Makefile"), ["Makefile", "exists already"]),

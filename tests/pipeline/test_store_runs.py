@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from sida import ending, layout, records
+from sida.errors import Corrupt
 from sida.process.identity import Process, machine_id
 from sida.settings import settings
 from sida.steps.log import log_key
 from sida.stores import ObjectStore, open_store
 from tests.pipeline.command import Command
+from tests.tracking.runs import Made, recipe
 
 
 @pytest.fixture
@@ -93,3 +95,16 @@ def test_a_step_s_own_log_is_shown_from_the_store_where_this_machine_has_none(
     (place / "runs" / "logs" / "fetch_teacher-abc-1.log").write_text("of its workers\n")
     assert command("logs", "r-1", "fetch-teacher").out == "of its workers\n"
     assert "no run 'nobody'" in command("logs", "nobody", "score").mistake()
+
+
+def test_a_result_that_a_run_did_not_record_is_not_told_as_its_own(command: Command, store: ObjectStore) -> None:
+    Made(store, recipe(), (0.6, 0.61, 0.59)).write("mine")
+    call = records.call_of(store, "mine", "compare")
+    assert set(records.manifests(store, records.calls(store, "mine"))) > {"compare", "score"}
+    other = call.model_copy(update={"digest": "0" * 64})
+    store.put(layout.call_key("mine", "compare"), other.model_dump_json().encode())
+    with pytest.raises(Corrupt, match="is another result than run mine recorded"):
+        records.manifests(store, {"compare": other})
+    assert "left out" in command("compare").err
+    end = ending.end_run("mine", "digits", ending.SUCCEEDED, 0, "")
+    assert (end.standing, end.regressed) == ("", False)

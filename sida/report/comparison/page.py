@@ -16,7 +16,7 @@ from sida.report.page import PICTURE_BYTES, discriminator_lead, series
 from sida.report.render import TEMPLATES, png, render
 from sida.scoring.gates import comparison, versus
 from sida.scoring.interval import half_width
-from sida.scoring.words import score_text, spread
+from sida.scoring.words import over_teacher, score_text, spread
 from sida.stores import ObjectStore
 
 GRIDS = 6  # runs of a benchmark whose curves, quantities and samples are shown
@@ -116,7 +116,7 @@ def _side_by_side(entries: Sequence[ComparedRun], store: ObjectStore) -> list[di
             better,
             [(s.mean, score_text(s.mean, spread(s), "±")) for s in (e.generator for e in entries)],
         ),
-        ("times its teacher's", better, [_cell(e.generator.mean / e.teacher.mean, "{:.2f}") for e in entries]),
+        ("times its teacher's", better, [_cell(over_teacher(e.generator, e.teacher), "{:.2f}") for e in entries]),
         ("samples in their class's region", "more", [_cell(share, "{:.1f}%") for share in coverage]),
         ("distance to the nearest training image", "", [_cell(f.get("median_distance"), "{:.3g}") for f in evidence]),
         ("kimg in all", "less", [_cell(e.kimg, "{:g}") for e in entries]),
