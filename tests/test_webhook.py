@@ -109,8 +109,7 @@ def ended(place: Path, monkeypatch: pytest.MonkeyPatch, found: Regression | None
 
     run = "0f3c-run"
     result = SimpleNamespace(result=RunResult.model_construct(regression=found))
-    monkeypatch.setattr(ending, "parse_manifest", lambda content, where: result)
-    monkeypatch.setattr(ending, "read_address", lambda address: b"")
+    monkeypatch.setattr(ending, "made_by", lambda store, call: result)
     call = records.begin(run, "compare", 2, {"recipe": "digits"})
     records.finished(call, "file:///nowhere/1.json", "a" * 64, reused=state == "reused")
     status = SimpleNamespace(state="SUCCEEDED", error_code=0, error_message="")
