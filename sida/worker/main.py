@@ -19,7 +19,7 @@ from sida.disk import full_disk
 from sida.errors import Lost, SidaError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.job import RESULT
-from sida.launch.spec import parse_job
+from sida.launch.spec import outcome_file, parse_job
 from sida.launch.worker_error import WorkerError, forget_end, tell
 from sida.layout import step_of_job
 from sida.manifests import Part
@@ -114,7 +114,7 @@ def _run(key: str) -> None:
             with reported(file.step) if processes.first else nullcontext():
                 outcome = work(job)
             if outcome is not None:
-                job.publish(RESULT, outcome.model_dump_json(indent=1).encode())
+                job.publish(RESULT, outcome_file(job.folder, job.spec, outcome))
             processes.meet()
         except Exception as error:
             job.fail(error, here.restart)  # before the others notice that we are gone
