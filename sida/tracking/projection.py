@@ -19,7 +19,6 @@ from typing import Any
 from sida import records
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ending_of
 from sida.errors import Corrupt, NotFound, UserError
-from sida.launch.spec import parse_curve
 from sida.layout import SYSTEM_METRICS, job_folder
 from sida.manifests import Manifest, Score, digest_of
 from sida.recipe import Recipe
@@ -143,7 +142,7 @@ def _projection(
 
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     result: Any = manifest.result
-    curve = parse_curve(store.read(result.curve.key))
+    curve: list[dict[str, float]] = json.loads(store.read(result.curve.key))
     names = {"score": f"selection_{recipe.evaluation.metric}"}
     metrics = [
         (names.get(name, name), value, int(point["images"]))
