@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from sida import recipe as recipes
 from sida.addresses import checked, redact
 from sida.data.latents import newest_revision
 from sida.data.sources import check_packed
+from sida.disk import replacing
 from sida.errors import RecipeError, UserError
 from sida.foreign.fetch import Check, fetch_file
 from sida.recipe import Recipe
@@ -158,12 +158,9 @@ def _split(line: str) -> tuple[str, str]:
 
 def _replace(path: Path, text: str) -> None:
     target = path.resolve()  # a link stays one
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        aside.touch(mode=0o600)
-        shutil.copymode(target, aside)
-        aside.write_bytes(text.encode())
-        os.replace(aside, target)
+        with replacing(target) as draft:
+            shutil.copymode(target, draft)
+            draft.write_bytes(text.encode())
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}): copy the recipe to a folder of yours") from error

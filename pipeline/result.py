@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import output
 from pipeline.local import Outcome
 from sida import records
+from sida.disk import replacing
 from sida.manifests import Manifest, Part, ReportResult, RunResult, of_kind, parse_manifest
 from sida.origin import store_of
 from sida.report.compare import table
@@ -94,7 +95,8 @@ def read_recorded(store: ObjectStore, run: str) -> RunSummary | None:
 def _write_page(store: ObjectStore, page: Manifest[Part], folder: Path) -> str:
     content, report = store.read(_page(page).key), folder / "report.html"
     folder.mkdir(parents=True, exist_ok=True)
-    report.write_bytes(content)
+    with replacing(report) as draft:
+        draft.write_bytes(content)
     return f"file://{report.absolute()}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,14 +22,16 @@ _FULL = re.compile("|".join([*_WORDS, r"\d+ requested and \d+ written", "Pytorch
 
 
 def full_disk(error: BaseException, place: str = "") -> UserError | None:
-    """Return the error for the user if a full disk is why ``error`` was raised; None if not.
+    """Return the error for the user if a full disk, or a limit of files, is why ``error`` was raised; None if not.
 
     ``place``: what was being written, where the error names no file; else temporary files were.
     """
     for each in _chain(error):
+        where = getattr(each, "filename", None) or place or tempfile.gettempdir()
         if (isinstance(each, OSError) and each.errno in CODES) or _FULL.search(str(each)):
-            where = getattr(each, "filename", None) or place or tempfile.gettempdir()
             return UserError(f"disk full while writing {where}: free space or set TMPDIR or SIDA_RUNS")
+        if (isinstance(each, OSError) and each.errno == errno.EFBIG) or os.strerror(errno.EFBIG) in str(each):
+            return UserError(f"file limit reached while writing {where}: raise it (ulimit -f)")
     return None
 
 
@@ -70,7 +73,29 @@ def writing(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in CODES:
             raise UserError(f"{what} {path}: disk full while writing: free space or name another place") from error
+        if error.errno == errno.EFBIG:
+            raise UserError(f"{what} {path}: file limit reached while writing: raise it (ulimit -f)") from error
         raise UserError(f"{what} {path}: cannot be written ({error.strerror}): name another place") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a new file beside ``path`` to be written, which takes its place once the block has ended. Raises OSError.
+
+    What was there stays until then; a link is replaced, not followed. A device or pipe, and a link that stands for an open file as
+    /dev/stdout does, can only be written as they are.
+    """
+    for_open_file = path.is_symlink() and path.absolute().parent.resolve().parts[1:2] in (("dev",), ("proc",))
+    if for_open_file or (path.exists() and not path.is_file() and not path.is_dir()):
+        yield path
+        return
+    draft = path.with_name(f".{secrets.token_hex(8)}.part")
+    draft.open("xb").close()
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

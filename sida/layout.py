@@ -141,6 +141,13 @@ def checkpoint_name(images: int, lease: int) -> str:
     return f"checkpoints/{images:012d}-{lease:08d}.json"
 
 
+def checkpoint_at(name: str) -> tuple[int, int] | None:
+    """Return images and lease of a checkpoint's name in its job's folder; None for any other name."""
+    match = re.fullmatch(r"checkpoints/([0-9]{12,18})-([0-9]{8,18})\.json", name)
+    found = (int(match[1]), int(match[2])) if match else None
+    return found if found and checkpoint_name(*found) == name else None
+
+
 def samples_name(images: int) -> str:
     return f"samples/{images:012d}.png"
 

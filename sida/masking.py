@@ -84,7 +84,9 @@ _SECRET_NAME = (  # and not of what only says where one is, or of which kind
 _ENDS = r"(?![^\s\"'\\,;:)\]])"
 _PLACEHOLDER = rf"\*\*\*|\$\{{?\w{{1,80}}\}}?{_ENDS}|<[\w -]{{1,80}}>{_ENDS}|\{{\w{{0,80}}\}}{_ENDS}"
 _JSON = re.compile(
-    rf"((?<!\\)({_QUOTE})({_SECRET_NAME})\2\s{{0,9}}:\s{{0,9}}({_QUOTE}))(?!{_PLACEHOLDER})(?:(?!(?<!\\)\4)[^\n]){{{SHORTEST},}}",
+    rf"((?<!\\)({_QUOTE})({_SECRET_NAME}|auth)\2\s{{0,9}}:\s{{0,9}}b?(?:(\\{{1,7}}[\"'])|([\"'])))"
+    # Where the quote is plain, a backslash goes with what follows, which may be another one before the end.
+    rf"(?!{_PLACEHOLDER})(?(5)(?:\\[^\n]|(?!\5)[^\n\\]){{{SHORTEST},}}|(?:(?!(?<!\\)\4)[^\n]){{{SHORTEST},}})",
     re.I,
 )
 _OPTION = re.compile(
@@ -93,6 +95,12 @@ _OPTION = re.compile(
     rf"(?(3)(?:(?!(?<!\\)\3)[^\n]){{{SHORTEST},}}|(?:[^\s\"'\\]|\\(?!\\{{0,6}}[\"'])){{{SHORTEST},}})",
     re.I,
 )
+_ENTRY = re.compile(  # of YAML, or of a log; with a digit in it, since words stand behind a colon too
+    r"((?<![\w.\"'-])([A-Z0-9_]{0,40}(?:SECRET|TOKEN|PASSWORD|PASSWD|(?:ACCESS|API|PRIVATE)_KEY)[A-Z0-9_]{0,40}"
+    r"(?<!_NAME)(?<!_FILE)(?<!_PATH)(?<!_ID)(?<!_URL)|(?i:password|passwd)):[ \t]{1,9}['\"]?)"
+    rf"(?!{_PLACEHOLDER})(?=[^\s\"']{{0,200}}\d)[^\s\"']{{{SHORTEST},}}"
+)
+_COOKIE = re.compile(r"((?<![\w-])cookie['\"]?\s{0,9}:\s{0,9}['\"]?)(?=[^\s=;,'\"*]{1,200}=)[^\n'\",]+", re.I)
 _KEY_BLOCK = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?!\*\*\*).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S)
 _HEADER = re.compile(
     r"((?:authorization['\"]?\s*[:=]\s*['\"]?(?!(?:\w+\s+)?\*\*\*)(?:\w+\s+)?"
@@ -132,11 +140,13 @@ def secret_in(text: str) -> str:
         return f"{named[2]}="
     if named := _JSON.search(text):
         return f'"{named[3]}":'
+    if named := _ENTRY.search(text):
+        return f"{named[2]}:"
     if named := _OPTION.search(text):
         return named[2]
     if _KEY_BLOCK.search(text):
         return "a private key"
-    if _HEADER.search(text):
+    if _HEADER.search(text) or _COOKIE.search(text):
         return "an authorization"
     return next((kind for kind, pattern in _VALUES.items() if pattern.search(text)), "")
 
@@ -178,7 +188,7 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
         text = pattern.sub(rf"\g<before>{MASK}@", text)
     text = _QUERY.sub(lambda match: f"{match[1]}{MASK}" if _is_secret_field(match) else match[0], text)
     text = _PAIR.sub(lambda match: f"{match[1]}{MASK}" if _is_secret_pair(match) else match[0], text)
-    for pattern in (_JSON, _OPTION, _HEADER):
+    for pattern in (_JSON, _ENTRY, _OPTION, _HEADER, _COOKIE):
         text = pattern.sub(rf"\1{MASK}", text)
     for pattern in _VALUES.values():
         text = pattern.sub(MASK, text)

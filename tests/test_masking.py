@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from base64 import b64encode
 
@@ -109,6 +110,13 @@ WORD = "hushhush"
         f'{{"AWS_SECRET_ACCESS_KEY": "{WORD}',  # cut off
         rf'{{"message": "{{\"refreshToken\": \"{WORD}\\\"{WORD}\"}}"}}',
         rf'"{{\\\"token\\\":\\\"{WORD}\\\"}}"',
+        f"{{'password': b'{WORD}'}}",
+        f'{{"auths": {{"registry": {{"auth": "{WORD}=="}}}}}}',
+        f"Cookie: authservice_session={WORD}; other={WORD}2",
+        f"{{'Cookie': 'authservice_session={WORD}; other={WORD}2'}}",
+        f"AWS_SECRET_ACCESS_KEY: {WORD}/1+{WORD}",
+        f"env:\n  KFP_TOKEN: '{WORD}1'",
+        f"password: {WORD}1",
         f"sida --token {WORD}",
         f"sida --api-key  '{WORD} {WORD}' --x",
         f'login -password "a {WORD}"',
@@ -137,6 +145,11 @@ def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -
         "sqlite:////tmp/mlflow.db",
         "SiD (alpha 1.0) on AFHQv2 64x64, from EDM's teacher",
         "write to me@example.org about tokens",
+        "AWS_SECRET_ACCESS_KEY: missing everywhere",
+        "HF_TOKEN_FILE: /run/secrets/token-1",
+        "password: ${PASSWORD_1}",
+        "HF_TOKEN: ***",
+        '{"auth": "none"}',
         "write to mailto:me@example.org, contact:you@example.org",
         "git@github.com:owner/repo, ssh://git@github.com/owner/repo",
         "12:30@noon, 2026-11-29T12:30:05@host",
@@ -164,6 +177,12 @@ def test_a_secret_is_recognized_and_masked_and_what_is_left_is_none(text: str) -
 def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
     assert secret_in(text) == ""
     assert masked(text, {}) == text
+
+
+def test_json_stays_json_when_a_masked_text_ends_in_a_backslash() -> None:
+    content = {"token": f"{WORD}\\", "next": "keep", "password": f'{WORD}\\"{WORD}', "last": 1}
+    hidden = json.loads(masked(json.dumps(content), {}))
+    assert hidden == {"token": "***", "next": "keep", "password": "***", "last": 1}
 
 
 def test_the_password_in_a_variable_s_address_is_masked_wherever_it_stands_alone() -> None:

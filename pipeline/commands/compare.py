@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
 from pipeline import output
 from pipeline.arguments import STORE, argument, output_folder
 from sida import recipe, records
+from sida.disk import replacing, writing
 from sida.errors import UserError
 from sida.report.comparison.entries import benchmarks, finished_runs, in_words
 from sida.report.comparison.page import comparison_page
@@ -52,15 +52,15 @@ def main(args: argparse.Namespace) -> int:
     rows = rows_of(compared)
     table = [row.record() for row in rows]
     folder = args.output or settings().runs / "comparison"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, "--output"):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
         ("comparison.html", comparison_page(compared, store)),
         ("comparison.csv", as_csv(rows)),
         ("comparison.json", json.dumps(table, indent=1) + "\n"),
     ):
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(folder / name)
+        with writing(folder / name, "--output"), replacing(folder / name) as draft:
+            draft.write_text(content, encoding="utf-8")
     page = (folder / "comparison.html").absolute().as_uri()
     lines = output.aligned(as_cells(rows), left=len(COLUMNS))
     for benchmark in compared:

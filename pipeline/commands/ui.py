@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from pipeline.arguments import argument, whole
 from sida.addresses import redact
 from sida.errors import UserError
+from sida.printing import one_line
 from sida.settings import environment, give_home, settings
 from sida.tracking.server import SQLITE
 
@@ -33,6 +38,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{redact(address)}: no runs yet: `sida run digits`, or `track` to fill it again")
     if importlib.util.find_spec("sqlalchemy") is None:
         raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
+    _check_database(Path(address.removeprefix(SQLITE)))
+    _check_port(args.port)
     give_home()
     command = ["mlflow", "ui", "--backend-store-uri", address, "--host", HOST, "--port", str(args.port)]
     print(f"http://{HOST}:{args.port} (Ctrl-C ends it)", flush=True)
@@ -41,3 +48,23 @@ def main(args: argparse.Namespace) -> int:
     inherited = {name: value for name, value in environment().items() if name not in options}
     variables = inherited | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.run([sys.executable, "-m", *command], env=variables, check=False).returncode
+
+
+def _check_database(path: Path) -> None:
+    """Raise UserError unless SQLite can read the file from end to end: MLflow tries a damaged one again for long."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            (said,) = database.execute("pragma quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        said = str(error)
+    if said != "ok":
+        raise UserError(
+            f"{path}: cannot be read ({one_line(said, 80)}): move it away, then `sida track` fills a new one"
+        )
+
+
+def _check_port(port: int) -> None:
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise UserError(f"--port {port}: cannot be used ({os.strerror(error.errno or 0)}): name another one") from error

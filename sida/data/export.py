@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sida.data.shards import Shards
+from sida.disk import replacing
 from sida.errors import UserError
 
 AT_ONCE = 512  # records read at a time
@@ -39,16 +40,11 @@ def export_webdataset(
         for number, start in enumerate(indices[::samples_per_tar]):
             samples = indices[start : start + samples_per_tar]
             path = folder / f"data-{number:06d}.tar"
-            hidden = folder / f".{path.name}"
-            try:
-                with tarfile.open(hidden, "w", format=tarfile.USTAR_FORMAT) as tar:
-                    for name, content in _members(shards, samples):
-                        member = tarfile.TarInfo(name)
-                        member.size, member.mode = len(content), 0o644
-                        tar.addfile(member, io.BytesIO(content))
-                hidden.replace(path)
-            finally:
-                hidden.unlink(missing_ok=True)
+            with replacing(path) as draft, tarfile.open(draft, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for name, content in _members(shards, samples):
+                    member = tarfile.TarInfo(name)
+                    member.size, member.mode = len(content), 0o644
+                    tar.addfile(member, io.BytesIO(content))
             written.append(path)
             progress(samples.stop)
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sida.disk import full_disk
 from sida.errors import UserError
 from sida.numerics.samplers import one_step
 from sida.printing import one_line
@@ -85,6 +86,8 @@ def _record(generator: Generator, path: Path) -> None:
             torch.export.save(program, path, extra_files={"facts.json": json.dumps(facts)})
             again = torch.export.load(path).module()(seeds, labels)
         except (RuntimeError, ValueError, TypeError) as error:
+            if (full := full_disk(error, str(path))) is not None:
+                raise full from error
             reason = one_line(str(error), 300)
             raise UserError(
                 f"torch {torch.__version__} cannot record this network ({reason}): use the weights"

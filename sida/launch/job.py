@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from sida import layout, progress, records
 from sida.cancels import asked_in_words
-from sida.errors import NotFound, SidaError, Unavailable
+from sida.errors import Corrupt, NotFound, SidaError, Unavailable
 from sida.launch import grace
 from sida.launch.base import Launcher, Work
 from sida.launch.cluster import Cluster
 from sida.launch.local import LocalLauncher
 from sida.launch.nodes import LeadingLauncher, Nodes
-from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_job, parse_outcome
+from sida.launch.spec import AnySpec, JobFile, Launch, LeaseRef, O, Spec, parse_outcome
 from sida.launch.target import parse_target
 from sida.launch.trainjob import TrainJobLauncher
 from sida.launch.trainjob_manifest import job_name, train_job
@@ -47,6 +47,8 @@ def _none() -> int:
 def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _none) -> O:
     """Run the workers to the end and return what they published; a job that had finished before is adopted.
 
+    Only a result that is whole, and of this very job, is believed; any other is made again.
+
     ``checkpoint_bytes`` tells the size of a checkpoint, which decides how long pods have to end.
     Raises what the launcher raises: SidaError with the worker's own line and the log's path when they fail, Stopped when asked to.
     """
@@ -68,9 +70,13 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
     if (outcome := _of_damaged_attempt(run, spec)) is not None:
         return outcome
     launcher, launch = _launcher(run, folder, work, checkpoint_bytes)
-    if (outcome := _outcome(run, folder, spec)) is not None:
-        launcher.settle(work)
-        return outcome
+    try:
+        if (outcome := _whole_outcome(run, folder, spec)) is not None:
+            launcher.settle(work)
+            return outcome
+    except (Corrupt, NotFound) as error:
+        run.note(f"what its job left cannot be used ({error}): making it again")
+        run.lease.guarded(lambda: store.delete(f"{folder}/{RESULT}"))
     progress.log(step, log)
     file = JobFile(
         step=step,
@@ -99,13 +105,8 @@ def _of_damaged_attempt(run: StepRun, spec: Spec[O]) -> O | None:
         return None
     folder = layout.job_folder(run.step.name, run.key, run.attempt - 1)
     try:
-        job = parse_job(store.read(f"{folder}/spec.json"), folder)
-        outcome = _outcome(run, folder, spec)
-        if outcome is None or _task(job.spec) != _task(spec):
-            return None
-        for ref in objects_in(outcome):
-            verify_object(store, ref)
-        if not spec.proven(outcome, lambda ref: store.read(ref.key)):
+        outcome = _whole_outcome(run, folder, spec)
+        if outcome is None or not spec.proven(outcome, lambda ref: store.read(ref.key)):
             return None
     except Unavailable:
         raise
@@ -113,11 +114,6 @@ def _of_damaged_attempt(run: StepRun, spec: Spec[O]) -> O | None:
         return None
     run.note(f"what the job of attempt {run.attempt - 1} made is whole: taken from there")
     return outcome
-
-
-def _task(spec: Spec[Any]) -> dict[str, Any]:
-    """Return the task with its inputs by digest: the same one may lie elsewhere."""
-    return spec.model_dump(mode="json") | {name: ref.digest for name, ref in spec.inputs.items()}
 
 
 def _launcher(
@@ -150,9 +146,18 @@ def _launcher(
     return TrainJobLauncher(cluster, manifest, target.on_termination), launch
 
 
+def _whole_outcome(run: StepRun, folder: str, spec: Spec[O]) -> O | None:
+    """Return what a job published, its objects read whole; None where it has not. Raises Corrupt and NotFound for damage."""
+    outcome = _outcome(run, folder, spec)
+    for ref in objects_in(outcome):
+        verify_object(run.store, ref)
+    return outcome
+
+
 def _outcome(run: StepRun, folder: str, spec: Spec[O]) -> O | None:
     key = f"{folder}/{RESULT}"
     try:
-        return parse_outcome(spec, run.store.read(key), run.store.address_of(key))
+        content = run.store.read(key)
     except NotFound:
         return None
+    return parse_outcome(folder, spec, content, run.store.address_of(key))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from sida.errors import SidaError, UserError
-from sida.manifests import Manifest, Measured, Part, first_fault
+from sida.errors import Corrupt, SidaError, UserError
+from sida.manifests import Manifest, Measured, Part, digest_of, first_fault
 from sida.origin import manifest_key
 from sida.stores.base import ObjectRef
 
@@ -42,6 +42,11 @@ class Spec(Part, Generic[O_co]):
         """The manifests that it rests on, by name."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in values.items() if isinstance(value, ManifestRef)}
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task with its inputs by digest: the same one may lie elsewhere."""
+        return self.model_dump(mode="json") | {name: ref.digest for name, ref in self.inputs.items()}
 
     def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
         """Return whether the objects of an outcome, which are whole, vouch for all of it that enters the step's result."""
@@ -76,17 +81,23 @@ class DistillSpec(Spec[DistillOutcome]):
         return is_best(parse_curve(read(outcome.curve)), outcome.images_seen, outcome.score)
 
 
+_POINTS = TypeAdapter(list[dict[str, Measured]])
+
+
 def parse_curve(content: bytes) -> list[dict[str, float]]:
-    """Return the points of a curve. Raises UserError for something else."""
+    """Return the points of a curve: finite numbers by name, ``images`` among them. Raises UserError for something else."""
     try:
-        return [dict(point) for point in json.loads(content)]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError("its curve is no list of points: run the step again") from error
+        points = _POINTS.validate_json(content, strict=True)
+    except ValidationError as error:
+        raise UserError(f"its curve is no list of points ({first_fault(error)}): run the step again") from error
+    if not all("images" in point for point in points):
+        raise UserError("its curve has a point without images: run the step again")
+    return points
 
 
 def is_best(points: list[dict[str, float]], images: int, score: float) -> bool:
     """Return whether the best point of a curve has this score, which it keeps to six digits, at so many images."""
-    scores = {point.get("images"): point["score"] for point in points if "score" in point}
+    scores = {point["images"]: point["score"] for point in points if "score" in point}
     return bool(scores) and scores.get(images) == float(f"{score:.6g}") == min(scores.values())
 
 
@@ -209,18 +220,30 @@ class JobFile(Part):
 
 def parse_job(content: bytes, where: str) -> JobFile:
     """Read a job's file. Raises SidaError for another version's."""
-    return _parsed(JobFile, content, where)
-
-
-def parse_outcome(spec: Spec[O], content: bytes, where: str) -> O:
-    """Read what a job's workers published. Raises SidaError for another version's."""
-    return _parsed(cast(type[O], spec.outcome), content, where)
-
-
-def _parsed(model: type[O], content: bytes, where: str) -> O:
     try:
-        return model.model_validate_json(content)
+        return JobFile.model_validate_json(content)
     except ValidationError as error:
         raise SidaError(
             f"{where}: another version wrote it ({first_fault(error)}): make a new attempt with --force"
         ) from None
+
+
+def outcome_file(folder: str, spec: Spec[O], outcome: O) -> bytes:
+    """Return ``result.json`` of a job's folder: the outcome, and a checksum of it, its task and the folder."""
+    fields = outcome.model_dump(mode="json")
+    return json.dumps({**fields, "checksum": _checksum(folder, spec, fields)}, indent=1).encode()
+
+
+def parse_outcome(folder: str, spec: Spec[O], content: bytes, where: str) -> O:
+    """Read what the workers of this very job published. Raises Corrupt for what is damaged, another job's, an older version's."""
+    try:
+        fields = dict(json.loads(content))
+        if fields.pop("checksum") != _checksum(folder, spec, fields):
+            raise ValueError("its checksum is not that of its task and its content")
+        return cast(type[O], spec.outcome).model_validate(fields)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Corrupt(f"{where}: is damaged, of another job, or of an older version: run the step again") from error
+
+
+def _checksum(folder: str, spec: Spec[Any], fields: dict[str, Any]) -> str:
+    return digest_of([folder, spec.task, fields])

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sida.launch.spec import parse_curve
 from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, RunResult, Score, TeacherResult
 from sida.recipe import Recipe, names
 from sida.report.charts import Chart, svg
@@ -99,7 +100,7 @@ def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, st
 
 def curve_of(store: ObjectStore, generator: GeneratorResult) -> Curve:
     """Return the points of a distillation; none of a generator that was made elsewhere."""
-    return [] if generator.curve is None else json.loads(store.read(generator.curve.key))
+    return [] if generator.curve is None else parse_curve(store.read(generator.curve.key))
 
 
 def series(curve: Curve, name: str) -> list[tuple[float, float]]:

@@ -302,6 +302,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _is_pid(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def _sweep(folder: Path) -> None:
     """Remove temporary files whose writers were killed."""
     now = time.time()
@@ -309,7 +313,7 @@ def _sweep(folder: Path) -> None:
         host, _, rest = entry.name.rpartition("-")[0].rpartition("-")
         try:
             age = now - entry.stat().st_mtime
-            dead = host == socket.gethostname() and rest.isdigit() and not psutil.pid_exists(int(rest))
+            dead = host == socket.gethostname() and _is_pid(rest) and not psutil.pid_exists(int(rest))
             if age > (ABANDONED_SECONDS if dead else STALE_SECONDS):
                 os.unlink(entry.path)
         except OSError:

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sida.disk import replacing, writing
 from sida.errors import UserError
 from sida.manifests import DatasetResult, Manifest, TeacherResult
 from sida.recipe import Recipe
@@ -36,23 +37,22 @@ def export_assets(
     Raises UserError when the detector stays below 97% held-out accuracy, or when the folder cannot be written.
     """
     store = open_store(settings().store)
-    try:
+    with writing(output, "--output"):
         output.mkdir(parents=True, exist_ok=True)
-        weights = teacher.result.weights
-        path = output / f"{recipe.name}-teacher.safetensors"
-        shutil.copyfile(fetch_object(store, weights), path)
-        images = recipe.teacher.train.images if recipe.teacher.train else 0
-        assets = [Asset("teacher", path, weights.sha256, f"trained on {images:,} images")]
-        if recipe.dataset.source == "digits":
-            assets.append(_detector(store, recipe, dataset.result, output))
-    except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror}: choose a folder that can be written") from error
+    weights, path = teacher.result.weights, output / f"{recipe.name}-teacher.safetensors"
+    content = fetch_object(store, weights)
+    with writing(path, "--output"), replacing(path) as draft:
+        shutil.copyfile(content, draft)
+    images = recipe.teacher.train.images if recipe.teacher.train else 0
+    assets = [Asset("teacher", path, weights.sha256, f"trained on {images:,} images")]
+    if recipe.dataset.source == "digits":
+        assets.append(_detector(store, recipe, dataset.result, output))
     return assets
 
 
 def _detector(store: ObjectStore, recipe: Recipe, dataset: DatasetResult, output: Path) -> Asset:
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from sida.data.shards import Shards
     from sida.scoring.detector import train_digits_detector
@@ -65,5 +65,7 @@ def _detector(store: ObjectStore, recipe: Recipe, dataset: DatasetResult, output
         raise UserError(f"detector: held-out accuracy {accuracy:.3f} is below {LEAST_ACCURACY}: train it longer")
     path = output / f"{recipe.name}-detector.safetensors"
     header = {"detector": json.dumps({"kind": "digits", "held_out_accuracy": round(accuracy, 4)})}
-    save_file(detector.state_dict(), path, metadata=header)
-    return Asset("evaluation.detector", path, sha256_of(path)[0], f"held-out accuracy {accuracy:.2%}")
+    content = save(detector.state_dict(), metadata=header)
+    with writing(path, "--output"), replacing(path) as draft:
+        draft.write_bytes(content)
+    return Asset("evaluation.detector", path, sha256_of(content)[0], f"held-out accuracy {accuracy:.2%}")

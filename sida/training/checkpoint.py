@@ -3,26 +3,28 @@
     <job>/checkpoints/<images seen>-<fencing number>.json    a ``Record``; written once the object that it names is whole
     objects/...safetensors                                   the tensors, content-addressed
 
-The newest checkpoint whose object is whole counts. No two holders of the lease write the same key, so that a writer which was
-taken over cannot replace what its successor wrote. Older ones are removed only after the new one was read back whole.
+The newest checkpoint that is whole counts: the record is proven to be of its place, and the object to be what it names. No two
+holders of the lease write the same key, so that a writer which was taken over cannot replace what its successor wrote. Older ones
+are removed only after the new one was read back whole.
 """
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sida import progress
 from sida.errors import Corrupt, NotFound, UserError
-from sida.layout import checkpoint_name
-from sida.manifests import Part
+from sida.layout import checkpoint_at, checkpoint_name
+from sida.manifests import Part, digest_of
 from sida.recipe import Evaluation, Method
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object, verify_object
@@ -30,7 +32,8 @@ from sida.worker.job import Job
 
 SCHEMA_VERSION = 2
 BEST_SEEN = "selection/best_seen"  # the value that says which checkpoint has the best score
-DAMAGES = (Corrupt, NotFound, ValueError, LookupError, TypeError)
+CHECKSUM = "checksum"  # the value that proves the others, the object and the place; older checkpoints have none
+DAMAGES = (Corrupt, NotFound, ValueError, LookupError, TypeError, RecursionError, SafetensorError)
 ABSENT = object()  # the value of a field that is not there
 
 
@@ -57,8 +60,10 @@ def write_checkpoint(job: Job[Any], checkpoint: Checkpoint, path: Path, keep: in
     May be repeated after any failure: what is there already is not written again.
     """
     ref = job.put(path, path.name)
-    record = Record(object=ref, values=checkpoint.values)
-    job.publish(Place(checkpoint.seen, job.fence).name, json.dumps(record.model_dump()).encode())
+    place = Place(checkpoint.seen, job.fence)
+    proof = {CHECKSUM: _checksum(place.key(job), ref, checkpoint.values)}  # a value: older versions pass over one more
+    record = Record(object=ref, values=checkpoint.values | proof)
+    job.publish(place.name, json.dumps(record.model_dump()).encode())
     verify_object(job.store, ref)  # what was written can be read: now the old ones may go
     places, best = _places(job), checkpoint.values.get(BEST_SEEN)
     kept = [place for place in places if place in places[-keep:] or place.seen == best]
@@ -102,7 +107,7 @@ class Place:
 
 
 def newest(job: Job[Any]) -> Checkpoint | None:
-    """Return the newest whole checkpoint; a damaged one is reported and removed, and the one before it used.
+    """Return the newest whole checkpoint; what is none is reported and removed, and the one before it used.
 
     The first process chooses, the others read the same one, so that all continue from one place. Raises NotFound where a process
     cannot see what the first one chose, and UserError where another version of this program wrote it.
@@ -118,36 +123,55 @@ def newest(job: Job[Any]) -> Checkpoint | None:
 def _choose(job: Job[Any]) -> list[int] | None:
     for place in reversed(_places(job)):
         try:
-            fetch_object(job.store, _record(job, place).object)
+            with safe_open(fetch_object(job.store, _record(job, place).object), framework="pt"):
+                return [place.seen, place.fence]
         except DAMAGES as error:
             address = job.store.address_of(place.key(job))
             progress.note(job.step, f"checkpoint {address} cannot be used ({error}): using the one before it")
-            # Its bytes would stand in the way: a run that comes here again makes an object of the same name.
-            _remove(job, place, set())
-            continue
-        return [place.seen, place.fence]
+            # Not the object: it may be another's, and a damaged one is replaced when a run comes here again.
+            job.check()
+            job.store.delete(place.key(job))
     return None
 
 
 def _record(job: Job[Any], place: Place) -> Record:
-    """Read a checkpoint. Raises UserError for another version's, and ValueError for what is damaged."""
+    """Read the checkpoint of this place. Raises UserError for another version's, and one of DAMAGES for anything else."""
     content = json.loads(job.store.read(place.key(job)))
     if isinstance(content, dict) and (version := content.get("schema_version")) != SCHEMA_VERSION:
         raise UserError(
             f"{job.store.address_of(place.key(job))}: another version of sida wrote this checkpoint (schema_version {version}, "
             f"not {SCHEMA_VERSION}): make a new attempt with --force {job.step}, or go on with the version that wrote it"
         )
-    return Record.model_validate(content)
+    record = Record.model_validate(content)
+    if not _belongs(record, place, job):
+        raise Corrupt("it is damaged, or that of another place")
+    return record
+
+
+def _belongs(record: Record, place: Place, job: Job[Any]) -> bool:
+    """Return whether it is the record of this place, as it was written.
+
+    An older one is taken, so that a run goes on, where it has an identity and the name of its object tells the same images.
+    """
+    values = dict(record.values)
+    if (proof := values.pop(CHECKSUM, None)) is not None:
+        return bool(proof == _checksum(place.key(job), record.object, values))
+    return record.object.name == object_name(place.seen) and isinstance(values.get("identity"), dict)
+
+
+def _checksum(key: str, ref: ObjectRef, values: dict[str, Any]) -> str:
+    return digest_of([key, asdict(ref), values])
+
+
+def object_name(seen: int) -> str:
+    """Return the name under which the tensors are stored."""
+    return f"checkpoint-{seen}.safetensors"
 
 
 def _places(job: Job[Any]) -> list[Place]:
     """List all checkpoints, oldest first."""
-    places = []
-    for key in job.store.list(f"{job.folder}/checkpoints/"):
-        seen, _, fence = key.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
-        if seen.isdigit() and fence.isdigit():
-            places.append(Place(int(seen), int(fence)))
-    return sorted(places)
+    names = (key.removeprefix(f"{job.folder}/") for key in job.store.list(f"{job.folder}/checkpoints/"))
+    return sorted(Place(*found) for name in names if (found := checkpoint_at(name)) is not None)
 
 
 # --- belonging ----------------------------------------------------------------------------------------------------

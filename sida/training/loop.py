@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from sida import progress
-from sida.errors import SidaError
+from sida.errors import SidaError, UserError
+from sida.foreign.boundary import reason
 from sida.patience import ticking
 from sida.progress import Progress
 from sida.training.checkpoint import Checkpoint, newest, refuse_other
@@ -131,7 +132,16 @@ class TrainingRun(ABC):
         if saved := newest(self.job):
             refuse_other(saved.values["identity"], self.identity, self.job, saved.seen)
             self.seen = saved.seen
-            load_state(self.parts(), saved.values | saved.tensors)
+            try:
+                load_state(self.parts(), saved.values | saved.tensors)
+            except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and type(error) is not RuntimeError:  # of the device: out of memory
+                    raise
+                # Half of it is loaded: what one process has of it cannot be undone here.
+                raise UserError(
+                    f"the checkpoint at {self.seen:,} images in {self.job.store.address_of(self.job.folder)} is not one of this "
+                    f"training ({reason(error)}): delete it to go on from the one before, or give --force {self.job.step}"
+                ) from error
             if self.job.processes.first:
                 progress.note(self.job.step, f"continuing from the checkpoint at {self.seen:,} images")
         self.job.processes.meet()  # each has fetched and read what it needs

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sida import patience, progress
 from sida.errors import Unavailable
-from sida.training.checkpoint import Checkpoint, write_checkpoint
+from sida.training.checkpoint import Checkpoint, object_name, write_checkpoint
 from sida.training.host_copy import HostCopy
 from sida.worker.job import Job
 
@@ -174,4 +174,4 @@ class Writer:
 
 
 def _file(folder: Path, checkpoint: Checkpoint) -> Path:
-    return folder / f"checkpoint-{checkpoint.seen}.safetensors"
+    return folder / object_name(checkpoint.seen)

@@ -16,13 +16,14 @@ from typing import Any
 
 from sida import patience, progress
 from sida.disk import full_disk
-from sida.errors import Lost, SidaError
+from sida.errors import Lost, NotFound, SidaError, UserError
 from sida.launch.abandoned import end_when_abandoned
 from sida.launch.job import RESULT
-from sida.launch.spec import parse_job
+from sida.launch.spec import outcome_file, parse_job
 from sida.launch.worker_error import WorkerError, forget_end, tell
 from sida.layout import step_of_job
 from sida.manifests import Part
+from sida.printing import one_line
 from sida.process.parent import die_with_parent
 from sida.settings import environment, settings
 from sida.steps.recipes import recipe_at
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True, help="key of the job's spec in the store (SIDA_STORE)")
     key = parser.parse_args(arguments).job
     die_with_parent()
-    step = step_of_job(key)
+    step = one_line(step_of_job(key))
     progress.work_on(step)
     if environment().get("LOCAL_RANK", "0") != "0":
         patience.be_silent()
@@ -97,7 +98,10 @@ def _run(key: str) -> None:
     if here.restart:  # JobSet starts pods again at once: what ended them may need a moment
         time.sleep(min(RESTART_SECONDS * 2 ** (here.restart - 1), LONGEST_RESTART_SECONDS))
     store = open_store(here.store)
-    file = parse_job(store.read(key), store.address_of(key))
+    try:
+        file = parse_job(store.read(key), store.address_of(key))
+    except NotFound as error:
+        raise UserError(f"{store.address_of(key)}: no job is there: check --job and SIDA_STORE") from error
     if file.launch is not None and int(environment().get("RANK", "0")) == 0:
         forget_end(store, key, here.restart)
         end_when_abandoned(store, file.step, file.lease.key, file.launch.abandoned_seconds)
@@ -114,7 +118,7 @@ def _run(key: str) -> None:
             with reported(file.step) if processes.first else nullcontext():
                 outcome = work(job)
             if outcome is not None:
-                job.publish(RESULT, outcome.model_dump_json(indent=1).encode())
+                job.publish(RESULT, outcome_file(job.folder, job.spec, outcome))
             processes.meet()
         except Exception as error:
             job.fail(error, here.restart)  # before the others notice that we are gone

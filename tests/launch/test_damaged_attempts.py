@@ -10,10 +10,21 @@ from typing import Any
 import pytest
 
 from sida import recipe
+from sida.errors import UserError
 from sida.launch import job
 from sida.launch.base import Work
 from sida.launch.job import run_job
-from sida.launch.spec import DistillSpec, ManifestRef, ScoreSpec, Spec, TeachSpec
+from sida.launch.spec import (
+    DistillSpec,
+    ManifestRef,
+    ScoreSpec,
+    Spec,
+    TeachSpec,
+    is_best,
+    outcome_file,
+    parse_curve,
+    parse_job,
+)
 from sida.manifests import TeacherResult
 from sida.settings import settings
 from sida.steps import StepRun, step
@@ -58,8 +69,9 @@ class Workers:
             | {"seconds": {}, "profile": {}},
             "score": {"values": [float(len(worked))], "sampling_bias": 0.1, "images_per_second": 1.0, "batch": 1},
         }
-        content = json.dumps(outcomes[json.loads(store.read(work.job))["spec"]["kind"]]).encode()
-        store.put(work.job.replace("spec.json", "result.json"), content)
+        file = parse_job(store.read(work.job), work.job)
+        outcome = file.spec.outcome.model_validate(outcomes[file.spec.kind])
+        store.put(f"{file.folder}/{job.RESULT}", outcome_file(file.folder, file.spec, outcome))
 
     def settle(self, work: Work) -> None:
         pass
@@ -107,6 +119,42 @@ def change(name: str, old: str, new: str) -> Callable[[Path], object]:
     return apply
 
 
+def _swap_weights(store: Path) -> None:
+    """Another whole object in the place of the generator."""
+    other = put_object(open_store(settings().store), b"another network", "weights.safetensors")
+    path = job_files(store, "result.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"generator": other.__dict__}))
+
+
+def _older(store: Path) -> None:
+    path = job_files(store, "result.json")
+    fields = json.loads(path.read_text())
+    del fields["checksum"]
+    path.write_text(json.dumps(fields))
+
+
+def _of_another_task(store: Path) -> None:
+    """What the job of another data set would have left, in this one's folder."""
+    path = job_files(store, "result.json")
+    fields = json.loads(path.read_text())
+    del fields["checksum"]
+    other = DATA.model_copy(update={"digest": "2" * 64})
+    spec = DistillSpec(teacher=other, start=other, dataset=other, reference=other)
+    path.write_bytes(outcome_file(_folder(path), spec, spec.outcome.model_validate(fields)))
+
+
+def _of_another_folder(store: Path) -> None:
+    path = job_files(store, "result.json")
+    fields = json.loads(path.read_text())
+    del fields["checksum"]
+    spec = SPECS["distill"]
+    path.write_bytes(outcome_file(_folder(path)[:-1] + "2", spec, spec.outcome.model_validate(fields)))
+
+
+def _folder(path: Path) -> str:
+    return "/".join(path.parent.parts[-4:])
+
+
 def _flip_weights(store: Path) -> None:
     (path,) = store.glob("objects/*/*.safetensors")
     path.chmod(0o644)
@@ -120,8 +168,13 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "another score": change("result.json", "1.2345678", "0.2345678"),
     "other images": change("result.json", "2048", "1024"),
     "weights that changed": _flip_weights,
-    "another task": change("spec.json", "1" * 64, "2" * 64),
-    "no task": lambda store: job_files(store, "spec.json").unlink(),
+    "another network": _swap_weights,
+    "other seconds": change("result.json", '"dropped": 0', '"dropped": 1'),
+    "no checksum": _older,
+    "another task": _of_another_task,
+    "another job's": _of_another_folder,
+    "nested too deep": lambda store: job_files(store, "result.json").write_text("[" * 100_000),
+    "a list": lambda store: job_files(store, "result.json").write_text("[1]"),
 }
 
 
@@ -131,6 +184,50 @@ def test_what_is_not_proven_whole_is_made_again(damage: str) -> None:
     DAMAGES[damage](store)
     laborious(recipe=RECIPE, kind="distill")
     assert len(worked) == 2
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "no result"])
+def test_a_result_that_is_not_believed_is_made_again_by_the_same_attempt(
+    damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = laborious(recipe=RECIPE, kind="distill")
+    path = Path(first.address.removeprefix("file://"))
+    path.unlink()  # as if the step had been killed before it published
+    DAMAGES[damage](path.parents[3])
+    again = laborious(recipe=RECIPE, kind="distill")
+    assert len(worked) == 2 and again.address.endswith("/1.json")
+    assert "cannot be used" in capsys.readouterr().err
+
+
+CURVES = [
+    b'[{"images": 1, "score": null}]',
+    b'[{"images": 1, "score": "x"}]',
+    b'[{"images": 1, "score": NaN}]',
+    b'[{"images": 1, "score": 1e999}]',
+    b'[{"images": 1, "score": true}]',
+    b'[{"images": [1], "score": 1}]',
+    b'[{"score": 1}]',
+    b'[[["images", 1]]]',
+    b'{"images": 1}',
+    b"null",
+    b"[null]",
+    b'[{"images": ' + b"9" * 5000 + b"}]",
+    b"[" * 100_000,
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("content", CURVES)
+def test_what_is_no_curve_is_refused_in_a_line(content: bytes) -> None:
+    with pytest.raises(UserError, match=r"its curve .*: run the step again") as caught:
+        parse_curve(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_curve_is_read_as_it_was_written() -> None:
+    points = parse_curve(json.dumps(POINTS).encode())
+    assert points == POINTS and is_best(points, 2048, 1.2345678) and not is_best(points, 512, 3.5)
+    assert not is_best(parse_curve(b"[]"), 0, 1.0)
 
 
 def test_numbers_that_no_object_holds_are_measured_again() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from sida.disk import full_disk
 from sida.errors import SidaError, UserError
 from sida.launch.worker_error import TOLD, WorkerError, explain, first_told, tell
 from sida.process.group import Ended
+from tests.conftest import ROOT
 
 GLOO = "[rank1]: RuntimeError: [../third_party/gloo/pair.cc:547] Connection closed by peer [127.0.0.1]:3\n"
 FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
@@ -109,3 +112,12 @@ def test_a_users_mistake_is_not_looked_for_in_tracebacks(tmp_path: Path) -> None
 
 def test_only_errors_of_ours_keep_their_status() -> None:
     assert [error_of(each).exit_code for each in (UserError("x"), SidaError("x"), ValueError("x"))] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("key", ["jobs/score/" + "a" * 64 + "/1/spec.json", "jobs/a\nb/1/1/spec.json"])
+def test_a_worker_without_a_job_says_so_in_a_line(key: str, place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sida.worker", "--job", key], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 2  # the launcher's line and our own
+    assert "check --job and SIDA_STORE" in done.stderr or "is not an object key" in done.stderr

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,29 @@ def test_the_pages_listen_on_this_machine_alone_whatever_the_environment_says(
     ((arguments, variables),) = started
     assert arguments[arguments.index("--host") + 1] == "127.0.0.1"
     assert "MLFLOW_UVICORN_OPTS" not in variables
+
+
+def test_pages_on_a_damaged_database_or_at_a_taken_port_are_refused_in_a_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *given, **how: pytest.fail("it was started"))
+    database = command.place / "100% mine?.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    database.write_bytes(b"no database")
+    assert f"{database}: cannot be read (file is not a database): move it away" in command("ui").mistake()
+    with closing(sqlite3.connect(command.place / "whole.db")) as whole:
+        whole.execute(
+            "create table a as with recursive n(i) as (select 1 union select i + 1 from n limit 9999) select i from n"
+        )
+        whole.commit()
+    content = (command.place / "whole.db").read_bytes()
+    database.write_bytes(content[: len(content) // 2])
+    assert "cannot be read" in command("ui").mistake()
+    database.write_bytes(content)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        line = command("ui", "--port", port).mistake()
+    assert f"--port {port}: cannot be used (Address already in use): name another one" in line
 
 
 def test_no_module_of_ours_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:

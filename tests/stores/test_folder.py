@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from sida.addresses import redact
 from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, StoreError, StoreUnusable, UserError
 from sida.stores import fetch_object, open_own_store, open_store, put_object
-from sida.stores.folder import FolderStore
+from sida.stores.folder import FolderStore, _sweep
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_on_a_really_full_disk_nothing_half_written_stays(tmp_path: Path) -> Non
 
 UNPRIVILEGED = """
 import os, sys
-from sida.stores.folder import FolderStore
+from sida.stores.folder import FolderStore, _sweep
 from sida.errors import StoreUnusable
 from pathlib import Path
 if os.geteuid() == 0:
@@ -311,3 +312,13 @@ def test_a_folder_among_the_temporary_files_keeps_nobody_from_writing(store: Fol
     os.utime(strange, (0, 0))
     store.put("steps/score/a/1.json", b"{}")
     assert store.list() == ["steps/score/a/1.json"] and strange.is_dir()
+
+
+@pytest.mark.parametrize("pid", ["²", "٣", "9" * 400, "2147483648"])
+def test_a_temporary_file_whose_name_holds_no_pid_disturbs_nobody(store: FolderStore, pid: str) -> None:
+    store.put("key", b"x")
+    left = store.root / ".tmp" / f"{socket.gethostname()}-{pid[:100]}-x"
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    _sweep(left.parent)
+    assert left.exists() and FolderStore(store.root).read("key") == b"x"

@@ -277,7 +277,7 @@ def test_a_worker_that_starts_while_the_store_is_away_waits_for_it(
         rest = process.stderr.read()
     assert process.returncode == 0, rest
     assert rest.count("is back after") == 1 and "urllib3" not in rest and "Retrying" not in rest
-    result = parse_outcome(job.spec, made.store.read(f"{job.folder}/result.json"), "result.json")
+    result = parse_outcome(job.folder, job.spec, made.store.read(f"{job.folder}/result.json"), "result.json")
     assert result.generator == undisturbed.generator
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch
 from sida.data.reader import ShuffledData
 from sida.errors import Fenced, SidaError, UserError
 from sida.launch.spec import TeachSpec
+from sida.layout import checkpoint_name
 from sida.stores.base import ObjectRef
-from sida.stores.objects import fetch_object
+from sida.stores.objects import fetch_object, put_object
 from sida.training import checkpoint, loop, selection
 from sida.training.checkpoint import Checkpoint
 from sida.training.distill_loop import distill
@@ -193,6 +195,116 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(
     assert newest.rsplit("/", 1)[1] in said and "using the one before it" in said
     assert "continuing from the checkpoint at 160 images" in said
     assert result.generator == undisturbed.generator
+
+
+def _edited(job: Job, key: str, **changes: Any) -> None:
+    job.store.put(key, json.dumps(json.loads(job.store.read(key)) | changes).encode())
+
+
+def _values(job: Job, key: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(job.store.read(key))["values"]
+    return values
+
+
+def _named(job: Job, name: str) -> ObjectRef:
+    """Some other whole object of the store, under a name that a checkpoint's could have."""
+    return put_object(job.store, b'{"no": "tensors"}', name)
+
+
+DAMAGES: dict[str, Callable[[Job, str], None]] = {
+    "no values": lambda job, key: _edited(job, key, values={}),
+    "texts for values": lambda job, key: _edited(
+        job, key, values={name: value if name == "identity" else "x" for name, value in _values(job, key).items()}
+    ),
+    "a list for identity": lambda job, key: _edited(job, key, values=_values(job, key) | {"identity": [1]}),
+    "another network's tensors": lambda job, key: _edited(
+        job, key, object=json.loads(job.store.read(_keys(job)[0]))["object"]
+    ),
+    "no tensors": lambda job, key: _edited(job, key, object=asdict(_named(job, "curve.json"))),
+    "nested too deep": lambda job, key: job.store.put(key, b"[" * 100_000),
+    "deep values": lambda job, key: job.store.put(
+        key, b'{"schema_version":2,"values":' + b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"}"
+    ),
+    "as if older, no tensors": lambda job, key: _edited(
+        job, key, object=asdict(_named(job, "checkpoint-160.safetensors")), values={"identity": {}}
+    ),
+    "as if older, another place": lambda job, key: _edited(
+        job, key, object=asdict(_named(job, "checkpoint-96.safetensors")), values={"identity": {}}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_none_of_our_checkpoints_is_passed_over_and_no_object_goes_with_it(
+    made: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    job = made.job(name=f"none-{damage.replace(' ', '-').replace(',', '')}")
+    writer = Writer(job, keep=3)
+    for seen in (128, 160):
+        values = {"identity": {}, "history/points": []}
+        writer.save(Checkpoint(seen, values, {"a": torch.full((3,), float(seen))}))
+    writer.wait()
+    before, key = _keys(job)
+    DAMAGES[damage](job, key)
+    objects = set(job.store.list("objects/"))
+    found = checkpoint.newest(job)
+    assert found is not None and found.seen == 128 and torch.equal(found.tensors["a"], torch.full((3,), 128.0))
+    said = capsys.readouterr().err
+    assert key.rsplit("/", 1)[1] in said and "using the one before it" in said and said.count("\n") == 1
+    assert _keys(job) == [before] and set(job.store.list("objects/")) == objects
+
+
+@pytest.mark.parametrize("seen", [64, 9_999])
+def test_a_checkpoint_under_another_one_s_name_is_passed_over(made: Bench, seen: int) -> None:
+    job = made.job(name=f"moved-{seen}")
+    writer = Writer(job, keep=2)
+    writer.save(Checkpoint(128, {}, {"a": torch.zeros(3)}))
+    writer.wait()
+    (key,) = _keys(job)
+    content = job.store.read(key)
+    for name in (checkpoint_name(seen, 1), checkpoint_name(128, 99)):  # other images; another lease
+        job.store.put(f"{job.folder}/{name}", content)
+        found = checkpoint.newest(job)
+        assert found is not None and found.seen == 128
+    other = made.job(name=f"moved-{seen}-elsewhere")  # another job's
+    job.store.put(key.replace(job.folder, other.folder), content)
+    assert checkpoint.newest(other) is None
+
+
+def test_names_that_are_none_of_ours_are_no_checkpoints(made: Bench) -> None:
+    job = made.job(name="names")
+    for name in ("²-1.json", "0000000000²8-00000001.json", "1-1.json"):
+        job.store.put(f"{job.folder}/checkpoints/{name}", b"{}")
+    assert checkpoint.newest(job) is None and len(_keys(job)) == 3
+
+
+def test_a_checkpoint_of_the_last_release_is_continued(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = made.job(name="last-release")
+    _stopped(job, monkeypatch, images=128)
+    for key in _keys(job):
+        _edited(job, key, values={n: value for n, value in _values(job, key).items() if n != checkpoint.CHECKSUM})
+    result = distill(made.job(name="last-release"))
+    assert "continuing from the checkpoint at 160 images" in capsys.readouterr().err
+    assert (result.generator, result.curve) == (undisturbed.generator, undisturbed.curve)
+
+
+def test_a_state_that_does_not_fit_ends_in_a_line_that_names_the_checkpoint(
+    made: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = made.job(name="misfit")
+    _stopped(job, monkeypatch, images=0)
+    (key,) = _keys(job)
+    for values in ({"selection/due": None}, {"history/points": 1, "history/counts": 1}):
+        kept = {n: v for n, v in _values(job, key).items() if n not in (checkpoint.CHECKSUM, "selection/best_score")}
+        _edited(job, key, values=kept | values)
+        with pytest.raises(
+            UserError, match=r"the checkpoint at 32 images in file://.* is not one of this training"
+        ) as caught:
+            distill(made.job(name="misfit"))
+        assert "--force distill" in str(caught.value) and "\n" not in str(caught.value)
+    assert _keys(job) == [key]
 
 
 @pytest.mark.parametrize("version", [None, 1, 3])
