@@ -15,9 +15,9 @@ from sida import patience
 from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, StoreUnusable, Unavailable, UserError
 from sida.export.generator import open_generator
 from sida.foreign.limits import FILE_BYTES
+from sida.steps.garbage import find_garbage
 from sida.stores import ObjectRef, ObjectStore, fetch_object, open_store, s3, s3_answers, s3_client
 from sida.stores.cache import make_folders
-from sida.stores.garbage import find_garbage
 from sida.stores.s3 import READERS
 from tests.raw import Server, http, serving
 from tests.stores.outage import hasten
@@ -265,7 +265,11 @@ def page_of(*names: str, end: str) -> bytes:
 @pytest.mark.parametrize(
     ("use", "answer", "fault"),
     [
-        ("list", http(200, LISTED % b"<Contents><ETag>x</ETag></Contents><IsTruncated>false</IsTruncated>", XML), "Contents.Key is missing"),
+        (
+            "list",
+            http(200, LISTED % b"<Contents><ETag>x</ETag></Contents><IsTruncated>false</IsTruncated>", XML),
+            "Contents.Key is missing",
+        ),
         ("list", listing("x/a/b", "y/secret"), "lists what was not asked for"),
         ("list", listing("a/b"), "lists what was not asked for"),
         ("list", page_of(end="<IsTruncated>false</IsTruncated><Prefix>x/b/</Prefix>"), "lists what was not asked for"),
