@@ -74,9 +74,8 @@ class Cluster:
 
     def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """POST. Raises ApiRefused, with status 409 when the name is taken."""
-        return self._checked(
-            self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest), _OF_ONE
-        )
+        made = self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest)
+        return self._checked(made, _OF_ONE, manifest["metadata"]["name"])
 
     def get(self, name: str) -> dict[str, Any] | None:
         """Return the TrainJob of this name; None when there is none."""
@@ -288,18 +287,23 @@ class Cluster:
     def _object_if_there(
         self, call: Callable[..., Any], *given: Any, fields: tuple[str, ...] = ()
     ) -> dict[str, Any] | None:
-        """Return the object that answers a call, checked; None where there is no such thing."""
+        """Return the object that answers a call, whose last argument is its name, checked; None where there is no such thing."""
         answer = self._read_if_there(call, *given)
-        return None if answer is None else self._checked(answer, fields)
+        return None if answer is None else self._checked(answer, fields, given[-1])
 
-    def _checked(self, item: Any, fields: tuple[str, ...]) -> dict[str, Any]:
-        """Return an object whose metadata have these fields, and in which everything is of its type. Raises NoApi for another."""
+    def _checked(self, item: Any, fields: tuple[str, ...], name: str = "") -> dict[str, Any]:
+        """Return an object whose metadata have these fields, and in which everything is of its type. Raises NoApi for another.
+
+        ``name``: which one was asked for.
+        """
         if fault := misshapen(item, OBJECT):
             raise NoApi(self.host, fault)
         metadata = (item or {}).get("metadata") or {}
         for field in fields:
             if not NAME.fullmatch(metadata.get(field) or ""):
                 raise NoApi(self.host, f"an object without metadata.{field}")
+        if name and metadata.get("name") not in (None, name):
+            raise NoApi(self.host, f"{metadata['name']} in place of {name}")
         return dict(item)
 
     def _read_if_there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:

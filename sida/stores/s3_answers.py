@@ -13,6 +13,7 @@ from sida.stores.s3_errors import Strange
 ANSWER_BYTES = 16 << 20  # of XML: a page of a list, 1,000 keys of 1,024 bytes each, has less than a tenth
 BLOCK_BYTES = 8 << 20  # of a body, at once
 MOST_PAGES, MOST_NAMES = 10_000, 10_000_000  # of a list
+ALIAS = "-s3alias"  # ends another name of a bucket, its access point's, on AWS
 _WRITTEN = {"ETag": Needed(str)}
 # By every S3 server; a page or an empty answer of something before it does not say as much
 FIELDS: dict[str, Shape] = {
@@ -39,6 +40,8 @@ def check(operation: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -
         raise Strange(fault)
     if operation == "list_objects_v2":
         _check_page(asked["Prefix"], answer)
+        if answer["Name"] != asked["Bucket"] and not asked["Bucket"].endswith(ALIAS):
+            raise Strange("it lists another bucket")
 
 
 def _check_page(prefix: str, page: Mapping[str, Any]) -> None:

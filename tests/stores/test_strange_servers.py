@@ -273,6 +273,7 @@ def page_of(*names: str, end: str) -> bytes:
         ("list", listing("x/a/b", "y/secret"), "lists what was not asked for"),
         ("list", listing("a/b"), "lists what was not asked for"),
         ("list", page_of(end="<IsTruncated>false</IsTruncated><Prefix>x/b/</Prefix>"), "lists what was not asked for"),
+        ("list", listing().replace(b"<Name>sida<", b"<Name>aids<"), "lists another bucket"),
         ("list", page_of("x/a/b", end=""), "a list that does not say whether it ends"),
         ("list", page_of("x/a/b", end=NEXT), "a list that does not say whether it ends"),
         ("list", page_of("x/a/b", end="<IsTruncated>True</IsTruncated>"), "a list that does not say whether it ends"),
