@@ -117,7 +117,9 @@ class Client(Engine):
         try:
             with self._errors("find the run"):
                 found = [
-                    run.run_id for run in _listed(self._kfp.list_runs, "runs", **options) if run.display_name == name
+                    run.run_id
+                    for run in _listed(self._kfp.list_runs, "runs", page_size=100, **options)
+                    if run.display_name == name
                 ]
         except SidaError:
             return ""

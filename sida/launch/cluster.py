@@ -79,7 +79,9 @@ class Cluster:
 
     def get(self, name: str) -> dict[str, Any] | None:
         """Return the TrainJob of this name; None when there is none."""
-        return self._object_if_there(self._objects.get_namespaced_custom_object, *self._kind(), name, fields=_OF_ONE)
+        return self._object_if_there(
+            self._objects.get_namespaced_custom_object, *self._kind(), name, asked=name, fields=_OF_ONE
+        )
 
     def find(self, labels: str) -> list[dict[str, Any]]:
         """TrainJobs by label selector, those that steps made."""
@@ -190,7 +192,7 @@ class Cluster:
     def object(self, plural: str, name: str) -> dict[str, Any] | None:
         """Return an object of Argo's by its name; None when there is none."""
         call = self._objects.get_namespaced_custom_object
-        return self._object_if_there(call, *self._of_argo(plural), name, fields=("name",))
+        return self._object_if_there(call, *self._of_argo(plural), name, asked=name, fields=("name",))
 
     def objects(self, plural: str, labels: str) -> list[dict[str, Any]]:
         """List objects of Argo's by label selector."""
@@ -233,12 +235,12 @@ class Cluster:
         if kind == "TrainingRuntime":
             return self.runtime(name) is not None
         call = self._objects.get_cluster_custom_object
-        return self._object_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name) is not None
+        return self._object_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name, asked=name) is not None
 
     def runtime(self, name: str) -> dict[str, Any] | None:
         """Return the TrainingRuntime of this name; None when there is none."""
         call = self._objects.get_namespaced_custom_object
-        return self._object_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
+        return self._object_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name, asked=name)
 
     # -- calls
 
@@ -285,11 +287,11 @@ class Cluster:
         return [self._checked(item, fields) for item in items]
 
     def _object_if_there(
-        self, call: Callable[..., Any], *given: Any, fields: tuple[str, ...] = ()
+        self, call: Callable[..., Any], *given: Any, asked: str, fields: tuple[str, ...] = ()
     ) -> dict[str, Any] | None:
-        """Return the object that answers a call, whose last argument is its name, checked; None where there is no such thing."""
+        """Return the object of the name that is asked for, checked; None where there is no such thing."""
         answer = self._read_if_there(call, *given)
-        return None if answer is None else self._checked(answer, fields, given[-1])
+        return None if answer is None else self._checked(answer, fields, asked)
 
     def _checked(self, item: Any, fields: tuple[str, ...], name: str = "") -> dict[str, Any]:
         """Return an object whose metadata have these fields, and in which everything is of its type. Raises NoApi for another.
