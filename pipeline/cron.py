@@ -35,9 +35,13 @@ def fires_within(expression: str, now: datetime, minutes: int) -> bool:
     """Return whether six fields may fire in this or the next ``minutes`` minutes.
 
     Only their minutes are looked at: the cluster's time zone, which we do not know, shifts hours. Half-hour zones are allowed for.
+    What cannot be read may fire in any minute.
     """
     coming = {(now.minute + ahead + zone) % 60 for ahead in range(minutes + 1) for zone in (0, 15, 30, 45)}
-    return bool(_alone(expression.split()[1], 0).minutes & coming)
+    try:
+        return bool(_alone(expression.split()[1], 0).minutes & coming)
+    except (CronSimError, ValueError):
+        return True
 
 
 def _alone(field: str, index: int) -> CronSim:

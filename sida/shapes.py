@@ -37,6 +37,8 @@ def misshapen(value: Any, shape: Shape | Needed, path: str = "") -> str:
     elif isinstance(shape, list):
         if not isinstance(value, list):
             return f"{path or 'it'} is no list"
+        if None in value:
+            return f"{path} holds null"
         below = [(item, shape[0], path) for item in value]
     elif isinstance(shape, re.Pattern):
         return "" if isinstance(value, str) and shape.fullmatch(value) else f"{path} is malformed"

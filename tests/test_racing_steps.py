@@ -15,9 +15,9 @@ from sida.errors import UserError
 from sida.manifests import TeacherResult
 from sida.recipe import Recipe
 from sida.settings import settings
-from sida.steps import StepRun, step
-from sida.stores import garbage, open_store
+from sida.steps import StepRun, garbage, step
 from sida.stores import lease as leases
+from sida.stores import open_store
 from tests.racing import racers
 
 FOLDER_OF_MARKS = "SIDA_TEST_MARKS"

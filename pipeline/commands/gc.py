@@ -19,8 +19,8 @@ from pipeline import output
 from pipeline.arguments import STORE, argument, flag
 from sida.process.scratch import remove_abandoned
 from sida.settings import settings
+from sida.steps.garbage import find_garbage, remove_garbage, summary
 from sida.stores import open_own_store
-from sida.stores.garbage import find_garbage, remove_garbage, summary
 
 ARGUMENTS = (
     flag("--delete", "remove it; without this nothing is changed"),

@@ -22,6 +22,7 @@ from pipeline.engines.base import Engine, Schedule, engine_of
 from pipeline.profile import Profile
 from sida import recipe
 from sida.errors import UserError
+from sida.printing import one_line
 from sida.recipe.texts import check_texts
 from sida.steps.execute import SCHEDULED
 
@@ -73,7 +74,8 @@ def main(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace, engine: Engine) -> int:
     schedules = engine.schedules()
     lines = [
-        f"{s.name}  {s.cron}  recipe {s.parameters.get('recipe', '?')}{'' if s.enabled else '  paused'}"
+        "  ".join(one_line(part, 100) for part in (s.name, s.cron, f"recipe {s.parameters.get('recipe', '?')}"))
+        + ("" if s.enabled else "  paused")
         for s in schedules
     ]
     none = f"no schedule in {engine.place}: `schedule RECIPE --cron ...` makes one"
@@ -94,7 +96,7 @@ def _set(args: argparse.Namespace, cluster: Profile, name: str) -> int:
     changes = _changes(schedule, there, same)
     lines = [f"{name}: {state}" + ("" if changes else f", {schedule.cron}")]
     for field, (before, after) in changes.items():
-        lines += [f"- {field}: {before}", f"+ {field}: {after}"]
+        lines += [one_line(f"- {field}: {before}", 300), f"+ {field}: {after}"]
     output.result(args, "\n".join(lines), schedule=name, state=state, cron=schedule.cron, changes=changes)
     return 0
 

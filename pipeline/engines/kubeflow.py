@@ -21,7 +21,7 @@ from pipeline.cron import six_fields
 from pipeline.dag import one_step
 from pipeline.engines.base import Engine, LoggedOut, Schedule, Unreachable, Version
 from pipeline.engines.credentials import renewing, token_of, variable
-from pipeline.engines.kubeflow_answers import Strange, check_answers, id_in
+from pipeline.engines.kubeflow_answers import Strange, check_answers, check_asked, id_in
 from pipeline.engines.kubeflow_schedules import replace
 from pipeline.engines.run_state import RunState, run_state
 from pipeline.profile import Profile
@@ -113,10 +113,14 @@ class Client(Engine):
 
     def _only_one(self, experiment: str, name: str) -> str:
         """Return the id of the run of this name; empty where that cannot be seen, or there are several."""
-        options = {"experiment_id": experiment, "sort_by": "created_at desc", "page_size": 100, "filter": _named(name)}
+        options = {"experiment_id": experiment, "sort_by": "created_at desc", "filter": _named(name)}
         try:
             with self._errors("find the run"):
-                found = [run.run_id for run in self._kfp.list_runs(**options).runs or [] if run.display_name == name]
+                found = [
+                    run.run_id
+                    for run in _listed(self._kfp.list_runs, "runs", page_size=100, **options)
+                    if run.display_name == name
+                ]
         except SidaError:
             return ""
         return found[0] if len(found) == 1 else ""
@@ -129,7 +133,7 @@ class Client(Engine):
         """Return the state of a run. Raises UserError for one that the server does not know."""
         missing = f"no run {run_id!r}: `status --profile` lists runs with their ids"
         with self._errors(f"find run {run_id}", missing):
-            return run_state(self._kfp.get_run(run_id))
+            return run_state(check_asked(self._kfp.get_run(run_id), run_id=run_id))
 
     def runs(self, count: int) -> list[RunState]:
         """Return the newest runs of our experiment, without their tasks."""
@@ -138,6 +142,7 @@ class Client(Engine):
             experiments = self._kfp.list_experiments(namespace=self._profile.namespace, filter=named).experiments
             if not experiments:
                 return []
+            check_asked(experiments[0], display_name=self._profile.experiment)
             options = {"sort_by": "created_at desc", "experiment_id": experiments[0].experiment_id}
             runs = _listed(self._kfp.list_runs, "runs", page_size=min(count, 100), **options)
             return [run_state(run) for run in islice(runs, count)]
@@ -154,7 +159,7 @@ class Client(Engine):
 
     def _experiment(self) -> str:
         experiment = self._kfp.create_experiment(self._profile.experiment, namespace=self._profile.namespace)
-        return str(experiment.experiment_id)
+        return str(check_asked(experiment, display_name=self._profile.experiment).experiment_id)
 
     # -- schedules
 
@@ -342,7 +347,8 @@ def _listed(call: Callable[..., Any], field: str, *, page_size: int = 100, **opt
     token: str | None = ""
     for _ in range(MOST_PAGES):
         page = call(page_token=token, page_size=page_size, **options)
-        yield from getattr(page, field) or []
+        asked = {name: options[name] for name in ("pipeline_id", "experiment_id") if name in options}
+        yield from (check_asked(item, **asked) for item in getattr(page, field) or [])
         token = page.next_page_token or None
         if token is None:
             return

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from pipeline.engines.run_state import UNSPECIFIED
 from sida.launch.shapes import NAME
 from sida.printing import one_line
 from sida.shapes import Needed, Shape, misshapen
 
+_STATE = re.compile("PENDING|RUNNING|SUCCEEDED|SKIPPED|FAILED|CANCELING|CANCELED|PAUSED")
+# Of a task that has not begun, and of history: nothing waits for these.
+_ANY_STATE = re.compile(f"{_STATE.pattern}|{UNSPECIFIED}")
 _ID = Needed(NAME)
 _ERROR = {"message": str}
 _RUN = {
     "run_id": _ID,
-    **dict.fromkeys(("display_name", "state", "created_at"), str),
+    **dict.fromkeys(("display_name", "experiment_id", "created_at"), str),
+    "state": _STATE,
     "error": _ERROR,
-    "state_history": [{"state": str, "update_time": str}],
+    "state_history": [{"state": _ANY_STATE, "update_time": str}],
     "run_details": {
-        "task_details": [{"display_name": str, "state": str, "end_time": str, "error": _ERROR}],
+        "task_details": [{"display_name": str, "state": _ANY_STATE, "end_time": str, "error": _ERROR}],
     },
 }
 _PIPELINE = {"pipeline_id": _ID, "display_name": str, "name": str}
-_VERSION = {"pipeline_version_id": _ID, "display_name": str}
+_VERSION = {"pipeline_version_id": _ID, "pipeline_id": str, "display_name": str}
 _EXPERIMENT = {"experiment_id": _ID, "display_name": str}
 _RECURRING = {
     "recurring_run_id": _ID,
-    **dict.fromkeys(("display_name", "status", "service_account", "pipeline_version_id"), str),
+    "status": re.compile("ENABLED|DISABLED|STATUS_UNSPECIFIED"),
+    **dict.fromkeys(("display_name", "experiment_id", "service_account", "pipeline_version_id"), str),
     "trigger": {"cron_schedule": {"cron": str}},
     "pipeline_version_reference": {"pipeline_version_id": str},
     "runtime_config": {"parameters": {}, "pipeline_root": str},
@@ -67,6 +74,14 @@ def check_answers(api: Any) -> None:
             raise Strange(one_line(f"{type(error).__name__}: {error}", 100), said) from error
 
     api.deserialize = checked
+
+
+def check_asked(item: Any, **asked: str) -> Any:
+    """Return an item of an answer if its fields, where it has them, say what was asked for. Raises Strange for another one."""
+    for field, value in asked.items():
+        if (found := getattr(item, field, None)) and found != value:
+            raise Strange(one_line(f"{field} {found} in place of {value}", 100), None)
+    return item
 
 
 def id_in(said: Any) -> str:

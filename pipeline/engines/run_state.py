@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+UNSPECIFIED = "RUNTIME_STATE_UNSPECIFIED"  # Kubeflow's word for what has not begun
 LONGEST = 300  # characters of a text that others wrote
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
@@ -49,7 +50,8 @@ def run_state(run: Any) -> RunState:
     for detail in (run.run_details.task_details if run.run_details else None) or []:
         error = " ".join(detail.error.message.split()) if detail.error and detail.error.message else ""
         name = " ".join((detail.display_name or "").split())[:LONGEST]
-        tasks.append(Task(name, detail.state or "", error, _iso(detail.end_time)))
+        state = "" if detail.state in (None, UNSPECIFIED) else detail.state
+        tasks.append(Task(name, state, error, _iso(detail.end_time)))
     error = run.error.message if run.error and run.error.message else ""
     cancelled = [then for then in run.state_history or [] if then.state in ("CANCELING", "CANCELED")]
     return RunState(

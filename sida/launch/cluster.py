@@ -74,13 +74,14 @@ class Cluster:
 
     def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """POST. Raises ApiRefused, with status 409 when the name is taken."""
-        return self._checked(
-            self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest), _OF_ONE
-        )
+        made = self._read(self._objects.create_namespaced_custom_object, *self._kind(), manifest)
+        return self._checked(made, _OF_ONE, manifest["metadata"]["name"])
 
     def get(self, name: str) -> dict[str, Any] | None:
         """Return the TrainJob of this name; None when there is none."""
-        return self._object_if_there(self._objects.get_namespaced_custom_object, *self._kind(), name, fields=_OF_ONE)
+        return self._object_if_there(
+            self._objects.get_namespaced_custom_object, *self._kind(), name, asked=name, fields=_OF_ONE
+        )
 
     def find(self, labels: str) -> list[dict[str, Any]]:
         """TrainJobs by label selector, those that steps made."""
@@ -191,7 +192,7 @@ class Cluster:
     def object(self, plural: str, name: str) -> dict[str, Any] | None:
         """Return an object of Argo's by its name; None when there is none."""
         call = self._objects.get_namespaced_custom_object
-        return self._object_if_there(call, *self._of_argo(plural), name, fields=("name",))
+        return self._object_if_there(call, *self._of_argo(plural), name, asked=name, fields=("name",))
 
     def objects(self, plural: str, labels: str) -> list[dict[str, Any]]:
         """List objects of Argo's by label selector."""
@@ -234,12 +235,12 @@ class Cluster:
         if kind == "TrainingRuntime":
             return self.runtime(name) is not None
         call = self._objects.get_cluster_custom_object
-        return self._object_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name) is not None
+        return self._object_if_there(call, GROUP, VERSION, "clustertrainingruntimes", name, asked=name) is not None
 
     def runtime(self, name: str) -> dict[str, Any] | None:
         """Return the TrainingRuntime of this name; None when there is none."""
         call = self._objects.get_namespaced_custom_object
-        return self._object_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name)
+        return self._object_if_there(call, GROUP, VERSION, self.namespace, "trainingruntimes", name, asked=name)
 
     # -- calls
 
@@ -286,20 +287,25 @@ class Cluster:
         return [self._checked(item, fields) for item in items]
 
     def _object_if_there(
-        self, call: Callable[..., Any], *given: Any, fields: tuple[str, ...] = ()
+        self, call: Callable[..., Any], *given: Any, asked: str, fields: tuple[str, ...] = ()
     ) -> dict[str, Any] | None:
-        """Return the object that answers a call, checked; None where there is no such thing."""
+        """Return the object of the name that is asked for, checked; None where there is no such thing."""
         answer = self._read_if_there(call, *given)
-        return None if answer is None else self._checked(answer, fields)
+        return None if answer is None else self._checked(answer, fields, asked)
 
-    def _checked(self, item: Any, fields: tuple[str, ...]) -> dict[str, Any]:
-        """Return an object whose metadata have these fields, and in which everything is of its type. Raises NoApi for another."""
+    def _checked(self, item: Any, fields: tuple[str, ...], name: str = "") -> dict[str, Any]:
+        """Return an object whose metadata have these fields, and in which everything is of its type. Raises NoApi for another.
+
+        ``name``: which one was asked for.
+        """
         if fault := misshapen(item, OBJECT):
             raise NoApi(self.host, fault)
         metadata = (item or {}).get("metadata") or {}
         for field in fields:
             if not NAME.fullmatch(metadata.get(field) or ""):
                 raise NoApi(self.host, f"an object without metadata.{field}")
+        if name and metadata.get("name") not in (None, name):
+            raise NoApi(self.host, f"{metadata['name']} in place of {name}")
         return dict(item)
 
     def _read_if_there(self, call: Callable[..., Any], *given: Any) -> dict[str, Any] | None:

@@ -15,15 +15,17 @@ class Installed(Cluster):
 
     def has_namespace(self, name: str) -> bool:
         """Return whether it is there."""
-        return self._object_if_there(self._core.read_namespace, name) is not None
+        return self._object_if_there(self._core.read_namespace, name, asked=name) is not None
 
     def has_account(self, namespace: str, name: str) -> bool:
         """Return whether a service account is there."""
-        return self._object_if_there(self._core.read_namespaced_service_account, name, namespace) is not None
+        return (
+            self._object_if_there(self._core.read_namespaced_service_account, name, namespace, asked=name) is not None
+        )
 
     def secret_keys(self, namespace: str, name: str) -> set[str] | None:
         """The keys of a Secret; None when there is none."""
-        secret = self._object_if_there(self._core.read_namespaced_secret, name, namespace)
+        secret = self._object_if_there(self._core.read_namespaced_secret, name, namespace, asked=name)
         return None if secret is None else set(secret.get("data") or {})
 
     def pod_labels(self, runtime: str) -> dict[str, str] | None:
@@ -49,13 +51,15 @@ class Installed(Cluster):
 
     def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a PersistentVolumeClaim; None when there is none."""
-        return self._object_if_there(self._core.read_namespaced_persistent_volume_claim, name, namespace)
+        return self._object_if_there(self._core.read_namespaced_persistent_volume_claim, name, namespace, asked=name)
 
     def binds_later(self, storage_class: str) -> bool:
         """Return whether claims of a class wait for their first pod."""
         from kubernetes import client
 
-        found = self._object_if_there(client.StorageV1Api(self._api).read_storage_class, storage_class)
+        found = self._object_if_there(
+            client.StorageV1Api(self._api).read_storage_class, storage_class, asked=storage_class
+        )
         return (found or {}).get("volumeBindingMode") == "WaitForFirstConsumer"
 
     def quotas(self, namespace: str) -> list[dict[str, Any]]:

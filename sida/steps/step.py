@@ -21,11 +21,11 @@ from sida.origin import manifest_key
 from sida.recipe import Recipe
 from sida.settings import settings
 from sida.steps.attempts import StepOutcome, find, key_of, next_number, publish
+from sida.steps.garbage import collecting, let_collection_end
 from sida.steps.provenance import code_digest, machine
 from sida.steps.recipes import put_recipe, recipe_at
 from sida.stores import ObjectStore, open_store
 from sida.stores.base import ObjectRef
-from sida.stores.garbage import collecting, let_collection_end
 from sida.stores.lease import Lease, acquire
 from sida.stores.objects import put_object
 

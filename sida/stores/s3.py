@@ -271,7 +271,8 @@ class S3Store(ObjectStore):
         ``key`` is for messages.
         """
         try:
-            answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
+            arguments["Bucket"] = self.bucket
+            answer: dict[str, Any] = getattr(self._client, operation)(**arguments)
             if operation == "get_object":
                 answer["Body"] = body_of(answer, most)
             check(operation, arguments, answer)

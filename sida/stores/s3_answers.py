@@ -13,6 +13,7 @@ from sida.stores.s3_errors import Strange
 ANSWER_BYTES = 16 << 20  # of XML: a page of a list, 1,000 keys of 1,024 bytes each, has less than a tenth
 BLOCK_BYTES = 8 << 20  # of a body, at once
 MOST_PAGES, MOST_NAMES = 10_000, 10_000_000  # of a list
+ALIAS = "-s3alias"  # ends another name of a bucket, its access point's, on AWS
 _WRITTEN = {"ETag": Needed(str)}
 # By every S3 server; a page or an empty answer of something before it does not say as much
 FIELDS: dict[str, Shape] = {
@@ -24,8 +25,10 @@ FIELDS: dict[str, Shape] = {
     "create_multipart_upload": {"UploadId": Needed(str)},
     "list_objects_v2": {
         "Name": Needed(str),
+        "Prefix": str,
         "Contents": [{"Key": Needed(str)}],
-        "IsTruncated": bool,
+        "KeyCount": int,
+        "IsTruncated": Needed(bool),
         "NextContinuationToken": str,
     },
 }
@@ -35,8 +38,21 @@ def check(operation: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -
     """Raise Strange unless the fields of botocore's answer that are read are there, of their types, and what was asked for."""
     if fault := misshapen(answer, FIELDS.get(operation, {})):
         raise Strange(fault)
-    if operation == "list_objects_v2" and not all(name.startswith(asked["Prefix"]) for name in names_in(answer)):
+    if operation == "list_objects_v2":
+        _check_page(asked["Prefix"], answer)
+        if answer["Name"] != asked["Bucket"] and not asked["Bucket"].endswith(ALIAS):
+            raise Strange("it lists another bucket")
+
+
+def _check_page(prefix: str, page: Mapping[str, Any]) -> None:
+    """Raise Strange for a page of a list that is not what was asked for, or contradicts itself: less would seem to be there."""
+    names = names_in(page)
+    if page.get("Prefix", prefix) != prefix or not all(name.startswith(prefix) for name in names):
         raise Strange("it lists what was not asked for")
+    if page.get("KeyCount", len(names)) != len(names):
+        raise Strange(f"it counts {page['KeyCount']} keys and lists {len(names)}")
+    if page.get("NextContinuationToken") and not page["IsTruncated"]:
+        raise Strange("it ends, and names a next page")
 
 
 def body_of(answer: Mapping[str, Any], most: int) -> bytes | None:
@@ -70,7 +86,7 @@ def names_in(page: Mapping[str, Any]) -> list[str]:
 
 def token_in(page: Mapping[str, Any]) -> str | None:
     """Return the token of a list's next page; None on the last."""
-    return str(page.get("NextContinuationToken", "")) if page.get("IsTruncated") else None
+    return str(page.get("NextContinuationToken", "")) if page["IsTruncated"] else None
 
 
 class Bounded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from sida.stores.s3_answers import Bounded
 from sida.stores.s3_errors import Redirected, Strange, not_an_address
 
 _service_models = functools.cache(create_loader)  # botocore's descriptions of services, read once a process (40 ms)
+TRUNCATED = re.compile(rb"<([\w.-]+:)?IsTruncated>(true|false)</")  # botocore reads whatever else is there as false
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 
 
@@ -106,3 +108,5 @@ def _refuse_strange_answers(operation_model: Any, response_dict: dict[str, Any],
         raise Strange("a page")
     if isinstance(body, bytes) and len(body) < int(announced or 0) and operation_model.http["method"] != "HEAD":
         raise Strange("it breaks off")
+    if operation_model.name == "ListObjectsV2" and status < 300 and TRUNCATED.search(body or b"") is None:
+        raise Strange("a list that does not say whether it ends")

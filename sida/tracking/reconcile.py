@@ -26,8 +26,8 @@ from sida.tracking.server import (
     PROJECTION,
     TrackingOff,
     artifact_location,
+    artifacts_at,
     check,
-    check_artifacts,
     connected,
     up_to_date,
 )
@@ -173,8 +173,9 @@ class Reconciler:
 
     def _artifacts(self, run_id: str, artifacts: dict[str, str]) -> None:
         """Write files again: the same path holds the same thing."""
-        if artifacts:
-            check_artifacts(self.address, self.client.get_run(run_id).info.artifact_uri)
+        if not artifacts:
+            return
+        files = artifacts_at(self.address, self.client.get_run(run_id).info.artifact_uri)
         with tempfile.TemporaryDirectory() as temporary:
             for path, key in artifacts.items():
                 folder, _, name = path.rpartition("/")
@@ -185,7 +186,7 @@ class Reconciler:
                 if content is not None:
                     local = Path(temporary) / name
                     local.write_bytes(content)
-                    self.client.log_artifact(run_id, str(local), folder or None)
+                    files.log_artifact(str(local), folder or None)
 
     def _dataset(self, run_id: str, dataset: dict[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

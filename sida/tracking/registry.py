@@ -15,11 +15,12 @@ from typing import Any
 from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from sida.manifests import Score
 from sida.scoring.gates import versus
 from sida.tracking.projection import Model
-from sida.tracking.server import check_artifacts
+from sida.tracking.server import artifacts_at
 
 JUDGED, ADDRESS = "sida.judged", "sida.address"
 ABOUT = "generator.json"
@@ -52,10 +53,10 @@ def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Mod
     logged = next(iter(models), None) or client.create_logged_model(
         experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
     )
-    check_artifacts(get_tracking_uri(), logged.artifact_location)
+    files = artifacts_at(get_tracking_uri(), logged.artifact_location)
     moved = logged.tags.get(ADDRESS) != model.address  # with its store
-    if moved or ABOUT not in {file.path for file in client.list_logged_model_artifacts(logged.model_id)}:
-        _artifact(client, logged.model_id, model)
+    if moved or ABOUT not in {file.path for file in files.list_artifacts()}:
+        _artifact(files, model)
     if moved:
         client.set_logged_model_tags(logged.model_id, {ADDRESS: model.address})
     if str(logged.status) != "READY":
@@ -63,7 +64,7 @@ def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Mod
     return logged
 
 
-def _artifact(client: MlflowClient, model_id: str, model: Model) -> None:
+def _artifact(files: ArtifactRepository, model: Model) -> None:
     """Log a page in place of the weights, which stay in the store: what ``models:/NAME@champion`` downloads."""
     about = {
         "weights": model.address,
@@ -75,7 +76,7 @@ def _artifact(client: MlflowClient, model_id: str, model: Model) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ABOUT
         path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        client.log_model_artifact(model_id, str(path))
+        files.log_artifact(str(path))
 
 
 def _metrics(client: MlflowClient, run_id: str, logged: Any, model: Model, dataset: dict[str, str]) -> None:

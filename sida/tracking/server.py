@@ -27,6 +27,7 @@ from sida.tracking.bounded import bounded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 SQLITE = "sqlite:///"
 PROJECTION = "sida.projection"  # the tag that is written last: the projection is whole
@@ -130,6 +131,17 @@ def check_artifacts(address: str, place: str) -> None:
     )
 
 
+def artifacts_at(address: str, place: str) -> ArtifactRepository:
+    """Return what writes files to a place that a server named. Raises TrackingOff as ``check_artifacts`` does.
+
+    MLflow's client asks the server for the place again before it writes, and it may answer with another one.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    check_artifacts(address, place)
+    return get_artifact_repository(place, tracking_uri=address)
+
+
 @contextmanager
 def connected(address: str) -> Iterator[MlflowClient]:
     """Yield a client. Any error inside but our own becomes TrackingOff: the projection is completed another time."""
@@ -137,6 +149,7 @@ def connected(address: str) -> Iterator[MlflowClient]:
     patience.hush_retries()
     give_home()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD"] = "false"  # parts go to addresses that the server names
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # it may ask for a day

@@ -41,6 +41,7 @@ MISSHAPEN: list[tuple[Any, str]] = [
     ({"metadata": {"name": "a\nb", "uid": "u"}}, "an object without metadata.name"),
     ({"metadata": {"name": "../a", "uid": "u"}}, "an object without metadata.name"),
     ({"metadata": {"name": "a", "uid": "u", "labels": {"x": 5}}}, "metadata.labels.x is no text"),
+    (NAMED | {"status": {"conditions": [None]}}, "status.conditions holds null"),
     (NAMED | {"status": "x"}, "status is no object"),
     (NAMED | {"status": {"phase": ["x"]}}, "status.phase is no text"),
     (NAMED | {"status": {"containerStatuses": "x"}}, "status.containerStatuses is no list"),
@@ -128,6 +129,16 @@ def test_a_field_that_is_no_api_s_is_named_where_its_object_comes_in(server: Ser
     server.answer = http(200, json.dumps(item).encode(), "application/json")
     with pytest.raises(NoApi):
         cluster.get("a")
+
+
+def test_an_object_of_another_name_is_not_the_one_that_was_asked_for(server: Server) -> None:
+    server.answer = http(200, json.dumps(NAMED).encode(), "application/json")
+    cluster = Cluster("work", outage_seconds=0.0)
+    made = {"metadata": {"name": "b"}}
+    for use in (lambda: cluster.get("b"), lambda: cluster.workflow("b"), lambda: cluster.create(made)):
+        with pytest.raises(NoApi, match="a in place of b"):
+            use()
+    assert cluster.workflow("a") == NAMED == cluster.get("a")
 
 
 END = b"0\r\n\r\n"

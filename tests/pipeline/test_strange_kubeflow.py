@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.compile import Compiled
+from pipeline.engines import kubeflow_schedules
 from pipeline.engines.base import Version
 from pipeline.engines.kubeflow import Client
 from pipeline.engines.kubeflow_answers import ANSWERS
@@ -112,6 +113,8 @@ FAULTS: list[dict[str, Any]] = [
     {"run_details": {"task_details": [{"display_name": "distill", "start_time": "x"}]}},
     {"run_details": {"task_details": [{"display_name": 5}]}},
     {"run_details": {"task_details": {"a": 1}}},
+    {"run_details": {"task_details": [None]}},
+    {"state_history": [None]},
 ]
 
 
@@ -160,3 +163,63 @@ def test_what_the_real_server_said_is_of_these_shapes() -> None:
     for name in ("succeeded", "failed", "cancelled", "driver-failed", "noimage", "oom"):
         run = json.loads((FACTS / f"{name}.json").read_text()) | {"run_id": "x"}  # which the facts leave out
         assert not misshapen(run, ANSWERS["V2beta1Run"])
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED\nfoo", "Succeeded", "RUNTIME_STATE_UNSPECIFIED", "BOGUS", ""])
+def test_a_run_in_a_state_that_kubeflow_has_not_is_a_line_and_not_waited_for(
+    command: Command, kfp: Kfp, state: str
+) -> None:
+    spoil(kfp, "runs", state=state)
+    said = submit(command, "--wait")
+    assert said.status == 2 and f"{LINE} (state is malformed)" in said.err and len(said.err.splitlines()) < 4
+    assert said.out.split() == list(kfp.runs)
+    assert LINE in command("status", *kfp.runs, "--profile", command.profile()).mistake()
+
+
+def test_a_task_s_state_is_one_of_kubeflow_s_too(client: Client, kfp: Kfp) -> None:
+    run_id = client.start("x", VERSION, {})
+    for state in ("BOGUS\n" * 50, ["x"], ""):
+        spoil(kfp, "runs", run_details={"task_details": [{"display_name": "score", "state": state}]})
+        assert "task_details.state is malformed" in refusal(lambda: client.run(run_id))
+    for state in ("RUNTIME_STATE_UNSPECIFIED", None):
+        spoil(kfp, "runs", run_details={"task_details": [{"display_name": "score", "state": state}]})
+        assert client.run(run_id).tasks[0].state == ""
+    schedule = client.schedule("x", client.cron("0 3 * * 1"), VERSION, {})
+    for state in ("WEIRD", 5):
+        spoil(kfp, "recurringruns", status=state)
+        assert "status is malformed" in refusal(lambda: client.create_schedule(schedule, "p", ""))
+
+
+def test_an_answer_about_another_one_is_none(client: Client, kfp: Kfp) -> None:
+    run_id = client.start("x", VERSION, {})
+    spoil(kfp, f"runs/{run_id}", run_id="another", state="SUCCEEDED")
+    assert f"run_id another in place of {run_id}" in refusal(lambda: client.run(run_id))
+    spoil(kfp, "runs", experiment_id="another")
+    assert "experiment_id another in place of" in refusal(lambda: client.runs(10))
+    spoil(kfp, "recurringruns", experiment_id="another")
+    client.create_schedule(client.schedule("x", client.cron("0 3 * * 1"), VERSION, {}), "p", "")
+    assert "experiment_id another in place of" in refusal(client.schedules)
+    spoil(kfp, "experiments", display_name="another")
+    for use in (lambda: client.runs(10), lambda: client.start("x", VERSION, {})):
+        assert "display_name another in place of" in refusal(use)
+    compiled = Compiled("x", "pipelineInfo: {name: x}\nroot: {}\ncomponents: {}\n", "0" * 64)
+    kfp.pipelines["mine"] = {"pipeline_id": "mine", "display_name": "x"}
+    other = {"pipeline_id": "another", "pipeline_version_id": "v", "display_name": "v"}
+    kfp.spoil = lambda method, path, said: {"pipeline_versions": [other]} if path == "pipelines/mine/versions" else said
+    assert "pipeline_id another in place of" in refusal(lambda: client.upload(compiled, ""))
+
+
+@pytest.mark.parametrize("cron", ["0 99 99 99 99 99", f"0 {'9' * 5000} * * * *", "a b c d e f", "\x1b[2J\nforged"])
+def test_a_schedule_whose_times_cannot_be_read_is_replaced_and_listed_in_a_line(
+    command: Command, kfp: Kfp, monkeypatch: pytest.MonkeyPatch, cron: str
+) -> None:
+    monkeypatch.setattr(kubeflow_schedules, "QUIET_ATTEMPTS", 1)
+    monkeypatch.setattr(kubeflow_schedules.time, "sleep", lambda seconds: None)
+    put = ("schedule", "digits", "--profile", command.profile(), "--cron")
+    assert command(*put, "0 3 * * 1").status == 0
+    (first,) = kfp.recurring
+    kfp.recurring[first]["trigger"]["cron_schedule"]["cron"] = cron
+    assert len(command("schedule", "--list", "--profile", command.profile()).out.splitlines()) == 1
+    said = command(*put, "0 4 * * 1")
+    assert said.status == 0 and "forged" not in said.out.splitlines() and first not in kfp.recurring
+    assert len(kfp.enabled()) == 1

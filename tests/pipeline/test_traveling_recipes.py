@@ -139,7 +139,8 @@ def test_every_recipe_is_the_same_after_its_travels_and_holds_no_path_of_this_ma
 
 def recipes_kept(store: str) -> list[str]:
     """What ``gc`` keeps recipes for, after it has removed whatever else it may."""
-    from sida.stores import garbage, open_store
+    from sida.steps import garbage
+    from sida.stores import open_store
 
     opened = open_store(store)
     garbage.remove_garbage(opened)
@@ -156,7 +157,7 @@ def test_the_recipe_of_a_submission_or_schedule_is_kept_as_long_as_that(
     command: Command, kfp: Kfp, mine: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.engines import kubeflow_schedules
-    from sida.stores import garbage
+    from sida.steps import garbage
 
     monkeypatch.setattr(garbage, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(kubeflow_schedules, "QUIET_ATTEMPTS", 0)

@@ -13,13 +13,52 @@ from pathlib import Path
 import pytest
 
 from sida.errors import StoreError, StoreUnusable, UserError
+from sida.manifests import About, Manifest, ReportResult
+from sida.records import Input, StepCall, to_json
+from sida.steps import garbage
+from sida.steps.garbage import find_garbage, remove_garbage
 from sida.steps.recipes import forget_schedule, submit_recipe
-from sida.stores import ObjectStore, garbage, open_store, put_object
+from sida.stores import ObjectRef, ObjectStore, open_store, put_object
 from sida.stores.folder import FolderStore
-from sida.stores.garbage import find_garbage, remove_garbage
 from sida.stores.lease import acquire
 
 KEY = hashlib.sha256(b"key").hexdigest()
+
+
+def manifest(number: int, weights: str, also: str = "0" * 64) -> bytes:
+    """An attempt that names these two objects."""
+    about = About(
+        step="distill",
+        key=KEY,
+        attempt=number,
+        created="2026-11-29T00:00:00+00:00",
+        seconds=1.5,
+        store="",
+        etags={},
+        code="",
+        inputs={},
+        parameters={},
+        machine={"name": "\u00e9"},
+    )
+    return Manifest(result=ReportResult(run=also, page=ObjectRef("a.bin", 1, weights)), about=about).to_json()
+
+
+def call(run: str, manifest: str = "", recipe: str = "x", **inputs: str) -> bytes:
+    """A step's call that made this result from these."""
+    return to_json(
+        StepCall(
+            run=run,
+            step="distill",
+            version=1,
+            recipe=recipe,
+            inputs={name: Input(address=address, digest="0" * 64) for name, address in inputs.items()},
+            parameters={},
+            image="",
+            store="",
+            started="2026-11-29T00:00:00+00:00",
+            manifest=manifest,
+        )
+    )
 
 
 class Filled:
@@ -37,13 +76,13 @@ class Filled:
         self.orphan = self.put(b"orphan" * 1000)
         folder = f"steps/distill/{KEY}"
         for number, digest in enumerate((self.old, self.new, self.third), 1):
-            store.put_if_absent(f"{folder}/{number}.json", json.dumps({"weights": digest, "x": self.list}).encode())
+            store.put_if_absent(f"{folder}/{number}.json", manifest(number, digest, self.list))
             store.put(f"jobs/distill/{KEY}/{number}/spec.json", b"{}")
         store.put(f"{folder}/latest", b"3")
         store.put(f"jobs/distill/{KEY}/3/checkpoints/9.json", json.dumps(self.checkpoint).encode())
         store.put(f"jobs/distill/{KEY}/4/checkpoints/9.json", json.dumps(self.running).encode())
-        address = store.address_of(f"{folder}/1.json")
-        store.put("runs/one/steps/distill.json", json.dumps({"manifest": address}).encode())
+        self.first = store.address_of(f"{folder}/1.json")
+        store.put("runs/one/steps/distill.json", call("one", self.first))
 
     def put(self, content: bytes, name: str = "a.bin") -> str:
         return put_object(self.store, content, name).sha256
@@ -181,19 +220,19 @@ def test_a_damaged_newest_attempt_does_not_cost_the_good_one_before_it(filled: F
 
 
 def test_a_newest_attempt_with_a_flipped_bit_does_not_cost_the_good_one_before_it(filled: Filled) -> None:
-    said = {"weights": filled.old, "seconds": 1.0, "name": "\u00e9"}
-    canonical = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
-    whole = json.dumps({**said, "checksum": hashlib.sha256(canonical).hexdigest()}, indent=1)
-    filled.store.put(f"steps/distill/{KEY}/4.json", whole.replace("1.0", "1.4").encode())
+    whole = manifest(4, filled.old)
+    filled.store.put(f"steps/distill/{KEY}/4.json", whole.replace(b"1.5", b"1.4"))
     remove_garbage(filled.store)
     assert filled.third in filled.left()
 
-    filled.store.put(f"steps/distill/{KEY}/4.json", whole.encode())
+    filled.store.put(f"steps/distill/{KEY}/4.json", whole)
     remove_garbage(filled.store)
     assert filled.third not in filled.left()
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"manifest": "file:///store/st'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b"{}", b'{"manifest": "file:///store/st', call("one").decode().encode("utf-16")]
+)
 def test_a_damaged_record_of_a_run_ends_gc_until_the_run_is_forgotten(filled: Filled, damage: bytes) -> None:
     filled.store.put("runs/one/steps/distill.json", damage)
     before = filled.left()
@@ -204,7 +243,27 @@ def test_a_damaged_record_of_a_run_ends_gc_until_the_run_is_forgotten(filled: Fi
     assert filled.old not in filled.left()
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"checksum": "0"}'])
+@pytest.mark.parametrize("named", ["manifest", "input"])
+def test_an_attempt_is_named_however_json_is_spelled(filled: Filled, named: str) -> None:
+    said = call("one", filled.first) if named == "manifest" else call("one", given=filled.first)
+    filled.store.put("runs/one/steps/distill.json", said.replace(b"/", rb"\/"))
+    third = manifest(3, filled.third, filled.list)
+    escaped = third.replace(filled.third.encode(), b"".join(b"\\u%04x" % byte for byte in filled.third.encode()))
+    filled.store.put(f"steps/distill/{KEY}/3.json", escaped)
+    remove_garbage(filled.store)
+    assert filled.left() == {filled.old, filled.third, filled.leaf, filled.list, filled.running}
+
+
+@pytest.mark.parametrize("nothing", [b"{}", b'{"checksum": ""}', manifest(2, "0" * 64)])
+def test_what_is_no_manifest_of_its_attempt_does_not_cost_the_good_one_before_it(
+    filled: Filled, nothing: bytes
+) -> None:
+    filled.store.put(f"steps/distill/{KEY}/3.json", nothing)
+    remove_garbage(filled.store)
+    assert filled.new in filled.left()
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"checksum": "0"}', manifest(2, "0" * 64)])
 def test_checkpoints_stay_while_the_manifest_of_their_attempt_is_damaged(filled: Filled, damage: bytes) -> None:
     filled.store.put(f"steps/distill/{KEY}/3.json", damage)
     remove_garbage(filled.store)
@@ -247,7 +306,7 @@ def test_what_is_named_or_written_between_the_two_looks_stays(filled: Filled, mo
         if len(looks) == 2:
             time.sleep(1.1)  # an S3 server tells times to the second
             put_object(store, b"orphan" * 1000, "a.bin")
-            store.put("runs/two/steps/distill.json", json.dumps({"recipe": filled.checkpoint}).encode())
+            store.put("runs/two/steps/distill.json", call("two", recipe=f"x#sha256={filled.checkpoint}"))
         return real(store)
 
     monkeypatch.setattr(garbage, "find_garbage", found)

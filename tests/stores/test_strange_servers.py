@@ -15,9 +15,9 @@ from sida import patience
 from sida.errors import AlreadyExists, Corrupt, NotFound, SidaError, StoreUnusable, Unavailable, UserError
 from sida.export.generator import open_generator
 from sida.foreign.limits import FILE_BYTES
+from sida.steps.garbage import find_garbage
 from sida.stores import ObjectRef, ObjectStore, fetch_object, open_store, s3, s3_answers, s3_client
 from sida.stores.cache import make_folders
-from sida.stores.garbage import find_garbage
 from sida.stores.s3 import READERS
 from tests.raw import Server, http, serving
 from tests.stores.outage import hasten
@@ -228,6 +228,7 @@ def test_an_endpoint_with_a_bucket_or_no_address_is_named(
         open_store("s3://sida/x").list()
 
 
+NEXT = "<NextContinuationToken>t</NextContinuationToken>"
 LISTED = b"<ListBucketResult><Name>sida</Name>%s</ListBucketResult>"
 DENIED = http(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>", XML)
 
@@ -236,11 +237,11 @@ def test_what_may_be_listed_and_is_not_there_is_missing_where_aws_refuses_it(
     server: Server, strange: ObjectStore
 ) -> None:
     """To whoever may list below a prefix only, AWS answers 403 of an object that does not exist."""
-    answers = [DENIED, http(200, LISTED % b"", XML)]
+    answers = [DENIED, listing()]
     server.answer = lambda method, body: answers[(len(server.asked) - 1) % 2]
     with pytest.raises(NotFound):
         strange.read("a/b")
-    there = http(200, LISTED % b"<Contents><Key>x/a/b</Key></Contents>", XML)
+    there = listing("x/a/b")
     answers = [DENIED, there, http(200, b"made", XML, ETag="1")]
     server.asked.clear()
     server.answer = lambda method, body: answers[len(server.asked) - 1]
@@ -252,7 +253,11 @@ def test_what_may_be_listed_and_is_not_there_is_missing_where_aws_refuses_it(
 
 def listing(*names: str, token: str | None = None) -> bytes:
     """A page of a list."""
-    end = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    more = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    return page_of(*names, end=f"<IsTruncated>{str(bool(token)).lower()}</IsTruncated>{more}")
+
+
+def page_of(*names: str, end: str) -> bytes:
     contents = "".join(f"<Contents><Key>{name}</Key></Contents>" for name in names)
     return http(200, LISTED % f"{contents}{end}".encode(), XML)
 
@@ -260,9 +265,20 @@ def listing(*names: str, token: str | None = None) -> bytes:
 @pytest.mark.parametrize(
     ("use", "answer", "fault"),
     [
-        ("list", http(200, LISTED % b"<Contents><ETag>x</ETag></Contents>", XML), "Contents.Key is missing"),
+        (
+            "list",
+            http(200, LISTED % b"<Contents><ETag>x</ETag></Contents><IsTruncated>false</IsTruncated>", XML),
+            "Contents.Key is missing",
+        ),
         ("list", listing("x/a/b", "y/secret"), "lists what was not asked for"),
         ("list", listing("a/b"), "lists what was not asked for"),
+        ("list", page_of(end="<IsTruncated>false</IsTruncated><Prefix>x/b/</Prefix>"), "lists what was not asked for"),
+        ("list", listing().replace(b"<Name>sida<", b"<Name>aids<"), "lists another bucket"),
+        ("list", page_of("x/a/b", end=""), "a list that does not say whether it ends"),
+        ("list", page_of("x/a/b", end=NEXT), "a list that does not say whether it ends"),
+        ("list", page_of("x/a/b", end="<IsTruncated>True</IsTruncated>"), "a list that does not say whether it ends"),
+        ("list", page_of("x/a/b", end=f"<IsTruncated>false</IsTruncated>{NEXT}"), "ends, and names a next page"),
+        ("list", page_of("x/a/b", end="<IsTruncated>false</IsTruncated><KeyCount>2</KeyCount>"), "counts 2 keys and"),
         ("stat", b'HTTP/1.1 200 OK\r\nETag: "1"\r\nConnection: close\r\n\r\n', "ContentLength is missing"),
         ("stat", http(200, Content_Length="3"), "ETag is missing"),
         ("read", http(200, b"x"), "ETag is missing"),
@@ -280,7 +296,7 @@ def test_a_field_that_is_read_is_there_or_it_is_no_answer(
 
 
 def test_a_list_without_keys_says_nothing_of_what_is_refused(server: Server, strange: ObjectStore) -> None:
-    answers = [DENIED, http(200, LISTED % b"<Contents><ETag>x</ETag></Contents>", XML)]
+    answers = [DENIED, http(200, LISTED % b"<Contents><ETag>x</ETag></Contents><IsTruncated>false</IsTruncated>", XML)]
     server.answer = lambda method, body: answers[(len(server.asked) - 1) % 2]
     with pytest.raises(StoreUnusable, match="refuses these credentials"):
         strange.read("a/b")

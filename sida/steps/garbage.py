@@ -3,6 +3,7 @@
 Needed are: every attempt that a recorded run names, every step's newest attempt, unfinished jobs, the recipes of submissions (for
 30 days) and schedules, and each object whose sha256 occurs in what is kept. So everything that any record names stays. Not needed
 are superseded attempts that no run names, their jobs, checkpoints of finished attempts, and the objects that only those named.
+What a run names, and whether an attempt is whole, say the readers that everybody uses: what they refuse counts for nothing.
 
 What is removed was not needed at two looks, ``GRACE_SECONDS`` apart, and was not written in between. Between them whoever found a
 result, or stored an object, has named it. Steps and ``gc`` keep apart by their leases: each takes its own and then looks for the
@@ -15,14 +16,16 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from hashlib import sha256
 from itertools import chain
-from typing import Any
 
 from sida import layout
-from sida.errors import Corrupt, NotFound, UserError
+from sida.errors import NotFound, StoreUnusable, UserError
+from sida.manifests import parse_manifest, read_record
+from sida.origin import manifest_key
+from sida.records import StepCall
 from sida.stores import ObjectStore
 from sida.stores.base import RECORD_BYTES
 from sida.stores.lease import Lease, acquire, live_number
@@ -65,16 +68,16 @@ def find_garbage(store: ObjectStore, forget: Iterable[str] = ()) -> Garbage:
     if unknown := forgotten - records.keys():
         raise UserError(f"run {min(unknown)} is not recorded in {store.address}: `sida status` lists runs")
     going = [key for run in forgotten for key in records.pop(run)]
-    _refuse_damaged(store, chain(*records.values()))
+    needed, unneeded = _named_attempts(store, chain(*records.values())), _named_attempts(store, going, forgotten=True)
     going += [key for key in keys if layout.is_submission(key) and _age(store, key) > SUBMISSION_SECONDS]
-    attempts = _attempts(store, keys, _text(store, chain(*records.values())), _text(store, going))
+    attempts = _attempts(store, keys, needed, unneeded)
     superseded, manifests = set(attempts), set(filter(layout.attempt_at, keys))
     whole = cache(lambda manifest: manifest in manifests and _is_whole(store, manifest))
     jobs = [key for key in keys if _job_is_over(key, superseded, whole)]
     removed = {*going, *attempts, *jobs}
     kept = [key for key in keys if key not in removed and not key.startswith((layout.OBJECTS, layout.LEASES))]
-    needed = _named_objects(store, kept, [key for key in keys if key.startswith(layout.OBJECTS)])
-    objects = [key for key in keys if layout.is_object(key) and layout.digest_at(key) not in needed]
+    named = _named_objects(store, kept, [key for key in keys if key.startswith(layout.OBJECTS)])
+    objects = [key for key in keys if layout.is_object(key) and layout.digest_at(key) not in named]
     return Garbage(sorted(going), attempts, jobs, objects, sum(_size(store, key) for key in objects))
 
 
@@ -146,7 +149,7 @@ def let_collection_end(store: ObjectStore, note: Callable[[str], None]) -> None:
 # -- what is not needed
 
 
-def _attempts(store: ObjectStore, keys: Iterable[str], kept: bytes, forgotten: bytes) -> list[str]:
+def _attempts(store: ObjectStore, keys: Iterable[str], kept: set[str], forgotten: set[str]) -> list[str]:
     """Return superseded attempts that no kept run's records name, and newest ones that only those of forgotten runs do."""
     by_folder: dict[str, list[tuple[int, str]]] = {}
     for key in keys:
@@ -156,7 +159,7 @@ def _attempts(store: ObjectStore, keys: Iterable[str], kept: bytes, forgotten: b
     for folder, attempts in by_folder.items():
         counting, gone = True, []
         for _, key in sorted(attempts, reverse=True):
-            if key.encode() not in kept and (key.encode() in forgotten or not counting):
+            if key not in kept and (key in forgotten or not counting):
                 gone.append(key)
             counting = counting and not _is_whole(store, key)  # a damaged one hides nothing
         superseded += gone
@@ -167,34 +170,42 @@ def _attempts(store: ObjectStore, keys: Iterable[str], kept: bytes, forgotten: b
     return sorted(superseded) + [key for key in pointers if key in left]
 
 
-def _refuse_damaged(store: ObjectStore, records: Iterable[str]) -> None:
-    """Raise UserError for a step's record that cannot be read: nobody knows which attempt it names, and the run needs."""
+def _named_attempts(store: ObjectStore, records: Iterable[str], *, forgotten: bool = False) -> set[str]:
+    """Return the keys of the attempts that steps' calls made or were given.
+
+    Raises UserError for a record that cannot be read, unless its run is ``forgotten``: nobody knows what that run needs.
+    """
+    named = set()
     for key in records:
-        if (call := layout.call_at(key)) and _json_at(store, key) is None and store.exists(key):
+        if not (call_at := layout.call_at(key)):
+            continue
+        try:
+            call = read_record(store, key, StepCall)
+        except NotFound:  # gone meanwhile
+            continue
+        except StoreUnusable:
+            raise
+        except UserError as error:
+            if forgotten:
+                continue
             raise UserError(
                 f"{store.address_of(key)} is damaged, and what its run needs is not known: bring back a copy, or forget "
-                f"the run (--forget {call[0]})"
-            )
+                f"the run (--forget {call_at[0]})"
+            ) from error
+        named |= {
+            layout.place_of(address)[1] for address in (call.manifest, *(i.address for i in call.inputs.values()))
+        }
+    return named
 
 
 def _is_whole(store: ObjectStore, key: str) -> bool:
-    """Return whether an attempt is there as it was published: its checksum is that of what it says."""
-    said = _json_at(store, key)
-    return said is not None and said.pop("checksum", "") in ("", _checksum(said))
-
-
-def _checksum(said: dict[str, Any]) -> str:
-    """Return what ``sida.manifests`` writes as the checksum of a manifest that says this."""
-    return sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _json_at(store: ObjectStore, key: str) -> dict[str, Any] | None:
-    """Return a record's fields; None where no JSON object is."""
+    """Return whether an attempt is there as it was published."""
     try:
-        said = json.loads(store.read(key))
-    except (NotFound, Corrupt, ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None
+        return manifest_key(parse_manifest(store.read(key), key)) == key
+    except StoreUnusable:
+        raise
+    except (NotFound, UserError):  # damaged, or of another schema
+        return False
 
 
 def _job_is_over(key: str, superseded: set[str], whole: Callable[[str], bool]) -> bool:
@@ -230,7 +241,7 @@ def _running(store: ObjectStore) -> str:
 
 
 def _text(store: ObjectStore, keys: Iterable[str]) -> bytes:
-    """Return the records' bytes, one after another; large files of other kinds are no records."""
+    """Return the records' bytes, one after another, and JSON as we spell it too; large files of other kinds are no records."""
     parts = []
     for key in keys:
         try:
@@ -238,6 +249,8 @@ def _text(store: ObjectStore, keys: Iterable[str]) -> bytes:
                 parts.append(store.read(key))
         except NotFound:
             continue  # gone meanwhile
+        with suppress(ValueError, RecursionError):
+            parts.append(json.dumps(json.loads(parts[-1])).encode())
     return b"\n".join(parts)
 
 
