@@ -203,6 +203,9 @@ class Method(Section):
     fake_score_rate: Annotated[float, Field(gt=0)]  # lr
     generator_rate: Annotated[float, Field(gt=0)]  # glr
     decay_from: Count | None = None  # learning rates fall linearly to zero from here to `images`
+    warm_up_decay_from: Count | None = (
+        None  # the fake score's does so too from here to `generator_from`, then starts anew
+    )
     generator_beta1: Rate = 0.0
     clip_fake_score: bool = True  # per element to [-1, 1]; EDM with the adversarial term only
     ema_half_life: Positive = 500_000
@@ -246,14 +249,20 @@ class Method(Section):
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what older recipes could not say, as long as it says what they did: their digests stay."""
         fields = serialize(self)
-        if fields.get("ema_ramp") == EMA_RAMP:
-            del fields["ema_ramp"]
-        return fields
+        earlier = {"ema_ramp": EMA_RAMP, "warm_up_decay_from": None}
+        return {name: value for name, value in fields.items() if name not in earlier or value != earlier[name]}
 
     @model_validator(mode="after")
     def _batch_holds_whole_groups(self) -> Method:
         if self.batch % self.loss_group:
             raise ValueError(f"batch {self.batch} is not a multiple of loss_group {self.loss_group}")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_decays_in_the_warm_up(self) -> Method:
+        start = self.warm_up_decay_from
+        if start is not None and (not self.adversarial or start >= self.generator_from):
+            raise ValueError(f"warm_up_decay_from {start} is not within the warm-up, which ends at generator_from")
         return self
 
 

@@ -239,8 +239,10 @@ class Distillation:
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
 
     def _decay(self, seen: int) -> float:
-        """1, then linearly to 0 from ``decay_from`` to the end."""
+        """1, then linearly to 0 from ``decay_from`` to the end; in the warm-up from ``warm_up_decay_from`` to its end."""
         start, end = self.method.decay_from, self.method.images
+        if self.method.warm_up_decay_from is not None and not self._theta_steps(seen):
+            start, end = self.method.warm_up_decay_from, self.method.generator_from
         if start is None or seen <= start:
             return 1.0
         return max(0.0, (end - seen) / (end - start))

@@ -120,6 +120,15 @@ def test_learning_rates_fall_to_zero_at_the_end() -> None:
     assert rates == pytest.approx([1, 1, 0.5, 0.1])
 
 
+def test_the_fake_score_s_rate_falls_in_the_warm_up_too_and_starts_anew() -> None:
+    job = distillation(generator_from=96, warm_up_decay_from=32, decay_from=320)
+    rates = []
+    for seen in (0, 32, 64, 96, 128, 480):
+        job.run(seen)
+        rates.append(job.psi_updates.adam.param_groups[0]["lr"] / job.method.fake_score_rate)
+    assert rates == pytest.approx([1, 1, 0.5, 0, 1, 0.5])
+
+
 def test_a_sample_with_a_nan_is_dropped_and_counted() -> None:
     job = distillation(dropout=0.0)
     images = job.data.images  # type: ignore[attr-defined]
