@@ -21,7 +21,7 @@ setup: .venv/installed ## create .venv from the lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-RECIPE ?= digits
+RECIPE ?= digits-sid2a
 demo: setup ## real images through the whole DAG, ending with a score; STORE=s3 keeps everything in an S3 server that it starts
 	$(if $(filter s3,$(STORE)),$(BIN)/python -m scripts.s3 runs/seaweedfs )$(BIN)/sida run $(RECIPE)
 

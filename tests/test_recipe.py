@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,6 +30,15 @@ def refusal(name: str) -> str:
 @pytest.mark.parametrize("name", recipe.names())
 def test_every_recipe_of_the_project_is_valid_and_named_as_its_file(name: str) -> None:
     assert recipe.load(name).name == name
+
+
+def test_the_files_that_come_with_the_digits_are_those_that_recipes_name() -> None:
+    loaded = recipe.load("digits-sid2a")
+    assert loaded.generator is not None
+    for file in (loaded.teacher, loaded.generator, loaded.evaluation.detector):
+        assert file.address is not None
+        content = Path(urlsplit(file.address).path).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == file.sha256
 
 
 def test_a_variant_changes_single_fields_of_its_base() -> None:
@@ -61,6 +72,8 @@ def test_an_unknown_recipe_suggests_the_nearest() -> None:
         ("method: {images: true}", "method.images"),
         ("method: {batch: 0}", "method.batch"),
         ("method: {batch: 100, loss_group: 64}", "not a multiple of loss_group"),
+        ("method: {warm_up_decay_from: 4_000}", "warm_up_decay_from 4000 is not within the warm-up"),
+        ("method: {ema_ramp: 0}", "method.ema_ramp"),
         ("method: {name: dmd}", "method.name: Input should be 'sid', 'sida' or 'sid2a', found 'dmd'"),
         ("method: {tmax: 2000}", "method.tmax"),
         ("method: null", "method"),

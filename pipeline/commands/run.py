@@ -5,7 +5,7 @@ last checkpoint. Progress goes to stderr, the result to stdout. Exit status: 0 d
 stayed away, 1 another failure, 130 stopped.
 
 examples:
-  sida run digits                    the demo
+  sida run digits-sid2a              the demo
   sida run digits --force distill    distill anew, and all that follows
   sida run digits --json | jq .scores
   sida run ./mine.yaml --store s3://bucket/sida

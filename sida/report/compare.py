@@ -131,7 +131,7 @@ def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[st
         "teacher": notes.get("teacher_scores_images_per_second"),
         "generator": notes.get("scores_images_per_second"),
     }
-    protocol = f"{first.metric} (mean +- sd over {len(first.values)} held-out seed ranges, n = {first.n:,})"
+    protocol = f"{first.metric} (mean +- sd over {words.held_out_ranges(result.rows)}, n = {first.n:,})"
     title, heading, sign = result.title, protocol, " +- "
     if page:
         title, heading, sign = "model", f"{first.metric}, mean \u00b1 sd", "\u00a0\u00b1\u00a0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sida.launch.spec import parse_curve
@@ -44,7 +44,7 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
         verdict=run.verdict.replace("+-", "\u00b1"),
         regression=words.regression(run.regression) if run.regression else "",
         table=table(inputs["run"], page=True),
-        metric_note=_metric_note(run.rows[0]),
+        metric_note=_metric_note(run.rows),
         seed_note=f"from {evidence['first_seed']:,}",
         panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
         nearest=_picture(store, run.nearest) if run.nearest is not None else "",
@@ -141,11 +141,12 @@ def _left_out(data: DatasetResult) -> str:
     return "; ".join(f"{count:,} {kind}" for count, kind in parts if count)
 
 
-def _metric_note(row: Score) -> str:
+def _metric_note(rows: Sequence[Score]) -> str:
+    row = rows[0]
     other = f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
     return (
         f"{'FID' if row.metric == 'fid' else other}. The lower the better; mean and standard deviation over "
-        f"{len(row.values)} held-out seed ranges of {row.n:,} images. NFE: network evaluations for an image."
+        f"{words.held_out_ranges(rows)}, of {row.n:,} images each. NFE: network evaluations for an image."
     )
 
 

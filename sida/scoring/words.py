@@ -27,6 +27,14 @@ def spread(score: Score) -> float | None:
     return score.sd if len(score.values) > 1 else None
 
 
+def held_out_ranges(rows: Sequence[Score]) -> str:
+    """Say over how many seed ranges the models of a table were scored."""
+    ranges = {row.model: len(row.values) for row in rows if row.model in ("teacher", "generator")}
+    if len(set(ranges.values())) < 2:
+        return f"{len(rows[0].values)} held-out seed ranges"
+    return "held-out seed ranges: " + ", ".join(f"{count} of the {model}" for model, count in ranges.items())
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown; its heading is the first row."""
     heading, *body = (f"| {' | '.join(row)} |" for row in rows)

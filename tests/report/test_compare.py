@@ -14,7 +14,7 @@ from sida.manifests import Score
 from sida.recipe import Expected
 from sida.report.grid import GRID_COLUMNS, ImagePanel, draw_panels
 from sida.scoring.interval import difference_half_width
-from sida.scoring.words import verdict
+from sida.scoring.words import held_out_ranges, verdict
 
 RECIPE = recipe.load("digits")
 
@@ -78,3 +78,10 @@ def test_the_verdict_says_whether_the_numbers_are_those_that_the_recipe_records(
     assert "Both as the recipe records." in verdict(recorded, rows)
     other = RECIPE.model_copy(update={"expected": Expected(**expected | {"generator": (0.1, 0.2)})})
     assert "generator 0.500 is outside of 0.1 to 0.2" in verdict(other, rows)
+
+
+def test_a_table_says_how_many_ranges_each_model_was_scored_over() -> None:
+    teacher, real = score("teacher", 1.0, 1.1), score("real", 0.1, 0.2)
+    assert held_out_ranges([teacher, score("generator", 0.9, 0.8), real]) == "2 held-out seed ranges"
+    said = held_out_ranges([teacher, score("generator", 0.9, 0.8, 0.7), real])
+    assert said == "held-out seed ranges: 2 of the teacher, 3 of the generator"
