@@ -32,7 +32,7 @@ def held_out_ranges(rows: Sequence[Score]) -> str:
     ranges = {row.model: len(row.values) for row in rows if row.model in ("teacher", "generator")}
     if len(set(ranges.values())) < 2:
         return f"{len(rows[0].values)} held-out seed ranges"
-    return "held-out seed ranges: " + ", ".join(f"{count} of the {model}" for model, count in ranges.items())
+    return f"{ranges['generator']} held-out seed ranges, the teacher's {ranges['teacher']}"
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

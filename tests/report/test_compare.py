@@ -84,4 +84,4 @@ def test_a_table_says_how_many_ranges_each_model_was_scored_over() -> None:
     teacher, real = score("teacher", 1.0, 1.1), score("real", 0.1, 0.2)
     assert held_out_ranges([teacher, score("generator", 0.9, 0.8), real]) == "2 held-out seed ranges"
     said = held_out_ranges([teacher, score("generator", 0.9, 0.8, 0.7), real])
-    assert said == "held-out seed ranges: 2 of the teacher, 3 of the generator"
+    assert said == "3 held-out seed ranges, the teacher's 2"
