@@ -27,6 +27,21 @@ def tiny(**sections: dict[str, Any]) -> Recipe:
     return parse(fields, "test")
 
 
+METHOD = {"images": 256, "generator_from": 0, "adversarial_from": 0, "decay_from": 128}
+SMALL = {"images": 100, "ranges": 2, "selection_images": 50, "selection_every": 256}
+
+
+def small() -> Recipe:
+    """A whole run of seconds."""
+    return tiny(method=METHOD, evaluation=SMALL, execution={"checkpoint_every": 256, "processes": 1})
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a module's store is kept from one test to the next: distilling takes its time."""
+    return tmp_path_factory.mktemp("shelf")
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Manifests as files, as steps take them."""

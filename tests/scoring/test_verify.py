@@ -13,25 +13,12 @@ import pytest
 
 from sida.errors import Corrupt, UserError
 from sida.manifests import Manifest
-from sida.recipe import Recipe, traveling
+from sida.recipe import traveling
 from sida.steps import StepOutcome
 from sida.stores import open_store
 from sida.stores.objects import put_object
 from sida.verify import recompute, verify
-from tests.scoring.conftest import tiny
-
-METHOD = {"images": 256, "generator_from": 0, "adversarial_from": 0, "decay_from": 128}
-SMALL = {"images": 100, "ranges": 2, "selection_images": 50, "selection_every": 256}
-
-
-def small() -> Recipe:
-    return tiny(method=METHOD, evaluation=SMALL, execution={"checkpoint_every": 256, "processes": 1})
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the chain is kept from one test to the next: distilling takes its time."""
-    return tmp_path_factory.mktemp("chain")
+from tests.scoring.conftest import METHOD, SMALL, small, tiny
 
 
 @pytest.fixture

@@ -17,24 +17,11 @@ from sida.errors import Corrupt, UserError
 from sida.export.generator import open_generator
 from sida.launch.spec import TeachOutcome
 from sida.manifests import Manifest, Score, digest_of, parse_manifest
-from sida.recipe import Recipe, load
+from sida.recipe import load
 from sida.registry import EVERY_STEP
 from sida.steps import StepRun
 from sida.verify import Recomputed, verify
-from tests.scoring.conftest import ASSET, tiny
-
-METHOD = {"images": 256, "generator_from": 0, "adversarial_from": 0, "decay_from": 128}
-SMALL = {"images": 100, "ranges": 2, "selection_images": 50, "selection_every": 256}
-
-
-def small() -> Recipe:
-    return tiny(method=METHOD, evaluation=SMALL, execution={"checkpoint_every": 256, "processes": 1})
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a whole run's store is kept from one test to the next."""
-    return tmp_path_factory.mktemp("run")
+from tests.scoring.conftest import ASSET, small
 
 
 @pytest.fixture
