@@ -98,6 +98,13 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing_whole(path: Path, what: str) -> Iterator[Path]:
+    """Give what a verb writes as ``path``: a draft as ``replacing`` gives it, with the errors of ``writing``."""
+    with writing(path, what), replacing(path) as draft:
+        yield draft
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

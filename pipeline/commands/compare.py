@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pipeline import output
 from pipeline.arguments import STORE, argument, output_folder
 from sida import recipe, records
-from sida.disk import replacing, writing
+from sida.disk import writing, writing_whole
 from sida.errors import UserError
 from sida.report.comparison.entries import benchmarks, finished_runs, in_words
 from sida.report.comparison.page import comparison_page
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
         ("comparison.csv", as_csv(rows)),
         ("comparison.json", json.dumps(table, indent=1) + "\n"),
     ):
-        with writing(folder / name, "--output"), replacing(folder / name) as draft:
+        with writing_whole(folder / name, "--output") as draft:
             draft.write_text(content, encoding="utf-8")
     page = (folder / "comparison.html").absolute().as_uri()
     lines = output.aligned(as_cells(rows), left=len(COLUMNS))

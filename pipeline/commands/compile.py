@@ -15,7 +15,7 @@ import sys
 
 from pipeline import profile, remote
 from pipeline.arguments import ANY_PROFILE, RECIPE, argument, flag, output_file
-from sida.disk import replacing, writing
+from sida.disk import writing_whole
 
 ARGUMENTS = (
     RECIPE,
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     if cluster is None:
         print("note: no profile: the image is a placeholder, fit to be read but not to be run", file=sys.stderr)
     if args.output:
-        with writing(args.output, "--output"), replacing(args.output) as draft:
+        with writing_whole(args.output, "--output") as draft:
             draft.write_text(compiled.text, encoding="utf-8")
         print(f"{compiled.version}: {args.output}", file=sys.stderr)
     else:

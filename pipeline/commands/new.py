@@ -23,7 +23,7 @@ from pipeline import output
 from pipeline.arguments import argument, flag, output_file, whole
 from sida import recipe
 from sida.addresses import checked
-from sida.disk import check_file, replacing, writing
+from sida.disk import check_file, writing_whole
 from sida.errors import UserError
 from sida.recipe.texts import refuse_secret
 from sida.stores.objects import sha256_of
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
         detector_sha256=fields["sha256"],
     )
     recipe.parse(yaml.load(text, Loader=recipe.Loader), str(path))  # noqa: S506 (a SafeLoader)
-    with writing(path, "the recipe"), replacing(path) as draft:
+    with writing_whole(path, "the recipe") as draft:
         draft.write_text(text, encoding="utf-8")
     text = f"{path}: now change what differs, then `sida plan {path}`"
     output.result(args, text, recipe=path.absolute(), detector=network.absolute() if args.train else None)
@@ -83,7 +83,7 @@ def _random_detector(path: Path) -> dict[str, str | None]:
     """Return the file of random features, written unless it exists; its digest is the same on every machine."""
     from sida.scoring.random_features import write_random_features  # torch
 
-    with writing(path, "the detector"), replacing(path) as draft:
+    with writing_whole(path, "the detector") as draft:
         write_random_features(draft, channels=3)
     return {"detector": path.name, "sha256": sha256_of(path)[0]}
 

@@ -62,16 +62,17 @@ class Client(Engine):
 
     def upload(self, compiled: Compiled, description: str) -> Version:
         """Return the version of a compiled pipeline, named after recipe, day and digest; upload each digest only once."""
-        with _file(compiled.text) as path, self._errors("upload the pipeline"):
+        with self._errors("upload the pipeline"):
             pipeline_id = self._pipeline_id(compiled.name) or self._create_pipeline(compiled.name, description)
             for version in _listed(self._kfp.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id):
                 if str(version.display_name).endswith(f"-{compiled.mark}"):
                     return Version(version.pipeline_version_id, version.display_name, False, pipeline_id)
             today = time.strftime("%Y-%m-%d", time.gmtime())
             name = f"{compiled.name.removeprefix('sida-')}-{today}-{compiled.mark}"
-            version = self._kfp.upload_pipeline_version(
-                path, name, pipeline_id=pipeline_id, description=f"sha256:{compiled.digest}. {description}"
-            )
+            with _file(compiled.text) as path:
+                version = self._kfp.upload_pipeline_version(
+                    path, name, pipeline_id=pipeline_id, description=f"sha256:{compiled.digest}. {description}"
+                )
             return Version(version.pipeline_version_id, name, True, pipeline_id)
 
     def _pipeline_id(self, name: str) -> str:

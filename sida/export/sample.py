@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sida.data.shards import one_hot
-from sida.disk import replacing, writing
+from sida.disk import writing_whole
 from sida.errors import UserError
 from sida.numerics.samplers import one_step, seeded_latents
 from sida.scoring.protocol import pixels_of, sampling_noise
@@ -103,5 +103,5 @@ def picture(image: Tensor) -> Image.Image:
 
 def _write(path: Path, image: Image.Image) -> None:
     """Write all or nothing."""
-    with writing(path, "the picture"), replacing(path) as draft:
+    with writing_whole(path, "the picture") as draft:
         image.save(draft, format="PNG")

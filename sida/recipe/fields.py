@@ -203,9 +203,7 @@ class Method(Section):
     fake_score_rate: Annotated[float, Field(gt=0)]  # lr
     generator_rate: Annotated[float, Field(gt=0)]  # glr
     decay_from: Count | None = None  # learning rates fall linearly to zero from here to `images`
-    warm_up_decay_from: Count | None = (
-        None  # the fake score's does so too from here to `generator_from`, then starts anew
-    )
+    warm_up_decay_from: Count | None = None  # the fake score's does too, from here to `generator_from`; then anew
     generator_beta1: Rate = 0.0
     clip_fake_score: bool = True  # per element to [-1, 1]; EDM with the adversarial term only
     ema_half_life: Positive = 500_000

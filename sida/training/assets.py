@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sida.disk import replacing, writing
+from sida.disk import writing, writing_whole
 from sida.errors import UserError
 from sida.manifests import DatasetResult, Manifest, TeacherResult
 from sida.recipe import Recipe
@@ -41,7 +41,7 @@ def export_assets(
         output.mkdir(parents=True, exist_ok=True)
     weights, path = teacher.result.weights, output / f"{recipe.name}-teacher.safetensors"
     content = fetch_object(store, weights)
-    with writing(path, "--output"), replacing(path) as draft:
+    with writing_whole(path, "--output") as draft:
         shutil.copyfile(content, draft)
     images = recipe.teacher.train.images if recipe.teacher.train else 0
     assets = [Asset("teacher", path, weights.sha256, f"trained on {images:,} images")]
@@ -66,6 +66,6 @@ def _detector(store: ObjectStore, recipe: Recipe, dataset: DatasetResult, output
     path = output / f"{recipe.name}-detector.safetensors"
     header = {"detector": json.dumps({"kind": "digits", "held_out_accuracy": round(accuracy, 4)})}
     content = save(detector.state_dict(), metadata=header)
-    with writing(path, "--output"), replacing(path) as draft:
+    with writing_whole(path, "--output") as draft:
         draft.write_bytes(content)
     return Asset("evaluation.detector", path, sha256_of(content)[0], f"held-out accuracy {accuracy:.2%}")

@@ -118,9 +118,8 @@ class Distillation:
         dropped = self.dropped.clone()
         with devices.products(self.method.precision):
             losses = self.update_fake_score(seen)
-            if (
-                self._theta_steps(seen) or not self._rehearsed
-            ):  # once in any case: what memory it needs shows at the start
+            # Once in any case: what memory it needs shows at the start.
+            if self._theta_steps(seen) or not self._rehearsed:
                 losses |= self.update_generator(seen)
                 self._rehearsed = True
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life, self.method.ema_ramp)
