@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -358,6 +359,13 @@ class Released(File):
     note: str | None = None
 
 
+def _american(word: Any) -> Any:
+    return "optimizer" if word == "optimiser" else word
+
+
+Shard = Annotated[Literal["none", "optimizer", "full"], BeforeValidator(_american)]
+
+
 class Execution(Section):
     """Settings that change no number: the layout of the work on machines."""
 
@@ -372,6 +380,10 @@ class Execution(Section):
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
     channels_last: bool = False  # layout of the convolutions' tensors in memory; rounded otherwise, as with compile
     compile: bool = False  # torch.compile of each block; sums are rounded in another order, as on another machine
+    shard: Shard = (
+        "none"  # divide among processes Adam's moments and the EMA (optimizer), weights too (full); none: nothing
+    )
+    shard_over: Batch | None = None  # processes that hold one copy of what is divided; None: those of a machine
 
     @property
     def batch_limit(self) -> int:
@@ -391,7 +403,9 @@ class Execution(Section):
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the digests that recipes had then."""
-        return {"nodes": 1, **serialize(self)}
+        fields = serialize(self)
+        new = {"shard": "none", "shard_over": None}
+        return {"nodes": 1, **{name: value for name, value in fields.items() if name not in new or value != new[name]}}
 
 
 class Recipe(Section):
