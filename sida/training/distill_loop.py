@@ -21,7 +21,6 @@ from sida.launch.spec import DistillOutcome, DistillSpec
 from sida.layout import SYSTEM_METRICS, samples_name
 from sida.manifests import DatasetResult, TeacherResult
 from sida.numerics.draws import Draws
-from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.settings import settings
@@ -35,6 +34,7 @@ from sida.training.iteration import Distillation, Networks
 from sida.training.loop import Stop, TrainingRun, crossed, stop_on_sigterm
 from sida.training.op_profile import PROFILED, IterationProfile
 from sida.training.selection import Selection, Stopped
+from sida.training.sharding import divide, gathered, whole
 from sida.training.state import Parts, state_of
 from sida.worker.job import Job
 from sida.worker.system_metrics import SystemMetrics
@@ -73,6 +73,7 @@ class DistillRun(TrainingRun):
         generator = None if start.weights == teacher.weights else self._network(start)  # SiD2A's
         networks = Networks.start(self._network(teacher), generator)
         apply_execution(networks, execution)
+        divide(networks, execution, job.processes)
         data = ShuffledData(Shards(job.store, self.dataset), method.seed, job.processes.device, stride=method.batch)
         try:
             return Distillation(networks, method, Draws(method.seed), data, job.processes, execution.micro_batch)
@@ -124,15 +125,16 @@ class DistillRun(TrainingRun):
             return
         with self.stopwatch.measure("selection"):
             try:
-                score = self.selection.score(self.seen, stop)
+                with gathered(self.distillation.networks.theta_ema):
+                    score = self.selection.score(stop)
+                    if self.job.processes.first:
+                        self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
             except Stopped:
                 self.save()
                 raise self.stopped(stop) from None
+            self.selection.keep(self.seen, score)
             self.history.note(self.seen, "score", score)
             self.checkpoint_due |= self.selection.best_seen == self.seen
-            if self.job.processes.first:
-                self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
-            release_folded(self.distillation.networks.theta_ema)
             self.job.processes.meet()
 
     # Losses that are not finite: no checkpoint for now, and beyond a limit the end, with a dump.
@@ -158,11 +160,12 @@ class DistillRun(TrainingRun):
     def _failure(self, why: str, losses: dict[str, Tensor], counts: NonFinite) -> SidaError:
         """Dump networks, optimizers and the best generator beside the checkpoints, which stay; returns the error to raise."""
         address, iteration = "", self.seen // self.batch
+        _, state = state_of({**self.distillation.parts(), "selection": self.selection})
+        tensors = whole(state, self.job.processes)
         if self.job.processes.first:
             self.writer.wait()
             facts = {"why": why, "seen": self.seen, "iteration": iteration, "trouble": asdict(counts)}
             facts["losses"] = {key: str(float(value)) for key, value in losses.items()}
-            _, tensors = state_of({**self.distillation.parts(), "selection": self.selection})
             address = write_dump(self.job, self.seen, facts, tensors)
         return SidaError(
             f"{why}: {counts}; stopped at iteration {iteration} ({self.seen:,} images). The state is in {address}, "
@@ -172,13 +175,14 @@ class DistillRun(TrainingRun):
     def outcome(self) -> DistillOutcome | None:
         """Store the best generator and the curve (the first process)."""
         counts = self.distillation.non_finite.read()
+        recipe, selection = self.job.recipe, self.selection
+        best = whole(selection.best, self.job.processes)
         if not self.job.processes.first:
             return None
-        recipe, selection = self.job.recipe, self.selection
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "generator.safetensors"
             network = recipe.teacher.network.of_generator().model_dump(mode="json")
-            save_network(path, selection.best, network, sigma_init=recipe.method.sigma_init)
+            save_network(path, best, network, sigma_init=recipe.method.sigma_init)
             generator = self.job.put(path, path.name)
             path = Path(folder) / "curve.json"
             path.write_text(json.dumps(self.history.points))

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, distributed, nn
 
 from sida.numerics.losses import sanitize_gradients
+from sida.training.sharding import give_back, is_divided, local, norm, placed, send_gradients
 from sida.worker.ranks import BUCKET_ELEMENTS, Processes
 
 
 class GradientSum:
-    """The sum of a network's gradients over all processes; with one process it does nothing."""
+    """The sum over all processes of the gradients of parameters that each holds whole; with one process it does nothing."""
 
     def __init__(self, network: nn.Module, processes: Processes, bucket_elements: int = BUCKET_ELEMENTS) -> None:
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._parameters = [p for p in network.parameters() if p.requires_grad and not is_divided(p)]
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
         self._armed, self._next = False, 0
@@ -90,19 +91,39 @@ class Updates:
 
     def __init__(self, network: nn.Module, processes: Processes, betas: tuple[float, float], eps: float = 1e-8) -> None:
         self.network = network
-        self.adam = torch.optim.Adam(network.parameters(), betas=betas, eps=eps, fused=True)
+        self.parameters = dict(network.named_parameters())  # divided, even while the network has them gathered
+        kinds = [
+            [p for p in self.parameters.values() if is_divided(p) == divided] for divided in (False, True)
+        ]  # which Adam cannot take together
+        groups = [{"params": parameters} for parameters in kinds if parameters]
+        self.adam = torch.optim.Adam(groups, betas=betas, eps=eps, fused=True)
         self.gradients = GradientSum(network, processes)
 
-    def step(self, rate: float, clip: float | None = None, loss_scale: float = 1.0) -> list[Tensor]:
-        """Take one step with the gradients of a loss times ``loss_scale``, summed and cleaned, which it returns."""
-        gradients = self.gradients.finish()
+    def train_weights(self, on: bool) -> None:
+        """Let backward passes reach the weights, or not."""
+        self.network.requires_grad_(on)  # as gathered, where they are
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(on)
+
+    def begin_round(self, last: bool) -> None:
+        """Call before each backward pass of an optimizer step: gradients travel in the ``last`` one."""
+        send_gradients(self.network, last)
+        if last:
+            self.gradients.arm()
+
+    def step(self, rate: float, clip: float | None = None, loss_scale: float = 1.0) -> Tensor:
+        """Take one step with the gradients of a loss times ``loss_scale``, summed and cleaned; returns their norm, float32 []."""
+        self.gradients.finish()
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        here = [local(gradient) for gradient in gradients]
         if loss_scale != 1:
-            torch._foreach_mul_(gradients, 1 / loss_scale)
-        sanitize_gradients(gradients, clip)
+            torch._foreach_mul_(here, 1 / loss_scale)
+        sanitize_gradients(here, clip)
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
-        return gradients
+        give_back(self.network)
+        return norm(gradients)
 
     def zero_grad(self) -> None:
         """Give the gradients' memory back."""
@@ -112,14 +133,14 @@ class Updates:
         """``exp_avg/blocks.0.weight`` and so on; nothing before the first step."""
         return {
             f"{field}/{name}": value
-            for name, parameter in self.network.named_parameters()
+            for name, parameter in self.parameters.items()
             for field, value in self.adam.state.get(parameter, {}).items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor], /) -> None:
         """Continue from these steps and moments."""
-        parameters = dict(self.network.named_parameters())
         for key, value in state.items():
             field, _, name = key.partition("/")
-            parameter = parameters[name]
-            self.adam.state[parameter][field] = value.to(parameter.device)
+            parameter = self.parameters[name]
+            moment = field != "step"
+            self.adam.state[parameter][field] = placed(value, parameter) if moment else value.to(parameter.device)

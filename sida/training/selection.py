@@ -50,8 +50,8 @@ class Selection:
         self.due = False
         self._batch: int | None = None
 
-    def score(self, seen: int, stop: Callable[[], bool]) -> float:
-        """Score the generator; keep it if it is the best so far. Raises Stopped, on all processes."""
+    def score(self, stop: Callable[[], bool]) -> float:
+        """Score the generator, which each process has whole. Raises Stopped, on all processes."""
         processes, count = self._job.processes, self._job.recipe.evaluation.selection_images
         if self._batch is None:
             limit, classes = self._job.recipe.execution.batch_limit, len(self._dataset.histogram)
@@ -76,13 +76,15 @@ class Selection:
             report=vote,
         )
         mean, covariance = (part.cpu() for part in moments.mean_cov())  # the reference is on the host
-        score = frechet_distance(mean, covariance, *self._real)
+        return frechet_distance(mean, covariance, *self._real)
+
+    def keep(self, seen: int, score: float) -> None:
+        """Note a score; keep the generator if it is the best so far."""
         self.due = False
         self.since_best += 1
         if score < self.best_score:
             self.best_score, self.best_seen, self.since_best = score, seen, 0
             self.best = {key: t.detach().clone() for key, t in self._generator.state_dict().items()}
-        return score
 
     def picture(self, seen: int, score: float) -> bytes:
         """PNG of what the generator makes now."""
