@@ -6,6 +6,7 @@
     jobs/<step>/<key>/<attempt>/               what an attempt's workers need and leave
         spec.json, result.json, log.txt
         checkpoints/<images>-<lease>.json      a checkpoint, which names its objects
+        checkpoints/parts/<images>-<lease>-<rank>.json   one of them is whole; until the checkpoint is there
         samples/<images>.png                   pictures made on the way
         parts/<range>/<start>-<stop>.safetensors   sums of a range's images, until all are there
         batch.json                             the batch that was found to be fastest
@@ -146,6 +147,17 @@ def checkpoint_at(name: str) -> tuple[int, int] | None:
     match = re.fullmatch(r"checkpoints/([0-9]{12,18})-([0-9]{8,18})\.json", name)
     found = (int(match[1]), int(match[2])) if match else None
     return found if found and checkpoint_name(*found) == name else None
+
+
+def checkpoint_part_name(images: int, lease: int, rank: int) -> str:
+    return f"checkpoints/parts/{images:012d}-{lease:08d}-{rank:05d}.json"
+
+
+def checkpoint_part_at(name: str) -> tuple[int, int, int] | None:
+    """Return images, lease and rank of such a name in a job's folder; None for any other name."""
+    match = re.fullmatch(r"checkpoints/parts/([0-9]{12,18})-([0-9]{8,18})-([0-9]{5,9})\.json", name)
+    found = (int(match[1]), int(match[2]), int(match[3])) if match else None
+    return found if found and checkpoint_part_name(*found) == name else None
 
 
 def samples_name(images: int) -> str:

@@ -1,9 +1,12 @@
 """Checkpoints: everything a run needs to continue bit for bit, as float32 safetensors plus JSON in the store.
 
-    <job>/checkpoints/<images seen>-<fencing number>.json    a ``Record``; written once the object that it names is whole
+    <job>/checkpoints/<images seen>-<fencing number>.json    a ``Record``; written once the objects that it names are whole
     objects/...safetensors                                   the tensors, content-addressed
 
-The newest checkpoint that is whole counts: the record is proven to be of its place, and the object to be what it names. No two
+There is one object; where tensors are divided among processes, one of each process that owns some (``sida.training.owners``).
+A tensor is whole in any case: a training continues from the same checkpoints however it is divided.
+
+The newest checkpoint that is whole counts: the record is proven to be of its place, and the objects to be what it names. No two
 holders of the lease write the same key, so that a writer which was taken over cannot replace what its successor wrote. Older ones
 are removed only after the new one was read back whole.
 """
@@ -11,14 +14,13 @@ are removed only after the new one was read back whole.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sida import progress
@@ -28,9 +30,12 @@ from sida.manifests import Part, digest_of
 from sida.recipe import Evaluation, Method
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object, verify_object
+from sida.training.stored import StoredTensors
+from sida.training.told import part_files, read_told
 from sida.worker.job import Job
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSIONS = (2, 3)  # of one object; of several, which older versions of this program refuse and leave alone
+_VERSIONS = " or ".join(map(str, SCHEMA_VERSIONS))
 BEST_SEEN = "selection/best_seen"  # the value that says which checkpoint has the best score
 CHECKSUM = "checksum"  # the value that proves the others, the object and the place; older checkpoints have none
 DAMAGES = (Corrupt, NotFound, ValueError, LookupError, TypeError, RecursionError, SafetensorError)
@@ -43,49 +48,80 @@ class Checkpoint:
 
     seen: int
     values: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
 
 
 class Record(Part):
-    """A checkpoint in the store; ``object`` holds its tensors."""
+    """A checkpoint in the store; ``object`` holds the first process's tensors, or all, ``parts`` those of the others."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2, 3] = 2
     object: ObjectRef
+    parts: tuple[ObjectRef, ...] = ()
     values: dict[str, Any]
 
+    @property
+    def objects(self) -> tuple[ObjectRef, ...]:
+        """All that hold its tensors."""
+        return (self.object, *self.parts)
 
-def write_checkpoint(job: Job[Any], checkpoint: Checkpoint, path: Path, keep: int) -> None:
-    """Publish a checkpoint whose tensors are in the file at ``path``; then remove all but the newest ``keep`` and the best.
+    @model_serializer(mode="wrap")
+    def _without_no_parts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "parts" or self.parts}
 
-    May be repeated after any failure: what is there already is not written again.
+
+def write_checkpoint(
+    job: Job[Any], seen: int, values: dict[str, Any], objects: tuple[ObjectRef, ...], keep: int
+) -> None:
+    """Publish a checkpoint whose objects are in the store; then remove all but the newest ``keep`` and the best.
+
+    The first object is this process's own. May be repeated after any failure: what is there already is not written again.
     """
-    ref = job.put(path, path.name)
-    place = Place(checkpoint.seen, job.fence)
-    proof = {CHECKSUM: _checksum(place.key(job), ref, checkpoint.values)}  # a value: older versions pass over one more
-    record = Record(object=ref, values=checkpoint.values | proof)
+    place = Place(seen, job.fence)
+    proof = {CHECKSUM: _checksum(place.key(job), objects, values)}  # a value: older versions pass over one more
+    version: Literal[2, 3] = 3 if objects[1:] else 2
+    record = Record(schema_version=version, object=objects[0], parts=objects[1:], values=values | proof)
     job.publish(place.name, json.dumps(record.model_dump()).encode())
-    verify_object(job.store, ref)  # what was written can be read: now the old ones may go
-    places, best = _places(job), checkpoint.values.get(BEST_SEEN)
+    verify_object(job.store, objects[0])  # what was written can be read: now the old ones may go
+    keys = _keys(job)
+    places, best = _places(job, keys), values.get(BEST_SEEN)
     kept = [place for place in places if place in places[-keep:] or place.seen == best]
-    needed = {_object(job, place) for place in kept}
+    needed = {ref for place in kept for ref in _objects(job, place)}
+    _remove_told(job, keys, seen, needed)
     for old in (place for place in places if place not in kept):
         _remove(job, old, needed)
 
 
-def _remove(job: Job[Any], place: Place, needed: set[ObjectRef | None]) -> None:
+def _remove(job: Job[Any], place: Place, needed: set[ObjectRef]) -> None:
     """Delete the checkpoint, then its tensors unless another one has the same."""
-    ref = _object(job, place)
+    refs = _objects(job, place)
     job.check()
     job.store.delete(place.key(job))
-    if ref is not None and ref not in needed:
-        job.store.delete(ref.key)
+    for ref in refs:
+        if ref not in needed:
+            job.store.delete(ref.key)
 
 
-def _object(job: Job[Any], place: Place) -> ObjectRef | None:
-    """Return where its tensors are; None when it cannot be read."""
+def _remove_told(job: Job[Any], keys: Iterable[str], seen: int, needed: set[ObjectRef]) -> None:
+    """Delete what was told of parts up to this checkpoint, and parts that no checkpoint has; later ones are ``needed`` too."""
+    old = []
+    for file in part_files(job, keys):
+        told = read_told(job, file)
+        if file.seen <= seen:
+            old.append((file, told))
+        elif told is not None:
+            needed.add(told.object)
+    for file, told in old:
+        job.check()
+        if told is not None and told.object not in needed:
+            job.store.delete(told.object.key)
+        job.store.delete(file.key)
+
+
+def _objects(job: Job[Any], place: Place) -> tuple[ObjectRef, ...]:
+    """Return where its tensors are; nothing when it cannot be read."""
     with suppress(*DAMAGES):
-        return _record(job, place).object
-    return None
+        return _record(job, place).objects
+    return ()
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -117,14 +153,18 @@ def newest(job: Job[Any]) -> Checkpoint | None:
         return None
     place = Place(*chosen)
     record = _record(job, place)
-    return Checkpoint(place.seen, record.values, load_file(fetch_object(job.store, record.object)))
+    return Checkpoint(place.seen, record.values, _tensors(job, record))
+
+
+def _tensors(job: Job[Any], record: Record) -> StoredTensors:
+    return StoredTensors(fetch_object(job.store, ref) for ref in record.objects)
 
 
 def _choose(job: Job[Any]) -> list[int] | None:
-    for place in reversed(_places(job)):
+    for place in reversed(_places(job, _keys(job))):
         try:
-            with safe_open(fetch_object(job.store, _record(job, place).object), framework="pt"):
-                return [place.seen, place.fence]
+            _tensors(job, _record(job, place))
+            return [place.seen, place.fence]
         except DAMAGES as error:
             address = job.store.address_of(place.key(job))
             progress.note(job.step, f"checkpoint {address} cannot be used ({error}): using the one before it")
@@ -137,10 +177,10 @@ def _choose(job: Job[Any]) -> list[int] | None:
 def _record(job: Job[Any], place: Place) -> Record:
     """Read the checkpoint of this place. Raises UserError for another version's, and one of DAMAGES for anything else."""
     content = json.loads(job.store.read(place.key(job)))
-    if isinstance(content, dict) and (version := content.get("schema_version")) != SCHEMA_VERSION:
+    if isinstance(content, dict) and (version := content.get("schema_version")) not in SCHEMA_VERSIONS:
         raise UserError(
             f"{job.store.address_of(place.key(job))}: another version of sida wrote this checkpoint (schema_version {version}, "
-            f"not {SCHEMA_VERSION}): make a new attempt with --force {job.step}, or go on with the version that wrote it"
+            f"not {_VERSIONS}): make a new attempt with --force {job.step}, or go on with the version that wrote it"
         )
     record = Record.model_validate(content)
     if not _belongs(record, place, job):
@@ -155,22 +195,27 @@ def _belongs(record: Record, place: Place, job: Job[Any]) -> bool:
     """
     values = dict(record.values)
     if (proof := values.pop(CHECKSUM, None)) is not None:
-        return bool(proof == _checksum(place.key(job), record.object, values))
+        return bool(proof == _checksum(place.key(job), record.objects, values))
     return record.object.name == object_name(place.seen) and isinstance(values.get("identity"), dict)
 
 
-def _checksum(key: str, ref: ObjectRef, values: dict[str, Any]) -> str:
-    return digest_of([key, asdict(ref), values])
+def _checksum(key: str, objects: tuple[ObjectRef, ...], values: dict[str, Any]) -> str:
+    first, *parts = map(asdict, objects)
+    return digest_of([key, first, values, *parts])
 
 
-def object_name(seen: int) -> str:
-    """Return the name under which the tensors are stored."""
-    return f"checkpoint-{seen}.safetensors"
+def object_name(seen: int, rank: int = 0) -> str:
+    """Return the name under which a process's tensors are stored."""
+    return f"checkpoint-{seen}-{rank}.safetensors" if rank else f"checkpoint-{seen}.safetensors"
 
 
-def _places(job: Job[Any]) -> list[Place]:
-    """List all checkpoints, oldest first."""
-    names = (key.removeprefix(f"{job.folder}/") for key in job.store.list(f"{job.folder}/checkpoints/"))
+def _keys(job: Job[Any]) -> Sequence[str]:
+    return job.store.list(f"{job.folder}/checkpoints/")
+
+
+def _places(job: Job[Any], keys: Iterable[str]) -> list[Place]:
+    """Return all checkpoints among the keys, oldest first."""
+    names = (key.removeprefix(f"{job.folder}/") for key in keys)
     return sorted(Place(*found) for name in names if (found := checkpoint_at(name)) is not None)
 
 

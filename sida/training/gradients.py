@@ -8,7 +8,7 @@ long, they meet before anything is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -137,7 +137,7 @@ class Updates:
             for field, value in self.adam.state.get(parameter, {}).items()
         }
 
-    def load_state_dict(self, state: dict[str, Tensor], /) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
         """Continue from these steps and moments."""
         for key, value in state.items():
             field, _, name = key.partition("/")

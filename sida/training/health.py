@@ -70,9 +70,9 @@ class HealthCounter:
         """The counts of all processes."""
         return asdict(self.read())
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Count on from there."""
-        self._before = NonFinite(**state | {"sigma": tuple(state["sigma"]) if state["sigma"] else None})
+        self._before = NonFinite(**{**state, "sigma": tuple(state["sigma"]) if state["sigma"] else None})
 
 
 def write_dump(job: Job[Any], seen: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ and continued has the points of one that was not: none twice, none missing, equa
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class History:
             self._sums = {name: torch.zeros_like(value) for name, value in self._sums.items()}
         return state
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Continue from a checkpoint."""
         self.points, self._counts = state["points"], dict(state["counts"])
         mine = state["sums"].items() if self.processes.first else [(name, 0.0) for name in state["sums"]]

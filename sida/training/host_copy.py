@@ -6,7 +6,7 @@ So the copy lies in ordinary memory, and only one small block is pinned, through
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -29,19 +29,27 @@ class HostCopy:
         self._stage_bytes, self._filled = stage_bytes, 0
         self._staged: list[tuple[Tensor, Tensor]] = []  # part of the stage, where it goes
 
-    def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors as they are now, on the CPU, contiguous; valid until the next call. Waits for their device."""
+    def take(
+        self, tensors: Mapping[str, Tensor], contents: Iterable[tuple[str, Tensor]] | None = None
+    ) -> dict[str, Tensor]:
+        """The tensors as they are now, on the CPU, contiguous; valid until the next call. Waits for their device.
+
+        ``contents`` gives them one after another, by name, where ``tensors`` tells only their kinds.
+        """
         places, size = _places(tensors)
         if places != self._places:
             self._memory = torch.empty(0, dtype=torch.uint8)  # before there is another
             self._memory, self._places = torch.empty(size, dtype=torch.uint8), places
         copies = {name: _view(self._memory, *place) for name, place in places.items()}
-        for name, tensor in tensors.items():
+        waiting = set()
+        for name, tensor in tensors.items() if contents is None else contents:
             if devices.apart(tensor.device):
                 self._send(tensor.detach().reshape(-1), copies[name].view(-1))
             else:
                 copies[name].copy_(tensor.detach())
-        for device in {tensor.device for tensor in tensors.values()}:
+            waiting.add(tensor.device)
+            del tensor  # before the next one is made
+        for device in waiting:
             self._land(device)
         return copies
 
@@ -74,7 +82,7 @@ def _places(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Place], int]:
     begin = 0
     for name, tensor in tensors.items():
         places[name] = begin, tensor.dtype, tensor.shape
-        begin += -(-tensor.nbytes // ALIGNED) * ALIGNED
+        begin += -(-tensor.numel() * tensor.element_size() // ALIGNED) * ALIGNED
     return places, begin
 
 

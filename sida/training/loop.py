@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,7 @@ class Stopwatch:
         """Seconds of all stages but the start."""
         return {stage: seconds for stage, seconds in self.seconds.items() if stage != "start"}
 
-    def load_state_dict(self, state: dict[str, float], /) -> None:
+    def load_state_dict(self, state: Mapping[str, float], /) -> None:
         """Go on counting from there."""
         self.seconds |= state
 
@@ -118,13 +118,12 @@ class TrainingRun(ABC):
         processes.meet()
 
     def save(self) -> None:
-        """Publish a checkpoint (the first process; the others have the same state)."""
+        """Publish a checkpoint: the first process, or each one its part of what is divided among them."""
         self.checkpoint_due = False
         values, tensors = state_of(self.parts())
         checkpoint = Checkpoint(self.seen, {"identity": self.identity, **values}, tensors)
-        if self.job.processes.first:
-            with self.stopwatch.measure("checkpoints"):
-                self.writer.save(checkpoint)
+        with self.stopwatch.measure("checkpoints"):
+            self.writer.save(checkpoint)
         self.job.processes.meet()  # the checkpoint before may still be on its way
 
     def resume(self) -> None:
@@ -133,7 +132,7 @@ class TrainingRun(ABC):
             refuse_other(saved.values["identity"], self.identity, self.job, saved.seen)
             self.seen = saved.seen
             try:
-                load_state(self.parts(), saved.values | saved.tensors)
+                load_state(self.parts(), saved.values, saved.tensors)
             except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and type(error) is not RuntimeError:  # of the device: out of memory
                     raise

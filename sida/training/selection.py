@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ class Selection:
         values = {name: getattr(self, name) for name in ("best_score", "best_seen", "since_best", "due")}
         return values | {"batch": self._batch} | {f"best/{key}": tensor for key, tensor in self.best.items()}
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Continue from a checkpoint."""
         self.best = under("best/", state)
         self.best_score, self.best_seen, self.since_best = state["best_score"], state["best_seen"], state["since_best"]
