@@ -25,12 +25,13 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.settings import settings
 from sida.stores.objects import fetch_object
-from sida.teachers.files import load_network, save_network
+from sida.teachers.files import network_on_meta, save_network
 from sida.training.checkpoint import identity_of
 from sida.training.execution import apply_execution
 from sida.training.health import NonFinite, write_dump
 from sida.training.history import History
 from sida.training.iteration import Distillation, Networks
+from sida.training.loading import load_into
 from sida.training.loop import Stop, TrainingRun, crossed, stop_on_sigterm
 from sida.training.op_profile import PROFILED, IterationProfile
 from sida.training.selection import Selection, Stopped
@@ -70,20 +71,20 @@ class DistillRun(TrainingRun):
     def _distillation(self) -> Distillation:
         job, method, execution = self.job, self.job.recipe.method, self.job.recipe.execution
         teacher, start = (job.manifest(ref, TeacherResult).result for ref in (job.spec.teacher, job.spec.start))
-        generator = None if start.weights == teacher.weights else self._network(start)  # SiD2A's
-        networks = Networks.start(self._network(teacher), generator)
+        generator = None if start.weights == teacher.weights else self._empty(start)  # SiD2A's
+        networks = Networks.start(self._empty(teacher), generator)
         apply_execution(networks, execution)
         divide(networks, execution, job.processes)
+        for network, of in zip(networks, (teacher, teacher, start, start), strict=True):
+            load_into(network, fetch_object(job.store, of.weights), of.network, job.processes.device)
         data = ShuffledData(Shards(job.store, self.dataset), method.seed, job.processes.device, stride=method.batch)
         try:
             return Distillation(networks, method, Draws(method.seed), data, job.processes, execution.micro_batch)
         except ValueError as error:
             raise UserError(f"recipe {job.recipe.name}: {error}: change execution.processes or micro_batch") from error
 
-    def _network(self, result: TeacherResult) -> Denoiser:
-        path = fetch_object(self.job.store, result.weights)
-        network = load_network(path, result.network, self.job.recipe.method.dropout)
-        return network.to(self.job.processes.device)
+    def _empty(self, result: TeacherResult) -> Denoiser:
+        return network_on_meta(result.network, f"recipe {self.job.recipe.name}", self.job.recipe.method.dropout)
 
     def parts(self) -> Parts:
         """Networks and optimizers, counts, curve, the best generator, seconds."""

@@ -8,14 +8,16 @@ long, they meet before anything is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from sida.numerics.losses import sanitize_gradients
-from sida.training.sharding import give_back, is_divided, local, norm, placed, send_gradients
+from sida.training.division import divided, local
+from sida.training.sharding import give_back, norm, send_gradients
+from sida.training.state import State, assign
 from sida.worker.ranks import BUCKET_ELEMENTS, Processes
 
 
@@ -23,7 +25,7 @@ class GradientSum:
     """The sum over all processes of the gradients of parameters that each holds whole; with one process it does nothing."""
 
     def __init__(self, network: nn.Module, processes: Processes, bucket_elements: int = BUCKET_ELEMENTS) -> None:
-        self._parameters = [p for p in network.parameters() if p.requires_grad and not is_divided(p)]
+        self._parameters = [p for p in network.parameters() if p.requires_grad and not divided(p)]
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
         self._armed, self._next = False, 0
@@ -93,7 +95,7 @@ class Updates:
         self.network = network
         self.parameters = dict(network.named_parameters())  # divided, even while the network has them gathered
         kinds = [
-            [p for p in self.parameters.values() if is_divided(p) == divided] for divided in (False, True)
+            [p for p in self.parameters.values() if divided(p) == apart] for apart in (False, True)
         ]  # which Adam cannot take together
         groups = [{"params": parameters} for parameters in kinds if parameters]
         self.adam = torch.optim.Adam(groups, betas=betas, eps=eps, fused=True)
@@ -137,10 +139,14 @@ class Updates:
             for field, value in self.adam.state.get(parameter, {}).items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
-        """Continue from these steps and moments."""
-        for key, value in state.items():
-            field, _, name = key.partition("/")
-            parameter = self.parameters[name]
-            moment = field != "step"
-            self.adam.state[parameter][field] = placed(value, parameter) if moment else value.to(parameter.device)
+    def load_state_dict(self, state: State, /) -> None:
+        """Continue from these steps and moments. Raises ValueError for one that is missing, or of no parameter here."""
+        fields = {key.partition("/")[0] for key in state}
+        wanted = {f"{field}/{name}" for field in fields for name in self.parameters}
+        for key in state:
+            if key not in wanted:
+                raise ValueError(f"tensor {state.full_name(key)} belongs to nothing that is trained here")
+        for name, parameter in self.parameters.items():
+            for field in sorted(fields):
+                like = parameter.detach() if field != "step" else torch.zeros((), device=parameter.device)
+                self.adam.state[parameter][field] = assign(torch.zeros_like(like), state, f"{field}/{name}")

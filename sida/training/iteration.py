@@ -24,10 +24,11 @@ from sida.numerics.networks.magnitude import force_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
+from sida.training.division import local
 from sida.training.gradients import Updates
 from sida.training.health import HealthCounter
 from sida.training.op_profile import IterationProfile
-from sida.training.sharding import give_back, local
+from sida.training.sharding import give_back
 from sida.training.state import Parts
 from sida.worker.ranks import Processes
 

@@ -25,6 +25,8 @@ from sida.errors import UserError
 from sida.numerics.networks.layers import UNetBlock
 from sida.numerics.networks.magnitude import Block, MPConv, release_folded
 from sida.recipe import Execution
+from sida.training.division import divided, group_of, local
+from sida.training.owners import owned
 from sida.worker.ranks import Processes
 
 if TYPE_CHECKING:
@@ -68,10 +70,10 @@ def _divide(network: nn.Module, mesh: Any, kept: bool) -> None:
             f"execution.shard wants a newer torch than {torch.__version__} (2.9): install one, or set it to none"
         )
     blocks = [module for module in network.modules() if isinstance(module, UNetBlock | Block)]
-    divided = {parameter for block in blocks for parameter in block.parameters() if parameter.ndim}
-    whole = {parameter for parameter in network.parameters() if parameter not in divided}
+    dealt = {parameter for block in blocks for parameter in block.parameters() if parameter.ndim}
+    undealt = {parameter for parameter in network.parameters() if parameter not in dealt}
     for module in (*blocks, network):
-        fully_shard(module, mesh=mesh, reshard_after_forward=not kept, ignored_params=whole)
+        fully_shard(module, mesh=mesh, reshard_after_forward=not kept, ignored_params=undealt)
     for module in _groups(network):
         module.set_gradient_divide_factor(1.0)  # our losses are sums over the batch
         module.set_force_sum_reduction_for_comms(True)
@@ -84,23 +86,17 @@ def _divide(network: nn.Module, mesh: Any, kept: bool) -> None:
 
 def _groups(network: nn.Module) -> Iterator[Any]:
     """Modules whose parameters are divided; none of a network that is whole."""
-    if is_divided(network):
-        yield from (module for module in network.modules() if is_divided(module))
+    if _is_divided(network):
+        yield from (module for module in network.modules() if _is_divided(module))
 
 
-def is_divided(thing: nn.Module | Tensor) -> bool:
-    """Return whether a tensor (FSDP2's are DTensors), or a network, is divided. Imports nothing."""
-    return hasattr(thing, "to_local" if isinstance(thing, Tensor) else "unshard")
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor, without its gradient's history; a whole one as it is."""
-    return tensor._local_tensor if is_divided(tensor) else tensor  # type: ignore[attr-defined]
+def _is_divided(network: nn.Module) -> bool:
+    return hasattr(network, "unshard")  # as FSDP2 has made it
 
 
 def send_gradients(network: nn.Module, on: bool) -> None:
     """Let the next backward pass sum the gradients of divided parameters over processes, or keep them for a later one."""
-    if is_divided(network):
+    if _is_divided(network):
         network.set_requires_gradient_sync(on)  # type: ignore[operator]
 
 
@@ -108,7 +104,7 @@ def give_back(network: nn.Module) -> None:
     """Free what was gathered, so that the next use gathers what the parameters are then."""
     for module in _groups(network):
         module.reshard()
-    if is_divided(network):
+    if _is_divided(network):
         release_folded(network)
 
 
@@ -126,40 +122,20 @@ def gathered(network: nn.Module) -> Iterator[None]:
 def norm(gradients: Iterable[Tensor]) -> Tensor:
     """The norm, float32 [], of gradients that may be divided, over all that belongs to them."""
     together = list(gradients)
-    here = _norm([gradient for gradient in together if not is_divided(gradient)])
-    parts = [gradient for gradient in together if is_divided(gradient)]
+    parts = [gradient for gradient in together if divided(gradient)]
+    here = [gradient for gradient in together if not divided(gradient)]
     if not parts:
-        return here
-    squared = _norm([local(gradient) for gradient in parts]) ** 2
-    distributed.all_reduce(squared, group=_sharing(parts[0]))
-    return (here**2 + squared).sqrt()
+        return _norm(here)
+    squared = _norm([local(part) for part in parts]) ** 2
+    distributed.all_reduce(squared, group=group_of(parts[0]))
+    return ((_norm(here) ** 2 if here else 0) + squared).sqrt()
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)).float())
 
 
-def _sharing(tensor: Tensor) -> Any:
-    """The group of processes that hold one copy of it."""
-    mesh = tensor.device_mesh  # type: ignore[attr-defined]
-    return mesh.get_group(mesh.ndim - 1)
-
-
 def whole(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
     """The tensors whole, in the first process's memory, gathered one after the other; the others get nothing."""
-    found = {}
-    for name, tensor in tensors.items():
-        full = tensor.full_tensor() if is_divided(tensor) else tensor  # type: ignore[attr-defined]
-        if processes.first:
-            found[name] = full.detach().cpu()
-    return found
-
-
-def placed(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as ``like`` is: on its device, divided as it is."""
-    if not is_divided(like):
-        return value.to(like.device)
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
-    return distribute_tensor(value.to(like.device), mesh, placements, src_data_rank=None)
+    kept = ((name, tensor.detach().cpu()) for name, tensor in owned(tensors, dict.fromkeys(tensors, 0), processes.rank))
+    return dict(kept)
