@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, distributed, multiprocessing
 
+from sida.errors import UserError
 from sida.recipe import Execution
+from sida.training.division import divided, local
 from sida.training.iteration import Distillation
-from sida.training.sharding import whole
-from sida.training.state import state_of
+from sida.training.sharding import divide, gathered, whole
+from sida.training.state import load_state, state_of
+from sida.training.stored import StoredTensors
 from sida.worker.ranks import Processes
 from tests.training.tiny import ALONE, EDM2, NETWORK, distillation, largest_difference
 
+CPU = torch.device("cpu")
 ITERATIONS = 4  # the warm-ups are over after two
 TOLERANCE = 1e-9  # relative norm in float64: sums in another order
 BATCH, GROUP = 32, 2
@@ -60,7 +65,7 @@ def run(job: Distillation, first: int = 0, iterations: int = ITERATIONS) -> Outc
 def _worker(rank: int, world: int, rendezvous: str, target: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    processes = Processes(rank, world, torch.device("cpu"))
+    processes = Processes(rank, world, CPU)
     for case in METHODS:
         for layout in LAYOUTS:
             for over, rounds in CUTS[world] if layout != "none" else [(None, 2)]:
@@ -96,3 +101,52 @@ def test_no_layout_changes_a_number(
     norms = [name for name in alone if name.startswith("norm/")]  # which are told in float32
     assert largest_difference(*({n: outcome.pop(n) for n in norms} for outcome in (alone, divided))) < 1e-6
     assert largest_difference(alone, divided) < TOLERANCE
+
+
+# --- what each process holds, and in which layout a training goes on
+
+
+def _halves(rank: int, world: int, rendezvous: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    processes, half = Processes(rank, world, CPU), f"{folder}/half.safetensors"
+    for layout in LAYOUTS[1:]:
+        job = job_of("edm2 sida", processes, layout, BATCH // world)
+        load_state(job.parts(), {}, StoredTensors([Path(half)]))
+        run(job, 2, 2)
+        if rank == 0:
+            torch.save(tensors_of(job), f"{folder}/{layout}")
+        else:
+            tensors_of(job)
+        theta = job.networks.theta_ema
+        weights = [parameter for parameter in theta.parameters() if divided(parameter)]
+        assert sum(map(torch.numel, weights)) > 0.9 * sum(map(torch.numel, theta.parameters()))
+        assert sum(local(weight).numel() for weight in weights) < 0.6 * sum(map(torch.numel, weights))
+        assert divided(job.networks.phi.unet.enc["8x8_block0"].emb_linear.weight) == (layout == "full")
+        with gathered(theta):
+            if rank == 0:  # alone: nothing is sent
+                assert theta(torch.zeros(1, 1, 8, 8, dtype=torch.float64), 1.0).isfinite().all()
+            assert not any(map(divided, theta.parameters()))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_a_training_goes_on_in_another_layout_of_which_each_process_holds_its_part(tmp_path: Path) -> None:
+    alone = job_of("edm2 sida", ALONE, "none", BATCH)
+    run(alone, 0, 2)
+    save_file(tensors_of(alone), tmp_path / "half.safetensors")
+    run(alone, 2, 2)
+    multiprocessing.spawn(_halves, (2, f"{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)
+    for layout in LAYOUTS[1:]:
+        assert largest_difference(tensors_of(alone), torch.load(tmp_path / layout, weights_only=True)) < TOLERANCE
+
+
+def test_one_process_keeps_all() -> None:
+    job = job_of("edm2 sida", ALONE, "full", BATCH)
+    assert not any(divided(parameter) for network in job.networks for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("over", [1, 3, 8])
+def test_processes_that_do_not_divide_into_groups_are_refused(over: int) -> None:
+    with pytest.raises(UserError, match=f"4 processes do not divide into groups of {over} .* execution.shard_over"):
+        divide(job_of("edm2 sida", ALONE, "none", BATCH).networks, execution("full", over), Processes(0, 4, CPU))
