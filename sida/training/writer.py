@@ -207,9 +207,9 @@ class Writer:
             path, began = self._file(folder, filed), time.monotonic()
             ref = self._job.put(path, path.name)
             seconds = self._to_file_seconds + time.monotonic() - began
-            if not self._job.processes.first:
+            if filed.saving:
                 tell(self._job, filed.seen, filed.saving, ref)
-            elif (parts := self._others(filed)) is not None:
+            if self._job.processes.first and (parts := self._others(filed)) is not None:
                 began = time.monotonic()
                 write_checkpoint(self._job, filed.seen, filed.values, (ref, *parts), self._keep)
                 seconds = round(seconds + time.monotonic() - began, 1)
