@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from sida.launch.spec import JobFile, LeaseRef, ManifestRef, TeachSpec
+from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.lease import acquire
+from sida.training.checkpoint import CHECKSUM, Checkpoint, newest
 from sida.training.division import own_rows
 from sida.training.state import Parts, State, assign
+from sida.training.writer import Writer
 from sida.worker.job import Job
 from sida.worker.ranks import Processes
 from tests.jobs import job_file
@@ -119,6 +122,20 @@ class Place:
         """One process's view of it."""
         chosen = recipe(Path(tempfile.mkdtemp(dir=self.folder)))
         return Job(file, chosen, open_store(self.address), processes or Processes(0, 1, CPU))
+
+
+def divide_newest(processes: Processes, folder: str, file: JobFile) -> None:
+    """Write a job's newest checkpoint again, with its tensors divided among all processes."""
+    chosen = recipe(Path(tempfile.mkdtemp(dir=folder)))
+    job: Job[Any] = Job(file, chosen, open_store(settings().store), processes)
+    found = newest(job)
+    assert found is not None
+    mesh = init_device_mesh("cpu", (processes.world,), mesh_dim_names=("shard",))
+    tensors = {n: distribute_tensor(it, mesh, [Shard(0)]) if it.ndim else it for n, it in found.tensors.items()}
+    writer = Writer(job, keep=2)
+    writer.save(Checkpoint(found.seen, {n: value for n, value in found.values.items() if n != CHECKSUM}, tensors))
+    writer.wait()
+    writer.close()
 
 
 def in_processes(world: int, task: Callable[..., None], *arguments: Any) -> None:

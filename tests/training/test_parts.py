@@ -234,9 +234,12 @@ def _killed_between(processes: Processes, place: Place, file: JobFile) -> None:
         if processes.rank == 1:  # its thread ends before it has told: as if the process were gone
             patch.setattr(writer, "tell", _gone)
         first.save(_checkpoint(_filled((2,), 2), 64))
-        patch.setenv("SIDA_PATIENCE", "1")
+        patch.setenv("SIDA_TIMEOUT", "1")
+        patch.setenv("SIDA_PATIENCE", "0")
         if processes.first:
-            with pytest.raises(Unavailable, match=r"parts of processes 1 did not come for 1 s; run again to continue"):
+            with pytest.raises(
+                Unavailable, match=r"parts of processes 1 did not come for \d s \(SIDA_TIMEOUT\); run again to continue"
+            ):
                 first.wait()
             patch.setattr(writer, "STOP_SECONDS", 0.0)
             first.close()
