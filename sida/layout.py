@@ -8,6 +8,7 @@
         checkpoints/<images>-<lease>.json      a checkpoint, which names its objects
         checkpoints/parts/<images>-<lease>-<rank>.json   one of them is whole; until the checkpoint is there
         samples/<images>.png                   pictures made on the way
+        dumps/<images>.json                    what was there when a run was given up
         parts/<range>/<start>-<stop>.safetensors   sums of a range's images, until all are there
         batch.json                             the batch that was found to be fastest
         system.json                            samples of the machine's load, where they are asked for
@@ -162,6 +163,10 @@ def checkpoint_part_at(name: str) -> tuple[int, int, int] | None:
 
 def samples_name(images: int) -> str:
     return f"samples/{images:012d}.png"
+
+
+def dump_name(images: int, rank: int = 0) -> str:
+    return f"dumps/{images:012d}-{rank:05d}.json" if rank else f"dumps/{images:012d}.json"
 
 
 SYSTEM_METRICS = "system.json"

@@ -160,14 +160,13 @@ class DistillRun(TrainingRun):
 
     def _failure(self, why: str, losses: dict[str, Tensor], counts: NonFinite) -> SidaError:
         """Dump networks, optimizers and the best generator beside the checkpoints, which stay; returns the error to raise."""
-        address, iteration = "", self.seen // self.batch
-        _, state = state_of({**self.distillation.parts(), "selection": self.selection})
-        tensors = whole(state, self.job.processes)
-        if self.job.processes.first:
-            self.writer.wait()
-            facts = {"why": why, "seen": self.seen, "iteration": iteration, "trouble": asdict(counts)}
-            facts["losses"] = {key: str(float(value)) for key, value in losses.items()}
-            address = write_dump(self.job, self.seen, facts, tensors)
+        iteration = self.seen // self.batch
+        self.writer.wait()
+        self.job.processes.meet()
+        facts = {"why": why, "seen": self.seen, "iteration": iteration, "trouble": asdict(counts)}
+        facts["losses"] = {key: str(float(value)) for key, value in losses.items()}
+        _, tensors = state_of({**self.distillation.parts(), "selection": self.selection})
+        address = write_dump(self.job, self.seen, facts, tensors)
         return SidaError(
             f"{why}: {counts}; stopped at iteration {iteration} ({self.seen:,} images). The state is in {address}, "
             f"the last good checkpoint is kept: lower the learning rates or alpha in the recipe"

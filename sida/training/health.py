@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sida.layout import dump_name
+from sida.training.owners import owned, owners_of
 from sida.worker.job import Job
 from sida.worker.ranks import Processes
 
@@ -76,11 +78,19 @@ class HealthCounter:
 
 
 def write_dump(job: Job[Any], seen: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Publish the facts of a failure, and the tensors as they are; returns the address of the facts."""
-    name = f"dumps/{seen:012d}.json"
+    """Publish the facts of a failure, and the tensors as they are; returns the address of the facts.
+
+    All processes call it; of tensors that are divided among them, each owner publishes its own (``sida.training.owners``).
+    """
+    rank = job.processes.rank
+    owners = owners_of(tensors)
+    mine = {key: tensor.cpu().contiguous() for key, tensor in owned(tensors, owners, rank)}
+    name = dump_name(seen)
+    if rank and not mine:
+        return job.store.address_of(f"{job.folder}/{name}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.safetensors"
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+        save_file(mine, path)
         ref = job.put(path, path.name)
-    job.publish(name, json.dumps({**facts, "object": asdict(ref)}, indent=1).encode())
+    job.publish(dump_name(seen, rank), json.dumps({**facts, "object": asdict(ref)}, indent=1).encode())
     return job.store.address_of(f"{job.folder}/{name}")

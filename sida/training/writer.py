@@ -109,7 +109,7 @@ class Writer:
         """Until all is in the store (for the first process others' parts too), old checkpoints are gone; raises what went wrong.
 
         For a store that is away as long as SIDA_PATIENCE says, or STOP_SECONDS once ``stop`` is true; then raises Unavailable.
-        For others' parts as long, or SIDA_GRACE.
+        For others' parts SIDA_TIMEOUT longer, or SIDA_GRACE once ``stop`` is true.
         """
         began = time.monotonic()
         with self._changed:
@@ -119,7 +119,8 @@ class Writer:
                     if (waited := time.monotonic() - began) >= limit:
                         raise patience.gave_up(away, waited)
                 elif (lacking := self._lacking) is not None:
-                    limit = min(patience.limit(), settings().grace) if stop() else patience.limit()
+                    limit = settings().timeout + patience.limit()  # the owner waits for its store so long at most
+                    limit = min(limit, settings().grace) if stop() else limit
                     if (waited := time.monotonic() - max(began, lacking[0])) >= limit:
                         raise self._lacks(lacking[1], waited)
                 self._changed.wait(0.2)
@@ -145,7 +146,7 @@ class Writer:
 
     def _lacks(self, parts: str, waited: float) -> Unavailable:
         what = f"the checkpoint in {self._job.store.address_of(self._job.folder)}"
-        reason = f"{parts} did not come for {patience.in_words(waited)}"
+        reason = f"{parts} did not come for {patience.in_words(waited)} (SIDA_TIMEOUT)"
         return Unavailable(f"{what} is not whole: {reason}; run again to continue from the one before", what, reason)
 
     def _wake(self) -> None:
@@ -207,9 +208,9 @@ class Writer:
             path, began = self._file(folder, filed), time.monotonic()
             ref = self._job.put(path, path.name)
             seconds = self._to_file_seconds + time.monotonic() - began
-            if not self._job.processes.first:
+            if filed.saving:
                 tell(self._job, filed.seen, filed.saving, ref)
-            elif (parts := self._others(filed)) is not None:
+            if self._job.processes.first and (parts := self._others(filed)) is not None:
                 began = time.monotonic()
                 write_checkpoint(self._job, filed.seen, filed.values, (ref, *parts), self._keep)
                 seconds = round(seconds + time.monotonic() - began, 1)

@@ -29,6 +29,7 @@ from sida.training.writer import Writer
 from sida.worker.job import Job
 from tests.jobs import stored
 from tests.training.digits_job import Bench, bench
+from tests.training.divided import divide_newest, in_processes
 
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to the checkpoint's place in the store and the end
 
@@ -305,6 +306,19 @@ def test_a_state_that_does_not_fit_ends_in_a_line_that_names_the_checkpoint(
             distill(made.job(name="misfit"))
         assert "--force distill" in str(caught.value) and "\n" not in str(caught.value)
     assert _keys(job) == [key]
+
+
+def test_a_run_whose_checkpoint_was_written_in_parts_by_several_processes_ends_with_the_same_bits(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = made.job(name="in-parts")
+    _stopped(job, monkeypatch, images=128)
+    in_processes(2, divide_newest, str(made.folder), job.file)
+    record = json.loads(job.store.read(_keys(job)[-1]))
+    assert len(record["parts"]) == 1 and record["schema_version"] == 3
+    result = distill(made.job(name="in-parts"))
+    assert "continuing from the checkpoint at 160 images" in capsys.readouterr().err
+    assert (result.generator, result.curve) == (undisturbed.generator, undisturbed.curve)
 
 
 @pytest.mark.parametrize("version", [None, 1, 4])
