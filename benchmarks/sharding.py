@@ -1,8 +1,8 @@
 """Time and memory of divided training against undivided: ``python -m benchmarks.sharding``.
 
-Two processes of one thread each on this machine, an EDM2 UNet whose weights outweigh its activations. Per layout, against ``none``
-in the same run: seconds of an iteration (processor time, then wall-clock), MiB that a process keeps between iterations, and the most
-that it had during them beyond what it had before its networks.
+Two processes of one thread each, an EDM2 UNet whose weights outweigh its activations. Per layout, against ``none``
+in the same run: seconds of an iteration (processor time, then wall-clock), MiB that a process keeps between iterations, and the
+most that it had during them beyond what it had before its networks.
 """
 
 from __future__ import annotations
