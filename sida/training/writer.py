@@ -228,9 +228,8 @@ class Writer:
         pause, since = FIRST_LOOK, time.monotonic()
         try:
             while True:
-                with (
-                    self._changed
-                ):  # before the look: whoever could write its part has done so before another checkpoint came
+                # Before the look: whose store answers has told of its part before another checkpoint can come.
+                with self._changed:
                     late = self._copied is not None or (self._closed and time.monotonic() - since > STOP_SECONDS)
                 parts = told_parts(self._job, share.seen, share.saving, share.others)
                 if lacking := sorted(share.others - parts.keys()):

@@ -77,6 +77,11 @@ def _read(processes: Processes, place: Place, file: JobFile, shape: tuple[int, .
         stored.StoredTensors.__getitem__ = get  # type: ignore[method-assign]
     _, tensors = state_of(state)
     assert differing(tensors, reference()) == []
+    if shape:
+        state["net"].unshard()  # what the next forward pass computes with
+        weights = {f"net/{name}": value.detach() for name, value in state["net"].named_parameters()}
+        assert differing(weights, {name: reference()[name] for name in weights}) == []
+        state["net"].reshard()
     divided = {name for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
     assert bool(divided) == bool(shape) and not divided & set(whole)  # of these, rows alone
 
@@ -121,9 +126,9 @@ def _counted(processes: Processes, place: Place, file: JobFile) -> None:
     alive: list[weakref.ref[Any]] = []
     gather = owners._gather
 
-    def watched(tensor: DTensor, owner: int) -> Tensor | None:
+    def watched(tensor: DTensor, owner: int, rank: int) -> Tensor | None:
         assert not [ref for ref in alive if ref() is not None], "the one before is still there"
-        whole = gather(tensor, owner)
+        whole = gather(tensor, owner, rank)
         if whole is not None:
             alive.append(weakref.ref(whole.untyped_storage()))
         return whole
