@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from sida import progress
 from sida.errors import Fenced, Unavailable
 from sida.launch.spec import JobFile
 from sida.layout import checkpoint_part_name
@@ -33,7 +34,7 @@ from tests.training.divided import Place, differing, in_processes, parts, refere
 LAYOUTS = {"1": (), "2": (2,), "4": (4,), "2x2": (2, 2)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
@@ -188,6 +189,8 @@ def _away(here: bool) -> Iterator[None]:
 def _outage(processes: Processes, place: Place, file: JobFile, absent: int) -> None:
     """Of two processes one cannot reach the store; neither waits for that, and the newest checkpoint is whole when it can."""
     writer.FIRST_PAUSE = 0.1
+    notes: list[str] = []
+    progress.note = lambda step, text, **fields: notes.append(text)  # type: ignore[assignment]
     job = place.job(file, processes)
     writes = Writer(job, keep=5)
     writes.save(_checkpoint(_filled((2,), 1), 32))
@@ -204,6 +207,13 @@ def _outage(processes: Processes, place: Place, file: JobFile, absent: int) -> N
             assert _places(job) == [32]
     writes.wait()
     processes.meet()
+    given_up = [text for text in notes if "is given up" in text]
+    assert len(given_up) == (2 if processes.first and absent == 1 else 0)
+    for seen, text in zip((64, 96), given_up, strict=False):
+        assert text == (
+            f"the checkpoint at {seen} images is given up: the parts of processes 1 did not come before the next; "
+            "training goes on"
+        )
     assert _places(job) == [32, 128] and not list(told.part_files(job, job.store.list(f"{job.folder}/")))
     found, state = newest(job), parts((2,))
     assert found is not None and found.seen == 128
