@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def ema_beta(images_seen: int, batch: int, half_life_max: float, ramp: float | None) -> float:
@@ -16,10 +16,8 @@ def ema_beta(images_seen: int, batch: int, half_life_max: float, ramp: float | N
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, beta: float) -> None:
-    """ema += (1 - beta) (network - ema), in place: parameters only, no buffers. Raises ValueError if their counts differ."""
-    averages: list[Tensor] = list(ema.parameters())
-    values: list[Tensor] = list(network.parameters())
+def update_ema(averages: list[Tensor], values: list[Tensor], beta: float) -> None:
+    """average += (1 - beta) (value - average), in place: two networks' parameters. Raises ValueError if their counts differ."""
     if len(averages) != len(values):
         raise ValueError(f"the average has {len(averages)} parameters, the network {len(values)}")
     if averages:

@@ -21,20 +21,21 @@ from sida.launch.spec import DistillOutcome, DistillSpec
 from sida.layout import SYSTEM_METRICS, samples_name
 from sida.manifests import DatasetResult, TeacherResult
 from sida.numerics.draws import Draws
-from sida.numerics.networks.magnitude import release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.settings import settings
 from sida.stores.objects import fetch_object
-from sida.teachers.files import load_network, save_network
+from sida.teachers.files import network_on_meta, save_network
 from sida.training.checkpoint import identity_of
 from sida.training.execution import apply_execution
 from sida.training.health import NonFinite, write_dump
 from sida.training.history import History
 from sida.training.iteration import Distillation, Networks
+from sida.training.loading import load_into
 from sida.training.loop import Stop, TrainingRun, crossed, stop_on_sigterm
 from sida.training.op_profile import PROFILED, IterationProfile
 from sida.training.selection import Selection, Stopped
+from sida.training.sharding import divide, gathered, whole
 from sida.training.state import Parts, state_of
 from sida.worker.job import Job
 from sida.worker.system_metrics import SystemMetrics
@@ -70,19 +71,20 @@ class DistillRun(TrainingRun):
     def _distillation(self) -> Distillation:
         job, method, execution = self.job, self.job.recipe.method, self.job.recipe.execution
         teacher, start = (job.manifest(ref, TeacherResult).result for ref in (job.spec.teacher, job.spec.start))
-        generator = None if start.weights == teacher.weights else self._network(start)  # SiD2A's
-        networks = Networks.start(self._network(teacher), generator)
+        generator = None if start.weights == teacher.weights else self._empty(start)  # SiD2A's
+        networks = Networks.start(self._empty(teacher), generator)
         apply_execution(networks, execution)
+        divide(networks, execution, job.processes)
+        for network, of in zip(networks, (teacher, teacher, start, start), strict=True):
+            load_into(network, fetch_object(job.store, of.weights), of.network, job.processes.device)
         data = ShuffledData(Shards(job.store, self.dataset), method.seed, job.processes.device, stride=method.batch)
         try:
             return Distillation(networks, method, Draws(method.seed), data, job.processes, execution.micro_batch)
         except ValueError as error:
             raise UserError(f"recipe {job.recipe.name}: {error}: change execution.processes or micro_batch") from error
 
-    def _network(self, result: TeacherResult) -> Denoiser:
-        path = fetch_object(self.job.store, result.weights)
-        network = load_network(path, result.network, self.job.recipe.method.dropout)
-        return network.to(self.job.processes.device)
+    def _empty(self, result: TeacherResult) -> Denoiser:
+        return network_on_meta(result.network, f"recipe {self.job.recipe.name}", self.job.recipe.method.dropout)
 
     def parts(self) -> Parts:
         """Networks and optimizers, counts, curve, the best generator, seconds."""
@@ -124,15 +126,16 @@ class DistillRun(TrainingRun):
             return
         with self.stopwatch.measure("selection"):
             try:
-                score = self.selection.score(self.seen, stop)
+                with gathered(self.distillation.networks.theta_ema):
+                    score = self.selection.score(stop)
+                    if self.job.processes.first:
+                        self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
             except Stopped:
                 self.save()
                 raise self.stopped(stop) from None
+            self.selection.keep(self.seen, score)
             self.history.note(self.seen, "score", score)
             self.checkpoint_due |= self.selection.best_seen == self.seen
-            if self.job.processes.first:
-                self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
-            release_folded(self.distillation.networks.theta_ema)
             self.job.processes.meet()
 
     # Losses that are not finite: no checkpoint for now, and beyond a limit the end, with a dump.
@@ -172,13 +175,14 @@ class DistillRun(TrainingRun):
     def outcome(self) -> DistillOutcome | None:
         """Store the best generator and the curve (the first process)."""
         counts = self.distillation.non_finite.read()
+        recipe, selection = self.job.recipe, self.selection
+        best = whole(selection.best, self.job.processes)
         if not self.job.processes.first:
             return None
-        recipe, selection = self.job.recipe, self.selection
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "generator.safetensors"
             network = recipe.teacher.network.of_generator().model_dump(mode="json")
-            save_network(path, selection.best, network, sigma_init=recipe.method.sigma_init)
+            save_network(path, best, network, sigma_init=recipe.method.sigma_init)
             generator = self.job.put(path, path.name)
             path = Path(folder) / "curve.json"
             path.write_text(json.dumps(self.history.points))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from torch import Tensor
+from torch import Tensor, distributed
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -48,6 +48,11 @@ def own_rows(tensor: Tensor) -> range:
 def mesh_dimension(tensor: Tensor) -> int:
     """The dimension of its mesh over which a divided tensor is."""
     return next(n for n, placement in enumerate(cast("DTensor", tensor).placements) if placement.is_shard())
+
+
+def group_of(tensor: Tensor) -> distributed.ProcessGroup:
+    """The processes that hold one copy of a divided tensor."""
+    return cast("DTensor", tensor).device_mesh.get_group(mesh_dimension(tensor))
 
 
 def first_replica(tensor: Tensor) -> list[int]:

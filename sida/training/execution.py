@@ -41,7 +41,7 @@ def convolve_channels_last(network: nn.Module) -> None:
 def recompute_activations(network: nn.Module) -> None:
     """Keep only what goes into each residual block; what is inside is computed again in the backward pass, to the same bits.
 
-    Dropout masks are a function of layer and image, and forced weight normalization is not repeated.
+    Dropout masks are a function of layer and image.
     """
     for module in network.modules():
         if isinstance(module, UNetBlock | Block):
@@ -64,22 +64,17 @@ def _recomputing(block: nn.Module, forward: Callable[..., torch.Tensor]) -> Call
 def _as_it_was(block: nn.Module) -> AbstractContextManager[None]:
     """A context in which the block computes what it does now: called in the forward pass, entered in the backward pass."""
     masks = [(module, module.keep_mask) for module in block.modules() if isinstance(module, Dropout)]
-    forced = [module for module in block.modules() if isinstance(module, MPConv) and module.force_normalization]
 
     @contextmanager
     def restored() -> Iterator[None]:
         later = [module.keep_mask for module, _ in masks]  # of another pass
         for module, mask in masks:
             module.keep_mask = mask
-        for layer in forced:  # the weights are normalized already
-            layer.force_normalization = False
         try:
             yield
         finally:
             for (module, _), mask in zip(masks, later, strict=True):
                 module.keep_mask = mask
-            for layer in forced:
-                layer.force_normalization = True
 
     return restored()
 

@@ -8,21 +8,24 @@ long, they meet before anything is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from sida.numerics.losses import sanitize_gradients
+from sida.training.division import divided, local
+from sida.training.sharding import give_back, norm, send_gradients
+from sida.training.state import State, assign
 from sida.worker.ranks import BUCKET_ELEMENTS, Processes
 
 
 class GradientSum:
-    """The sum of a network's gradients over all processes; with one process it does nothing."""
+    """The sum over all processes of the gradients of parameters that each holds whole; with one process it does nothing."""
 
     def __init__(self, network: nn.Module, processes: Processes, bucket_elements: int = BUCKET_ELEMENTS) -> None:
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._parameters = [p for p in network.parameters() if p.requires_grad and not divided(p)]
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
         self._armed, self._next = False, 0
@@ -90,19 +93,39 @@ class Updates:
 
     def __init__(self, network: nn.Module, processes: Processes, betas: tuple[float, float], eps: float = 1e-8) -> None:
         self.network = network
-        self.adam = torch.optim.Adam(network.parameters(), betas=betas, eps=eps, fused=True)
+        self.parameters = dict(network.named_parameters())  # divided, even while the network has them gathered
+        kinds = [
+            [p for p in self.parameters.values() if divided(p) == apart] for apart in (False, True)
+        ]  # which Adam cannot take together
+        groups = [{"params": parameters} for parameters in kinds if parameters]
+        self.adam = torch.optim.Adam(groups, betas=betas, eps=eps, fused=True)
         self.gradients = GradientSum(network, processes)
 
-    def step(self, rate: float, clip: float | None = None, loss_scale: float = 1.0) -> list[Tensor]:
-        """Take one step with the gradients of a loss times ``loss_scale``, summed and cleaned, which it returns."""
-        gradients = self.gradients.finish()
+    def train_weights(self, on: bool) -> None:
+        """Let backward passes reach the weights, or not."""
+        self.network.requires_grad_(on)  # as gathered, where they are
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(on)
+
+    def begin_round(self, last: bool) -> None:
+        """Call before each backward pass of an optimizer step: gradients travel in the ``last`` one."""
+        send_gradients(self.network, last)
+        if last:
+            self.gradients.arm()
+
+    def step(self, rate: float, clip: float | None = None, loss_scale: float = 1.0) -> Tensor:
+        """Take one step with the gradients of a loss times ``loss_scale``, summed and cleaned; returns their norm, float32 []."""
+        self.gradients.finish()
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        here = [local(gradient) for gradient in gradients]
         if loss_scale != 1:
-            torch._foreach_mul_(gradients, 1 / loss_scale)
-        sanitize_gradients(gradients, clip)
+            torch._foreach_mul_(here, 1 / loss_scale)
+        sanitize_gradients(here, clip)
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
-        return gradients
+        give_back(self.network)
+        return norm(gradients)
 
     def zero_grad(self) -> None:
         """Give the gradients' memory back."""
@@ -112,14 +135,18 @@ class Updates:
         """``exp_avg/blocks.0.weight`` and so on; nothing before the first step."""
         return {
             f"{field}/{name}": value
-            for name, parameter in self.network.named_parameters()
+            for name, parameter in self.parameters.items()
             for field, value in self.adam.state.get(parameter, {}).items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
-        """Continue from these steps and moments."""
-        parameters = dict(self.network.named_parameters())
-        for key, value in state.items():
-            field, _, name = key.partition("/")
-            parameter = parameters[name]
-            self.adam.state[parameter][field] = value.to(parameter.device)
+    def load_state_dict(self, state: State, /) -> None:
+        """Continue from these steps and moments. Raises ValueError for one that is missing, or of no parameter here."""
+        fields = {key.partition("/")[0] for key in state}
+        wanted = {f"{field}/{name}" for field in fields for name in self.parameters}
+        for key in state:
+            if key not in wanted:
+                raise ValueError(f"tensor {state.full_name(key)} belongs to nothing that is trained here")
+        for name, parameter in self.parameters.items():
+            for field in sorted(fields):
+                like = parameter.detach() if field != "step" else torch.zeros((), device=parameter.device)
+                self.adam.state[parameter][field] = assign(torch.zeros_like(like), state, f"{field}/{name}")

@@ -20,13 +20,15 @@ from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
 from sida.numerics.losses import fake_score_losses, generator_losses
 from sida.numerics.networks.layers import key_dropout
-from sida.numerics.networks.magnitude import set_forced_normalization
+from sida.numerics.networks.magnitude import force_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
+from sida.training.division import local
 from sida.training.gradients import Updates
 from sida.training.health import HealthCounter
 from sida.training.op_profile import IterationProfile
+from sida.training.sharding import give_back
 from sida.training.state import Parts
 from sida.worker.ranks import Processes
 
@@ -84,14 +86,12 @@ class Distillation:
         self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
         for network in networks:
             network.compute_in(method.precision)  # on float32 master weights
-        # EDM2's forced weight normalization as the published runs did it (no effect on the other networks).
-        set_forced_normalization(networks.theta, method.forced_normalization or not method.adversarial)
-        set_forced_normalization(networks.psi, not method.adversarial)
         self.rounds = share // self.micro_batch
         self.first_offset = processes.rank * share
         eps = 1e-6 if method.half else 1e-8
         self.psi_updates = Updates(networks.psi, processes, (0.0, 0.999), eps)
         self.theta_updates = Updates(networks.theta, processes, (method.generator_beta1, 0.999), eps)
+        self._averages = list(networks.theta_ema.parameters())
         self.non_finite = HealthCounter(processes)
         self._record: IterationProfile | None = None
         self._rehearsed = False
@@ -124,7 +124,8 @@ class Distillation:
                 self._rehearsed = True
         beta = ema_beta(seen, self.method.batch, self.method.ema_half_life, self.method.ema_ramp)
         with self._recorded(1):
-            update_ema(self.networks.theta_ema, self.networks.theta, beta)
+            values = self.theta_updates.parameters.values()
+            update_ema([local(p) for p in self._averages], [local(p) for p in values], beta)
         self.health["dropped"] = self.dropped - dropped
         return losses
 
@@ -132,8 +133,11 @@ class Distillation:
 
     def update_fake_score(self, seen: int) -> dict[str, Tensor]:
         method, networks = self.method, self.networks
-        psi = networks.psi.train().requires_grad_(True)
-        theta = networks.theta.eval().requires_grad_(False)
+        psi, theta = networks.psi.train(), networks.theta.eval()
+        self.psi_updates.train_weights(True)
+        self.theta_updates.train_weights(False)
+        if not method.adversarial:
+            self._normalize(psi)
         for offsets, indices in self._rounds(self.psi_updates, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
@@ -173,8 +177,11 @@ class Distillation:
     def update_generator(self, seen: int) -> dict[str, Tensor]:
         """Step theta; before its first step a rehearsal, of which nothing stays."""
         method, networks = self.method, self.networks
-        phi, psi = networks.phi, networks.psi.eval().requires_grad_(False)
-        theta = networks.theta.train().requires_grad_(True)
+        phi, psi, theta = networks.phi, networks.psi.eval(), networks.theta.train()
+        self.psi_updates.train_weights(False)
+        self.theta_updates.train_weights(True)
+        if method.forced_normalization or not method.adversarial:
+            self._normalize(theta)
         adversarial = method.adversarial and seen > method.adversarial_from
         steps = self._theta_steps(seen)
         for offsets, indices in self._rounds(self.theta_updates if steps else None, seen):
@@ -212,8 +219,8 @@ class Distillation:
         """
         for number in range(self.rounds):
             ending = number == self.rounds - 1
-            if updates is not None and ending:
-                updates.gradients.arm()
+            if updates is not None:
+                updates.begin_round(ending)
             first = self.first_offset + number * self.micro_batch
             last = first + self.micro_batch
             with self._recorded(self.rounds) if ending else nullcontext():
@@ -234,8 +241,12 @@ class Distillation:
     def _step(self, updates: Updates, rate: float, seen: int, clip: float | None = None) -> Tensor:
         """One step of Adam; returns the norm of the gradient that it took, over all parameters."""
         with self._recorded(1):
-            gradients = updates.step(rate * self._decay(seen), clip, self.method.loss_scale)
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
+            return updates.step(rate * self._decay(seen), clip, self.method.loss_scale)
+
+    def _normalize(self, network: Denoiser) -> None:
+        """EDM2's forced weight normalization where the published runs had it (no effect on the other networks)."""
+        give_back(network)
+        force_normalization(network)
 
     def _decay(self, seen: int) -> float:
         """1, then linearly to 0 from ``decay_from`` to the end; in the warm-up from ``warm_up_decay_from`` to its end."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, distributed
 
-from sida.training.division import divided, first_replica, local, mesh_dimension
+from sida.training.division import divided, first_replica, group_of, local
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -55,7 +55,7 @@ def _gather(tensor: DTensor, owner: int, rank: int) -> Tensor | None:
     holders, mine = first_replica(tensor), local(tensor).contiguous()
     if len(holders) == 1:
         return mine
-    group = tensor.device_mesh.get_group(mesh_dimension(tensor))
+    group = group_of(tensor)
     if rank != owner:
         _exchange([distributed.P2POp(distributed.isend, _bytes(mine), owner, group)] if mine.numel() else [])
         return None

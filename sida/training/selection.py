@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from sida.scoring.measure import decoded, generator_images
 from sida.scoring.protocol import MakeImages, pixels_of, range_moments
 from sida.scoring.reference import load_statistics
 from sida.stores.objects import fetch_object
-from sida.training.state import under
+from sida.training.state import State, assign_all
 from sida.worker.job import Job
 from sida.worker.ranks import Processes
 
@@ -50,8 +50,8 @@ class Selection:
         self.due = False
         self._batch: int | None = None
 
-    def score(self, seen: int, stop: Callable[[], bool]) -> float:
-        """Score the generator; keep it if it is the best so far. Raises Stopped, on all processes."""
+    def score(self, stop: Callable[[], bool]) -> float:
+        """Score the generator, which each process has whole. Raises Stopped, on all processes."""
         processes, count = self._job.processes, self._job.recipe.evaluation.selection_images
         if self._batch is None:
             limit, classes = self._job.recipe.execution.batch_limit, len(self._dataset.histogram)
@@ -76,13 +76,15 @@ class Selection:
             report=vote,
         )
         mean, covariance = (part.cpu() for part in moments.mean_cov())  # the reference is on the host
-        score = frechet_distance(mean, covariance, *self._real)
+        return frechet_distance(mean, covariance, *self._real)
+
+    def keep(self, seen: int, score: float) -> None:
+        """Note a score; keep the generator if it is the best so far."""
         self.due = False
         self.since_best += 1
         if score < self.best_score:
             self.best_score, self.best_seen, self.since_best = score, seen, 0
             self.best = {key: t.detach().clone() for key, t in self._generator.state_dict().items()}
-        return score
 
     def picture(self, seen: int, score: float) -> bytes:
         """PNG of what the generator makes now."""
@@ -94,9 +96,11 @@ class Selection:
         values = {name: getattr(self, name) for name in ("best_score", "best_seen", "since_best", "due")}
         return values | {"batch": self._batch} | {f"best/{key}": tensor for key, tensor in self.best.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+    def load_state_dict(self, state: State, /) -> None:
         """Continue from a checkpoint."""
-        self.best = under("best/", state)
+        if best := state.under("best/"):
+            self.best = {key: torch.empty_like(t) for key, t in self._generator.state_dict().items()}
+            assign_all(self.best, best)
         self.best_score, self.best_seen, self.since_best = state["best_score"], state["best_seen"], state["since_best"]
         self.due, self._batch = state["due"], state["batch"]
 

@@ -21,8 +21,8 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Tensors and values fit for JSON, by name; all processes call it alike."""
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> object:
-        """Continue from what ``state_dict`` gave: of a ``State``, where tensors are read when they are asked for."""
+    def load_state_dict(self, state: State, /) -> object:
+        """Continue from what ``state_dict`` gave; tensors are read when they are asked for."""
 
 
 Parts = Mapping[str, Stateful]

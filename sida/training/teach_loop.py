@@ -77,10 +77,11 @@ class TeachRun(TrainingRun):
         key_dropout(self.network, self.draws, "teach", indices)
         loss = denoising_loss(self.network(x + noise, sigma, c), x, sigma)
         self.updates.zero_grad()
-        self.updates.gradients.arm()
+        self.updates.begin_round(last=True)
         (loss.sum() / (self.batch * x[0].numel())).backward()
         self.updates.step(training.learning_rate * self._rate())
-        update_ema(self.ema, self.network, ema_beta(self.seen, self.batch, training.ema_half_life, EMA_RAMP))
+        beta = ema_beta(self.seen, self.batch, training.ema_half_life, EMA_RAMP)
+        update_ema([*self.ema.parameters()], [*self.network.parameters()], beta)
         return {"loss": loss.detach().mean()}
 
     def evaluate(self, stop: Stop) -> None:

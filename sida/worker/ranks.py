@@ -29,6 +29,12 @@ class Processes:
     device: torch.device
     talk: Any = None  # the group that small values on the host travel in; None: the one that tensors travel in
     meeting: Meeting | None = None  # where we wait after unequal work; None: in a group, within its time limit
+    machine: int = 0  # processes of this machine; 0: all are
+
+    @property
+    def of_a_machine(self) -> int:
+        """Processes that are near each other: a machine's; all, where each machine has one."""
+        return self.machine if self.machine > 1 else self.world
 
     @property
     def first(self) -> bool:
@@ -126,7 +132,7 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
         talk = distributed.new_group(backend="gloo", timeout=timeout) if devices.apart(device) else None
         meeting = Meeting(distributed.PrefixStore("meeting", store), rank, world, timeout)
     try:
-        yield Processes(rank, world, device, talk, meeting)
+        yield Processes(rank, world, device, talk, meeting, int(os.environ.get("LOCAL_WORLD_SIZE", 0)))
     finally:
         if meeting is not None:
             meeting.close()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sida.numerics.networks.build import build_network
-from sida.numerics.networks.magnitude import set_forced_normalization
+from sida.numerics.networks.magnitude import force_normalization
 from sida.numerics.networks.precondition import Denoiser
 
 ARCHITECTURES = ["ddpmpp", "ncsnpp", "adm", "edm2"]
@@ -119,14 +119,11 @@ def test_a_network_is_its_state_dict(architecture: str) -> None:
 
 
 @torch.no_grad()
-def test_forced_normalisation_acts_in_training_mode_only_and_hardly_changes_the_output() -> None:
+def test_forced_normalization_hardly_changes_the_output() -> None:
     network = tiny("edm2")
     before = network(X, SIGMA, LABELS)
-    set_forced_normalization(network, True)
-    weight = network.unet.enc["8x8_conv"].weight.detach().clone()
-    assert torch.equal(network(X, SIGMA, LABELS), before)
-    assert torch.equal(network.unet.enc["8x8_conv"].weight, weight)
-    after = network.train()(X, SIGMA, LABELS)
+    force_normalization(network)
+    after = network(X, SIGMA, LABELS)
     # The two normalisations differ by eps 1e-4 over the weight's rms 0.2.
     assert float((after - before).norm() / before.norm()) < 1e-2
     rms = network.unet.enc["8x8_conv"].weight.square().mean(dim=(1, 2, 3)).sqrt()

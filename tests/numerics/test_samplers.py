@@ -97,7 +97,7 @@ def test_the_average_equals_the_network_after_the_first_iteration_and_never_move
     nn.init.normal_(network.weight)
     network.running_mean.fill_(5.0)
     assert ema_beta(0, 256, 500_000, 0.05) == 0.0
-    update_ema(average, network, ema_beta(0, 256, 500_000, 0.05))
+    update_ema([*average.parameters()], [*network.parameters()], ema_beta(0, 256, 500_000, 0.05))
     assert torch.equal(average.weight, network.weight)
     assert not average.running_mean.any()
 
@@ -107,10 +107,10 @@ def test_half_of_the_average_is_replaced_in_a_half_life() -> None:
     nn.init.ones_(network.weight)
     nn.init.zeros_(average.weight)
     for _ in range(10):  # ten batches of 50 images: the half-life
-        update_ema(average, network, ema_beta(10**9, 50, 500, 0.05))
+        update_ema([*average.parameters()], [*network.parameters()], ema_beta(10**9, 50, 500, 0.05))
     torch.testing.assert_close(average.weight, torch.full((1, 2), 0.5))
     with pytest.raises(ValueError, match="1 parameters, the network 2"):
-        update_ema(average, nn.Linear(2, 1), 0.5)
+        update_ema([*average.parameters()], [*nn.Linear(2, 1).parameters()], 0.5)
 
 
 def test_scores_truncate_where_previews_round() -> None:

@@ -8,8 +8,9 @@ from sida.data.digits import load_digits_images
 from sida.data.reader import ShuffledOrder
 from sida.numerics.draws import Draws, DrawSource
 from sida.numerics.networks.build import build_network
-from sida.recipe import Method
+from sida.recipe import Execution, Method
 from sida.training.iteration import Distillation, Networks
+from sida.training.sharding import divide
 from sida.worker.ranks import Processes
 
 NETWORK = {
@@ -83,9 +84,10 @@ def distillation(
     micro_batch: int | None = None,
     dtype: torch.dtype = torch.float64,
     network: dict[str, object] = NETWORK,
+    execution: Execution | None = None,
     **changes: object,
 ) -> Distillation:
-    """Fresh networks with seeded weights, none of them zero, and the project's own draws."""
+    """Fresh networks with seeded weights, none of them zero, and the project's own draws; divided as ``execution`` says."""
     chosen = method(**changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -93,7 +95,10 @@ def distillation(
         for parameter in teacher.parameters():
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     draws: DrawSource = DoubleDraws(0) if dtype == torch.float64 else Draws(0)
-    return Distillation(Networks.start(teacher.to(dtype)), chosen, draws, Digits(dtype), processes, micro_batch)
+    networks = Networks.start(teacher.to(dtype))
+    if execution is not None:
+        divide(networks, execution, processes)
+    return Distillation(networks, chosen, draws, Digits(dtype), processes, micro_batch)
 
 
 def edm2(**changes: object) -> Distillation:

@@ -1,8 +1,8 @@
 """Magnitude-preserving layers of EDM2 (Karras et al., arXiv 2312.02696, section 2 and appendix B), published names.
 
 Written from the paper and checked against golden numbers. Weights are normalized at each use ("traditional weight
-normalization"); with ``force_normalization`` a forward in training mode first replaces the stored weight by its normalized
-value, so that Adam's step size keeps its meaning.
+normalization"); ``force_normalization`` replaces the stored ones by their normalized values, so that Adam's step size keeps its
+meaning.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class MPConv(nn.Module):
     """
 
     weight_format: torch.memory_format = torch.preserve_format  # of the weight as it is used
+    keeps_folded = True  # a frozen layer keeps its weight as it is used
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int] = ()) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
-        self.force_normalization = False
         self._folded: tuple[tuple[Any, ...], Tensor] | None = None
 
     def _fold(self, gain: Tensor | float, dtype: torch.dtype) -> Tensor:
@@ -114,11 +114,8 @@ class MPConv(nn.Module):
         return self._folded[1]
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        if self.training and self.force_normalization:
-            with torch.no_grad():
-                self.weight.copy_(normalize(self.weight))
         trains = self.weight.requires_grad or (isinstance(gain, Tensor) and gain.requires_grad)
-        if trains and torch.is_grad_enabled():
+        if (trains and torch.is_grad_enabled()) or not self.keeps_folded:
             self._folded = None  # give its memory back
             weight = self._fold(gain, x.dtype)
         else:
@@ -128,11 +125,16 @@ class MPConv(nn.Module):
         return conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
-def set_forced_normalization(network: nn.Module, on: bool) -> None:
-    """Switch forced weight normalization of all magnitude-preserving layers; it acts in training mode only."""
+@torch.no_grad()
+def force_normalization(network: nn.Module) -> None:
+    """Replace the weights of all magnitude-preserving layers by their normalized values; call before a training step's forwards.
+
+    Rows are normalized one by one, so that a weight may be divided by rows (a DTensor). Once a step is enough: the small constant
+    in the norm makes a second call change a weight again, by about 1e-8 of it.
+    """
     for module in network.modules():
         if isinstance(module, MPConv):
-            module.force_normalization = on
+            module.weight.copy_(normalize(module.weight))
 
 
 def release_folded(network: nn.Module) -> None:

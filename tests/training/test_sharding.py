@@ -1,0 +1,152 @@
+"""The same numbers however a training is divided among processes: weights, averages and moments, on gloo, in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, distributed, multiprocessing
+
+from sida.errors import UserError
+from sida.recipe import Execution
+from sida.training.division import divided, local
+from sida.training.iteration import Distillation
+from sida.training.sharding import divide, gathered, whole
+from sida.training.state import load_state, state_of
+from sida.training.stored import StoredTensors
+from sida.worker.ranks import Processes
+from tests.training.tiny import ALONE, EDM2, NETWORK, distillation, largest_difference
+
+CPU = torch.device("cpu")
+ITERATIONS = 4  # the warm-ups are over after two
+TOLERANCE = 1e-9  # relative norm in float64: sums in another order
+BATCH, GROUP = 32, 2
+LAYOUTS = ("none", "optimizer", "full")
+METHODS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "ddpm++ sida": (NETWORK, {"augment": 0.5, "dropout": 0.1}),
+    "edm2 sida": (EDM2, {"dropout": 0.1, "forced_normalization": True, "clip_fake_score": False}),
+    "edm2 sid": (EDM2, {"name": "sid"}),
+}
+CUTS = {2: [(2, 1), (2, 2)], 4: [(4, 2), (2, 2)]}  # by processes: those that share a copy, and rounds
+
+Outcome = dict[str, Tensor]
+
+
+def execution(shard: str, over: int | None = None) -> Execution:
+    return Execution(shard=shard, shard_over=over, checkpoint_every=1)  # type: ignore[arg-type]
+
+
+def job_of(case: str, processes: Processes, layout: str, micro: int, over: int | None = None) -> Distillation:
+    network, changes = METHODS[case]
+    return distillation(
+        processes, micro, torch.float64, network, execution(layout, over), batch=BATCH, loss_group=GROUP, **changes
+    )
+
+
+def tensors_of(job: Distillation) -> Outcome:
+    """All that a checkpoint holds, whole, by name: in the first process."""
+    _, tensors = state_of(job.parts())
+    return {name: tensor.clone() for name, tensor in whole(tensors, job.processes).items()}
+
+
+def run(job: Distillation, first: int = 0, iterations: int = ITERATIONS) -> Outcome:
+    norms = {}
+    for number in range(first, first + iterations):
+        job.run(number * BATCH)
+        norms |= {f"norm/{name}/{number}": value.clone() for name, value in job.health.items() if "gradient" in name}
+    return tensors_of(job) | norms
+
+
+# --- in several processes
+
+
+def _worker(rank: int, world: int, rendezvous: str, target: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    processes = Processes(rank, world, CPU)
+    for case in METHODS:
+        for layout in LAYOUTS:
+            for over, rounds in CUTS[world] if layout != "none" else [(None, 2)]:
+                outcome = run(job_of(case, processes, layout, BATCH // world // rounds, over))
+                if rank == 0:
+                    torch.save(outcome, f"{target}/{case}-{world}-{layout}-{over}-{rounds}")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what each layout ended with."""
+    folder = tmp_path_factory.mktemp("layouts")
+    for case in METHODS:
+        torch.save(run(job_of(case, ALONE, "none", BATCH)), folder / f"{case}-1")
+    for world in (2, 4):
+        multiprocessing.spawn(_worker, (world, f"{folder}/rendezvous-{world}", str(folder)), nprocs=world)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("world", "layout", "over", "rounds"),
+    [(world, layout, *cut) for world, cuts in CUTS.items() for layout in LAYOUTS[1:] for cut in cuts]
+    + [(world, "none", None, 2) for world in CUTS],
+)
+@pytest.mark.parametrize("case", METHODS)
+def test_no_layout_changes_a_number(
+    outcomes: Path, case: str, world: int, layout: str, over: int | None, rounds: int
+) -> None:
+    alone = torch.load(outcomes / f"{case}-1", weights_only=True)
+    divided = torch.load(outcomes / f"{case}-{world}-{layout}-{over}-{rounds}", weights_only=True)
+    assert alone.keys() == divided.keys()
+    norms = [name for name in alone if name.startswith("norm/")]  # which are told in float32
+    assert largest_difference(*({n: outcome.pop(n) for n in norms} for outcome in (alone, divided))) < 1e-6
+    assert largest_difference(alone, divided) < TOLERANCE
+
+
+# --- what each process holds, and in which layout a training goes on
+
+
+def _halves(rank: int, world: int, rendezvous: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    processes, half = Processes(rank, world, CPU), f"{folder}/half.safetensors"
+    for layout in LAYOUTS[1:]:
+        job = job_of("edm2 sida", processes, layout, BATCH // world)
+        load_state(job.parts(), {}, StoredTensors([Path(half)]))
+        run(job, 2, 2)
+        if rank == 0:
+            torch.save(tensors_of(job), f"{folder}/{layout}")
+        else:
+            tensors_of(job)
+        theta = job.networks.theta_ema
+        weights = [parameter for parameter in theta.parameters() if divided(parameter)]
+        assert sum(map(torch.numel, weights)) > 0.9 * sum(map(torch.numel, theta.parameters()))
+        assert sum(local(weight).numel() for weight in weights) < 0.6 * sum(map(torch.numel, weights))
+        assert divided(job.networks.phi.unet.enc["8x8_block0"].emb_linear.weight) == (layout == "full")
+        with gathered(theta):
+            if rank == 0:  # alone: nothing is sent
+                assert theta(torch.zeros(1, 1, 8, 8, dtype=torch.float64), 1.0).isfinite().all()
+            assert not any(map(divided, theta.parameters()))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_a_training_goes_on_in_another_layout_of_which_each_process_holds_its_part(tmp_path: Path) -> None:
+    alone = job_of("edm2 sida", ALONE, "none", BATCH)
+    run(alone, 0, 2)
+    save_file(tensors_of(alone), tmp_path / "half.safetensors")
+    run(alone, 2, 2)
+    multiprocessing.spawn(_halves, (2, f"{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)
+    for layout in LAYOUTS[1:]:
+        assert largest_difference(tensors_of(alone), torch.load(tmp_path / layout, weights_only=True)) < TOLERANCE
+
+
+def test_one_process_keeps_all() -> None:
+    job = job_of("edm2 sida", ALONE, "full", BATCH)
+    assert not any(divided(parameter) for network in job.networks for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("over", [1, 3, 8])
+def test_processes_that_do_not_divide_into_groups_are_refused(over: int) -> None:
+    with pytest.raises(UserError, match=f"4 processes do not divide into groups of {over} .* execution.shard_over"):
+        divide(job_of("edm2 sida", ALONE, "none", BATCH).networks, execution("full", over), Processes(0, 4, CPU))
