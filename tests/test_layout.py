@@ -26,6 +26,9 @@ def test_what_is_built_is_taken_apart_again() -> None:
     assert layout.lease_at(layout.lease_key(held, 3)) == (held, 3)
     job = layout.job_folder(*attempt)
     assert layout.job_file_at(f"{job}/{layout.checkpoint_name(5, 2)}") == (attempt, layout.checkpoint_name(5, 2))
+    part = layout.checkpoint_part_name(5, 2, 3)
+    assert layout.checkpoint_part_at(part) == (5, 2, 3) and layout.checkpoint_at(part) is None
+    assert layout.checkpoint_part_at(layout.checkpoint_name(5, 2)) is None
     assert layout.step_of_job(f"{job}/spec.json") == "score"
     assert layout.call_at(layout.call_key("run-1", "score.item")) == ("run-1", "score.item")
     assert layout.run_at(layout.log_key("run-1", "score")) == "run-1"

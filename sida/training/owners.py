@@ -38,7 +38,7 @@ def owned(tensors: Mapping[str, Tensor], owners: Mapping[str, int], rank: int) -
         mine = owners[name] == rank
         if divided(tensor):
             if rank in first_replica(tensor):
-                whole = _gather(cast("DTensor", tensor), owners[name])
+                whole = _gather(cast("DTensor", tensor), owners[name], rank)
                 if whole is not None:
                     yield name, whole
                 del whole  # before there is another
@@ -50,9 +50,9 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _gather(tensor: DTensor, owner: int) -> Tensor | None:
+def _gather(tensor: DTensor, owner: int, rank: int) -> Tensor | None:
     """The whole tensor, in its owner's process; None in the others. Called by the holders of the first replica."""
-    rank, holders, mine = distributed.get_rank(), first_replica(tensor), local(tensor).contiguous()
+    holders, mine = first_replica(tensor), local(tensor).contiguous()
     if len(holders) == 1:
         return mine
     group = group_of(tensor)

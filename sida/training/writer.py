@@ -228,17 +228,23 @@ class Writer:
         pause, since = FIRST_LOOK, time.monotonic()
         try:
             while True:
-                with (
-                    self._changed
-                ):  # before the look: whoever could write its part has done so before another checkpoint came
-                    late = self._copied is not None or (self._closed and time.monotonic() - since > STOP_SECONDS)
+                # Before the look: whose store answers has told of its part before another checkpoint can come.
+                with self._changed:
+                    late = self._copied is not None
+                    ending = self._closed and time.monotonic() - since > STOP_SECONDS
                 parts = told_parts(self._job, share.seen, share.saving, share.others)
                 if lacking := sorted(share.others - parts.keys()):
+                    whose = f"the parts of processes {', '.join(map(str, lacking))}"
                     if late:
+                        lost = (
+                            f"the checkpoint at {share.seen:,} images is given up: {whose} did not come before the next"
+                        )
+                        progress.note(self._job.step, f"{lost}; training goes on")
+                    if late or ending:
                         return None
                     with self._changed:
                         self._away = None
-                        self._lacking = since, f"the parts of processes {', '.join(map(str, lacking))}"
+                        self._lacking = since, whose
                         self._changed.notify_all()
                         self._changed.wait_for(lambda: self._copied is not None, pause)
                     pause = min(2 * pause, LONGEST_LOOK)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sida import layout
 from sida.errors import StoreError, StoreUnusable, UserError
 from sida.manifests import About, Manifest, ReportResult
 from sida.records import Input, StepCall, to_json
@@ -116,6 +117,19 @@ def test_a_dry_run_names_what_would_go_and_changes_nothing(filled: Filled) -> No
     assert {key.rpartition("/")[2][:64] for key in found.objects} == {filled.new, filled.checkpoint, filled.orphan}
     assert found.object_bytes == len(b"new result") + len(b"checkpoint") + 6000
     assert filled.store.list() == before
+
+
+def test_parts_of_checkpoints_stay_while_the_job_is_unfinished_and_go_with_it(filled: Filled) -> None:
+    told = {n: filled.put(f"a part that attempt {n} told of".encode()) for n in (3, 4)}
+    named = filled.put(b"a part that a checkpoint names")
+    keys = {n: f"jobs/distill/{KEY}/{n}/{layout.checkpoint_part_name(9, n, 1)}" for n in told}
+    for n, digest in told.items():
+        filled.store.put(keys[n], json.dumps({"object": {"sha256": digest}}).encode())
+    record = {"object": {"sha256": filled.running}, "parts": [{"sha256": named}]}
+    filled.store.put(f"jobs/distill/{KEY}/4/checkpoints/9.json", json.dumps(record).encode())
+    remove_garbage(filled.store)
+    assert {told[4], named, filled.running} <= filled.left() and told[3] not in filled.left()
+    assert filled.store.exists(keys[4]) and not filled.store.exists(keys[3])
 
 
 def test_what_is_removed_is_what_the_dry_run_named_and_the_second_time_there_is_nothing(filled: Filled) -> None:

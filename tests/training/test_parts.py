@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from sida import progress
 from sida.errors import Fenced, Unavailable
 from sida.launch.spec import JobFile
 from sida.layout import checkpoint_part_name
@@ -33,7 +34,7 @@ from tests.training.divided import Place, differing, in_processes, parts, refere
 LAYOUTS = {"1": (), "2": (2,), "4": (4,), "2x2": (2, 2)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
@@ -77,6 +78,11 @@ def _read(processes: Processes, place: Place, file: JobFile, shape: tuple[int, .
         stored.StoredTensors.__getitem__ = get  # type: ignore[method-assign]
     _, tensors = state_of(state)
     assert differing(tensors, reference()) == []
+    if shape:
+        state["net"].unshard()  # what the next forward pass computes with
+        weights = {f"net/{name}": value.detach() for name, value in state["net"].named_parameters()}
+        assert differing(weights, {name: reference()[name] for name in weights}) == []
+        state["net"].reshard()
     divided = {name for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
     assert bool(divided) == bool(shape) and not divided & set(whole)  # of these, rows alone
 
@@ -121,9 +127,9 @@ def _counted(processes: Processes, place: Place, file: JobFile) -> None:
     alive: list[weakref.ref[Any]] = []
     gather = owners._gather
 
-    def watched(tensor: DTensor, owner: int) -> Tensor | None:
+    def watched(tensor: DTensor, owner: int, rank: int) -> Tensor | None:
         assert not [ref for ref in alive if ref() is not None], "the one before is still there"
-        whole = gather(tensor, owner)
+        whole = gather(tensor, owner, rank)
         if whole is not None:
             alive.append(weakref.ref(whole.untyped_storage()))
         return whole
@@ -183,6 +189,8 @@ def _away(here: bool) -> Iterator[None]:
 def _outage(processes: Processes, place: Place, file: JobFile, absent: int) -> None:
     """Of two processes one cannot reach the store; neither waits for that, and the newest checkpoint is whole when it can."""
     writer.FIRST_PAUSE = 0.1
+    notes: list[str] = []
+    progress.note = lambda step, text, **fields: notes.append(text)  # type: ignore[assignment]
     job = place.job(file, processes)
     writes = Writer(job, keep=5)
     writes.save(_checkpoint(_filled((2,), 1), 32))
@@ -199,6 +207,13 @@ def _outage(processes: Processes, place: Place, file: JobFile, absent: int) -> N
             assert _places(job) == [32]
     writes.wait()
     processes.meet()
+    given_up = [text for text in notes if "is given up" in text]
+    assert len(given_up) == (2 if processes.first and absent == 1 else 0)
+    for seen, text in zip((64, 96), given_up, strict=False):
+        assert text == (
+            f"the checkpoint at {seen} images is given up: the parts of processes 1 did not come before the next; "
+            "training goes on"
+        )
     assert _places(job) == [32, 128] and not list(told.part_files(job, job.store.list(f"{job.folder}/")))
     found, state = newest(job), parts((2,))
     assert found is not None and found.seen == 128

@@ -1,0 +1,98 @@
+"""Distillation jobs whose networks are divided between two processes: stopped, and continued in this and other layouts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sida.errors import SidaError
+from sida.launch.spec import JobFile
+from sida.settings import settings
+from sida.stores import open_store
+from sida.training.distill_loop import distill
+from sida.training.iteration import Distillation
+from sida.worker.job import Job
+from sida.worker.ranks import Processes
+from tests.training.digits_job import Bench, bench, recipe
+from tests.training.divided import in_processes
+
+SHORT = "method: {images: 128, decay_from: 64}\nexecution: {checkpoint_every: 1_000}"
+DIVIDED = SHORT.replace("{checkpoint", "{shard: full, shard_over: 2, checkpoint")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SIDA_EVENTS", "SIDA_NODES"):
+            patch.delenv(name, raising=False)
+        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
+        patch.setenv("SIDA_CACHE", str(folder / "cache"))
+        torch.set_num_threads(1)
+        yield bench(folder)
+
+
+def _stopped(job: Job[Any]) -> None:
+    """Distill until SIGTERM comes to each process, in the iteration that begins at 64 images."""
+    run = Distillation.run
+
+    def stopping(self: Distillation, seen: int, record: Any = None) -> Any:
+        if seen == 64:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, seen, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distillation, "run", stopping)
+        with pytest.raises(SidaError, match="stopped at 96 images, after a checkpoint"):
+            distill(job)
+    job.processes.meet()
+
+
+def _record(job: Job[Any]) -> dict[str, Any]:
+    """The newest checkpoint's, which is at 96 images; nothing that was only told is left."""
+    keys = job.store.list(f"{job.folder}/checkpoints/")
+    assert keys[-1].rpartition("/")[2].startswith("000000000096-")
+    content: dict[str, Any] = json.loads(job.store.read(keys[-1]))
+    return content
+
+
+def _in_two(processes: Processes, folder: str, files: dict[str, JobFile]) -> None:
+    def job(name: str) -> Job[Any]:
+        chosen = recipe(Path(tempfile.mkdtemp(dir=folder)), DIVIDED)
+        return Job(files[name], chosen, open_store(settings().store), processes)
+
+    whole = distill(job("whole"))
+    for name in ("stopped", "to-one"):
+        _stopped(job(name))
+        record = _record(job(name))
+        assert record["schema_version"] == 3 and len(record["parts"]) == 1
+        sizes = [ref["size"] for ref in (record["object"], *record["parts"])]
+        assert max(sizes) < 0.55 * sum(sizes)
+        processes.meet()
+    again = distill(job("stopped"))
+    if whole is not None and again is not None:
+        assert (again.generator, again.curve) == (whole.generator, whole.curve)  # bit for bit
+    onward = distill(job("to-two"))
+    if whole is not None and onward is not None:
+        assert onward.score == pytest.approx(whole.score, rel=0.2)
+        (Path(folder) / "score.json").write_text(json.dumps(whole.score))
+
+
+def test_a_divided_run_that_is_stopped_ends_with_the_same_bits_and_goes_on_in_any_layout(made: Bench) -> None:
+    alone = made.job(SHORT, "to-two")
+    _stopped(alone)
+    record = _record(alone)
+    assert record["schema_version"] == 2 and "parts" not in record
+    files = {name: made.job(DIVIDED, name).file for name in ("whole", "stopped", "to-one", "to-two")}
+    in_processes(2, _in_two, str(made.folder), files)
+    result = distill(made.job(SHORT, "to-one"))
+    score = json.loads((made.folder / "score.json").read_text())
+    assert result is not None and result.score == pytest.approx(score, rel=0.2)
