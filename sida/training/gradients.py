@@ -20,6 +20,8 @@ from sida.training.sharding import give_back, norm, send_gradients
 from sida.training.state import State, assign
 from sida.worker.ranks import BUCKET_ELEMENTS, Processes
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
+
 
 class GradientSum:
     """The sum over all processes of the gradients of parameters that each holds whole; with one process it does nothing."""
@@ -141,12 +143,13 @@ class Updates:
 
     def load_state_dict(self, state: State, /) -> None:
         """Continue from these steps and moments. Raises ValueError for one that is missing, or of no parameter here."""
-        fields = {key.partition("/")[0] for key in state}
-        wanted = {f"{field}/{name}" for field in fields for name in self.parameters}
+        known = {f"{field}/{name}" for field in MOMENTS for name in self.parameters}
         for key in state:
-            if key not in wanted:
+            if key not in known:
                 raise ValueError(f"tensor {state.full_name(key)} belongs to nothing that is trained here")
         for name, parameter in self.parameters.items():
-            for field in sorted(fields):
+            if not any(f"{field}/{name}" in state for field in MOMENTS):
+                continue  # it never had a gradient
+            for field in MOMENTS:
                 like = parameter.detach() if field != "step" else torch.zeros((), device=parameter.device)
                 self.adam.state[parameter][field] = assign(torch.zeros_like(like), state, f"{field}/{name}")

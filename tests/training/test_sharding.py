@@ -106,39 +106,44 @@ def test_no_layout_changes_a_number(
 # --- what each process holds, and in which layout a training goes on
 
 
+HALVES = {"optimizer": "ddpm++ sida", "full": "edm2 sida"}  # the first has parameters without a gradient
+
+
 def _halves(rank: int, world: int, rendezvous: str, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    processes, half = Processes(rank, world, CPU), f"{folder}/half.safetensors"
-    for layout in LAYOUTS[1:]:
-        job = job_of("edm2 sida", processes, layout, BATCH // world)
-        load_state(job.parts(), {}, StoredTensors([Path(half)]))
+    processes = Processes(rank, world, CPU)
+    for layout, case in HALVES.items():
+        job = job_of(case, processes, layout, BATCH // world)
+        load_state(job.parts(), {}, StoredTensors([Path(folder, f"{layout}.half")]))
         run(job, 2, 2)
+        ended = tensors_of(job)
         if rank == 0:
-            torch.save(tensors_of(job), f"{folder}/{layout}")
-        else:
-            tensors_of(job)
-        theta = job.networks.theta_ema
-        weights = [parameter for parameter in theta.parameters() if divided(parameter)]
-        assert sum(map(torch.numel, weights)) > 0.9 * sum(map(torch.numel, theta.parameters()))
+            torch.save(ended, f"{folder}/{layout}")
+        average = job.networks.theta_ema
+        weights = [parameter for parameter in average.parameters() if divided(parameter)]
+        assert sum(map(torch.numel, weights)) > 0.7 * sum(map(torch.numel, average.parameters()))
         assert sum(local(weight).numel() for weight in weights) < 0.6 * sum(map(torch.numel, weights))
-        assert divided(job.networks.phi.unet.enc["8x8_block0"].emb_linear.weight) == (layout == "full")
-        with gathered(theta):
+        assert any(map(divided, job.networks.phi.parameters())) == (layout == "full")
+        with gathered(average):
             if rank == 0:  # alone: nothing is sent
-                assert theta(torch.zeros(1, 1, 8, 8, dtype=torch.float64), 1.0).isfinite().all()
-            assert not any(map(divided, theta.parameters()))
+                assert average(torch.zeros(1, 1, 8, 8, dtype=torch.float64), 1.0).isfinite().all()
+            assert not any(map(divided, average.parameters()))
     distributed.barrier()
     distributed.destroy_process_group()
 
 
 def test_a_training_goes_on_in_another_layout_of_which_each_process_holds_its_part(tmp_path: Path) -> None:
-    alone = job_of("edm2 sida", ALONE, "none", BATCH)
-    run(alone, 0, 2)
-    save_file(tensors_of(alone), tmp_path / "half.safetensors")
-    run(alone, 2, 2)
+    ended = {}
+    for layout, case in HALVES.items():
+        alone = job_of(case, ALONE, "none", BATCH)
+        run(alone, 0, 2)
+        save_file(tensors_of(alone), tmp_path / f"{layout}.half")
+        run(alone, 2, 2)
+        ended[layout] = tensors_of(alone)
     multiprocessing.spawn(_halves, (2, f"{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)
-    for layout in LAYOUTS[1:]:
-        assert largest_difference(tensors_of(alone), torch.load(tmp_path / layout, weights_only=True)) < TOLERANCE
+    for layout, tensors in ended.items():
+        assert largest_difference(tensors, torch.load(tmp_path / layout, weights_only=True)) < TOLERANCE
 
 
 def test_one_process_keeps_all() -> None:
