@@ -47,8 +47,8 @@ class Case(NamedTuple):
 
 
 CASES = {
-    Case(2, 32): (2, 1),  # span, rounds
-    Case(2, 16, 8, "sid", iterations=5): (2, 2),
+    Case(2, 16, 8): (2, 2),  # span, rounds
+    Case(2, 32, name="sid", iterations=5): (2, 1),
     Case(4, 16, 4): (4, 2),
     Case(4, 8, 4, iterations=5): (2, 2),
     Case(4, 16, head=True, iterations=5): (2, 1),
