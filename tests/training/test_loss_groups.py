@@ -7,15 +7,19 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, distributed, multiprocessing
 
 from sida.numerics.losses import FakeScoreLosses, fake_score_losses, generator_losses
+from sida.recipe import Execution
 from sida.recipe.batches import divide_batch, divisors, micro_batches
 from sida.training.iteration import Distillation
 from sida.training.loss_groups import GroupSum
+from sida.training.sharding import whole
 from sida.training.state import load_state, state_of
+from sida.training.stored import StoredTensors
 from sida.worker.ranks import Processes
-from tests.training.tiny import EDM2, NETWORK, distillation, largest_difference, run
+from tests.training.tiny import EDM2, NETWORK, distillation, largest_difference
 
 ITERATIONS = 20
 TOLERANCE = 1e-9  # as in test_world_size.py
@@ -31,6 +35,7 @@ class Case(NamedTuple):
     micro: int | None = None
     name: str = "sida"
     head: bool = False  # EDM2's network, with an uncertainty for each sample
+    over: int | None = None  # processes that hold one copy of divided networks
     iterations: int = ITERATIONS
 
     def job(self, processes: Processes) -> Distillation:
@@ -38,12 +43,13 @@ class Case(NamedTuple):
         if not self.head:
             changes["augment"] = 0.5
         network = {**EDM2, "logvar_channels": 8} if self.head else NETWORK
-        return distillation(processes, self.micro, torch.float64, network, **changes)
+        divided = Execution(checkpoint_every=1, shard="full", shard_over=self.over) if self.over else None
+        return distillation(processes, self.micro, torch.float64, network, divided, **changes)
 
     @property
     def alone(self) -> Case:
         """The same on one process, in one round."""
-        return self._replace(world=1, micro=None)
+        return self._replace(world=1, micro=None, over=None)
 
 
 CASES = {
@@ -51,10 +57,10 @@ CASES = {
     Case(2, 32, name="sid", iterations=5): (2, 1),
     Case(4, 16, 4): (4, 2),
     Case(4, 8, 4, iterations=5): (2, 2),
-    Case(4, 16, head=True, iterations=5): (2, 1),
+    Case(4, 16, 4, head=True, over=2, iterations=5): (4, 2),
 }
 WORLDS = (2, 4)  # in this order: 4 processes go on from where 2 had stopped
-STOPPED = {2: Case(2, 16, 8), 4: Case(4, 16, 4)}
+STOPPED, CONTINUED = Case(2, 16, 8, head=True, iterations=3), Case(4, 16, 4, head=True, iterations=2)
 
 
 def _trained(case: Case, processes: Processes) -> dict[str, Tensor]:
@@ -62,18 +68,26 @@ def _trained(case: Case, processes: Processes) -> dict[str, Tensor]:
     if case.world > 1:
         assert (job.division.span, job.division.rounds) == CASES[case]
         assert (job.psi_groups is None) == (job.theta_groups is None) == (case.name == "sid")
-    return run(job, case.iterations)
+    return _run(job, case.iterations)
+
+
+def _run(job: Distillation, iterations: int, seen: int = 0) -> dict[str, Tensor]:
+    """All tensors of a checkpoint after the iterations, in the first process."""
+    for number in range(iterations):
+        job.run(seen + number * BATCH)
+    return {name: value.clone() for name, value in whole(state_of(job.parts())[1], job.processes).items()}
 
 
 def _stopped_and_continued(processes: Processes, folder: Path) -> dict[str, Tensor] | None:
-    """Half of the iterations, whose state is left there; or the other half, from that state."""
-    job, state = STOPPED[processes.world].job(processes), folder / "state"
-    if processes.world == 4:
-        load_state(job.parts(), torch.load(state, weights_only=True))
-        return run(job, ITERATIONS // 2, ITERATIONS // 2 * BATCH)
-    run(job, ITERATIONS // 2)
+    """The first iterations, whose state is left there; or the others, from that state."""
+    state = folder / "state.safetensors"
+    if processes.world == CONTINUED.world:
+        job = CONTINUED.job(processes)
+        load_state(job.parts(), {}, StoredTensors([state]))
+        return _run(job, CONTINUED.iterations, STOPPED.iterations * BATCH)
+    reached = _run(STOPPED.job(processes), STOPPED.iterations)
     if processes.first:
-        torch.save(state_of(job.parts())[1], state)
+        save_file(reached, state)
     return None
 
 
@@ -165,7 +179,8 @@ def test_a_group_on_several_processes_changes_no_number(results: Any, alone: Any
 
 
 def test_a_run_goes_on_where_groups_span_more_processes(results: Any, alone: Any) -> None:
-    assert largest_difference(alone[STOPPED[4].alone], results[4]["continued"]) < TOLERANCE
+    undisturbed = CONTINUED.alone._replace(iterations=STOPPED.iterations + CONTINUED.iterations)
+    assert largest_difference(alone[undisturbed], results[4]["continued"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("world", WORLDS)
