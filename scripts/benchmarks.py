@@ -98,10 +98,7 @@ def cost() -> list[str]:
     """GPU hours of all steps, memory and storage."""
     lines = []
     for row in rows():
-        plans = {
-            method: planning.plan(one, counted(one), MACHINE, planning.check_division(one, MACHINE))
-            for method, one in variants(row).items()
-        }
+        plans = {method: planning.plan(one, counted(one), MACHINE) for method, one in variants(row).items()}
         hours = (f"{made.recipe.method.images / 1e6:g} M, {made.work.total:,.0f}" for made in plans.values())
         main = plans["SiDA"]
         memory = f"{main.memory_bytes / planning.GIB:.0f} GiB{'' if main.fits else ' (does not fit)'}"
@@ -109,7 +106,7 @@ def cost() -> list[str]:
         groups = row.method.batch // row.method.loss_group
         lines.append((f"`{row.name}`", *hours, f"{main.hours / 24:.1f}", memory, stored, f"{groups:,}"))
     heads = ("recipe", *(f"{method}: images, GPU hours" for method in variants(rows()[0])))
-    return table((*heads, "SiDA on 8: days", "memory per GPU", "store", "GPUs at most"), lines)
+    return table((*heads, "SiDA on 8: days", "memory per GPU", "store", "loss groups"), lines)
 
 
 def tf32() -> list[str]:
@@ -119,7 +116,7 @@ def tf32() -> list[str]:
         hours = []
         for one in variants(row).values():
             if (name := f"{one.name}-tf32") in recipe.names():
-                made = planning.plan(recipe.load(name), counted(one), MACHINE, planning.check_division(one, MACHINE))
+                made = planning.plan(recipe.load(name), counted(one), MACHINE)
                 hours.append(f"{made.work.total:,.0f}")
         if hours:
             lines.append((f"`{row.name}-tf32`", *hours))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sida.errors import UserError
 from sida.launch import grace
 from sida.recipe import Recipe
+from sida.recipe.batches import BatchDivision, divide_batch, divisors, micro_batches
 from sida.training.distill_step import CHECKPOINT_NETWORKS
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class ResourcePlan:
     recipe: Recipe
     cost: IterationCost
     machines: Machines
-    micro_batch: int
+    division: BatchDivision
     memory: dict[str, float]  # bytes per GPU, by part
     work: Work
     storage: dict[str, float]  # bytes in the store, by part
@@ -125,11 +126,6 @@ class ResourcePlan:
         return grace.planned(round(_checkpoint(self.cost)))
 
     @property
-    def rounds(self) -> int:
-        """Micro-batches that each process accumulates in a phase."""
-        return self.recipe.method.batch // (self.machines.world * self.micro_batch)
-
-    @property
     def hours(self) -> float:
         """Wall-clock time of all steps, all GPUs at work."""
         return self.work.total / self.machines.world
@@ -137,42 +133,30 @@ class ResourcePlan:
 
 def plan(recipe: Recipe, cost: IterationCost, machines: Machines, micro_batch: int | None = None) -> ResourcePlan:
     """Compute memory, hours and storage. Raises UserError when the batch does not divide among the GPUs."""
-    micro = check_division(recipe, machines, micro_batch)
-    memory, work = _memory(cost, machines, micro), _work(recipe, cost, machines)
+    division = check_division(recipe, machines, micro_batch)
+    memory, work = _memory(cost, machines, division.micro_batch), _work(recipe, cost, machines)
     storage = _storage(recipe, cost)
     return ResourcePlan(
-        recipe, cost, machines, micro, memory, work, storage, _host(cost, machines), _disk(cost, storage)
+        recipe, cost, machines, division, memory, work, storage, _host(cost, machines), _disk(cost, storage)
     )
 
 
-def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None = None) -> int:
-    """Return the micro-batch: given, the recipe's, or the share. Raises UserError if it or the GPUs do not divide the batch."""
-    share = _share(recipe, machines)
-    micro = micro_batch or min(recipe.execution.micro_batch or share, share)
-    if share % micro or micro % recipe.method.loss_group:
-        whole = ", ".join(map(str, _micro_batches(recipe, share)))
-        raise UserError(
-            f"micro-batch {micro}: each GPU's share of {share} images divides into whole loss groups of "
-            f"{recipe.method.loss_group} by: {whole}: give one of them as execution.micro_batch, or to `plan` as --micro-batch"
-        )
-    return micro
-
-
-def _share(recipe: Recipe, machines: Machines) -> int:
+def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None = None) -> BatchDivision:
+    """Return how the batch divides, with this micro-batch or the recipe's. Raises UserError if it or the GPUs do not divide it."""
     method, world = recipe.method, machines.world
-    groups = method.batch // method.loss_group
-    if groups % world:
-        possible = ", ".join(str(n) for n in range(1, groups + 1) if groups % n == 0)
+    if method.batch % world:
         raise UserError(
-            f"batch {method.batch} in loss groups of {method.loss_group} does not divide among {world} GPUs "
-            f"({machines.nodes} x {machines.gpus}): use {possible} (execution.processes, or SIDA_WORKERS)"
+            f"batch {method.batch} does not divide among {world} GPUs ({machines.nodes} x {machines.gpus}): use "
+            f"{', '.join(map(str, divisors(method.batch)))} (execution.processes, or SIDA_WORKERS)"
         )
-    return method.batch // world
-
-
-def _micro_batches(recipe: Recipe, share: int) -> list[int]:
-    group = recipe.method.loss_group
-    return [n for n in range(group, share + 1, group) if share % n == 0]
+    share, possible = method.batch // world, micro_batches(method.batch, method.loss_group, world)
+    wanted = micro_batch or min(recipe.execution.micro_batch or share, share)
+    if wanted != share and wanted not in possible:
+        raise UserError(
+            f"micro-batch {wanted}: each GPU's share of {share} images makes whole loss groups of {method.loss_group} with: "
+            f"{', '.join(map(str, possible))}: give one of them as execution.micro_batch, or to `plan` as --micro-batch"
+        )
+    return divide_batch(method.batch, method.loss_group, world, wanted)
 
 
 def _memory(cost: IterationCost, machines: Machines, micro: int) -> dict[str, float]:
@@ -255,7 +239,7 @@ def advice(plan: ResourcePlan) -> list[str]:
     fixed = plan.memory_bytes - plan.memory["activations at the micro-batch"] * (1 + FRAGMENTATION)
     room = gpu.memory_gib * GIB - fixed
     changes = []
-    possible = _micro_batches(plan.recipe, _share(plan.recipe, plan.machines))
+    possible = micro_batches(method.batch, method.loss_group, plan.machines.world)
     fitting = [micro for micro in possible if _activations(plan, micro) <= room]
     if fitting:
         changes.append(f"execution.micro_batch: {max(fitting)} (the numbers stay the same)")

@@ -36,7 +36,7 @@ def test_states_of_the_networks_are_ten_times_the_parameters_in_float32() -> Non
 
 def test_a_smaller_micro_batch_needs_less_memory_and_more_rounds() -> None:
     whole, small = of(micro=64), of(micro=32)
-    assert (whole.rounds, small.rounds) == (1, 2)
+    assert (whole.division.rounds, small.division.rounds) == (1, 2)
     assert small.memory_bytes < whole.memory_bytes
     assert small.work == whole.work
 
@@ -102,7 +102,12 @@ def test_advice_keeps_the_numbers_first() -> None:
 
 @pytest.mark.parametrize(
     ("gpus", "micro", "words"),
-    [(3, None, ["3 GPUs", "use 1, 2, 4, 8"]), (4, 48, ["micro-batch 48", "32, 64"]), (4, 16, ["whole loss groups"])],
+    [
+        (3, None, ["3 GPUs", "use 1, 2, 4, 8, 16, 32, 64, 128, 256 "]),
+        (4, 48, ["micro-batch 48", "whole loss groups", ": 8, 16, 32, 64:"]),
+        (1, 16, ["micro-batch 16", ": 32, 64, 128, 256:"]),
+        (64, 32, ["micro-batch 32", "share of 4", ": 1, 2, 4:"]),
+    ],
 )
 def test_a_batch_that_does_not_divide_is_refused_with_what_would(
     gpus: int, micro: int | None, words: Sequence[str]
@@ -110,6 +115,14 @@ def test_a_batch_that_does_not_divide_is_refused_with_what_would(
     with pytest.raises(UserError) as caught:
         of(gpus=gpus, micro=micro)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_more_gpus_than_loss_groups_share_them() -> None:
+    division = of(gpus=64).division
+    assert (division.micro_batch, division.span, division.rounds) == (4, 8, 1)
+    small = of(gpus=4, micro=8).division  # for less memory
+    assert (small.span, small.rounds) == (4, 8)
+    assert of(gpus=8).division.span == 1
 
 
 def test_storage_counts_data_checkpoints_and_networks() -> None:
@@ -135,8 +148,9 @@ def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
         12, abs=0.7
     )  # small: the first layer, which needs no input gradient, counts
     assert made["memory_bytes"] == pytest.approx(sum(made["memory"].values()))
-    text = pipeline("plan", "digits", "--gpu", "t4").stdout
+    text = pipeline("plan", "digits", "--gpu", "t4", "--gpus", "16").stdout
     assert "It fits:" in text and "Adam" in text
+    assert "micro-batch 8 (loss groups of 32, each on 4 GPUs)" in text
 
 
 @pytest.mark.parametrize(
@@ -146,7 +160,7 @@ def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
         (("digits", "--gpus", "0"), ["--gpus", "'0'"]),
         (("digits", "--utilization", "35"), ["--utilization", "35", "0.35"]),
         (("digits", "--gpus", "3"), ["3 GPUs"]),
-        (("digits", "--micro-batch", "33"), ["micro-batch 33", "32, 64"]),
+        (("digits", "--micro-batch", "33"), ["micro-batch 33", "16, 32, 64"]),
         (("digit",), ["did you mean 'digits'"]),
     ],
 )

@@ -61,8 +61,9 @@ def _as_json(plan: ResourcePlan) -> dict[str, Any]:
         "recipe": plan.recipe.name,
         "gpu": plan.machines.gpu.title,
         "gpus": plan.machines.world,
-        "micro_batch": plan.micro_batch,
-        "rounds": plan.rounds,
+        "micro_batch": plan.division.micro_batch,
+        "rounds": plan.division.rounds,
+        "gpus_per_loss_group": plan.division.span,
         "parameters": cost.parameters,
         "forward_gmac": round(cost.forward_gmac, 3),
         "encoder_share": round(cost.encoder_share, 4),
@@ -89,14 +90,16 @@ def _as_json(plan: ResourcePlan) -> dict[str, Any]:
 
 def _as_text(plan: ResourcePlan) -> str:
     cost, work, method, gpu = plan.cost, plan.work, plan.recipe.method, plan.machines.gpu
+    division = plan.division
     a, b = cost.A.flops / cost.forward_flops, cost.B.flops / cost.forward_flops
     masked = (cost.A.masks + cost.B.masks) / 1e6
     masks = f"; dropout masks of {masked:,.3g} M elements" if masked else ""
+    shared = f", each on {division.span} GPUs" if division.span > 1 else ""
     lines = [
         f"{plan.recipe.name}: {cost.parameters / 1e6:,.2f} M parameters, {cost.forward_gmac:,.1f} GMAC a forward "
         f"(encoder {cost.encoder_share:.1%}), {method.precision}",
-        f"batch {method.batch} = {plan.machines.nodes} x {plan.machines.gpus} GPUs x {plan.rounds} rounds x micro-batch "
-        f"{plan.micro_batch} (loss groups of {method.loss_group})",
+        f"batch {method.batch} = {plan.machines.nodes} x {plan.machines.gpus} GPUs x {division.rounds} rounds x micro-batch "
+        f"{division.micro_batch} (loss groups of {method.loss_group}{shared})",
         "",
         f"per image: phase A {a:.2f} forwards ({cost.A.flops / 1e9:,.0f} GFLOP), "
         f"phase B {b:.2f} ({cost.B.flops / 1e9:,.0f} GFLOP), together {cost.forwards:.2f}{masks}",

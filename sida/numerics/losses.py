@@ -7,11 +7,13 @@ A sample that holds a NaN in anything that was passed is dropped: its losses are
 mean. ``keep`` says which samples stayed, so that the caller can count; the caller's divisor stays B.
 
 A BCE is one number per loss group: the mean over ``group`` consecutive samples and all positions (None: the whole micro-batch).
+Where several processes hold a group together, ``group`` is the part of this one, and ``over_group`` returns a small tensor's sum
+over them; gradients are summed too, for the sum of the processes' losses is what is minimized. k is each sample's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +27,7 @@ ERROR_FLOOR = 1e-5  # of the denominator of k
 LOGIT_CLAMP = 10.0  # generator update only
 INFINITE_GRADIENT = 1e5
 
+OverGroup = Callable[[Tensor], Tensor]
 MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
 
 
@@ -64,6 +67,7 @@ def fake_score_losses(
     l_real: Tensor | None = None,
     logvar: Tensor | None = None,
     group: int | None = None,
+    over_group: OverGroup | None = None,
 ) -> FakeScoreLosses:
     """Phase A. y: what psi was to recover (augmented images, if so); y_psi = psi(y + n); logits as they are, not clamped.
 
@@ -79,7 +83,8 @@ def fake_score_losses(
     loss_D = None
     if l_fake is not None and l_real is not None:
         real, fake = _masked(l_real, keep), _masked(l_fake, keep)
-        loss_D = w * (group_bce(real, True, keep, group) + group_bce(fake, False, keep, group)) / 2
+        as_real = group_bce(real, True, keep, group, over_group)
+        loss_D = w * (as_real + group_bce(fake, False, keep, group, over_group)) / 2
         loss_D = loss_D if logvar is None else loss_D / logvar.exp()
     return FakeScoreLosses(_masked(loss_psi, keep), _masked(loss_D, keep), keep)
 
@@ -92,6 +97,7 @@ def generator_losses(
     logits: Tensor | None = None,
     logvar: Tensor | None = None,
     group: int | None = None,
+    over_group: OverGroup | None = None,
 ) -> GeneratorLosses:
     """Phase B. y = G(z), y_phi and y_psi = the teacher's and the fake score's denoised y + n, logits = psi's for y + n.
 
@@ -107,7 +113,7 @@ def generator_losses(
     loss_adv = None
     if logits is not None:
         clamped = _masked(logits, keep).clamp(-LOGIT_CLAMP, LOGIT_CLAMP)
-        loss_adv = group_bce(clamped, True, keep, group) * k * y[0].numel()
+        loss_adv = group_bce(clamped, True, keep, group, over_group) * k * y[0].numel()
         loss_adv = loss_adv if logvar is None else loss_adv / logvar.exp()
     if logvar is not None:
         loss_sid = loss_sid / logvar.exp()
@@ -120,7 +126,9 @@ def kept_samples(*tensors: Tensor | None) -> Tensor:
     return torch.stack(present).all(dim=0)
 
 
-def group_bce(logits: Tensor, real: bool, keep: Tensor, group: int | None) -> Tensor:
+def group_bce(
+    logits: Tensor, real: bool, keep: Tensor, group: int | None, over_group: OverGroup | None = None
+) -> Tensor:
     """Binary cross-entropy against one class: logits [B, 1, h, w] -> [B, 1, 1, 1], equal within a loss group.
 
     Samples with keep False (bool [B]) count neither in the sum nor in the number; a group without any gives 0.
@@ -132,8 +140,10 @@ def group_bce(logits: Tensor, real: bool, keep: Tensor, group: int | None) -> Te
     per_sample = softplus(-logits if real else logits, threshold=50).flatten(1).mean(dim=1)
     per_sample = torch.where(keep, per_sample, 0)
     sums = per_sample.reshape(-1, size).sum(dim=1)
-    counts = keep.reshape(-1, size).sum(dim=1).clamp_min(1)
-    return (sums / counts).repeat_interleave(size)[:, None, None, None]
+    counts = keep.reshape(-1, size).sum(dim=1)
+    if over_group is not None:
+        sums, counts = over_group(torch.stack([sums, counts.to(sums.dtype)]))
+    return (sums / counts.clamp_min(1)).repeat_interleave(size)[:, None, None, None]
 
 
 def sanitize_gradients(gradients: Iterable[Tensor], clip: float | None = None) -> None:

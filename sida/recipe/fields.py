@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from sida.recipe.batches import divide_batch
+
 EMA_RAMP = 0.05  # of the published runs
 AUGMENT_DIM = 9  # labels of EDM's augmentation pipe (sida.numerics.augment)
 
@@ -371,7 +373,9 @@ class Execution(Section):
 
     processes: Batch = 1  # over all machines, one for each GPU
     threads: Batch = 1
-    micro_batch: Batch | None = None  # per process, a multiple of the loss group; None: the whole share
+    micro_batch: Batch | None = (
+        None  # per process, a multiple of the loss group, or a part that several complete; None: the whole share
+    )
     sampling_batch: Batch | Literal["auto"] = 512  # images at once, at most; auto: the fastest, tried out
     checkpoint_every: Positive  # in images seen
     checkpoints_kept: Annotated[int, Field(ge=2, le=2**48)] = 2  # the newest; the best is kept besides
@@ -432,15 +436,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _work_divides(self) -> Recipe:
-        method, world = self.method, self.execution.processes
-        share = method.batch // world
-        micro = self.execution.micro_batch or share
-        if method.batch % world or share % micro or micro % method.loss_group:
-            raise ValueError(
-                f"method.batch {method.batch} on {world} processes is "
-                f"{method.batch / world:g} each: it must be a multiple of execution.micro_batch {micro}, and that of "
-                f"method.loss_group {method.loss_group}"
-            )
+        method, execution = self.method, self.execution
+        divide_batch(method.batch, method.loss_group, execution.processes, execution.micro_batch)
         return self
 
     @property

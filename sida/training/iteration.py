@@ -24,9 +24,11 @@ from sida.numerics.networks.magnitude import force_normalization
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
+from sida.recipe.batches import divide_batch
 from sida.training.division import local
 from sida.training.gradients import Updates
 from sida.training.health import HealthCounter
+from sida.training.loss_groups import GroupSum
 from sida.training.op_profile import IterationProfile
 from sida.training.sharding import give_back
 from sida.training.state import Parts
@@ -75,19 +77,17 @@ class Distillation:
         processes: Processes,
         micro_batch: int | None = None,
     ) -> None:
-        """``micro_batch``: per process, the share at most; a multiple of the loss group that divides it, else ValueError."""
-        share = method.batch // processes.world
-        self.micro_batch = min(micro_batch or share, share)
-        if method.batch % processes.world or share % self.micro_batch or self.micro_batch % method.loss_group:
-            raise ValueError(
-                f"batch {method.batch} on {processes.world} processes is {method.batch / processes.world:g} each: it must be "
-                f"a multiple of micro_batch {self.micro_batch}, and that of loss_group {method.loss_group}"
-            )
+        """``micro_batch``: per process, as a recipe's execution has it (``sida.recipe.batches``), which raises ValueError."""
+        self.division = divide_batch(method.batch, method.loss_group, processes.world, micro_batch)
         self.networks, self.method, self.draws, self.data, self.processes = networks, method, draws, data, processes
         for network in networks:
             network.compute_in(method.precision)  # on float32 master weights
-        self.rounds = share // self.micro_batch
-        self.first_offset = processes.rank * share
+        self.group = method.loss_group // self.division.span  # this process's part of a loss group, or all of it
+        self.psi_groups = self.theta_groups = None
+        if self.division.span > 1 and method.adversarial:
+            group, rounds = processes.consecutive(self.division.span), self.division.rounds
+            self.psi_groups = GroupSum(processes, group, 2 * rounds)  # over generated and over real images
+            self.theta_groups = GroupSum(processes, group, rounds)
         eps = 1e-6 if method.half else 1e-8
         self.psi_updates = Updates(networks.psi, processes, (0.0, 0.999), eps)
         self.theta_updates = Updates(networks.theta, processes, (method.generator_beta1, 0.999), eps)
@@ -156,7 +156,8 @@ class Distillation:
                 l_real = psi(x + noise, sigma, c, x_labels, want="logits")
             else:
                 y_psi, l_fake, l_real = psi(y + noise, sigma, c, y_labels), None, None
-            losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, psi.logvar(sigma), method.loss_group)
+            u = psi.logvar(sigma)
+            losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, u, self.group, self.psi_groups)
             total = method.fake_score_weight * losses.loss_psi.sum()
             reported = {"loss_psi": losses.loss_psi.detach().mean()}
             if losses.loss_D is not None:
@@ -195,7 +196,8 @@ class Distillation:
                 y_psi, logits = psi(noisy, sigma, c, want="both")
             else:
                 y_psi, logits = psi(noisy, sigma, c), None
-            losses = generator_losses(y, y_phi, y_psi, method.alpha, logits, psi.logvar(sigma), method.loss_group)
+            u = psi.logvar(sigma)
+            losses = generator_losses(y, y_phi, y_psi, method.alpha, logits, u, self.group, self.theta_groups)
             total = method.generator_weight * losses.loss_sid.sum()
             reported = {"loss_sid": losses.loss_sid.detach().mean()}
             if losses.loss_adv is not None:
@@ -215,15 +217,17 @@ class Distillation:
     def _rounds(self, updates: Updates | None, seen: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Offsets into the global batch (on the host) and image indices (on the device), one micro-batch after the other.
 
-        The last one's backward sends the gradients; it is the one that is recorded.
+        The last one's backward sends the gradients; it is the one that is recorded. Which images of the batch a process takes, and
+        in which round, changes no number: draws go by the image, and what is summed over a loss group is in one round.
         """
-        for number in range(self.rounds):
-            ending = number == self.rounds - 1
+        rounds = self.division.rounds
+        for number in range(rounds):
+            ending = number == rounds - 1
             if updates is not None:
                 updates.begin_round(ending)
-            first = self.first_offset + number * self.micro_batch
-            last = first + self.micro_batch
-            with self._recorded(self.rounds) if ending else nullcontext():
+            first = self.division.first(self.processes.rank, number)
+            last = first + self.division.micro_batch
+            with self._recorded(rounds) if ending else nullcontext():
                 yield torch.arange(first, last), torch.arange(seen + first, seen + last, device=self.processes.device)
 
     def _recorded(self, times: int) -> AbstractContextManager[None]:

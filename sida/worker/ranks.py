@@ -30,6 +30,7 @@ class Processes:
     talk: Any = None  # the group that small values on the host travel in; None: the one that tensors travel in
     meeting: Meeting | None = None  # where we wait after unequal work; None: in a group, within its time limit
     machine: int = 0  # processes of this machine; 0: all are
+    timeout: timedelta | None = None  # of a message in a group that is made later; None: torch's own
 
     @property
     def of_a_machine(self) -> int:
@@ -44,6 +45,17 @@ class Processes:
     def share(self, count: int) -> range:
         """Return this rank's contiguous part of ``range(count)``; parts differ by at most one item."""
         return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
+
+    def consecutive(self, size: int) -> Any:
+        """Return the group of ``size`` consecutive processes that this one is in: all make all groups, one after the other.
+
+        ``size`` divides their number.
+        """
+        if size == self.world:
+            return distributed.group.WORLD
+        members = (range(first, first + size) for first in range(0, self.world, size))
+        groups = [distributed.new_group(list(ranks), timeout=self.timeout) for ranks in members]
+        return groups[self.rank // size]
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in few messages."""
@@ -132,7 +144,8 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
         talk = distributed.new_group(backend="gloo", timeout=timeout) if devices.apart(device) else None
         meeting = Meeting(distributed.PrefixStore("meeting", store), rank, world, timeout)
     try:
-        yield Processes(rank, world, device, talk, meeting, int(os.environ.get("LOCAL_WORLD_SIZE", 0)))
+        machine = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+        yield Processes(rank, world, device, talk, meeting, machine, timeout)
     finally:
         if meeting is not None:
             meeting.close()

@@ -22,7 +22,7 @@ class Message(NamedTuple):
     """What one process takes part in, beside all others."""
 
     what: str  # an operator of c10d; "meet" or "deal", which go through torch's store
-    group: str = ""  # "tensors" or "talk"
+    group: str = ""  # "tensors", "talk", or "part": consecutive processes
     device: str = ""
     dtype: str = ""
     elements: int = 0
@@ -48,16 +48,17 @@ class Notes:
 
 
 class _Noting(TorchDispatchMode):
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, talk: Any) -> None:
         super().__init__()
         self._notes = notes
+        self._names = {distributed.group.WORLD.group_name: "tensors", talk.group_name: "talk"}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         space, _, name = func._schema.name.partition("::")
         if space == "c10d":
             group = distributed.ProcessGroup.unbox(next(one for one in args if isinstance(one, torch.ScriptObject)))
-            talk = group.group_name != distributed.group.WORLD.group_name
-            self._notes.note(name, "talk" if talk else "tensors", args[0] if isinstance(args[0], list) else [args[0]])
+            kind = self._names.get(group.group_name, "part")
+            self._notes.note(name, kind, args[0] if isinstance(args[0], list) else [args[0]])
         return func(*args, **(kwargs or {}))
 
 
@@ -83,7 +84,7 @@ def process_of(rank: int, world: int, said: list[Tensor] | None = None) -> Itera
     try:
         talk = distributed.new_group(backend="fake")
         meeting: Any = _Meeting(notes, rank == 0)
-        with _Noting(notes):
+        with _Noting(notes, talk):
             yield Processes(rank, world, device(), talk, meeting), notes
     finally:
         distributed.destroy_process_group()

@@ -1,8 +1,8 @@
-"""Jobs of 8 and 256 processes, seen from several of them: all take part in the same messages, in the same order."""
+"""Jobs of 8, 64 and 256 processes, seen from several of them: all take part in the same messages, in the same order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -25,24 +25,34 @@ evaluation: {{selection_images: {images}, selection_every: {images}, images: {im
 execution: {{checkpoint_every: {batch}, sampling_batch: 2, micro_batch: 4}}
 teacher: {{train: {{images: {images}, batch: {batch}}}, sampler: {{steps: 2}}}}
 """
+CIFAR10 = """
+method: {images: 512, batch: 256, loss_group: 32, generator_from: 0, adversarial_from: 0}
+execution: {processes: 64, micro_batch: 2}
+"""
 RANKS = {8: (0, 1, 7), 256: (0, 255)}
 GRADIENTS = 188_945  # of the tiny network
 
 
 def messages(
-    made: Bench, name: str, world: int, work: Callable[[Job[Any]], Any], spec: Spec[Any] | None = None
+    made: Bench,
+    name: str,
+    world: int,
+    work: Callable[[Job[Any]], Any],
+    spec: Spec[Any] | None = None,
+    changes: str = "",
+    ranks: Sequence[int] = (),
 ) -> list[Message]:
     """What every process of a job takes part in: those that are tried agree on it, and on what belongs on the device."""
-    changes = CHANGES.format(batch=4 * world, images=8 * world)
+    changes = changes or CHANGES.format(batch=4 * world, images=8 * world)
     said, expected = None, None
-    for rank in RANKS[world]:
+    for rank in ranks or RANKS[world]:
         with process_of(rank, world, said) as (processes, notes):
             job = made.job(changes, name, spec)
             work(Job(job.file, job.recipe, job.store, processes))
         said, expected = said or notes.said, expected or notes.messages
         assert notes.messages == expected, f"rank {rank} of {world}"
     assert expected
-    assert {(m.group, m.device) for m in expected if m.group} <= {("tensors", NAME), ("talk", "cpu")}
+    assert {(m.group, m.device) for m in expected if m.group} <= {("tensors", NAME), ("part", NAME), ("talk", "cpu")}
     return expected
 
 
@@ -58,6 +68,24 @@ def test_processes_of_a_distillation_agree(made: Bench, accelerator: Waits, worl
     first = next(n for n, m in enumerate(found) if m.elements == GRADIENTS)
     assert found[first - 1].what == "meet"  # before the first message of a network, which may have been compiled
     assert max(elements for _, elements in sums(found, "talk")) < 100
+
+
+def test_processes_that_share_loss_groups_agree(made: Bench, accelerator: Waits) -> None:
+    def train(job: Job[Any]) -> None:
+        run = DistillRun(job)
+        for seen in (0, 256):
+            run.distillation.run(seen)
+        run.writer.close()
+
+    ranks = (0, 1, 15, 16, 63)  # a group of 32 is on 16 processes, in two rounds
+    found = messages(made, "shared", 64, train, changes=CIFAR10, ranks=ranks)
+    shared = [number for number, message in enumerate(found) if message.group == "part"]
+    # Phase A twice and phase B once beyond its rehearsal (which has no logits): 2 rounds, real and fake, forward and backward.
+    assert [found[number][2:] for number in shared] == [(NAME, "float32", 2)] * (2 * 8 + 4)
+    # In a first iteration they meet before it: psi's 4 sums, and theta's 2.
+    assert sum(found[number - 1].what == "meet" for number in shared) == 4 + 2
+    gradients = [number for number, message in enumerate(found) if message.elements == GRADIENTS]
+    assert len(gradients) == 3 and gradients[0] > shared[7]
 
 
 def test_processes_that_continue_a_distillation_agree(made: Bench, accelerator: Waits) -> None:
