@@ -63,7 +63,7 @@ class Division(NamedTuple):
 
 
 def division_of(job: dict[str, Any]) -> Division:
-    """Return how a TrainJob divides its work now; somebody may have changed it since it was made."""
+    """Return how a TrainJob divides its work, which nobody can change once it is made (Trainer 2.3)."""
     trainer = (job.get("spec") or {}).get("trainer") or {}
     return Division(*(count_of(str(trainer.get(name))) or 1 for name in ("numNodes", "numProcPerNode")))
 

@@ -166,9 +166,9 @@ class TrainJobLauncher(Launcher):
     def _adopt(self, job: dict[str, Any]) -> None:
         """Make a job that is there ours."""
         annotations, labels = (job["metadata"].get(field) or {} for field in ("annotations", "labels"))
-        ours = self.job["metadata"]
-        if ended(job) is None and not self._is_of_our_task(job):
-            differ = differences(job.get("spec"), self.job["spec"])
+        ours, divided = self.job["metadata"], "" if ended(job) else self._divided_otherwise(job)
+        if ended(job) is None and annotations.get(SPEC) != ours["annotations"][SPEC] and not divided:
+            differ = _differences(job.get("spec"), self.job["spec"])
             fields = ", ".join(differ[:3]) or "queue, or fields that are no longer there"
             raise UserError(
                 f"{self._title} is making this very result with another specification ({fields}): "
@@ -182,10 +182,8 @@ class TrainJobLauncher(Launcher):
             changes["spec"] = {"suspend": False}
         if changes:
             self.cluster.patch(self.name, changes)
-        divided = "" if annotations.get(SPEC) == ours["annotations"][SPEC] else self._divided_otherwise(job)
-        self._note(
-            f"adopted: it was there already{f'; it {divided}: cancel the run and run it again for that' * bool(divided)}"
-        )
+        more = f"; it {divided}: cancel the run and run it again for that" if divided else ""
+        self._note(f"adopted: it was there already{more}")
 
     def _out_of_date(self, job: dict[str, Any]) -> str:
         """Say why a job that is there is no use any more, though what it has done is kept; empty where it is to go on."""
@@ -193,18 +191,7 @@ class TrainJobLauncher(Launcher):
         if (end := ended(job)) is not None:
             return f"an earlier attempt ended ({end['type']})"
         waits = (job.get("spec") or {}).get("suspend") and (queue_of(job) or annotations.get(SUSPENDED_BY))
-        if not waits or annotations.get(SPEC) == self.job["metadata"]["annotations"][SPEC]:
-            return ""
-        return f"it waits, and {divided}" if (divided := self._divided_otherwise(job)) else ""
-
-    def _is_of_our_task(self, job: dict[str, Any]) -> bool:
-        """Return whether a job does what ours would, however it divides the work among nodes."""
-        theirs, ours = job["metadata"].get("annotations") or {}, self.job["metadata"]["annotations"]
-        if theirs.get(SPEC) == ours[SPEC]:
-            return True
-        return theirs.get(TASK) == ours[TASK] and bool(
-            self._divided_otherwise(job) or not differences(*(_amounts(one) for one in (job, self.job)))
-        )
+        return f"it waits, and {divided}" if waits and (divided := self._divided_otherwise(job)) else ""
 
     def _divided_otherwise(self, job: dict[str, Any]) -> str:
         """Say how a job of our task divides the work, where that is not as we would."""
@@ -236,14 +223,9 @@ class TrainJobLauncher(Launcher):
             self.cluster.pause(1.0)
 
 
-def _amounts(job: dict[str, Any]) -> Any:
-    """Return what each of a job's nodes asks for."""
-    return (job.get("spec") or {}).get("trainer", {}).get("resourcesPerNode")
-
-
-def differences(theirs: Any, ours: Any, path: str = "") -> list[str]:
+def _differences(theirs: Any, ours: Any, path: str = "") -> list[str]:
     """Return the fields in which two specifications differ, by path; what the server added is no difference."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         fields = ((name, f"{path}.{name}" if path else name) for name in sorted(ours))
-        return [found for name, place in fields for found in differences(theirs.get(name), ours[name], place)]
+        return [found for name, place in fields for found in _differences(theirs.get(name), ours[name], place)]
     return [path] if theirs != ours else []
