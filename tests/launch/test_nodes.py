@@ -151,6 +151,26 @@ def test_two_machines_give_the_numbers_of_one_and_a_cut_cable_ends_in_a_restart(
     assert _generator(stdout) == _alone(recipe, place)
 
 
+@pytest.mark.slow
+def test_what_two_machines_began_one_alone_ends_with_the_same_numbers(place: Path) -> None:
+    recipe, port, network = place / "longer.yaml", _free_port(), Network("none")
+    recipe.write_text(f"extends: {TINY.with_suffix('')}\nname: longer\nmethod: {{images: 4_096}}\nexpected: null\n")
+    nodes = [_start(network, recipe, rank, port, place) for rank in (0, 1)]
+    try:
+        _until(place, "store/jobs/distill/*/1/checkpoints/*.json", 2)
+    finally:
+        for node in nodes:
+            node.kill()
+            node.communicate()
+    command = [sys.executable, "-m", "pipeline", "run", str(recipe), "--json"]
+    mine = {"SIDA_RUNS": str(place / "runs0"), "SIDA_WORKERS": "2", "SIDA_LEASE_WAIT": "60"}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | mine, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "continuing on 1 node with 2 processes (was 2 nodes with 2)" in done.stderr
+    assert "continuing from the checkpoint at" in done.stderr
+    assert _generator(done.stdout) == _alone(recipe, place)
+
+
 def test_a_node_that_nobody_leads_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDA_TIMEOUT", "1")
     alone = Network("none")
