@@ -69,7 +69,7 @@ def test_a_run_killed_on_one_process_goes_on_with_two_then_four_then_one(
 ) -> None:
     longer = place / "longer.yaml"
     longer.write_text(
-        f"extends: {ROOT}/tests/recipes/tiny\nname: longer\nmethod: {{images: 8_192}}\n"
+        f"extends: {ROOT}/tests/recipes/tiny\nname: longer\nmethod: {{images: 4_096}}\n"
         "execution: {checkpoint_every: 256}\nexpected: null\n"
     )
     monkeypatch.delenv("SIDA_EVENTS", raising=False)
@@ -83,7 +83,7 @@ def test_a_run_killed_on_one_process_goes_on_with_two_then_four_then_one(
     refused = start(3)
     assert "does not divide among 3 GPUs" in refused.communicate(timeout=60)[1] and refused.returncode == 2
     assert not list(place.glob("store/runs/*"))
-    for workers, before, until_images in ((1, 0, 1_024), (2, 1, 2_048), (4, 2, 3_072)):
+    for workers, before, until_images in ((1, 0, 512), (2, 1, 1_024), (4, 2, 1_536)):
         run = start(workers)
         end = time.monotonic() + 300
         while _images(place) < until_images:

@@ -79,7 +79,9 @@ def divided(command: Command, division: str) -> str:
 def test_a_profile_s_processes_take_the_place_of_the_recipe_s(command: Command) -> None:
     digits = recipe.load("digits")
     assert digits.execution.processes == 2
-    launched = pod_of("distill", digits, load(divided(command, "launcher: trainjob\n    nodes: 2\n    processes: 4")), "")
+    launched = pod_of(
+        "distill", digits, load(divided(command, "launcher: trainjob\n    nodes: 2\n    processes: 4")), ""
+    )
     target = parse_target(str(launched.env["SIDA_TRAINJOB"]))
     made = train_job(target, name="sida-x", step="distill", run="r", folder="j", processes=2, threads=1)
     assert errors(made) == []
