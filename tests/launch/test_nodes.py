@@ -162,13 +162,21 @@ def test_what_two_machines_began_one_alone_ends_with_the_same_numbers(place: Pat
         for node in nodes:
             node.kill()
             node.communicate()
-    command = [sys.executable, "-m", "pipeline", "run", str(recipe), "--json"]
-    mine = {"SIDA_RUNS": str(place / "runs0"), "SIDA_WORKERS": "2", "SIDA_LEASE_WAIT": "60"}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | mine, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "continuing on 1 node with 2 processes (was 2 nodes with 2)" in done.stderr
-    assert "continuing from the checkpoint at" in done.stderr
-    assert _generator(done.stdout) == _alone(recipe, place)
+    (run,) = (path.name for path in place.glob("store/runs/*"))
+
+    def distilled(attempt: int, *options: str) -> tuple[str, str]:
+        """What is said, and the generator's digest."""
+        command = [sys.executable, "-m", "pipeline", "rerun", run, "distill", "--local", *options]
+        mine = {"SIDA_RUNS": str(place / "runs0"), "SIDA_WORKERS": "2", "SIDA_LEASE_WAIT": "60"}
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | mine, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (manifest,) = place.glob(f"store/steps/distill/*/{attempt}.json")
+        return done.stderr, json.loads(manifest.read_text())["result"]["weights"]["sha256"]
+
+    said, generator = distilled(1)
+    assert "continuing on 1 node with 2 processes (was 2 nodes with 2)" in said
+    assert "continuing from the checkpoint at" in said
+    assert distilled(2, "--force")[1] == generator  # nobody disturbed it
 
 
 def test_a_node_that_nobody_leads_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
