@@ -21,6 +21,7 @@ KEPT_SECONDS = 7 * 86400  # how long to keep a finished Job
 CONTAINER = "step"
 # Seconds: the next pod starts at once, but cannot work before the lease of the one that was lost has expired.
 LEASE_WAIT = "120"
+NOT_THE_PODS = {"launcher", "nodes", "processes"}  # what steps need beside a pod
 FILES = {"volumes", "cache"}  # the exit handler needs none
 # Argo's expression for what is worth another try; 2 is UserError's status. Words: "Pod was active on the node longer than the
 # specified deadline".
@@ -155,16 +156,20 @@ def pod_of(
 ) -> StepPod:
     """Return a step's own pod; without a profile, what the recipe decides of it. ``image``: in place of the profile's.
 
-    Raises UserError for an image without a digest, or processes that cannot be shared out over a TrainJob's nodes.
+    Raises UserError for an image without a digest, or processes that cannot be shared out over a TrainJob's nodes, or the batch
+    over them.
     """
     execution = recipe.execution
-    work: dict[str, Any] = {"processes": execution.processes if _parallel(step, recipe) else 1}
-    work["threads"] = execution.threads
+    asks = None if profile is None else profile.needs(step).processes
+    processes = (asks or execution.processes) if _parallel(step, recipe) else 1
+    work: dict[str, Any] = {"processes": processes, "threads": execution.threads}
     if profile is None:
         return StepPod(**work)
+    if asks and step == "distill":
+        _check_division(recipe, processes, f"{where}: steps.{step}.processes")
     image = image or check_image(*image_of(step, profile), where, allow_tags=allow_tags)
     needs, account, launch = profile.needs(step), profile.job_service_account, dict[str, str]()
-    asked = needs.model_dump(exclude_none=True, exclude={"launcher", "nodes"} | (FILES if step not in STEPS else set()))
+    asked = needs.model_dump(exclude_none=True, exclude=NOT_THE_PODS | (FILES if step not in STEPS else set()))
     jobs, queued = profile.trainjob, dict[str, Any]()
     if jobs is not None and not profile.launched(step) and (needs.accelerator or step in LAUNCHED):
         queued = jobs.model_dump(exclude_none=True, include={"queue", "priority_class"})  # light steps wait for nobody
@@ -180,18 +185,29 @@ def pod_of(
         files = {"volumes"} if step in READS.values() else set()
         asked = needs.model_dump(exclude_none=True, include={"retries", "backoff_seconds"} | files)
         asked |= jobs.model_dump(exclude_none=True, include=FOLLOWING)
+    elif asks and _parallel(step, recipe):
+        launch = {"SIDA_WORKERS": str(asks)}
     return StepPod(
         image=image,
         env={"SIDA_LEASE_WAIT": LEASE_WAIT, **profile.variables(), "SIDA_IMAGE": image, **launch, **_secrets(profile)},
         service_account=account or "",
         image_pull_secrets=profile.image_pull_secrets,
         run_as_user=profile.run_as_user,
-        launches=bool(launch),
+        launches="SIDA_LAUNCHER" in launch,
         **queued,
         grace_seconds=(jobs.grace_seconds if jobs else None) or grace.FLOOR_SECONDS,
         **work,
         **asked,
     ).cached()
+
+
+def _check_division(recipe: Recipe, processes: int, field: str) -> None:
+    from sida.planning import GPUS, Machines, check_division
+
+    try:
+        check_division(recipe, Machines(1, processes, GPUS["h100"]))
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
 
 
 def image_of(step: str, profile: Profile) -> tuple[str, str]:
@@ -201,17 +217,16 @@ def image_of(step: str, profile: Profile) -> tuple[str, str]:
 
 def _target(step: str, profile: Profile, jobs: TrainJobs, image: str) -> Target:
     needs = profile.needs(step)
-    own = {"launcher", "nodes", "retries", "backoff_seconds"}  # not the pod's
     pod = Pod(
         image=image,
         env={**profile.variables(), **_secrets(profile)},
         service_account=jobs.service_account or "",
         image_pull_secrets=profile.image_pull_secrets,
         run_as_user=profile.run_as_user,
-        **needs.model_dump(exclude_none=True, exclude=own),
+        **needs.model_dump(exclude_none=True, exclude=NOT_THE_PODS | {"retries", "backoff_seconds"}),
     ).cached()
     job = jobs.model_dump(exclude_none=True, exclude={"service_account", "launcher_account", *FOLLOWING})
-    return Target(pod=pod, nodes=needs.nodes or 1, **job)
+    return Target(pod=pod, nodes=needs.nodes or 1, processes=needs.processes, **job)
 
 
 def _secrets(profile: Profile) -> Variables:

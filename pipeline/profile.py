@@ -177,7 +177,7 @@ class StepNeeds(Section):
     cpu: Cores | None = None  # requested; None: processes times threads of the recipe's execution
     cpu_limit: Cores | None = None  # None: as many as are idle
     memory: Quantity | None = None  # requested, and the limit
-    accelerator: Text | None = None  # a resource such as nvidia.com/gpu: one for each of the recipe's processes
+    accelerator: Text | None = None  # a resource such as nvidia.com/gpu: one for each process
     node_selector: dict[str, str] | None = None
     tolerations: tuple[Toleration, ...] | None = None
     shared_memory: Quantity | None = None  # size of /dev/shm
@@ -187,7 +187,8 @@ class StepNeeds(Section):
     backoff_seconds: Seconds | None = None  # before a lost pod's first retry; doubles. Failures are told so much later
     timeout_seconds: Seconds | None = None
     launcher: Literal["local", "trainjob"] | None = None  # where the heavy part runs: the step's pod, or a TrainJob
-    nodes: Annotated[int, Field(ge=1)] | None = None  # of the TrainJob; the recipe's processes are shared out over them
+    nodes: Annotated[int, Field(ge=1)] | None = None  # of the TrainJob; the processes are shared out over them
+    processes: Annotated[int, Field(ge=1, le=2**24)] | None = None  # over all nodes; None: the recipe's
 
 
 class TrainJobs(Section):

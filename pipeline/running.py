@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
     loaded = recipe.load(args.recipe)
     Plan.of(loaded, "", goal, force)  # refuses unknown steps
     if goal != "teach":
-        _divide_work(loaded)
+        divide_work(loaded)
         _find_files(loaded)
     share(store=args.store)
     return loaded, run_plan(args, Plan.of(loaded, recipe_address(loaded), goal, force), wait=args.wait)
@@ -53,7 +53,7 @@ def run_plan(args: argparse.Namespace, plan: Plan, *, wait: float | None = None)
         display.close()
 
 
-def _divide_work(recipe: Recipe) -> None:
+def divide_work(recipe: Recipe) -> None:
     """Fail early unless the batch divides among the processes that SIDA_WORKERS and --nodes make of the recipe's."""
     machines = Nodes.parse(settings().nodes)
     processes = recipe.execution.processes

@@ -12,6 +12,7 @@
         parts/<range>/<start>-<stop>.safetensors   sums of a range's images, until all are there
         batch.json                             the batch that was found to be fastest
         system.json                            samples of the machine's load, where they are asked for
+        processes.json                         on how many processes and nodes it was worked on last
     runs/<run>/steps/<step>.json               a step's call in a run; <step> may be <step>.<item>
                logs/<step>.txt                 the end of its log
                jobs/<step>.json                where its job lies
@@ -170,6 +171,7 @@ def dump_name(images: int, rank: int = 0) -> str:
 
 
 SYSTEM_METRICS = "system.json"
+PROCESSES = "processes.json"
 
 
 def part_name(group: int, start: int, stop: int) -> str:

@@ -23,6 +23,7 @@ from pipeline.engines.base import engine_of
 from pipeline.local import ROOT
 from pipeline.plan import Plan
 from pipeline.profile import Profile
+from pipeline.running import divide_work
 from sida import recipe, records
 from sida.errors import UserError
 from sida.records import StepCall
@@ -73,6 +74,8 @@ def main(args: argparse.Namespace) -> int:
 def _here(call: StepCall, force: bool) -> int:
     """Run ``sida step`` with the record's flags."""
     rerun.check_inputs(call)
+    if call.step == "distill":
+        divide_work(recipe_at(call.recipe))
     here = settings()
     variables = environment() | {"SIDA_STORE": here.store, "SIDA_RUNS": str(here.runs)}
     command = [sys.executable, "-m", "components", call.step, *rerun.arguments(call, force=force)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sida.launch.annotations import in_words
-from sida.launch.pod_state import Waiting, complaint, condition, line_of, newest_pods, waiting_of
+from sida.launch.pod_state import Waiting, complaint, condition, count_of, line_of, newest_pods, waiting_of
 from sida.launch.queue import waiting_in_queue
 from sida.launch.trainjob_manifest import QUEUE
 
@@ -50,6 +50,24 @@ def job_in_words(job: dict[str, Any]) -> str:
     return f"TrainJob {job['metadata']['name']}: {state}{f', {known}' if known else ''}"
 
 
+class Division(NamedTuple):
+    """How a job's processes are shared out."""
+
+    nodes: int
+    per_node: int
+
+    def __str__(self) -> str:
+        """``2 nodes of 4 processes``."""
+        nodes, per_node = self
+        return f"{nodes} node{'s' * (nodes != 1)} of {per_node} process{'es' * (per_node != 1)}"
+
+
+def division_of(job: dict[str, Any]) -> Division:
+    """Return how a TrainJob divides its work, which nobody can change once it is made (Trainer 2.3)."""
+    trainer = (job.get("spec") or {}).get("trainer") or {}
+    return Division(*(count_of(str(trainer.get(name))) or 1 for name in ("numNodes", "numProcPerNode")))
+
+
 def waiting_job(
     job: dict[str, Any],
     pods: Sequence[dict[str, Any]] | None,
@@ -71,7 +89,7 @@ def waiting_job(
         return Waiting("queue", name, line_of(waits.get("message")))
     if pods is None:
         return None if pods_run(job) else complaint(events, makers) or Waiting("starting", name, "")
-    nodes = int(((job.get("spec") or {}).get("trainer") or {}).get("numNodes") or 1)
+    nodes = division_of(job).nodes
     newest = newest_pods(pods)
     waiting = [reason for pod in newest if (reason := waiting_of(pod, events)) is not None]
     running = len(newest) - len(waiting)

@@ -91,7 +91,10 @@ def _ending(store: ObjectStore, nodes: Nodes) -> int:
     last = holder_of(store, nodes.name, nodes.lease)
     over = read(store, nodes, OVER)
     if last is None or not last.released or not over:
-        raise SidaError(f"node 0 at {nodes.host} is gone: run the same commands again to continue") from None
+        raise SidaError(
+            f"node 0 at {nodes.host} is gone: run the same commands again to continue, or with fewer --nodes and "
+            f"another machine as node 0"
+        ) from None
     status = int(over["status"])
     if status and status <= 128:
         raise failure(

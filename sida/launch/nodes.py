@@ -39,6 +39,7 @@ from sida.stores import ObjectStore
 
 RESTARTS = 3  # without a new checkpoint in between
 POLL_SECONDS = 1.0
+TOLD_SECONDS = 10.0  # after so long a wait for other machines is told
 TERMS, CALL, OVER = "terms", "call", "over"
 
 
@@ -159,7 +160,7 @@ class LeadingLauncher(MachineLauncher):
         while True:
             call = {"id": secrets.token_hex(6)}
             put(store, nodes, CALL, call)
-            _wait_for_all(store, nodes, call["id"])
+            _wait_for_all(store, nodes, call["id"], work)
             store.delete(error_key(work.job))  # of an earlier start
             put(store, nodes, CALL, call | {"job": work.job})
             try:
@@ -179,10 +180,9 @@ def _progress(store: ObjectStore, job: str) -> list[str]:
     return list(store.list(f"{job.rpartition('/')[0]}/checkpoints/"))
 
 
-def _wait_for_all(store: ObjectStore, nodes: Nodes, call: str) -> None:
+def _wait_for_all(store: ObjectStore, nodes: Nodes, call: str, work: Work) -> None:
     """Until every other machine has answered. Raises UserError at once for one that differs from us."""
-    seconds = settings().timeout
-    deadline = time.monotonic() + seconds
+    seconds, began, told = settings().timeout, time.monotonic(), False
     waiting = list(range(1, nodes.count))
     while True:
         said = {rank: read(store, nodes, f"node-{rank}") for rank in waiting}
@@ -191,12 +191,31 @@ def _wait_for_all(store: ObjectStore, nodes: Nodes, call: str) -> None:
         waiting = [rank for rank in waiting if said[rank].get("answered") != call]
         if not waiting:
             return
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"node {waiting[0]} has not joined within {seconds:g} s: run the same command there with --node-rank "
-                f"{waiting[0]} and the store {store.address}"
-            )
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise UserError(_missing(nodes, waiting, store.address, work.processes))
+        if waited > TOLD_SECONDS and not told:
+            told = True
+            progress.note(work.step, f"waiting for {_named(waiting)} to join, up to {seconds:g} s (SIDA_TIMEOUT)")
         time.sleep(POLL_SECONDS)
+
+
+def _missing(nodes: Nodes, waiting: list[int], store: str, processes: int) -> str:
+    """Say who has not joined, and how to go on with them or without them."""
+    ranks = ", ".join(map(str, waiting))
+    there = nodes.count - len(waiting)
+    fits = [n for n in range(there, 0, -1) if settings().workers or processes % n == 0]
+    fewer = f"--nodes {fits[0]}, ranks 0 to {fits[0] - 1}" if fits[0] > 1 else "no --nodes, on this machine alone"
+    return (
+        f"{_named(waiting)} of {nodes.count} did not join within {settings().timeout:g} s: run the same command there with "
+        f"--node-rank {ranks} and the store {store}, or go on without: run it again with {fewer}, which continues from the "
+        f"last checkpoint"
+    )
+
+
+def _named(ranks: list[int]) -> str:
+    """``node 3``, ``nodes 1, 3``."""
+    return f"node{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def say_over(store: ObjectStore, nodes: Nodes, status: int) -> None:

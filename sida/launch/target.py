@@ -12,13 +12,14 @@ from sida.manifests import Part, first_fault
 
 
 class Target(Part):
-    """One step's TrainJob on one cluster. The pod is that of one node; its processes and threads are the recipe's."""
+    """One step's TrainJob on one cluster. The pod is that of one node; its threads are the recipe's."""
 
     namespace: str
     runtime: str
     runtime_kind: Literal["TrainingRuntime", "ClusterTrainingRuntime"] = "TrainingRuntime"
     pod: Pod
     nodes: Positive = 1
+    processes: Positive | None = None  # over all nodes; None: the recipe's
     queue: str = ""  # of Kueue
     priority_class: str = ""  # of Kueue, in its queue
     # What SIGTERM to the launching step does to the job.
@@ -28,10 +29,12 @@ class Target(Part):
     outage_seconds: Positive = 6 * 3600  # how long the API server may be away before the launching step gives up
 
     def per_node(self, processes: int) -> int:
-        """Processes on each node. Raises UserError when they cannot be shared out evenly."""
+        """Processes on each node, where the recipe has ``processes``. Raises UserError when they cannot be shared out evenly."""
+        whose = "`processes` of the profile" if self.processes else "execution.processes of the recipe"
+        processes = self.processes or processes
         if processes % self.nodes:
             raise UserError(
-                f"{processes} processes (execution.processes of the recipe) cannot be shared out over {self.nodes} nodes: "
+                f"{processes} processes ({whose}) cannot be shared out over {self.nodes} nodes: "
                 f"make one a multiple of the other in recipe or profile"
             )
         return processes // self.nodes

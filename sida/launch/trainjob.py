@@ -14,11 +14,11 @@ from sida.errors import SidaError, UserError
 from sida.launch.base import Launcher, Stopped, Work
 from sida.launch.cluster import ApiRefused, Cluster, Unreachable, explain
 from sida.launch.follower import Follower
-from sida.launch.job_state import SUSPENDED_BY, ended
+from sida.launch.job_state import SUSPENDED_BY, division_of, ended, queue_of
 from sida.launch.looker import Looker, Looks
 from sida.launch.pod_logs import first_node, is_over, pods_of
 from sida.launch.pod_state import taken_off
-from sida.launch.trainjob_manifest import NODE, QUEUE, RUN, SPEC, STEP
+from sida.launch.trainjob_manifest import NODE, QUEUE, RUN, SPEC, STEP, TASK
 from sida.launch.words import failure_in_words
 from sida.process.signals import on_stop
 
@@ -155,8 +155,8 @@ class TrainJobLauncher(Launcher):
                     return job
             elif job["metadata"].get("deletionTimestamp"):
                 self._wait_until_deleted(job)
-            elif (end := ended(job)) is not None and not finished():
-                self._note(f"an earlier attempt ended ({end['type']}): making it anew")
+            elif (why := self._out_of_date(job)) and not finished():
+                self._note(f"{why}: making it anew")
                 self.cluster.delete(self.name, job["metadata"]["uid"])
                 self._wait_until_deleted(job)
             else:
@@ -166,10 +166,12 @@ class TrainJobLauncher(Launcher):
     def _adopt(self, job: dict[str, Any]) -> None:
         """Make a job that is there ours."""
         annotations, labels = (job["metadata"].get(field) or {} for field in ("annotations", "labels"))
-        ours = self.job["metadata"]
-        if ended(job) is None and annotations.get(SPEC) != ours["annotations"][SPEC]:
+        ours, divided = self.job["metadata"], "" if ended(job) else self._divided_otherwise(job)
+        if ended(job) is None and annotations.get(SPEC) != ours["annotations"][SPEC] and not divided:
+            differ = _differences(job.get("spec"), self.job["spec"])
+            fields = ", ".join(differ[:3]) or "queue, or fields that are no longer there"
             raise UserError(
-                f"{self._title} is making this very result with another specification ({_difference(job, self.job)}): "
+                f"{self._title} is making this very result with another specification ({fields}): "
                 f"wait for it, or `kubectl -n {self.cluster.namespace} delete trainjob {self.name}`, and run again"
             )
         changes: dict[str, Any] = {}
@@ -180,7 +182,22 @@ class TrainJobLauncher(Launcher):
             changes["spec"] = {"suspend": False}
         if changes:
             self.cluster.patch(self.name, changes)
-        self._note("adopted: it was there already")
+        more = f"; it {divided}: cancel the run and run it again for that" if divided else ""
+        self._note(f"adopted: it was there already{more}")
+
+    def _out_of_date(self, job: dict[str, Any]) -> str:
+        """Say why a job that is there is no use any more, though what it has done is kept; empty where it is to go on."""
+        annotations = job["metadata"].get("annotations") or {}
+        if (end := ended(job)) is not None:
+            return f"an earlier attempt ended ({end['type']})"
+        waits = (job.get("spec") or {}).get("suspend") and (queue_of(job) or annotations.get(SUSPENDED_BY))
+        return f"it waits, and {divided}" if waits and (divided := self._divided_otherwise(job)) else ""
+
+    def _divided_otherwise(self, job: dict[str, Any]) -> str:
+        """Say how a job of our task divides the work, where that is not as we would."""
+        theirs, ours = division_of(job), division_of(self.job)
+        same_task = (job["metadata"].get("annotations") or {}).get(TASK) == self.job["metadata"]["annotations"][TASK]
+        return f"has {theirs}, and the profile now asks for {ours}" if same_task and theirs != ours else ""
 
     def _wait_until_deleted(self, old: dict[str, Any]) -> None:
         def left() -> list[str]:
@@ -206,16 +223,9 @@ class TrainJobLauncher(Launcher):
             self.cluster.pause(1.0)
 
 
-def _difference(job: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Return the first fields in which two jobs differ, by path."""
-    paths: list[str] = []
-
-    def compare(a: Any, b: Any, path: str) -> None:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted(b):  # what the server added is no difference
-                compare(a.get(key), b[key], f"{path}.{key}" if path else key)
-        elif a != b:
-            paths.append(path)
-
-    compare(job.get("spec"), ours["spec"], "")
-    return ", ".join(paths[:3]) or "queue, or fields that are no longer there"
+def _differences(theirs: Any, ours: Any, path: str = "") -> list[str]:
+    """Return the fields in which two specifications differ, by path; what the server added is no difference."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        fields = ((name, f"{path}.{name}" if path else name) for name in sorted(ours))
+        return [found for name, place in fields for found in _differences(theirs.get(name), ours[name], place)]
+    return [path] if theirs != ours else []

@@ -19,10 +19,12 @@ API_VERSION = f"{GROUP}/{VERSION}"
 NODE = "node"  # of the replicated job and of its container
 INIT = ("python", "-m", "sida.process.init")  # is told to end, also before torchrun listens
 MANAGER = "sida.dev/launcher"
-SPEC, JOB = "sida/spec-sha256", "sida/job"  # annotations
+# Annotations: digests of the spec, and of the spec without how the work is divided among nodes
+SPEC, TASK, JOB = "sida/spec-sha256", "sida/task-sha256", "sida/job"
 RUN, STEP = "sida/run", "sida/step"  # labels
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"  # labels, of Kueue
 RESTART = "jobset.sigs.k8s.io/restart-attempt"  # label of pods
+DIVISION = ("numNodes", "numProcPerNode", "resourcesPerNode")  # fields of a trainer
 PART = {"app.kubernetes.io/part-of": "sida"}
 RBAC, ROLE = "rbac.authorization.k8s.io", "sida-launcher"
 
@@ -89,7 +91,8 @@ def train_job(
     labels = PART | {STEP: step} | queue_labels(target.queue, target.priority_class)
     if target.queue:  # Kueue starts it
         spec["suspend"] = True
-    digest = hashlib.sha256(json.dumps([spec, target.queue], sort_keys=True).encode()).hexdigest()
+    task = spec | {"trainer": {name: value for name, value in spec["trainer"].items() if name not in DIVISION}}
+    digests = {name: _digest([what, target.queue]) for name, what in ((SPEC, spec), (TASK, task))}
     return {
         "apiVersion": API_VERSION,
         "kind": "TrainJob",
@@ -97,10 +100,14 @@ def train_job(
             "name": name,
             "namespace": target.namespace,
             "labels": labels | ({RUN: label(run)} if run else {}),
-            "annotations": {SPEC: digest, JOB: folder},
+            "annotations": digests | {JOB: folder},
         },
         "spec": spec,
     }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def queue_labels(queue: str, priority_class: str) -> dict[str, str]:

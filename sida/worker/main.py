@@ -29,6 +29,7 @@ from sida.settings import environment, settings
 from sida.steps.recipes import recipe_at
 from sida.stores import open_store
 from sida.worker.job import Job
+from sida.worker.layout import note_layout
 from sida.worker.trainer_status import reported
 
 RESTART_SECONDS, LONGEST_RESTART_SECONDS = 5.0, 60.0  # the pause after the first restart, doubling
@@ -115,6 +116,8 @@ def _run(key: str) -> None:
     with joined(timedelta(seconds=here.timeout + here.patience)) as processes:  # one of us may wait for the store
         job: Job[Any] = Job(file, recipe, store, processes)
         try:
+            if processes.first:
+                note_layout(job)
             with reported(file.step) if processes.first else nullcontext():
                 outcome = work(job)
             if outcome is not None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,34 @@ def test_two_machines_give_the_numbers_of_one_and_a_cut_cable_ends_in_a_restart(
     assert _generator(stdout) == _alone(recipe, place)
 
 
+@pytest.mark.slow
+def test_what_two_machines_began_one_alone_ends_with_the_same_numbers(place: Path) -> None:
+    recipe, port, network = place / "longer.yaml", _free_port(), Network("none")
+    recipe.write_text(f"extends: {TINY.with_suffix('')}\nname: longer\nexecution: {{checkpoint_every: 256}}\n")
+    nodes = [_start(network, recipe, rank, port, place) for rank in (0, 1)]
+    try:
+        _until(place, "store/jobs/distill/*/1/checkpoints/*.json", 2)
+    finally:
+        for node in nodes:
+            node.kill()
+            node.communicate()
+    (run,) = (path.name for path in place.glob("store/runs/*"))
+
+    def distilled(attempt: int, *options: str) -> tuple[str, str]:
+        """What is said, and the generator's digest."""
+        command = [sys.executable, "-m", "pipeline", "rerun", run, "distill", "--local", *options]
+        mine = {"SIDA_RUNS": str(place / "runs0"), "SIDA_WORKERS": "2", "SIDA_LEASE_WAIT": "60"}
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | mine, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (manifest,) = place.glob(f"store/steps/distill/*/{attempt}.json")
+        return done.stderr, json.loads(manifest.read_text())["result"]["weights"]["sha256"]
+
+    said, generator = distilled(1)
+    assert "continuing on 1 node with 2 processes (was 2 nodes with 2)" in said
+    assert "continuing from the checkpoint at" in said
+    assert distilled(2, "--force")[1] == generator  # nobody disturbed it
+
+
 def test_a_node_that_nobody_leads_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDA_TIMEOUT", "1")
     alone = Network("none")
@@ -271,7 +300,9 @@ def test_node_0_takes_its_call_back_before_it_waits_for_a_lost_node(
     monkeypatch.setattr(MachineLauncher, "run", lose)
     answer = threading.Thread(target=answer_once)
     answer.start()
-    with pytest.raises(UserError, match="node 1 has not joined within 2 s"):
+    with pytest.raises(
+        UserError, match=r"node 1 of 2 did not join within 2 s: .* with --node-rank 1 .* with no --nodes, on this"
+    ):
         LeadingLauncher(place / "log", nodes, store).run(work_in(place, "beat"))
     now = json.loads(store.read(nodes.key("call")))
     assert len(calls) == 1 and "job" in calls[0]
@@ -320,3 +351,36 @@ def test_a_node_with_other_settings_is_told_at_once_and_so_is_node_0(
 def suppressed(work: Callable[..., object], *arguments: object) -> None:
     with suppress(SidaError):
         work(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"),
+    [
+        (
+            8,
+            r"nodes 1, 3 of 4 did not join within 1 s: .* --node-rank 1, 3 .* with --nodes 2, ranks 0 to 1, which continues",
+        ),
+        (6, r"with --nodes 2, ranks"),
+        (9, r"with no --nodes, on this machine alone"),
+    ],
+)
+def test_nodes_that_stay_away_are_named_with_a_way_on_without_them(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    processes: int,
+    expected: str,
+) -> None:
+    monkeypatch.setenv("SIDA_TIMEOUT", "1")
+    monkeypatch.setattr("sida.launch.nodes.TOLD_SECONDS", 0.0)
+    monkeypatch.delenv("SIDA_EVENTS", raising=False)
+    store, nodes = (
+        open_store(f"file://{place / 'store'}"),
+        Nodes(count=4, rank=0, host="127.0.0.1", port=29500, lease=1),
+    )
+    monkeypatch.setattr("sida.launch.nodes.secrets.token_hex", lambda count: "call")
+    put(store, nodes, "node-2", {"answered": "call"})
+    work = replace(work_in(place, "beat"), processes=processes)
+    with pytest.raises(UserError, match=expected):
+        LeadingLauncher(place / "log", nodes, store).run(work)
+    assert "beat: waiting for nodes 1, 3 to join, up to 1 s (SIDA_TIMEOUT)" in capsys.readouterr().err

@@ -356,6 +356,73 @@ def test_an_answer_that_was_lost_after_the_deed_does_not_make_a_second_job(launc
     assert launch.end() is True
 
 
+# -- divided among other nodes than before
+
+
+TRAINJOBS = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
+
+
+def test_a_running_job_on_other_nodes_is_followed_and_told(launch: Launch, kube: Kube) -> None:
+    launch.target = changed(launch.target, nodes=2, accelerator="nvidia.com/gpu")
+    kube.answer("POST", TRAINJOBS, {}, launch.manifest())
+    launch.target = changed(launch.target, nodes=1)  # with two accelerators in place of one
+    kube.on_create = lambda job: pytest.fail("made a second one")
+    launch.start()
+    until(lambda: "adopted" in told(launch.place))
+    assert (
+        "adopted: it was there already; it has 2 nodes of 1 process, and the profile now asks for 1 node of 2 processes: cancel "
+        "the run and run it again for that"
+    ) in told(launch.place)
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+def test_other_nodes_excuse_no_other_difference(launch: Launch, kube: Kube) -> None:
+    launch.target = changed(launch.target, nodes=2)
+    kube.answer("POST", TRAINJOBS, {}, launch.manifest())
+    launch.target = changed(launch.target, nodes=1, timeout_seconds=60)
+    error = launch.start().end()
+    assert isinstance(error, UserError) and "another specification (activeDeadlineSeconds, trainer.num" in str(error)
+
+
+@pytest.mark.parametrize("processes", [None, 1])
+def test_an_ended_job_is_made_anew_on_as_many_nodes_as_the_profile_says_now(
+    launch: Launch, kube: Kube, processes: int | None
+) -> None:
+    launch.target = changed(launch.target, nodes=2)
+    kube.answer("POST", TRAINJOBS, {}, launch.manifest())
+    uid = kube.job()["metadata"]["uid"]
+    kube.condition("Failed", "JobsFailed")
+    launch.target = launch.target.model_copy(update={"nodes": 1, "processes": processes})
+    launch.start()
+    until(lambda: created(kube) and kube.job()["metadata"]["uid"] != uid)
+    trainer = kube.job()["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (1, processes or 2)
+    launch.complete(kube)
+    assert launch.end() is True
+
+
+@pytest.mark.parametrize("queue", ["", "gpu"])
+def test_a_job_that_waits_for_more_nodes_than_the_profile_says_now_is_made_anew(
+    launch: Launch, kube: Kube, queue: str
+) -> None:
+    launch.target = changed(launch.target, nodes=2, queue=queue)
+    old = launch.manifest()
+    if not queue:
+        old["spec"]["suspend"] = True
+        old["metadata"]["annotations"][SUSPENDED_BY] = "true"
+    uid = kube.answer("POST", TRAINJOBS, {}, old)["metadata"]["uid"]
+    launch.target = changed(launch.target, nodes=1)
+    launch.start()
+    until(lambda: created(kube) and kube.job()["metadata"]["uid"] != uid)
+    assert kube.job()["spec"]["trainer"]["numNodes"] == 1
+    assert "it waits, and has 2 nodes of 1 process, and the profile now asks for 1 node of 2 processes" in told(
+        launch.place
+    )
+    launch.complete(kube)
+    assert launch.end() is True
+
+
 # -- outages
 
 

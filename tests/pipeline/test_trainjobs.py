@@ -71,6 +71,47 @@ def test_the_profile_s_grace_is_that_of_the_trainjob_s_pods_and_of_rerun_s_job(c
         assert pod.as_job([], [], {})["template"]["spec"]["terminationGracePeriodSeconds"] == own
 
 
+def divided(command: Command, division: str) -> str:
+    """The path of a profile whose distillation is divided so, with and without a TrainJob."""
+    return command.profile(LAUNCHED[0], ("    memory: 64Gi\n", f"    memory: 64Gi\n    {division}\n"))
+
+
+def test_a_profile_s_processes_take_the_place_of_the_recipe_s(command: Command) -> None:
+    digits = recipe.load("digits")
+    assert digits.execution.processes == 2
+    launched = pod_of(
+        "distill", digits, load(divided(command, "launcher: trainjob\n    nodes: 2\n    processes: 4")), ""
+    )
+    target = parse_target(str(launched.env["SIDA_TRAINJOB"]))
+    made = train_job(target, name="sida-x", step="distill", run="r", folder="j", processes=2, threads=1)
+    assert errors(made) == []
+    trainer = made["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 2)
+    assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == 2
+    alone = pod_of("distill", digits, load(divided(command, "processes: 4")), "")
+    assert (alone.env["SIDA_WORKERS"], alone.launches) == ("4", False)
+    assert alone.resources()["limits"]["nvidia.com/gpu"] == 4
+    light = pod_of("report", digits, load(divided(command, "processes: 4")), "")
+    assert "SIDA_WORKERS" not in light.env and light.processes == 1
+
+
+@pytest.mark.parametrize(
+    ("division", "expected"),
+    [
+        ("processes: 3", "steps.distill.processes: batch 128 in loss groups of 32 does not divide among 3 GPUs"),
+        (
+            "launcher: trainjob\n    nodes: 3\n    processes: 4",
+            "steps.distill.nodes: 4 processes (`processes` of the profile) cannot be shared out over 3 nodes",
+        ),
+    ],
+)
+def test_a_division_that_does_not_come_out_even_is_refused_before_anything_is_sent(
+    command: Command, division: str, expected: str
+) -> None:
+    said = command("compile", "digits", "--profile", divided(command, division))
+    assert said.status == 2 and expected in said.err and said.err.count("\n") == 1
+
+
 def test_a_volume_is_mounted_by_the_launching_pod_and_on_every_node(command: Command) -> None:
     needs = "steps:\n  reference_statistics: {launcher: trainjob, volumes: [{claim: sets, path: /data}]}\n"
     said = command("compile", "digits", "--profile", command.profile(LAUNCHED[0], ("steps:\n", needs)))
