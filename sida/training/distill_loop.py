@@ -81,7 +81,9 @@ class DistillRun(TrainingRun):
         try:
             return Distillation(networks, method, Draws(method.seed), data, job.processes, execution.micro_batch)
         except ValueError as error:
-            raise UserError(f"recipe {job.recipe.name}: {error}: change execution.processes or micro_batch") from error
+            raise UserError(
+                f"recipe {job.recipe.name}: {error}: change execution.processes (or SIDA_WORKERS, or processes in the profile) or micro_batch"
+            ) from error
 
     def _empty(self, result: TeacherResult) -> Denoiser:
         return network_on_meta(result.network, f"recipe {self.job.recipe.name}", self.job.recipe.method.dropout)
