@@ -82,7 +82,8 @@ class DistillRun(TrainingRun):
             return Distillation(networks, method, Draws(method.seed), data, job.processes, execution.micro_batch)
         except ValueError as error:
             raise UserError(
-                f"recipe {job.recipe.name}: {error}: change execution.processes (or SIDA_WORKERS, or processes in the profile) or micro_batch"
+                f"recipe {job.recipe.name}: {error}: change execution.processes (or SIDA_WORKERS, or processes in the profile) "
+                f"or micro_batch"
             ) from error
 
     def _empty(self, result: TeacherResult) -> Denoiser:
