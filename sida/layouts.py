@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 FLOAT32 = 4
 BUCKET_BYTES = 32 * 2**20  # of gradients on their way (sida.worker.ranks); a larger parameter travels alone
-GATHERED_BLOCKS = 3  # at once, at most: the block at work, and the next one as it arrives and as it is used
-REDUCED_BLOCKS = 2  # gradients on their way, and those of the next block
+# More are gathered at once, but those with the most weights have the fewest activations (counted, tests/accelerator).
+GATHERED_BLOCKS = 1
+REDUCED_BLOCKS = (
+    2  # gradients on their way, and those of the next block; after several rounds they take the gradients' place
+)
 EXPOSED = 1 / 3  # allowance: the part of a message's time in which the GPU waits, though it has other work
 PASSES_A, PASSES_B = (
     3,
@@ -68,7 +71,10 @@ class Layout:
         block = cost.blocks.largest * FLOAT32
         full = self.shard == "full"
         gathered = 2 * network + 2 * divided / self.over  # while a selection runs the EMA is, in place of gradients
-        reduced = REDUCED_BLOCKS * block if self.over > 1 else max(BUCKET_BYTES, cost.largest * FLOAT32)
+        if self.over == 1:
+            reduced = max(BUCKET_BYTES, cost.largest * FLOAT32)
+        else:
+            reduced = REDUCED_BLOCKS * block if rounds == 1 else BUCKET_BYTES
         return {
             "weights (fake score, generator)": gathered if self.shard == "optimizer" else 2 * part,
             "gathered weights of blocks": GATHERED_BLOCKS * block if full else 0,
