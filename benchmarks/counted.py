@@ -15,8 +15,9 @@ from unittest.mock import patch
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts import benchmarks
-from sida import planning, recipe
+from sida import recipe
 from sida.errors import SidaError
+from sida.gpus import GPUS
 from sida.numerics.networks import layers
 from sida.numerics.networks.build import build_network
 from sida.recipe import Network, Recipe
@@ -56,7 +57,7 @@ def line(loaded: Recipe) -> str:
         f"{sum(draw.bytes for draw in draws) / traffic.bytes:.1%}",
         f"{flops / 1e12:,.1f}",
         f"{traffic.bytes / H100_BYTES * 1e3:,.0f}",
-        f"{flops / planning.GPUS['h100'].peak(loaded.method.precision) * 1e3:,.0f}",
+        f"{flops / GPUS['h100'].peak(loaded.method.precision) * 1e3:,.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks.iteration import TorchDraws, plain
 from sida import devices, planning, recipe
 from sida.errors import SidaError, UserError
+from sida.gpus import GPUS, Machines
 from sida.numerics.draws import Draws
 from sida.numerics.networks.build import build_network
 from sida.numerics.networks.precondition import Denoiser
@@ -119,7 +120,7 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, w
             spent += time.perf_counter() - started if number >= WARM_UP else 0.0
             row.losses.append({name: float(value) for name, value in losses.items()})
     row.images_per_second = micro * args.iterations / spent
-    gpu = planning.GPUS.get(args.gpu)
+    gpu = GPUS.get(args.gpu)
     if gpu is not None:
         row.share_of_peak = row.images_per_second * (cost.A.flops + cost.B.flops) / gpu.peak(mode)
     if device.type == "cuda":
@@ -127,7 +128,7 @@ def measure(loaded: Recipe, teacher: Denoiser, cost: IterationCost, mode: str, w
         planned = planning.plan(
             loaded.model_copy(update={"method": method}),
             iteration_cost(loaded.teacher.network, method, execution),
-            planning.Machines(1, 1, gpu or planning.GPUS["h100"]),
+            Machines(1, 1, gpu or GPUS["h100"]),
             micro,
         )
         row.planned_gib = planned.memory_bytes / planning.GIB
@@ -159,7 +160,7 @@ def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("recipes", nargs="+", metavar="RECIPE")
-    parser.add_argument("--gpu", default="", help="name in sida.planning.GPUS, for the share of the peak")
+    parser.add_argument("--gpu", default="", help="name in sida.gpus.GPUS, for the share of the peak")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--micro-batch", type=int, help="default: the recipe's")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))

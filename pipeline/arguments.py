@@ -84,6 +84,17 @@ def share(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """Return a number above 0, and not infinite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not LEAST_SHARE <= value <= MOST:  # nan neither
+        raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r}: give a number from {LEAST_SHARE:g}, such as 50")
+    return value
+
+
 def file_path(text: str) -> Path:
     """Return the path of a file or folder here, which no other address may be."""
     try:

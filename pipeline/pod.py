@@ -202,7 +202,8 @@ def pod_of(
 
 
 def _check_division(recipe: Recipe, processes: int, field: str) -> None:
-    from sida.planning import GPUS, Machines, check_division
+    from sida.gpus import GPUS, Machines
+    from sida.planning import check_division
 
     try:
         check_division(recipe, Machines(1, processes, GPUS["h100"]))

@@ -14,8 +14,9 @@ from pipeline.plan import Plan
 from sida import recipe
 from sida.data.sources import is_remote, path_of
 from sida.foreign.fetch import fetch_file
+from sida.gpus import GPUS, Machines
 from sida.launch.nodes import Nodes
-from sida.planning import GPUS, Machines, check_division
+from sida.planning import check_division
 from sida.printing import one_line
 from sida.recipe import Recipe
 from sida.settings import check_places, settings

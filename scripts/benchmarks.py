@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 
 from scripts.reference import table
 from sida import planning, recipe
+from sida.gpus import GPUS, Machines
 from sida.recipe import Recipe
-from sida.training.cost import IterationCost, PhaseCost, iteration_cost
+from sida.training.cost import Blocks, IterationCost, PhaseCost, iteration_cost
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 COSTS = Path(__file__).with_name("costs.json")
-MACHINE = planning.Machines(nodes=1, gpus=8, gpu=planning.GPUS["h100"])
+MACHINE = Machines(nodes=1, gpus=8, gpu=GPUS["h100"])
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -57,8 +58,8 @@ def kind(loaded: Recipe) -> str:
 def counted(loaded: Recipe) -> IterationCost:
     """From costs.json. SiD does without the discriminator, which is the encoder's forward and backward pass."""
     told = json.loads(COSTS.read_text(encoding="utf-8"))[kind(loaded)]
-    phases = {phase: PhaseCost(**told.pop(phase)) for phase in ("A", "B")}
-    cost = IterationCost(**told, **phases)
+    phases, blocks = {phase: PhaseCost(**told.pop(phase)) for phase in ("A", "B")}, Blocks(**told.pop("blocks"))
+    cost = IterationCost(**told, **phases, blocks=blocks)
     if loaded.method.adversarial:
         return cost
     return replace(cost, A=replace(cost.A, flops=cost.A.flops - 3 * cost.encoder_flops, masks=cost.B.masks))

@@ -8,22 +8,57 @@ from dataclasses import replace
 
 import pytest
 
+from scripts import benchmarks
+from sida import gpus as known
 from sida import planning, recipe
+from sida.advice import advice, alternatives, best, better, settings_of
 from sida.errors import UserError
-from sida.planning import GIB, GPUS, Machines, plan
-from sida.recipe import Recipe
-from sida.training.cost import IterationCost, PhaseCost
+from sida.gpus import GPUS, Machines
+from sida.launch import grace
+from sida.planning import GIB, plan
+from sida.recipe import Execution, Recipe
+from sida.training.cost import Blocks, IterationCost, PhaseCost
 from tests.pipeline.test_verbs import pipeline
 
 COST = IterationCost(
-    10**9, 10**7, 10**12, 3 * 10**11, PhaseCost(5 * 10**12, GIB // 4, 0, 0), PhaseCost(7 * 10**12, GIB // 2, GIB, 0)
+    10**9,
+    10**7,
+    10**12,
+    3 * 10**11,
+    PhaseCost(5 * 10**12, GIB // 4, 0, 0),
+    PhaseCost(7 * 10**12, GIB // 2, GIB, 0),
+    Blocks(10**9, 3 * 10**8, 5 * 10**7),
 )
+P = 4e9  # bytes of a network
 
 
 def of(
     name: str = "cifar10-uncond", gpus: int = 4, gpu: str = "h100", micro: int | None = None
 ) -> planning.ResourcePlan:
     return plan(recipe.load(name), COST, Machines(1, gpus, GPUS[gpu]), micro)
+
+
+def others(made: planning.ResourcePlan) -> list[planning.ResourcePlan]:
+    """All layouts; blocks that are computed again take a third more work, and an eighth of the activations."""
+
+    def count(execution: Execution) -> IterationCost:
+        if not execution.activation_checkpointing:
+            return made.cost
+        a, b = (
+            replace(part, flops=part.flops * 4 // 3, bytes_per_image=part.bytes_per_image // 8)
+            for part in (made.cost.A, made.cost.B)
+        )
+        return replace(made.cost, A=a, B=b)
+
+    return alternatives(made, count)
+
+
+def sharded(
+    shard: str, machines: Machines, over: int | None = None, cost: IterationCost = COST
+) -> planning.ResourcePlan:
+    loaded = recipe.load("ffhq-64")
+    execution = loaded.execution.model_copy(update={"shard": shard, "shard_over": over})
+    return plan(loaded.model_copy(update={"execution": execution}), cost, machines)
 
 
 def test_states_of_the_networks_are_ten_times_the_parameters_in_float32() -> None:
@@ -44,15 +79,15 @@ def test_a_smaller_micro_batch_needs_less_memory_and_more_rounds() -> None:
 def test_hours_are_flops_over_a_stated_share_of_the_peak() -> None:
     made = of()
     flops = 300e6 * COST.A.flops + (300e6 - 100e3) * COST.B.flops  # phase B is left out of the warm-up
-    expected = flops / (67e12 * planning.UTILIZATION) / 3600
+    expected = flops / (67e12 * known.UTILIZATION) / 3600
     assert made.work.distilling == pytest.approx(expected)
     assert made.hours == pytest.approx(made.work.total / 4)
     half = of("ffhq-64")  # float16
     flops -= 100e6 * (COST.A.flops + COST.B.flops)
-    assert half.work.distilling == pytest.approx(flops / (989e12 * planning.UTILIZATION) / 3600)
+    assert half.work.distilling == pytest.approx(flops / (989e12 * known.UTILIZATION) / 3600)
     data_free = of("cifar10-uncond-sid")  # without warm-ups
     images = recipe.load("cifar10-uncond-sid").method.images
-    assert data_free.work.distilling == pytest.approx(images * 12e12 / (67e12 * planning.UTILIZATION) / 3600)
+    assert data_free.work.distilling == pytest.approx(images * 12e12 / (67e12 * known.UTILIZATION) / 3600)
     assert 0 < made.work.selecting_share < 0.05
 
 
@@ -62,7 +97,7 @@ def test_masks_take_time_in_float32_s_units_and_no_other() -> None:
         loaded, machines = recipe.load(name), Machines(1, 4, GPUS["h100"])
         without, made = (plan(loaded, cost, machines).work for cost in (COST, masked))
         masks = loaded.method.images * 1e7 + (loaded.method.images - 100e3) * 2e7
-        expected = masks * planning.MASK_FLOPS / (67e12 * planning.UTILIZATION) / 3600
+        expected = masks * planning.MASK_FLOPS / (67e12 * known.UTILIZATION) / 3600
         assert made.distilling - without.distilling == pytest.approx(expected)
         assert replace(made, distilling=0) == replace(without, distilling=0)
 
@@ -76,8 +111,8 @@ def test_tf32_has_a_peak_of_its_own_for_the_networks_and_none_for_the_detector()
 
     for gpu, gain in (("a100", 156 / 19.5), ("h100", 494.5 / 67), ("v100", 1)):
         assert work(plain, gpu).distilling / work(rounded, gpu).distilling == pytest.approx(gain)
-    detector = 3 * 50_000 * planning.DETECTOR_FLOPS["inception"] / (67e12 * planning.UTILIZATION) / 3600
-    networks = 3 * 50_000 * 1e12 / (494.5e12 * planning.UTILIZATION) / 3600
+    detector = 3 * 50_000 * planning.DETECTOR_FLOPS["inception"] / (67e12 * known.UTILIZATION) / 3600
+    networks = 3 * 50_000 * 1e12 / (494.5e12 * known.UTILIZATION) / 3600
     assert work(rounded, "h100").scoring == pytest.approx(networks + detector)
     for gpu in GPUS.values():
         assert gpu.float32 <= gpu.tf32 < gpu.half
@@ -86,18 +121,146 @@ def test_tf32_has_a_peak_of_its_own_for_the_networks_and_none_for_the_detector()
 def test_what_does_not_fit_is_told_what_would() -> None:
     made = of(gpu="v100")
     assert not made.fits
-    assert any("--gpu" in word for word in planning.advice(made))
-    for word in planning.advice(of(gpu="l40s", micro=64, gpus=1)):
+    assert any("--gpu" in word for word in advice(made, []))
+    large = of(gpu="l40s", micro=64, gpus=1)
+    said = advice(large, others(large))
+    for word in said:
         if word.startswith("execution.micro_batch"):
             micro = int(word.split()[1])
             assert of(gpu="l40s", micro=micro, gpus=1).fits
 
 
 def test_advice_keeps_the_numbers_first() -> None:
-    cost = IterationCost(10**8, 10**6, 10**12, 10**11, PhaseCost(1, 0, 0, 0), PhaseCost(1, GIB, 0, 0))
-    made = plan(recipe.load("cifar10-uncond"), cost, Machines(1, 1, GPUS["h100"]), 128)
+    parts = PhaseCost(1, 0, 0, 0), PhaseCost(1, GIB, 0, 0), Blocks(10**8, 10**7, 10**6)
+    made = plan(
+        recipe.load("cifar10-uncond"),
+        IterationCost(10**8, 10**6, 10**12, 10**11, *parts),
+        Machines(1, 1, GPUS["h100"]),
+        128,
+    )
     assert not made.fits
-    assert planning.advice(made)[0] == "execution.micro_batch: 64 (the numbers stay the same)"
+    assert advice(made, others(made))[0] == "execution.micro_batch: 64 (the numbers stay the same)"
+
+
+@pytest.mark.parametrize(
+    ("shard", "weights", "teacher", "averages"),
+    [("none", 2, 1, 2), ("optimizer", 2 + 2 / 4, 1, 2 / 4), ("full", 2 / 4, 1 / 4, 2 / 4)],
+)
+def test_a_layout_holds_its_part_of_each_state(shard: str, weights: float, teacher: float, averages: float) -> None:
+    memory = sharded(shard, Machines(1, 4, GPUS["h100"])).memory
+    assert memory["weights (fake score, generator)"] == weights * P
+    assert memory["teacher"] == teacher * P
+    assert memory["EMA, and the best so far"] == averages * P
+    assert memory["Adam (two moments each)"] == 2 * averages * P
+    assert (memory["gathered weights of blocks"] > 0) is (shard == "full")
+
+
+def test_what_lies_outside_of_blocks_stays_whole() -> None:
+    cost = replace(COST, blocks=replace(COST.blocks, all=9 * 10**8))
+    memory = sharded("full", Machines(1, 4, GPUS["h100"]), cost=cost).memory
+    assert memory["teacher"] == pytest.approx((0.1 + 0.9 / 4) * P)
+
+
+def test_gradients_are_whole_while_rounds_add_up() -> None:
+    loaded = recipe.load("imagenet-512-edm2-xxl")
+    for shard, part in (("none", 1), ("optimizer", 1 / 4), ("full", 1 / 4)):
+        execution = loaded.execution.model_copy(update={"shard": shard})
+        for micro, expected in ((2048 // 4, part), (2048 // 8, 1)):
+            made = plan(loaded.model_copy(update={"execution": execution}), COST, Machines(1, 4, GPUS["h100"]), micro)
+            assert made.memory["gradients (one network at a time)"] == expected * P
+
+
+def test_a_copy_is_shared_on_a_machine_or_by_machines_of_one_gpu_or_as_the_recipe_says() -> None:
+    shared = [
+        (sharded("full", Machines(nodes, gpus, GPUS["h100"]), over).layout, expected)
+        for nodes, gpus, over, expected in (
+            (2, 4, None, 4),
+            (8, 1, None, 8),
+            (2, 4, 8, 8),
+            (2, 4, 2, 2),
+            (1, 1, None, 1),
+        )
+    ]
+    assert [layout.over for layout, _ in shared] == [expected for _, expected in shared]
+    assert [layout.copies for layout, _ in shared] == [2, 1, 1, 4, 1]
+    assert shared[-1][0].shard == "none"
+    with pytest.raises(UserError, match=r"groups of 3 that share a copy: set execution\.shard_over to 2, 4, or"):
+        sharded("full", Machines(1, 4, GPUS["h100"]), 3)
+
+
+def test_waits_are_a_third_of_messages_that_work_covers_and_all_that_it_does_not() -> None:
+    def waiting(shard: str, gpu: str, over: int | None = None, **machine: float) -> float:
+        nodes = int(machine.pop("nodes", 1))
+        return sharded(shard, Machines(nodes, 4 // nodes, GPUS[gpu], **machine), over).work.waiting
+
+    loaded = recipe.load("ffhq-64")
+    iterations = loaded.method.images / loaded.method.batch
+    moved = (loaded.method.images - loaded.method.generator_from) / loaded.method.batch
+    reduced = 2 * P * 3 / 4 / (450e9 * known.LINK_UTILIZATION)  # an all-reduce among 4
+    assert waiting("none", "h100") == pytest.approx(4 * (iterations + moved) * reduced / 3 / 3600)
+    # A gather and a reduction that scatters are as long as an all-reduce: of each network in an iteration.
+    assert waiting("optimizer", "h100") == pytest.approx(waiting("none", "h100"))
+    assert waiting("full", "h100") > 2 * waiting("optimizer", "h100")
+    assert waiting("full", "l4") > 10 * waiting("full", "h100")
+    # Two machines: within them as without; between them a network that is slower than NVLink.
+    assert waiting("full", "h100", nodes=2) > waiting("full", "h100")
+    assert waiting("full", "h100", over=4, nodes=2) > waiting("full", "h100", nodes=2)
+    assert waiting("full", "h100", nodes=2, network=400.0) < waiting("full", "h100", nodes=2)
+    assert sharded("full", Machines(1, 1, GPUS["h100"])).work.waiting == 0
+
+
+def test_the_layout_to_set_is_the_one_that_fits_with_the_fewest_gpu_hours() -> None:
+    large = replace(COST, parameters=2 * 10**9, blocks=Blocks(2 * 10**9, 6 * 10**8, 10**8))
+    made = plan(
+        recipe.load("cifar10-uncond"), large, Machines(1, 4, GPUS["h100"])
+    )  # ten networks of 7.5 GiB, and 17 GiB
+    assert not made.fits
+    listed = others(made)
+    assert [(one.layout.shard, one.recipe.execution.activation_checkpointing) for one in listed] == [
+        (shard, again) for again in (False, True) for shard in ("none", "optimizer", "full")
+    ]
+    chosen = best(listed)
+    assert chosen is not None
+    assert chosen.layout.shard == "optimizer"
+    assert chosen.work.total == pytest.approx(min(one.work.total for one in listed if one.fits), rel=0.01)
+    assert better(made, listed) is chosen
+    assert settings_of(chosen, made) == "execution.shard: optimizer"
+    assert advice(made, listed)[0] == "execution.shard: optimizer (the numbers stay the same)"
+    assert better(chosen, listed) is None
+
+
+def test_a_layout_that_fits_is_told_of_a_quicker_one() -> None:
+    made = sharded("full", Machines(1, 4, GPUS["h200"]))
+    chosen = better(made, others(made))
+    assert made.fits
+    assert chosen is not None
+    assert settings_of(chosen, made).startswith("execution.shard: none")
+
+
+def test_where_no_layout_fits_more_gpus_may() -> None:
+    made = plan(recipe.load("cifar10-uncond"), COST, Machines(1, 1, GPUS["a10"]))
+    said = advice(made, others(made))
+    assert said[0].startswith("--gpus 4, execution.shard: full"), said
+
+
+def test_processes_that_share_a_copy_write_a_part_of_a_checkpoint_each() -> None:
+    whole = 8 * P
+    for nodes, gpus, over, on_a_machine, of_a_process in (
+        (1, 4, None, 1, 1 / 4),
+        (2, 4, None, 1, 1 / 4),
+        (2, 4, 8, 1 / 2, 1 / 8),
+        (4, 1, None, 1 / 4, 1 / 4),
+    ):
+        made = sharded("full", Machines(nodes, gpus, GPUS["h100"]), over)
+        assert made.host["copy of a checkpoint"] == made.disk["TMPDIR: a checkpoint"] == on_a_machine * whole
+        assert made.grace_seconds == grace.planned(round(of_a_process * whole))
+
+
+@pytest.mark.parametrize(("gpus", "gib"), [(8, 40), (4, 72)])
+def test_the_largest_network_of_edm2_fits_in_a_part_of_80_gib(gpus: int, gib: float) -> None:
+    for name in ("imagenet-512-edm2-xxl", "imagenet-512-edm2-xxl-sid", "imagenet-512-edm2-xxl-sid2a"):
+        loaded = recipe.load(name)
+        assert plan(loaded, benchmarks.counted(loaded), Machines(1, gpus, GPUS["h100"])).memory_bytes <= gib * GIB
 
 
 @pytest.mark.parametrize(
@@ -159,6 +322,7 @@ def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
         (("digits", "--gpu", "h1"), ["--gpu h1", "h100"]),
         (("digits", "--gpus", "0"), ["--gpus", "'0'"]),
         (("digits", "--utilization", "35"), ["--utilization", "35", "0.35"]),
+        (("digits", "--network", "0"), ["--network", "'0'", "such as 50"]),
         (("digits", "--gpus", "3"), ["3 GPUs"]),
         (("digits", "--micro-batch", "33"), ["micro-batch 33", "16, 32, 64"]),
         (("digit",), ["did you mean 'digits'"]),

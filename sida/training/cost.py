@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from sida.numerics.networks.layers import UNetBlock
+from sida.numerics.networks.magnitude import Block, folded_bytes, release_folded
 from sida.numerics.networks.precondition import Denoiser
 from sida.recipe import Execution, Method, Network
 from sida.teachers.files import network_on_meta
@@ -31,16 +33,29 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """One phase: FLOPs and dropout masks' elements per image; bytes held at its peak, per image and (cast weights) per round."""
+    """One phase: FLOPs and dropout masks' elements per image; bytes held at its peak, per image and (cast weights) per round.
+
+    ``kept``: bytes of a round that are gone where frozen networks do not keep their weights as they use them.
+    """
 
     flops: int
     bytes_per_image: int
     bytes_per_round: int
     masks: int
+    kept: int = 0
 
     def held_bytes(self, micro_batch: int) -> int:
         """What one round holds at its peak: activations, weights as they are used, gradients on their way back."""
         return self.bytes_per_round + micro_batch * self.bytes_per_image
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Parameters of a network that processes may divide among them: the weights of its residual blocks."""
+
+    all: int
+    encoder: int
+    largest: int  # of one block
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class IterationCost:
     encoder_flops: int
     A: PhaseCost
     B: PhaseCost
+    blocks: Blocks
 
     @property
     def forward_gmac(self) -> float:
@@ -122,17 +138,34 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
     small = large // 2
     teacher = network_on_meta(network.model_dump(), "the recipe", method.dropout)
     job = partial(_job, teacher, network, method, execution)
+    last = job(large)
+    work, few, many = _work(job(1)), _held(job(small)), _held(last)
+    # Two frozen networks' in each phase. In B autograd holds them up to the peak, unless blocks are computed again.
+    kept = 2 * folded_bytes(last.networks.phi)
+    recomputed = execution is not None and execution.activation_checkpointing
     phases = []
-    for (flops, masks), less, more in zip(_work(job(1)), _held(job(small)), _held(job(large)), strict=True):
+    for (flops, masks), less, more, gone in zip(work, few, many, (kept, kept if recomputed else 0), strict=True):
         image = (more - less) // (large - small)
-        phases.append(PhaseCost(flops, image, more - large * image, masks))
+        phases.append(PhaseCost(flops, image, more - large * image, masks, gone))
     sizes = [p.numel() for p in teacher.parameters()]
-    return IterationCost(sum(sizes), max(sizes), *forward_flops(teacher), *phases)
+    whole, encoder = forward_flops(teacher)
+    return IterationCost(sum(sizes), max(sizes), whole, encoder, phases[0], phases[1], _blocks(teacher))
+
+
+def _blocks(network: Denoiser) -> Blocks:
+    sizes = {
+        name: sum(p.numel() for p in module.parameters() if p.ndim)
+        for name, module in network.trunk.named_modules()
+        if isinstance(module, UNetBlock | Block)
+    }
+    encoder = sum(size for name, size in sizes.items() if name.startswith("enc."))
+    return Blocks(sum(sizes.values()), encoder, max(sizes.values()))
 
 
 def _job(teacher: Denoiser, network: Network, method: Method, execution: Execution | None, batch: int) -> _Phases:
     """Phases A and B on ``batch`` images in one round."""
     small = method.model_copy(update={"batch": batch, "loss_group": batch, "augment": 0.0})
+    release_folded(teacher)  # of the forward that checked it: copies would begin with it
     networks = Networks.start(copy.deepcopy(teacher))
     if execution is not None:
         apply_execution(networks, execution.model_copy(update={"compile": False}))

@@ -24,6 +24,7 @@ class Held(TorchDispatchMode):
         self.now = self.peak = 0
         self._device = device.type
         self._storages: dict[int, Any] = {}
+        self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -37,36 +38,52 @@ class Held(TorchDispatchMode):
                 self._take(value.untyped_storage())
 
     def _take(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._storages:
-            return
-        self._storages[key] = weakref.ref(storage, lambda _: self._give_back(key, size))
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        key = storage._cdata
+        if key not in self._storages:
+            self._storages[key] = weakref.ref(storage, lambda _: self._give_back(key))
+            self._sizes[key] = 0
+            self.resized(storage)
 
-    def _give_back(self, key: int, size: int) -> None:
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage that is known by its size now, which no operator tells."""
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._sizes:
+            self.now += size - self._sizes[key]
+            self._sizes[key] = size
+            self.peak = max(self.peak, self.now)
+
+    def _give_back(self, key: int) -> None:
         del self._storages[key]
-        self.now -= size
+        self.now -= self._sizes.pop(key)
 
 
 def phase_bytes(job: Distillation, seen: int, device: torch.device) -> dict[str, int]:
     """Most bytes that phases A and B hold in one of several rounds, beyond networks, their gradients and Adam's moments.
 
-    Each phase is run once, with the job's micro-batch.
+    Each phase is run once, with the job's micro-batch; A last, so that what the frozen teacher keeps of B is there too.
     """
     networks = job.networks
-    phases = {"A": (job.update_fake_score, networks.psi), "B": (job.update_generator, networks.theta)}
-    most = {}
+    most = {"A": 0, "B": 0}
     with Held(device) as held:
-        for name, (phase, trained) in phases.items():
-            accumulate(trained)
-            held.add(parameter.grad for parameter in trained.parameters())
-            for network in networks:
-                held.add((*network.parameters(), *network.buffers()))
-            held.peak = before = held.now
+        for network in networks:
+            held.add((*network.parameters(), *network.buffers()))
+        states = held.now
+        for name, phase, trained in (
+            ("B", job.update_generator, networks.theta),
+            ("A", job.update_fake_score, networks.psi),
+        ):
+            before = held.now
+            accumulate(trained)  # beside whatever the other phase has left
+            gradients, moments, held.peak = held.now - before, _moments(job), held.now
             phase(seen)
-            most[name] = held.peak - before
+            most[name] = held.peak - states - gradients - moments
     return most
+
+
+def _moments(job: Distillation) -> int:
+    """Bytes of Adam's state, which is there once a step was taken."""
+    states = (state for updates in (job.psi_updates, job.theta_updates) for state in updates.adam.state.values())
+    return sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))
 
 
 def accumulate(network: nn.Module) -> None:

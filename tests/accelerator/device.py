@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,31 @@ UNORDERED = {
 WAITING = READS | SIZED | INDEXED | {"aten::repeat_interleave"}
 
 
+class _Stream:
+    """The one queue of work, in which everything is done at once; its events too."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def record(self, *_: Any) -> None:
+        pass
+
+    wait = synchronize = wait_event = wait_stream = record
+
+    def record_event(self, *_: Any) -> _Stream:
+        return self
+
+
 class _Module:
     """What ``torch.get_device_module`` gives for the device."""
+
+    Stream = Event = _Stream
+
+    def current_stream(self, device: Any = None) -> _Stream:
+        return _Stream()
+
+    def stream(self, stream: Any) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def is_initialized(self) -> bool:
         return True

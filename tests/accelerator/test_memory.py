@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from scripts import benchmarks
-from sida import planning, recipe
+from sida import recipe
+from sida.gpus import GPUS, Machines
 from sida.numerics.networks import layers
 from sida.numerics.networks.build import build_network
-from sida.planning import Machines, plan
+from sida.planning import plan
 from sida.training.cost import EmptyDraws, iteration_cost
 from sida.training.iteration import Distillation, Networks
 from sida.training.memory import Held, accumulate
@@ -40,8 +41,8 @@ def most_held(loaded: recipe.Recipe, micro: int) -> int:
                 optimiser.zero_grad(set_to_none=True)
             seen = method.warm_up + 1
             for trained, phase in (
-                (networks.psi, job.update_fake_score),
                 (networks.theta, job.update_generator),
+                (networks.psi, job.update_fake_score),  # last: what the frozen teacher keeps of the other is there
             ):
                 accumulate(trained)
                 phase(seen)
@@ -58,7 +59,7 @@ def test_plan_counts_what_the_device_holds_within_10_percent(name: str, monkeypa
     micro = loaded.execution.micro_batch or loaded.method.batch
     held = most_held(loaded, micro)
     cost = iteration_cost(loaded.teacher.network, loaded.method, loaded.execution)
-    planned = plan(loaded, cost, Machines(1, 1, planning.GPUS["h100"]), micro)
+    planned = plan(loaded, cost, Machines(1, 1, GPUS["h100"]), micro)
     allowance = planned.memory["allowance (context, fragments)"]
     assert planned.memory_bytes - allowance == pytest.approx(held, rel=0.1)
     print(f"{name}: {held / 2**30:.2f} GiB held, {(planned.memory_bytes - allowance) / 2**30:.2f} planned")

@@ -144,6 +144,12 @@ def release_folded(network: nn.Module) -> None:
             module._folded = None
 
 
+def folded_bytes(network: nn.Module) -> int:
+    """Return the bytes of weights that frozen layers keep as they use them."""
+    folded = (module._folded for module in network.modules() if isinstance(module, MPConv))
+    return sum(pair[1].nbytes for pair in folded if pair is not None)
+
+
 class Block(nn.Module):
     """Residual block of the encoder ("enc") or decoder ("dec") with optional resampling and self-attention (figure 21).
 

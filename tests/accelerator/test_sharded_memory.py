@@ -1,0 +1,71 @@
+"""`plan`'s memory of divided networks against the bytes of the accelerator that one of many processes holds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sida import recipe
+from sida.gpus import GPUS, Machines
+from sida.numerics.networks import layers
+from sida.numerics.networks.build import build_network
+from sida.planning import plan
+from sida.recipe import Recipe
+from sida.training.cost import EmptyDraws, iteration_cost
+from sida.training.division import local
+from sida.training.execution import apply_execution
+from sida.training.iteration import Distillation, Networks
+from sida.training.sharding import divide
+from tests.accelerator.device import moved
+from tests.accelerator.made import EmptyData, fused
+from tests.accelerator.sharded import HeldShards, shapes_among
+
+SIZES = ("xs", "s", "m", "l", "xl", "xxl")
+WORLD = 8
+IMAGES = 4  # a micro-batch, so that states are most of it
+
+
+def most_held(loaded: Recipe) -> int:
+    """Bytes at the peak of two rounds of both phases, with Adam's moments and the best generator there."""
+    network, execution = loaded.teacher.network, loaded.execution
+    method = loaded.method.model_copy(update={"batch": 2 * IMAGES * WORLD})
+    with shapes_among(WORLD) as processes:
+        networks = Networks.start(moved(build_network(network.model_dump(), method.dropout)))  # type: ignore[arg-type]
+        apply_execution(networks, execution)
+        divide(networks, execution, processes)
+        job = Distillation(networks, method, EmptyDraws(), EmptyData(network), processes, IMAGES)
+        with HeldShards(processes.device).seeing() as held:
+            for part in networks:
+                held.add((*part.parameters(), *part.buffers()))
+            best = [torch.zeros_like(local(one)) for one in networks.theta_ema.parameters()]
+            for updates in (job.psi_updates, job.theta_updates):
+                for parameter in updates.parameters.values():
+                    parameter.grad = torch.zeros_like(parameter)
+                updates.adam.step()
+                updates.zero_grad()
+            seen = method.warm_up + 1
+            for phase in (job.update_generator, job.update_fake_score):
+                phase(seen)
+            assert best
+            return held.peak
+
+
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shard", ["optimizer", "full"])
+@pytest.mark.parametrize("size", [SIZES[0], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])])
+def test_plan_counts_what_a_process_of_eight_holds_within_10_percent(
+    size: str, shard: str, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "scaled_dot_product_attention", fused)
+    loaded = recipe.load(f"imagenet-512-edm2-{size}")
+    fields = {"shard": shard, "activation_checkpointing": again, "micro_batch": IMAGES}
+    execution = loaded.execution.model_copy(update=fields)
+    method = loaded.method.model_copy(update={"loss_group": IMAGES})
+    loaded = loaded.model_copy(update={"execution": execution, "method": method})
+    held = most_held(loaded)
+    cost = iteration_cost(loaded.teacher.network, loaded.method, execution)
+    planned = plan(loaded, cost, Machines(1, WORLD, GPUS["h100"]))
+    bytes_planned = planned.memory_bytes - planned.memory["allowance (context, fragments)"]
+    print(f"{size}, {shard}, {again}: {held / 2**30:.2f} GiB held, {bytes_planned / 2**30:.2f} planned")
+    assert planned.division.rounds > 1
+    assert bytes_planned == pytest.approx(held, rel=0.1)
