@@ -8,11 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, multiprocessing
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sida.errors import UserError
 from sida.recipe import Execution
+from sida.teachers.files import network_on_meta, save_network
 from sida.training.division import divided, local
-from sida.training.iteration import Distillation
+from sida.training.iteration import Distillation, Networks
+from sida.training.loading import load_into
 from sida.training.sharding import divide, gathered, whole
 from sida.training.state import load_state, state_of
 from sida.training.stored import StoredTensors
@@ -155,3 +158,33 @@ def test_one_process_keeps_all() -> None:
 def test_processes_that_do_not_divide_into_groups_are_refused(over: int) -> None:
     with pytest.raises(UserError, match=f"4 processes do not divide into groups of {over} .* execution.shard_over"):
         divide(job_of("edm2 sida", ALONE, "none", BATCH).networks, execution("full", over), Processes(0, 4, CPU))
+
+
+def test_a_process_starts_from_its_own_rows_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_network = distillation(ALONE, network=EDM2).networks.phi.float()
+    save_network(tmp_path / "teacher.safetensors", whole_network.state_dict(), EDM2)
+    read: list[Tensor] = []
+
+    def counted(method: str) -> None:
+        reads = getattr(StoredTensors, method)
+        monkeypatch.setattr(StoredTensors, method, lambda *args: read.append(made := reads(*args)) or made)
+
+    counted("__getitem__")
+    counted("rows")
+    distributed.init_process_group("fake", rank=3, world_size=4, store=FakeStore())
+    try:
+        networks = Networks.start(network_on_meta(EDM2, "teacher"))
+        divide(networks, execution("full"), Processes(3, 4, CPU))
+        load_into(networks.phi, tmp_path / "teacher.safetensors", EDM2, CPU)
+        held = {name: local(tensor) for name, tensor in networks.phi.state_dict().items()}
+    finally:
+        distributed.destroy_process_group()
+    for name, tensor in whole_network.state_dict().items():
+        if held[name].shape != tensor.shape:
+            rows = -(-len(tensor) // 4)
+            assert torch.equal(held[name], tensor[3 * rows : 4 * rows]), name
+        else:
+            assert torch.equal(held[name], tensor), name
+    size = sum(tensor.nbytes for tensor in held.values())
+    assert size < 0.5 * sum(tensor.nbytes for tensor in whole_network.state_dict().values())
+    assert sum(tensor.nbytes for tensor in read) <= size
