@@ -85,7 +85,7 @@ def test_an_unknown_recipe_suggests_the_nearest() -> None:
         ("execution: {nodes: 2}", "processes counts over all machines"),
         ("execution: {processes: 3}", "method.batch 128 on 3 processes"),
         ("execution: {micro_batch: 48}", "multiple of execution.micro_batch 48"),
-        ("dataset: {source: cifar}", "dataset.source: Input should be 'digits', 'cifar10'"),
+        ("dataset: {source: cifar}", "dataset.source: Input should be 'digits', 'patches', 'cifar10'"),
         ("dataset: {latents: {vae: a, licence: b, image_resolution: 64}}", "one number for each of 1 channels"),
         ("teacher: {network: {resolution: 16}}", "dataset is 1 x 8^2"),
         ("dataset: {classes: 7}", "label_dim 10, but dataset.classes 7"),
