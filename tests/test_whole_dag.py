@@ -97,6 +97,16 @@ def test_the_dag_ends_with_scores_and_a_verdict_and_the_second_run_reuses_everyt
     assert forced["scores"] == first["scores"]  # the same seeds, the same numbers
 
 
+def test_patches_of_photographs_in_color_go_through_the_dag(place: Path) -> None:
+    found, _ = run(TINY.with_name("tiny-patches.yaml"))
+    assert set(states(found).values()) == {"ran"}
+    assert [(score["model"], score["metric"], score["n"]) for score in found["scores"]] == [
+        ("teacher", "fd_random", 32),
+        ("generator", "fd_random", 32),
+        ("real", "fd_random", 32),
+    ]
+
+
 def _training_processes() -> list[int]:
     store = settings().store
     found = []

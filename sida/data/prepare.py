@@ -208,7 +208,7 @@ def _assemble(
     result = DatasetResult(
         record=conversion.record,
         source_sha256=content if identity else "",
-        decoder=decoder_name() if source.entries else "",
+        decoder=decoder_name() if source.entries or source.decoded else "",
         latents=_latents_info(dataset, conversion, identity),
         transform=source.made_by or dataset.transform,
         count=count,

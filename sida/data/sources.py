@@ -16,6 +16,7 @@ from sida.data.decode import is_image
 from sida.data.digits import load_digits_images
 from sida.data.entries import Entry, is_hidden
 from sida.data.folders import entries_of
+from sida.data.patches import load_patches
 from sida.data.tars import looks_like_tar, tar_entries
 from sida.data.webdataset import webdataset_entries
 from sida.errors import UserError
@@ -42,6 +43,7 @@ class Source:
     ignored_examples: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()  # class folders, in the order of their labels
     made_by: str = ""  # how pixels were made that were not decoded from files
+    decoded: bool = False  # these pixels are cut from pictures that were
 
     def __len__(self) -> int:
         counts = [len(part) for part in (self.entries, self.images, self.labels) if part is not None and len(part)]
@@ -50,7 +52,7 @@ class Source:
 
 def is_remote(dataset: Dataset) -> bool:
     """Return whether the data are a file to fetch. Raises UserError when the recipe names no address of the data."""
-    if dataset.source == "digits":
+    if dataset.source in _PACKAGED:
         return False
     if dataset.address is None:
         raise UserError(
@@ -65,7 +67,7 @@ def path_of(dataset: Dataset) -> Path | None:
 
     Raises UserError when it is not there, and what fetching raises.
     """
-    if dataset.source == "digits":
+    if dataset.source in _PACKAGED:
         return None
     if is_remote(dataset):
         return fetch_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data", check=check_packed)[0]
@@ -92,7 +94,7 @@ def open_source(dataset: Dataset, scratch: Path) -> Source:
     """
     path = path_of(dataset)
     if path is None:
-        source = _digits()
+        source = _PACKAGED[dataset.source]()
     else:
         with reading(str(path), path):
             source = _READERS[dataset.source](dataset, path, scratch)
@@ -119,6 +121,14 @@ def _digits() -> Source:
     images, labels = load_digits_images()
     made_by = "ink counts 0..16 stretched to 0..255, rounded"
     return Source("source digits", labels.astype(np.int32), images=images, made_by=made_by)
+
+
+def _patches() -> Source:
+    images, labels = load_patches()
+    made_by = "means of 3x3 pixels, rounded; every window of 32x32 in a square of 96x96 of each photograph"
+    return Source(
+        "source patches", labels, images=images, class_names=("pagoda", "dahlia"), made_by=made_by, decoded=True
+    )
 
 
 def _cifar10(dataset: Dataset, path: Path, scratch: Path) -> Source:
@@ -193,6 +203,7 @@ def _labels(dataset: Dataset, path: Path, scratch: Path) -> Source:
     return Source(str(path), np.array([labels[name] for name in sorted(labels)], np.int32))
 
 
+_PACKAGED: dict[str, Callable[[], Source]] = {"digits": _digits, "patches": _patches}  # in packages: nothing to fetch
 _READERS: dict[str, Callable[[Dataset, Path, Path], Source]] = {
     "cifar10": _cifar10,
     "edm-zip": _edm_zip,

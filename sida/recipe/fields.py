@@ -158,7 +158,9 @@ class Latents(Section):
 class Dataset(Section):
     """The training set as shards: source, transform, size and labels."""
 
-    source: Literal["digits", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"]
+    source: Literal[
+        "digits", "patches", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"
+    ]
     address: str | None = None  # of the archive or folder; None: it needs none, or everyone has to get their own
     sha256: Sha256 | None = None
     transform: Literal["none", "lanczos", "center-crop", "center-crop-dhariwal", "center-crop-upright"] = "none"
