@@ -8,17 +8,12 @@ import torch
 from sida import recipe
 from sida.gpus import GPUS, Machines
 from sida.numerics.networks import layers
-from sida.numerics.networks.build import build_network
 from sida.planning import plan
 from sida.recipe import Recipe
-from sida.training.cost import EmptyDraws, iteration_cost
+from sida.training.cost import iteration_cost
 from sida.training.division import local
-from sida.training.execution import apply_execution
-from sida.training.iteration import Distillation, Networks
-from sida.training.sharding import divide
-from tests.accelerator.device import moved
-from tests.accelerator.made import EmptyData, fused
-from tests.accelerator.sharded import HeldShards, shapes_among
+from tests.accelerator.made import fused
+from tests.accelerator.sharded import HeldShards, job_among, shapes_among
 
 SIZES = ("xs", "s", "m", "l", "xl", "xxl")
 WORLD = 8
@@ -27,23 +22,18 @@ IMAGES = 4  # a micro-batch, so that states are most of it
 
 def most_held(loaded: Recipe) -> int:
     """Bytes at the peak of two rounds of both phases, with Adam's moments and the best generator there."""
-    network, execution = loaded.teacher.network, loaded.execution
-    method = loaded.method.model_copy(update={"batch": 2 * IMAGES * WORLD})
-    with shapes_among(WORLD) as processes:
-        networks = Networks.start(moved(build_network(network.model_dump(), method.dropout)))  # type: ignore[arg-type]
-        apply_execution(networks, execution)
-        divide(networks, execution, processes)
-        job = Distillation(networks, method, EmptyDraws(), EmptyData(network), processes, IMAGES)
+    with shapes_among(WORLD) as (processes, _):
+        job = job_among(loaded, IMAGES, processes)
         with HeldShards(processes.device).seeing() as held:
-            for part in networks:
+            for part in job.networks:
                 held.add((*part.parameters(), *part.buffers()))
-            best = [torch.zeros_like(local(one)) for one in networks.theta_ema.parameters()]
+            best = [torch.zeros_like(local(one)) for one in job.networks.theta_ema.parameters()]
             for updates in (job.psi_updates, job.theta_updates):
                 for parameter in updates.parameters.values():
                     parameter.grad = torch.zeros_like(parameter)
                 updates.adam.step()
                 updates.zero_grad()
-            seen = method.warm_up + 1
+            seen = job.method.warm_up + 1
             for phase in (job.update_generator, job.update_fake_score):
                 phase(seen)
             assert best
