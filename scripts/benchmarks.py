@@ -27,10 +27,10 @@ BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @cache
-def published() -> tuple[Recipe, ...]:
-    """Every recipe of the paper's table: small images before large, small networks before large, the row's own name first.
+def targeted() -> tuple[Recipe, ...]:
+    """Every recipe with published scores, of generators or of the teacher alone, in the precision that these have.
 
-    Without those of another precision, which no publication has.
+    Small images before large, small networks before large, the row's own name first.
     """
     loaded = [recipe.load(name) for name in recipe.names()]
     found = [one for one in loaded if one.targets is not None and not one.in_another_precision]
@@ -40,9 +40,19 @@ def published() -> tuple[Recipe, ...]:
     )
 
 
+def published() -> list[Recipe]:
+    """Those of the paper's table."""
+    return [loaded for loaded in targeted() if loaded.group == "paper"]
+
+
 def rows() -> list[Recipe]:
-    """The recipe that names a row."""
+    """The recipe that names a row of it."""
     return [loaded for loaded in published() if loaded.method.name == "sida"]
+
+
+def better_rows() -> list[Recipe]:
+    """The recipe that names a row of ours, from another's better teacher."""
+    return [loaded for loaded in targeted() if loaded.group == "ours" and loaded.method.name == "sida"]
 
 
 def kind(loaded: Recipe) -> str:
@@ -52,7 +62,7 @@ def kind(loaded: Recipe) -> str:
         small = {"logvar_channels": None}  # a few multiplications an image, which one SiD recipe goes without
         return one.teacher.network.model_copy(update=small), one.method.precision
 
-    return next(row.name for row in rows() if shape(row) == shape(loaded))
+    return next(row.name for row in [*rows(), *better_rows()] if shape(row) == shape(loaded))
 
 
 def counted(loaded: Recipe) -> IterationCost:
@@ -68,7 +78,7 @@ def counted(loaded: Recipe) -> IterationCost:
 def count() -> None:
     """Into costs.json, one kind after the other; those that are there stay."""
     costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
-    for loaded in rows():
+    for loaded in [*rows(), *better_rows()]:
         if (name := kind(loaded)) not in costs:
             costs[name] = asdict(iteration_cost(loaded.teacher.network, loaded.method, loaded.execution))
             COSTS.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
@@ -76,11 +86,14 @@ def count() -> None:
 
 # -- tables
 
+_HOURS = tuple(f"{method}: images, GPU hours" for method in ("SiDA", "SiD", "SiD2A"))
+
 
 def variants(row: Recipe) -> dict[str, Recipe]:
-    """Method -> the recipe of the row that is named after it."""
-    found = {one.name: one for one in published() if one.benchmark == row.benchmark}
-    return {"SiDA": row, "SiD": found[f"{row.name}-sid"], "SiD2A": found[f"{row.name}-sid2a"]}
+    """Method -> the recipe of the row that is named after it, where there is one."""
+    found = {one.name: one for one in targeted() if one.benchmark == row.benchmark}
+    suffixes = {"SiDA": "", "SiD": "-sid", "SiD2A": "-sid2a"}
+    return {method: found[row.name + suffix] for method, suffix in suffixes.items() if row.name + suffix in found}
 
 
 def scores() -> list[str]:
@@ -106,8 +119,7 @@ def cost() -> list[str]:
         stored = f"{sum(main.storage.values()) / planning.GIB:,.0f} GiB"
         groups = row.method.batch // row.method.loss_group
         lines.append((f"`{row.name}`", *hours, f"{main.hours / 24:.1f}", memory, stored, f"{groups:,}"))
-    heads = ("recipe", *(f"{method}: images, GPU hours" for method in variants(rows()[0])))
-    return table((*heads, "SiDA on 8: days", "memory per GPU", "store", "loss groups"), lines)
+    return table(("recipe", *_HOURS, "SiDA on 8: days", "memory per GPU", "store", "loss groups"), lines)
 
 
 def tf32() -> list[str]:
@@ -124,12 +136,32 @@ def tf32() -> list[str]:
     return table(("recipe", *(f"{method}: GPU hours" for method in variants(rows()[0]))), lines)
 
 
+def link(address: str | None) -> str:
+    """A file's name that leads to it."""
+    return f"[{Path(urlsplit(address).path).name}]({address})" if address else "get it yourself"
+
+
+def better() -> list[str]:
+    """Better teachers: what was published of them, and what distilling them costs."""
+    lines = []
+    for row in better_rows():
+        made = {method: planning.plan(one, counted(one), MACHINE) for method, one in variants(row).items()}
+        targets, reference = row.targets, row.evaluation.reference
+        assert targets is not None and reference is not None
+        hours = (
+            f"{plan.recipe.method.images / 1e6:g} M, {plan.work.total:,.0f}" if plan else "-"
+            for plan in map(made.get, ("SiDA", "SiD", "SiD2A"))
+        )
+        files = (link(row.teacher.address), link(reference.address))
+        memory = f"{made['SiDA'].memory_bytes / planning.GIB:.0f} GiB"
+        teacher = f"{targets.teacher:.2f} ({row.teacher.sampler.nfe})"
+        lines.append((f"`{row.name}`", teacher, f"{row.gate.teacher_at_most:.2f}", *hours, memory, *files))
+    heads = (*("recipe", "teacher (evaluations)", "gate: teacher at most"), *_HOURS, "memory per GPU")
+    return table((*heads, "teacher", "reference statistics"), lines)
+
+
 def downloads() -> list[str]:
     """The files of every row, as links, and their licences."""
-
-    def link(address: str | None) -> str:
-        return f"[{Path(urlsplit(address).path).name}]({address})" if address else "get it yourself"
-
     lines = []
     for row in rows():
         start, reference = variants(row)["SiD2A"].generator, row.evaluation.reference
@@ -151,7 +183,14 @@ def differences() -> list[str]:
     return table(("recipe", "what differs, and what to know"), lines)
 
 
-TABLES = {"scores": scores, "cost": cost, "tf32": tf32, "downloads": downloads, "differences": differences}
+TABLES = {
+    "scores": scores,
+    "cost": cost,
+    "tf32": tf32,
+    "better": better,
+    "downloads": downloads,
+    "differences": differences,
+}
 
 
 def page() -> str:

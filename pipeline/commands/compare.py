@@ -1,7 +1,8 @@
-"""Compare runs with each other, with the paper's table and with the newest published results.
+"""Compare runs with each other, with the paper's table and with what others published.
 
 Prints a table and writes a page (curves over each other, samples from the same seeds with a slider, what differs between recipes),
-comparison.csv and comparison.json. The rows of the paper are always there; those without a run say which command fills them.
+comparison.csv and comparison.json. The rows of the paper and of better teachers are always there; those without a run say which
+command fills them. A second table has the results of others: steps, teacher, protocol, source and date, none measured here.
 
 examples:
   sida compare                          everything in the store
@@ -23,6 +24,8 @@ from sida import recipe, records
 from sida.disk import writing, writing_whole
 from sida.errors import UserError
 from sida.report.comparison.entries import benchmarks, finished_runs, in_words
+from sida.report.comparison.literature import HEADINGS, cells, literature
+from sida.report.comparison.literature import records as literature_records
 from sida.report.comparison.page import comparison_page
 from sida.report.comparison.table import COLUMNS, as_cells, as_csv, rows_of
 from sida.settings import settings
@@ -66,7 +69,11 @@ def main(args: argparse.Namespace) -> int:
     for benchmark in compared:
         sentences = [": ".join(in_words(*pair)) for pair in benchmark.pairs]
         lines += ["", *sentences] if sentences else []
-    output.result(args, "\n".join([*lines, "", f"page  {page}"]), benchmarks=table, page=page)
+    others = literature(benchmark.title for benchmark in compared)
+    if others:
+        lines += ["", "others, as they report it", *output.aligned([HEADINGS, *cells(others)], left=len(HEADINGS))]
+    shown = "\n".join([*lines, "", f"page  {page}"])
+    output.result(args, shown, benchmarks=table, literature=literature_records(others), page=page)
     return 0
 
 

@@ -16,6 +16,7 @@ from pydantic import (
 
 from sida.recipe.batches import divide_batch
 
+PAPER = "arXiv 2410.14919"  # SiDA
 EMA_RAMP = 0.05  # of the published runs
 AUGMENT_DIM = 9  # labels of EDM's augmentation pipe (sida.numerics.augment)
 
@@ -339,6 +340,11 @@ class Targets(Section):
     best: float | None = None  # of SiDA and SiD2A, where it is not known which of the two
     precision: Precision | None = None  # that they were distilled and scored in; None: not known
 
+    @property
+    def of_generators(self) -> bool:
+        """True if the score of a generator was published, not its teacher's alone."""
+        return any(score is not None for score in (self.sid, self.sida, self.sid2a, self.best))
+
 
 class Expected(Section):
     """Numbers that this project measured: another run's mean scores of the same recipe lie in these ranges. Not inherited."""
@@ -452,6 +458,13 @@ class Recipe(Section):
         """True if it is distilled or scored in another precision than the published numbers were."""
         published = self.targets.precision if self.targets else None
         return published is not None and {self.method.precision, self.score_precision} != {published}
+
+    @property
+    def group(self) -> Literal["paper", "others", "ours"]:
+        """Who published scores of generators that it can be compared with: SiDA's paper, others, or nobody (ours)."""
+        if self.targets is None or not self.targets.of_generators or self.in_another_precision:
+            return "ours"
+        return "paper" if PAPER in self.targets.source else "others"
 
     @property
     def title(self) -> str:

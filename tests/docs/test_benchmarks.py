@@ -20,6 +20,7 @@ def test_every_row_of_the_paper_is_in_every_table_but_that_of_differences() -> N
     names = {loaded.name for loaded in benchmarks.rows()}
     assert len(names) == 11
     assert len(benchmarks.tf32()) == 2 + 2 + 1
+    assert len(benchmarks.better()) == 2 + 4 + 1 and "`imagenet-64-edm2-s-ddo`" in "".join(benchmarks.better())
     for made in (benchmarks.scores, benchmarks.cost, benchmarks.downloads):
         assert {line.split("`")[1] for line in made()[2:-1]} == names
 
@@ -28,7 +29,7 @@ def test_every_row_of_the_paper_is_in_every_table_but_that_of_differences() -> N
     "name",
     [
         pytest.param(name, marks=[] if name == "cifar10-uncond" else pytest.mark.slow)
-        for name in sorted({benchmarks.kind(loaded) for loaded in benchmarks.rows()})
+        for name in sorted({benchmarks.kind(loaded) for loaded in [*benchmarks.rows(), *benchmarks.better_rows()]})
     ],
 )
 def test_the_counts_behind_the_hours_are_those_of_the_networks(name: str) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from sida import records
+from sida.recipe import load, names
 from sida.report.comparison.entries import benchmarks, differences, finished_runs, in_words
+from sida.report.comparison.literature import HEADINGS, LITERATURE, cells, literature, newest
 from sida.report.comparison.page import comparison_page
 from sida.report.comparison.table import as_csv, rows_of
 from sida.settings import settings
@@ -39,11 +42,14 @@ def write_two(store: ObjectStore) -> None:
 
 def test_the_rows_of_the_paper_are_there_without_a_run_and_name_the_command_that_fills_them() -> None:
     rows = {row.title: row for row in benchmarks([])}
-    assert len(rows) == 11  # five benchmarks in pixels, six sizes of EDM2
+    assert len(rows) == 11 + 4  # five benchmarks in pixels, six sizes of EDM2; four better teachers
     uncond = rows["CIFAR-10 32x32 unconditional"]
     assert uncond.published == {"teacher": 1.97, "SiD": 1.923, "SiDA, SiD2A": 1.499, "newest": 1.46}
     assert uncond.command == "sida run cifar10-uncond"
     assert {row.published["newest"] for row in rows.values()} == {1.46, 1.38, 1.02, 0.85, 1.23, None}
+    better = rows["CIFAR-10 32x32 unconditional, DDO's teacher (ours)"]
+    assert better.published == {"teacher": 1.38, "SiD": None, "SiDA, SiD2A": None, "newest": 1.46}
+    assert better.command == "sida run cifar10-uncond-ddo"
     assert [row.title for row in benchmarks([], ["ffhq-64"])] == ["FFHQ 64x64"]
 
 
@@ -86,6 +92,20 @@ def test_the_color_of_a_single_run_follows_its_numbers_and_not_its_words(
     assert boxes == [kind]
 
 
+def test_each_result_of_others_says_steps_teacher_protocol_source_and_date() -> None:
+    for row in cells(LITERATURE):
+        assert len(row) == len(HEADINGS) and all(row)
+        assert re.fullmatch(r"20\d\d-\d\d", row[-1]) and ("arXiv" in row[-2] or "README" in row[-2])
+    named = {row.method.split(",")[0].split(" ")[0] for row in LITERATURE}
+    assert named == {"DDO", "Uni-Instruct", "GDD", "FastGen", "CMT"}
+    assert {row.data for row in literature(["ImageNet 512x512, EDM2-L"])} == {"ImageNet 512x512"}
+    assert newest("ImageNet 512x512, EDM2-L") == ("", None)  # SiDA's own is the best of one step
+    for row in LITERATURE:  # a teacher's published score is the one that recipes are held to
+        if row.method == "DDO (a teacher)":
+            held = [one.targets.teacher for one in map(load, names()) if one.benchmark and one.targets]
+            assert row.score in held
+
+
 def test_level_runs_and_other_protocols_are_not_called_better(store: ObjectStore) -> None:
     Made(store, recipe(), (0.6, 0.61, 0.59)).write("a")
     Made(store, recipe(name="b"), (0.605, 0.64, 0.57)).write("b")
@@ -116,7 +136,7 @@ def test_csv_and_json_hold_one_record_for_each_run_and_each_empty_row(store: Obj
     write_two(store)
     rows = rows_of(benchmarks(finished_runs(store, records.runs(store))[0]))
     found = list(csv.DictReader(io.StringIO(as_csv(rows))))
-    assert len(found) == len(rows) == 13
+    assert len(found) == len(rows) == 2 + 15
     assert found[0]["recipe"] == "digits" and float(found[0]["score"]) == pytest.approx(0.6)
     assert float(found[0]["interval95"]) == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-3)
     assert float(found[0]["sd"]) == pytest.approx(0.01)

@@ -14,18 +14,12 @@ from sida.errors import Corrupt, NotFound, SidaError
 from sida.manifests import GeneratorResult, RunResult, Score, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
+from sida.report.comparison.literature import newest
 from sida.report.page import Curve, curve_of
 from sida.scoring import words
 from sida.steps.recipes import recipe_at
 from sida.stores.base import ObjectStore
 
-NEWEST = {  # the newest one-step results published for the paper's benchmarks: FID, 50,000 images
-    "CIFAR-10 32x32 unconditional": ("Uni-Instruct", 1.46),
-    "CIFAR-10 32x32 conditional": ("Uni-Instruct", 1.38),
-    "ImageNet 64x64 conditional": ("Uni-Instruct", 1.02),
-    "FFHQ 64x64": ("GDD", 0.85),
-    "AFHQv2 64x64": ("GDD", 1.23),
-}
 PAIRS = 3  # runs of a benchmark that are compared with its best one
 _DECIDE_NO_NUMBER = (
     *("name", "expected", "description", "version", "targets"),
@@ -61,18 +55,18 @@ class ComparedRun:
 
 @dataclass
 class Benchmark:
-    """A row of the paper's table, or a data set of our own: its published scores and our runs."""
+    """A row of the paper's table or from a better teacher, or a data set of our own: its published scores and our runs."""
 
     title: str
     metric: str
     published: dict[str, float | None] = field(default_factory=dict)  # teacher, SiD, SiDA or SiD2A, newest
     newest: str = ""  # name of the newest method
-    recipe: str = ""  # of the paper's row; empty for a data set of our own
+    recipe: str = ""  # of the row; empty for a data set of our own
     entries: list[ComparedRun] = field(default_factory=list)  # largest n first, then best first
 
     @property
     def command(self) -> str:
-        """The command that fills a row of the paper."""
+        """The command that fills the row."""
         return f"sida run {self.recipe}"
 
     @property
@@ -143,19 +137,22 @@ def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, Ste
 
 
 def benchmarks(ours: Iterable[ComparedRun], names: Iterable[str] = ()) -> list[Benchmark]:
-    """Return the paper's rows with or without runs, then our other data sets. ``names``: of recipes, to narrow it."""
+    """Return the rows of the paper and of better teachers, with or without runs, then our other data sets.
+
+    ``names``: of recipes, to narrow it.
+    """
     names, rows = set(names), {}
-    for base in paper():
+    for base in with_rows():
         assert base.benchmark is not None
         if base.benchmark in rows:
             continue
         targets: Any = base.targets
-        newest_by, newest = NEWEST.get(base.benchmark, ("", None))
+        newest_by, best = newest(base.benchmark)
         published = {
             "teacher": targets and targets.teacher,
             "SiD": targets and targets.sid,
             "SiDA, SiD2A": targets and targets.best,
-            "newest": newest,
+            "newest": best,
         }
         rows[base.benchmark] = Benchmark(base.benchmark, base.evaluation.metric, published, newest_by, base.name)
     for entry in ours:
@@ -167,8 +164,8 @@ def benchmarks(ours: Iterable[ComparedRun], names: Iterable[str] = ()) -> list[B
     return sorted(chosen, key=lambda row: not row.entries)
 
 
-def paper() -> list[Recipe]:
-    """Return the paper's recipes: pixels before latents, small before large, the row's base before its variants."""
+def with_rows() -> list[Recipe]:
+    """Return the recipes with a row: pixels before latents, small before large, the row's base before its variants."""
     return sorted(
         (recipe for recipe in map(recipes.load, recipes.names()) if recipe.benchmark),
         key=lambda recipe: (

@@ -11,6 +11,7 @@ from typing import Any
 from sida.errors import NotFound
 from sida.report.charts import Chart, intervals, svg
 from sida.report.comparison.entries import Benchmark, ComparedRun, differences, in_words
+from sida.report.comparison.literature import HEADINGS, cells, literature
 from sida.report.comparison.table import COLUMNS, rows_of
 from sida.report.page import PICTURE_BYTES, discriminator_lead, series
 from sida.report.render import TEMPLATES, png, render
@@ -42,6 +43,8 @@ def comparison_page(benchmarks: Sequence[Benchmark], store: ObjectStore) -> str:
         count=sum(len(benchmark.entries) for benchmark in benchmarks),
         columns=COLUMNS,
         rows=rows_of(benchmarks),
+        headings=HEADINGS,
+        literature=cells(literature(benchmark.title for benchmark in benchmarks)),
         parts=[_part(benchmark, store) for benchmark in benchmarks if benchmark.entries],
     )
 
