@@ -1,4 +1,4 @@
-"""Losses of SiD and SiDA as functions of the networks' outputs (arXiv 2410.14919, algorithm 1).
+"""Losses of SiD, SiDA and Uni-Instruct as functions of the networks' outputs (arXiv 2410.14919, algorithm 1; 2505.20755).
 
 Tensors: images float32 [B, C, H, W]; sigma [B] (or [B, 1, 1, 1]); logits [B, 1, h, w]; logvar u(sigma) [B, 1, 1, 1]; B is the
 micro-batch of one process. Nothing here synchronizes with the host.
@@ -25,10 +25,21 @@ from sida.numerics.schedules import SIGMA_DATA
 
 ERROR_FLOOR = 1e-5  # of the denominator of k
 LOGIT_CLAMP = 10.0  # generator update only
+LOG_RATIO_BOUND = 3.0  # Uni-Instruct: W lies between 1/20 and 20
 INFINITE_GRADIENT = 1e5
 
 OverGroup = Callable[[Tensor], Tensor]
 MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
+
+# W and dW/d log r by log r, for r = p/q, p the data's density and q the generator's, both noised (docs/uni-instruct.md).
+# For the mean over p of f(q/p) W is f''(1/r)/r; each f is scaled so that W = 1 where p = q. None: W is 1 everywhere.
+DIVERGENCES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]] | None] = {
+    "fkl": lambda log_r: (log_r.exp(), log_r.exp()),  # KL(p || q)
+    "rkl": None,  # KL(q || p)
+    "js": lambda log_r: (2 * log_r.sigmoid(), 2 * log_r.sigmoid() * (-log_r).sigmoid()),  # 4 JS(p, q)
+    "chi2": lambda log_r: ((-log_r).exp(), -(-log_r).exp()),  # half of chi2(q || p), the mean over p of (q/p - 1)^2
+    "fisher": None,  # E_q |grad log q - grad log p|^2: SiD
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +109,11 @@ def generator_losses(
     logvar: Tensor | None = None,
     group: int | None = None,
     over_group: OverGroup | None = None,
+    divergence: str | None = None,
 ) -> GeneratorLosses:
     """Phase B. y = G(z), y_phi and y_psi = the teacher's and the fake score's denoised y + n, logits = psi's for y + n.
 
+    With a ``divergence`` (Uni-Instruct) the logits give weights instead of loss_adv (``divergence_weight``).
     Gradients flow through y, y_phi, y_psi and the logits, never through k. Raises ValueError if ``group`` does not divide B.
     """
     keep = kept_samples(y, y_phi, y_psi, logits, logvar)
@@ -110,14 +123,33 @@ def generator_losses(
         error = (y.to(accurate) - y_phi.to(accurate)).abs().mean(dim=(1, 2, 3), keepdim=True)
         k = 1 / error.clamp_min(ERROR_FLOOR)
     loss_sid = (y_phi - y_psi) * ((y_phi - y) - alpha * (y_phi - y_psi)) * k
+    if divergence is not None and logits is not None:
+        W, slope = divergence_weight(_masked(logits, keep), divergence)
+        loss_sid = W * loss_sid - slope / 2 * (y_phi - y_psi) ** 2 * k
     loss_adv = None
-    if logits is not None:
+    if divergence is None and logits is not None:
         clamped = _masked(logits, keep).clamp(-LOGIT_CLAMP, LOGIT_CLAMP)
         loss_adv = group_bce(clamped, True, keep, group, over_group) * k * y[0].numel()
         loss_adv = loss_adv if logvar is None else loss_adv / logvar.exp()
     if logvar is not None:
         loss_sid = loss_sid / logvar.exp()
     return GeneratorLosses(_masked(loss_sid, keep), _masked(loss_adv, keep), keep)
+
+
+def divergence_weight(logits: Tensor, divergence: str) -> tuple[Tensor, Tensor]:
+    """W and dW/d log r, both [B, 1, 1, 1], from the logits [B, 1, h, w] of what psi takes for real.
+
+    The mean of a sample's logits stands for log r: a discriminator that is trained to the end has log r at each place. It is
+    bounded by b tanh(log r / b), for one sample's r may outweigh a batch. Any positive W is that of some f, the bounded one too;
+    but it has to be smooth: where its derivative jumps, as at a clamp, autograd misses a part of the gradient. Gradients flow
+    through both, as W is a function of the noised image. Raises ValueError for a divergence without a weight.
+    """
+    weight = DIVERGENCES[divergence]
+    if weight is None:
+        raise ValueError(f"divergence {divergence} has no weight: pass no logits")
+    share = (logits.mean(dim=(1, 2, 3), keepdim=True) / LOG_RATIO_BOUND).tanh()
+    W, slope = weight(LOG_RATIO_BOUND * share)
+    return W, slope * (1 - share**2)
 
 
 def kept_samples(*tensors: Tensor | None) -> Tensor:

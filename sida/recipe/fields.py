@@ -189,9 +189,10 @@ class Dataset(Section):
 
 
 class Method(Section):
-    """Distillation: one code path for SiD, SiDA and SiD2A (method paper, algorithm 1). Counts are in images."""
+    """Distillation: one code path for SiD, SiDA, SiD2A and Uni-Instruct (method paper, algorithm 1). Counts are in images."""
 
-    name: Literal["sid", "sida", "sid2a"]
+    name: Literal["sid", "sida", "sid2a", "uni"]
+    divergence: Literal["fkl", "rkl", "js", "chi2", "fisher"] | None = None
     images: Positive
     batch: Batch
     loss_group: Batch
@@ -205,7 +206,7 @@ class Method(Section):
     generator_weight: Weight = 100.0  # lsg
     adversarial_weight: Weight = 0.01  # lsg_gan
     generator_from: Count = 100_000  # theta steps only beyond this many images (adversarial methods)
-    adversarial_from: Count = 200_000  # the adversarial term acts only beyond this many images
+    adversarial_from: Count = 200_000  # the adversarial term, or uni's weight, acts only beyond this many images
     fake_score_rate: Annotated[float, Field(gt=0)]  # lr
     generator_rate: Annotated[float, Field(gt=0)]  # glr
     decay_from: Count | None = None  # learning rates fall linearly to zero from here to `images`
@@ -223,11 +224,11 @@ class Method(Section):
     @property
     def title(self) -> str:
         """Name as the papers spell it."""
-        return {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A"}[self.name]
+        return {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A", "uni": "Uni-Instruct"}[self.name]
 
     @property
     def adversarial(self) -> bool:
-        """True if the discriminator takes part (SiDA, SiD2A)."""
+        """True if the discriminator takes part (SiDA, SiD2A, Uni-Instruct)."""
         return self.name != "sid"
 
     @property
@@ -253,13 +254,21 @@ class Method(Section):
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what older recipes could not say, as long as it says what they did: their digests stay."""
         fields = serialize(self)
-        earlier = {"ema_ramp": EMA_RAMP, "warm_up_decay_from": None}
+        earlier = {"divergence": None, "ema_ramp": EMA_RAMP, "warm_up_decay_from": None}
         return {name: value for name, value in fields.items() if name not in earlier or value != earlier[name]}
 
     @model_validator(mode="after")
     def _batch_holds_whole_groups(self) -> Method:
         if self.batch % self.loss_group:
             raise ValueError(f"batch {self.batch} is not a multiple of loss_group {self.loss_group}")
+        return self
+
+    @model_validator(mode="after")
+    def _uni_has_a_divergence(self) -> Method:
+        if self.name == "uni" and self.divergence is None:
+            raise ValueError("method uni needs a divergence: fkl, rkl, js, chi2 or fisher")
+        if self.name != "uni" and self.divergence is not None:
+            raise ValueError(f"method {self.name} has no divergence: remove it, or use uni")
         return self
 
     @model_validator(mode="after")

@@ -87,8 +87,11 @@ def diagnosis(recipe: Recipe, scores: ScoresResult, reference: ReferenceResult) 
 
 
 def target_of(recipe: Recipe) -> float | None:
-    """Return the published score of the recipe's method, or the best of SiDA and SiD2A where only that is known."""
-    if recipe.targets is None:
+    """Return the published score of the recipe's method, or the best of SiDA and SiD2A where only that is known.
+
+    Targets are those of SiDA's paper: a recipe of Uni-Instruct has none.
+    """
+    if recipe.targets is None or recipe.method.name == "uni":
         return None
     return getattr(recipe.targets, "best" if is_best_of_two(recipe) else recipe.method.name)
 
@@ -96,7 +99,7 @@ def target_of(recipe: Recipe) -> float | None:
 def is_best_of_two(recipe: Recipe) -> bool:
     """Return whether the published score is the better one of SiDA and SiD2A: none is known for the method alone."""
     method = recipe.method.name
-    return recipe.targets is not None and method != "sid" and getattr(recipe.targets, method) is None
+    return recipe.targets is not None and method in ("sida", "sid2a") and getattr(recipe.targets, method) is None
 
 
 def versus_published(score: Score, published: float) -> Literal["better", "within", "worse"]:

@@ -1,4 +1,4 @@
-"""One iteration of SiD, SiDA and SiD2A: the fake-score update, the generator update, the EMA (method paper, algorithm 1).
+"""One iteration of SiD, SiDA, SiD2A or Uni-Instruct: fake-score update, generator update, EMA (method paper, algorithm 1).
 
 phi is the frozen teacher, psi the fake score (its encoder is the discriminator), theta the generator, theta_ema what is released.
 Counts are in images; ``seen`` is the count before the iteration. Nothing here knows of files, steps or stores.
@@ -18,7 +18,7 @@ from sida import devices
 from sida.numerics.augment import augment, draw_augment
 from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
-from sida.numerics.losses import fake_score_losses, generator_losses
+from sida.numerics.losses import DIVERGENCES, fake_score_losses, generator_losses
 from sida.numerics.networks.layers import key_dropout
 from sida.numerics.networks.magnitude import force_normalization
 from sida.numerics.networks.precondition import Denoiser
@@ -183,7 +183,8 @@ class Distillation:
         self.theta_updates.train_weights(True)
         if method.forced_normalization or not method.adversarial:
             self._normalize(theta)
-        adversarial = method.adversarial and seen > method.adversarial_from
+        unweighted = method.divergence is not None and DIVERGENCES[method.divergence] is None  # the loss is SiD's
+        judged = method.adversarial and not unweighted and seen > method.adversarial_from
         steps = self._theta_steps(seen)
         for offsets, indices in self._rounds(self.theta_updates if steps else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
@@ -192,12 +193,14 @@ class Distillation:
             sigma = generator_sigma(self.draws.uniform("B/u", indices, ()), method.tmax)
             noisy = y + self.draws.normal("B/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
             y_phi = phi(noisy, sigma, c)
-            if adversarial:
+            if judged:
                 y_psi, logits = psi(noisy, sigma, c, want="both")
             else:
                 y_psi, logits = psi(noisy, sigma, c), None
             u = psi.logvar(sigma)
-            losses = generator_losses(y, y_phi, y_psi, method.alpha, logits, u, self.group, self.theta_groups)
+            losses = generator_losses(
+                y, y_phi, y_psi, method.alpha, logits, u, self.group, self.theta_groups, method.divergence
+            )
             total = method.generator_weight * losses.loss_sid.sum()
             reported = {"loss_sid": losses.loss_sid.detach().mean()}
             if losses.loss_adv is not None:

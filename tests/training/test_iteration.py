@@ -111,6 +111,33 @@ def test_sid_has_no_discriminator_and_no_warm_up() -> None:
     assert not all(torch.equal(before[name], p) for name, p in job.networks.theta.named_parameters())
 
 
+@pytest.mark.parametrize("divergence", ["fkl", "js", "chi2"])
+def test_uni_instruct_weighs_the_generator_s_loss_beyond_its_warm_up_without_an_adversarial_term(
+    divergence: str,
+) -> None:
+    uni, sid = (distillation(name="uni", divergence=name) for name in (divergence, "fisher"))
+    for seen in (0, 32, 64):
+        losses = uni.run(seen)
+        assert torch.equal(losses["loss_psi"], sid.run(seen)["loss_psi"])
+    before = {name: p.clone() for name, p in sid.networks.theta.named_parameters()}
+    assert all(torch.equal(before[name], p) for name, p in uni.networks.theta.named_parameters())  # seen 64: not yet
+    losses, plain = uni.run(96), sid.run(96)
+    assert set(losses) == set(plain) == {"loss_psi", "loss_D", "loss_sid"}
+    assert not torch.equal(losses["loss_sid"], plain["loss_sid"])
+
+
+def test_uni_instruct_with_fisher_steps_theta_as_sid_does_bit_for_bit() -> None:
+    """From the same fake score; that of Uni-Instruct is trained as a discriminator too."""
+    uni, sid = distillation(name="uni", divergence="fisher"), distillation(name="sid")
+    uni.run(0)
+    for own, other in zip(sid.networks.psi.parameters(), uni.networks.psi.parameters(), strict=True):
+        own.data.copy_(other)
+    uni.update_generator(96)
+    sid.update_generator(96)
+    theta = dict(sid.networks.theta.named_parameters())
+    assert all(torch.equal(theta[name], p) for name, p in uni.networks.theta.named_parameters())
+
+
 def test_learning_rates_fall_to_zero_at_the_end() -> None:
     job = distillation(decay_from=320)
     rates = []

@@ -25,6 +25,7 @@ MEANING = {
     "sid": "SiD learns from the teacher's scores alone",
     "sida": "SiDA adds an adversarial loss, with real images",
     "sid2a": "SiD2A is SiDA that starts from SiD's generator",
+    "uni": "Uni-Instruct weighs SiD's loss by the discriminator's ratio of densities",
 }
 
 Values = list[tuple[float | None, str]]  # value that decides which is best, text that is shown
