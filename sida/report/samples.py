@@ -79,7 +79,7 @@ def draw(store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]
     nearest = None
     if data.record != "labels":
         images, real_labels = _training_images(Shards(store, data), device, decode)
-        real = ImagePanel("real images", images[_one_of_each(real_labels, labels[cells], bool(data.classes))])
+        real = ImagePanel("real images", images[spread_by_label(real_labels, labels[cells], bool(data.classes))])
         panels = {"real": real, **panels}
         reference: ReferenceResult = inputs["reference"].result
         near, distances, real_distance = _neighbors(store, reference, by_generator, images, device)
@@ -125,14 +125,16 @@ def _training_images(shards: Shards, device: torch.device, decode: Decode | None
     return torch.cat(parts), labels
 
 
-def _one_of_each(real: Tensor, labels: Tensor, conditional: bool) -> Tensor:
-    """Return int64 [M]: places of real images with these labels, another one in each row of the grid."""
-    chosen = []
-    for position, label in enumerate(labels.tolist()):
+def spread_by_label(real: Tensor, labels: Tensor, conditional: bool) -> Tensor:
+    """Return int64 [M]: places of real images with these labels, those of a label spread over all that have it."""
+    wanted = labels if conditional else torch.zeros_like(labels)
+    chosen = torch.zeros(len(labels), dtype=torch.int64)
+    for label in wanted.unique():
+        cells = torch.nonzero(wanted == label).flatten()
         pool = torch.nonzero(real == label).flatten() if conditional else torch.arange(len(real))
         pool = pool if len(pool) else torch.arange(len(real))
-        chosen.append(int(pool[(position // GRID_COLUMNS if conditional else position) % len(pool)]))
-    return torch.tensor(chosen)
+        chosen[cells] = pool[torch.arange(len(cells)) * len(pool) // len(cells)]
+    return chosen
 
 
 def _neighbors(
