@@ -56,7 +56,6 @@ CASES = {
     Case(2, 16, 8): (2, 2),  # span, rounds
     Case(2, 32, name="sid", iterations=5): (2, 1),
     Case(4, 16, 4): (4, 2),
-    Case(4, 8, 4, iterations=5): (2, 2),
     Case(4, 16, 4, head=True, over=2, iterations=5): (4, 2),
 }
 WORLDS = (2, 4)  # in this order: 4 processes go on from where 2 had stopped
