@@ -20,7 +20,7 @@ from sida.numerics.draws import DrawSource
 from sida.numerics.ema import ema_beta, update_ema
 from sida.numerics.losses import DIVERGENCES, fake_score_losses, generator_losses
 from sida.numerics.networks.layers import key_dropout
-from sida.numerics.networks.magnitude import force_normalization
+from sida.numerics.networks.magnitude import force_normalization, magnitude_weights
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.schedules import fake_score_sigma, generator_sigma
 from sida.recipe import Method
@@ -30,7 +30,6 @@ from sida.training.gradients import Updates
 from sida.training.health import HealthCounter
 from sida.training.loss_groups import GroupSum
 from sida.training.op_profile import IterationProfile
-from sida.training.sharding import give_back
 from sida.training.state import Parts
 from sida.worker.ranks import Processes
 
@@ -136,8 +135,6 @@ class Distillation:
         psi, theta = networks.psi.train(), networks.theta.eval()
         self.psi_updates.train_weights(True)
         self.theta_updates.train_weights(False)
-        if not method.adversarial:
-            self._normalize(psi)
         for offsets, indices in self._rounds(self.psi_updates, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
@@ -149,6 +146,8 @@ class Distillation:
                 x, x_labels = self._augmented("A/augment x", indices, x)
             sigma = fake_score_sigma(self.draws.normal("A/n1", indices, ()), method.P_mean, method.P_std)
             noise = self.draws.normal("A/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
+            if not method.adversarial:
+                self._normalize(self.psi_updates)
             key_dropout(psi, self.draws, "A/fake" if method.adversarial else "A", indices)
             if method.adversarial:
                 y_psi, l_fake = psi(y + noise, sigma, c, y_labels, want="both")
@@ -181,13 +180,13 @@ class Distillation:
         phi, psi, theta = networks.phi, networks.psi.eval(), networks.theta.train()
         self.psi_updates.train_weights(False)
         self.theta_updates.train_weights(True)
-        if method.forced_normalization or not method.adversarial:
-            self._normalize(theta)
         unweighted = method.divergence is not None and DIVERGENCES[method.divergence] is None  # the loss is SiD's
         judged = method.adversarial and not unweighted and seen > method.adversarial_from
         steps = self._theta_steps(seen)
         for offsets, indices in self._rounds(self.theta_updates if steps else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
+            if method.forced_normalization or not method.adversarial:
+                self._normalize(self.theta_updates)
             key_dropout(theta, self.draws, "B", indices)
             y = self._generate(theta, "B/z", indices, x.shape[1:], c)
             sigma = generator_sigma(self.draws.uniform("B/u", indices, ()), method.tmax)
@@ -250,10 +249,12 @@ class Distillation:
         with self._recorded(1):
             return updates.step(rate * self._decay(seen), clip, self.method.loss_scale)
 
-    def _normalize(self, network: Denoiser) -> None:
+    def _normalize(self, updates: Updates) -> None:
         """EDM2's forced weight normalization where the published runs had it (no effect on the other networks)."""
-        give_back(network)
-        force_normalization(network)
+        for name, weight in magnitude_weights(updates.network).items():
+            force_normalization([local(weight)])
+            if (own := updates.parameters[name]) is not weight:  # which is gathered
+                force_normalization([local(own)])
 
     def _decay(self, seen: int) -> float:
         """1, then linearly to 0 from ``decay_from`` to the end; in the warm-up from ``warm_up_decay_from`` to its end."""

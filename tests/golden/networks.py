@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sida.numerics.networks.magnitude import force_normalization
+from sida.numerics.networks.magnitude import force_normalization, magnitude_weights
 from sida.numerics.networks.precondition import Denoiser, edm_coefficients, sigma_column
 from tests.golden.build import build, gradient_norms, without_dropout
 from tests.golden.compare import Case, Checks, Folder, Golden
@@ -130,7 +130,7 @@ def _forced(
     """Normalize the trunk, then one forward in training mode; it changes the network, so it comes last."""
     network.train()
     without_dropout(network)
-    force_normalization(network.trunk)  # no forward of these uses the head
+    force_normalization(magnitude_weights(network.trunk).values())  # no forward of these uses the head
     _output(checks, "D_after_forced_norm", network(x, sigma, labels), golden["D_after_forced_norm"])
     parameters = dict(network.named_parameters())
     for name, weight in golden.under("forced/").items():

@@ -8,7 +8,7 @@ meaning.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -125,16 +125,19 @@ class MPConv(nn.Module):
         return conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
-@torch.no_grad()
-def force_normalization(network: nn.Module) -> None:
-    """Replace the weights of all magnitude-preserving layers by their normalized values; call before a training step's forwards.
+def magnitude_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of all magnitude-preserving layers by name."""
+    return {f"{name}.weight": module.weight for name, module in network.named_modules() if isinstance(module, MPConv)}
 
-    Rows are normalized one by one, so that a weight may be divided by rows (a DTensor). Once a step is enough: the small constant
-    in the norm makes a second call change a weight again, by about 1e-8 of it.
+
+@torch.no_grad()
+def force_normalization(weights: Iterable[Tensor]) -> None:
+    """Replace weights, or some rows of them, by their normalized values; the published runs do so before each forward that trains.
+
+    The small constant in the norm makes a second call change a weight again: by 1e-8 of one whose norm is 1, by more of a small one.
     """
-    for module in network.modules():
-        if isinstance(module, MPConv):
-            module.weight.copy_(normalize(module.weight))
+    for weight in weights:
+        weight.copy_(normalize(weight))
 
 
 def release_folded(network: nn.Module) -> None:
