@@ -134,7 +134,7 @@ def magnitude_weights(network: nn.Module) -> dict[str, Tensor]:
 def force_normalization(weights: Iterable[Tensor]) -> None:
     """Replace weights, or some rows of them, by their normalized values; the published runs do so before each forward that trains.
 
-    The small constant in the norm makes a second call change a weight again: by 1e-8 of one whose norm is 1, by more of a small one.
+    The small constant in the norm makes a second call change a weight again: by 1e-8, and by more where the norm was far from 1.
     """
     for weight in weights:
         weight.copy_(normalize(weight))
