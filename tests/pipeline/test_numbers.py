@@ -41,7 +41,7 @@ def test_the_numeric_options_are_these() -> None:
         "export-webdataset --samples",
         "new --classes",
         "new --resolution",
-        *(f"plan --{name}" for name in ("gpus", "micro-batch", "nodes", "utilization")),
+        *(f"plan --{name}" for name in ("gpus", "micro-batch", "network", "nodes", "utilization")),
         *(f"run --{name}" for name in ("node-rank", "nodes", "wait")),
         "runtime --max-restarts",
         "sample --batch",
