@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from sida import recipe as recipes
@@ -74,3 +77,15 @@ def bench(folder: Path, changes: str = "", start: bool = False) -> Bench:
     made = {"teacher": teacher, "start": begin, "dataset": data, "reference": reference}
     inputs = {name: outcome.manifest for name, outcome in made.items()}
     return Bench(folder, open_store(settings().store), inputs)
+
+
+@contextmanager
+def bench_in(folder: Path) -> Iterator[Bench]:
+    """The same in a store of its own, while the settings name it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SIDA_EVENTS", "SIDA_NODES"):
+            patch.delenv(name, raising=False)
+        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
+        patch.setenv("SIDA_CACHE", str(folder / "cache"))
+        torch.set_num_threads(1)
+        yield bench(folder)

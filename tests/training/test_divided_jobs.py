@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sida.errors import SidaError
 from sida.launch.spec import JobFile
@@ -21,7 +20,7 @@ from sida.training.distill_loop import distill
 from sida.training.iteration import Distillation
 from sida.worker.job import Job
 from sida.worker.ranks import Processes
-from tests.training.digits_job import Bench, bench, recipe
+from tests.training.digits_job import Bench, bench_in, recipe
 from tests.training.divided import in_processes
 
 SHORT = "method: {images: 128, decay_from: 64}\nexecution: {checkpoint_every: 1_000}"
@@ -30,14 +29,8 @@ DIVIDED = SHORT.replace("{checkpoint", "{shard: full, shard_over: 2, checkpoint"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("bench")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("SIDA_EVENTS", "SIDA_NODES"):
-            patch.delenv(name, raising=False)
-        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
-        patch.setenv("SIDA_CACHE", str(folder / "cache"))
-        torch.set_num_threads(1)
-        yield bench(folder)
+    with bench_in(tmp_path_factory.mktemp("bench")) as made:
+        yield made
 
 
 def _stopped(job: Job[Any]) -> None:

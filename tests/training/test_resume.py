@@ -28,7 +28,7 @@ from sida.training.teach_loop import TeachRun, teach
 from sida.training.writer import Writer
 from sida.worker.job import Job
 from tests.jobs import stored
-from tests.training.digits_job import Bench, bench
+from tests.training.digits_job import Bench, bench_in
 from tests.training.divided import divide_newest, in_processes
 
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to the checkpoint's place in the store and the end
@@ -36,14 +36,8 @@ STOPS_WITHIN = 30.0  # seconds from SIGTERM to the checkpoint's place in the sto
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("bench")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("SIDA_EVENTS", "SIDA_NODES"):
-            patch.delenv(name, raising=False)
-        patch.setenv("SIDA_STORE", f"file://{folder / 'store'}")
-        patch.setenv("SIDA_CACHE", str(folder / "cache"))
-        torch.set_num_threads(1)
-        yield bench(folder)
+    with bench_in(tmp_path_factory.mktemp("bench")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
