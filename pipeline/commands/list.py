@@ -79,10 +79,7 @@ def _row(variants: list[Recipe]) -> tuple[str, ...]:
     base, *others = sorted(variants, key=lambda one: (len(one.name), one.name))
     targets, nfe = base.targets, base.teacher.sampler.nfe
     assert base.benchmark is not None
-    stem = base.name
-    while not all(other.name.startswith(stem) for other in others):
-        stem = stem.rpartition("-")[0]
-    names = " ".join([base.name, *(other.name.removeprefix(stem) for other in others)])
+    names = " ".join([base.name, *(other.name.removeprefix(base.name) for other in others)])
     if targets is None:
         return base.benchmark, "", "", "", "", names
     generators = (None, None) if base.group == "ours" else (targets.sid, targets.best)
