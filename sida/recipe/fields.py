@@ -390,9 +390,7 @@ class Execution(Section):
 
     processes: Batch = 1  # over all machines, one for each GPU
     threads: Batch = 1
-    micro_batch: Batch | None = (
-        None  # per process, a multiple of the loss group, or a part that several complete; None: the whole share
-    )
+    micro_batch: Batch | None = None  # per process: whole loss groups, or a part that several complete; None: the share
     sampling_batch: Batch | Literal["auto"] = 512  # images at once, at most; auto: the fastest, tried out
     checkpoint_every: Positive  # in images seen
     checkpoints_kept: Annotated[int, Field(ge=2, le=2**48)] = 2  # the newest; the best is kept besides
@@ -401,9 +399,7 @@ class Execution(Section):
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
     channels_last: bool = False  # layout of the convolutions' tensors in memory; rounded otherwise, as with compile
     compile: bool = False  # torch.compile of each block; sums are rounded in another order, as on another machine
-    shard: Shard = (
-        "none"  # divide among processes Adam's moments and the EMA (optimizer), weights too (full); none: nothing
-    )
+    shard: Shard = "none"  # divided among processes: Adam's moments and the EMA (optimizer), weights too (full)
     shard_over: Batch | None = None  # processes that hold one copy of what is divided; None: those of a machine
 
     @property
