@@ -63,8 +63,10 @@ def checked_name(name: str, place: str | Path) -> str:
     except UnicodeEncodeError as error:
         raise UserError(f"{place}: the name {printable!r} is not UTF-8: rename it, then pack again") from error
     plain = name.removeprefix("./")
-    if plain.startswith("/") or "\\" in plain or "\0" in plain or ".." in plain.split("/"):
+    if plain.startswith("/") or "\0" in plain or ".." in plain.replace("\\", "/").split("/"):
         raise UserError(f"{place}: {printable!r} leads out of the archive: refused; do not use this archive")
+    if "\\" in plain:
+        raise UserError(f"{place}: the name {printable!r} has a backslash: rename it, with / between folders")
     return plain
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import closing
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeGuard
 
@@ -49,7 +50,9 @@ def from_json(content: bytes, place: str) -> dict[str, int] | None:
 
 
 def _by_name(names: list[str], labels: dict[str, int], place: str) -> np.ndarray:
-    """Return int32 [N], a label for every image and an image for every label."""
+    """Return int32 [N], a label for every image and an image for every label; a backslash in a label's name is Windows's slash."""
+    if len(slashed := {name.replace("\\", "/"): label for name, label in labels.items()}) == len(labels):
+        labels = slashed
     missing = [name for name in names if name not in labels]
     if labels and len(missing) == len(names):
         raise UserError(
@@ -79,7 +82,8 @@ def from_folders(entries: list[Entry], images: list[Entry], classes: int, place:
     folders = class_folders(images)
     if len(folders) != classes:
         refuse_wrapped([entry.name for entry in images], place)
-    _refuse_splits(images, folders, place)
+    _refuse_classes_in_splits(images, folders, place)
+    refuse_splits(images, place)
     loose = [entry.name for entry in images if "/" not in entry.name]
     if loose:
         raise UserError(
@@ -114,7 +118,7 @@ def refuse_wrapped(names: list[str], place: str) -> None:
         )
 
 
-def _refuse_splits(images: list[Entry], folders: tuple[str, ...], place: str) -> None:
+def _refuse_classes_in_splits(images: list[Entry], folders: tuple[str, ...], place: str) -> None:
     """Raise UserError where the folders are the parts of a data set, and the classes' folders lie in them."""
     inner: dict[str, set[str]] = {}
     for entry in images:
@@ -125,6 +129,19 @@ def _refuse_splits(images: list[Entry], folders: tuple[str, ...], place: str) ->
         raise UserError(
             f"{place}: class folders {', '.join(splits)} hold folders ({', '.join(sorted(inner[splits[0]])[:3])}), which look like "
             f"the classes: name the part to train on in dataset.address, such as {place}/{splits[0]}"
+        )
+
+
+def refuse_splits(images: list[Entry], place: str) -> None:
+    """Raise UserError where all images lie in the parts of a data set, such as train and val, at the top or in one folder there."""
+    paths = [entry.name.split("/")[:-1] for entry in images] or [[]]
+    ends = zip(min(paths), max(paths), strict=False)
+    outer = [first for first, _ in takewhile(lambda pair: pair[0] == pair[1], ends)]  # folders that all lie in
+    tops = sorted({"/".join(path[len(outer) : len(outer) + 1]) for path in paths})
+    if len(tops) > 1 and all(top.lower() in SPLITS for top in tops):
+        raise UserError(
+            f"{place}: folders {', '.join(tops)} look like the parts of a data set: name the part to train on in "
+            f"dataset.address, such as {'/'.join([place, *outer, tops[0]])}"
         )
 
 

@@ -154,6 +154,8 @@ def _folder(dataset: Dataset, path: Path, scratch: Path) -> Source:
         labels = labelling.from_dataset_json(entries, images, str(path))
         if labels is None:
             return _class_folders(dataset, path, entries)
+    else:
+        labelling.refuse_splits(images, str(path))
     return _files(path, entries, images, labels)
 
 
@@ -165,12 +167,12 @@ def _ffhq(dataset: Dataset, path: Path, scratch: Path) -> Source:
 
 def _afhqv2(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Open the folders under ``train``: cat, dog, wild."""
-    return _class_folders(dataset, path, _in_train(entries_of(path, scratch)))
+    return _class_folders(dataset, path, _in_train(path, entries_of(path, scratch)))
 
 
 def _imagenet(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Open synset folders (on disk or packed, under ``train`` or not), or the ILSVRC tar of one tar a synset."""
-    entries = _in_train(_expand_tars(path, entries_of(path, scratch)))
+    entries = _in_train(path, _expand_tars(path, entries_of(path, scratch)))
     images = _images(entries)
     if dataset.classes and images:
         labelling.refuse_wrapped([entry.name for entry in images], str(path))
@@ -238,9 +240,14 @@ def _class_folders(dataset: Dataset, path: Path, entries: list[Entry]) -> Source
     return replace(source, class_names=labelling.class_folders(images)) if named else source
 
 
-def _in_train(entries: list[Entry]) -> list[Entry]:
-    """Return the entries under the folder ``train``, named from there; all of them when there is no such folder."""
+def _in_train(path: Path, entries: list[Entry]) -> list[Entry]:
+    """Return the entries under the folder ``train``, named from there; all of them when there is no such folder.
+
+    Raises UserError where ``train`` lies deeper, with what is not to be trained on beside it.
+    """
     train = [entry for entry in entries if entry.name.startswith("train/") and entry.name != "train/"]
+    if not train:
+        labelling.refuse_splits(_images(entries), str(path))
     return [entry._replace(name=entry.name.removeprefix("train/")) for entry in train] or entries
 
 

@@ -33,8 +33,8 @@ def _entry(path: Path, info: zipfile.ZipInfo) -> Entry:
     original = info.orig_filename
     if not info.flag_bits & 0x800 and not original.isascii():
         raise UserError(f"{path}: the name {original!r} is not marked as UTF-8: rename it, then pack again")
-    name = checked_name(original, path)
-    if info.is_dir():
+    name = checked_name(original.replace("\\", "/"), path)  # which old tools of Windows write between folders
+    if name.endswith("/"):
         return Entry(name, str(path), 0, 0, 0)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):

@@ -83,8 +83,23 @@ def test_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"class folders train, val hold folders \(a, b\).*name .*images/train"):
         opened(tmp_path / "images", classes=2)
     assert opened(tmp_path / "images" / "train", classes=2).class_names == ("a", "b")
+    with pytest.raises(UserError, match=r"folders train, val look like the parts .*name .*images/train"):
+        opened(tmp_path / "images")  # without labels the images of both would be mixed
     vehicles = write_zip(tmp_path / "vehicles.zip", ("car/new/0.png", png(0)), ("train/old/1.png", png(1)))
     assert opened(vehicles, classes=2).class_names == ("car", "train")  # one such class beside others is a train
+
+
+@pytest.mark.parametrize(("source", "classes"), [("folder", 2), ("folder", 0), ("ffhq", 0), ("afhqv2", 0)])
+def test_parts_that_hold_images_are_no_classes_either_and_are_not_mixed(
+    tmp_path: Path, source: str, classes: int
+) -> None:
+    flat = write_zip(tmp_path / "a.zip", ("Train/0.png", png(0)), ("test/1.png", png(1)))
+    deep = write_zip(tmp_path / "b.zip", ("set/train/cat/0.png", png(0)), ("set/test/cat/1.png", png(1)))
+    with pytest.raises(UserError, match=r"folders Train, test look like the parts .*name .*a\.zip/Train$"):
+        opened(flat, source, classes=classes)
+    said = r"everything lies under set/" if classes else r"folders test, train look like .*b\.zip/set/test$"
+    with pytest.raises(UserError, match=said):
+        opened(deep, source, classes=classes)
 
 
 def test_what_lies_in_one_wrapping_folder_is_refused_for_that_reason(tmp_path: Path) -> None:
@@ -96,10 +111,26 @@ def test_what_lies_in_one_wrapping_folder_is_refused_for_that_reason(tmp_path: P
             opened(path, source, classes=2)
 
 
-def test_names_with_backslashes_in_dataset_json_are_named(tmp_path: Path) -> None:
-    path = zipped(tmp_path, [["00000\\a.png", 0], ["00000\\b.png", 1]], ("00000/a.png", "00000/b.png"))
-    with pytest.raises(UserError, match=r"its names \(00000\\a.png\) are not the images' \(00000/a.png\)"):
-        opened(path, "edm-zip", classes=2)
+def test_backslashes_between_folders_in_zips_and_dataset_json_are_read_as_slashes(tmp_path: Path) -> None:
+    names = ("00000/a.png", "00001/b.png")
+    written = tuple(name.replace("/", "\\") for name in names)
+    for packed in (names, written):
+        source = opened(zipped(tmp_path, [[written[0], 1], [written[1], 0]], packed), "edm-zip", classes=2)
+        assert [entry.name for entry in source.entries] == list(names)
+        assert source.labels is not None and source.labels.tolist() == [1, 0]
+    assert opened(write_zip(tmp_path / "b.zip", ("x\\", b""), ("x\\a.png", png(0))), classes=1).class_names == ("x",)
+    with pytest.raises(UserError, match=r"x/a.png is in it twice"):
+        opened(write_zip(tmp_path / "c.zip", ("x\\a.png", png(0)), ("x/a.png", png(1))))
+    with pytest.raises(UserError, match=r"its names \(other/a.png\) are not the images' \(00000/a.png\)"):
+        opened(zipped(tmp_path, [["other\\a.png", 0], ["other\\b.png", 1]], names), "edm-zip", classes=2)
+
+
+def test_a_backslash_in_a_name_on_disk_or_in_a_tar_is_said(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a\\b.png").write_bytes(png(0))
+    for path in (tmp_path / "images", write_tar(tmp_path / "a.tar", ("a\\b.png", png(0)))):
+        with pytest.raises(UserError, match=r"the name 'a\\\\b.png' has a backslash: rename it"):
+            opened(path)
 
 
 def test_numbers_as_class_folders_are_sorted_as_text_which_is_said(
@@ -115,19 +146,24 @@ def test_numbers_as_class_folders_are_sorted_as_text_which_is_said(
     assert "folder 1 is class 0" in order_note(("1", "2"))
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_files_of_the_system_are_neither_images_nor_classes(tmp_path: Path, packed: bool) -> None:
-    names = ("cat/0.png", "cat/._0.png", "dog/1.png", ".cache/2.png", "__MACOSX/cat/._0.png", ".DS_Store")
-    top = tmp_path / "images"
-    if packed:
-        top = write_zip(tmp_path / "a.zip", *((name, png(number)) for number, name in enumerate(names)))
-    else:
-        for number, name in enumerate(names):
+@pytest.mark.parametrize("packed", ["folder", "zip", "tar"])
+def test_files_of_the_system_are_neither_images_nor_classes(
+    place: Path, packed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["cat/0.png", "dog/1.png"]
+    systems = ["cat/._0.png", "._cat", ".cache/2.png", "__MACOSX/cat/._0.png", ".DS_Store", "dog/Thumbs.db"]
+    members = [(name, png(number) if name in names else b"Mac OS X") for number, name in enumerate(names + systems)]
+    top = place / "images"
+    if packed == "folder":
+        for name, content in members:
             (top / name).parent.mkdir(parents=True, exist_ok=True)
-            (top / name).write_bytes(png(number))
-    source = opened(top, classes=2)
-    assert [entry.name for entry in source.entries] == ["cat/0.png", "dog/1.png"]
-    assert source.ignored == 4
+            (top / name).write_bytes(content)
+    else:
+        top = {"zip": write_zip, "tar": write_tar}[packed](place / f"a.{packed}", *members)
+    assert [entry.name for entry in opened(top, classes=2).entries] == names
+    prepared = result(top, classes=2, unreadable="fail")
+    assert (prepared.count, prepared.class_names, prepared.excluded.ignored_files) == (2, ("cat", "dog"), 6)
+    assert "6 files are no images, left out" in capsys.readouterr().err
 
 
 def test_a_wrong_number_of_images_is_refused_before_any_is_decoded(tmp_path: Path) -> None:
