@@ -1,4 +1,4 @@
-"""The CIFAR-10 python archive as published: a tar.gz of pickles, read by the restricted reader; nothing in it is executed."""
+"""CIFAR-10 as published, a tar.gz of pickles, or unpacked: read by the restricted reader; nothing in the pickles is executed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sida.data.entries import Entry, Reader, Unreadable, is_hidden
+from sida.data.folders import entries_of
 from sida.data.labels import is_label
 from sida.data.tars import tar_entries, unpacked
 from sida.errors import UserError
@@ -18,12 +19,22 @@ from sida.printing import one_line
 TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FOLDER = "cifar-10-batches-py"
+_ARCHIVE = "cifar-10-python.tar.gz"
+
+
+def archive_or_batches(path: Path) -> Path:
+    """Return where the data lie: the archive in a folder that torchvision downloaded to, else the batches there, else ``path``.
+
+    The archive first: its digest is the published one, and the step's result the one that others have.
+    """
+    places = (path / _ARCHIVE, path / _FOLDER) if path.is_dir() else ()
+    return next((place for place in places if place.exists()), path)
 
 
 def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the training set, data_batch_1 to 5, each as stored: images uint8 [N, 3, 32, 32], labels int32 [N].
 
-    The test batch is not part of it. Raises UserError for a damaged archive, or one of another layout.
+    ``path`` is the archive, or a folder of what was in it. The test batch is not part of it. Raises UserError for a damaged archive, or one of another layout.
     """
     members = _members(path, scratch)
     batches = [_batch(path, members, name) for name in TRAINING]
@@ -33,9 +44,9 @@ def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _members(path: Path, scratch: Path) -> dict[str, Entry]:
-    """Return the archive's files by their names without folders. Raises UserError where two have the same."""
+    """Return the files by their names without folders. Raises UserError where two have the same."""
     members: dict[str, Entry] = {}
-    for entry in tar_entries(unpacked(path, scratch), path):
+    for entry in entries_of(path, scratch) if path.is_dir() else tar_entries(unpacked(path, scratch), path):
         name = entry.name.rpartition("/")[2]
         if not name or is_hidden(entry.name):
             continue

@@ -159,7 +159,10 @@ def _copy(conversion: Conversion, part: slice, path: Path, labels: np.ndarray) -
     for record in records:
         record["crc"] = crc_of(record["data"])
     digests = [pixels_digest(data) if data.size else ABSENT for data in records["data"]]
-    yield [DecodeOutcome(digest, None, False, b"") for digest in digests]
+    contents = [
+        hashlib.sha256(data.data).digest() for data in records["data"]
+    ]  # for files that no archive's digest covers
+    yield [DecodeOutcome(digest, None, False, content) for digest, content in zip(digests, contents, strict=True)]
 
 
 def _encode(

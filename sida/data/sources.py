@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from sida.data import labels as labelling
-from sida.data.cifar10 import load_cifar10
+from sida.data.cifar10 import archive_or_batches, load_cifar10
 from sida.data.decode import is_image
 from sida.data.digits import load_digits_images
 from sida.data.entries import Entry, is_hidden
@@ -74,6 +74,8 @@ def path_of(dataset: Dataset) -> Path | None:
     path = Path(unquote(urlsplit(str(dataset.address)).path))
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
+    if dataset.source == "cifar10":
+        path = archive_or_batches(path)
     if not path.is_dir() and (problem := no_file(path)):
         raise UserError(f"{path} {problem}: give a file or folder in dataset.address")
     return path

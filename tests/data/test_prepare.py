@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -21,8 +24,10 @@ from PIL import Image
 
 import sida.data.prepare
 from sida.data.decode import Decoder
+from sida.data.layout import record_dtype
 from sida.data.shards import Shards
 from sida.errors import UserError
+from sida.manifests import DatasetResult
 from sida.settings import settings
 from sida.stores import open_store
 from tests.conftest import ROOT
@@ -98,6 +103,32 @@ def test_the_cifar10_archive_is_its_training_images_in_published_order(place_on:
     _, labels = shards_of(found).read(torch.arange(100))
     assert labels.tolist() == known["labels"]
     assert found.source_sha256 == known["archive_sha256"]
+
+
+def test_cifar10_unpacked_or_in_torchvision_s_folder_is_what_the_archive_is(place: Path, tmp_path: Path) -> None:
+    fields = {"source": "cifar10", "classes": 10, "resolution": 32, "transform": "none", "images": 100}
+    archive = GOLDEN / "cifar10" / "cifar-10-python.tar.gz"
+    packed = prepare(archive, **fields)
+    root = tmp_path / "torchvision"
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, filter="data")
+    batches = root / "cifar-10-batches-py"
+    (batches / "._data_batch_1").write_bytes(b"Mac OS X")
+    found = result(batches, **fields)
+    assert isinstance(packed.manifest.result, DatasetResult)
+    expected = packed.manifest.result
+    assert (found.shards, found.histogram, found.count) == (expected.shards, expected.histogram, 100)
+    pixels = np.memmap(
+        open_store(settings().store).local_path(found.shards[0].object.key), record_dtype("pixels", 3, 32)
+    )
+    each = b"".join(hashlib.sha256(np.ascontiguousarray(record["data"])).digest() for record in pixels)
+    assert found.source_sha256 == hashlib.sha256(hashlib.sha256(each).hexdigest().encode()).hexdigest()
+    assert result(root, **fields) == found
+    shutil.copy(archive, root)
+    assert prepare(root, **fields).reused  # the archive counts where both are: its digest is the published one
+    (batches / "data_batch_3").unlink()
+    with pytest.raises(UserError, match="no cifar-10-batches-py/data_batch_3 in it"):
+        prepare(batches, **fields)
 
 
 def test_an_archive_behind_an_address_is_fetched_once(place: Path, tmp_path: Path) -> None:
