@@ -14,7 +14,7 @@ import yaml
 from sida import recipe as recipes
 from sida.addresses import checked, redact
 from sida.data.latents import newest_revision
-from sida.data.sources import check_packed
+from sida.data.places import check_packed
 from sida.disk import replacing
 from sida.errors import RecipeError, UserError
 from sida.foreign.fetch import Check, fetch_file

@@ -16,7 +16,7 @@ from pipeline.engines.base import Engine, Version, engine_of
 from pipeline.plan import Plan
 from pipeline.profile import Profile, has_digest
 from sida import recipe
-from sida.data.sources import is_remote
+from sida.data.places import is_remote
 from sida.errors import SidaError
 from sida.manifests import digest_of
 from sida.patience import impatient

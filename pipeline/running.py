@@ -12,7 +12,7 @@ from pipeline.display import open_display
 from pipeline.local import Outcome
 from pipeline.plan import Plan
 from sida import recipe
-from sida.data.sources import is_remote, path_of
+from sida.data.places import is_remote, path_of
 from sida.foreign.fetch import fetch_file
 from sida.gpus import GPUS, Machines
 from sida.launch.nodes import Nodes

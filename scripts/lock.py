@@ -95,7 +95,7 @@ def resolve_other(name: str) -> None:
 def main(names: list[str]) -> None:
     """Resolve the project's requirements, take the image's part of the outcome, then resolve the others."""
     if not names:
-        resolve([*wanted("pipeline", "laptop", "latents", "dev"), *BUILD], LOCK)
+        resolve([*wanted("pipeline", "laptop", "latents", "parquet", "dev"), *BUILD], LOCK)
         installing = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)]
         subprocess.run(installing, check=True)
         IMAGE_LOCK.write_text(part(LOCK.read_text(), wanted("pipeline")))

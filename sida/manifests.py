@@ -158,7 +158,7 @@ class DatasetResult(Part):
     histogram: tuple[int, ...]  # images per class; empty when there are no labels
     class_names: tuple[
         str, ...
-    ] = ()  # of class folders, by class; empty where the source has no names, or published ones
+    ] = ()  # of class folders or a file's classes, by class; empty where the source has no names, or published ones
     shards: tuple[Shard, ...]
 
     @model_serializer(mode="wrap")

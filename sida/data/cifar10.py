@@ -34,7 +34,8 @@ def archive_or_batches(path: Path) -> Path:
 def load_cifar10(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the training set, data_batch_1 to 5, each as stored: images uint8 [N, 3, 32, 32], labels int32 [N].
 
-    ``path`` is the archive, or a folder of what was in it. The test batch is not part of it. Raises UserError for a damaged archive, or one of another layout.
+    ``path`` is the archive, or a folder of what was in it. The test batch is not part of it. Raises UserError for damaged data, or
+    those of another layout.
     """
     members = _members(path, scratch)
     batches = [_batch(path, members, name) for name in TRAINING]

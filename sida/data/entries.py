@@ -19,6 +19,7 @@ from sida.errors import SidaError, UserError
 MAX_ENTRY_BYTES = 256 * 2**20  # no image or label file of any published data set comes near
 MAX_RATIO = 200  # of inflated to deflated bytes, for entries above a mebibyte: images do not shrink like that
 STORED, DEFLATED = 0, 8  # zip's numbers; entries outside a zip are stored
+PARQUET = -1  # a row of a Parquet file, whose number is the offset; sizes are not known before it is read
 
 
 class Unreadable(SidaError):
@@ -85,8 +86,12 @@ class Reader:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def read(self, entry: Entry) -> bytes:
-        """Return an entry's bytes, inflated and checked. Raises Unreadable."""
+        """Return an entry's bytes, inflated and checked. Raises Unreadable; UserError for a damaged Parquet file."""
         try:
+            if entry.method == PARQUET:
+                from sida.data.parquet import read_row  # pyarrow, for those alone who read such files
+
+                return read_row(entry)
             file = self._file(entry.path)
             if entry.crc is None:
                 return _exactly(file, entry.offset, entry.size)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sida.data.latents import vae_sha256
-from sida.data.sources import check_packed, is_remote, path_of
+from sida.data.patterns import expand, is_pattern
+from sida.data.places import check_packed, is_remote, path_of
 from sida.errors import UserError
 from sida.foreign.fetch import digest_of_file
 from sida.recipe import Dataset
@@ -30,7 +32,9 @@ def identify(dataset: Dataset) -> dict[str, str]:
     else:
         path = path_of(dataset)
     if path is not None and path.is_dir():
-        identity["listing"] = _listing(path)
+        identity["listing"] = _listing(_files_under(path), path)
+    elif path is not None and is_pattern(path):
+        identity["listing"] = _listing(expand(path), path.parent)
     elif path is not None:
         identity["sha256"] = _remembered_sha256(path)
         if dataset.sha256 and identity["sha256"] != dataset.sha256:
@@ -43,18 +47,21 @@ def identify(dataset: Dataset) -> dict[str, str]:
     return identity
 
 
-def _listing(top: Path) -> str:
-    digest = hashlib.sha256()
+def _files_under(top: Path) -> Iterator[str]:
     for folder, folders, names in os.walk(top):
         folders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            try:
-                status = os.stat(path)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-            line = f"{os.path.relpath(path, top)}\0{status.st_size}\0{status.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+        yield from (os.path.join(folder, name) for name in sorted(names))
+
+
+def _listing(paths: Iterable[str | Path], top: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        line = f"{os.path.relpath(path, top)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

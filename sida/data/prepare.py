@@ -16,7 +16,6 @@ from sida import progress
 from sida.data.convert import Conversion, ShardRecord, convert, finished, name_of
 from sida.data.decoding import DIGEST_BYTES
 from sida.data.duplicates import duplicates, without_dropped
-from sida.data.labels import order_note
 from sida.data.latents import NpyDecoder, check_pinned
 from sida.data.layout import SHARD_BYTES, record_dtype
 from sida.errors import SidaError, UserError
@@ -189,7 +188,7 @@ def _assemble(
         raise UserError(f"{source.place}: no readable image among {len(source):,}, e.g. {': '.join(unreadable[0])}")
     labels = None if source.labels is None or not dataset.classes else source.labels[readable]
     histogram = () if labels is None else tuple(np.bincount(labels, minlength=dataset.classes).tolist())
-    if note := order_note(source.class_names):
+    for note in source.notes:
         run.note(f"{source.place}: {note}")
     if cropped := sum(record.cropped for record in records):
         left_out, pixels = sum(record.left_out for record in records), sum(record.uncropped for record in records)

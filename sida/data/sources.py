@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from sida.data import labels as labelling
-from sida.data.cifar10 import archive_or_batches, load_cifar10
+from sida.data.cifar10 import load_cifar10
 from sida.data.decode import is_image
 from sida.data.digits import load_digits_images
 from sida.data.entries import Entry, is_hidden
 from sida.data.folders import entries_of
+from sida.data.parquet import ORDER_NOTE, parquet_entries, parquet_files
 from sida.data.patches import load_patches
-from sida.data.tars import looks_like_tar, tar_entries
+from sida.data.places import path_of
+from sida.data.tars import tar_entries
 from sida.data.webdataset import webdataset_entries
 from sida.errors import UserError
-from sida.foreign.boundary import no_file, reading
-from sida.foreign.fetch import fetch_file
+from sida.foreign.boundary import reading
 from sida.foreign.json_values import TEXT_BYTES
 from sida.recipe import Dataset
 
@@ -41,52 +40,14 @@ class Source:
     images: np.ndarray | None = None
     ignored: int = 0
     ignored_examples: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()  # class folders, in the order of their labels
+    class_names: tuple[str, ...] = ()  # class folders, or what a file calls its classes; in the order of their labels
+    notes: tuple[str, ...] = ()  # what its user should know of it
     made_by: str = ""  # how pixels were made that were not decoded from files
     decoded: bool = False  # these pixels are cut from pictures that were
 
     def __len__(self) -> int:
         counts = [len(part) for part in (self.entries, self.images, self.labels) if part is not None and len(part)]
         return counts[0] if counts else 0
-
-
-def is_remote(dataset: Dataset) -> bool:
-    """Return whether the data are a file to fetch. Raises UserError when the recipe names no address of the data."""
-    if dataset.source in _PACKAGED:
-        return False
-    if dataset.address is None:
-        raise UserError(
-            f"dataset.address is missing: source {dataset.source} has to be fetched by you ({dataset.licence}): write a recipe "
-            f"that extends this one and says where it lies (docs/benchmarks.md, What to download)"
-        )
-    return urlsplit(dataset.address).scheme not in ("", "file")
-
-
-def path_of(dataset: Dataset) -> Path | None:
-    """Return the local file or folder of the data, fetched if need be; None for sources that need none.
-
-    Raises UserError when it is not there, and what fetching raises.
-    """
-    if dataset.source in _PACKAGED:
-        return None
-    if is_remote(dataset):
-        return fetch_file(str(dataset.address), "dataset", dataset.sha256, step="prepare_data", check=check_packed)[0]
-    path = Path(unquote(urlsplit(str(dataset.address)).path))
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder: put the data there, or correct dataset.address")
-    if dataset.source == "cifar10":
-        path = archive_or_batches(path)
-    if not path.is_dir() and (problem := no_file(path)):
-        raise UserError(f"{path} {problem}: give a file or folder in dataset.address")
-    return path
-
-
-def check_packed(path: Path) -> None:
-    """Raise UserError unless a file is of a kind that data sets are packed in: zip, tar, or JSON with labels alone."""
-    with path.open("rb") as file:
-        if file.read(64).lstrip().startswith(b"{") or zipfile.is_zipfile(path) or looks_like_tar(path):
-            return
-    raise UserError(f"dataset {path}: is no zip, tar or dataset.json: correct dataset.address, and fetch it again")
 
 
 def open_source(dataset: Dataset, scratch: Path) -> Source:
@@ -188,6 +149,16 @@ def _webdataset(dataset: Dataset, path: Path, scratch: Path) -> Source:
     return Source(str(path), labels, entries=images, ignored=ignored)
 
 
+def _parquet(dataset: Dataset, path: Path, scratch: Path) -> Source:
+    """Open files as Hugging Face writes them; of a folder that holds more, those of train."""
+    files, others = parquet_files(path, scratch)
+    images, labels, names = parquet_entries(files, dataset.classes)
+    return Source(
+        str(path), labels, entries=images, ignored=len(others), ignored_examples=tuple(others[:3]), class_names=names,
+        notes=(ORDER_NOTE,),
+    )  # fmt: skip
+
+
 def _labels(dataset: Dataset, path: Path, scratch: Path) -> Source:
     """Read a dataset.json alone: data-free distillation (SiD) reads labels and never looks at an image."""
     if not dataset.classes:
@@ -216,6 +187,7 @@ _READERS: dict[str, Callable[[Dataset, Path, Path], Source]] = {
     "afhqv2": _afhqv2,
     "imagenet": _imagenet,
     "webdataset": _webdataset,
+    "parquet": _parquet,
     "labels": _labels,
 }
 
@@ -239,7 +211,11 @@ def _class_folders(dataset: Dataset, path: Path, entries: list[Entry]) -> Source
     labels = labelling.from_folders(entries, images, dataset.classes, str(path)) if dataset.classes and images else None
     source = _files(path, entries, images, labels)
     named = labels is not None and dataset.source != "imagenet"
-    return replace(source, class_names=labelling.class_folders(images)) if named else source
+    if not named:
+        return source
+    names = labelling.class_folders(images)
+    note = labelling.order_note(names)
+    return replace(source, class_names=names, notes=(note,) if note else ())
 
 
 def _in_train(path: Path, entries: list[Entry]) -> list[Entry]:

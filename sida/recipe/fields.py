@@ -160,7 +160,17 @@ class Dataset(Section):
     """The training set as shards: source, transform, size and labels."""
 
     source: Literal[
-        "digits", "patches", "cifar10", "edm-zip", "folder", "ffhq", "afhqv2", "imagenet", "webdataset", "labels"
+        "digits",
+        "patches",
+        "cifar10",
+        "edm-zip",
+        "folder",
+        "ffhq",
+        "afhqv2",
+        "imagenet",
+        "webdataset",
+        "parquet",
+        "labels",
     ]
     address: str | None = None  # of the archive or folder; None: it needs none, or everyone has to get their own
     sha256: Sha256 | None = None

@@ -18,7 +18,8 @@ import pytest
 
 from sida.data.entries import Reader, Unreadable
 from sida.data.folders import entries_of
-from sida.data.sources import check_packed, open_source
+from sida.data.places import check_packed
+from sida.data.sources import open_source
 from sida.errors import UserError
 from tests.data.making import GOLDEN, png, section
 
@@ -352,7 +353,7 @@ def test_a_fetched_file_that_no_reader_takes_is_known_by_its_first_block(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(pack(write_tar(tmp_path / "good.tar", ("a.png", png(0))).read_bytes()))
-    with pytest.raises(UserError, match="is no zip, tar or"):
+    with pytest.raises(UserError, match="is no zip, tar, Parquet or"):
         check_packed(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import tarfile
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from sida.data.decode import Decoder
 from sida.data.export import export_webdataset
 from sida.data.shards import Shards
 from sida.data.sources import open_source
@@ -20,6 +23,8 @@ from sida.stores import open_store
 from tests.conftest import ROOT
 from tests.data.making import class_folders, png, prepare, result, section
 from tests.data.test_bad_archives import write_tar
+
+PUBLISHED = Path(__file__).parent / "published" / "webdataset"
 
 
 def test_a_data_set_exported_and_read_back_is_the_same_data_set(place: Path, tmp_path: Path) -> None:
@@ -63,6 +68,71 @@ def test_samples_without_one_image_and_one_label_are_refused(
     path = write_tar(tmp_path / "a.tar", *members)
     with pytest.raises(UserError, match=said):
         open_source(section(path, "webdataset", classes=2), tmp_path)
+
+
+def test_what_webdataset_1_0_writes_is_read_in_its_order_with_its_labels(place: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"tiny-train-000000\.tar and tiny-validation-.*/tiny-train-\{000000\.\.000001\}\.tar$"
+    ):
+        result(PUBLISHED, "webdataset", classes=5, transform="none")
+    pattern = PUBLISHED / "tiny-train-{000000..000001}.tar"
+    found = result(pattern, "webdataset", classes=5, transform="none", images=5)
+    data, labels = Shards(open_store(settings().store), found).read(torch.arange(5))
+    decode = Decoder("none", 8, 3)
+    assert np.array_equal(data.numpy(), np.stack([decode(png(n, (8, 8))).data for n in range(5)]))
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+    assert prepare(pattern, "webdataset", classes=5, transform="none", images=5).reused
+    tars = [PUBLISHED / f"tiny-train-00000{number}.tar" for number in range(2)]
+    contents = [hashlib.sha256(png(n, (8, 8))).digest() for n in range(5)]
+    one = hashlib.sha256(b"".join(contents)).hexdigest()
+    assert found.source_sha256 == hashlib.sha256(one.encode()).hexdigest()
+    assert len(open_source(section(tars[0], "webdataset", classes=5), place)) == 3
+
+
+def test_a_tar_of_a_pattern_that_changes_makes_another_data_set(place: Path, tmp_path: Path) -> None:
+    for number in range(11):
+        write_tar(tmp_path / f"part-{number:02d}.tar", (f"{number}.png", png(number)), (f"{number}.cls", b"0"))
+    names = [
+        entry.name for entry in open_source(section(tmp_path / "part-{08..10}.tar", "webdataset"), tmp_path).entries
+    ]
+    assert names == ["8.png", "9.png", "10.png"]
+    names = [
+        entry.name for entry in open_source(section(tmp_path / "part-{10,03}.tar", "webdataset"), tmp_path).entries
+    ]
+    assert names == ["10.png", "3.png"]
+    pattern = tmp_path / "part-{00..10}.tar"
+    assert [prepare(pattern, "webdataset").reused, prepare(pattern, "webdataset").reused] == [False, True]
+    write_tar(tmp_path / "part-05.tar", ("5.png", png(77)))
+    assert not prepare(pattern, "webdataset").reused
+    for wrong, said in (
+        ("part-{00..12}.tar", r"2 of its 13 files are not there, e\.g\. .*part-11\.tar"),
+        ("part-{5..1}.tar", r"\{5\.\.1\} names no files: write the first number and the last"),
+        ("part-{0..999999999}.tar", "names no files"),
+        ("part-{x}.tar", "names no files"),
+        ("part-{10,0{3,2}}.tar", "has braces in braces"),
+        ("part-0{1,1}.tar", "names a file twice"),
+        ("{0..99}{0..999}{0..9}.tar", "names more than 100,000 files"),
+    ):
+        with pytest.raises(UserError, match=said):
+            prepare(tmp_path / wrong, "webdataset")
+    named = write_tar(tmp_path / "a{1,2}.tar", ("5.png", png(77)))
+    assert prepare(named, "webdataset").manifest.result.count == 1  # a file that is called so
+
+
+def test_endings_count_in_small_letters_and_the_library_s_own_members_do_not(tmp_path: Path) -> None:
+    own = [("__meta__/a.png", png(3)), ("__index__", b"x")]
+    write_tar(
+        tmp_path / "a.tar",
+        *own,
+        ("./x/0.JPG", png(0)),
+        ("./x/0.CLS", b"1\n"),
+        ("x/1.png", png(1)),
+        ("x/1.Json", b'{"cls": 0}'),
+    )
+    source = open_source(section(tmp_path, "webdataset", classes=2), tmp_path)
+    assert [entry.name for entry in source.entries] == ["x/0.JPG", "x/1.png"]
+    assert source.labels is not None and source.labels.tolist() == [1, 0]
+    assert source.ignored == 2
 
 
 def test_labels_may_be_in_json_and_other_members_are_counted(tmp_path: Path) -> None:
