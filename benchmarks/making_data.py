@@ -85,6 +85,21 @@ def edm_zip(path: Path, count: int) -> Path:
     return path
 
 
+def latents_zip(path: Path, count: int) -> Path:
+    """A zip as EDM2's encoder writes it, of latents [8, 2, 2] that take 256 bytes each."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 1000, count).tolist()
+    names = [f"{index // 1000:05d}/img-mean-std-{index:08d}.npy" for index in range(count)]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            file = io.BytesIO()
+            np.save(file, np.abs(rng.standard_normal((8, 2, 2), np.float32)))
+            archive.writestr(name, file.getvalue())
+        pairs = [list(pair) for pair in zip(names, labels, strict=True)]
+        archive.writestr("dataset.json", json.dumps({"labels": pairs}))
+    return path
+
+
 def jpeg_folder(top: Path, count: int) -> Path:
     """500x375 JPEGs of quality 90 in ten class folders."""
     rng = np.random.default_rng(2)

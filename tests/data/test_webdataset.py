@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import tarfile
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,27 @@ def test_a_tar_of_a_pattern_that_changes_makes_another_data_set(place: Path, tmp
             prepare(tmp_path / wrong, "webdataset")
     named = write_tar(tmp_path / "a{1,2}.tar", ("5.png", png(77)))
     assert prepare(named, "webdataset").manifest.result.count == 1  # a file that is called so
+
+
+@pytest.mark.parametrize(("processes", "sizes"), [(4, [300]), (2, [7, 260, 40])])
+def test_any_number_of_processes_reads_the_same_from_tars_of_any_size(
+    place: Path, monkeypatch: pytest.MonkeyPatch, processes: int, sizes: list[int]
+) -> None:
+    numbers = iter(range(sum(sizes)))
+    (place / "tars").mkdir()
+    for tar, size in enumerate(sizes):
+        samples = [next(numbers) for _ in range(size)]
+        members = [((f"{n:05d}.cls", str(n).encode()), (f"{n:05d}.png", png(n, (8, 8)))) for n in samples]
+        write_tar(place / "tars" / f"{tar}.tar", *chain.from_iterable(members))
+    monkeypatch.setattr("sida.data.prepare.SHARD_BYTES", 250 * 200)
+    fields = {"classes": sum(sizes), "transform": "none"}
+    monkeypatch.setattr("sida.data.decoding.cores", lambda: processes)
+    many = result(place / "tars", "webdataset", **fields)
+    _, labels = Shards(open_store(settings().store), many).read(torch.arange(many.count))
+    assert labels.tolist() == list(range(sum(sizes)))
+    monkeypatch.setattr("sida.data.decoding.cores", lambda: 1)
+    monkeypatch.setenv("SIDA_STORE", f"file://{place / 'other'}")
+    assert result(place / "tars", "webdataset", **fields).shards == many.shards
 
 
 def test_endings_count_in_small_letters_and_the_library_s_own_members_do_not(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
 from sida.layout import object_key
 from sida.stores import ObjectRef, ObjectStore, fetch_object, open_store, put_object, read_address
 from sida.stores.objects import HashingReader, verify_object
+from sida.stores.s3 import S3Store
 from tests.racing import racers
 
 MIB = 1 << 20
@@ -79,6 +80,20 @@ def test_list_is_sorted_recursive_and_by_prefix(store: ObjectStore) -> None:
     assert store.list("a/") == ["a/10", "a/2", "a/c/d"]
     assert store.list("a/c") == ["a/c/d"]
     assert store.list("nothing/here") == []
+
+
+@pytest.mark.slow
+def test_a_list_of_more_than_a_page_is_whole(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"many/{number:05d}" for number in range(2100)]
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda key: store.put(key, b"1"), [*keys, "other/1"]))
+    asked = []
+    if isinstance(store, S3Store):
+        request = store._request
+        monkeypatch.setattr(store, "_request", lambda *args, **kw: (asked.append(args[0]), request(*args, **kw))[1])
+    assert store.list("many/") == keys
+    assert store.list() == [*keys, "other/1"]
+    assert asked in ([], ["list_objects_v2"] * 6)  # S3 says at most 1,000 names at once: three pages each
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/./b", "a\0b", "a\nb", ".tmp/a"])
