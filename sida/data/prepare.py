@@ -196,7 +196,7 @@ def _assemble(
             f"{cropped:,} of {len(source):,} images are not square: {dataset.transform} left out {left_out:,} of their "
             f"{pixels:,} pixels ({left_out / pixels:.1%})"
         )
-        run.notes["pixels_left_out"] = left_out
+        run.notes |= {"pixels_left_out": left_out, "share_left_out": round(left_out / pixels, 4)}
     if 0 in histogram:
         run.note(f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}")
     content = (

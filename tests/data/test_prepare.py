@@ -319,7 +319,8 @@ def test_a_crop_says_how_many_pixels_it_left_out(place: Path, capsys: pytest.Cap
     assert (
         "3 of 4 images are not square: center-crop left out 60 of their 360 pixels (16.7%)" in capsys.readouterr().err
     )
-    assert prepared.manifest.about.notes["pixels_left_out"] == 60
+    notes = prepared.manifest.about.notes
+    assert (notes["pixels_left_out"], notes["share_left_out"]) == (60, 0.1667)
     prepare(top, transform="lanczos")
     assert "not square" not in capsys.readouterr().err
 

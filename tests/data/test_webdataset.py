@@ -151,6 +151,8 @@ def test_endings_count_in_small_letters_and_the_library_s_own_members_do_not(tmp
         ("x/1.png", png(1)),
         ("x/1.Json", b'{"cls": 0}'),
     )
+    for index in ("a.idx", "index.json", "._a.tar"):  # DALI's and wids's indexes; macOS's
+        (tmp_path / index).write_bytes(b"v1.2 1\n")
     source = open_source(section(tmp_path, "webdataset", classes=2), tmp_path)
     assert [entry.name for entry in source.entries] == ["x/0.JPG", "x/1.png"]
     assert source.labels is not None and source.labels.tolist() == [1, 0]

@@ -114,6 +114,15 @@ def _zip() -> bytes:
     return _bytes(write)
 
 
+def _parquet() -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    pictures = [{"bytes": _image(name), "path": f"{name}.x"} for name in ("PNG", "JPEG", "BMP")]
+    table = pyarrow.table({"image": pictures, "label": [0, 9, 5]})
+    return _bytes(lambda file: parquet.write_table(table, file, row_group_size=2))
+
+
 def _labels() -> bytes:
     return json.dumps({"labels": [["00000/img0.png", 0], ["00000/img1.png", 1]]}).encode()
 
@@ -139,6 +148,7 @@ GOOD: dict[str, Callable[[Path], bytes]] = {
     "samples.tar": lambda folder: _tar(
         {"a.png": _image("PNG"), "a.cls": b"0", "b.png": _image("JPEG"), "b.json": b"1"}
     ),
+    "samples.parquet": lambda folder: _parquet(),
     "dataset.json": lambda folder: _labels(),
     "latent.npy": lambda folder: _bytes(lambda file: np.save(file, np.ones((8, 4, 4), np.float32))),
     "recipe.yaml": lambda folder: RECIPE,
@@ -260,6 +270,7 @@ _READERS: dict[str, Callable[[], Callable[[Path], object]]] = {
     "cifar.tar": _read_source("cifar10", resolution=32),
     "edm.zip": _read_source("edm-zip"),
     "samples.tar": _read_source("webdataset"),
+    "samples.parquet": _read_source("parquet"),
     "dataset.json": _read_source("labels"),
     "latent.npy": _read_latent,
     "recipe.yaml": _read_recipe,
