@@ -38,6 +38,7 @@ def webdataset_entries(path: Path, scratch: Path, *, labeled: bool) -> tuple[lis
     with closing(Reader()) as reader:
         for tar in tars:
             samples: dict[str, list[Entry]] = {}
+            _refuse_index(tar)
             for entry in tar_entries(unpacked(tar, scratch), tar):
                 if entry.name.endswith("/"):
                     continue
@@ -57,6 +58,15 @@ def webdataset_entries(path: Path, scratch: Path, *, labeled: bool) -> tuple[lis
                 others += sum(not entry.name.lower().endswith(LABELS) for entry in members) - 1
                 images.append(pictures[0])
     return images, np.array(labels, np.int32) if labeled else None, others
+
+
+def _refuse_index(tar: Path) -> None:
+    """Raise UserError for JSON, as wids lists tars in."""
+    with tar.open("rb") as file:
+        if file.read(64).lstrip().startswith((b"{", b"[")):
+            raise UserError(
+                f"{tar}: is JSON, perhaps an index of tars: name their folder, or a pattern such as train-{{000..100}}.tar"
+            )
 
 
 def _tars_in(folder: Path) -> list[Path]:

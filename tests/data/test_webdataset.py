@@ -151,8 +151,12 @@ def test_endings_count_in_small_letters_and_the_library_s_own_members_do_not(tmp
         ("x/1.png", png(1)),
         ("x/1.Json", b'{"cls": 0}'),
     )
-    for index in ("a.idx", "index.json", "._a.tar"):  # DALI's and wids's indexes; macOS's
-        (tmp_path / index).write_bytes(b"v1.2 1\n")
+    (tmp_path / "a.idx").write_bytes(b"v1.2 1\n")  # DALI's
+    (tmp_path / "._a.tar").write_bytes(b"Mac OS X")
+    index = tmp_path / "index.json"
+    index.write_text('{"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": [{"url": "a.tar"}]}')
+    with pytest.raises(UserError, match=r"index\.json: is JSON, perhaps an index of tars: name their folder"):
+        open_source(section(index, "webdataset"), tmp_path)
     source = open_source(section(tmp_path, "webdataset", classes=2), tmp_path)
     assert [entry.name for entry in source.entries] == ["x/0.JPG", "x/1.png"]
     assert source.labels is not None and source.labels.tolist() == [1, 0]
