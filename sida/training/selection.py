@@ -110,6 +110,8 @@ class Selection:
             self.best = {key: torch.empty_like(t) for key, t in self._generator.state_dict().items()}
             assign_all(self.best, best)
         self.best_score, self.best_seen, self.since_best = state["best_score"], state["best_seen"], state["since_best"]
+        if self.best_seen and not self.best:
+            raise ValueError(f"the tensors {state.full_name('best/')}... are not there")
         self.due, self._batch = state["due"], state["batch"]
         self.kept = list(state["kept"]) if "kept" in state else []  # older ones have none
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sida.data.reader import ShuffledData
 from sida.errors import Fenced, SidaError, UserError
@@ -301,6 +301,41 @@ def test_a_state_that_does_not_fit_ends_in_a_line_that_names_the_checkpoint(
             distill(made.job(name="misfit"))
         assert "--force distill" in str(caught.value) and "\n" not in str(caught.value)
     assert _keys(job) == [key]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.update({"psi/model.odd": t.pop("psi/model.map_layer0.bias")}), "psi/model.map_layer0.bias is not"),
+        (lambda t: t.update({"theta_ema/odd": torch.zeros(2)}), "theta_ema/odd belongs to nothing"),
+        (
+            lambda t: [
+                t.pop(f"adam_psi/{moment}/model.map_layer0.bias") for moment in ("step", "exp_avg", "exp_avg_sq")
+            ],
+            "adam_psi/step/model.map_layer0.bias is not there",
+        ),
+        (
+            lambda t: [t.pop(name) for name in list(t) if name.startswith("selection/best/")],
+            "selection/best/... are not",
+        ),
+    ],
+)
+def test_a_checkpoint_with_a_renamed_unknown_or_lost_tensor_is_refused_by_its_name(
+    made: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    name = f"lost-{abs(hash(said))}"
+    job = made.job(name=name)
+    _stopped(job, monkeypatch, images=64)
+    key = _keys(job)[-1]
+    tensors = load_file(fetch_object(job.store, ObjectRef(**json.loads(job.store.read(key))["object"])))
+    change(tensors)
+    path = tmp_path / json.loads(job.store.read(key))["object"]["name"]
+    save_file(tensors, path)
+    kept = {n: v for n, v in _values(job, key).items() if n != checkpoint.CHECKSUM}
+    _edited(job, key, values=kept, object=asdict(put_object(job.store, path)))
+    with pytest.raises(UserError) as caught:
+        distill(made.job(name=name))
+    assert said in str(caught.value) and "--force distill" in str(caught.value)
 
 
 def test_a_run_whose_checkpoint_was_written_in_parts_by_several_processes_ends_with_the_same_bits(
