@@ -48,11 +48,8 @@ def _is_state_dict(value: Any) -> bool:
 class Several(Refused):
     """A file of several networks, of which none was chosen: what is known of each, and the optimizers' states in it."""
 
-    def __init__(self, label: str, networks: Mapping[str, str], optimizers: tuple[str, ...]) -> None:
-        super().__init__(
-            f"{label}: holds {len(networks)} networks: take one out by `sida convert FILE --key NAME`: {_listed(networks)}"
-        )
-        self.networks, self.optimizers = networks, optimizers
+    networks: Mapping[str, str] = {}  # never changed
+    optimizers: tuple[str, ...] = ()
 
 
 def choose(networks: Mapping[str, str], value: Any, key: str | None, label: str) -> str:
@@ -69,7 +66,11 @@ def choose(networks: Mapping[str, str], value: Any, key: str | None, label: str)
     if DEFAULT in networks:
         return DEFAULT
     if len(networks) > 1:
-        raise Several(label, networks, optimizers(value))
+        error = Several(
+            f"{label}: holds {len(networks)} networks: take one out by `sida convert FILE --key NAME`: {_listed(networks)}"
+        )
+        error.networks, error.optimizers = networks, optimizers(value)
+        raise error
     return next(iter(networks))
 
 

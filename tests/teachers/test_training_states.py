@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from sida.errors import UserError
 from sida.foreign import Refused
+from sida.foreign.fetch import fetch_file
 from sida.scoring.adopt import as_safetensors
 from sida.teachers.choosing import Several
 from sida.teachers.convert import convert
 from sida.teachers.formats import read_network
+from tests.foreign.web import serve
 from tests.fuzz.kinds import NETWORK
 from tests.teachers import nvidia
 from tests.teachers.training_state import equal, training_state, write
@@ -157,3 +159,14 @@ def test_names_that_only_partly_have_a_prefix_are_refused_by_name(tmp_path: Path
     save_file({first: state[first], **{f"module.{name}": state[name] for name in others}}, tmp_path / "n.safetensors")
     with pytest.raises(UserError, match=r"n\.safetensors: does not fit ddpmpp: missing model\."):
         convert(tmp_path / "n.safetensors", tmp_path / "out", network=network)
+
+
+def test_a_step_that_is_given_a_file_of_several_networks_ends_with_the_list(
+    place: Path, tmp_path: Path, network: dict[str, Any]
+) -> None:
+    content = write(tmp_path / "state.pt", training_state(network)).read_bytes()
+    with serve(content) as web, pytest.raises(UserError) as caught:
+        fetch_file(web.address, "generator", check=lambda file: read_network(file, f"generator {file}"))
+    line = str(caught.value)
+    assert line.startswith(f"generator {web.address}: holds 3 networks") and caught.value.exit_code == 2
+    assert "--key NAME`: fake_score_state, G_state, G_ema_state" in line and "the download is thrown away" in line
