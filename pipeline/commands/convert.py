@@ -22,6 +22,7 @@ from sida.masking import secret_in
 from sida.printing import one_line
 from sida.recipe import load
 from sida.teachers.convert import convert
+from sida.teachers.formats import read_network
 
 ARGUMENTS = (
     argument("file", "FILE", "the network as published", type=file_path),
@@ -37,11 +38,16 @@ def main(args: argparse.Namespace) -> int:
     if secret := secret_in(args.licence or ""):
         raise UserError(f"--licence looks like a secret ({secret}), which the files would tell everybody: leave it out")
     teacher = load(args.recipe).teacher if args.recipe else None
+    network = None
+    if teacher:
+        names = read_network(args.file, str(args.file), args.key).tensors
+        headless = not any("logvar_" in name for name in names)  # EDM2's generators
+        network = (teacher.network.of_generator() if headless else teacher.network).model_dump(mode="json")
     converted = convert(
         args.file,
         args.output,
         key=args.key,
-        network=teacher.network.model_dump(mode="json") if teacher else None,
+        network=network,
         licence=args.licence or (teacher.licence if teacher else ""),
         remedy="choose an --output with room that can be written",
     )

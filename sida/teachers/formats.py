@@ -130,9 +130,11 @@ def _check_zip(path: Path, label: str) -> None:
     try:
         check_index(content, storages, budget)
     except Refused as error:
-        raise Refused(
-            f"{label} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
-        ) from error
+        pickled = "torch_utils.persistence" in str(error)  # a whole network of NVIDIA's, in EDM's training states
+        remedy = (
+            "Take the network-snapshot-*.pkl saved with it" if pickled else "A file of state_dicts alone is accepted"
+        )
+        raise Refused(f"{label} is refused: {error}; nothing in it was executed. {remedy}") from error
 
 
 # -- safetensors

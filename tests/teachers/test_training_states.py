@@ -170,3 +170,16 @@ def test_a_step_that_is_given_a_file_of_several_networks_ends_with_the_list(
     line = str(caught.value)
     assert line.startswith(f"generator {web.address}: holds 3 networks") and caught.value.exit_code == 2
     assert "--key NAME`: fake_score_state, G_state, G_ema_state" in line and "the download is thrown away" in line
+
+
+def test_a_training_state_of_edm_is_not_executed_and_its_snapshot_named(
+    tmp_path: Path, network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = training_state(network)
+    net = nvidia.module("EDMPrecond", state["G_state"], (8, 1, 3), model_type="SongUNet")
+    with nvidia.persistence():
+        path = write(tmp_path / "training-state-000512.pt", {"net": net, "optimizer_state": state["g_optimizer_state"]})
+    with pytest.raises(Refused, match=r"nothing in it was executed\. Take the network-snapshot-\*\.pkl saved with it"):
+        read_network(path, path.name)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
