@@ -63,6 +63,14 @@ def first_fault(error: ValidationError, whole: str = "") -> str:
     return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
+class Selected(Part):
+    """A generator that a training scored on its way, and the score that it was compared by."""
+
+    images_seen: Count
+    score: Measured
+    weights: ObjectRef
+
+
 class About(Part):
     """Origin of a manifest. Nothing here enters a digest."""
 
@@ -80,6 +88,13 @@ class About(Part):
     notes: dict[str, str | float] = {}  # images per second and the like
     input_keys: dict[str, str] = {}  # input name -> key of its manifest in the store
     recipe: ObjectRef | None = None  # the resolved recipe that the step was called with
+    selections: tuple[Selected, ...] = ()  # every scored generator, where the recipe keeps them
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the bytes that manifests had before selections could be kept."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.selections else {name: value for name, value in fields.items() if name != "selections"}
 
 
 class TeacherResult(Part):

@@ -196,6 +196,7 @@ def _storage(recipe: Recipe, cost: IterationCost) -> dict[str, float]:
     values = dataset.channels * dataset.resolution**2
     record = 4 + (2 * values * FLOAT32 if dataset.latents else values)  # label; means and deviations, or bytes
     record = 4 if dataset.source == "labels" else record
+    selections = recipe.method.images // recipe.evaluation.selection_every * recipe.execution.keep_selections
     return {
         "teacher": network,
         "starting generator": network if recipe.generator else 0,
@@ -203,4 +204,4 @@ def _storage(recipe: Recipe, cost: IterationCost) -> dict[str, float]:
         f"checkpoints ({recipe.execution.checkpoints_kept} kept)": _checkpoint(cost)
         * recipe.execution.checkpoints_kept,
         "generator": network,
-    }
+    } | ({"generators of all selections": network * selections} if selections else {})

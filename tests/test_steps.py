@@ -16,7 +16,7 @@ from kfp import dsl
 
 from sida import recipe
 from sida.errors import Corrupt, Fenced, LeaseHeld, UserError
-from sida.manifests import DatasetResult, Manifest, TeacherResult, parse_manifest, read_manifest
+from sida.manifests import DatasetResult, Manifest, Selected, TeacherResult, parse_manifest, read_manifest
 from sida.origin import manifest_key
 from sida.recipe import Recipe
 from sida.settings import settings
@@ -304,6 +304,22 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:
         read_manifest(path, DatasetResult)
     with pytest.raises(UserError, match="no such manifest"):
         read_manifest(tmp_path / "absent.json", DatasetResult)
+
+
+def test_kept_selections_move_no_key_and_no_digest_and_manifests_without_them_keep_their_bytes() -> None:
+    from sida.training.distill_step import distill
+
+    manifest = run().manifest
+    assert "selections" not in json.loads(manifest.to_json())["about"]
+    selected = Selected(images_seen=64, score=1.5, weights=manifest.result.weights)
+    keeping = manifest.model_copy(update={"about": manifest.about.model_copy(update={"selections": (selected,)})})
+    again = parse_manifest(keeping.to_json(), "x")
+    assert again.about.selections == (selected,) and again.digest == manifest.digest
+    assert again.to_json() == keeping.to_json()
+    execution = RECIPE.execution.model_copy(update={"keep_selections": True})
+    kept = RECIPE.model_copy(update={"execution": execution})
+    assert distill.asks(kept) == distill.asks(RECIPE)
+    assert "keep_selections" in kept.model_dump_json() and "keep_selections" not in RECIPE.model_dump_json()
 
 
 def test_a_digest_covers_the_result_and_nothing_else() -> None:

@@ -1,13 +1,15 @@
 """Draw images from a finished generator: one network evaluation each, the same image for the same seed.
 
 GENERATOR is a .safetensors file (as `run` names it), or the address of a generator's or run's manifest; with --recipe also a
-published pickle, of which nothing is run. At least one of --grid and --output is needed.
+published pickle, of which nothing is run, or a generator of latents (EDM2), which the recipe's VAE decodes. It computes on this
+machine's first GPU, or else its CPU, in float32. At least one of --grid and --output is needed.
 
 examples:
   sida sample generator.safetensors --seeds 0-63 --grid out.png
   sida sample file:///.../steps/compare/KEY/1.json --seeds 7,9 --labels 3 --output images
   sida sample published.pkl --recipe cifar10-uncond-sid2a --grid out.png
   sida sample published.pkl --recipe cifar10-cond-sid2a --draws authors --grid out.png
+  sida sample edm2.pkl --recipe imagenet-512-edm2-xs --grid out.png
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline import output
-from pipeline.arguments import GENERATOR, RECIPE_OF_FILE, argument, output_file, output_folder, whole
+from pipeline.arguments import GENERATOR, argument, output_file, output_folder, whole
 from sida import recipe
 from sida.errors import UserError
 from sida.export.generator import open_generator
@@ -53,7 +55,7 @@ ARGUMENTS = (
     ),
     argument("--grid", "FILE", "write one PNG with all images", type=output_file),
     argument("--output", "FOLDER", "write a PNG for each seed", type=output_folder),
-    RECIPE_OF_FILE,
+    argument("--recipe", "RECIPE", "of a file that does not say its network itself, or of latents' VAE"),
     argument("--batch", "N", "images made at once (default 64)", type=whole(1), default=64),
 )
 
@@ -66,17 +68,22 @@ def main(args: argparse.Namespace) -> int:
         args.grid is not None and args.grid.exists() and (problem := no_file(args.grid))
     ):  # which the picture would replace
         raise UserError(f"--grid {args.grid}: {problem}: name another one")
-    generator = open_generator(args.generator, recipe.load(args.recipe) if args.recipe else None)
+    of_file = recipe.load(args.recipe) if args.recipe else None
+    generator = open_generator(args.generator, of_file)
 
+    from sida import devices
     from sida.export import sample as sampling  # torch
 
+    device = devices.claim()
+    generator.denoiser.to(device)
+    decode = sampling.decoder_for(generator, of_file, device)
     authors = args.draws == "authors"
     if authors and not args.labels:
         labels = sampling.authors_labels(generator, args.seeds)
     else:
         labels = sampling.labels_for(generator, len(args.seeds), args.labels)
     noise = sampling.authors_noise if authors else sampling.sampling_noise
-    images = sampling.sample(generator, args.seeds, labels, noise=noise, batch=args.batch)
+    images = sampling.sample(generator, args.seeds, labels, noise=noise, batch=args.batch, decode=decode)
     if args.grid is not None:
         sampling.write_grid(args.grid, images)
     if args.output is not None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sida.errors import SidaError, UserError
+from sida.foreign.boundary import LFS_POINTER
 
 MAX_ENTRY_BYTES = 256 * 2**20  # no image or label file of any published data set comes near
 MAX_RATIO = 200  # of inflated to deflated bytes, for entries above a mebibyte: images do not shrink like that
@@ -93,13 +94,14 @@ class Reader:
 
                 return read_row(entry)
             file = self._file(entry.path)
-            if entry.crc is None:
-                return _exactly(file, entry.offset, entry.size)
-            return _from_zip(file, entry)
+            content = _exactly(file, entry.offset, entry.size) if entry.crc is None else _from_zip(file, entry)
         except OSError as error:
             raise Unreadable(f"cannot be read: {error.strerror}") from error
         except zlib.error as error:
             raise Unreadable(f"is damaged in the archive: {error}") from error
+        if content.startswith(LFS_POINTER):
+            raise Unreadable("is a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned")
+        return content
 
     def _file(self, path: str) -> int:
         file = self._open.pop(path, None)

@@ -18,7 +18,7 @@ import numpy as np
 from sida.data.entries import Decoded, Unreadable
 from sida.errors import UserError
 from sida.foreign.arrays import read_npy
-from sida.foreign.boundary import reason
+from sida.foreign.boundary import reason, what_it_is_instead
 from sida.printing import one_line
 from sida.recipe import Latents
 from sida.stores.objects import sha256_of
@@ -98,6 +98,9 @@ def load_vae(latents: Latents | LatentsInfo) -> Any:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise UserError(f"latents need the package diffusers: pip install 'sida[latents]' ({error})") from error
+    for path in sorted(folder.glob("*") if folder else ()):
+        if instead := what_it_is_instead(path):
+            raise UserError(f"dataset.latents.vae {path} is {instead}")
     source: dict[str, Any] = {"local_files_only": True} if folder else {"revision": latents.revision}
     try:
         vae = AutoencoderKL.from_pretrained(str(folder or latents.vae), use_safetensors=True, **source)

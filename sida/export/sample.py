@@ -12,18 +12,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sida import devices
+from sida.data.latents import decoder_of
 from sida.data.shards import one_hot
 from sida.disk import writing_whole
 from sida.errors import UserError
 from sida.numerics.samplers import one_step, seeded_latents
+from sida.scoring.measure import decoded
 from sida.scoring.protocol import pixels_of, sampling_noise
 
 if TYPE_CHECKING:
     from sida.export.generator import Generator
+    from sida.recipe import Recipe
 
 GAP = 2  # pixels between images of a grid
 SMALL = 32  # images below are enlarged to about this, without smoothing
 
+Decode = Callable[[Tensor], Tensor]  # normalized latents -> images uint8
 # seeds int64 [N], an image's shape -> unit normal float32 [N, *shape]
 Noise = Callable[[Tensor, Sequence[int]], Tensor]
 
@@ -40,27 +45,53 @@ def labels_for(generator: Generator, count: int, chosen: Sequence[int] | None) -
     return torch.tensor(classes)[torch.arange(count) % len(classes)]
 
 
-def sample(
-    generator: Generator, seeds: Sequence[int], labels: Tensor, *, noise: Noise = sampling_noise, batch: int = 64
-) -> Tensor:
-    """Return uint8 [N, C, H, W], one image for each seed. ``labels`` int64 [N]; ``noise`` by default that of scores.
+def decoder_for(generator: Generator, recipe: Recipe | None, device: torch.device) -> Decode | None:
+    """Return what makes pictures of the generator's latents, by the recipe's VAE; None for a generator of pictures.
 
-    Raises UserError for a generator of latents, which are no pictures yet, and for images that are not finite.
+    Raises UserError when no recipe says which VAE that is, or one of other latents.
     """
-    channels = generator.shape[0]
-    if channels not in (1, 3):
+    latents = recipe.dataset.latents if recipe is not None else None
+    if recipe is None or latents is None:
+        if generator.shape[0] in (1, 3):
+            return None
         raise UserError(
-            f"this generator makes latents of {channels} channels, no pictures: `score` and `run` decode them with the recipe's VAE"
+            f"this generator makes latents of {generator.shape[0]} channels, no pictures: add --recipe, whose dataset.latents "
+            f"names the VAE that decodes them"
         )
+    channels, resolution = recipe.dataset.channels, recipe.dataset.resolution
+    if generator.shape != (channels, resolution, resolution):
+        raise UserError(
+            f"this generator makes {' x '.join(map(str, generator.shape))}, recipe {recipe.name} decodes latents of "
+            f"{channels} x {resolution} x {resolution}: give the recipe that it was distilled by"
+        )
+    return decoder_of(latents, device)
+
+
+def sample(
+    generator: Generator,
+    seeds: Sequence[int],
+    labels: Tensor,
+    *,
+    noise: Noise = sampling_noise,
+    batch: int = 64,
+    decode: Decode | None = None,
+) -> Tensor:
+    """Return uint8 [N, C, H, W], one image for each seed, made where the generator is.
+
+    ``labels`` int64 [N]; ``noise`` by default that of scores; ``decode`` for a generator of latents. Raises UserError for images
+    that are not finite.
+    """
     device = next((p.device for p in generator.denoiser.parameters()), torch.device("cpu"))
+
+    def one(some: Tensor, c: Tensor) -> Tensor:
+        return one_step(generator.denoiser, noise(some, generator.shape).to(device), c, generator.sigma_init)
+
+    make = decoded(one, decode)
     c = one_hot(labels, generator.classes).to(device)
     parts = []
-    with torch.no_grad():
-        for start in range(0, len(seeds), batch):
-            part = slice(start, start + batch)
-            some = torch.tensor(seeds[part], dtype=torch.int64)
-            z = noise(some, generator.shape).to(device)
-            parts.append(pixels_of(one_step(generator.denoiser, z, c[part], generator.sigma_init), int(some[0])).cpu())
+    with torch.no_grad(), devices.products("float32"):
+        for some, labeled in zip(torch.tensor(list(seeds)).split(batch), c.split(batch), strict=True):
+            parts.append(pixels_of(make(some, labeled), int(some[0])).cpu())
     return torch.cat(parts)
 
 

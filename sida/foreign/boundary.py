@@ -12,6 +12,7 @@ from sida.errors import Refused, SidaError, UserError
 from sida.printing import one_line
 
 REASON = 120  # characters for what a library says
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the text begins that stands for a file not yet pulled
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def what_it_is_instead(path: Path) -> str:
             head = file.read(100)
     except OSError:
         return ""
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+    if head.startswith(LFS_POINTER):
         return "a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned, or fetch the file"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "a web page, not the file: check the address, and fetch it again"

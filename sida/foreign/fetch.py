@@ -21,7 +21,7 @@ from sida import progress
 from sida.addresses import redact
 from sida.disk import CODES
 from sida.errors import AlreadyExists, Corrupt, NotFound, UserError
-from sida.foreign.boundary import no_file
+from sida.foreign.boundary import LFS_POINTER, no_file, what_it_is_instead
 from sida.foreign.http import Advance, TooLarge, download, note_beside
 from sida.foreign.limits import FILE_BYTES
 from sida.layout import pin_key
@@ -128,6 +128,8 @@ def _local(address: str, label: str, sha256: str | None) -> tuple[Path, str]:
         raise UserError(f"{label} {path}: {problem}: put it there, or correct the address in the recipe")
     digest, _ = sha256_of(path)
     if sha256 not in (None, digest):
+        if instead := what_it_is_instead(path):
+            raise UserError(f"{label} {path} is {instead}")
         raise _another(label, str(path), digest, f"the recipe expects {sha256}")
     return path, digest
 
@@ -284,7 +286,7 @@ def _refuse_stand_in(path: Path, what: str) -> None:
         head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         raise UserError(f"{what}: is a web page (HTML) and not the file: does it need a login, or a direct address?")
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(LFS_POINTER):
         raise UserError(
             f"{what}: is a Git LFS pointer and not the file: fetch it by `git lfs pull`, or by its own address"
         )

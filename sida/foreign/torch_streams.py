@@ -1,4 +1,4 @@
-"""torch's pickles: the old stream in the bytes of a storage, and the index of a torch file.
+"""torch's pickles: the old stream, in the bytes of a storage or as a whole file, and the index of a torch file.
 
 torch runs no code of an index (``data.pkl``), but a crafted one can keep it busy for hours: so our interpreter runs it first, under
 its limits on work, memory, depth and keys, and every tensor is checked to lie inside its member of the archive. What passes, torch
@@ -13,7 +13,7 @@ from typing import Any
 from sida.errors import Refused
 from sida.foreign.accepted import STATE_DICTS, Call
 from sida.foreign.limits import Budget
-from sida.foreign.machine import Machine
+from sida.foreign.machine import Machine, check_nesting
 from sida.foreign.stand_ins import STORAGES, Global, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -70,6 +70,51 @@ def read_storage(budget: Budget, raw: Any) -> Storage:
     if len(body) != expected:
         raise ValueError(f"a storage of {count} {dtype} whose data has {len(body)} bytes instead of {expected}")
     return storage
+
+
+def read_old_file(data: memoryview, budget: Budget) -> Any:
+    """Return the value of a file that torch wrote before 1.6: five pickles, then for each storage a count and the data.
+
+    Tensors come as views of the file. Raises Refused, which names the instruction or global, and ValueError.
+    """
+    storages: dict[str, Storage] = {}
+
+    def persistent_load(identity: Any) -> Storage:
+        key, dtype, count = _named_storage(identity)
+        storage = storages.setdefault(key, Storage(dtype, count, memoryview(b"")))
+        if (storage.dtype, storage.count) != (dtype, count):
+            raise ValueError("a storage that is named as two different ones")
+        return storage
+
+    def value_at(at: int) -> Machine:
+        return Machine(data, budget, STATE_DICTS | _NAMES, persistent_load, at)
+
+    at, head = 0, []
+    for _ in range(3):
+        machine = Machine(data, budget, {}, None, at)
+        head.append(machine.run())
+        at = machine.at
+    if head[:2] != [MAGIC, PROTOCOL] or not isinstance(head[2], dict) or head[2].get("little_endian") is not True:
+        raise ValueError("it does not begin as torch's old files do, or is not little-endian")
+    first = value_at(at)
+    first.run()  # which tells the storages; their data come after it
+    last = Machine(data, budget, {}, None, first.at)
+    keys = last.run()
+    if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys) and sorted(keys) == sorted(storages)):
+        raise ValueError("its list of storages is not that of its tensors")
+    start = last.at
+    for key in keys:
+        storage = storages[key]
+        stop = start + 8 + storage.count * storage.bits.itemsize
+        if stop > len(data) or int.from_bytes(data[start : start + 8], "little") != storage.count:
+            raise ValueError(f"a storage of {storage.count} {storage.dtype} whose data is cut off, or says otherwise")
+        storages[key] = Storage(storage.dtype, storage.count, data[start + 8 : stop])
+        start = stop
+    if start != len(data):
+        raise ValueError(f"{len(data) - start} bytes follow its last storage")
+    value = value_at(at).run()
+    check_nesting(value)
+    return value
 
 
 def check_index(index: bytes, members: Mapping[str, int], budget: Budget) -> None:

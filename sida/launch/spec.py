@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sida.errors import Corrupt, SidaError, UserError
-from sida.manifests import Manifest, Measured, Part, digest_of, first_fault
+from sida.manifests import Manifest, Measured, Part, Selected, digest_of, first_fault
 from sida.origin import manifest_key
 from sida.stores.base import ObjectRef
 
@@ -63,6 +63,7 @@ class DistillOutcome(Part):
     dropped: int  # samples skipped because their losses were not finite
     seconds: dict[str, float]
     profile: dict[str, float]  # milliseconds of one iteration by kind of operator
+    selections: tuple[Selected, ...] = ()  # every generator that was scored, where the recipe keeps them
 
 
 class DistillSpec(Spec[DistillOutcome]):
@@ -78,7 +79,10 @@ class DistillSpec(Spec[DistillOutcome]):
     def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
         """The curve tells the images seen and the score, to the six digits that it keeps."""
         assert isinstance(outcome, DistillOutcome)
-        return is_best(parse_curve(read(outcome.curve)), outcome.images_seen, outcome.score)
+        points = parse_curve(read(outcome.curve))
+        return is_best(points, outcome.images_seen, outcome.score) and all(
+            is_scored(points, kept.images_seen, kept.score) for kept in outcome.selections
+        )
 
 
 _POINTS = TypeAdapter(list[dict[str, Measured]])
@@ -97,8 +101,16 @@ def parse_curve(content: bytes) -> list[dict[str, float]]:
 
 def is_best(points: list[dict[str, float]], images: int, score: float) -> bool:
     """Return whether the best point of a curve has this score, which it keeps to six digits, at so many images."""
-    scores = {point["images"]: point["score"] for point in points if "score" in point}
-    return bool(scores) and scores.get(images) == float(f"{score:.6g}") == min(scores.values())
+    return is_scored(points, images, score) and float(f"{score:.6g}") == min(_scores(points).values())
+
+
+def is_scored(points: list[dict[str, float]], images: int, score: float) -> bool:
+    """Return whether a curve has this score, to six digits, at so many images."""
+    return _scores(points).get(images) == float(f"{score:.6g}")
+
+
+def _scores(points: list[dict[str, float]]) -> dict[float, float]:
+    return {point["images"]: point["score"] for point in points if "score" in point}
 
 
 class TeachOutcome(Part):

@@ -404,6 +404,9 @@ class Execution(Section):
     sampling_batch: Batch | Literal["auto"] = 512  # images at once, at most; auto: the fastest, tried out
     checkpoint_every: Positive  # in images seen
     checkpoints_kept: Annotated[int, Field(ge=2, le=2**48)] = 2  # the newest; the best is kept besides
+    keep_selections: bool = (
+        False  # every scored generator stays in the store, named with its score in distill's manifest
+    )
     non_finite_limit: Count = 100  # skipped samples and non-finite losses after which the run stops
     activation_checkpointing: bool = False  # less memory for more time: blocks are computed again in the backward pass
     deterministic: bool = False  # kernels that give the same bits each time, also on a GPU, for some of its speed
@@ -431,7 +434,7 @@ class Execution(Section):
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the digests that recipes had then."""
         fields = serialize(self)
-        new = {"shard": "none", "shard_over": None}
+        new = {"shard": "none", "shard_over": None, "keep_selections": False}
         return {"nodes": 1, **{name: value for name, value in fields.items() if name not in new or value != new[name]}}
 
 

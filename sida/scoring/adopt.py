@@ -11,7 +11,7 @@ from sida.foreign.fetch import fetch_file
 from sida.manifests import GeneratorResult, digest_of
 from sida.recipe import Recipe
 from sida.steps import Made, StepRun, step
-from sida.teachers.convert import convert, holds_another_head
+from sida.teachers.convert import convert, is_as_named
 from sida.teachers.files import load_network
 from sida.teachers.formats import read_network
 
@@ -93,7 +93,7 @@ def as_safetensors(path: Path, network: dict[str, Any], folder: Path) -> Path:
 
     Nothing of a foreign file is executed. Raises UserError for a file of another form or network.
     """
-    if path.suffix == ".safetensors" and not holds_another_head(path, network):
+    if path.suffix == ".safetensors" and is_as_named(path, network):
         load_network(path, network, label=f"generator {path}")
         return path
 

@@ -215,7 +215,8 @@ def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor] | None) -> Make
         latents = make(seeds, labels)
         if not bool(latents.isfinite().all()):
             raise UserError(
-                f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: not scored"
+                f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: its weights or its precision "
+                f"are at fault"
             )
         return decode(latents)
 

@@ -16,7 +16,7 @@ from sida import progress
 from sida.errors import UserError
 from sida.failures import failure_in
 from sida.layout import step_folder
-from sida.manifests import About, Manifest, Part, kind_of, objects_in, of_kind, read_manifest
+from sida.manifests import About, Manifest, Part, Selected, kind_of, objects_in, of_kind, read_manifest
 from sida.origin import manifest_key
 from sida.recipe import Recipe
 from sida.settings import settings
@@ -96,6 +96,7 @@ class StepRun(ExitStack):
         self.step, self.recipe, self.store, self.anew, self.repeat = step, recipe, store, anew, repeat
         self._only_look = only_look
         self.notes: dict[str, str | float] = {}
+        self.selections: tuple[Selected, ...] = ()
         self._noted: set[str] = set()
 
     def claim(self, parameters: dict[str, Any] | None = None, /, **inputs: Manifest[Any]) -> None:
@@ -160,6 +161,7 @@ class StepRun(ExitStack):
             notes=self.notes,
             input_keys={name: manifest_key(manifest) for name, manifest in self.inputs.items()},
             recipe=put_recipe(self.store, self.recipe),
+            selections=self.selections,
         )
 
         def numbered(attempt: int) -> Manifest[R]:

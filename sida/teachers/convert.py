@@ -19,7 +19,7 @@ from sida.foreign.boundary import reading, unreadable
 from sida.printing import one_line
 from sida.recipe import Network
 from sida.stores.objects import sha256_of
-from sida.teachers.files import NetworkFile, check_fits, load_network, save_network
+from sida.teachers.files import NetworkFile, check_fits, load_network, save_network, wrapper_of
 from sida.teachers.formats import read_network, tensors_of
 
 
@@ -32,6 +32,9 @@ class Converted:
     network: dict[str, Any]
     source_sha256: str
     tensors: int
+    key: str = ""  # which of the file's networks, where that was chosen
+    removed_prefix: str = ""  # of a wrapper, from every name
+    left_out: tuple[str, ...] = ()  # optimizers' states of the file
 
 
 def convert(
@@ -39,6 +42,7 @@ def convert(
     folder: Path,
     *,
     label: str = "",
+    key: str | None = None,
     network: Mapping[str, Any] | None = None,
     origin: str = "",
     licence: str = "",
@@ -47,42 +51,47 @@ def convert(
     """Write ``<name>.safetensors`` and ``<name>.json`` into ``folder``; nothing appears there unless the network loads.
 
     ``network`` is a recipe's network section: what the file must hold, and needed where the file does not say itself. EDM2's
-    uncertainty head is left out where it has none: NVIDIA's files always hold one, generators do not need it.
+    uncertainty head is left out where it has none: NVIDIA's files always hold one, generators do not need it. What a wrapper put
+    before every name is taken off. ``key`` chooses among several networks.
     Raises Refused and UserError in one line; where the folder cannot be written, ``remedy`` says what to do.
     """
     from safetensors import SafetensorError
 
     label = label or str(path)
     before = _state(path, label)
-    source = read_network(path, label)
+    source = read_network(path, label, key)
     network = agreed_network(source, network, label)
-    left_out = _heads(source.tensors, network)
-    check_fits(network, {key: shape for key, (_, shape) in source.shapes().items() if key not in left_out}, label)
+    prefix = wrapper_of(source.tensors, network["architecture"])
+    described = {name.removeprefix(prefix): it for name, it in source.shapes().items()}
+    left_out = _heads(described, network)
+    check_fits(network, {name: shape for name, (_, shape) in described.items() if name not in left_out}, label)
     digest = sha256_of(path)[0]
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", path.stem).strip(".") or "network"
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{path.stem}-{key}" if key else path.stem).strip(".") or "network"
     weights, facts = folder / f"{name}.safetensors", folder / f"{name}.json"
     about = {"format": source.format, "origin": origin or path.name, "source_sha256": digest, "licence": licence}
-    about |= {key: value for key, value in source.about.items() if key not in about}
+    about |= {name: value for name, value in source.about.items() if name not in about}
+    if prefix:
+        about["removed_prefix"] = prefix
     try:
         with made(folder), tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
             draft = Path(temporary) / weights.name
             ours = source.format == "safetensors" and source.network is not None
-            if ours and not left_out:
+            if ours and not left_out and not prefix:
                 shutil.copyfile(path, draft)
             else:
                 with reading(label, path):
-                    tensors = tensors_of(source, path)
+                    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors_of(source, path).items()}
                 save_network(draft, {name: t for name, t in tensors.items() if name not in left_out}, network, **about)
             load_network(draft, network, label=label)
-            described = {
+            told = {
                 "network": dict(network),
                 **about,
                 "weights": weights.name,
                 "weights_sha256": sha256_of(draft)[0],
-                "tensors": {key: [kind, *shape] for key, (kind, shape) in sorted(source.shapes().items())},
+                "tensors": {name: [kind, *shape] for name, (kind, shape) in sorted(described.items())},
             }
             aside = Path(temporary) / facts.name
-            aside.write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
+            aside.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
             if _state(path, label) != before:  # it was opened more than once
                 raise UserError(f"{label}: changed while being read: convert it again when nothing writes it")
             os.replace(draft, weights)
@@ -90,7 +99,8 @@ def convert(
     except (OSError, SafetensorError) as error:  # the latter in place of the former where tensors are written
         reason = error.strerror if isinstance(error, OSError) else one_line(str(error), 80)
         raise UserError(f"{label}: {folder} cannot be written ({reason}): {remedy}") from error
-    return Converted(weights, facts, dict(network), digest, len(source.tensors))
+    chosen = str(source.about.get("key", ""))
+    return Converted(weights, facts, dict(network), digest, len(source.tensors), chosen, prefix, source.optimizers)
 
 
 @contextmanager
@@ -116,9 +126,10 @@ def _state(path: Path, label: str) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def holds_another_head(path: Path, network: Mapping[str, Any]) -> bool:
-    """Return whether a file, of any kind that is read, has EDM2's uncertainty head and this network has none."""
-    return bool(_heads(read_network(path, str(path)).tensors, network))
+def is_as_named(path: Path, network: Mapping[str, Any]) -> bool:
+    """Return whether a file of any kind has neither a wrapper's names nor EDM2's uncertainty head where this network has none."""
+    names = read_network(path, str(path)).tensors
+    return not wrapper_of(names, network["architecture"]) and not _heads(names, network)
 
 
 def _heads(names: Iterable[str], network: Mapping[str, Any]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HEADER_KEY = "sida"  # one entry alone: safetensors writes several in an order that changes from process to process
 
 
-Format = Literal["pickle", "torch", "safetensors"]
+Format = Literal["pickle", "torch", "old torch", "safetensors"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,18 @@ class NetworkFile:
     network: dict[str, Any] | None  # a recipe's network section; None: the file does not say
     about: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    networks: Mapping[str, str] = field(
+        default_factory=dict
+    )  # all that the file holds by name, and what is known of them
+    optimizers: tuple[str, ...] = ()  # whose states it holds, which are not read
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Type and shape of each tensor."""
-        return {name: _described(tensor) for name, tensor in self.tensors.items()}
+        return {name: described(tensor) for name, tensor in self.tensors.items()}
 
 
-def _described(tensor: Any) -> tuple[str, tuple[int, ...]]:
+def described(tensor: Any) -> tuple[str, tuple[int, ...]]:
+    """Return type and shape of a tensor as a network file has it."""
     if isinstance(tensor, TensorView):
         return tensor.dtype, tensor.shape
     if isinstance(tensor, tuple):
@@ -106,13 +111,6 @@ def check_fits(network: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     own = network_on_meta(network, label).state_dict()
     missing, extra = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
     if missing or extra:
-        prefix = next(iter(shapes), "").partition(".")[0] + "."
-        if missing and all(name.startswith(prefix) for name in shapes) and f"{prefix}{missing[0]}" in shapes:
-            raise UserError(
-                f"{label}: every name in it begins with {one_line(prefix, 40)!r} (as DataParallel, Lightning and torch.compile "
-                f"write them): "
-                f"save the state_dict of the network inside, not of what is around it"
-            )
         raise UserError(
             f"{label}: does not fit {network['architecture']}: missing {_listed(missing)}; unexpected {_listed(extra)}"
         )
@@ -123,6 +121,13 @@ def check_fits(network: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
             f"{label}: {name} is {list(shapes[name])}, the recipe's network has {list(own[name].shape)} "
             f"({len(wrong)} such names): correct teacher.network"
         )
+
+
+def wrapper_of(names: Collection[str], architecture: str) -> str:
+    """Return what stands before every name because a wrapper's state_dict was saved (DDP, Lightning, torch.compile); else ""."""
+    mark = "unet.enc." if architecture == "edm2" else "model.enc."
+    prefix = next((name[: name.find(mark)] for name in names if mark in name), "")
+    return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
 def _listed(names: list[str]) -> str:

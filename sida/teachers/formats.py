@@ -1,7 +1,7 @@
 """Kinds of network files, told by their first bytes, and reading each kind without executing it.
 
-Three kinds: pickles of NVIDIA and SiDA's authors (read by ``sida.foreign``), torch files (``weights_only``) and
-safetensors (with this project's header, or names that fit the recipe).
+Pickles of NVIDIA and SiDA's authors and torch's old files (read by ``sida.foreign``), torch files (``weights_only``), safetensors
+(with this project's header, or names that fit the recipe).
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sida.foreign import Refused, TensorView, read_pickle
+from sida.errors import UserError
+from sida.foreign import Refused, TensorView
 from sida.foreign.archives import opened_zip
 from sida.foreign.boundary import reading, reason, unreadable
 from sida.foreign.json_values import parse_json
 from sida.foreign.limits import Budget
+from sida.foreign.pickles import read_old_torch, read_pickle
 from sida.foreign.torch_streams import INDEX_ELEMENTS, check_index
+from sida.teachers.choosing import choose, optimizers, state_dicts, summary
 from sida.teachers.files import HEADER_KEY, Format, NetworkFile
 from sida.teachers.nvidia_pickles import published_network
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 TORCH_PICKLE_BYTES = 16 << 20  # of the index inside a torch file
 OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the magic number of torch's first pickle
 HEADER_BYTES = 16 << 20
-WRAPPERS = ("ema", "model", "state_dict", "net")  # names that torch files keep their tensors under
+USUAL = ("", "ema", "model", "state_dict", "net")  # names of a file's only network that tell nothing
 
 
 def format_of(path: Path, label: str) -> Format:
@@ -40,10 +43,7 @@ def format_of(path: Path, label: str) -> Format:
     if head[:4] == b"PK\x03\x04":
         return "torch"
     if head == OLD_TORCH:
-        raise Refused(
-            f"{label} is in torch's old format (before 1.6), which is not read: where you trust it, write it again by "
-            f"torch.save(torch.load(file, weights_only=True), file)"
-        )
+        return "old torch"
     if len(head) >= 9 and head[8:9] == b"{":
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -54,18 +54,32 @@ def format_of(path: Path, label: str) -> Format:
     )
 
 
-def read_network(path: Path, label: str) -> NetworkFile:
-    """Return names, tensors and architecture of any of the three kinds; a pickle's and a safetensors file's data stay on disk.
+def read_network(path: Path, label: str, key: str | None = None) -> NetworkFile:
+    """Return names, tensors and architecture of any kind; a pickle's and a safetensors file's data stay on disk.
 
-    Raises Refused or UserError in one line that names ``label``.
+    ``key`` chooses among several networks. Raises Refused or UserError in one line that names ``label``.
     """
     with reading(label, path):
         kind = format_of(path, label)
         if kind == "pickle":
-            return published_network(read_pickle(path, label), label)
-        if kind == "torch":
-            return NetworkFile(kind, _read_torch(path, label), None)
+            return published_network(read_pickle(path, label), label, key)
+        if kind in ("torch", "old torch"):
+            value = _read_torch(path, label) if kind == "torch" else read_old_torch(path, label)
+            return _chosen(kind, value, label, key)
+        if key is not None:
+            raise UserError(f"{label}: is a safetensors file, which holds one network: leave --key out")
         return _read_safetensors(path, label)
+
+
+def _chosen(kind: Format, value: Any, label: str, key: str | None) -> NetworkFile:
+    """Return one network of a torch file's value."""
+    networks = state_dicts(value)
+    if not networks:
+        raise Refused(f"{label} holds no mapping from names to tensors, which a network's state_dict is: save one")
+    told = {name: summary(name, tensors) for name, tensors in networks.items()}
+    name = choose(told, value, key, label)
+    about = {} if name in USUAL and key is None else {"key": name}
+    return NetworkFile(kind, networks[name], None, about, networks=told, optimizers=optimizers(value))
 
 
 def tensors_of(network_file: NetworkFile, path: Path) -> dict[str, Tensor]:
@@ -89,22 +103,17 @@ def _copy(tensor: Any) -> Tensor:
 # -- torch
 
 
-def _read_torch(path: Path, label: str) -> dict[str, Tensor]:
+def _read_torch(path: Path, label: str) -> Any:
     import torch
 
     with reading(label, path, "a damaged torch file"):
         _check_zip(path, label)
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (
         Exception
     ) as error:  # of an index that passed: torch's reasons, or a version or a storage that it does not know
         raise Refused(f"{label} is refused by torch.load(weights_only=True): {reason(error)}") from error
-    for name in ("", *WRAPPERS):
-        inner = value.get(name) if name and isinstance(value, dict) else value
-        if isinstance(inner, dict) and inner and all(isinstance(tensor, torch.Tensor) for tensor in inner.values()):
-            return {str(key): tensor for key, tensor in inner.items()}
-    raise Refused(f"{label} holds no mapping from names to tensors (at the top or under {', '.join(WRAPPERS)})")
 
 
 def _check_zip(path: Path, label: str) -> None:
@@ -121,9 +130,11 @@ def _check_zip(path: Path, label: str) -> None:
     try:
         check_index(content, storages, budget)
     except Refused as error:
-        raise Refused(
-            f"{label} is refused: {error}; nothing in it was executed. A file that holds a state_dict alone is accepted"
-        ) from error
+        pickled = "torch_utils.persistence" in str(error)  # a whole network of NVIDIA's, in EDM's training states
+        remedy = (
+            "Take the network-snapshot-*.pkl saved with it" if pickled else "A file of state_dicts alone is accepted"
+        )
+        raise Refused(f"{label} is refused: {error}; nothing in it was executed. {remedy}") from error
 
 
 # -- safetensors

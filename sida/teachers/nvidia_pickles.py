@@ -14,6 +14,7 @@ import numpy as np
 from sida.foreign import Inert, Refused, TensorView
 from sida.foreign.limits import Budget
 from sida.printing import one_line
+from sida.teachers.choosing import DEFAULT, choose, is_module, optimizers, summary
 from sida.teachers.files import NetworkFile
 
 MODULE_DEPTH = 20
@@ -60,17 +61,19 @@ _EDM2_FIXED = {
 }
 
 
-def published_network(value: Any, label: str) -> NetworkFile:
-    """Return the network in a pickle's value, without building a tensor.
+def published_network(value: Any, label: str, key: str | None = None) -> NetworkFile:
+    """Return a network in a pickle's value, by default the EMA or the only one, without building a tensor.
 
     ``problem`` names an architecture that this project does not have. Raises Refused when there is no network at all.
     """
-    ema = value.get("ema") if isinstance(value, dict) else None
-    if not isinstance(ema, Inert) or not isinstance(ema.state, dict):
+    named = value.items() if isinstance(value, dict) else ()
+    modules = {name: each for name, each in named if isinstance(name, str) and is_module(each)}
+    if not modules:
         held = ", ".join(map(str, list(value)[:8])) if isinstance(value, dict) else type(value).__name__
-        raise Refused(
-            f"{label} holds no network under 'ema' (it holds: {one_line(held, 200)}): give a published network's file"
-        )
+        raise Refused(f"{label} holds no network (it holds: {one_line(held, 200)}): give a published network's file")
+    told = {name: summary(name, _tensors(each, label)) for name, each in modules.items()}
+    name = choose(told, value, key, label)
+    ema = modules[name]
     tensors, arguments = _tensors(ema, label), _arguments(ema, label)
     about = {
         "class": ema.name,
@@ -78,12 +81,14 @@ def published_network(value: Any, label: str) -> NetworkFile:
         "arguments": arguments,
         "program_sha256": hashlib.sha256(ema.source.encode("utf-8", "replace")).hexdigest(),  # it was not executed
     }
+    if name != DEFAULT:
+        about["key"] = name
     is_edm2 = any(name.startswith("unet.") for name in tensors)
     try:
         network = _edm2(tensors, arguments) if is_edm2 else _edm(ema.name, arguments)
     except _Unknown as error:
-        return NetworkFile("pickle", tensors, None, about, str(error))
-    return NetworkFile("pickle", tensors, network, about)
+        return NetworkFile("pickle", tensors, None, about, str(error), told, optimizers(value))
+    return NetworkFile("pickle", tensors, network, about, networks=told, optimizers=optimizers(value))
 
 
 class _Unknown(Exception):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +20,12 @@ from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
 from sida.launch.spec import DistillOutcome, DistillSpec
 from sida.layout import SYSTEM_METRICS, samples_name
-from sida.manifests import DatasetResult, TeacherResult
+from sida.manifests import DatasetResult, Selected, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.settings import settings
+from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 from sida.teachers.files import network_on_meta, save_network
 from sida.training.checkpoint import identity_of
@@ -137,6 +139,11 @@ class DistillRun(TrainingRun):
                 self.save()
                 raise self.stopped(stop) from None
             self.selection.keep(self.seen, score)
+            if self.job.recipe.execution.keep_selections:
+                tensors = whole(self.distillation.networks.theta_ema.state_dict(), self.job.processes)
+                if self.job.processes.first:
+                    stored = self._store(tensors, f"generator-{self.seen}.safetensors")
+                    self.selection.keep_file(stored, self.seen, score)
             self.history.note(self.seen, "score", score)
             self.checkpoint_due |= self.selection.best_seen == self.seen
             self.job.processes.meet()
@@ -178,15 +185,12 @@ class DistillRun(TrainingRun):
     def outcome(self) -> DistillOutcome | None:
         """Store the best generator and the curve (the first process)."""
         counts = self.distillation.non_finite.read()
-        recipe, selection = self.job.recipe, self.selection
+        selection = self.selection
         best = whole(selection.best, self.job.processes)
         if not self.job.processes.first:
             return None
+        generator = self._store(best, "generator.safetensors")
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "generator.safetensors"
-            network = recipe.teacher.network.of_generator().model_dump(mode="json")
-            save_network(path, best, network, sigma_init=recipe.method.sigma_init)
-            generator = self.job.put(path, path.name)
             path = Path(folder) / "curve.json"
             path.write_text(json.dumps(self.history.points))
             curve = self.job.put(path, path.name)
@@ -198,4 +202,14 @@ class DistillRun(TrainingRun):
             dropped=counts.skipped,
             seconds={name: round(seconds, 2) for name, seconds in self.stopwatch.seconds.items()},
             profile=self.profile,
+            selections=tuple(Selected.model_validate(kept) for kept in selection.kept),
         )
+
+    def _store(self, tensors: Mapping[str, Tensor], name: str) -> ObjectRef:
+        """Store a generator's weights as a file that says what it holds."""
+        recipe = self.job.recipe
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            network = recipe.teacher.network.of_generator().model_dump(mode="json")
+            save_network(path, tensors, network, sigma_init=recipe.method.sigma_init)
+            return self.job.put(path, name)

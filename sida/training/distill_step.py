@@ -85,7 +85,8 @@ def distill(
         dataset=ManifestRef.of(dataset),
         reference=ManifestRef.of(reference),
     )
-    outcome = run_job(run, spec, lambda: CHECKPOINT_NETWORKS * teacher.result.weights.size)
+    outcome = run_job(run, spec, lambda: (CHECKPOINT_NETWORKS + _kept(recipe)) * teacher.result.weights.size)
+    run.selections = outcome.selections
     run.notes["dropped_samples"] = outcome.dropped
     run.notes |= {f"seconds_{name}": seconds for name, seconds in outcome.seconds.items()}
     run.notes |= {f"milliseconds_{kind}": spent for kind, spent in outcome.profile.items()}
@@ -96,6 +97,11 @@ def distill(
         curve=outcome.curve,
         **_described(recipe),
     )
+
+
+def _kept(recipe: Recipe) -> int:
+    """Return how many generators stay besides the best."""
+    return recipe.method.images // recipe.evaluation.selection_every * recipe.execution.keep_selections
 
 
 def _revisions(recipe: Recipe) -> dict[str, Any]:

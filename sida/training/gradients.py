@@ -21,6 +21,7 @@ from sida.training.state import State, assign
 from sida.worker.ranks import BUCKET_ELEMENTS, Processes
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
+WITHOUT = "without"  # the value that names the parameters without moments, so that a lost one is noticed
 
 
 class GradientSum:
@@ -133,23 +134,26 @@ class Updates:
         """Give the gradients' memory back."""
         self.adam.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """``exp_avg/blocks.0.weight`` and so on; nothing before the first step."""
-        return {
+    def state_dict(self) -> dict[str, Any]:
+        """``exp_avg/blocks.0.weight`` and so on, and the names of parameters without moments: they never had a gradient."""
+        moments = {
             f"{field}/{name}": value
             for name, parameter in self.parameters.items()
             for field, value in self.adam.state.get(parameter, {}).items()
         }
+        without = [name for name, parameter in self.parameters.items() if not self.adam.state.get(parameter)]
+        return {**moments, WITHOUT: without}
 
     def load_state_dict(self, state: State, /) -> None:
         """Continue from these steps and moments. Raises ValueError for one that is missing, or of no parameter here."""
-        known = {f"{field}/{name}" for field in MOMENTS for name in self.parameters}
+        known = {WITHOUT, *(f"{field}/{name}" for field in MOMENTS for name in self.parameters)}
+        without = set(state.get(WITHOUT, self.parameters))  # older checkpoints do not say
         for key in state:
             if key not in known:
                 raise ValueError(f"tensor {state.full_name(key)} belongs to nothing that is trained here")
         for name, parameter in self.parameters.items():
-            if not any(f"{field}/{name}" in state for field in MOMENTS):
-                continue  # it never had a gradient
+            if name in without and not any(f"{field}/{name}" in state for field in MOMENTS):
+                continue
             for field in MOMENTS:
                 like = parameter.detach() if field != "step" else torch.zeros((), device=parameter.device)
                 self.adam.state[parameter][field] = assign(torch.zeros_like(like), state, f"{field}/{name}")

@@ -13,13 +13,14 @@ from sida import devices
 from sida.data.latents import decoder_of
 from sida.data.shards import one_hot
 from sida.launch.spec import DistillSpec
-from sida.manifests import DatasetResult, ReferenceResult
+from sida.manifests import DatasetResult, ReferenceResult, Selected
 from sida.numerics.frechet import frechet_distance
 from sida.numerics.networks.precondition import Denoiser
 from sida.scoring.detector import load_detector
 from sida.scoring.measure import decoded, generator_images
 from sida.scoring.protocol import MakeImages, pixels_of, range_moments
 from sida.scoring.reference import load_statistics
+from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 from sida.training.state import State, assign_all
 from sida.worker.job import Job
@@ -47,6 +48,9 @@ class Selection:
         self.best: dict[str, Tensor] = {}
         self.best_score, self.best_seen = math.inf, 0
         self.since_best = 0  # selections since the best one
+        self.kept: list[
+            dict[str, Any]
+        ] = []  # of the first process: every scored generator, where the recipe keeps them
         self.due = False
         self._batch: int | None = None
 
@@ -86,6 +90,10 @@ class Selection:
             self.best_score, self.best_seen, self.since_best = score, seen, 0
             self.best = {key: t.detach().clone() for key, t in self._generator.state_dict().items()}
 
+    def keep_file(self, generator: ObjectRef, seen: int, score: float) -> None:
+        """Note where a scored generator lies, whatever its score."""
+        self.kept.append(Selected(images_seen=seen, score=score, weights=generator).model_dump(mode="json"))
+
     def picture(self, seen: int, score: float) -> bytes:
         """PNG of what the generator makes now."""
         title = f"{seen:,} images, {self._reference.metric} {score:.4g}"
@@ -93,7 +101,7 @@ class Selection:
 
     def state_dict(self) -> dict[str, Any]:
         """The best generator with its place and score, and what is due."""
-        values = {name: getattr(self, name) for name in ("best_score", "best_seen", "since_best", "due")}
+        values = {name: getattr(self, name) for name in ("best_score", "best_seen", "since_best", "due", "kept")}
         return values | {"batch": self._batch} | {f"best/{key}": tensor for key, tensor in self.best.items()}
 
     def load_state_dict(self, state: State, /) -> None:
@@ -102,7 +110,10 @@ class Selection:
             self.best = {key: torch.empty_like(t) for key, t in self._generator.state_dict().items()}
             assign_all(self.best, best)
         self.best_score, self.best_seen, self.since_best = state["best_score"], state["best_seen"], state["since_best"]
+        if self.best_seen and not self.best:
+            raise ValueError(f"the tensors {state.full_name('best/')}... are not there")
         self.due, self._batch = state["due"], state["batch"]
+        self.kept = list(state["kept"]) if "kept" in state else []  # older ones have none
 
 
 def largest_batch(make: MakeImages, detector: nn.Module, classes: int, limit: int, processes: Processes) -> int:

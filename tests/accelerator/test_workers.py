@@ -15,7 +15,7 @@ from sida.data.latents import decoder_of
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError
-from sida.export.generator import Generator
+from sida.export.generator import Generator, open_generator
 from sida.export.sample import sample
 from sida.launch.spec import ManifestRef, ReferenceOutcome, ReferenceSpec, ScoreOutcome, ScoreSpec, TeachSpec
 from sida.manifests import GeneratorResult, Manifest, ScoresResult
@@ -33,7 +33,10 @@ from sida.training.distill_loop import DistillRun, distill
 from sida.training.teach_loop import TeachRun, teach
 from tests.accelerator.device import Waits, device
 from tests.accelerator.made import NETWORKS
+from tests.export.test_export import made as made_generator
+from tests.export.test_export import pixels_of as pixels_in
 from tests.jobs import stored
+from tests.pipeline.command import Command
 from tests.training.digits_job import Bench, bench, recipe
 
 FEW = """
@@ -270,3 +273,31 @@ def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench) -> None:
     network = load_network(fetch_object(here.store, teacher.weights), teacher.network).to(device()).eval()
     made = sample(Generator(network, teacher.network, 2.5, "-", {}), [0, 1], torch.tensor([3, 4]))
     assert made.is_cpu and made.shape == (2, 1, 8, 8)
+
+
+def test_sample_computes_on_the_accelerator_by_itself(
+    place: Path, accelerator: Waits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, file = Command(place, monkeypatch, capsys), made_generator(tmp_path, "ddpmpp")
+    accelerator.clear()
+    options = ("--seeds", "3-6", "--labels", "2,0", "--output", str(tmp_path / "images"))
+    assert command("sample", str(file), *options).status == 0
+    assert accelerator.count > 0  # images came from it
+    expected = sample(open_generator(str(file)), range(3, 7), torch.tensor([2, 0, 2, 0]))
+    for seed, image in zip(range(3, 7), expected, strict=True):
+        found = pixels_in(tmp_path / "images" / f"{seed:08d}.png").astype(int)
+        assert abs(found - image[0].numpy()).max() <= 1
+
+
+def test_sample_decodes_latents_on_the_accelerator(place: Path, accelerator: Waits, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from tests.data.making import tiny_vae
+
+    network = NETWORKS["edm2 with head"] | {"channels": 4, "logvar_channels": None}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = build_network(network).to(device()).eval()
+    latents = Latents(vae=str(tiny_vae(tmp_path / "vae")), licence="-", image_resolution=64)
+    generator = Generator(denoiser, network, 2.5, "-", {})
+    made = sample(generator, [0, 1], torch.tensor([1, 2]), decode=decoder_of(latents, device()))
+    assert made.is_cpu and made.dtype == torch.uint8 and made.shape[:2] == (2, 3)

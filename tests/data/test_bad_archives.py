@@ -294,6 +294,21 @@ def _directory(name: str) -> tarfile.TarInfo:
     return special(name, tarfile.DIRTYPE)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_a_git_lfs_pointer_in_place_of_an_image_is_named(kind: str, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    path = tmp_path / f"a.{kind}"
+    if kind == "folder":
+        path.mkdir()
+        (path / "x.png").write_bytes(pointer)
+    else:
+        write = write_zip if kind == "zip" else write_tar
+        write(path, ("x.png", pointer))
+    (entry,) = entries_of(path, tmp_path)
+    with pytest.raises(Unreadable, match="is a Git LFS pointer, not the file itself: run `git lfs pull`"):
+        Reader().read(entry)
+
+
 def test_a_git_lfs_pointer_in_place_of_an_archive_is_named(tmp_path: Path) -> None:
     for name in ("a.zip", "a.tar", "a.tar.gz"):
         (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sida.export.generator import Generator, open_generator
+from sida.export.generator import open_generator
 from sida.export.program import Sampler, export_generator
 from sida.export.sample import labels_for, sample
 from sida.numerics.networks.build import build_network
@@ -234,14 +234,70 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert set(where.rglob("*")) == before
 
 
-def test_latents_are_exported_but_not_drawn(tmp_path: Path) -> None:
-    from sida.errors import UserError
+LATENTS = {
+    **{"architecture": "edm2", "resolution": 64, "channels": 4, "label_dim": 2, "model_channels": 8, "num_blocks": 1},
+    **{"channel_mult": [1, 1, 1, 1], "attn_resolutions": [8], "channels_per_head": 8},
+}
+LATENT_RECIPE = """
+extends: imagenet-512-edm2-xs
+name: tiny-512
+teacher: {{address: none.safetensors, network: {network}}}
+dataset: {{latents: {{vae: {vae}, licence: none, raw_mean: [1, 2, 3, 4]}}, classes: 2}}
+"""
 
-    network = {"architecture": "edm2", "model_channels": 32, "num_blocks": 1, **NETWORKS["edm2"], "channels": 4}
-    denoiser = build_network(network).eval()
-    generator = Generator(denoiser, network, 2.5, "none", {})
-    with pytest.raises(UserError, match="latents of 4 channels"):
-        sample(generator, [0], torch.tensor([0]))
+
+@pytest.fixture
+def latents(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """An EDM2 generator, the recipe that it belongs to, and the folder of the VAE."""
+    pytest.importorskip("diffusers")
+    from tests.data.making import tiny_vae
+
+    vae, path = tiny_vae(tmp_path / "vae"), tmp_path / "edm2.safetensors"
+    torch.manual_seed(0)
+    save_network(path, build_network(LATENTS).state_dict(), LATENTS, sigma_init=2.5, licence="none")
+    text = LATENT_RECIPE.format(network=json.dumps(LATENTS), vae=vae)
+    (tmp_path / "tiny-512.yaml").write_text(text)
+    return path, tmp_path / "tiny-512.yaml", vae
+
+
+def test_a_generator_of_latents_is_drawn_by_its_recipe_s_vae(
+    command: Command, latents: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    path, recipe, vae = latents
+    assert "add --recipe, whose dataset.latents" in command("sample", str(path), "--grid", "g.png").mistake()
+    options = ("--seeds", "3,9", "--labels", "1", "--output", str(tmp_path / "images"))
+    said = command("sample", str(path), "--recipe", str(recipe), *options)
+    assert said.status == 0, said.err
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL.from_pretrained(str(vae), use_safetensors=True)
+    network = open_generator(str(path)).denoiser
+    make = generator_images(network, 2.5)
+    with torch.no_grad():
+        z = make(torch.tensor([3, 9]), one_hot(torch.tensor([1, 1]), 2))
+        raw = (z / 0.5) * torch.tensor([4.17, 4.62, 3.71, 3.28])[:, None, None] + torch.arange(1.0, 5.0)[:, None, None]
+        pictures = [(model.decode(one[None]).sample[0].clip(0, 1) * 255).to(torch.uint8) for one in raw]
+    assert float(torch.stack(pictures).float().std()) > 1  # pictures, not one colour
+    for seed, picture in zip((3, 9), pictures, strict=True):
+        found = pixels_of(tmp_path / "images" / f"{seed:08d}.png")
+        assert found.shape == (picture.shape[1], picture.shape[2], 3)
+        assert abs(found.astype(int) - picture.permute(1, 2, 0).numpy()).max() <= 1  # rounding before truncation
+
+
+def test_a_recipe_of_other_latents_is_refused(
+    command: Command, latents: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    _, recipe, _ = latents
+    other = tmp_path / "other.safetensors"
+    fields = LATENTS | {"resolution": 32, "attn_resolutions": [4]}
+    save_network(other, build_network(fields).state_dict(), fields, sigma_init=2.5, licence="none")
+    generator = open_generator(str(other))
+    from sida.errors import UserError
+    from sida.export.sample import decoder_for
+    from sida.recipe import load
+
+    with pytest.raises(UserError, match="4 x 32 x 32, recipe tiny-512 decodes latents of 4 x 64 x 64"):
+        decoder_for(generator, load(str(recipe)), torch.device("cpu"))
 
 
 def test_help_of_both_verbs_has_examples() -> None:

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from sida.data.latents import load_vae
 from sida.errors import Fenced, UserError
 from sida.foreign.boundary import no_file, reading
+from sida.foreign.fetch import fetch_file
 from sida.foreign.json_values import parse_json
 from sida.foreign.limits import Budget
 from sida.printing import LINE
+from sida.recipe import Latents
+from sida.scoring.detector import load_detector
 from sida.scoring.labels import read_histogram
 from sida.scoring.reference_files import read_statistics
 from sida.teachers.formats import read_network
@@ -68,6 +72,30 @@ def test_a_git_lfs_pointer_and_a_pipe_are_named(read: Callable[[Path], object], 
     os.mkfifo(path)
     with pytest.raises(UserError, match="is a pipe, socket or device"):
         read(path)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "generator", "detector", "reference"])
+def test_a_pinned_file_that_is_a_git_lfs_pointer_is_named_before_its_digest(
+    kind: str, place: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(POINTER)
+    with pytest.raises(UserError, match=f"{kind} {path} is a Git LFS pointer, not the file itself: run `git lfs pull`"):
+        fetch_file(path.as_uri(), kind, "0" * 64)
+
+
+def test_a_detector_that_is_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "detector.safetensors"
+    path.write_bytes(POINTER)
+    with pytest.raises(UserError, match=r"detector\.safetensors is a Git LFS pointer"):
+        load_detector(path)
+
+
+def test_a_vae_of_git_lfs_pointers_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(POINTER)
+    with pytest.raises(UserError, match=r"dataset\.latents\.vae .*\.safetensors is a Git LFS pointer"):
+        load_vae(Latents(vae=str(tmp_path), licence="-", image_resolution=64))
 
 
 def test_json_is_bounded_in_depth_and_values(monkeypatch: pytest.MonkeyPatch) -> None:

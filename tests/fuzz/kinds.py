@@ -75,6 +75,20 @@ def _torch(folder: Path) -> bytes:
     return _bytes(lambda file: torch.save(_state(), file))
 
 
+def _old_torch(folder: Path) -> bytes:
+    import torch
+
+    return _bytes(lambda file: torch.save(_state(), file, _use_new_zipfile_serialization=False))
+
+
+def _training_state(folder: Path) -> bytes:
+    import torch
+
+    from tests.teachers.training_state import training_state
+
+    return _bytes(lambda file: torch.save(training_state(NETWORK), file))
+
+
 def _statistics() -> dict[str, np.ndarray]:
     features = np.random.default_rng(0).normal(size=(50, FEATURES))
     return {"mu": features.mean(0), "sigma": np.cov(features.T)}
@@ -138,6 +152,8 @@ RECIPE = (
 GOOD: dict[str, Callable[[Path], bytes]] = {
     "network.pkl": _pickle,
     "network.pt": _torch,
+    "oldnetwork.pt": _old_torch,
+    "state.pt": _training_state,
     "network.safetensors": _safetensors,
     "reference.npz": lambda folder: _bytes(lambda file: np.savez(file, **_statistics())),
     "compressed.npz": lambda folder: _bytes(lambda file: np.savez_compressed(file, **_statistics())),
@@ -161,7 +177,7 @@ def reader(kind: str) -> Callable[[Path], object]:
     return {**_READERS, **{f"image.{name.lower()}": _read_image for name in FORMATS}}[kind]()
 
 
-def _read_network() -> Callable[[Path], object]:
+def _read_network(key: str | None = None) -> Callable[[Path], object]:
     from sida.teachers.convert import convert
     from sida.teachers.files import load_network
 
@@ -169,7 +185,7 @@ def _read_network() -> Callable[[Path], object]:
 
     def read(path: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            made = convert(path, Path(folder), label=path.name, network=NETWORK)
+            made = convert(path, Path(folder), label=path.name, key=key, network=NETWORK)
             load_network(made.weights, NETWORK)
 
     return read
@@ -262,6 +278,8 @@ def _read_recipe() -> Callable[[Path], object]:
 _READERS: dict[str, Callable[[], Callable[[Path], object]]] = {
     "network.pkl": _read_network,
     "network.pt": _read_network,
+    "oldnetwork.pt": _read_network,
+    "state.pt": lambda: _read_network("G_ema_state"),
     "network.safetensors": _read_network,
     "reference.npz": _read_reference,
     "compressed.npz": _read_reference,

@@ -42,7 +42,9 @@ def whole_chain(folder: Path) -> StepOutcome:
     from sida.training.distill_step import distill
     from tests.scoring.files import runner
 
-    recipe = small()
+    plain = small()
+    keeping = plain.execution.model_copy(update={"keep_selections": True})
+    recipe = plain.model_copy(update={"execution": keeping})
     run = runner(folder, recipe)
     dataset, teacher = run(prepare_data), run(fetch_teacher)
     reference = run(reference_statistics, dataset=dataset)
@@ -280,3 +282,10 @@ def test_a_score_of_other_data_than_its_reference_is_found(address: str) -> None
         assert "the data set is not that of its reference" in [link.problem for link in verify(address).problems]
     finally:
         path.write_bytes(before)
+
+
+def test_the_generators_of_all_selections_are_named_with_their_scores_beside_the_result(address: str) -> None:
+    manifest = verify(address, hashing=False).manifests["model"]
+    (kept,) = manifest.about.selections
+    assert kept.weights.sha256 == manifest.result.weights.sha256 and kept.weights.name == "generator-256.safetensors"
+    assert (kept.images_seen, kept.score) == (manifest.result.images_seen, manifest.result.selection_score)

@@ -80,13 +80,13 @@ def _child(name: str, state: dict[str, Tensor]) -> Any:
 
 def write(path: Path, value: Any, protocol: int = 4) -> Path:
     """``pickle.dump``, as the published files were written."""
-    with _persistence():
+    with persistence():
         path.write_bytes(pickle.dumps(value, protocol))
     return path
 
 
 @contextmanager
-def _persistence() -> Iterator[None]:
+def persistence() -> Iterator[None]:
     """Makes the function importable under NVIDIA's name while something is pickled."""
     package, inner = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
     inner._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]

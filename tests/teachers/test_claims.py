@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from sida.errors import UserError
 from sida.teachers.convert import convert
-from sida.teachers.files import load_network, save_network
+from sida.teachers.files import save_network
 from sida.teachers.formats import read_network
 from tests.fuzz.kinds import NETWORK
 from tests.teachers import nvidia
@@ -88,17 +87,6 @@ def test_a_torch_file_with_a_member_twice_or_a_strange_version_is_refused(tmp_pa
         for name in dict.fromkeys(old.namelist()):
             new.writestr(name, b"9" * 40 if name.endswith("/version") else old.read(name))
     refused(path, "torch", NETWORK)
-
-
-def test_torch_s_old_format_and_wrapped_networks_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "net.pt"
-    torch.save(state(), path, _use_new_zipfile_serialization=False)
-    refused(path, "torch's old format", NETWORK)
-    for prefix in ("module.", "_orig_mod.", "net."):
-        save_file({f"{prefix}{name}": tensor for name, tensor in state().items()}, tmp_path / "net.safetensors")
-        refused(tmp_path / "net.safetensors", f"every name in it begins with '{prefix}'", NETWORK)
-        with pytest.raises(UserError, match="every name in it begins"):
-            load_network(tmp_path / "net.safetensors", NETWORK)
 
 
 def test_modules_that_share_many_tensors_end_within_the_budget(tmp_path: Path) -> None:

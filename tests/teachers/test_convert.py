@@ -191,7 +191,7 @@ def test_safetensors_with_our_header_are_kept_as_they_are_and_others_take_the_re
         (b"<html>not found</html>", "a web page"),
         (b"\xff" * 8 + b"{}", "damaged safetensors"),
         (b"\x20" + bytes(7) + b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}', "safetensors"),
-        (b"\x80\x04}.", "holds no network under 'ema'"),
+        (b"\x80\x04}.", "holds no network"),
         (b"\x80\x04]\x8c\x03abca.", "it holds: list"),
     ],
 )

@@ -24,7 +24,7 @@ from tests.training.digits_job import Bench, bench_in, recipe
 from tests.training.divided import in_processes
 
 SHORT = "method: {images: 128, decay_from: 64}\nexecution: {checkpoint_every: 1_000}"
-DIVIDED = SHORT.replace("{checkpoint", "{shard: full, shard_over: 2, checkpoint")
+DIVIDED = SHORT.replace("{checkpoint", "{shard: full, shard_over: 2, keep_selections: true, checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,9 @@ def _in_two(processes: Processes, folder: str, files: dict[str, JobFile]) -> Non
     again = distill(job("stopped"))
     if whole is not None and again is not None:
         assert (again.generator, again.curve) == (whole.generator, whole.curve)  # bit for bit
+        assert again.selections == whole.selections and len(whole.selections) == 2
+        best = next(kept for kept in whole.selections if kept.images_seen == whole.images_seen)
+        assert (best.weights.sha256, best.score) == (whole.generator.sha256, whole.score)  # gathered whole
     onward = distill(job("to-two"))
     if whole is not None and onward is not None:
         assert onward.score == pytest.approx(whole.score, rel=0.2)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sida import progress
@@ -24,6 +24,7 @@ from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object, put_object
 from sida.training import owners, stored, told, writer
 from sida.training.checkpoint import Checkpoint, newest
+from sida.training.gradients import MOMENTS, Updates
 from sida.training.owners import owned, owners_of
 from sida.training.state import load_state, state_of
 from sida.training.writer import Writer
@@ -379,3 +380,55 @@ def test_a_tensor_that_is_missing_unknown_or_of_another_kind_is_refused_by_name(
     change(tensors)
     with pytest.raises(ValueError, match=message):
         load_state(parts(), {}, tensors)
+
+
+class Partly(nn.Module):
+    """Two layers, of which one takes no part in the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(3, 2), nn.Linear(3, 2)
+
+
+def _adam(steps: int) -> dict[str, Any]:
+    network = Partly()
+    updates = Updates(network, Processes(0, 1, torch.device("cpu")), (0.0, 0.999))
+    for _ in range(steps):
+        updates.begin_round(True)
+        network.used(torch.ones(4, 3)).sum().backward()
+        updates.step(1e-3)
+        updates.zero_grad()
+    return {"adam": updates}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("adam/exp_avg_sq/used.bias"), r"tensor adam/exp_avg_sq/used\.bias is not there"),
+        (lambda t: [t.pop(f"adam/{m}/used.bias") for m in MOMENTS], r"tensor adam/step/used\.bias is not there"),
+        (lambda t: [t.pop(name) for name in list(t)], r"tensor adam/step/used\.weight is not there"),
+        (
+            lambda t: t.update({f"adam/{m}/old.bias": t.pop(f"adam/{m}/used.bias") for m in MOMENTS}),
+            r"tensor adam/(step|exp_avg|exp_avg_sq)/old\.bias belongs to nothing",
+        ),
+        (lambda t: t.update({"adam/exp_avg/odd": torch.zeros(1)}), r"tensor adam/exp_avg/odd belongs to nothing"),
+    ],
+)
+def test_lost_renamed_and_unknown_moments_are_refused_by_name_and_never_fresh(
+    change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    values, tensors = state_of(_adam(2))
+    assert values == {"adam/without": ["unused.weight", "unused.bias"]} and len(tensors) == 6
+    change(tensors)
+    with pytest.raises(ValueError, match=message):
+        load_state(_adam(0), values, tensors)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_moments_come_back_and_parameters_that_never_had_a_gradient_have_none(steps: int) -> None:
+    values, tensors = state_of(_adam(steps))
+    for kept in (values, {}):  # as older checkpoints, which do not say which have none
+        again = _adam(0)
+        load_state(again, kept, tensors)
+        found_values, found = state_of(again)
+        assert found_values == values and differing(found, tensors) == []

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sida.data.reader import ShuffledData
 from sida.errors import Fenced, SidaError, UserError
@@ -302,6 +303,41 @@ def test_a_state_that_does_not_fit_ends_in_a_line_that_names_the_checkpoint(
     assert _keys(job) == [key]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.update({"psi/model.odd": t.pop("psi/model.map_layer0.bias")}), "psi/model.map_layer0.bias is not"),
+        (lambda t: t.update({"theta_ema/odd": torch.zeros(2)}), "theta_ema/odd belongs to nothing"),
+        (
+            lambda t: [
+                t.pop(f"adam_psi/{moment}/model.map_layer0.bias") for moment in ("step", "exp_avg", "exp_avg_sq")
+            ],
+            "adam_psi/step/model.map_layer0.bias is not there",
+        ),
+        (
+            lambda t: [t.pop(name) for name in list(t) if name.startswith("selection/best/")],
+            "selection/best/... are not",
+        ),
+    ],
+)
+def test_a_checkpoint_with_a_renamed_unknown_or_lost_tensor_is_refused_by_its_name(
+    made: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    name = f"lost-{abs(hash(said))}"
+    job = made.job(name=name)
+    _stopped(job, monkeypatch, images=64)
+    key = _keys(job)[-1]
+    tensors = load_file(fetch_object(job.store, ObjectRef(**json.loads(job.store.read(key))["object"])))
+    change(tensors)
+    path = tmp_path / json.loads(job.store.read(key))["object"]["name"]
+    save_file(tensors, path)
+    kept = {n: v for n, v in _values(job, key).items() if n != checkpoint.CHECKSUM}
+    _edited(job, key, values=kept, object=asdict(put_object(job.store, path)))
+    with pytest.raises(UserError) as caught:
+        distill(made.job(name=name))
+    assert said in str(caught.value) and "--force distill" in str(caught.value)
+
+
 def test_a_run_whose_checkpoint_was_written_in_parts_by_several_processes_ends_with_the_same_bits(
     made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -492,3 +528,38 @@ def test_each_selection_leaves_a_grid_of_samples(made: Bench, undisturbed: dict[
     folder = Path(str(made.store.local_path("jobs/distill/undisturbed/1/samples")))
     assert sorted(path.name for path in folder.iterdir()) == [f"{n:012d}.png" for n in (64, 128, 192, 256)]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.iterdir())
+
+
+def test_every_scored_generator_is_kept_where_the_recipe_asks_for_it_and_changes_no_number(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, emas = "execution: {keep_selections: true}", {}
+    scored = selection.Selection.keep
+
+    def noted(self: selection.Selection, seen: int, score: float) -> None:
+        emas[seen] = {name: tensor.clone() for name, tensor in self._generator.state_dict().items()}
+        scored(self, seen, score)
+
+    monkeypatch.setattr(selection.Selection, "keep", noted)
+    _stopped(made.job(keep, "keeps"), monkeypatch, images=160)  # after two selections
+    result = distill(made.job(keep, "keeps"))
+    assert (result.generator, result.curve, result.score) == (
+        undisturbed.generator,
+        undisturbed.curve,
+        undisturbed.score,
+    )
+    assert undisturbed.selections == () and [kept.images_seen for kept in result.selections] == [64, 128, 192, 256]
+    points = json.loads(made.store.read(result.curve.key))
+    scores = {point["images"]: point["score"] for point in points if "score" in point}
+    assert {kept.images_seen: float(f"{kept.score:.6g}") for kept in result.selections} == scores
+    for kept in result.selections:
+        tensors = load_file(fetch_object(made.store, kept.weights))
+        assert tensors.keys() == emas[kept.images_seen].keys()
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in emas[kept.images_seen].items())
+    best = next(kept for kept in result.selections if kept.images_seen == result.images_seen)
+    assert best.weights.sha256 == result.generator.sha256  # the same file
+    spec = made.job(keep, "keeps").spec
+    read = lambda ref: made.store.read(ref.key)  # noqa: E731
+    assert spec.proven(result, read)
+    wrong = best.model_copy(update={"score": best.score * 1.01})
+    assert not spec.proven(result.model_copy(update={"selections": (wrong,)}), read)
