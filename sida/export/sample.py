@@ -15,7 +15,8 @@ from torch import Tensor
 from sida.data.shards import one_hot
 from sida.disk import writing_whole
 from sida.errors import UserError
-from sida.numerics.samplers import one_step, seeded_latents
+from sida.numerics.samplers import last_step, seeded_latents
+from sida.numerics.schedules import step_sigmas
 from sida.scoring.protocol import pixels_of, sampling_noise
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 GAP = 2  # pixels between images of a grid
 SMALL = 32  # images below are enlarged to about this, without smoothing
 
-# seeds int64 [N], an image's shape -> unit normal float32 [N, *shape]
-Noise = Callable[[Tensor, Sequence[int]], Tensor]
+# seeds int64 [N], an image's shape, the generator's step from 1 on -> unit normal float32 [N, *shape]
+Noise = Callable[[Tensor, Sequence[int], int], Tensor]
 
 
 def labels_for(generator: Generator, count: int, chosen: Sequence[int] | None) -> Tensor:
@@ -53,19 +54,25 @@ def sample(
             f"this generator makes latents of {channels} channels, no pictures: `score` and `run` decode them with the recipe's VAE"
         )
     device = next((p.device for p in generator.denoiser.parameters()), torch.device("cpu"))
-    c = one_hot(labels, generator.classes).to(device)
+    c, sigmas = one_hot(labels, generator.classes).to(device), step_sigmas(generator.sigma_init, generator.steps)
     parts = []
     with torch.no_grad():
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
             some = torch.tensor(seeds[part], dtype=torch.int64)
-            z = noise(some, generator.shape).to(device)
-            parts.append(pixels_of(one_step(generator.denoiser, z, c[part], generator.sigma_init), int(some[0])).cpu())
+            images = last_step(generator.denoiser, _drawn(noise, some, generator.shape, device), c[part], sigmas)
+            parts.append(pixels_of(images, int(some[0])).cpu())
     return torch.cat(parts)
 
 
-def authors_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the noise of the SiD authors' image writer."""
+def _drawn(noise: Noise, seeds: Tensor, shape: Sequence[int], device: torch.device) -> Callable[[int], Tensor]:
+    return lambda step: noise(seeds, shape, step).to(device)
+
+
+def authors_noise(seeds: Tensor, shape: Sequence[int], step: int = 1) -> Tensor:
+    """Return the noise of the SiD authors' image writer. Raises UserError for a later step, whose noise it does not draw here."""
+    if step > 1:
+        raise UserError("--draws authors: is known for one step, and this generator takes more: leave it out")
     return seeded_latents(seeds.tolist(), shape)[0]
 
 

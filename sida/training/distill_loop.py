@@ -25,7 +25,7 @@ from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
 from sida.settings import settings
 from sida.stores.objects import fetch_object
-from sida.teachers.files import network_on_meta, save_network
+from sida.teachers.files import generator_header, network_on_meta, save_network
 from sida.training.checkpoint import identity_of
 from sida.training.execution import apply_execution
 from sida.training.health import NonFinite, write_dump
@@ -185,7 +185,7 @@ class DistillRun(TrainingRun):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "generator.safetensors"
             network = recipe.teacher.network.of_generator().model_dump(mode="json")
-            save_network(path, best, network, sigma_init=recipe.method.sigma_init)
+            save_network(path, best, network, **generator_header(recipe.method.sigma_init, recipe.method.steps))
             generator = self.job.put(path, path.name)
             path = Path(folder) / "curve.json"
             path.write_text(json.dumps(self.history.points))
