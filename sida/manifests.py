@@ -26,7 +26,7 @@ from pydantic import (
 from typing_extensions import TypeVar
 
 from sida.errors import Corrupt, UserError
-from sida.recipe.fields import NoiseLevel
+from sida.recipe.fields import NoiseLevel, Steps
 from sida.stores.base import ObjectRef, ObjectStore
 
 SCHEMA_VERSION = 1
@@ -108,7 +108,7 @@ class TeacherResult(Part):
 
 
 class GeneratorResult(Part):
-    """Distilled one-step generator (the EMA of theta) as safetensors."""
+    """Distilled generator (the EMA of theta) as safetensors."""
 
     kind: Literal["generator"] = "generator"
     network: dict[str, Any]
@@ -121,6 +121,13 @@ class GeneratorResult(Part):
     recipe_sha256: str
     licence: str
     source_sha256: str | None = None  # of the file that it came as, before any conversion
+    steps: Steps = 1  # network evaluations for an image
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest that one-step generators had before there were others."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.steps != 1 else {name: value for name, value in fields.items() if name != "steps"}
 
 
 class Shard(Part):
@@ -246,12 +253,13 @@ class ScoresResult(Part):
     further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
     guide: ObjectRef | None = None  # the network that a guided teacher was led away from
     precision: str | None = None  # that model and guide computed in; None: float32
+    by_steps: tuple[Score, ...] = ()  # a generator of several steps, after each but the last: same seeds, same noise
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest that float32 scores had before precisions were recorded."""
+        """Keep the digest that float32 scores of one step had before precisions and steps were recorded."""
         fields: dict[str, Any] = serialize(self)
-        return fields if self.precision else {name: value for name, value in fields.items() if name != "precision"}
+        return {name: value for name, value in fields.items() if name not in ("precision", "by_steps") or value}
 
 
 class Regression(Part):
@@ -389,7 +397,7 @@ class Manifest(Part, Generic[R_co]):
 
     @property
     def measured(self) -> tuple[Score, ...]:
-        """Return the rows of a scores manifest, and the further metrics of the same images."""
+        """Return the rows of a scores manifest, and the further metrics of the same images; not those of earlier steps."""
         return (*self.rows, *self.result.further) if isinstance(self.result, ScoresResult) else self.rows
 
     @property

@@ -146,8 +146,8 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
     def phase(images: float, part: PhaseCost) -> float:
         return hours(images * part.flops, precision) + hours(images * part.masks * MASK_FLOPS)
 
-    def scoring(images: int, evaluations: int, precision: str) -> float:
-        return hours(images * evaluations * forward, precision) + hours(images * per_image)
+    def scoring(images: int, evaluations: int, precision: str, looks: int = 1) -> float:
+        return hours(images * evaluations * forward, precision) + hours(images * looks * per_image)
 
     per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
     images = evaluation.images * evaluation.ranges
@@ -162,9 +162,9 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
     return Work(
         distilling=phase(seen, cost.A) + phase(moved, cost.B),
         waiting=machines.world * (seen * waits_a + moved * waits_b) / method.batch / 3600,
-        selecting=scoring(selected, 1, precision),
+        selecting=scoring(selected, method.steps, precision),
         scoring_teacher=scoring(by_teacher, recipe.teacher.sampler.nfe, scored),
-        scoring=scoring(images, 1, scored),
+        scoring=scoring(images, method.steps, scored, looks=method.steps),  # the images of each step are scored
         encoding=hours(encoded * ENCODE_FLOPS),
     )
 

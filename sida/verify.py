@@ -316,7 +316,7 @@ def _sums(result: ScoresResult) -> Iterator[str]:
     """Yield a problem for each row whose mean, spread and interval are not those of its values, or that has none."""
     if not result.rows:
         yield "it has no rows"
-    for row in (*result.rows, *result.further):
+    for row in (*result.rows, *result.further, *result.by_steps):
         ranges = 1 if row.model == "images" else len(row.first_seeds)  # a folder has no seeds
         if not row.values or row.n < 1 or ranges != len(row.values):
             yield f"{row.label}: {len(row.values)} values of {ranges} seed ranges of {one_line(str(row.n), 20)}"
@@ -377,11 +377,17 @@ def recompute(chain: Chain) -> list[Recomputed]:
     recipe = recipe_of(chain.store, chain.root)
     inputs: dict[str, Any] = {models[step]: chain.manifests["model"], "reference": chain.manifests["reference"]}
     again = EVERY_STEP[step](recipe=recipe, repeat=f"verify {time.time():.6f}", **inputs)
-    pairs = list(zip(chain.root.measured, again.manifest.measured, strict=False))
-    if len(chain.root.measured) != len(again.manifest.measured) or any(
+    before, after = _measured(chain.root), _measured(again.manifest)
+    pairs = list(zip(before, after, strict=False))
+    if len(before) != len(after) or any(
         (said.metric, said.n, said.first_seeds) != (anew.metric, anew.n, anew.first_seeds) for said, anew in pairs
     ):
         raise UserError(
             "the score's rows are not those that its recipe asks for: its manifest was changed, or it is another's"
         )
     return [Recomputed(published, anew) for published, anew in pairs]
+
+
+def _measured(manifest: Manifest) -> tuple[Score, ...]:
+    result = manifest.result
+    return (*manifest.measured, *result.by_steps) if isinstance(result, ScoresResult) else manifest.measured

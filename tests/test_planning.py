@@ -118,6 +118,19 @@ def test_tf32_has_a_peak_of_its_own_for_the_networks_and_none_for_the_detector()
         assert gpu.float32 <= gpu.tf32 < gpu.half
 
 
+def test_a_generator_of_several_steps_takes_as_many_forwards_to_score_and_each_step_s_images_are_looked_at() -> None:
+    one = recipe.load("cifar10-uncond")
+    four = one.model_copy(update={"method": one.method.model_copy(update={"steps": 4})})
+    before, after = (plan(loaded, COST, Machines(1, 4, GPUS["h100"])).work for loaded in (one, four))
+    hour = 67e12 * known.UTILIZATION * 3600  # in FLOPs
+    images, selected = 3 * 50_000, (300_000_000 // one.evaluation.selection_every) * one.evaluation.selection_images
+    assert after.scoring - before.scoring == pytest.approx(
+        images * 3 * (1e12 + planning.DETECTOR_FLOPS["inception"]) / hour
+    )
+    assert after.selecting - before.selecting == pytest.approx(selected * 3 * 1e12 / hour)
+    assert after.scoring_teacher == before.scoring_teacher
+
+
 def test_what_does_not_fit_is_told_what_would() -> None:
     made = of(gpu="v100")
     assert not made.fits

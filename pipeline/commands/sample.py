@@ -1,4 +1,4 @@
-"""Draw images from a finished generator: one network evaluation each, the same image for the same seed.
+"""Draw images from a finished generator: the same image for the same seed.
 
 GENERATOR is a .safetensors file (as `run` names it), or the address of a generator's or run's manifest; with --recipe also a
 published pickle, of which nothing is run, or a generator of latents (EDM2), which the recipe's VAE decodes. It computes on this

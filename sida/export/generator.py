@@ -20,8 +20,7 @@ from sida.manifests import GeneratorResult, RunResult, first_fault, parse_manife
 from sida.origin import store_of
 from sida.printing import one_line
 from sida.recipe import Network
-from sida.recipe.fields import MOST_NOISE
-from sida.scoring.adopt import as_safetensors, generator_network
+from sida.scoring.adopt import as_safetensors, called_as, generator_network, said_in
 from sida.stores import open_folder, read_address
 from sida.stores.objects import fetch_object, sha256_of
 from sida.teachers.files import load_network
@@ -38,11 +37,12 @@ HOW = "give a .safetensors file of `run`, or the address of a generator's or run
 
 @dataclass(frozen=True)
 class Generator:
-    """Finished generator G(z, c) = D_theta(sigma_init z; sigma_init, c): network in eval mode, and its origin."""
+    """Finished generator: network in eval mode, how it is called (``sida.numerics.samplers.each_step``), and its origin."""
 
     denoiser: Denoiser
     network: dict[str, Any]
     sigma_init: float
+    steps: int
     licence: str
     about: dict[str, str]  # for people: method, images seen, digests
 
@@ -59,8 +59,8 @@ class Generator:
 def open_generator(name: str, recipe: Recipe | None = None) -> Generator:
     """Open the generator in a file, or behind an address (file://, s3://).
 
-    ``recipe`` says network and sigma_init of files that do not: published pickles, bare safetensors. Nothing of a foreign file is
-    executed. Raises UserError when it is neither, or is a teacher.
+    ``recipe`` says network and sigma_init of files that do not: published pickles, bare safetensors, which take one step. Nothing
+    of a foreign file is executed. Raises UserError when it is neither, or is a teacher, or says otherwise than the recipe.
     """
     name = checked(name, "GENERATOR", ("file", "s3"))
     address = urlsplit(name) if "://" in name else None
@@ -106,7 +106,8 @@ def _from_manifest(content: bytes, where: str, place: str) -> Generator:
     if not isinstance(result, GeneratorResult):
         raise UserError(f"{where}: is a {result.kind} manifest, this takes a generator's or a run's")
     about = {"method": result.method, "images seen": f"{result.images_seen:,}", "weights sha256": result.weights.sha256}
-    return _built(fetch_object(store, result.weights), result.network, result.sigma_init, result.licence, about)
+    weights, called = fetch_object(store, result.weights), (result.sigma_init, result.steps)
+    return _built(weights, result.network, called, result.licence, about)
 
 
 def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
@@ -114,22 +115,24 @@ def _from_file(path: Path, where: str, recipe: Recipe | None) -> Generator:
     network_file = read_network(path, where)
     about = {"weights sha256": sha256_of(path)[0]}
     if recipe is not None:
-        network, method = generator_network(recipe), recipe.method
+        network, called = generator_network(recipe), called_as(recipe, network_file.about, where)
         with tempfile.TemporaryDirectory() as folder:
             weights = as_safetensors(path, network, Path(folder))
-            return _built(weights, network, method.sigma_init, recipe.teacher.licence, about)
-    sigma_init = network_file.about.get("sigma_init")
-    if network_file.network is None or not isinstance(sigma_init, int | float) or not 0 < sigma_init < MOST_NOISE:
+            return _built(weights, network, called, recipe.teacher.licence, about)
+    said = said_in(network_file.about, where)
+    if network_file.network is None or said is None:
         problem = "is a teacher, or made elsewhere" if network_file.network else "does not say which network it holds"
         raise UserError(f"{where}: {problem}: add --recipe, whose teacher.network and method.sigma_init are its own")
     licence = one_line(str(network_file.about.get("licence", "unknown")), 200)
-    return _built(path, network_file.network, float(sigma_init), licence, about)
+    return _built(path, network_file.network, said, licence, about)
 
 
-def _built(path: Path, network: dict[str, Any], sigma_init: float, licence: str, about: dict[str, str]) -> Generator:
+def _built(
+    path: Path, network: dict[str, Any], called: tuple[float, int], licence: str, about: dict[str, str]
+) -> Generator:
     try:
         checked = Network.model_validate_json(json.dumps(network), strict=True).model_dump(mode="json")
     except ValidationError as error:
         raise UserError(f"{path}: network.{first_fault(error)}: fetch it again") from error
     denoiser = load_network(path, checked).eval().requires_grad_(False)
-    return Generator(denoiser, checked, sigma_init, licence, about)
+    return Generator(denoiser, checked, *called, licence, about)

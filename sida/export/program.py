@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from sida.disk import full_disk
 from sida.errors import UserError
-from sida.numerics.samplers import one_step
+from sida.numerics.samplers import last_step
+from sida.numerics.schedules import step_sigmas
 from sida.printing import one_line
 from sida.scoring.protocol import sampling_noise
-from sida.teachers.files import save_network
+from sida.teachers.files import generator_header, save_network
 
 if TYPE_CHECKING:
     from sida.export.generator import Generator
@@ -35,12 +37,13 @@ class Sampler(nn.Module):
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.denoiser, self.sigma_init, self.shape = generator.denoiser, generator.sigma_init, generator.shape
+        self.denoiser, self.shape = generator.denoiser, generator.shape
+        self.sigmas = step_sigmas(generator.sigma_init, generator.steps)
 
     def forward(self, seeds: Tensor, labels: Tensor) -> Tensor:
         classes = self.denoiser.label_dim
         c = (labels[:, None] == torch.arange(classes, device=labels.device)).to(torch.float32) if classes else None
-        return one_step(self.denoiser, sampling_noise(seeds, self.shape), c, self.sigma_init)
+        return last_step(self.denoiser, partial(sampling_noise, seeds, self.shape), c, self.sigmas)
 
 
 def export_generator(generator: Generator, folder: Path) -> list[Path]:
@@ -59,7 +62,7 @@ def export_generator(generator: Generator, folder: Path) -> list[Path]:
             whole / WEIGHTS,
             generator.denoiser.state_dict(),
             {name: value for name, value in generator.network.items() if value is not None},
-            sigma_init=generator.sigma_init,
+            **generator_header(generator.sigma_init, generator.steps),
             licence=generator.licence,
         )
         _record(generator, whole / PROGRAM)
@@ -101,9 +104,12 @@ def _readme(generator: Generator) -> str:
     channels, height, width = generator.shape
     kinds = f"{generator.classes} classes" if generator.classes else "no classes"
     facts = "\n".join(f"* {name}: {value}" for name, value in generator.about.items())
-    return f"""# A one-step image generator
+    many = generator.steps > 1
+    evaluations = f"{generator.steps} network evaluations" if many else "one network evaluation"
+    called = f"sigma_init ({generator.sigma_init:g})" + (f", steps ({generator.steps})" if many else "")
+    return f"""# {"An" if many else "A one-step"} image generator
 
-{channels} x {height} x {width}, {kinds}; one network evaluation per image. Licence of the weights: {generator.licence}.
+{channels} x {height} x {width}, {kinds}; {evaluations} per image. Licence of the weights: {generator.licence}.
 
     python sample.py --seeds 0-63 --grid grid.png
 
@@ -111,6 +117,6 @@ needs torch {torch.__version__.split("+")[0]} (or newer) and Pillow, nothing els
 
 * `{PROGRAM}`: the program and its weights, as torch.export records them: `torch.export.load("{PROGRAM}").module()(seeds, labels)`.
   Load such files only from people whom you trust.
-* `{WEIGHTS}`: the weights alone, float32; architecture and sigma_init ({generator.sigma_init:g}) in the header.
+* `{WEIGHTS}`: the weights alone, float32; architecture and {called} in the header.
 {facts}
 """

@@ -17,7 +17,8 @@ from sida.data.latents import decoder_of
 from sida.data.shards import one_hot
 from sida.disk import writing_whole
 from sida.errors import UserError
-from sida.numerics.samplers import one_step, seeded_latents
+from sida.numerics.samplers import last_step, seeded_latents
+from sida.numerics.schedules import step_sigmas
 from sida.scoring.measure import decoded
 from sida.scoring.protocol import pixels_of, sampling_noise
 
@@ -29,8 +30,8 @@ GAP = 2  # pixels between images of a grid
 SMALL = 32  # images below are enlarged to about this, without smoothing
 
 Decode = Callable[[Tensor], Tensor]  # normalized latents -> images uint8
-# seeds int64 [N], an image's shape -> unit normal float32 [N, *shape]
-Noise = Callable[[Tensor, Sequence[int]], Tensor]
+# seeds int64 [N], an image's shape, the generator's step from 1 on -> unit normal float32 [N, *shape]
+Noise = Callable[[Tensor, Sequence[int], int], Tensor]
 
 
 def labels_for(generator: Generator, count: int, chosen: Sequence[int] | None) -> Tensor:
@@ -82,11 +83,12 @@ def sample(
     that are not finite.
     """
     device = next((p.device for p in generator.denoiser.parameters()), torch.device("cpu"))
+    sigmas = step_sigmas(generator.sigma_init, generator.steps)
 
-    def one(some: Tensor, c: Tensor) -> Tensor:
-        return one_step(generator.denoiser, noise(some, generator.shape).to(device), c, generator.sigma_init)
+    def made(some: Tensor, c: Tensor) -> Tensor:
+        return last_step(generator.denoiser, _drawn(noise, some, generator.shape, device), c, sigmas)
 
-    make = decoded(one, decode)
+    make = decoded(made, decode)
     c = one_hot(labels, generator.classes).to(device)
     parts = []
     with torch.no_grad(), devices.products("float32"):
@@ -95,8 +97,14 @@ def sample(
     return torch.cat(parts)
 
 
-def authors_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the noise of the SiD authors' image writer."""
+def _drawn(noise: Noise, seeds: Tensor, shape: Sequence[int], device: torch.device) -> Callable[[int], Tensor]:
+    return lambda step: noise(seeds, shape, step).to(device)
+
+
+def authors_noise(seeds: Tensor, shape: Sequence[int], step: int = 1) -> Tensor:
+    """Return the noise of the SiD authors' image writer. Raises UserError for a later step, whose noise it does not draw here."""
+    if step > 1:
+        raise UserError("--draws authors: is known for one step, and this generator takes more: leave it out")
     return seeded_latents(seeds.tolist(), shape)[0]
 
 

@@ -137,6 +137,9 @@ class ScoreOutcome(Part):
 
     values: tuple[Measured, ...]
     further: dict[str, tuple[Measured, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
+    by_steps: tuple[
+        tuple[Measured, ...], ...
+    ] = ()  # of the images after each of a generator's steps but the last, by step
     floor: tuple[Measured, ...] = ()  # of as many real images; empty where they are not there
     sampling_bias: Measured
     images_per_second: float

@@ -1,4 +1,6 @@
-"""Samplers: the one-step generator, and Heun's method as in EDM (arXiv 2206.00364, algorithms 1 and 2) and EDM2, with guidance.
+"""Samplers: a generator's few steps (arXiv 2505.12674), and Heun's method as in EDM and EDM2, with guidance.
+
+EDM: arXiv 2206.00364, algorithms 1 and 2. EDM2: arXiv 2312.02696.
 
 A sampler starts from unit normal ``z`` [B, C, H, W] and scales it itself. Call under ``torch.no_grad()``, networks in eval mode.
 """
@@ -6,13 +8,14 @@ A sampler starts from unit normal ``z`` [B, C, H, W] and scales it itself. Call 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sida.numerics.schedules import SIGMA_INIT, karras_sigmas
+from sida.numerics.networks.precondition import Denoiser
+from sida.numerics.schedules import karras_sigmas
 
 
 class ImageDenoiser(Protocol):
@@ -21,11 +24,54 @@ class ImageDenoiser(Protocol):
     def __call__(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor: ...
 
 
-def one_step(
-    generator: ImageDenoiser, z: Tensor, labels: Tensor | None = None, sigma_init: float = SIGMA_INIT
+def each_step(
+    generator: ImageDenoiser, noise: Callable[[int], Tensor], labels: Tensor | None, sigmas: Sequence[float]
+) -> Iterator[Tensor]:
+    """Yield images [B, C, H, W]: x_1 = D_theta(sigma_1 z_1; sigma_1, c), then x_j = D_theta(x_{j-1} + sigma_j z_j; sigma_j, c).
+
+    ``noise``: step, from 1 on -> unit normal z_j [B, C, H, W], fresh in each. ``sigmas``: ``step_sigmas``; one is SiD's generator.
+    """
+    x: Tensor | None = None
+    for step, sigma in enumerate(sigmas, 1):
+        z = sigma * noise(step)
+        x = generator(z if x is None else x + z, sigma, labels)
+        yield x
+
+
+def last_step(
+    generator: ImageDenoiser, noise: Callable[[int], Tensor], labels: Tensor | None, sigmas: Sequence[float]
 ) -> Tensor:
-    """G(z, c) = D_theta(sigma_init z; sigma_init, c): unit normal z -> images [B, C, H, W]."""
-    return generator(sigma_init * z, sigma_init, labels)
+    """G(z, c): the images after the last step."""
+    *_, x = each_step(generator, noise, labels, sigmas)
+    return x
+
+
+def own_step(
+    generator: Denoiser,
+    noise: Callable[[int, Tensor | slice], Tensor],
+    labels: Tensor,
+    sigmas: Sequence[float],
+    steps: Sequence[int],
+) -> Tensor:
+    """x_j of ``each_step`` for images with a step j of their own, of which the last evaluation alone has a gradient.
+
+    ``noise``: step, places among the images -> unit normal. ``steps``: 1 to len(sigmas) for each image. The evaluations before see
+    no dropout, as in sampling, and those images alone that go on; one at least, so that all processes gather a divided network.
+    """
+    noisy = sigmas[0] * noise(1, slice(None))
+    if len(sigmas) == 1:
+        return generator(noisy, sigmas[0], labels)
+    trains = generator.training
+    generator.eval()
+    with torch.no_grad():
+        for number in range(1, len(sigmas)):
+            further = [place for place, step in enumerate(steps) if step > number]
+            places = torch.tensor(further or [0], device=noisy.device)
+            x = generator(noisy[places], sigmas[number - 1], labels[places])
+            if further:
+                noisy = noisy.index_copy(0, places, x + sigmas[number] * noise(number + 1, places))
+    generator.train(trains)
+    return generator(noisy, noisy.new_tensor([sigmas[step - 1] for step in steps]), labels)
 
 
 def heun(

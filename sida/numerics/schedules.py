@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 SIGMA_DATA = 0.5
-SIGMA_INIT = 2.5  # the noise level at which the one-step generator works
+SIGMA_INIT = 2.5  # the noise level at which a generator begins
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 RHO = 7.0
 _SMALLEST, _LARGEST = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
@@ -26,6 +26,18 @@ def generator_sigma(u: Tensor, tmax: float) -> Tensor:
     t = 0 is the smallest noise; tmax 800 stops at sigma 24.41.
     """
     return (_LARGEST + (1 - u * tmax / 1000) * (_SMALLEST - _LARGEST)) ** RHO
+
+
+def step_sigmas(sigma_init: float, steps: int) -> list[float]:
+    """Noise levels of a generator's steps, from sigma_init downwards, evenly spaced in the t of ``generator_sigma``.
+
+    t_j = t_1 (k - j + 1) / k: the level that would follow the last is SIGMA_MIN. That levels lie so is this project's choice.
+
+    >>> [round(sigma, 3) for sigma in step_sigmas(2.5, 4)]
+    [2.5, 0.739, 0.169, 0.026]
+    """
+    first = sigma_init ** (1 / RHO)
+    return [sigma_init] + [(first + step / steps * (_SMALLEST - first)) ** RHO for step in range(1, steps)]
 
 
 def karras_sigmas(steps: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:

@@ -36,6 +36,9 @@ Weight = Annotated[float, Field(ge=0)]
 Ramp = Annotated[float, Field(gt=0)]
 MOST_NOISE = 1e6  # images have a variance of about 1
 NoiseLevel = Annotated[float, Field(gt=0, lt=MOST_NOISE)]  # sigma that a generator starts from
+LEAST_NOISE = 0.002  # EDM's smallest sigma, which the steps of a generator approach
+MOST_STEPS = 4
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]  # of a generator
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -209,6 +212,7 @@ class Method(Section):
     alpha: float
     tmax: Annotated[float, Field(gt=0, le=1000)] = 800.0
     sigma_init: NoiseLevel = 2.5
+    steps: Steps = 1  # network evaluations for an image of the generator (arXiv 2505.12674)
     P_mean: float = -1.2
     P_std: Annotated[float, Field(gt=0)] = 1.2
     fake_score_weight: Weight = 1.0  # ls
@@ -233,8 +237,9 @@ class Method(Section):
 
     @property
     def title(self) -> str:
-        """Name as the papers spell it."""
-        return {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A", "uni": "Uni-Instruct"}[self.name]
+        """Name as the papers spell it: ``SiDA``, with several steps ``SiDA in 2 steps``."""
+        name = {"sid": "SiD", "sida": "SiDA", "sid2a": "SiD2A", "uni": "Uni-Instruct"}[self.name]
+        return name if self.steps == 1 else f"{name} in {self.steps} steps"
 
     @property
     def adversarial(self) -> bool:
@@ -264,7 +269,7 @@ class Method(Section):
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what older recipes could not say, as long as it says what they did: their digests stay."""
         fields = serialize(self)
-        earlier = {"divergence": None, "ema_ramp": EMA_RAMP, "warm_up_decay_from": None}
+        earlier = {"divergence": None, "ema_ramp": EMA_RAMP, "warm_up_decay_from": None, "steps": 1}
         return {name: value for name, value in fields.items() if name not in earlier or value != earlier[name]}
 
     @model_validator(mode="after")
@@ -279,6 +284,14 @@ class Method(Section):
             raise ValueError("method uni needs a divergence: fkl, rkl, js, chi2 or fisher")
         if self.name != "uni" and self.divergence is not None:
             raise ValueError(f"method {self.name} has no divergence: remove it, or use uni")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_go_downwards(self) -> Method:
+        if self.steps > 1 and self.sigma_init <= LEAST_NOISE:
+            raise ValueError(
+                f"steps {self.steps} go from sigma_init down to {LEAST_NOISE}: raise sigma_init above that, or take 1"
+            )
         return self
 
     @model_validator(mode="after")
@@ -480,7 +493,7 @@ class Recipe(Section):
     @property
     def group(self) -> Literal["paper", "others", "ours"]:
         """Who published scores of generators that it can be compared with: SiDA's paper, others, or nobody (ours)."""
-        if self.targets is None or not self.targets.of_generators or self.in_another_precision:
+        if self.targets is None or not self.targets.of_generators or self.in_another_precision or self.method.steps > 1:
             return "ours"
         return "paper" if PAPER in self.targets.source else "others"
 

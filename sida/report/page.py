@@ -8,9 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sida.launch.spec import parse_curve
-from sida.manifests import DatasetResult, GeneratorResult, Manifest, ReferenceResult, RunResult, Score, TeacherResult
+from sida.manifests import (
+    DatasetResult,
+    GeneratorResult,
+    Manifest,
+    ReferenceResult,
+    RunResult,
+    Score,
+    ScoresResult,
+    TeacherResult,
+)
 from sida.recipe import Recipe, names
-from sida.report.charts import Chart, svg
+from sida.report.charts import Chart, intervals, svg
 from sida.report.compare import table
 from sida.report.render import png, render
 from sida.scoring import words
@@ -45,6 +54,7 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
         regression=words.regression(run.regression) if run.regression else "",
         table=table(inputs["run"], page=True),
         metric_note=_metric_note(run.rows),
+        by_steps=_by_steps(score["generator"], score["teacher"], inputs["scores"].result),
         seed_note=f"from {evidence['first_seed']:,}",
         panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
         nearest=_picture(store, run.nearest) if run.nearest is not None else "",
@@ -148,6 +158,27 @@ def _metric_note(rows: Sequence[Score]) -> str:
         f"{'FID' if row.metric == 'fid' else other}. The lower the better; mean and standard deviation over "
         f"{words.held_out_ranges(rows)}, of {row.n:,} images each. NFE: network evaluations for an image."
     )
+
+
+def _by_steps(last: Score, teacher: Score, scores: ScoresResult) -> dict[str, Any] | None:
+    """Return the score after each step of a generator that takes several, beside its teacher's; None for one step."""
+    if not scores.by_steps:
+        return None
+    steps = [*scores.by_steps, last]
+    named = [
+        *((f"{row.nfe} step{'s' * (row.nfe != 1)}", row) for row in steps),
+        (f"teacher, {teacher.nfe} NFE", teacher),
+    ]
+    return {
+        "note": f"{last.metric} of the images after each step, on the seeds of the last: {len(last.values)} held-out ranges "
+        f"of {last.n:,} images. Dots and bars: means and their 95% intervals. Only the last step's images chose the checkpoint.",
+        "svg": intervals([(name, row.mean, row.interval or 0.0) for name, row in named], last.metric),
+        "rows": [(name, words.score_text(row.mean, words.spread(row), "\u00b1"), _half(row)) for name, row in named],
+    }
+
+
+def _half(row: Score) -> str:
+    return "-" if row.interval is None else f"\u00b1 {row.interval:.3f}"
 
 
 def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:

@@ -65,15 +65,17 @@ def draw(store: ObjectStore, recipe: Recipe, inputs: Mapping[str, Manifest[Any]]
         c = one_hot(labels, data.classes)
         by_teacher = _teacher(store, recipe, inputs, device, decode)(seeds[cells].to(device), c[cells].to(device)).cpu()
         theta = network_to_score(store, recipe, generator.weights, generator.network, device)
-        make, batch = decoded(generator_images(theta, generator.sigma_init), decode), recipe.execution.batch_limit
+        batch = recipe.execution.batch_limit
+        make = decoded(generator_images(theta, generator.sigma_init, generator.steps), decode)
         parts = [
             pixels_of(make(some.to(device), labeled.to(device)), int(some[0])).cpu()
             for some, labeled in zip(seeds.split(batch), c.split(batch), strict=True)
         ]
         by_generator = torch.cat(parts)
+    evaluations = "1 evaluation" if generator.steps == 1 else f"{generator.steps} evaluations"
     panels: dict[Model, ImagePanel] = {
         "teacher": ImagePanel(f"teacher, {recipe.teacher.sampler.nfe} evaluations", by_teacher),
-        "generator": ImagePanel(f"generator ({generator.method}), 1 evaluation", by_generator[cells]),
+        "generator": ImagePanel(f"generator ({generator.method}), {evaluations}", by_generator[cells]),
     }
     evidence: dict[str, Any] = {"samples": len(labels), "first_seed": int(seeds[0]), "coverage": []}
     nearest = None

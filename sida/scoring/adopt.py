@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.manifests import GeneratorResult, digest_of
+from sida.printing import one_line
 from sida.recipe import Recipe
+from sida.recipe.fields import MOST_NOISE, MOST_STEPS
 from sida.steps import Made, StepRun, step
 from sida.teachers.convert import convert, is_as_named
 from sida.teachers.files import load_network
@@ -32,6 +35,7 @@ def _described(recipe: Recipe) -> dict[str, Any]:
     return {
         "network": network,
         "sigma_init": recipe.method.sigma_init,
+        "steps": recipe.method.steps,
         "selection_score": None,
         "curve": None,
         "recipe_sha256": digest_of(network),
@@ -46,7 +50,7 @@ def _described(recipe: Recipe) -> dict[str, Any]:
     repeats=_repeats,
 )
 def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str = "") -> GeneratorResult:
-    """Fetch the one-step generator that the authors released for a recipe, and convert it without running anything in it.
+    """Fetch the generator that the authors released for a recipe, and convert it without running anything in it.
 
     With ``address`` it is another finished generator, and ``method`` its title.
 
@@ -54,6 +58,11 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
         The generator as safetensors, by address and digest.
     """
     released = None if address else recipe.released
+    if released is not None and recipe.method.steps > 1:
+        raise UserError(
+            f"recipe {recipe.name}: method.steps is {recipe.method.steps}, and its released generator takes 1: set it to 1, or "
+            f"name a file of your own"
+        )
     if released is not None:
         address, pinned, seen = released.address, released.sha256, released.kimg * 1000
     elif address:
@@ -63,6 +72,7 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
     path, digest = fetch_file(
         address, "generator", pinned, step="fetch_released", check=lambda path: read_network(path, f"generator {path}")
     )
+    steps = called_as(recipe, read_network(path, f"generator {path}").about, f"generator {address}")[1]
     network = generator_network(recipe)
     parameters = {
         "sha256": digest,
@@ -70,6 +80,7 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
         "sigma_init": recipe.method.sigma_init,
         "method": method or recipe.method.name,
         "images_seen": seen,
+        **({} if steps == 1 else {"steps": steps}),
     }
     run.claim(parameters)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,6 +92,35 @@ def fetch_released(run: StepRun, recipe: Recipe, address: str = "", method: str 
             source_sha256=digest,
             **_described(recipe),
         )
+
+
+def said_in(about: Mapping[str, Any], where: str) -> tuple[float, int] | None:
+    """Return sigma_init and steps that a file's header says; None where it says none. Raises UserError for steps that none has."""
+    sigma_init, steps = about.get("sigma_init"), about.get("steps", 1)
+    if isinstance(sigma_init, bool) or not isinstance(sigma_init, int | float) or not 0 < sigma_init < MOST_NOISE:
+        return None
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise UserError(
+            f"{where}: says that it takes {one_line(repr(steps), 40)} steps: a generator takes 1 to {MOST_STEPS}"
+        )
+    return float(sigma_init), steps
+
+
+def called_as(recipe: Recipe, about: Mapping[str, Any], where: str) -> tuple[float, int]:
+    """Return sigma_init and steps of a generator's file under a recipe; one that does not say its steps takes one.
+
+    Raises UserError for a recipe that says otherwise: another sigma_init or number of steps makes other images.
+    """
+    method, said = recipe.method, said_in(about, where)
+    if said is not None and said[0] != method.sigma_init:
+        raise UserError(
+            f"{where}: begins at sigma_init {said[0]:g}, the recipe's method.sigma_init is {method.sigma_init:g}: set that so"
+        )
+    steps = 1 if said is None else said[1]
+    if steps != method.steps:
+        whose = "does not say its steps, and so takes 1" if said is None else f"takes {steps} step{'s' * (steps > 1)}"
+        raise UserError(f"{where}: {whose}; the recipe's method.steps is {method.steps}: set that to {steps}")
+    return method.sigma_init, steps
 
 
 def generator_network(recipe: Recipe) -> dict[str, Any]:

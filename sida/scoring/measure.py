@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -25,14 +25,15 @@ from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
 from sida.numerics.networks.precondition import Denoiser
 from sida.numerics.precision_recall import precision_recall
-from sida.numerics.samplers import heun, one_step
+from sida.numerics.samplers import each_step, heun, last_step
+from sida.numerics.schedules import step_sigmas
 from sida.recipe import Recipe, Sampler
 from sida.scoring.batch import job_batch
 from sida.scoring.detector import load_detector
 from sida.scoring.partial import ImageCount, Piece, discard, gather, merged, pieces
 from sida.scoring.protocol import MakeImages, churn_noise, piece_sums, range_labels, refuse_constant, sampling_noise
 from sida.scoring.reference import load_features, load_statistics
-from sida.scoring.sums import Sums
+from sida.scoring.sums import StepSums, Sums
 from sida.stores import ObjectStore
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
@@ -86,13 +87,23 @@ def _of_width(guide: Denoiser, teacher: Denoiser) -> Callable[..., Tensor]:
     return lambda x, sigma, labels=None: guide(x, sigma, None)
 
 
-def generator_images(generator: Denoiser, sigma_init: float) -> MakeImages:
-    """Return a maker of the one-step generator's images."""
+def generator_images(generator: Denoiser, sigma_init: float, steps: int = 1) -> MakeImages:
+    """Return a maker of the generator's images, those after its last step."""
+    return _of_generator(generator, sigma_init, steps, last_step)
+
+
+def images_of_each_step(generator: Denoiser, sigma_init: float, steps: int) -> MakeImages:
+    """Return a maker of the images after each of the generator's steps, [B, steps, C, H, W]; those on the way are free."""
+    return _of_generator(generator, sigma_init, steps, lambda *given: torch.stack([*each_step(*given)], dim=1))
+
+
+def _of_generator(generator: Denoiser, sigma_init: float, steps: int, sampler: Callable[..., Tensor]) -> MakeImages:
     shape = (generator.img_channels, generator.img_resolution, generator.img_resolution)
+    sigmas = step_sigmas(sigma_init, steps)
 
     def make(seeds: Tensor, labels: Tensor) -> Tensor:
         with devices.products(generator.precision):
-            return one_step(generator, sampling_noise(seeds, shape), labels, sigma_init)
+            return sampler(generator, partial(sampling_noise, seeds, shape), labels, sigmas)
 
     return make
 
@@ -101,7 +112,7 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     """Score the job's model over its seed ranges; the first process returns the scores."""
     reference = job.manifest(job.spec.reference, ReferenceResult).result
     dataset = job.manifest(job.spec.dataset, DatasetResult).result
-    make, classes = _model(job)
+    make, classes, steps = _model(job)
     if len(dataset.histogram) != classes:
         raise UserError(
             f"labels out of range: the model knows {classes} classes, the data set {len(dataset.histogram)}: they do not "
@@ -110,11 +121,15 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     detector = load_detector(fetch_object(job.store, reference.detector)).to(job.processes.device)
     ranges, count = job.spec.first_seeds, job.spec.count
     extra = job.spec.extra_metrics
-    batch = job_batch(job, make, detector, classes)
+    batch = job_batch(job, make if steps == 1 else lambda seeds, c: make(seeds, c)[:, -1], detector, classes)
     labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
     work = pieces(len(ranges), count)
     report = ImageCount(job, len(ranges) * count)
-    empty = partial(Sums, reference.features, count, extra)
+
+    def empty() -> Sums:
+        return (
+            Sums(reference.features, count, extra) if steps == 1 else StepSums(steps, reference.features, count, extra)
+        )
 
     def sums_of(piece: Piece) -> Sums:
         return piece_sums(
@@ -134,11 +149,20 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     if not job.processes.first:
         return None
     rate, real = report.rate(), load_statistics(job.store, reference)
-    values, further = evaluate(merged(job, work, empty), "the model", real, job.store, reference, job.processes.device)
+    earlier: list[list[float]] = []  # by range, then by step
+
+    def ranges_of_last_step() -> Iterator[Sums]:
+        for sums in merged(job, work, empty):
+            if isinstance(sums, StepSums):
+                earlier.append([_distance(moments, real) for moments in sums.earlier])
+            yield sums
+
+    values, further = evaluate(ranges_of_last_step(), "the model", real, job.store, reference, job.processes.device)
     with_floor = job.spec.floor and reference.real_features is not None
     outcome = ScoreOutcome(
         values=values,
         further=further,
+        by_steps=tuple(zip(*earlier, strict=True)),
         floor=_floor(job, reference, dataset, real) if with_floor else (),
         sampling_bias=sampling_bias(real[1], count),
         images_per_second=rate,
@@ -160,11 +184,15 @@ def evaluate(
     values, further = [], defaultdict[str, list[float]](list)
     for sums in ranges:
         refuse_constant(sums.moments, maker)
-        mean, covariance = sums.moments.mean_cov()
-        values.append(frechet_distance(mean.cpu(), covariance.cpu(), *real))
+        values.append(_distance(sums.moments, real))
         for name, value in _further_metrics(sums, store, device, reference).items():
             further[name].append(value)
     return tuple(values), {name: tuple(numbers) for name, numbers in further.items()}
+
+
+def _distance(moments: Moments, real: tuple[Tensor, Tensor]) -> float:
+    mean, covariance = moments.mean_cov()
+    return frechet_distance(mean.cpu(), covariance.cpu(), *real)
 
 
 def _further_metrics(
@@ -207,7 +235,10 @@ def _floor(
 
 
 def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor] | None) -> MakeImages:
-    """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE; ``make`` itself without one."""
+    """Return a maker of images uint8 from a model of EDM2's latents, decoded by the VAE; ``make`` itself without one.
+
+    Those of several steps are decoded one after the other.
+    """
     if decode is None:
         return make
 
@@ -218,24 +249,32 @@ def decoded(make: MakeImages, decode: Callable[[Tensor], Tensor] | None) -> Make
                 f"the model's latents of seeds {int(seeds[0])} to {int(seeds[-1])} are not finite: its weights or its precision "
                 f"are at fault"
             )
-        return decode(latents)
+        return (
+            decode(latents) if latents.ndim == 4 else torch.stack([decode(step) for step in latents.unbind(1)], dim=1)
+        )
 
     return images
 
 
-def _model(job: Job[ScoreSpec]) -> tuple[MakeImages, int]:
-    """Return a maker of the model's images, and the number of classes the network knows (0: unconditional)."""
+def _model(job: Job[ScoreSpec]) -> tuple[MakeImages, int, int]:
+    """Return a maker of the model's images, the number of classes the network knows (0: unconditional), and a generator's steps.
+
+    The images of several steps are those of each.
+    """
     model = job.manifest(job.spec.model, Part).result
     assert isinstance(model, TeacherResult | GeneratorResult)
     network = network_to_score(job.store, job.recipe, model.weights, model.network, job.processes.device)
     classes = int(model.network.get("label_dim", 0))
+    steps = model.steps if isinstance(model, GeneratorResult) else 1
     if isinstance(model, TeacherResult):
         guide = guide_of(job.store, job.recipe, job.spec.guide, job.processes.device)
         make = teacher_images(network, job.recipe.teacher.sampler, guide)
-    else:
+    elif steps == 1:
         make = generator_images(network, model.sigma_init)
+    else:
+        make = images_of_each_step(network, model.sigma_init, steps)
     latents = job.recipe.dataset.latents
-    return (make if latents is None else decoded(make, decoder_of(latents, job.processes.device))), classes
+    return (make if latents is None else decoded(make, decoder_of(latents, job.processes.device))), classes, steps
 
 
 def guide_of(store: ObjectStore, recipe: Recipe, stored: ObjectRef | None, device: torch.device) -> Denoiser | None:

@@ -23,7 +23,8 @@ from sida.worker.ranks import Processes
 
 SAMPLING_SEED = 0  # the seed of all sampling draws; an image's own seed is its index
 
-MakeImages = Callable[[Tensor, Tensor], Tensor]  # seeds int64 [B], one-hot labels [B, classes] -> images in [-1, 1]
+# seeds int64 [B], one-hot labels [B, classes] -> images in [-1, 1] [B, C, H, W], or those of each step [B, steps, C, H, W]
+MakeImages = Callable[[Tensor, Tensor], Tensor]
 
 
 def range_labels(histogram: Sequence[int], count: int, first_seed: int) -> Tensor:
@@ -43,9 +44,9 @@ def range_labels(histogram: Sequence[int], count: int, first_seed: int) -> Tenso
     return labels[Draws(SAMPLING_SEED).permutation(f"labels of range {first_seed}", count)]
 
 
-def sampling_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the unit noise float32 [N, *shape] from which the images of these seeds are made."""
-    return Draws(SAMPLING_SEED).normal("sample", seeds, shape)
+def sampling_noise(seeds: Tensor, shape: Sequence[int], step: int = 1) -> Tensor:
+    """Return the unit noise float32 [N, *shape] from which the images of these seeds are made, or that a later step adds."""
+    return Draws(SAMPLING_SEED).normal("sample" if step == 1 else f"sample {step}", seeds, shape)
 
 
 def churn_noise(seeds: Tensor, shape: Sequence[int]) -> Callable[[int], Tensor]:

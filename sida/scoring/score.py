@@ -108,7 +108,7 @@ def scores_result(
     guide: ObjectRef | None = None,
     **model: Any,
 ) -> ScoresResult:
-    """Return the model's row, the real images' if they were measured, and further metrics of the same images.
+    """Return the model's row, the real images' if they were measured, further metrics of the same images, and the steps before.
 
     ``model``: the row's model, label, nfe, sampler and checkpoint_sha256. Further metrics of features that are not Inception's
     are named after them too: ``kid_digits``.
@@ -139,9 +139,20 @@ def scores_result(
         gate=target_gate(recipe, rows[0]) if rows[0].model == "generator" else None,
         sampling_bias=measured.sampling_bias,
         further=tuple(row(values, name + suffix, **model) for name, values in measured.further.items()),
+        by_steps=tuple(
+            row(
+                values,
+                **model | {"label": f"{model['label']}, after step {step}", "nfe": step, "sampler": _steps(step)},
+            )
+            for step, values in enumerate(measured.by_steps, 1)
+        ),
         guide=guide,
         precision=None if precision == "float32" else precision,
     )
+
+
+def _steps(steps: int) -> str:
+    return "one step" if steps == 1 else f"{steps} steps"
 
 
 def _suffix(recipe: Recipe) -> str:
@@ -157,6 +168,7 @@ def measured_in(recipe: Recipe, result: ScoresResult, *, floor: bool = False) ->
     return ScoreOutcome(
         values=result.rows[0].values,
         further={row.metric.removesuffix(suffix): row.values for row in result.further},
+        by_steps=tuple(row.values for row in result.by_steps),
         floor=real[0] if real else (),
         sampling_bias=0.0 if result.sampling_bias is None else result.sampling_bias,
         images_per_second=0.0,
@@ -228,8 +240,8 @@ def _of_generator(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], measured:
         seeds=seeds,
         model="generator",
         label=f"generator, {generator.method}" + (f", best of {len(seeds)} ranges" if protocol == "best" else ""),
-        nfe=1,
-        sampler="one step",
+        nfe=generator.steps,
+        sampler=_steps(generator.steps),
         checkpoint_sha256=generator.weights.sha256,
         licence=generator.licence,
         protocol=protocol,
@@ -329,10 +341,10 @@ def score(
     generator: Annotated[Manifest[GeneratorResult], From("distill", "fetch_released")],
     reference: Annotated[Manifest[ReferenceResult], From("reference_statistics")],
 ) -> ScoresResult:
-    """Score the one-step generator on held-out seed ranges.
+    """Score the generator on held-out seed ranges.
 
     Args:
-        generator: The one-step generator.
+        generator: The generator; of one with several steps the images after each are scored.
         reference: Feature moments of the training set; it names the data, whose labels are drawn from.
 
     Returns:

@@ -80,3 +80,39 @@ class Sums:
             return SplitSums(classes, self.count, device=device)
         except ValueError as error:
             raise UserError(f"Inception Score: {error}: raise evaluation.images") from error
+
+
+class StepSums(Sums):
+    """Sums of a generator's images after its last step, and feature moments of those after each step before.
+
+    ``earlier``: the moments, step by step. Images are [B, steps, C, H, W].
+    """
+
+    def __init__(self, steps: int, features: int, count: int, metrics: tuple[str, ...] = ()) -> None:
+        super().__init__(features, count, metrics)
+        self._earlier = [Sums(features, count) for _ in range(steps - 1)]
+
+    @property
+    def earlier(self) -> list[Moments]:
+        """Moments of the first step's images, the second's, and so on, without the last's."""
+        return [sums.moments for sums in self._earlier]
+
+    def add(self, detector: Detector, images: Tensor, first_row: int) -> None:
+        """Add uint8 images [B, steps, C, H, W]."""
+        *before, last = images.unbind(1)
+        super().add(detector, last, first_row)
+        for sums, made in zip(self._earlier, before, strict=True):
+            sums.add(detector, made, first_row)
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Add a later part, as its ``state`` gave it."""
+        super().merge(state)
+        for step, sums in enumerate(self._earlier, 1):
+            sums.merge({name: state[f"step {step}/{name}"] for name in MOMENTS})
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything as named tensors on the CPU."""
+        tensors = super().state()
+        for step, sums in enumerate(self._earlier, 1):
+            tensors |= {f"step {step}/{name}": tensor for name, tensor in sums.state().items()}
+        return tensors

@@ -14,6 +14,7 @@ from sida.scoring.gates import ONE_RANGE, Standing, comparison, is_best_of_two, 
 
 TO_ANOTHER = {"ahead": "is ahead of", "level": "is level with", "behind": "is behind"}
 TO_ITS_TEACHER = TO_ANOTHER | {"ahead": "surpasses"}
+_STEPS = {1: "one", 2: "two", 3: "three", 4: "four"}
 TO_THE_PUBLISHED = {"better": "better than", "within": "within the interval of", "worse": "worse than"}
 
 
@@ -70,7 +71,7 @@ def against_teacher(recipe: Recipe, generator: Score, teacher: Score) -> str:
     standing, guidance = versus(generator, teacher), recipe.teacher.sampler.guidance
     guided = "without guidance" if guidance == 1 else f"guidance {guidance:g}"
     return (
-        f"one-step generator {TO_ITS_TEACHER[standing.kind]} its teacher "
+        f"{_STEPS.get(generator.nfe or 1, str(generator.nfe))}-step generator {TO_ITS_TEACHER[standing.kind]} its teacher "
         f"({teacher.sampler}, {teacher.nfe} evaluations, {guided}): "
         f"{generator.metric} {generator.mean:.3f} against {teacher.mean:.3f}, {difference(standing)}"
     )
@@ -96,6 +97,8 @@ def target_gate(recipe: Recipe, score: Score) -> str | None:
     remark = ""
     if is_best_of_two(recipe):
         remark += f", the best of SiDA and SiD2A; none is known for {recipe.method.title} alone"
+    if (score.nfe or 1) > 1:
+        remark += f"; published for one step, this took {score.nfe}"
     if recipe.in_another_precision:
         remark += f"; published in {recipe.targets.precision}, this was {precision(recipe)}"
     relation = TO_THE_PUBLISHED[versus_published(score, published)]

@@ -60,6 +60,11 @@ def save_network(path: Path, tensors: Mapping[str, Tensor], network: Mapping[str
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=header)
 
 
+def generator_header(sigma_init: float, steps: int) -> dict[str, Any]:
+    """Return how a generator is called, for its file's header; one step is not said, as in files of before there were others."""
+    return {"sigma_init": sigma_init} | ({} if steps == 1 else {"steps": steps})
+
+
 def load_network(path: Path, network: Mapping[str, Any], dropout: float = 0.0, label: str = "") -> Denoiser:
     """Return a denoiser of the given architecture with the file's weights, by name and strictly.
 

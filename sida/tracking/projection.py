@@ -20,7 +20,7 @@ from sida import records
 from sida.ending import CANCELLED, FAILED, SUCCEEDED, TIMED_OUT, ending_of
 from sida.errors import Corrupt, NotFound, UserError
 from sida.layout import SYSTEM_METRICS, job_folder
-from sida.manifests import Manifest, Score, digest_of
+from sida.manifests import Manifest, Score, ScoresResult, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
 from sida.report.comparison.entries import benchmark_of, flat, identity_of
@@ -58,7 +58,9 @@ class Node:
 class Model:
     """Generator as a model, registered by address, with the score that decides whether it is the champion."""
 
-    name: str  # of the registered model: benchmark, metric and n, which only together are comparable
+    name: (
+        str  # of the registered model: benchmark, metric, n and (of several) steps, which only together are comparable
+    )
     identity: str
     title: str
     address: str
@@ -179,6 +181,10 @@ def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     for row in manifest.rows:
         node.metrics += [(f"{row.metric}_of_range", value, number) for number, value in enumerate(row.values)]
         node.metrics += [(row.metric, row.mean, 0), (f"{row.metric}_sd", row.sd, 0)]
+    by_steps = manifest.result.by_steps if isinstance(manifest.result, ScoresResult) else ()
+    if by_steps:
+        rows = [*by_steps, manifest.rows[0]]
+        node.metrics += [(f"{row.metric}_by_steps", row.mean, step) for step, row in enumerate(rows, 1)]
     if (rate := manifest.about.notes.get("images_per_second")) is not None:
         node.metrics.append(("images_per_second", float(rate), 0))
     return node
@@ -254,7 +260,9 @@ def _model(store: ObjectStore, recipe: Recipe, identity: str, results: dict[str,
     scores: Any = results["score"].result
     return Model(
         name=re.sub(
-            r"""^\.+|[/:'"`\\]""", "-", f"{benchmark_of(recipe)}-{row.metric}-n{row.n}"
+            r"""^\.+|[/:'"`\\]""",
+            "-",
+            f"{benchmark_of(recipe)}-{row.metric}-n{row.n}" + (f"-{row.nfe}-steps" if (row.nfe or 1) > 1 else ""),
         ),  # fit for MLflow and its filters
         identity=f"{identity}/model/{generator.weights.sha256}/{results['score'].digest}",
         title=f"{recipe.name}-{generator.method}",

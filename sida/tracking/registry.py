@@ -51,7 +51,12 @@ def _tags(model: Model) -> dict[str, str]:
 def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Model) -> Any:
     models = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
     logged = next(iter(models), None) or client.create_logged_model(
-        experiment, model.title, run_id, _tags(model), model.params, "one-step generator"
+        experiment,
+        model.title,
+        run_id,
+        _tags(model),
+        model.params,
+        "one-step generator" if model.score.nfe == 1 else "few-step generator",
     )
     files = artifacts_at(get_tracking_uri(), logged.artifact_location)
     moved = logged.tags.get(ADDRESS) != model.address  # with its store
@@ -100,7 +105,7 @@ def _metrics(client: MlflowClient, run_id: str, logged: Any, model: Model, datas
 def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> Any:
     try:
         client.create_registered_model(
-            model.name, {"sida.metric": model.score.metric}, "One-step generators of one benchmark, under one protocol."
+            model.name, {"sida.metric": model.score.metric}, "Generators of one benchmark, under one protocol."
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":

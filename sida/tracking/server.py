@@ -39,7 +39,7 @@ OBJECT_STORES = ("s3", "gs", "abfs", "abfss", "wasb", "wasbs")  # reached with t
 EXPERIMENT = {  # tags of ours
     "mlflow.experimentKind": "custom_model_development",  # the pages for training open, not those for language models
     "mlflow.note.content": (
-        "One-step generators of one benchmark. A run named after a recipe holds the comparison with its teacher; `distill:` below "
+        "Generators of one benchmark. A run named after a recipe holds the comparison with its teacher; `distill:` below "
         "it the curves, whose step is images seen; `score:` the held-out seed ranges. The lower an fid or fd, the better."
     ),
 }

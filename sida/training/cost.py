@@ -139,7 +139,8 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
     teacher = network_on_meta(network.model_dump(), "the recipe", method.dropout)
     job = partial(_job, teacher, network, method, execution)
     last = job(large)
-    work, few, many = _work(job(1)), _held(job(small)), _held(last)
+    # A generator's steps take turns from image to image: as many images hold each once.
+    work, few, many = _work(job(method.steps), method.steps), _held(job(small)), _held(last)
     # Two frozen networks' in each phase. In B autograd holds them up to the peak, unless blocks are computed again.
     kept = 2 * folded_bytes(last.networks.phi)
     recomputed = execution is not None and execution.activation_checkpointing
@@ -178,14 +179,14 @@ def _held(job: _Phases) -> list[int]:
         return list(phase_bytes(job, job.method.warm_up + 1, META).values())
 
 
-def _work(job: _Phases) -> list[tuple[int, int]]:
-    """FLOPs of each phase, and elements of dropout masks."""
+def _work(job: _Phases, images: int) -> list[tuple[int, int]]:
+    """FLOPs of each phase for one of the round's images, and elements of dropout masks."""
     counts = []
     for phase in (job.update_fake_score, job.update_generator):
         job.draws = draws = EmptyDraws()
         with META, FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
             phase(job.method.warm_up + 1)
-        counts.append((counter.get_total_flops(), draws.masks))
+        counts.append((counter.get_total_flops() // images, draws.masks // images))
     return counts
 
 

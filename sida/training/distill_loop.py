@@ -27,7 +27,7 @@ from sida.progress import Progress
 from sida.settings import settings
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
-from sida.teachers.files import network_on_meta, save_network
+from sida.teachers.files import generator_header, network_on_meta, save_network
 from sida.training.checkpoint import identity_of
 from sida.training.execution import apply_execution
 from sida.training.health import NonFinite, write_dump
@@ -211,5 +211,5 @@ class DistillRun(TrainingRun):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             network = recipe.teacher.network.of_generator().model_dump(mode="json")
-            save_network(path, tensors, network, sigma_init=recipe.method.sigma_init)
+            save_network(path, tensors, network, **generator_header(recipe.method.sigma_init, recipe.method.steps))
             return self.job.put(path, name)

@@ -1,4 +1,4 @@
-"""The step distill: from a teacher to a one-step generator."""
+"""The step distill: from a teacher to a generator of one or a few steps."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def _described(recipe: Recipe) -> dict[str, Any]:
     return {
         "network": recipe.teacher.network.of_generator().model_dump(mode="json"),
         "sigma_init": recipe.method.sigma_init,
+        "steps": recipe.method.steps,
         "method": recipe.method.title,
         "recipe_sha256": digest_of(_asks(recipe)),
         "licence": recipe.teacher.licence,
@@ -66,14 +67,14 @@ def distill(
     teacher_scores: Annotated[Manifest[ScoresResult], From("score_teacher")],
     start: Annotated[Manifest[TeacherResult] | None, From("fetch_generator")] = None,
 ) -> GeneratorResult:
-    """Distill the teacher into a one-step generator (SiD, SiDA or SiD2A).
+    """Distill the teacher into a generator of one step, or of the recipe's few (SiD, SiDA or SiD2A).
 
     Args:
         teacher_scores: The teacher's score, which it must have passed; it names the teacher, the data and the reference.
         start: The finished SiD generator that SiD2A starts from; left out, the generator starts from the teacher.
 
     Returns:
-        The one-step generator (EMA weights) as safetensors.
+        The generator (EMA weights) as safetensors.
     """
     teacher = carried(teacher_scores, "model", TeacherResult)
     dataset = carried(teacher_scores, "dataset", DatasetResult)

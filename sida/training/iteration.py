@@ -1,5 +1,8 @@
 """One iteration of SiD, SiDA, SiD2A or Uni-Instruct: fake-score update, generator update, EMA (method paper, algorithm 1).
 
+With ``method.steps`` k > 1 (arXiv 2505.12674) both phases see a uniform mixture of the images after steps 1 to k: image i is that
+after step 1 + i mod k, so that every k consecutive images hold each step once, whichever process has them.
+
 phi is the frozen teacher, psi the fake score (its encoder is the discriminator), theta the generator, theta_ema what is released.
 Counts are in images; ``seen`` is the count before the iteration. Nothing here knows of files, steps or stores.
 """
@@ -22,7 +25,8 @@ from sida.numerics.losses import DIVERGENCES, fake_score_losses, generator_losse
 from sida.numerics.networks.layers import key_dropout
 from sida.numerics.networks.magnitude import force_normalization, magnitude_weights
 from sida.numerics.networks.precondition import Denoiser
-from sida.numerics.schedules import fake_score_sigma, generator_sigma
+from sida.numerics.samplers import own_step
+from sida.numerics.schedules import fake_score_sigma, generator_sigma, step_sigmas
 from sida.recipe import Method
 from sida.recipe.batches import divide_batch
 from sida.training.division import local
@@ -135,10 +139,10 @@ class Distillation:
         psi, theta = networks.psi.train(), networks.theta.eval()
         self.psi_updates.train_weights(True)
         self.theta_updates.train_weights(False)
-        for offsets, indices in self._rounds(self.psi_updates, seen):
+        for offsets, indices, steps in self._rounds(self.psi_updates, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
-                y = self._generate(theta, "A/z", indices, x.shape[1:], c)
+                y = self._generate(theta, "A/z", indices, steps, x.shape[1:], c)
             x_labels = y_labels = None
             if method.augment:
                 y, y_labels = self._augmented("A/augment y", indices, y)
@@ -182,13 +186,13 @@ class Distillation:
         self.theta_updates.train_weights(True)
         unweighted = method.divergence is not None and DIVERGENCES[method.divergence] is None  # the loss is SiD's
         judged = method.adversarial and not unweighted and seen > method.adversarial_from
-        steps = self._theta_steps(seen)
-        for offsets, indices in self._rounds(self.theta_updates if steps else None, seen):
+        moves = self._theta_steps(seen)
+        for offsets, indices, steps in self._rounds(self.theta_updates if moves else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
             if method.forced_normalization or not method.adversarial:
                 self._normalize(self.theta_updates)
             key_dropout(theta, self.draws, "B", indices)
-            y = self._generate(theta, "B/z", indices, x.shape[1:], c)
+            y = self._generate(theta, "B/z", indices, steps, x.shape[1:], c)
             sigma = generator_sigma(self.draws.uniform("B/u", indices, ()), method.tmax)
             noisy = y + self.draws.normal("B/eps", indices, y.shape[1:]) * sigma[:, None, None, None]
             y_phi = phi(noisy, sigma, c)
@@ -206,18 +210,18 @@ class Distillation:
                 total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
                 reported["loss_adv"] = losses.loss_adv.detach().mean()
             (total / (method.batch / method.loss_scale)).backward()
-            if steps:
+            if moves:
                 self.non_finite.note(seen, sigma, losses.keep, total)
-        if steps:
+        if moves:
             self.health["gradient_theta"] = self._step(self.theta_updates, method.generator_rate, seen)
         self.theta_updates.zero_grad()
-        return reported if steps else {}
+        return reported if moves else {}
 
     def _theta_steps(self, seen: int) -> bool:
         return not self.method.adversarial or seen > self.method.generator_from
 
-    def _rounds(self, updates: Updates | None, seen: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Offsets into the global batch (on the host) and image indices (on the device), one micro-batch after the other.
+    def _rounds(self, updates: Updates | None, seen: int) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+        """Offsets into the global batch (on the host), image indices (on the device), each image's step, by micro-batch.
 
         The last one's backward sends the gradients; it is the one that is recorded. Which images of the batch a process takes, and
         in which round, changes no number: draws go by the image, and what is summed over a loss group is in one round.
@@ -230,15 +234,22 @@ class Distillation:
             first = self.division.first(self.processes.rank, number)
             last = first + self.division.micro_batch
             with self._recorded(rounds) if ending else nullcontext():
-                yield torch.arange(first, last), torch.arange(seen + first, seen + last, device=self.processes.device)
+                steps = [1 + index % self.method.steps for index in range(seen + first, seen + last)]
+                indices = torch.arange(seen + first, seen + last, device=self.processes.device)
+                yield torch.arange(first, last), indices, steps
 
     def _recorded(self, times: int) -> AbstractContextManager[None]:
         return self._record.recorded(times) if self._record else nullcontext()
 
-    def _generate(self, theta: Denoiser, purpose: str, indices: Tensor, shape: torch.Size, c: Tensor) -> Tensor:
-        """G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
-        z = self.draws.normal(purpose, indices, shape)
-        return theta(self.method.sigma_init * z, self.method.sigma_init, c)
+    def _generate(
+        self, theta: Denoiser, purpose: str, indices: Tensor, steps: list[int], shape: torch.Size, c: Tensor
+    ) -> Tensor:
+        """Each image after its own step: with one, G(z, c) = D_theta(sigma_init z; sigma_init, c)."""
+
+        def noise(step: int, places: Tensor | slice) -> Tensor:
+            return self.draws.normal(purpose if step == 1 else f"{purpose} {step}", indices[places], shape)
+
+        return own_step(theta, noise, c, step_sigmas(self.method.sigma_init, self.method.steps), steps)
 
     def _augmented(self, purpose: str, indices: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         with devices.products("float32"):  # where a pixel comes from takes more digits than TF32 has

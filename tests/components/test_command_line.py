@@ -47,7 +47,7 @@ def test_help_of_a_step_explains_every_flag_and_result_in_less_than_two_seconds(
             "--start",
             "--attempt",
             "ADDRESS",
-            "one-step generator",
+            "generator of one step",
             "generator  ",
         ):
             assert word in shown.stdout

@@ -123,6 +123,22 @@ def test_the_exported_script_makes_the_same_images_without_this_project(tmp_path
     assert (grid[:8, 8:16, 0] == to_uint8(theirs)[1, 0].numpy()).all()
 
 
+def test_a_generator_of_two_steps_is_exported_with_both(tmp_path: Path) -> None:
+    path = made(tmp_path, "ddpmpp")
+    one = open_generator(str(path))
+    save_network(path, one.denoiser.state_dict(), one.network, sigma_init=2.5, steps=2, licence="CC BY 4.0")
+    two = open_generator(str(path))
+    export_generator(two, tmp_path / "out")
+    seeds, labels = torch.arange(9, 13), torch.arange(4)
+    with torch.no_grad():
+        found = torch.export.load(tmp_path / "out/generator.pt2").module()(seeds, labels)
+        expected = generator_images(two.denoiser, 2.5, 2)(seeds, one_hot(labels, 10))
+        assert (found - generator_images(one.denoiser, 2.5)(seeds, one_hot(labels, 10))).abs().max() > 0.1
+    assert (found - expected).abs().max() <= 1e-6
+    assert open_generator(str(tmp_path / "out/generator.safetensors")).steps == 2
+    assert "2 network evaluations per image" in (tmp_path / "out/README.md").read_text()
+
+
 @pytest.mark.slow  # torch.export takes seconds a network
 @pytest.mark.parametrize("architecture", ["ncsnpp", "adm", "edm2"])
 def test_every_architecture_can_be_recorded_and_any_number_of_images_asked_for(

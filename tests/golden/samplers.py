@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sida.numerics.latents import decoder_input, draw_latent, latent_scale_bias
 from sida.numerics.quantize import from_uint8, to_uint8, unit_to_uint8
-from sida.numerics.samplers import ImageDenoiser, heun, one_step, seeded_latents
+from sida.numerics.samplers import ImageDenoiser, heun, last_step, seeded_latents
 from tests.golden.compare import Case, Checks, Folder, Golden
 from tests.golden.networks import load
 
@@ -119,7 +119,7 @@ def _one_step(checks: Checks, folder: Folder, golden: Golden, group: str, descri
     name = f"net_{group.removeprefix('onestep_')}"
     if not folder.has(f"{name}.safetensors"):  # "onestep_edm2": the network of that file's samplers
         name = next(iter(descriptions.values()))["net"]
-    out = one_step(load(folder, name), golden[f"{group}/z"], golden.get(f"{group}/labels"))
+    out = last_step(load(folder, name), lambda step: golden[f"{group}/z"], golden.get(f"{group}/labels"), [2.5])
     checks.close("out", out, golden[f"{group}/out"], IMAGES)
     if f"{group}/uint8" in golden:
         checks.exact("uint8", to_uint8(out), golden[f"{group}/uint8"])

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from sida.numerics.ema import ema_beta, update_ema
 from sida.numerics.quantize import from_uint8, to_preview_uint8, to_uint8, unit_to_uint8
-from sida.numerics.samplers import heun, one_step
-from sida.numerics.schedules import fake_score_sigma, generator_sigma, karras_sigmas
+from sida.numerics.samplers import each_step, heun, last_step, own_step
+from sida.numerics.schedules import fake_score_sigma, generator_sigma, karras_sigmas, step_sigmas
 from tests.golden.samplers import Counted
 
 Z = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,56 @@ def test_churn_without_noise_and_guidance_without_a_guide_are_refused() -> None:
 
 
 def test_one_step_is_the_denoiser_at_sigma_init() -> None:
-    torch.testing.assert_close(one_step(gaussian, Z), 2.5 * Z / (1 + 2.5**2))
+    torch.testing.assert_close(last_step(gaussian, lambda step: Z, None, [2.5]), 2.5 * Z / (1 + 2.5**2))
+
+
+def test_steps_go_down_evenly_in_the_t_that_training_noise_has() -> None:
+    # sigma 2.5 lies at t_1 of generator_sigma: the steps at t_1, 3/4, 1/2 and 1/4 of it, and a fifth would be at 0.
+    low, high, first = (sigma ** (1 / 7) for sigma in (0.002, 80.0, 2.5))
+    t = 1000 * (first - low) / (high - low)
+    expected = generator_sigma(torch.tensor([1, 3 / 4, 1 / 2, 1 / 4], dtype=torch.float64) * t / 1000, 1000)
+    assert step_sigmas(2.5, 4) == pytest.approx(expected.tolist(), rel=1e-12)
+    assert step_sigmas(2.5, 2) == pytest.approx([2.5, step_sigmas(2.5, 4)[2]])
+    assert step_sigmas(2.5, 1) == [2.5]
+
+
+def noises(step: int, places: Tensor | slice = slice(None)) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(6, 1, 2, 2, generator=generator, dtype=torch.float64)[places]
+
+
+def test_each_step_denoises_the_image_before_with_fresh_noise_on_it() -> None:
+    first = 2.5 * noises(1) / (1 + 2.5**2)
+    second = (first + 0.7 * noises(2)) / (1 + 0.7**2)
+    third = (second + 0.1 * noises(3)) / (1 + 0.1**2)
+    made = list(each_step(gaussian, noises, None, [2.5, 0.7, 0.1]))
+    for found, expected in zip(made, (first, second, third), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(last_step(gaussian, noises, None, [2.5, 0.7, 0.1]), made[-1])
+
+
+class Scaling(nn.Module):
+    """D(x; sigma) = w x / (1 + sigma^2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+    def forward(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        return self.w * x / (1 + torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1, 1, 1) ** 2)
+
+
+def test_images_of_mixed_steps_are_those_of_their_step_and_the_gradient_that_of_the_last_evaluation() -> None:
+    network, sigmas, steps = Scaling(), [2.5, 0.7, 0.1], [1, 2, 3, 3, 1, 2]
+    made = own_step(network, noises, torch.zeros(6, 0), sigmas, steps)  # type: ignore[arg-type]
+    with torch.no_grad():
+        each = list(each_step(network, noises, None, sigmas))
+    for image, step in enumerate(steps):
+        torch.testing.assert_close(made[image], each[step - 1][image])
+    # D is linear in w: what goes in is a constant, so that w times the gradient of the images' sum is that sum.
+    made.sum().backward()
+    assert network.w.grad is not None and network.training
+    torch.testing.assert_close(network.w.grad * network.w.detach(), made.detach().sum())
 
 
 def test_the_generators_noise_levels_start_at_the_smallest_and_stop_at_tmax() -> None:

@@ -20,7 +20,7 @@ from sida.report.page import page_of
 from sida.settings import settings
 from sida.stores import ObjectStore, open_store
 from tests.report.browser import CHROMIUM, SIZES, browser, opened
-from tests.tracking.runs import CURVE, Made, recipe
+from tests.tracking.runs import CURVE, Made, MadeInTwoSteps, recipe
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{7*7}} $\\frac{1}{0}$ -->"
 in_browser = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
@@ -84,6 +84,22 @@ def test_the_page_says_the_verdict_first_and_holds_every_section(store: ObjectSt
         "10 images (1\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8) from digits",
     ):
         assert words in said
+
+
+def test_the_page_shows_the_score_after_each_step_beside_the_teacher_s_where_there_are_several(
+    store: ObjectStore,
+) -> None:
+    assert "Score against steps" not in page(store, Made(store, recipe(), (0.6, 0.61, 0.59)))
+    found = Elements(page(store, MadeInTwoSteps(store, recipe(method={"steps": 2}), (0.6, 0.61, 0.59))))
+    said = " ".join(" ".join(found.text).split())
+    rows = (
+        "1 step 1.200 \u00b1 0.010 (sd) \u00b1 0.025 2 steps 0.600 \u00b1 0.010 (sd) \u00b1 0.026 "
+        "teacher, 35 NFE 1.000 \u00b1 0.020 (sd) -"
+    )
+    assert rows in said
+    assert "on the seeds of the last: 3 held-out ranges of 200 images." in said
+    charts = [text for text in found.text if text in ("1 step: 1.200", "2 steps: 0.600", "teacher, 35 NFE: 1.000")]
+    assert len(charts) == 3
 
 
 def test_the_page_of_a_generator_that_was_made_elsewhere_has_no_selection_score(store: ObjectStore) -> None:

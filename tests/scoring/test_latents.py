@@ -12,7 +12,7 @@ from sida.data.latents import decode_images, decoder_of, load_vae
 from sida.errors import UserError
 from sida.manifests import DatasetResult, ReferenceResult, ScoresResult, read_manifest
 from sida.numerics.draws import Draws
-from sida.numerics.samplers import heun, one_step
+from sida.numerics.samplers import heun, last_step
 from sida.recipe import Latents, Recipe, Sampler
 from sida.scoring.measure import decoded, generator_images, teacher_images
 from sida.scoring.protocol import pixels_of, sampling_noise
@@ -59,7 +59,7 @@ def test_a_generator_s_latents_are_decoded_with_the_recipe_s_normalisation(vae: 
     generator = network(0)
     make = decoded(generator_images(generator, 2.5), decoder_of(latents, CPU))
     seeds, labels = torch.arange(2), torch.eye(2)
-    raw = one_step(generator, sampling_noise(seeds, (4, 8, 8)), labels, 2.5)
+    raw = last_step(generator, lambda step: sampling_noise(seeds, (4, 8, 8)), labels, [2.5])
     expected = decode_images(load_vae(latents), raw, latents.raw_mean, latents.raw_std)
     assert torch.equal(make(seeds, labels), expected) and expected.shape == (2, 3, 64, 64)
     assert torch.equal(pixels_of(expected, 0), expected)

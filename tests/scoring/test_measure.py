@@ -181,7 +181,7 @@ def test_one_pass_gives_every_metric_and_they_agree_with_the_plain_functions(man
     from sida.data.shards import one_hot
     from sida.numerics.kid import kernel_distance, kid_subsets
     from sida.numerics.precision_recall import precision_recall
-    from sida.numerics.samplers import one_step
+    from sida.numerics.samplers import last_step
     from sida.scoring.detector import load_detector
     from sida.scoring.protocol import pixels_of, range_labels, sampling_noise
     from sida.scoring.reference import load_features, load_statistics
@@ -196,7 +196,9 @@ def test_one_pass_gives_every_metric_and_they_agree_with_the_plain_functions(man
     histogram = manifests["dataset"].result.histogram  # type: ignore[union-attr]
     labels = one_hot(range_labels(histogram, 100, 1000), 10)
     with torch.no_grad():
-        images = one_step(network.eval(), sampling_noise(torch.arange(1000, 1100), (1, 8, 8)), labels, 2.5)
+        images = last_step(
+            network.eval(), lambda step: sampling_noise(torch.arange(1000, 1100), (1, 8, 8)), labels, [2.5]
+        )
         detector = load_detector(fetch_object(store, made.detector))
         features, probabilities = detector.with_probabilities(pixels_of(images, 1000))
     real = load_features(store, made)

@@ -207,3 +207,20 @@ class Made:
             if step == upto:
                 break
         return run
+
+
+class MadeInTwoSteps(Made):
+    """The same of a generator of two steps, whose first step's images score ``first``."""
+
+    first = (1.2, 1.21, 1.19)
+
+    def results(self) -> dict[str, Any]:
+        made = super().results()
+        self.rows = (self.rows[0], self.rows[1].model_copy(update={"nfe": 2, "interval": 0.026}), self.rows[2])
+        before = score("generator", *self.first).model_copy(update={"interval": 0.025})
+        scores = {"rows": (self.rows[1],), "by_steps": (before,)}
+        return made | {
+            "score": made["score"].model_copy(update=scores),
+            "distill": made["distill"].model_copy(update={"steps": 2}),
+            "compare": made["compare"].model_copy(update={"rows": self.rows}),
+        }

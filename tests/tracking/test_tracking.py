@@ -26,7 +26,7 @@ from sida.tracking.reconcile import Reconciler, track, track_quietly
 from sida.tracking.server import TrackingOff, connected
 from tests.conftest import ROOT
 from tests.tracking.conftest import Server
-from tests.tracking.runs import CURVE, Made, recipe
+from tests.tracking.runs import CURVE, Made, MadeInTwoSteps, recipe
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own dependencies warn
 
@@ -86,6 +86,18 @@ def test_a_run_becomes_a_parent_and_two_children_with_everything_on_them(address
     assert page.read_text().startswith("<!doctype html>")
     (data,) = parent.inputs.dataset_inputs
     assert made.manifests()["prepare_data"].digest.startswith(data.dataset.digest)
+
+
+def test_a_generator_of_two_steps_has_its_score_by_steps_and_a_registered_model_of_its_own(store: ObjectStore) -> None:
+    run = MadeInTwoSteps(store, recipe(method={"steps": 2}), (0.6, 0.61, 0.59)).write("run-1")
+    found = projection(store, run)
+    metrics = next(child.metrics for child in found.children if child.identity.split("/")[1] == "score")
+    by_steps = {step: value for name, value, step in metrics if name == "fd_digits_by_steps"}
+    assert by_steps == pytest.approx({1: 1.2, 2: 0.6})
+    assert found.model is not None and found.model.name == "digits-8x8-fd_digits-n200-2-steps"
+    one = projection(store, Made(store, recipe(), (0.7, 0.71, 0.69)).write("run-2"))
+    assert one.model is not None and one.model.name == "digits-8x8-fd_digits-n200"
+    assert not [name for child in one.children for name, _, _ in child.metrics if "by_steps" in name]
 
 
 def test_the_load_of_the_machine_is_written_under_mlflow_s_names_where_it_was_sampled(

@@ -154,6 +154,17 @@ def test_sigterm_in_the_middle_of_a_selection_scores_again_when_it_continues(
     assert (result.generator, result.curve) == (undisturbed.generator, undisturbed.curve)
 
 
+def test_a_generator_of_two_steps_ends_with_the_same_bits_after_a_stop(
+    made: Bench, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = "method: {steps: 2}\n"
+    whole = distill(made.job(steps, "two-steps"))
+    assert whole is not None and whole.generator != undisturbed.generator
+    _stopped(made.job(f"{steps}execution: {{checkpoint_every: 1_000}}", "two-steps-stopped"), monkeypatch, images=96)
+    again = distill(made.job(steps, "two-steps-stopped"))
+    assert again is not None and (again.generator, again.curve) == (whole.generator, whole.curve)
+
+
 def test_the_newest_two_and_the_best_are_kept_and_no_other_tensors(made: Bench, undisturbed: dict[str, Any]) -> None:
     job = made.job("method: {images: 512}", "kept")
     distill(job)
