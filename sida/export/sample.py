@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,14 @@ def labels_for(generator: Generator, count: int, chosen: Sequence[int] | None) -
 def sample(
     generator: Generator, seeds: Sequence[int], labels: Tensor, *, noise: Noise = sampling_noise, batch: int = 64
 ) -> Tensor:
-    """Return uint8 [N, C, H, W], one image for each seed. ``labels`` int64 [N]; ``noise`` by default that of scores.
+    """Return uint8 [N, C, H, W], one image for each seed: those of ``sample_parts`` at once."""
+    return torch.cat(list(sample_parts(generator, seeds, labels, noise=noise, batch=batch)))
+
+
+def sample_parts(
+    generator: Generator, seeds: Sequence[int], labels: Tensor, *, noise: Noise = sampling_noise, batch: int = 64
+) -> Iterator[Tensor]:
+    """Return an iterator over uint8 [B, C, H, W], an image for each seed. ``labels`` int64 [N]; ``noise``: by default scores' own.
 
     Raises UserError for a generator of latents, which are no pictures yet, and for images that are not finite.
     """
@@ -52,16 +59,16 @@ def sample(
         raise UserError(
             f"this generator makes latents of {channels} channels, no pictures: `score` and `run` decode them with the recipe's VAE"
         )
+    parts = (slice(start, start + batch) for start in range(0, len(seeds), batch))
+    return (_made(generator, seeds[part], labels[part], noise) for part in parts)
+
+
+def _made(generator: Generator, seeds: Sequence[int], labels: Tensor, noise: Noise) -> Tensor:
     device = next((p.device for p in generator.denoiser.parameters()), torch.device("cpu"))
-    c = one_hot(labels, generator.classes).to(device)
-    parts = []
     with torch.no_grad():
-        for start in range(0, len(seeds), batch):
-            part = slice(start, start + batch)
-            some = torch.tensor(seeds[part], dtype=torch.int64)
-            z = noise(some, generator.shape).to(device)
-            parts.append(pixels_of(one_step(generator.denoiser, z, c[part], generator.sigma_init), int(some[0])).cpu())
-    return torch.cat(parts)
+        z = noise(torch.tensor(seeds, dtype=torch.int64), generator.shape).to(device)
+        c = one_hot(labels, generator.classes).to(device)
+        return pixels_of(one_step(generator.denoiser, z, c, generator.sigma_init), int(seeds[0])).cpu()
 
 
 def authors_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:
@@ -75,8 +82,7 @@ def authors_labels(generator: Generator, seeds: Sequence[int]) -> Tensor:
 
 
 def write_images(folder: Path, seeds: Sequence[int], images: Tensor) -> None:
-    """Write one PNG for each seed, ``00000042.png``: a folder that `score` takes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write one PNG for each seed, ``00000042.png``, into a folder that is there: one that `score` takes."""
     for seed, image in zip(seeds, images, strict=True):
         _write(folder / f"{seed:08d}.png", picture(image))
 
