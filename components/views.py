@@ -12,6 +12,7 @@ from sida.report.compare import markdown as run_markdown
 from sida.report.compare import standing_of
 from sida.scoring.table import markdown as table_markdown
 from sida.scoring.table import refuse_failures
+from sida.scoring.words import series_name
 from sida.settings import settings
 from sida.stores import open_store
 from sida.tracking.links import mlflow_link
@@ -36,7 +37,10 @@ class Views:
 
 def _scores(manifest: Manifest[ScoresResult], given: dict[str, Any]) -> None:
     for row in manifest.measured:
-        given["scores"].log_metric(f"{row.model}_{row.metric}", row.mean)
+        name = f"{row.model}_{series_name(row.metric, row.n)}"
+        given["scores"].log_metric(name, row.mean)
+        if row.protocol == "best":
+            given["scores"].log_metric(f"{name}_best_of_{len(row.values)}", row.reported)
 
 
 def _run(manifest: Manifest[RunResult], given: dict[str, Any]) -> None:

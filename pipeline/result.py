@@ -13,7 +13,7 @@ from sida import records
 from sida.disk import replacing
 from sida.manifests import Manifest, Part, ReportResult, RunResult, of_kind, parse_manifest
 from sida.origin import store_of
-from sida.report.compare import table
+from sida.report.compare import remarks, table
 from sida.scoring import words
 from sida.settings import settings
 from sida.stores import ObjectRef, ObjectStore, read_address
@@ -35,7 +35,7 @@ class RunSummary:
     def as_text(self, seconds: float) -> str:
         """Return table, verdict, addresses."""
         result = self.manifest.result
-        lines = ["", *output.aligned(table(self.manifest)), "", result.verdict, ""]
+        lines = ["", *output.aligned(table(self.manifest)), *remarks(self.manifest), "", result.verdict, ""]
         if result.regression is not None:
             lines += [words.regression(result.regression), ""]
         lines += [f"generator  {self.generator}", f"samples    {self.grid}", f"report     {self.report}"]

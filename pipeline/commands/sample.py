@@ -2,12 +2,14 @@
 
 GENERATOR is a .safetensors file (as `run` names it), or the address of a generator's or run's manifest; with --recipe also a
 published pickle, of which nothing is run, or a generator of latents (EDM2), which the recipe's VAE decodes. It computes on this
-machine's first GPU, or else its CPU, in float32. At least one of --grid and --output is needed.
+machine's first GPU, or else its CPU, in float32. At least one of --grid, --output
+and --npz is needed.
 
 examples:
   sida sample generator.safetensors --seeds 0-63 --grid out.png
   sida sample file:///.../steps/compare/KEY/1.json --seeds 7,9 --labels 3 --output images
   sida sample published.pkl --recipe cifar10-uncond-sid2a --grid out.png
+  sida sample generator.safetensors --seeds 0-49999 --npz out.npz
   sida sample published.pkl --recipe cifar10-cond-sid2a --draws authors --grid out.png
   sida sample edm2.pkl --recipe imagenet-512-edm2-xs --grid out.png
 """
@@ -15,6 +17,9 @@ examples:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from pipeline import output
 from pipeline.arguments import GENERATOR, argument, output_file, output_folder, whole
@@ -23,6 +28,12 @@ from sida.errors import UserError
 from sida.export.generator import open_generator
 from sida.foreign.boundary import no_file
 from sida.printing import one_line
+from sida.scoring.label_rule import label_rule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sida.export.generator import Generator
 
 MOST = 1_000_000
 
@@ -55,6 +66,12 @@ ARGUMENTS = (
     ),
     argument("--grid", "FILE", "write one PNG with all images", type=output_file),
     argument("--output", "FOLDER", "write a PNG for each seed", type=output_folder),
+    argument(
+        "--npz",
+        "FILE",
+        "write all as OpenAI's evaluator takes them: arr_0 uint8 [N, H, W, 3], classes in arr_1",
+        type=output_file,
+    ),
     argument("--recipe", "RECIPE", "of a file that does not say its network itself, or of latents' VAE"),
     argument("--batch", "N", "images made at once (default 64)", type=whole(1), default=64),
 )
@@ -62,12 +79,11 @@ ARGUMENTS = (
 
 def main(args: argparse.Namespace) -> int:
     """Draw, then name the files."""
-    if args.grid is None and args.output is None:
-        raise UserError("nothing to write: give --grid FILE, or --output FOLDER")
-    if (
-        args.grid is not None and args.grid.exists() and (problem := no_file(args.grid))
-    ):  # which the picture would replace
-        raise UserError(f"--grid {args.grid}: {problem}: name another one")
+    if args.grid is None and args.output is None and args.npz is None:
+        raise UserError("nothing to write: give --grid FILE, --output FOLDER, or --npz FILE")
+    for option, path in (("--grid", args.grid), ("--npz", args.npz)):
+        if path is not None and path.exists() and (problem := no_file(path)):  # which the file would replace
+            raise UserError(f"{option} {path}: {problem}: name another one")
     of_file = recipe.load(args.recipe) if args.recipe else None
     generator = open_generator(args.generator, of_file)
 
@@ -83,15 +99,41 @@ def main(args: argparse.Namespace) -> int:
     else:
         labels = sampling.labels_for(generator, len(args.seeds), args.labels)
     noise = sampling.authors_noise if authors else sampling.sampling_noise
-    images = sampling.sample(generator, args.seeds, labels, noise=noise, batch=args.batch, decode=decode)
-    if args.grid is not None:
-        sampling.write_grid(args.grid, images)
-    if args.output is not None:
-        sampling.write_images(args.output, args.seeds, images)
-    written = {"grid": args.grid, "folder": args.output}
+    parts = sampling.sample_parts(generator, args.seeds, labels, noise=noise, batch=args.batch, decode=decode)
+    _write(args, generator, labels, parts)
+    written = {"grid": args.grid, "folder": args.output, "npz": args.npz}
     files = {name: str(path.absolute()) for name, path in written.items() if path is not None}
-    size = " x ".join(str(side) for side in images.shape[1:])
+    size, count = " x ".join(str(side) for side in generator.shape), len(args.seeds)
+    rule = label_rule(labels.bincount(minlength=generator.classes).tolist() if generator.classes else ())
     lines = [f"{name:<7} {file}" for name, file in files.items()]
-    lines.append(f"{len(images):,} images of {size}; licence of the weights: {generator.licence}")
-    output.result(args, "\n".join(lines), images=len(images), licence=generator.licence, **files)
+    lines.append(f"labels  {rule}")
+    lines.append(f"{count:,} images of {size}; licence of the weights: {generator.licence}")
+    output.result(args, "\n".join(lines), images=count, labels=rule, licence=generator.licence, **files)
     return 0
+
+
+def _write(args: argparse.Namespace, generator: Generator, labels: Tensor, parts: Iterator[Tensor]) -> None:
+    """Write each part of the images as it is made; a grid alone waits for them all."""
+    import torch
+
+    from sida.export import sample as sampling
+    from sida.export.npz import writing_npz
+
+    shown, start = [], 0
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        into_npz = None
+        if args.npz is not None:
+            classes = labels if generator.classes else None
+            into_npz = stack.enter_context(writing_npz(args.npz, len(args.seeds), generator.shape[1], classes))
+        for images in parts:
+            if into_npz is not None:
+                into_npz(images)
+            if args.output is not None:
+                sampling.write_images(args.output, args.seeds[start : start + len(images)], images)
+            if args.grid is not None:
+                shown.append(images)
+            start += len(images)
+    if args.grid is not None:
+        sampling.write_grid(args.grid, torch.cat(shown))

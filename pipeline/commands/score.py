@@ -1,12 +1,13 @@
-"""Score a generator's file, or a folder of images, as a recipe scores its own.
+"""Score a generator's file, or images in a folder or an npz, as a recipe scores its own.
 
-FILE is a safetensors file or a published pickle (nothing in it is run) of the recipe's network, or a folder of images at the
-recipe's resolution. Data and reference statistics are made or reused. The score goes to stdout with the address of its manifest,
-which `verify` checks.
+FILE is a safetensors file or a published pickle (nothing in it is run) of the recipe's network, a folder of images at the recipe's
+resolution, or an npz of them as OpenAI's evaluator takes it (arr_0 uint8 [N, H, W, 3]). Data and reference statistics are made or
+reused. The score goes to stdout with the address of its manifest, which `verify` checks.
 
 examples:
   sida score generator.safetensors --recipe digits
   sida score samples/ --recipe cifar10-uncond --images 10000
+  sida score out.npz --recipe cifar10-uncond --images 50000
   sida score generator.safetensors --recipe digits --metric is --metric kid --metric precision_recall
 """
 
@@ -23,11 +24,12 @@ from sida import recipe as recipes
 from sida.recipe import Recipe
 from sida.scoring.cleanfid import score_folder
 from sida.scoring.file import score_file
-from sida.scoring.words import spread
+from sida.scoring.label_rule import LABELS
+from sida.scoring.words import label_of, measured_text, spread
 
 METRICS = ("is", "kid", "precision_recall")
 ARGUMENTS = (
-    argument("file", "FILE", "safetensors file, published pickle, or folder of images", type=file_path),
+    argument("file", "FILE", "safetensors file, published pickle, folder of images, or npz of images", type=file_path),
     argument("--recipe", "RECIPE", RECIPE_TEXT, required=True),
     argument("--images", "N", "images per seed range (default: the recipe's)", type=whole(1)),
     argument("--ranges", "N", "seed ranges (default: the recipe's)", type=whole(1)),
@@ -66,12 +68,18 @@ def main(args: argparse.Namespace) -> int:
     rows = [*result.rows, *result.further]
     lines = []
     for row in rows:
-        sd = "" if spread(row) is None else f" +- {row.sd:.3f} (sd)"
-        lines.append(f"{row.metric:<18}{row.reported:.4f}{sd}  n = {row.n:,} x {len(row.values)}  {row.label}")
+        sd = "" if spread(row) is None else " (sd)"
+        lines.append(
+            f"{row.metric:<18}{measured_text(row, digits=4)}{sd}  n = {row.n:,} x {len(row.values)}  {label_of(row)}"
+        )
+    rule = str(published.manifest.about.notes.get(LABELS, ""))  # absent: an older version scored it
+    lines += [f"labels {rule}"] if rule else []
     lines += [*filter(None, [result.gate]), f"score  {published.address}"]
     fields = {"model", "label", "metric", "mean", "sd", "interval", "n", "values", "protocol"}
     scores = [row.model_dump(mode="json", include=fields) for row in rows]
-    output.result(args, "\n".join(lines), scores=scores, manifest=published.address, verdict=result.gate)
+    output.result(
+        args, "\n".join(lines), scores=scores, manifest=published.address, labels=rule or None, verdict=result.gate
+    )
     return 0
 
 

@@ -77,6 +77,7 @@ class ShardRecord(Part):
     cropped: int = 0  # images that a crop took something of
     left_out: int = 0  # their pixels outside of the crop
     uncropped: int = 0  # all of their pixels
+    lossy: int | None = None  # images compressed with loss; earlier versions did not count them
     etags: dict[str, str] = Field(
         default_factory=dict
     )  # object key -> etag at publication; earlier versions recorded none
@@ -235,6 +236,7 @@ def _publish(
         cropped=len(cropped),
         left_out=sum(outcome.left_out for outcome in cropped),
         uncropped=sum(outcome.pixels for outcome in cropped),
+        lossy=sum(outcome.lossy for outcome in outcomes),
     )
     store.put(shard_key(conversion.folder, number), record.model_dump_json().encode())
     path.unlink()

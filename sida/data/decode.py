@@ -57,6 +57,7 @@ class Decoder:
     def __call__(self, content: bytes) -> Decoded:
         """Return the image and what was not taken of it. Raises Unreadable with the reason."""
         with _opened(content) as image:
+            is_lossy = _lossy(image, content)  # of the file: a turned image knows no format
             image.load()
             rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
             if rotated and self.transform == UPRIGHT:
@@ -65,7 +66,8 @@ class Decoder:
             pixels = np.asarray(square)
             total, side = image.width * image.height, min(image.size)
             left_out = total - side * side if self.transform in CROPS else 0
-        return Decoded(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), rotated, left_out, total)
+            data = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            return Decoded(data, rotated, left_out, total, is_lossy)
 
     def _plain(self, image: Image.Image) -> Image.Image:
         """Return the picture with the data set's number of channels."""
@@ -103,9 +105,15 @@ def look_at(content: bytes) -> Look:
         )  # Pillow's name of 16-bit color, of which it takes the upper 8 bits: RGB;16B
         bits = int(found[1]) if found else {"1": 1, "I": 32, "F": 32}.get(image.mode, 8)
         bits = 16 if image.mode.startswith("I;16") else bits
-        lossy = image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
-        lossy |= image.format == "WEBP" and b"VP8L" not in content[:64]
-        return Look(image.size, f"{image.format} {image.mode}, {bits} {'bits' if bits > 1 else 'bit'}", lossy)
+        kind = f"{image.format} {image.mode}, {bits} {'bits' if bits > 1 else 'bit'}"
+        return Look(image.size, kind, _lossy(image, content))
+
+
+def _lossy(image: Image.Image, content: bytes) -> bool:
+    """Return whether a file was compressed with loss."""
+    if image.format == "WEBP":
+        return b"VP8L" not in content[:64]
+    return image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ Decode = Callable[[bytes], Decoded]
 
 
 class DecodeOutcome(NamedTuple):  # a tuple travels between processes in half the time of a dataclass
-    """One entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes; what a crop cut."""
+    """One entry: digest of its pixels, or the reason why there are none; sha256 of the file's bytes; what was lost."""
 
     digest: bytes
     reason: str | None
@@ -39,6 +39,7 @@ class DecodeOutcome(NamedTuple):  # a tuple travels between processes in half th
     content: bytes
     left_out: int = 0
     pixels: int = 0
+    lossy: bool = False
 
 
 def pixels_digest(data: np.ndarray) -> bytes:
@@ -71,7 +72,8 @@ def decode_into(
             images[slot] = data
             checksums[slot] = crc_of(data)
             digest, read = pixels_digest(data), _content_digest(entry, content)
-            outcomes.append(DecodeOutcome(digest, None, decoded.rotated, read, decoded.left_out, decoded.pixels))
+            about = decoded.rotated, read, decoded.left_out, decoded.pixels, decoded.lossy
+            outcomes.append(DecodeOutcome(digest, None, *about))
     with path.open("r+b") as file:  # in one piece: through a map every page would be fetched first
         file.seek(first * layout.itemsize)
         file.write(records.view("u1").data)

@@ -46,6 +46,7 @@ class Decoded(NamedTuple):
     rotated: bool = False  # EXIF asks for a rotation that was ignored
     left_out: int = 0  # pixels that a crop cut off
     pixels: int = 0  # of the picture as it was
+    lossy: bool = False  # the file was compressed with loss
 
 
 def is_hidden(name: str) -> bool:

@@ -197,6 +197,8 @@ def _assemble(
             f"{pixels:,} pixels ({left_out / pixels:.1%})"
         )
         run.notes |= {"pixels_left_out": left_out, "share_left_out": round(left_out / pixels, 4)}
+    if conversion.record == "pixels" and all(record.lossy is not None for record in records):
+        run.notes["lossy_files"] = sum(record.lossy or 0 for record in records)  # sida/scoring/compression.py reads it
     if 0 in histogram:
         run.note(f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}")
     content = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,20 @@ def sample(
     batch: int = 64,
     decode: Decode | None = None,
 ) -> Tensor:
-    """Return uint8 [N, C, H, W], one image for each seed, made where the generator is.
+    """Return uint8 [N, C, H, W], one image for each seed: those of ``sample_parts`` at once."""
+    return torch.cat(list(sample_parts(generator, seeds, labels, noise=noise, batch=batch, decode=decode)))
+
+
+def sample_parts(
+    generator: Generator,
+    seeds: Sequence[int],
+    labels: Tensor,
+    *,
+    noise: Noise = sampling_noise,
+    batch: int = 64,
+    decode: Decode | None = None,
+) -> Iterator[Tensor]:
+    """Return an iterator over uint8 [B, C, H, W], one image for each seed, made where the generator is.
 
     ``labels`` int64 [N]; ``noise`` by default that of scores; ``decode`` for a generator of latents. Raises UserError for images
     that are not finite.
@@ -90,11 +103,10 @@ def sample(
 
     make = decoded(made, decode)
     c = one_hot(labels, generator.classes).to(device)
-    parts = []
-    with torch.no_grad(), devices.products("float32"):
-        for some, labeled in zip(torch.tensor(list(seeds)).split(batch), c.split(batch), strict=True):
-            parts.append(pixels_of(make(some, labeled), int(some[0])).cpu())
-    return torch.cat(parts)
+    for some, labeled in zip(torch.tensor(list(seeds)).split(batch), c.split(batch), strict=True):
+        with torch.no_grad(), devices.products("float32"):
+            images = pixels_of(make(some, labeled), int(some[0])).cpu()
+        yield images
 
 
 def _drawn(noise: Noise, seeds: Tensor, shape: Sequence[int], device: torch.device) -> Callable[[int], Tensor]:
@@ -114,8 +126,7 @@ def authors_labels(generator: Generator, seeds: Sequence[int]) -> Tensor:
 
 
 def write_images(folder: Path, seeds: Sequence[int], images: Tensor) -> None:
-    """Write one PNG for each seed, ``00000042.png``: a folder that `score` takes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write one PNG for each seed, ``00000042.png``, into a folder that is there: one that `score` takes."""
     for seed, image in zip(seeds, images, strict=True):
         _write(folder / f"{seed:08d}.png", picture(image))
 

@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,25 +47,70 @@ def read_npz(path: Path, names: Sequence[str], label: str, check: Check) -> dict
     with reading(label, path):
         budget = Budget(path.stat().st_size)
         with opened_zip(path, budget, _METHODS) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            members = _members(archive)
             if missing := [name for name in names if name not in members]:
-                held = ", ".join(one_line(name, 40) for name in list(members)[:8])
-                raise ValueError(f"it holds {held or 'nothing'}, not {' and '.join(missing)}")
-            headers = {}
-            for name in names:
-                with archive.open(members[name]) as file:
-                    headers[name] = _header(file.read(HEADER_BYTES))
-                if headers[name].size != members[name].file_size:
-                    raise ValueError(f"{name} is of {members[name].file_size:,} bytes, its header says otherwise")
+                raise ValueError(f"it holds {_listed(members)}, not {' and '.join(missing)}")
+            headers = {name: _header_of(archive, name, members[name]) for name in names}
             check(headers)
             for name in names:
                 budget.charge(members[name].file_size)
             return {name: _array(headers[name], archive.read(members[name])) for name in names}
 
 
+def npz_headers(path: Path, label: str) -> dict[str, Header | None]:
+    """Return the headers of the arrays in an npz by their names; None for what is no array of plain numbers.
+
+    Raises UserError in one line that names the file by ``label``.
+    """
+    with reading(label, path), opened_zip(path, Budget(0), _METHODS) as archive:
+        headers: dict[str, Header | None] = {}
+        for name, member in _members(archive).items():
+            try:
+                headers[name] = _header_of(archive, name, member)
+            except (ValueError, EOFError):
+                headers[name] = None
+        return headers
+
+
+def npz_parts(path: Path, name: str, label: str, *, count: int, rows: int) -> Iterator[np.ndarray]:
+    """Yield the first ``count`` entries of an array of an npz in C order, ``rows`` at a time: no more of it is ever in memory.
+
+    A member that is read to its end is compared with its checksum. Raises UserError as ``npz_headers``.
+    """
+    with reading(label, path), opened_zip(path, Budget(0), _METHODS) as archive:
+        member = _members(archive)[name]
+        header = _header_of(archive, name, member)
+        size = math.prod(header.shape[1:]) * header.dtype.itemsize
+        with archive.open(member) as file:
+            file.read(header.start)
+            for start in range(0, count, rows):
+                part = file.read(min(rows, count - start) * size)
+                if len(part) < min(rows, count - start) * size:
+                    raise ValueError(f"{name} breaks off")
+                yield np.frombuffer(part, header.dtype).reshape(-1, *header.shape[1:])
+            if count == header.shape[0]:
+                file.read(1)  # its end, where zipfile compares the checksum
+
+
 def read_npy(content: bytes) -> np.ndarray:
     """Return the array in an .npy file, read-only. Raises ValueError, or what numpy raises on a hostile header."""
     return _array(_header(content[:HEADER_BYTES]), content)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    return {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(one_line(name, 40) for name in list(names)[:8]) or "nothing"
+
+
+def _header_of(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> Header:
+    with archive.open(member) as file:
+        header = _header(file.read(HEADER_BYTES))
+    if header.size != member.file_size:
+        raise ValueError(f"{name} is of {member.file_size:,} bytes, its header says otherwise")
+    return header
 
 
 def _header(head: bytes) -> Header:

@@ -61,6 +61,7 @@ class DistillOutcome(Part):
     images_seen: int
     score: Measured
     dropped: int  # samples skipped because their losses were not finite
+    noise: str = ""  # what the user should know of a run that ended in noise
     seconds: dict[str, float]
     profile: dict[str, float]  # milliseconds of one iteration by kind of operator
     selections: tuple[Selected, ...] = ()  # every generator that was scored, where the recipe keeps them

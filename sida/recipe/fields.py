@@ -188,6 +188,11 @@ class Dataset(Section):
     unreadable: Literal["fail", "skip"] = "fail"
     duplicates: Literal["fail", "skip", "keep"] = "fail"  # of pixels; keep where the published set has them
 
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Channels and resolution of the pictures that scores are of; those of latents once they are decoded."""
+        return (3, self.latents.image_resolution) if self.latents else (self.channels, self.resolution)
+
     @model_validator(mode="after")
     def _latents_fit(self) -> Dataset:
         if self.latents is None:
@@ -245,6 +250,11 @@ class Method(Section):
     def adversarial(self) -> bool:
         """True if the discriminator takes part (SiDA, SiD2A, Uni-Instruct)."""
         return self.name != "sid"
+
+    @property
+    def trained_from(self) -> int:
+        """Images beyond which the generator is trained."""
+        return self.generator_from if self.adversarial else 0
 
     @property
     def warm_up(self) -> int:
@@ -332,6 +342,13 @@ class Evaluation(Section):
     precision: Precision | None = None  # of scored networks, not the detector; None: method.precision
     protocol: Literal["mean", "best"] = "mean"  # best: the lowest range is the score, as publications report it
     stop_after: Positive | None = None  # end the run after this many selections without a better score; None: never
+    stop_at_noise: bool = False  # end the run when its selection scores say that it has turned to noise
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digests that recipes had before they could stop at noise."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if name != "stop_at_noise" or value}
 
     @model_validator(mode="after")
     def _fid_is_inception_s(self) -> Evaluation:

@@ -22,6 +22,8 @@ from sida.recipe import Recipe
 from sida.recipe.shipped import each_address, portable
 from sida.scoring import words
 from sida.scoring.gates import judge
+from sida.scoring.label_rule import LABELS
+from sida.scoring.noise import NOISE
 from sida.scoring.series import previous
 from sida.steps import From, Made, StepRun, carried, step
 
@@ -51,10 +53,12 @@ def _repeated(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> dict[str, 
     }
 
 
-def _rates(inputs: Mapping[str, Manifest[Any]]) -> dict[str, str | float]:
-    """Return how fast either model was scored."""
-    rates = {name: inputs[name].about.notes.get("images_per_second") for name in ("teacher_scores", "scores")}
-    return {f"{name}_images_per_second": rate for name, rate in rates.items() if rate is not None}
+def _told(inputs: Mapping[str, Manifest[Any]]) -> dict[str, str | float]:
+    """Return notes of the inputs that the table is shown with: how fast, by which rule of labels, and that it ended in noise."""
+    notes = {name: inputs[name].about.notes for name in ("teacher_scores", "scores", "generator")}
+    told = {f"{name}_images_per_second": notes[name].get("images_per_second") for name in ("teacher_scores", "scores")}
+    told |= {LABELS: notes["scores"].get(LABELS), NOISE: notes["generator"].get(NOISE)}
+    return {name: note for name, note in told.items() if note is not None}
 
 
 def _repeats(made: Made[RunResult]) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def _repeats(made: Made[RunResult]) -> dict[str, Any]:
     recipe = made.recipe.model_dump(mode="json")
     if each_address(recipe, portable) == recipe:  # else its addresses, and so its digest, are those of one machine
         fields["recipe_sha256"] = digest_of(recipe)
-    return fields | {f"about.notes.{name}": rate for name, rate in _rates(made.inputs).items()}
+    return fields | {f"about.notes.{name}": note for name, note in _told(made.inputs).items()}
 
 
 CARRIED = {
@@ -105,7 +109,7 @@ def compare(
         scores=scores,
         **({} if last is None else {"previous": last}),  # the same score after another one may be a regression
     )
-    run.notes |= _rates(run.inputs)
+    run.notes |= _told(run.inputs)
 
     from sida.report.samples import draw  # torch
 
@@ -132,22 +136,33 @@ def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[st
         "generator": notes.get("scores_images_per_second"),
     }
     protocol = f"{first.metric} (mean +- sd over {words.held_out_ranges(result.rows)}, n = {first.n:,})"
-    title, heading, sign = result.title, protocol, " +- "
+    title, heading = result.title, protocol
     if page:
-        title, heading, sign = "model", f"{first.metric}, mean \u00b1 sd", "\u00a0\u00b1\u00a0"
+        title, heading = "model", f"{first.metric}, mean \u00b1 sd, n = {first.n:,}"
     lines = [(title, "NFE", heading, "images/s")]
     for row in result.rows:
         rate, nfe = rates.get(row.model), "-" if row.nfe is None else str(row.nfe)
-        ours = f"{row.mean:.3f}{sign}{row.sd:.3f}"
+        ours = words.measured_text(row)
+        ours = ours.replace(" +- ", "\u00a0\u00b1\u00a0") if page else ours
+        ours += f" (n = {row.n:,})" if row.n != first.n else ""
         lines.append((row.label, nfe, ours, "-" if rate is None else f"{float(rate):,.0f}"))
     return lines
+
+
+def remarks(manifest: Manifest[RunResult]) -> list[str]:
+    """Return what belongs under the table: the rule of the labels, and that the training turned to noise."""
+    notes = manifest.about.notes
+    lines = [f"labels: {notes[LABELS]}"] if LABELS in notes else []
+    return lines + ([f"the training {notes[NOISE]}"] if NOISE in notes else [])
 
 
 def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
     """Return numbers for the KFP page: the generator's score, its ratio to the teacher's, the change since the last."""
     result = manifest.result
     score = {row.model: row for row in result.rows}
-    numbers = {f"generator_{score['generator'].metric}": score["generator"].mean}
+    numbers = {
+        f"generator_{words.series_name(score['generator'].metric, score['generator'].n)}": score["generator"].mean
+    }
     if score["teacher"].mean:
         numbers["generator_over_teacher"] = words.over_teacher(score["generator"], score["teacher"])
     if (change := result.regression) is not None:
@@ -158,7 +173,7 @@ def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
 def markdown(manifest: Manifest[RunResult], mlflow: str = "") -> str:
     """Return the table and the verdict for the KFP page, with a link to MLflow if there is one."""
     result = manifest.result
-    lines = [words.markdown_table(table(manifest))]
+    lines = [words.markdown_table(table(manifest)), *(f"\n{line}" for line in remarks(manifest))]
     if result.regression is not None:
         lines += ["", words.regression(result.regression)]
     lines += ["", result.verdict, "", f"Licence of the weights: {result.licence}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sida.launch.spec import parse_curve
@@ -24,6 +24,8 @@ from sida.report.compare import table
 from sida.report.render import png, render
 from sida.scoring import words
 from sida.scoring.gates import versus
+from sida.scoring.label_rule import LABELS
+from sida.scoring.noise import NOISE
 from sida.stores.base import ObjectRef
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
         verdict=run.verdict.replace("+-", "\u00b1"),
         regression=words.regression(run.regression) if run.regression else "",
         table=table(inputs["run"], page=True),
-        metric_note=_metric_note(run.rows),
+        metric_note=_metric_note(inputs["run"]),
         by_steps=_by_steps(score["generator"], score["teacher"], inputs["scores"].result),
         seed_note=f"from {evidence['first_seed']:,}",
         panels=[{"title": p.title, "data": _picture(store, p.image)} for p in run.panels],
@@ -68,7 +70,7 @@ def page_of(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: ObjectSt
         data=data,
         data_picture=_picture(store, data.picture) if data.picture else "",
         left_out=_left_out(data),
-        health=_health(curve, inputs["generator"]),
+        health=_health(curve, inputs["generator"], recipe.evaluation.selection_images),
         timing=_timing(manifests),
         total_seconds=sum(manifest.about.seconds for manifest in manifests),
         iteration=sorted(_noted(inputs["generator"], "milliseconds_").items(), key=lambda item: -item[1]),
@@ -83,7 +85,9 @@ def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, st
     """Return the curves of a distillation with a note each; a chart may be empty."""
     metric = recipe.evaluation.metric
     means = {row.model: row.mean for row in run.rows}
-    levels = {"teacher": means["teacher"]} | ({"floor (real images)": means["real"]} if "real" in means else {})
+    held_out = {row.model: f"n = {row.n:,}" for row in run.rows}
+    levels = {f"teacher, {held_out['teacher']}": means["teacher"]}
+    levels |= {f"floor (real images), {held_out['real']}": means["real"]} if "real" in means else {}
     named = [
         ("Loss of the fake score", "loss", {"fake score": "loss_psi"}),
         ("Loss of the discriminator", "loss", {"discriminator": "loss_D"}),
@@ -93,8 +97,13 @@ def charts(recipe: Recipe, run: RunResult, curve: Curve) -> list[tuple[Chart, st
         ("Discriminator's belief that an image is real", "probability", {"real": "D_real", "generated": "D_fake"}),
     ]
     score = {"generator": series(curve, "score")}
+    selected = f"n = {recipe.evaluation.selection_images:,}"
     first = Chart(
-        f"{metric} over training", metric, score, levels, logarithmic=all(y > 0 for _, y in score["generator"])
+        f"{metric} over training: selection scores, {selected}",
+        f"{metric}, {selected}",
+        score,
+        levels,
+        logarithmic=all(y > 0 for _, y in score["generator"]),
     )
     note = (
         f"The curve is measured on selection seeds (n = {recipe.evaluation.selection_images:,}), which chose the checkpoint; "
@@ -151,12 +160,14 @@ def _left_out(data: DatasetResult) -> str:
     return "; ".join(f"{count:,} {kind}" for count, kind in parts if count)
 
 
-def _metric_note(rows: Sequence[Score]) -> str:
-    row = rows[0]
+def _metric_note(run: Manifest[RunResult]) -> str:
+    rows = run.result.rows
+    row, labels = rows[0], run.about.notes.get(LABELS)
     other = f"{row.metric}: Frechet distance of this data set's own detector; it is not FID"
     return (
         f"{'FID' if row.metric == 'fid' else other}. The lower the better; mean and standard deviation over "
-        f"{words.held_out_ranges(rows)}, of {row.n:,} images each. NFE: network evaluations for an image."
+        f"{words.held_out_ranges(rows)}, of {row.n:,} images each. "
+        f"{f'Labels: {labels}. ' if labels else ''}NFE: network evaluations for an image."
     )
 
 
@@ -181,16 +192,22 @@ def _half(row: Score) -> str:
     return "-" if row.interval is None else f"\u00b1 {row.interval:.3f}"
 
 
-def _health(curve: Curve, generator: Manifest) -> list[tuple[str, str, str]]:
+def _health(curve: Curve, generator: Manifest, selection_images: int) -> list[tuple[str, str, str]]:
     result: GeneratorResult = generator.result  # type: ignore[assignment]
     dropped = sum(y for _, y in series(curve, "dropped"))
     score = result.selection_score
-    selected = "made elsewhere, without a selection score" if score is None else f"selection score {score:.4g}"
+    selected = (
+        "made elsewhere, without a selection score"
+        if score is None
+        else f"selection score {score:.4g} (n = {selection_images:,})"
+    )
     rows = [
         ("images seen", f"{max((p['images'] for p in curve), default=0):,.0f}", "the whole distillation"),
         ("chosen checkpoint", f"{result.images_seen:,}", f"images; {selected}"),
         ("skipped samples", f"{dropped:,.0f}", "samples with a NaN, left out of the losses"),
     ]
+    if (noise := generator.about.notes.get(NOISE)) is not None:
+        rows.insert(0, ("turned to noise", "yes", str(noise)))
     for key, network in (("gradient_theta", "generator"), ("gradient_psi", "fake score")):
         if values := sorted(y for _, y in series(curve, key)):
             norms = f"{_short(values[len(values) // 2])} / {_short(values[-1])}"

@@ -25,6 +25,7 @@ from sida.manifests import digest_of
 from sida.printing import one_line
 from sida.process.scratch import scratch_folder
 from sida.recipe import Recipe
+from sida.scoring.compression import SAVE, lossy_in_words
 from sida.scoring.detector_file import detector_file
 from sida.scoring.images import Images, decoder, find_images
 from sida.settings import settings
@@ -85,6 +86,8 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     seen = np.concatenate(list(_features(fid, images, model, options))).astype(np.float64)
     for line in images.notes():
         progress.note("cleanfid", line)
+    if images.lossy:
+        progress.note("cleanfid", f"{lossy_in_words(images.lossy, len(paths))}: {SAVE}")
     value, distance = _distance(fid, seen.mean(axis=0), np.cov(seen, rowvar=False), reference)
     return CleanFid(
         f"fid_cleanfid_{mode}", value, f"{len(paths):,} images, clean-fid's features, {distance}; reference: {origin}"

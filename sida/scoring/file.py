@@ -9,21 +9,26 @@ from sida.foreign.boundary import no_file
 from sida.manifests import GeneratorResult, Manifest, ScoresResult
 from sida.recipe import Recipe
 from sida.scoring.adopt import fetch_released
-from sida.scoring.images import find_images, score_images
+from sida.scoring.images import open_images, score_images
 from sida.scoring.labels import data_step
+from sida.scoring.npz_images import is_npz
 from sida.scoring.reference import reference_statistics
 from sida.scoring.score import score
 from sida.steps import StepOutcome
 
 
 def score_file(path: Path, recipe: Recipe, *, repeat: str = "") -> StepOutcome[ScoresResult]:
-    """Return the published score of a safetensors file, a published pickle, or a folder of images. Raises UserError for others."""
-    generator: Manifest[GeneratorResult] | None = None
+    """Return the published score of a safetensors file, a published pickle, a folder of images or an npz of them.
+
+    Raises UserError for others.
+    """
     if path.exists() and not path.is_dir() and (problem := no_file(path)):
-        raise UserError(f"{path} {problem}: give a safetensors file or a folder of images")
-    if path.is_dir() or not path.exists():
-        find_images(path, recipe.evaluation.images)  # before anything is computed
-    if not path.is_dir():
+        raise UserError(f"{path} {problem}: give a safetensors file, a folder of images or an npz")
+    images = not path.is_file() or is_npz(path)
+    generator: Manifest[GeneratorResult] | None = None
+    if images:
+        open_images(path, recipe)  # before anything is computed
+    else:
         generator = fetch_released(recipe=recipe, address=path.absolute().as_uri(), method=path.name).manifest
     dataset = data_step(recipe)(recipe=recipe).manifest
     reference = reference_statistics(recipe=recipe, dataset=dataset).manifest

@@ -1,10 +1,11 @@
-"""The step score_images: a folder of images, whoever made them, against the recipe's reference."""
+"""The step score_images: images in a folder or an npz, whoever made them, against the recipe's reference."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +14,15 @@ import numpy as np
 from sida.data.entries import MAX_ENTRY_BYTES
 from sida.errors import UserError
 from sida.launch.spec import ScoreOutcome
-from sida.manifests import Manifest, ReferenceResult, ScoresResult, input_of
+from sida.manifests import DatasetResult, Manifest, ReferenceResult, ScoresResult, input_of
 from sida.progress import Progress
 from sida.recipe import Recipe
+from sida.scoring.compression import compression_note
+from sida.scoring.label_rule import LABELS, UNKNOWN
+from sida.scoring.npz_images import NpzImages
 from sida.scoring.reference import load_statistics
 from sida.scoring.score import SOURCES, check_reference, measured_in, note_if_few, scores_result
-from sida.steps import From, Made, StepRun, step
+from sida.steps import From, Made, StepRun, carried, step
 from sida.stores.objects import fetch_object
 
 if TYPE_CHECKING:
@@ -32,7 +36,8 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
 def _repeats(made: Made[ScoresResult]) -> dict[str, Any]:
     measured, sha256 = measured_in(made.recipe, made.result), made.about.parameters["images"]
     reference = input_of(made.inputs, "reference", ReferenceResult)
-    return dict(_result(made.recipe, reference, measured, made.recipe.evaluation.images, sha256))
+    what = made.about.parameters.get("form", Images.what)
+    return dict(_result(made.recipe, reference, measured, made.recipe.evaluation.images, sha256, what))
 
 
 @step(
@@ -48,20 +53,28 @@ def score_images(
     folder: str,
     reference: Annotated[Manifest[ReferenceResult], From("reference_statistics")],
 ) -> ScoresResult:
-    """Score the images of a folder, the first evaluation.images of them by name.
+    """Score the images of a folder, the first evaluation.images of them by name; or those of an npz (arr_0), in their order.
 
     Args:
         reference: Feature moments of the training set.
 
     Returns:
-        The folder's score.
+        The images' score.
     """
     check_reference(recipe, reference.result)
+    images = open_images(Path(folder), recipe)
+    sha256 = images.digest()
+    form = {} if isinstance(images, Images) else {"form": images.what}
+    run.claim({"images": sha256} | form, reference=reference)
+    return _measure(run, reference, images, sha256)
+
+
+def open_images(path: Path, recipe: Recipe) -> Images | NpzImages:
+    """Return the images of a folder or of an npz, as many as the recipe scores. Raises UserError for fewer, or another size."""
     count = recipe.evaluation.images
-    paths = find_images(Path(folder), count)
-    sha256 = digest_of_files(paths)
-    run.claim({"images": sha256}, reference=reference)
-    return _measure(run, reference, paths, sha256)
+    if path.is_file():
+        return NpzImages(path, count, *recipe.dataset.picture)
+    return Images(find_images(path, count), decoder(recipe))
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
@@ -70,7 +83,7 @@ def find_images(folder: Path, count: int) -> list[Path]:
     from sida.data.folders import entries_of
 
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: give a safetensors file or a folder of images")
+        raise UserError(f"{folder}: no such folder: give a safetensors file, a folder of images or an npz")
     names = [entry.name for entry in entries_of(folder, folder) if is_image(entry.name)]
     shown = [Path(name) for name in names if not name.rpartition("/")[2].startswith(".")]
     paths = [folder / name for name in sorted(shown)]
@@ -86,18 +99,20 @@ def decoder(recipe: Recipe) -> Decoder:
     """Return prepare_data's decoder, of images that have the recipe's size already."""
     from sida.data.decode import Decoder
 
-    channels, resolution = size_of_images(recipe)
+    channels, resolution = recipe.dataset.picture
     return Decoder("none", resolution, channels, recipe.dataset.modes)
 
 
 class Images:
     """Image files, read a part at a time; what they were is counted."""
 
+    what = "a folder"
+
     def __init__(self, paths: list[Path], decode: Decoder) -> None:
         self.paths, self._decode = paths, decode
         self.kinds: Counter[str] = Counter()
         self.lossy = 0
-        self._digest = hashlib.sha256()
+        self._digest, self._before = hashlib.sha256(), ""
 
     def read(self, part: slice) -> np.ndarray:
         """Return uint8 [N, C, H, W]. Raises UserError naming a file that is no image, of another size or mode."""
@@ -125,29 +140,29 @@ class Images:
                 self.lossy += look.lossy
         return np.stack(images)
 
-    @property
-    def sha256(self) -> str:
-        """Digest of the files read so far."""
-        return self._digest.hexdigest()
+    def digest(self) -> str:
+        """Return the digest of the files, whose contents are read for it."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(hashlib.sha256(_content(path)).digest())
+        self._before = digest.hexdigest()
+        return self._before
+
+    def parts(self, batch: int) -> Iterator[np.ndarray]:
+        """Yield uint8 [B, C, H, W]. Raises UserError as ``read``, and for files that are not those of the digest any more."""
+        for start in range(0, len(self.paths), batch):
+            yield self.read(slice(start, start + batch))
+        if self._digest.hexdigest() != self._before:
+            raise UserError(f"{self.paths[0].parent}: its files changed while they were scored: score it again")
+
+    def labels(self, histogram: Sequence[int] = ()) -> str:
+        """Return the rule of the images' classes, which files do not tell."""
+        return UNKNOWN
 
     def notes(self) -> list[str]:
-        """Return what the user should know of the files that were read."""
+        """Return what the files were that have been read: formats, modes, bits."""
         kinds = "; ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
-        lines = [f"images: {kinds}"]
-        if self.lossy:
-            lines.append(
-                f"{self.lossy:,} of {sum(self.kinds.values()):,} images were compressed with loss (JPEG, WEBP), those of the "
-                f"reference were not once they had their size: the score holds the compression's error; save them as PNG"
-            )
-        return lines
-
-
-def digest_of_files(paths: list[Path]) -> str:
-    """Return the digest that :class:`Images` finds when it has read them all."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(_content(path)).digest())
-    return digest.hexdigest()
+        return [f"images: {kinds}"]
 
 
 def _content(path: Path) -> bytes:
@@ -159,13 +174,9 @@ def _content(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def size_of_images(recipe: Recipe) -> tuple[int, int]:
-    """Return channels and resolution of the images that a recipe is about, those of latents decoded."""
-    data = recipe.dataset
-    return (3, data.latents.image_resolution) if data.latents else (data.channels, data.resolution)
-
-
-def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Path], sha256: str) -> ScoresResult:
+def _measure(
+    run: StepRun, reference: Manifest[ReferenceResult], images: Images | NpzImages, sha256: str
+) -> ScoresResult:
     import torch
 
     from sida import devices
@@ -177,28 +188,30 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
     recipe, statistics = run.recipe, reference.result
     device = devices.claim()
     detector = load_detector(fetch_object(run.store, statistics.detector)).to(device)
-    batch, images = recipe.execution.batch_limit, Images(paths, decoder(recipe))
-    sums = Sums(statistics.features, len(paths), recipe.evaluation.extra_metrics)
-    progress = Progress(run.step.name, len(paths), "images")
+    batch, count, start = recipe.execution.batch_limit, recipe.evaluation.images, 0
+    sums = Sums(statistics.features, count, recipe.evaluation.extra_metrics)
+    progress = Progress(run.step.name, count, "images")
     with torch.no_grad():
-        for start in range(0, len(paths), batch):
-            part = torch.from_numpy(images.read(slice(start, start + batch)))
-            sums.add(detector, part.to(device), start)
-            progress.update(start + len(part))
-    if images.sha256 != sha256:
-        raise UserError(f"{paths[0].parent}: its files changed while they were scored: score it again")
+        for part in images.parts(batch):
+            sums.add(detector, torch.from_numpy(part).to(device), start)
+            start += len(part)
+            progress.update(start)
     for line in images.notes():
         run.note(line)
+    dataset = carried(reference, "dataset", DatasetResult)
+    if isinstance(images, Images) and (note := compression_note(images.lossy, count, statistics, dataset)):
+        run.note(note)
+    run.notes[LABELS] = images.labels(dataset.result.histogram)
     real = load_statistics(run.store, statistics)
-    values, further = evaluate([sums], "the folder", real, run.store, statistics, device)
-    bias = sampling_bias(real[1], len(paths))
+    values, further = evaluate([sums], "the images", real, run.store, statistics, device)
+    bias = sampling_bias(real[1], count)
     outcome = ScoreOutcome(values=values, further=further, sampling_bias=bias, images_per_second=0.0, batch=batch)
-    note_if_few(run, len(paths), outcome)
-    return _result(recipe, reference, outcome, len(paths), sha256)
+    note_if_few(run, count, outcome)
+    return _result(recipe, reference, outcome, count, sha256, images.what)
 
 
 def _result(
-    recipe: Recipe, reference: Manifest[ReferenceResult], measured: ScoreOutcome, count: int, sha256: str
+    recipe: Recipe, reference: Manifest[ReferenceResult], measured: ScoreOutcome, count: int, sha256: str, what: str
 ) -> ScoresResult:
     return scores_result(
         recipe,
@@ -207,7 +220,7 @@ def _result(
         n=count,
         seeds=[],
         model="images",
-        label=f"{count:,} images of a folder",
+        label=f"{count:,} images of {what}",
         nfe=None,
         sampler="files",
         checkpoint_sha256=sha256,

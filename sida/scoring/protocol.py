@@ -17,6 +17,7 @@ from sida.numerics.draws import Draws
 from sida.numerics.frechet import Moments
 from sida.numerics.quantize import to_uint8
 from sida.scoring.detector import Detector
+from sida.scoring.label_rule import exact_counts
 from sida.scoring.partial import Piece
 from sida.scoring.sums import Sums
 from sida.worker.ranks import Processes
@@ -36,10 +37,7 @@ def range_labels(histogram: Sequence[int], count: int, first_seed: int) -> Tenso
     """
     if not histogram:
         return torch.zeros(count, dtype=torch.int64)
-    shares = torch.tensor(histogram, dtype=torch.float64) * count / sum(histogram)
-    counts = shares.floor().to(torch.int64)
-    remainders = torch.argsort(shares - counts, descending=True, stable=True)
-    counts[remainders[: count - int(counts.sum())]] += 1
+    counts = torch.tensor(exact_counts(histogram, count))
     labels = torch.repeat_interleave(torch.arange(len(histogram)), counts)
     return labels[Draws(SAMPLING_SEED).permutation(f"labels of range {first_seed}", count)]
 

@@ -15,7 +15,7 @@ from sida.foreign.fetch import Check, fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ReferenceSpec
 from sida.manifests import DatasetResult, Manifest, ReferenceResult, input_of
-from sida.recipe import Recipe, ReferenceFile
+from sida.recipe import Evaluation, Recipe, ReferenceFile
 from sida.scoring.detector_file import detector_file
 from sida.steps import From, Made, StepRun, step
 from sida.stores.base import ObjectRef
@@ -133,6 +133,8 @@ def _published(run: StepRun, path: Path, sha256: str) -> dict[str, Any]:
     statistics = read_statistics(path, evaluation.metric, evaluation.detector.features)
     if statistics.counts and statistics.count is None:
         run.note(f"{path.name} does not say of how many images it was made (num_images is missing)")
+    if statistics.images:
+        run.note(_used(path, statistics.images, evaluation))
     moments = {"mean": statistics.mean, "covariance": statistics.covariance}
     return {
         "origin": "published",
@@ -141,6 +143,15 @@ def _published(run: StepRun, path: Path, sha256: str) -> dict[str, Any]:
         "count": statistics.count or 0,
         "moments": put_tensors(run.put, moments, "published.safetensors"),
     }
+
+
+def _used(path: Path, images: tuple[int, ...], evaluation: Evaluation) -> str:
+    """Say which part of a file with statistics and images is used for what."""
+    used = f"{path.name} holds statistics and {images[0]:,} images: {evaluation.metric} is measured against its mu and sigma"
+    given, second = evaluation.reference, evaluation.precision_recall_reference
+    if given is not None and second is not None and (given.address, given.sha256) == (second.address, second.sha256):
+        return f"{used}, precision and recall against its images (arr_0)"
+    return f"{used}; its images are not used: name it as evaluation.precision_recall_reference too for precision and recall"
 
 
 def _fetched(given: ReferenceFile | None, what: str, check: Check) -> tuple[Path, str] | None:
@@ -157,10 +168,11 @@ def check_statistics(path: Path, recipe: Recipe) -> None:
 
 
 def check_images(path: Path, recipe: Recipe) -> None:
-    """Raise UserError unless a file holds reference images of the recipe's resolution."""
+    """Raise UserError unless a file holds reference images of the recipe's size."""
     from sida.scoring.reference_files import read_reference_images
 
-    read_reference_images(path, recipe.dataset.resolution)
+    channels, resolution = recipe.dataset.picture
+    read_reference_images(path, resolution, channels)
 
 
 def _difference(run: StepRun, published: ObjectRef, ours: ObjectRef) -> float:

@@ -1,7 +1,8 @@
 """Published reference statistics and reference images, read without running anything that they hold.
 
-EDM: an npz with ``mu`` [F] and ``sigma`` [F, F]; EDM2: a pickle with a dictionary of them per metric. NVIDIA's covariances are over
-N - 1. Reference images (for precision and recall): an npz with ``arr_0`` uint8 [N, H, W, 3].
+EDM, TTUR: an npz with ``mu`` [F] and ``sigma`` [F, F]; EDM2: a pickle with a dictionary of them per metric. NVIDIA's covariances
+are over N - 1. Reference images (for precision and recall): an npz with ``arr_0`` uint8 [N, H, W, 3]. ADM's ``VIRTUAL_*.npz`` hold
+both: ``mu`` and ``sigma`` of the whole training set, and 10,000 images in ``arr_0``; ``mu_s``, ``sigma_s`` are of other features.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from sida.errors import UserError
+from sida.errors import Refused, UserError
 from sida.foreign import read_pickle
-from sida.foreign.arrays import read_npz
+from sida.foreign.arrays import Header, npz_headers, read_npz
 from sida.foreign.boundary import reading
 from sida.numerics.frechet import check_covariance
 from sida.printing import one_line
 
 PICKLE_KEYS = {"fid": "fid", "fd_dinov2": "fd_dinov2"}  # metric -> key in EDM2's file
 ARRAYS = ("mu", "sigma")
+IMAGES = "arr_0"
 MOST = 1e30  # of a mean or a covariance: products of them stay within float64
 MOST_IMAGES = 2**48
 
@@ -35,6 +37,7 @@ class Statistics:
     covariance: np.ndarray
     count: int | None = None
     counts: bool = False  # whether files of this kind say of how many images they are
+    images: tuple[int, ...] = ()  # shape of the images that the file holds besides, which the statistics need not be of
 
 
 def read_statistics(path: Path, metric: str, features: int) -> Statistics:
@@ -57,7 +60,11 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
     with reading(label, path):
         with path.open("rb") as file:
             is_zip = file.read(2) == b"PK"
+        images: tuple[int, ...] = ()
         if is_zip:
+            headers = npz_headers(path, label)
+            _refuse_images_alone(headers, label)
+            images = header.shape if (header := headers.get(IMAGES)) is not None else ()
             arrays, count = read_npz(path, ARRAYS, label, check), None
         else:
             arrays, count = _pickled(path, metric, label)
@@ -72,23 +79,43 @@ def read_statistics(path: Path, metric: str, features: int) -> Statistics:
             check_covariance(torch.from_numpy(covariance))
         except ValueError as error:
             raise UserError(f"{label}: {error}: fetch it again") from error
-        return Statistics(mean, covariance, count, not is_zip)
+        return Statistics(mean, covariance, count, not is_zip, images)
 
 
-def read_reference_images(path: Path, resolution: int, name: str = "") -> np.ndarray:
-    """Return reference images uint8 [N, 3, H, W]. Raises UserError for another file or size; ``name``: the user's file."""
+def _refuse_images_alone(headers: Mapping[str, Header | None], label: str) -> None:
+    if IMAGES in headers and not set(ARRAYS) <= headers.keys():
+        raise Refused(
+            f"{label}: holds images ({IMAGES}) and no mu and sigma, which the score needs: name a file of statistics, "
+            f"and this one as evaluation.precision_recall_reference"
+        )
+
+
+def read_reference_images(path: Path, resolution: int, channels: int = 3, name: str = "") -> np.ndarray:
+    """Return reference images uint8 [N, C, H, W], of gray ones one of their three equal channels; ``name``: the user's file.
+
+    Raises UserError for another file or size, and for color where the recipe has one channel.
+    """
     label = f"reference images {name or path}"
 
     def check(headers: Mapping[str, Any]) -> None:
-        images = headers["arr_0"]
+        images = headers[IMAGES]
         if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[1:] != (resolution, resolution, 3):
             raise UserError(
                 f"{label}: arr_0 is {images.dtype} {list(images.shape)}, expected uint8 [N, {resolution}, {resolution}, 3]: "
                 f"take the file of this size"
             )
 
-    images = read_npz(path, ("arr_0",), label, check)["arr_0"]
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    with reading(label, path):
+        headers = npz_headers(path, label)
+        if IMAGES not in headers and set(ARRAYS) <= headers.keys():
+            raise Refused(
+                f"{label}: holds statistics (mu, sigma) and no images ({IMAGES}), which precision and recall compare: name a file "
+                f"of images, and this one as evaluation.reference"
+            )
+    images = read_npz(path, (IMAGES,), label, check)[IMAGES]
+    if channels == 1 and (images != images[..., :1]).any():
+        raise UserError(f"{label}: arr_0 is in color, dataset.channels is 1: take the file of gray images")
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)[:, :channels])
 
 
 def _pickled(path: Path, metric: str, label: str) -> tuple[dict[str, np.ndarray], int | None]:

@@ -61,15 +61,17 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
     outcome = ReferenceOutcome(
         moments=put_tensors(job.put, tensors, "reference.safetensors"),
         real_features=None if real is None else put_tensors(job.put, {"features": real}, "real-features.safetensors"),
-        precision_recall_features=None if images is None else _published(job, images, dataset, detector),
+        precision_recall_features=None if images is None else _published(job, images, detector),
     )
     discard(job, work)
     return outcome
 
 
-def _published(job: Job[ReferenceSpec], images: ObjectRef, dataset: DatasetResult, detector: Detector) -> ObjectRef:
+def _published(job: Job[ReferenceSpec], images: ObjectRef, detector: Detector) -> ObjectRef:
     """Return features of published reference images."""
-    pixels = torch.from_numpy(read_reference_images(fetch_object(job.store, images), dataset.resolution, images.name))
+    channels, resolution = job.recipe.dataset.picture
+    path = fetch_object(job.store, images)
+    pixels = torch.from_numpy(read_reference_images(path, resolution, channels, images.name))
     device, batch = job.processes.device, job.recipe.execution.batch_limit
     with torch.no_grad():
         features = [detector(part.to(device)).to("cpu", torch.float32) for part in pixels.split(batch)]

@@ -26,6 +26,7 @@ from sida.recipe import Recipe
 from sida.scoring.adopt import as_safetensors
 from sida.scoring.gates import teacher_fault
 from sida.scoring.interval import half_width
+from sida.scoring.label_rule import LABELS, exact_counts, label_rule
 from sida.scoring.series import remember
 from sida.scoring.words import target_gate
 from sida.steps import From, Made, StepRun, carried, step
@@ -72,8 +73,19 @@ def _measured(run: StepRun, seeds: list[int], n: int, *, floor: bool, guide: Obj
     outcome = run_job(run, spec)
     run.notes["images_per_second"] = round(outcome.images_per_second, 1)
     run.notes["sampling_batch"] = outcome.batch
+    run.notes[LABELS] = _labels(run.inputs, n)
     note_if_few(run, n, outcome)
     return outcome
+
+
+def _labels(inputs: Mapping[str, Manifest[Any]], n: int) -> str:
+    histogram = input_of(inputs, "dataset", DatasetResult).result.histogram
+    return label_rule(exact_counts(histogram, n) if histogram else (), histogram)
+
+
+def _labels_repeated(made: Made[ScoresResult], n: int) -> dict[str, Any]:
+    """Return the note on labels, of which older versions made none."""
+    return {f"about.notes.{LABELS}": _labels(made.inputs, n)} if LABELS in made.about.notes else {}
 
 
 def note_if_few(run: StepRun, n: int, outcome: ScoreOutcome) -> None:
@@ -226,7 +238,8 @@ def _of_teacher(
 
 def _teacher_repeats(made: Made[ScoresResult]) -> dict[str, Any]:
     measured = measured_in(made.recipe, made.result, floor=True)
-    return dict(_of_teacher(made.recipe, made.inputs, measured, made.result.guide))
+    labels = _labels_repeated(made, _teacher_images(made.recipe))
+    return dict(_of_teacher(made.recipe, made.inputs, measured, made.result.guide)) | labels
 
 
 def _of_generator(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], measured: ScoreOutcome) -> ScoresResult:
@@ -250,7 +263,8 @@ def _of_generator(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], measured:
 
 
 def _generator_repeats(made: Made[ScoresResult]) -> dict[str, Any]:
-    return dict(_of_generator(made.recipe, made.inputs, measured_in(made.recipe, made.result)))
+    labels = _labels_repeated(made, made.recipe.evaluation.images)
+    return dict(_of_generator(made.recipe, made.inputs, measured_in(made.recipe, made.result))) | labels
 
 
 def _guide_file(recipe: Recipe) -> tuple[Path, str] | None:

@@ -15,6 +15,7 @@ from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
 from sida.scoring import words
 from sida.scoring.gates import target_of, versus_published
+from sida.scoring.label_rule import EXACT
 from sida.steps import From, Made, StepRun, step
 from sida.steps.recipes import recipe_at, recipe_of
 
@@ -196,7 +197,8 @@ def _file(row: PublishedRow | PublishedFailure) -> tuple[str, ...]:
 
 
 def _ours(row: PublishedRow) -> tuple[str, str]:
-    ours = f"{row.ours:.3f}" + (f" (best of {row.ranges})" if row.protocol == "best" else "")
+    best = f"best of {row.ranges}, " if row.protocol == "best" else ""
+    ours = f"{row.ours:.3f} ({best}n = {row.n:,})"
     return ours, "-" if row.interval is None else f"+- {row.interval:.3f}"
 
 
@@ -211,6 +213,7 @@ def verdict(result: PublishedResult) -> str:
     filled = [row for row in result.paper if row.best]
     counts = {word: sum(row.verdict == word for row in filled) for word in ("better", "within", "worse")}
     text = [f"{len(filled)} of {total} rows scored: " + ", ".join(f"{n} {word}" for word, n in counts.items())]
+    text += [f"labels: {EXACT}"] if result.rows else []  # the rule of the step score
     text += [f"failed: {row.recipe}: {row.step}: {row.message}" for row in result.failed]
     return "\n".join(text)
 

@@ -6,6 +6,7 @@ The module stands below the pages because scores and the records of runs keep so
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from sida.manifests import Regression, Score
@@ -21,6 +22,25 @@ TO_THE_PUBLISHED = {"better": "better than", "within": "within the interval of",
 def score_text(mean: float, sd: float | None, sign: str = "+-") -> str:
     """Return ``0.066 +- 0.008 (sd)``, the mean alone of a single range; intervals, as (95%), stand where a comparison is judged."""
     return f"{mean:.3f}" if sd is None else f"{mean:.3f} {sign} {sd:.3f} (sd)"
+
+
+def measured_text(score: Score, sign: str = "+-", digits: int = 3) -> str:
+    """Return mean and spread; of a score by the protocol ``best`` the lowest range, by its name, and the mean by its own."""
+    sd = spread(score)
+    mean = f"{score.mean:.{digits}f}" + ("" if sd is None else f" {sign} {sd:.{digits}f}")
+    if score.protocol == "mean" or len(score.values) == 1:
+        return mean
+    return f"best of {len(score.values)}: {score.reported:.{digits}f}; mean {mean}"
+
+
+def label_of(score: Score) -> str:
+    """Return a row's label; ``best of 3 ranges`` stands in that of a model, whose further metrics are means."""
+    return score.label if score.protocol == "best" else re.sub(r", best of \d+ ranges$", "", score.label)
+
+
+def series_name(metric: str, n: int) -> str:
+    """Return the name of a number among others': ``fid_n50000``; scores of other numbers of images are other scores."""
+    return f"{metric}_n{n}"
 
 
 def spread(score: Score) -> float | None:

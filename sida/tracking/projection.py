@@ -24,6 +24,7 @@ from sida.manifests import Manifest, Score, ScoresResult, digest_of
 from sida.recipe import Recipe
 from sida.records import StepCall
 from sida.report.comparison.entries import benchmark_of, flat, identity_of
+from sida.scoring.words import series_name
 from sida.steps.recipes import recipe_at, recipe_key
 from sida.stores.base import ObjectStore
 
@@ -145,7 +146,8 @@ def _projection(
 def _distilled(store: ObjectStore, recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     result: Any = manifest.result
     curve: list[dict[str, float]] = json.loads(store.read(result.curve.key))
-    names = {"score": f"selection_{recipe.evaluation.metric}"}
+    selected = series_name(recipe.evaluation.metric, recipe.evaluation.selection_images)
+    names = {"score": f"selection_{selected}"}
     metrics = [
         (names.get(name, name), value, int(point["images"]))
         for point in curve
@@ -179,12 +181,15 @@ def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     node = _child(recipe, identity, "score", manifest)
     node.params = flat({"evaluation": recipe.evaluation.model_dump(mode="json")})
     for row in manifest.rows:
-        node.metrics += [(f"{row.metric}_of_range", value, number) for number, value in enumerate(row.values)]
-        node.metrics += [(row.metric, row.mean, 0), (f"{row.metric}_sd", row.sd, 0)]
+        name = series_name(row.metric, row.n)
+        node.metrics += [(f"{name}_of_range", value, number) for number, value in enumerate(row.values)]
+        node.metrics += [(name, row.mean, 0), (f"{name}_sd", row.sd, 0)]
+        if row.protocol == "best":
+            node.metrics.append((f"{name}_best_of_{len(row.values)}", row.reported, 0))
     by_steps = manifest.result.by_steps if isinstance(manifest.result, ScoresResult) else ()
     if by_steps:
         rows = [*by_steps, manifest.rows[0]]
-        node.metrics += [(f"{row.metric}_by_steps", row.mean, step) for step, row in enumerate(rows, 1)]
+        node.metrics += [(f"{series_name(row.metric, row.n)}_by_steps", row.mean, step) for step, row in enumerate(rows, 1)]
     if (rate := manifest.about.notes.get("images_per_second")) is not None:
         node.metrics.append(("images_per_second", float(rate), 0))
     return node
@@ -194,7 +199,7 @@ def _compared(parent: Node, manifest: Manifest, results: dict[str, Manifest]) ->
     result: Any = manifest.result
     means = {row.model: row.mean for row in result.rows}
     metric = result.rows[0].metric
-    parent.metrics += [(f"{metric}_{model}", mean, 0) for model, mean in means.items()]
+    parent.metrics += [(f"{series_name(metric, row.n)}_{row.model}", row.mean, 0) for row in result.rows]
     parent.metrics.append((f"{metric}_ratio", means["generator"] / means["teacher"], 0))
     seconds = fsum(m.about.seconds for m in results.values())  # exact: in any order the same
     parent.metrics.append(("seconds", seconds, 0))

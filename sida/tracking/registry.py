@@ -19,6 +19,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from sida.manifests import Score
 from sida.scoring.gates import versus
+from sida.scoring.words import series_name
 from sida.tracking.projection import Model
 from sida.tracking.server import artifacts_at
 
@@ -86,6 +87,7 @@ def _artifact(files: ArtifactRepository, model: Model) -> None:
 
 def _metrics(client: MlflowClient, run_id: str, logged: Any, model: Model, dataset: dict[str, str]) -> None:
     row = model.score
+    named = series_name(row.metric, row.n)
     logged_already = {metric.key for metric in logged.metrics or []}
     about = {
         "model_id": logged.model_id,
@@ -95,7 +97,7 @@ def _metrics(client: MlflowClient, run_id: str, logged: Any, model: Model, datas
     }
     metrics = [
         Metric(name, value, int(logged.creation_timestamp), 0, **about)
-        for name, value in ((row.metric, row.mean), (f"{row.metric}_sd", row.sd))
+        for name, value in ((named, row.mean), (f"{named}_sd", row.sd))
         if name not in logged_already
     ]
     if metrics:
@@ -127,7 +129,8 @@ def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> An
 
 
 def _description(model: Model) -> str:
-    return f"{model.title}: {model.score.metric} {model.score.mean:.4g} ({model.address})"
+    score = model.score
+    return f"{model.title}: {score.metric} {score.mean:.4g}, n = {score.n:,} ({model.address})"
 
 
 def _promote(client: MlflowClient, version: Any, model: Model) -> None:

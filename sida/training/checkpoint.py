@@ -228,7 +228,7 @@ def identity_of(job: Job[Any]) -> dict[str, Any]:
     parts = {
         "method": recipe.method.model_dump(mode="json"),
         "evaluation": recipe.evaluation.model_dump(
-            mode="json", include={"selection_images", "selection_every", "stop_after"}
+            mode="json", include={"selection_images", "selection_every", "stop_after", "stop_at_noise"}
         ),
         "teacher.network": recipe.teacher.network.model_dump(mode="json"),
         "inputs": {name: ref.digest for name, ref in sorted(job.spec.inputs.items())},

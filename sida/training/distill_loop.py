@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sida import progress
 from sida.data.reader import ShuffledData
 from sida.data.shards import Shards
 from sida.errors import SidaError, UserError
@@ -24,6 +25,7 @@ from sida.manifests import DatasetResult, Selected, TeacherResult
 from sida.numerics.draws import Draws
 from sida.numerics.networks.precondition import Denoiser
 from sida.progress import Progress
+from sida.scoring import noise
 from sida.settings import settings
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
@@ -67,6 +69,7 @@ class DistillRun(TrainingRun):
             self.history = History(method.images, method.batch, job.processes)
             self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator
             self.resume()
+            self.noise = self._noise()
             sampled = settings().system_metrics and job.processes.first
             self.system = SystemMetrics(job) if sampled else None
 
@@ -103,9 +106,11 @@ class DistillRun(TrainingRun):
 
     @property
     def finished(self) -> bool:
-        """Whether all images were seen, or the score has not improved for as long as the recipe allows."""
-        patience = self.job.recipe.evaluation.stop_after
-        return super().finished or (patience is not None and self.selection.since_best >= patience)
+        """Whether all images were seen, or the scores are such that the recipe wants no more."""
+        evaluation = self.job.recipe.evaluation
+        patience = evaluation.stop_after
+        worse = patience is not None and self.selection.since_best >= patience
+        return super().finished or worse or (evaluation.stop_at_noise and self.noise is not None)
 
     def iterate(self) -> dict[str, Tensor]:
         """Do one iteration and add it to the curve; see whether a selection is due."""
@@ -145,8 +150,15 @@ class DistillRun(TrainingRun):
                     stored = self._store(tensors, f"generator-{self.seen}.safetensors")
                     self.selection.keep_file(stored, self.seen, score)
             self.history.note(self.seen, "score", score)
+            before, self.noise = self.noise, self._noise()
+            if self.noise is not None and before is None and self.job.processes.first:
+                progress.note(self.job.step, noise.in_words(self.noise, self.job.recipe, self.history.points))
             self.checkpoint_due |= self.selection.best_seen == self.seen
             self.job.processes.meet()
+
+    def _noise(self) -> noise.Noise | None:
+        """Return what the curve so far says."""
+        return noise.noise_in(self.history.points, self.selection.blank, self.job.recipe.method.trained_from)
 
     # Losses that are not finite: no checkpoint for now, and beyond a limit the end, with a dump.
 
@@ -155,6 +167,8 @@ class DistillRun(TrainingRun):
         counts, limit = self.distillation.non_finite.read(), self.job.recipe.execution.non_finite_limit
         if counts.skipped + counts.non_finite > limit:
             raise self._failure(f"more than execution.non_finite_limit {limit}", losses, counts)
+        if self.noise is not None:
+            numbers["noise_since"] = self.noise.since
         super().report(losses, display, best=self.selection.best_score, **numbers)
 
     def checkpoint(self, losses: dict[str, Tensor]) -> None:
@@ -200,6 +214,7 @@ class DistillRun(TrainingRun):
             images_seen=selection.best_seen,
             score=selection.best_score,
             dropped=counts.skipped,
+            noise="" if self.noise is None else noise.in_words(self.noise, recipe, self.history.points),
             seconds={name: round(seconds, 2) for name, seconds in self.stopwatch.seconds.items()},
             profile=self.profile,
             selections=tuple(Selected.model_validate(kept) for kept in selection.kept),

@@ -17,6 +17,7 @@ from sida.manifests import (
     digest_of,
 )
 from sida.recipe import Recipe
+from sida.scoring.noise import NOISE
 from sida.steps import From, Made, StepRun, carried, step
 
 CHECKPOINT_NETWORKS = 8  # three networks, Adam's moments of two, the best so far: the size of a checkpoint
@@ -30,6 +31,8 @@ def _asks(recipe: Recipe) -> dict[str, Any]:
         "selection_every": evaluation.selection_every,
         "stop_after": evaluation.stop_after,
     }
+    if evaluation.stop_at_noise:
+        parameters["stop_at_noise"] = True
     return parameters | _revisions(recipe)
 
 
@@ -89,6 +92,8 @@ def distill(
     outcome = run_job(run, spec, lambda: (CHECKPOINT_NETWORKS + _kept(recipe)) * teacher.result.weights.size)
     run.selections = outcome.selections
     run.notes["dropped_samples"] = outcome.dropped
+    if outcome.noise:
+        run.notes[NOISE] = outcome.noise
     run.notes |= {f"seconds_{name}": seconds for name, seconds in outcome.seconds.items()}
     run.notes |= {f"milliseconds_{kind}": spent for kind, spent in outcome.profile.items()}
     return GeneratorResult(

@@ -42,6 +42,7 @@ class Selection:
         self._reference = job.manifest(job.spec.reference, ReferenceResult).result
         self._detector = load_detector(fetch_object(job.store, self._reference.detector)).to(device)
         self._real = load_statistics(job.store, self._reference)
+        self.blank = float(self._real[1].trace())  # the score of images that are all alike, with the data's mean
         self._make = generator_images(generator, job.recipe.method.sigma_init, job.recipe.method.steps)
         if (latents := job.recipe.dataset.latents) is not None:
             self._make = decoded(self._make, decoder_of(latents, device))

@@ -72,12 +72,12 @@ def test_the_page_says_who_is_ahead_what_differs_and_shows_the_quantities_side_b
     said = " ".join(" ".join(Elements(page).text).split())
     assert "digits (SiDA) is ahead of digits-sid (SiD). fd_digits 0.600 against 0.900" in said
     assert "SiDA adds an adversarial loss, with real images; SiD learns from the teacher's scores alone." in said
-    assert "fd_digits, held out 0.600 ± 0.010 (sd) best 0.900 ± 0.020 (sd)" in said
+    assert "fd_digits, held out, mean 0.600 ± 0.010 (sd), n = 200 best 0.900 ± 0.020 (sd), n = 200" in said
     assert "samples in their class's region 100.0% 100.0%" in said  # equal: none is the best
 
     Made(store, recipe(), (0.9, 0.91, 0.89), minute=2).write("run-level")  # now the two are level
     page = comparison_page(benchmarks(finished_runs(store, records.runs(store))[0]), store)
-    assert "fd_digits, held out 0.900 ± 0.010 (sd) 0.900 ± 0.020 (sd)" in " ".join(
+    assert "fd_digits, held out, mean 0.900 ± 0.010 (sd), n = 200 0.900 ± 0.020 (sd), n = 200" in " ".join(
         " ".join(Elements(page).text).split()
     )
 

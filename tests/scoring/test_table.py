@@ -72,7 +72,10 @@ def test_the_better_of_two_files_stands_for_the_row_and_both_are_under_it() -> N
     assert cells[at][1] == "best of SiDA, SiD2A: sid2a (alpha 1.2)"
     assert [line[1].strip() for line in cells[at + 1 : at + 3]] == ["sid2a (alpha 1)", "sid2a (alpha 1.2)"]
     assert [line[6] for line in cells[at + 1 : at + 3]] == ["worse", "within"]
-    assert verdict(table) == "1 of 10 rows scored: 0 better, 1 within, 0 worse"
+    assert (
+        verdict(table)
+        == "1 of 10 rows scored: 0 better, 1 within, 0 worse\nlabels: exact proportions of the training set"
+    )
 
 
 def test_a_file_that_failed_is_named_and_its_row_keeps_the_command_unless_another_file_stands_for_it() -> None:
@@ -85,7 +88,7 @@ def test_a_file_that_failed_is_named_and_its_row_keeps_the_command_unless_anothe
     assert [line[6] for line in cells[at + 1 : at + 3]] == ["worse", "failed"]
     alone = next(line for line in cells if line[0].startswith("FFHQ") and line[1] == "SiD")
     assert alone[6] == "failed" and alone[7] == "sida score-published ffhq-64-sid"
-    assert verdict(table).splitlines()[1:] == [
+    assert verdict(table).splitlines()[2:] == [
         "failed: cifar10-uncond-sid2a-alpha12: fetch_released: not found",
         "failed: ffhq-64-sid: fetch_released: not found",
     ]

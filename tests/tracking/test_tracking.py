@@ -72,13 +72,13 @@ def test_a_run_becomes_a_parent_and_two_children_with_everything_on_them(address
     assert parent.data.params["method.alpha"] == "1.2"
     assert parent.data.tags["mlflow.source.git.commit"] == "f" * 40
     assert parent.data.tags["sida.runs"] == "run-1"
-    assert parent.data.metrics["fd_digits_generator"] == pytest.approx(1.0)
+    assert parent.data.metrics["fd_digits_n200_generator"] == pytest.approx(1.0)
     assert points(address, found["distill"], "loss_psi") == [(p["images"], p["loss_psi"]) for p in CURVE]
     history = client(address).get_metric_history(found["distill"].info.run_id, "loss_psi")
     seconds = [(point.timestamp - found["distill"].info.start_time) / 1000 for point in history]
     assert seconds == [pytest.approx(1.5 * p["images"] / 1200, abs=0.002) for p in CURVE]  # for charts over time
-    assert points(address, found["distill"], "selection_fd_digits") == [(400, 0.75), (800, 0.375), (1200, 0.25)]
-    assert points(address, found["score"], "fd_digits_of_range") == [(0, 1.0), (1, 1.01), (2, 0.99)]
+    assert points(address, found["distill"], "selection_fd_digits_n5000") == [(400, 0.75), (800, 0.375), (1200, 0.25)]
+    assert points(address, found["score"], "fd_digits_n200_of_range") == [(0, 1.0), (1, 1.01), (2, 0.99)]
     there = client(address)
     files = {item.path for item in there.list_artifacts(parent.info.run_id)}
     assert {"recipe.json", "report.html", "samples.png", "nearest.png", "manifests", "samples"} <= files
@@ -291,7 +291,7 @@ def test_the_champion_moves_only_to_a_generator_that_is_better_by_more_than_the_
         [client(address).get_experiment_by_name("digits-8x8").experiment_id],
         f"tags.`sida.sha256` = '{version.tags['sida.sha256']}'",
     )
-    assert {m.key: (m.value, m.dataset_name) for m in logged.metrics}["fd_digits"] == (0.5, "digits-8x8")
+    assert {m.key: (m.value, m.dataset_name) for m in logged.metrics}["fd_digits_n200"] == (0.5, "digits-8x8")
 
 
 def test_what_mlflow_downloads_as_the_champion_says_where_the_weights_are_and_how_to_sample(

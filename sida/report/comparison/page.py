@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from sida.errors import NotFound
+from sida.manifests import Score
 from sida.report.charts import Chart, intervals, svg
 from sida.report.comparison.entries import Benchmark, ComparedRun, differences, in_words
 from sida.report.comparison.literature import HEADINGS, cells, literature
@@ -62,7 +63,7 @@ def _part(benchmark: Benchmark, store: ObjectStore) -> dict[str, Any]:
         "chart": "" if chart.empty else svg(chart, 7.6, 3.2),
         "chart_title": chart.title,
         "standings": intervals(bars, benchmark.metric) if len(benchmark.entries) > 1 else "",
-        "standings_title": f"{benchmark.title}: {benchmark.metric} on held-out seeds, with 95% intervals",
+        "standings_title": f"{benchmark.title}: {benchmark.metric} on held-out seeds ({_ns(scores)}), means with 95% intervals",
         "names": [entry.title for entry in pictured],
         "facts": _side_by_side(pictured, store),
         "pictures": pictures,
@@ -94,13 +95,22 @@ def _alone(entry: ComparedRun) -> dict[str, str]:
 def _chart(benchmark: Benchmark) -> Chart:
     """Return the selection scores over training, beside the teacher's and the published ones."""
     best = benchmark.entries[0]
-    lines = {entry.title: series(entry.curve, "score") for entry in benchmark.entries[:GRIDS]}
-    levels = {f"teacher of {best.recipe.name}": best.teacher.mean}
+    lines = {
+        f"{entry.title}, n = {entry.recipe.evaluation.selection_images:,}": series(entry.curve, "score")
+        for entry in benchmark.entries[:GRIDS]
+    }
+    levels = {f"teacher of {best.recipe.name}, n = {best.teacher.n:,}": best.teacher.mean}
     if best.generator.metric == benchmark.metric:
         names = {"newest": f"{benchmark.newest} (newest)"}
         levels |= {names.get(key, f"paper, {key}"): score for key, score in benchmark.published.items() if score}
     positive = all(y > 0 for points in lines.values() for _, y in points)
-    return Chart(f"{benchmark.title}: {benchmark.metric} over training", benchmark.metric, lines, levels, positive)
+    title = f"{benchmark.title}: {benchmark.metric} over training, selection scores"
+    return Chart(title, f"{benchmark.metric}, selection", lines, levels, positive)
+
+
+def _ns(scores: Sequence[tuple[str, Score]]) -> str:
+    """Return the numbers of images that scores are of: ``n = 10,000`` or ``n = 2,000 and 10,000``."""
+    return "n = " + " and ".join(f"{n:,}" for n in sorted({score.n for _, score in scores}))
 
 
 def _side_by_side(entries: Sequence[ComparedRun], store: ObjectStore) -> list[dict[str, Any]]:
@@ -116,9 +126,9 @@ def _side_by_side(entries: Sequence[ComparedRun], store: ObjectStore) -> list[di
     coverage = [100 * fmean(facts["coverage"]) if facts.get("coverage") else None for facts in evidence]
     rows: list[tuple[str, str, Values]] = [
         (
-            f"{entries[0].generator.metric}, held out",
+            f"{entries[0].generator.metric}, held out, mean",
             better,
-            [(s.mean, score_text(s.mean, spread(s), "±")) for s in (e.generator for e in entries)],
+            [(s.mean, f"{score_text(s.mean, spread(s), '±')}, n = {s.n:,}") for s in (e.generator for e in entries)],
         ),
         ("times its teacher's", better, [_cell(over_teacher(e.generator, e.teacher), "{:.2f}") for e in entries]),
         ("samples in their class's region", "more", [_cell(share, "{:.1f}%") for share in coverage]),

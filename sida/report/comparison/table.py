@@ -30,6 +30,8 @@ class Row:
             return score_text(value, self.values["sd"], "±" if page else "+-")
         if name == "teacher":
             return f"{value:.3f}" + (f" ({self.values['teacher_nfe']} NFE)" if page else "")
+        if name == "n":
+            return f"{value:,}"
         return f"{value:.4g}" + (f" ({self.values['newest_by']})" if name == "newest" else "")
 
     def record(self) -> dict[str, Any]:
@@ -80,6 +82,7 @@ COLUMNS = (  # of the tables: field, heading on the page and in the terminal, wh
     ("benchmark", "benchmark", "benchmark"),
     ("ours", "ours", "ours"),
     ("score", "score", "score"),
+    ("n", "n", "n"),
     ("teacher", "teacher", "teacher"),
     ("paper_teacher", "paper: teacher", "paper: teacher"),
     ("paper_sid", "paper: SiD", "SiD"),
