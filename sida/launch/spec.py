@@ -125,6 +125,8 @@ class ScoreOutcome(Part):
 
     values: tuple[Measured, ...]
     further: dict[str, tuple[Measured, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
+    second: tuple[Measured, ...] = ()  # distances in the second detector's features
+    second_bias: Measured | None = None  # what n samples of its reference would score
     floor: tuple[Measured, ...] = ()  # of as many real images; empty where they are not there
     sampling_bias: Measured
     images_per_second: float
@@ -150,6 +152,7 @@ class ReferenceOutcome(Part):
     """Statistics of the training set's features."""
 
     moments: ObjectRef
+    second_moments: ObjectRef | None = None
     real_features: ObjectRef | None = None
     precision_recall_features: ObjectRef | None = None
 
@@ -164,6 +167,8 @@ class ReferenceSpec(Spec[ReferenceOutcome]):
     features: int
     keep: bool  # the features themselves too
     images: ObjectRef | None = None  # published reference images for precision and recall
+    second: ObjectRef | None = None  # another detector, which sees the same images
+    second_features: int = 0
 
     def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
         """The statistics are the result."""

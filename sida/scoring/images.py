@@ -17,7 +17,7 @@ from sida.manifests import Manifest, ReferenceResult, ScoresResult, input_of
 from sida.progress import Progress
 from sida.recipe import Recipe
 from sida.scoring.reference import load_statistics
-from sida.scoring.score import SOURCES, check_reference, measured_in, note_if_few, scores_result
+from sida.scoring.score import SOURCES, check_reference, further_metrics, measured_in, note_if_few, scores_result
 from sida.steps import From, Made, StepRun, step
 from sida.stores.objects import fetch_object
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _asks(recipe: Recipe) -> dict[str, Any]:
-    return {"count": recipe.evaluation.images, "extra_metrics": list(recipe.evaluation.extra_metrics)}
+    return {"count": recipe.evaluation.images, **further_metrics(recipe)}
 
 
 def _repeats(made: Made[ScoresResult]) -> dict[str, Any]:
@@ -178,21 +178,23 @@ def _measure(run: StepRun, reference: Manifest[ReferenceResult], paths: list[Pat
     device = devices.claim()
     detector = load_detector(fetch_object(run.store, statistics.detector)).to(device)
     batch, images = recipe.execution.batch_limit, Images(paths, decoder(recipe))
-    sums = Sums(statistics.features, len(paths), recipe.evaluation.extra_metrics)
+    other = statistics.second
+    second = load_detector(fetch_object(run.store, other.detector)).to(device) if other else None
+    sums = Sums(statistics.features, len(paths), recipe.evaluation.extra_metrics, other.features if other else None)
     progress = Progress(run.step.name, len(paths), "images")
     with torch.no_grad():
         for start in range(0, len(paths), batch):
             part = torch.from_numpy(images.read(slice(start, start + batch)))
-            sums.add(detector, part.to(device), start)
+            sums.add(detector, part.to(device), start, second)
             progress.update(start + len(part))
     if images.sha256 != sha256:
         raise UserError(f"{paths[0].parent}: its files changed while they were scored: score it again")
     for line in images.notes():
         run.note(line)
     real = load_statistics(run.store, statistics)
-    values, further = evaluate([sums], "the folder", real, run.store, statistics, device)
+    distances = evaluate([sums], "the folder", real, run.store, statistics, device)
     bias = sampling_bias(real[1], len(paths))
-    outcome = ScoreOutcome(values=values, further=further, sampling_bias=bias, images_per_second=0.0, batch=batch)
+    outcome = ScoreOutcome(**distances, sampling_bias=bias, images_per_second=0.0, batch=batch)
     note_if_few(run, len(paths), outcome)
     return _result(recipe, reference, outcome, len(paths), sha256)
 

@@ -107,14 +107,16 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
             f"labels out of range: the model knows {classes} classes, the data set {len(dataset.histogram)}: they do not "
             f"belong together"
         )
-    detector = load_detector(fetch_object(job.store, reference.detector)).to(job.processes.device)
+    device, other = job.processes.device, reference.second
+    detector = load_detector(fetch_object(job.store, reference.detector)).to(device)
+    second = load_detector(fetch_object(job.store, other.detector)).to(device) if other else None
     ranges, count = job.spec.first_seeds, job.spec.count
     extra = job.spec.extra_metrics
-    batch = job_batch(job, make, detector, classes)
+    batch = job_batch(job, make, [detector, second] if second else [detector], classes)
     labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
     work = pieces(len(ranges), count)
     report = ImageCount(job, len(ranges) * count)
-    empty = partial(Sums, reference.features, count, extra)
+    empty = partial(Sums, reference.features, count, extra, other.features if other else None)
 
     def sums_of(piece: Piece) -> Sums:
         return piece_sums(
@@ -126,7 +128,8 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
             piece=piece,
             sums=empty(),
             batch=batch,
-            device=job.processes.device,
+            device=device,
+            second=second,
             report=report.made,
         )
 
@@ -134,11 +137,10 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     if not job.processes.first:
         return None
     rate, real = report.rate(), load_statistics(job.store, reference)
-    values, further = evaluate(merged(job, work, empty), "the model", real, job.store, reference, job.processes.device)
+    distances = evaluate(merged(job, work, empty), "the model", real, job.store, reference, device)
     with_floor = job.spec.floor and reference.real_features is not None
     outcome = ScoreOutcome(
-        values=values,
-        further=further,
+        **distances,
         floor=_floor(job, reference, dataset, real) if with_floor else (),
         sampling_bias=sampling_bias(real[1], count),
         images_per_second=rate,
@@ -155,16 +157,25 @@ def evaluate(
     store: ObjectStore,
     reference: ReferenceResult,
     device: torch.device,
-) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
-    """Return a distance to ``real`` for the sums of each seed range, and the further metrics that they were gathered for."""
-    values, further = [], defaultdict[str, list[float]](list)
+) -> dict[str, Any]:
+    """Return fields of a ScoreOutcome from the sums of each seed range: distances to ``real``, and what else was asked for."""
+    values, further, second = [], defaultdict[str, list[float]](list), []
+    other = load_statistics(store, reference.second) if reference.second else None
     for sums in ranges:
-        refuse_constant(sums.moments, maker)
-        mean, covariance = sums.moments.mean_cov()
-        values.append(frechet_distance(mean.cpu(), covariance.cpu(), *real))
+        count = sums.count
+        values.append(_distance(sums.moments, maker, real))
+        if sums.second is not None and other is not None:
+            second.append(_distance(sums.second.moments, maker, other))
         for name, value in _further_metrics(sums, store, device, reference).items():
             further[name].append(value)
-    return tuple(values), {name: tuple(numbers) for name, numbers in further.items()}
+    found = {"values": tuple(values), "further": {name: tuple(numbers) for name, numbers in further.items()}}
+    return found | ({"second": tuple(second), "second_bias": sampling_bias(other[1], count)} if other else {})
+
+
+def _distance(moments: Moments, maker: str, real: tuple[Tensor, Tensor]) -> float:
+    refuse_constant(moments, maker)
+    mean, covariance = moments.mean_cov()
+    return frechet_distance(mean.cpu(), covariance.cpu(), *real)
 
 
 def _further_metrics(
