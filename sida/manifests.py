@@ -253,6 +253,11 @@ class ScoresResult(Part):
     precision: str | None = None  # that model and guide computed in; None: float32
     second: SecondScored | None = None
 
+    @property
+    def second_rows(self) -> tuple[Score, ...]:
+        """Return the rows of the second metric."""
+        return tuple(row for row in self.further if self.second and row.metric == self.second.metric)
+
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keep the digests that scores had before precisions and second metrics were recorded."""
@@ -300,6 +305,21 @@ class RunResult(Part):
     evidence: ObjectRef  # JSON: how near, and which classes are there (sida.report.samples)
     licence: str
     regression: Regression | None = None  # None: there is no earlier score to compare with
+    second: tuple[Score, ...] = ()  # rows of the recipe's second metric
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of runs with one metric."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
+
+
+class PublishedSecond(Part):
+    """A second metric of a released generator, of which nothing is published."""
+
+    metric: str
+    ours: Measured
+    interval: Spread | None
 
 
 class PublishedRow(Part):
@@ -320,6 +340,13 @@ class PublishedRow(Part):
     seconds: float  # that the score took
     images_per_second: float | None
     checkpoint_sha256: str
+    second: PublishedSecond | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of tables of one metric."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
 
 
 class PublishedFailure(Part):

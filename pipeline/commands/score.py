@@ -8,6 +8,7 @@ examples:
   sida score generator.safetensors --recipe digits
   sida score samples/ --recipe cifar10-uncond --images 10000
   sida score generator.safetensors --recipe digits --metric is --metric kid --metric precision_recall
+  sida score generator.pkl --recipe imagenet-512-edm2-s --metric fd_dinov2
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pipeline.display import open_display
 from pipeline.following import drawn
 from sida import recipe as recipes
 from sida.recipe import Recipe
+from sida.scoring.also import METRICS, also
 from sida.scoring.cleanfid import score_folder
 from sida.scoring.file import score_file
 from sida.scoring.words import spread
 
-METRICS = ("is", "kid", "precision_recall")
 ARGUMENTS = (
     argument("file", "FILE", "safetensors file, published pickle, or folder of images", type=file_path),
     argument("--recipe", "RECIPE", RECIPE_TEXT, required=True),
@@ -78,9 +79,8 @@ def main(args: argparse.Namespace) -> int:
 def changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     """Return the recipe with the changes that the command line asks for."""
     fields = recipe.model_dump(mode="json")
-    evaluation = fields["evaluation"]
+    fields["evaluation"] = evaluation = also(recipe.evaluation, args.metric or ())
     evaluation["images"] = evaluation["images"] if args.images is None else args.images
     evaluation["ranges"] = evaluation["ranges"] if args.ranges is None else args.ranges
     evaluation["protocol"] = args.protocol or evaluation["protocol"]
-    evaluation["extra_metrics"] = sorted({*evaluation["extra_metrics"], *(args.metric or ())})
     return recipes.parse(fields, args.recipe)

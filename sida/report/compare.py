@@ -44,6 +44,7 @@ def _repeated(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> dict[str, 
         "recipe": recipe.name,
         "title": f"{recipe.name} {dataset.resolution}x{dataset.resolution}, {kind}",
         "rows": tuple(rows),
+        "second": (*teacher_scores.result.second_rows, *scores.result.second_rows),
         "verdict": words.verdict(recipe, rows),
         "generator": generator.weights,
         "licence": generator.licence,
@@ -140,6 +141,8 @@ def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[st
         rate, nfe = rates.get(row.model), "-" if row.nfe is None else str(row.nfe)
         ours = f"{row.mean:.3f}{sign}{row.sd:.3f}"
         lines.append((row.label, nfe, ours, "-" if rate is None else f"{float(rate):,.0f}"))
+    for row in result.second:
+        lines.append((row.label, str(row.nfe), f"{row.metric} {row.mean:.3f}{sign}{row.sd:.3f}", "-"))
     return lines
 
 
@@ -147,7 +150,9 @@ def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
     """Return numbers for the KFP page: the generator's score, its ratio to the teacher's, the change since the last."""
     result = manifest.result
     score = {row.model: row for row in result.rows}
-    numbers = {f"generator_{score['generator'].metric}": score["generator"].mean}
+    numbers = {
+        f"generator_{row.metric}": row.mean for row in (*result.rows, *result.second) if row.model == "generator"
+    }
     if score["teacher"].mean:
         numbers["generator_over_teacher"] = words.over_teacher(score["generator"], score["teacher"])
     if (change := result.regression) is not None:

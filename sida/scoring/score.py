@@ -181,11 +181,11 @@ def measured_in(recipe: Recipe, result: ScoresResult, *, floor: bool = False) ->
     """Return what was measured for a result, from the result itself; ``floor``: real images too, where they are in it."""
     suffix = _suffix(recipe)
     real = [row.values for row in result.rows[1:] if floor and row.model == "real"]
-    other = {row.metric: row.values for row in result.further if result.second and row.metric == result.second.metric}
+    others = result.second_rows
     return ScoreOutcome(
         values=result.rows[0].values,
-        further={row.metric.removesuffix(suffix): row.values for row in result.further if row.metric not in other},
-        second=next(iter(other.values()), ()),
+        further={row.metric.removesuffix(suffix): row.values for row in result.further if row not in others},
+        second=others[0].values if others else (),
         second_bias=result.second.sampling_bias if result.second else None,
         floor=real[0] if real else (),
         sampling_bias=0.0 if result.sampling_bias is None else result.sampling_bias,

@@ -176,7 +176,7 @@ def _system_metrics(store: ObjectStore, manifest: Manifest) -> list[tuple[str, f
 def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     node = _child(recipe, identity, "score", manifest)
     node.params = flat({"evaluation": recipe.evaluation.model_dump(mode="json")})
-    for row in manifest.rows:
+    for row in manifest.measured:
         node.metrics += [(f"{row.metric}_of_range", value, number) for number, value in enumerate(row.values)]
         node.metrics += [(row.metric, row.mean, 0), (f"{row.metric}_sd", row.sd, 0)]
     if (rate := manifest.about.notes.get("images_per_second")) is not None:
@@ -190,6 +190,7 @@ def _compared(parent: Node, manifest: Manifest, results: dict[str, Manifest]) ->
     metric = result.rows[0].metric
     parent.metrics += [(f"{metric}_{model}", mean, 0) for model, mean in means.items()]
     parent.metrics.append((f"{metric}_ratio", means["generator"] / means["teacher"], 0))
+    parent.metrics += [(f"{row.metric}_{row.model}", row.mean, 0) for row in result.second]
     seconds = fsum(m.about.seconds for m in results.values())  # exact: in any order the same
     parent.metrics.append(("seconds", seconds, 0))
     verdict = {"sida.verdict": result.verdict, "mlflow.note.content": result.verdict}

@@ -14,20 +14,25 @@ from PIL import Image
 from torch import Tensor
 
 from sida.errors import RecipeError, UserError
-from sida.manifests import ReferenceResult, ScoresResult
+from sida.manifests import ReferenceResult, ScoresResult, SecondScored
 from sida.numerics.frechet import frechet_distance
-from sida.recipe import Recipe, load
+from sida.recipe import Recipe, load, parse
+from sida.scoring.also import also
 from sida.scoring.detector import load_detector
+from sida.scoring.detector_file import DINOV2_ADDRESS
 from sida.scoring.file import score_file
 from sida.scoring.labels import needs_images
 from sida.scoring.score import check_reference
 from sida.scoring.sums import Sums
+from sida.scoring.table import lines
 from sida.stores.objects import sha256_of
 from sida.verify import verify
+from tests.pipeline.command import Command
 from tests.scoring.conftest import ASSET, TINY, tiny
 from tests.scoring.dinov2_golden import weights
 from tests.scoring.stand_in import FEATURES, write_stand_in
 from tests.scoring.test_cleanfid import folder_of
+from tests.tracking import runs
 
 SMALL = {"images": 40, "ranges": 2, "selection_images": 20}
 
@@ -195,3 +200,107 @@ def test_a_second_metric_that_is_none_is_refused(second: dict[str, Any], problem
     detector = load(str(TINY)).evaluation.detector.model_dump(mode="json")
     with pytest.raises(RecipeError, match=problem):
         tiny(evaluation={"second": second | {"detector": detector}})
+
+
+# -- where it is shown
+
+
+def test_table_page_and_numbers_of_a_run_show_it_under_its_name(here: Path) -> None:
+    from sida.registry import EVERY_STEP as STEPS
+    from sida.report import compare as comparing
+    from tests.scoring.conftest import manifest
+    from tests.scoring.files import runner
+
+    recipe = with_second(here)
+    run = runner(here, recipe)
+    teacher, dataset = run(STEPS["fetch_teacher"]), run(STEPS["prepare_data"])
+    reference = run(STEPS["reference_statistics"], dataset=dataset)
+    teacher_scores = run(STEPS["score_teacher"], teacher=teacher, reference=reference)
+    generator = run(STEPS["fetch_released"], address=ASSET.as_uri())
+    scores = run(STEPS["score"], generator=generator, reference=reference)
+    described = run(STEPS["compare"], teacher_scores=teacher_scores, scores=scores)
+    rows = {model: manifest(path).measured[-1] for model, path in (("teacher", teacher_scores), ("generator", scores))}
+    assert [row.metric for row in rows.values()] == ["fd_dinov2_tiny"] * 2
+    table = comparing.table(manifest(described))  # type: ignore[arg-type]
+    assert [line[2] for line in table[-2:]] == [
+        f"fd_dinov2_tiny {row.mean:.3f} +- {row.sd:.3f}" for row in rows.values()
+    ]
+    numbers = comparing.standing_of(manifest(described))  # type: ignore[arg-type]
+    assert numbers["generator_fd_dinov2_tiny"] == rows["generator"].mean and "generator_fd_digits" in numbers
+    page = manifest(run(STEPS["report"], run=described)).result.page  # type: ignore[union-attr]
+    html = (here / "store" / page.key).read_text()
+    assert f"fd_dinov2_tiny {rows['generator'].mean:.3f}" in html and "second detector, sha256" in html
+    published = manifest(run(STEPS["published_table"], scores=[scores])).result
+    line = next(line for line in lines(published) if line[2] == "fd_dinov2_tiny")  # type: ignore[arg-type]
+    assert line[4:7] == (
+        f"{rows['generator'].mean:.3f}",
+        f"+- {rows['generator'].interval:.3f}",
+        "nothing published",
+    )
+    for path in (teacher_scores, scores, described):
+        about = manifest(path).about
+        assert verify(f"{about.store}/steps/{about.step}/{about.key}/1.json").problems == []
+
+
+def test_mlflow_gets_it_beside_the_first_metric(place: Path) -> None:
+    from sida.settings import settings
+    from sida.stores import open_store
+    from sida.tracking.projection import projection
+
+    class Both(runs.Made):
+        def results(self) -> dict[str, Any]:
+            made, row = super().results(), runs.score("generator", 7.0, 8.0, metric="fd_dinov2")
+            second = SecondScored(metric="fd_dinov2", detector_sha256="e" * 64, sampling_bias=0.1)
+            made["score"] = made["score"].model_copy(update={"further": (row,), "second": second})
+            return made | {"compare": made["compare"].model_copy(update={"second": (row,)})}
+
+    store = open_store(settings().store)
+    Both(store, runs.recipe(), (1.0, 1.01, 0.99)).write("one")
+    told = projection(store, "one")
+    assert ("fd_dinov2_generator", 7.5, 0) in told.parent.metrics
+    scored = next(child for child in told.children if any(name == "fd_digits" for name, _, _ in child.metrics))
+    assert ("fd_dinov2", 7.5, 0) in scored.metrics and ("fd_dinov2_of_range", 8.0, 1) in scored.metrics
+
+
+# -- asked for on the command line
+
+
+def test_the_command_line_takes_meta_s_weights_and_edm2_s_statistics() -> None:
+    edm2, cifar = (load(name).evaluation for name in ("imagenet-512-edm2-s", "cifar10-uncond"))
+    found = also(edm2, ["fd_dinov2", "kid"])
+    assert found["extra_metrics"] == ["kid"] and found["second"]["metric"] == "fd_dinov2"
+    assert found["second"]["detector"]["address"] == DINOV2_ADDRESS
+    assert found["second"]["reference"]["address"].endswith("dataset-refs/img512.pkl")
+    assert also(cifar, ["fd_dinov2"])["second"]["reference"] is None  # an npz of FID alone: computed
+    assert also(cifar, []) == cifar.model_dump(mode="json")
+
+
+def test_a_recipe_that_measures_it_already_stays_and_one_with_another_is_refused(place: Path) -> None:
+    recipe = load("imagenet-512-edm2-s")
+    changed = recipe.model_dump(mode="json") | {"evaluation": also(recipe.evaluation, ["fd_dinov2"])}
+    twice = parse(changed, "test")
+    assert also(twice.evaluation, ["fd_dinov2"]) == changed["evaluation"]
+    with pytest.raises(UserError, match="has a second metric, fd_dinov2_tiny"):
+        also(with_second(place).evaluation, ["fd_dinov2"])
+
+
+def test_score_published_runs_the_recipe_with_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sida.settings import settings
+    from sida.steps.recipes import recipe_at
+    from sida.stores import open_store
+
+    plans: list[Any] = []
+
+    def run_plan(args: Any, plan: Any) -> Any:
+        plans.append(plan)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr("pipeline.running.run_plan", run_plan)
+    command = Command(place, monkeypatch, capsys)
+    for asked in ((), ("--metric", "fd_dinov2")):
+        assert "that is enough" in command("score-published", "imagenet-512-edm2-s", *asked).err
+    plain, both = (recipe_at(plan.published[0], open_store(settings().store)).evaluation for plan in plans)
+    assert plain.second is None and both.second is not None
+    assert (both.second.metric, both.metric) == ("fd_dinov2", "fid")
