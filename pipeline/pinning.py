@@ -83,10 +83,12 @@ def _pin(gap: _Gap, folder: Path, recipe: Recipe) -> Pin:
 
 def _check_of(field: str, recipe: Recipe) -> Check:
     """Return what reads a section's file, so that nothing else is pinned."""
+    second, evaluation = recipe.evaluation.second, recipe.evaluation
+    measured = second if second is not None and field.startswith("evaluation.second.") else evaluation
     checks: dict[str, Check] = {
         "dataset": check_packed,
-        "detector": check_detector,
-        "reference": lambda path: check_statistics(path, recipe),
+        "detector": lambda path: check_detector(path, measured.detector.kind),
+        "reference": lambda path: check_statistics(path, measured),
         "precision_recall_reference": lambda path: check_images(path, recipe),
     }
     return checks.get(field.rpartition(".")[2], lambda path: read_network(path, f"{field} {path}"))

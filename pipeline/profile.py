@@ -31,6 +31,8 @@ READS = {  # fields of a recipe that may name files, and the step that reads the
     "evaluation.detector.address": "reference_statistics",
     "evaluation.reference.address": "reference_statistics",
     "evaluation.precision_recall_reference.address": "reference_statistics",
+    "evaluation.second.detector.address": "reference_statistics",
+    "evaluation.second.reference.address": "reference_statistics",
 }
 TAKEN = ("/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var/run", "/gcs", "/minio", "/s3", "/app", "/opt/venv")  # noqa: S108
 LAUNCHED = tuple(step.name for step in STEPS.values() if step.launches)  # whose heavy part can run in a TrainJob

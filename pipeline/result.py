@@ -55,7 +55,7 @@ class RunSummary:
             ],
             "scores": [
                 row.model_dump(mode="json", include={"model", "nfe", "metric", "mean", "sd", "n"})
-                for row in result.rows
+                for row in (*result.rows, *result.second)
             ],
             "verdict": result.verdict,
             "regression": result.regression.model_dump(mode="json") if result.regression else None,

@@ -64,7 +64,9 @@ def divide_work(recipe: Recipe) -> None:
 
 def _find_files(recipe: Recipe) -> None:
     """Fail early unless every file that the recipe names on this machine exists, with its digest."""
-    sections = {"teacher": recipe.teacher, "generator": recipe.generator, "detector": recipe.evaluation.detector}
+    evaluation = recipe.evaluation
+    sections = {"teacher": recipe.teacher, "generator": recipe.generator, "detector": evaluation.detector}
+    sections |= {"second detector": evaluation.second.detector} if evaluation.second else {}
     for kind, section in sections.items():
         if section is not None and section.address is not None and section.address.startswith("file://"):
             fetch_file(section.address, kind, section.sha256)

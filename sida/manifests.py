@@ -190,24 +190,36 @@ class DatasetResult(Part):
         return fields if self.class_names else {name: value for name, value in fields.items() if name != "class_names"}
 
 
-class ReferenceResult(Part):
-    """Feature statistics of the training set, published ones or our own, as safetensors."""
+class DetectorStatistics(Part):
+    """What the training set looks like to a detector: published statistics or our own, as safetensors."""
 
-    kind: Literal["reference"] = "reference"
     metric: str
     detector_sha256: str
     detector: ObjectRef
     features: int
     count: int  # images; 0 where a published file does not say
     moments: ObjectRef  # what scores are distances to: count, sum, outer (ours) or mean, covariance (published)
-    dataset_digest: str
     origin: Literal["computed", "published"] = "computed"
     source_sha256: str | None = None  # of the published file
     source: ObjectRef | None = None
     computed: ObjectRef | None = None  # our own moments beside published ones
     difference: float | None = None  # Frechet distance between the two
+
+
+class ReferenceResult(DetectorStatistics):
+    """Feature statistics of the training set, and features of its images."""
+
+    kind: Literal["reference"] = "reference"
+    dataset_digest: str
     real_features: ObjectRef | None = None  # of the training images, for KID, precision and recall, and resampling
     precision_recall_features: ObjectRef | None = None  # of published reference images
+    second: DetectorStatistics | None = None  # of the recipe's second detector
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of references to one detector."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
 
 
 class Score(Part):
@@ -240,6 +252,14 @@ class Score(Part):
         return self.mean if self.protocol == "mean" else min(self.values)
 
 
+class SecondScored(Part):
+    """What the further row of a second metric rests on."""
+
+    metric: str
+    detector_sha256: str
+    sampling_bias: Measured
+
+
 class ScoresResult(Part):
     """Scores, and what they rest on."""
 
@@ -250,16 +270,23 @@ class ScoresResult(Part):
     licence: str
     gate: str | None = None  # what the gate said, when there is one
     sampling_bias: Measured | None = None  # what n samples of the reference itself would score, to first order
-    further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall
+    further: tuple[Score, ...] = ()  # other metrics of the same images: is, kid, precision, recall, fd_dinov2
     guide: ObjectRef | None = None  # the network that a guided teacher was led away from
     precision: str | None = None  # that model and guide computed in; None: float32
+    second: SecondScored | None = None
     by_steps: tuple[Score, ...] = ()  # a generator of several steps, after each but the last: same seeds, same noise
+
+    @property
+    def second_rows(self) -> tuple[Score, ...]:
+        """Return the rows of the second metric."""
+        return tuple(row for row in self.further if self.second and row.metric == self.second.metric)
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest that float32 scores of one step had before precisions and steps were recorded."""
+        """Keep the digests that scores had before precisions, second metrics and steps were recorded."""
         fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if name not in ("precision", "by_steps") or value}
+        later = ("precision", "second", "by_steps")
+        return {name: value for name, value in fields.items() if name not in later or value}
 
 
 class Regression(Part):
@@ -300,6 +327,21 @@ class RunResult(Part):
     evidence: ObjectRef  # JSON: how near, and which classes are there (sida.report.samples)
     licence: str
     regression: Regression | None = None  # None: there is no earlier score to compare with
+    second: tuple[Score, ...] = ()  # rows of the recipe's second metric
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of runs with one metric."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
+
+
+class PublishedSecond(Part):
+    """A second metric of a released generator, of which nothing is published."""
+
+    metric: str
+    ours: Measured
+    interval: Spread | None
 
 
 class PublishedRow(Part):
@@ -320,6 +362,13 @@ class PublishedRow(Part):
     seconds: float  # that the score took
     images_per_second: float | None
     checkpoint_sha256: str
+    second: PublishedSecond | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of tables of one metric."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
 
 
 class PublishedFailure(Part):

@@ -21,9 +21,9 @@ CONTEXT_BYTES = 2 * GIB  # allowance: CUDA's context and libraries' workspaces
 PROCESS_BYTES = 4 * GIB  # allowance of the machine's own memory: Python, torch, libraries of CUDA
 FRAGMENTATION = 0.10  # allowance, of the activations
 
-# FLOPs on one image. Inception-v3 at 299x299: 5.73 GMAC. Stable Diffusion's autoencoder at 512x512 by torch's counter
-# (diffusers 0.30's AutoencoderKL in the ft-mse configuration).
-DETECTOR_FLOPS = {"inception": 11.5e9, "digits": 1e6, "random": 1e7}
+# FLOPs on one image. Inception-v3 at 299x299: 5.73 GMAC; ViT-L/14 at 224x224 (257 tokens): 81 GMAC. Stable Diffusion's autoencoder
+# at 512x512 by torch's counter (diffusers 0.30's AutoencoderKL in the ft-mse configuration).
+DETECTOR_FLOPS = {"inception": 11.5e9, "dinov2": 162e9, "digits": 1e6, "random": 1e7}
 DECODE_FLOPS, ENCODE_FLOPS = 2.51e12, 1.12e12
 # An element of a dropout mask: some 25 instructions on integers (an eighth of the 190 to 196 in the kernel's machine code for sm_80
 # to sm_100), in the time of each of which the data sheet's peak has four floating-point operations.
@@ -146,10 +146,12 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
     def phase(images: float, part: PhaseCost) -> float:
         return hours(images * part.flops, precision) + hours(images * part.masks * MASK_FLOPS)
 
-    def scoring(images: int, evaluations: int, precision: str, looks: int = 1) -> float:
-        return hours(images * evaluations * forward, precision) + hours(images * looks * per_image)
+    def scoring(images: int, evaluations: int, precision: str, looks: int = 1, second: float = 0) -> float:
+        detecting = hours(images * (looks * per_image + second))
+        return hours(images * evaluations * forward, precision) + detecting
 
     per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
+    second = DETECTOR_FLOPS[evaluation.second.detector.kind] if evaluation.second else 0  # does not select
     images = evaluation.images * evaluation.ranges
     by_teacher = evaluation.images * (evaluation.teacher_ranges or evaluation.ranges)
     seen = method.images
@@ -163,8 +165,8 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
         distilling=phase(seen, cost.A) + phase(moved, cost.B),
         waiting=machines.world * (seen * waits_a + moved * waits_b) / method.batch / 3600,
         selecting=scoring(selected, method.steps, precision),
-        scoring_teacher=scoring(by_teacher, recipe.teacher.sampler.nfe, scored),
-        scoring=scoring(images, method.steps, scored, looks=method.steps),  # the images of each step are scored
+        scoring_teacher=scoring(by_teacher, recipe.teacher.sampler.nfe, scored, second=second),
+        scoring=scoring(images, method.steps, scored, method.steps, second),  # the images of each step are looked at
         encoding=hours(encoded * ENCODE_FLOPS),
     )
 

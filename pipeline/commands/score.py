@@ -9,6 +9,7 @@ examples:
   sida score samples/ --recipe cifar10-uncond --images 10000
   sida score out.npz --recipe cifar10-uncond --images 50000
   sida score generator.safetensors --recipe digits --metric is --metric kid --metric precision_recall
+  sida score generator.pkl --recipe imagenet-512-edm2-s --metric fd_dinov2
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from pipeline.display import open_display
 from pipeline.following import drawn
 from sida import recipe as recipes
 from sida.recipe import Recipe
+from sida.scoring.also import METRICS, also
 from sida.scoring.cleanfid import score_folder
 from sida.scoring.file import score_file
 from sida.scoring.label_rule import LABELS
 from sida.scoring.words import label_of, measured_text, spread
 
-METRICS = ("is", "kid", "precision_recall")
 ARGUMENTS = (
     argument("file", "FILE", "safetensors file, published pickle, folder of images, or npz of images", type=file_path),
     argument("--recipe", "RECIPE", RECIPE_TEXT, required=True),
@@ -86,9 +87,8 @@ def main(args: argparse.Namespace) -> int:
 def changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     """Return the recipe with the changes that the command line asks for."""
     fields = recipe.model_dump(mode="json")
-    evaluation = fields["evaluation"]
+    fields["evaluation"] = evaluation = also(recipe.evaluation, args.metric or ())
     evaluation["images"] = evaluation["images"] if args.images is None else args.images
     evaluation["ranges"] = evaluation["ranges"] if args.ranges is None else args.ranges
     evaluation["protocol"] = args.protocol or evaluation["protocol"]
-    evaluation["extra_metrics"] = sorted({*evaluation["extra_metrics"], *(args.metric or ())})
     return recipes.parse(fields, args.recipe)

@@ -138,9 +138,9 @@ class ScoreOutcome(Part):
 
     values: tuple[Measured, ...]
     further: dict[str, tuple[Measured, ...]] = {}  # noqa: RUF012 (pydantic copies it); other metrics of the same images
-    by_steps: tuple[
-        tuple[Measured, ...], ...
-    ] = ()  # of the images after each of a generator's steps but the last, by step
+    by_steps: tuple[tuple[Measured, ...], ...] = ()  # after each of a generator's steps but the last, by step
+    second: tuple[Measured, ...] = ()  # distances in the second detector's features
+    second_bias: Measured | None = None  # what n samples of its reference would score
     floor: tuple[Measured, ...] = ()  # of as many real images; empty where they are not there
     sampling_bias: Measured
     images_per_second: float
@@ -166,6 +166,7 @@ class ReferenceOutcome(Part):
     """Statistics of the training set's features."""
 
     moments: ObjectRef
+    second_moments: ObjectRef | None = None
     real_features: ObjectRef | None = None
     precision_recall_features: ObjectRef | None = None
 
@@ -180,6 +181,8 @@ class ReferenceSpec(Spec[ReferenceOutcome]):
     features: int
     keep: bool  # the features themselves too
     images: ObjectRef | None = None  # published reference images for precision and recall
+    second: ObjectRef | None = None  # another detector, which sees the same images
+    second_features: int = 0
 
     def proven(self, outcome: Part, read: Callable[[ObjectRef], bytes]) -> bool:
         """The statistics are the result."""

@@ -22,6 +22,7 @@ from sida.recipe.fields import (
     Recipe,
     ReferenceFile,
     Sampler,
+    SecondMetric,
     Teacher,
     TeacherTraining,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Recipe",
     "ReferenceFile",
     "Sampler",
+    "SecondMetric",
     "Teacher",
     "TeacherTraining",
     "addresses",

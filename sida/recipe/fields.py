@@ -315,7 +315,7 @@ class Method(Section):
 class Detector(Section):
     """The feature network that images are compared with."""
 
-    kind: Literal["inception", "digits", "random"] = "inception"
+    kind: Literal["inception", "dinov2", "digits", "random"] = "inception"
     address: str
     sha256: Sha256 | None = None
     features: Width
@@ -323,6 +323,33 @@ class Detector(Section):
 
 class ReferenceFile(File):
     """A published file of reference statistics (EDM's npz, EDM2's pkl) or of reference images (npz)."""
+
+
+class SecondMetric(Section):
+    """Another distance of the same images, in another detector's features, to that detector's own statistics."""
+
+    metric: Annotated[str, Field(pattern="^(fid|fd)[a-z0-9_]*$")]
+    detector: Detector
+    reference: ReferenceFile | None = None  # published statistics; None: computed from the training set
+
+    @model_validator(mode="after")
+    def _is_named_after_its_features(self) -> SecondMetric:
+        _check_name(self.metric, self.detector)
+        return self
+
+
+def _check_name(metric: str, detector: Detector) -> None:
+    """Raise ValueError where a metric has the name of other features than its detector's."""
+    kind = detector.kind
+    if metric.startswith("fid") and kind != "inception":
+        raise ValueError(f"metric {metric!r} with detector.kind {kind}: call it fd_{kind}")
+    if metric.startswith("fd_dinov2") != (kind == "dinov2"):
+        wanted = (
+            "call it fd_dinov2" if kind == "dinov2" else "fd_dinov2 takes kind dinov2 and Meta's weights as published"
+        )
+        raise ValueError(f"metric {metric!r} with detector.kind {kind}: {wanted}")
+    if metric == "fd_dinov2" and detector.features != 1024:
+        raise ValueError(f"fd_dinov2 is ViT-L/14's, of 1024 features, not {detector.features}: call it fd_dinov2_...")
 
 
 class Evaluation(Section):
@@ -333,6 +360,7 @@ class Evaluation(Section):
     detector: Detector
     reference: ReferenceFile | None = None  # published statistics of the training set; None: computed from it
     precision_recall_reference: ReferenceFile | None = None  # published images; None: the training set
+    second: SecondMetric | None = None  # measured in the same pass; the first one alone selects, gates and is compared
     images: Annotated[int, Field(ge=2, le=2**48)]  # generated images per seed range
     ranges: Batch = 3  # held-out seed ranges that are reported
     teacher_ranges: Batch | None = None  # fewer for a slow teacher; None: as many as ranges
@@ -350,12 +378,19 @@ class Evaluation(Section):
         fields: dict[str, Any] = serialize(self)
         return {name: value for name, value in fields.items() if name != "stop_at_noise" or value}
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digests of recipes without a second metric."""
+        fields = serialize(self)
+        return {name: value for name, value in fields.items() if name != "second" or value is not None}
+
     @model_validator(mode="after")
-    def _fid_is_inception_s(self) -> Evaluation:
-        if self.metric.startswith("fid") and self.detector.kind != "inception":
-            raise ValueError(
-                f"metric {self.metric!r} with detector.kind {self.detector.kind}: call it fd_{self.detector.kind}"
-            )
+    def _is_named_after_its_features(self) -> Evaluation:
+        _check_name(self.metric, self.detector)
+        if self.second is not None and self.second.metric == self.metric:
+            raise ValueError(f"second.metric is {self.metric!r} too: leave it out, or take another detector")
+        if "is" in self.extra_metrics and self.detector.kind in ("dinov2", "random"):
+            raise ValueError(f"extra_metrics: {self.detector.kind} features know no classes: take `is` out")
         return self
 
     @model_validator(mode="after")

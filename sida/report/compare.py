@@ -46,6 +46,7 @@ def _repeated(recipe: Recipe, inputs: Mapping[str, Manifest[Any]]) -> dict[str, 
         "recipe": recipe.name,
         "title": f"{recipe.name} {dataset.resolution}x{dataset.resolution}, {kind}",
         "rows": tuple(rows),
+        "second": (*teacher_scores.result.second_rows, *scores.result.second_rows),
         "verdict": words.verdict(recipe, rows),
         "generator": generator.weights,
         "licence": generator.licence,
@@ -146,6 +147,8 @@ def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[st
         ours = ours.replace(" +- ", "\u00a0\u00b1\u00a0") if page else ours
         ours += f" (n = {row.n:,})" if row.n != first.n else ""
         lines.append((row.label, nfe, ours, "-" if rate is None else f"{float(rate):,.0f}"))
+    for row in result.second:
+        lines.append((row.label, str(row.nfe), f"{row.metric} {row.mean:.3f}{sign}{row.sd:.3f}", "-"))
     return lines
 
 
@@ -161,7 +164,9 @@ def standing_of(manifest: Manifest[RunResult]) -> dict[str, float]:
     result = manifest.result
     score = {row.model: row for row in result.rows}
     numbers = {
-        f"generator_{words.series_name(score['generator'].metric, score['generator'].n)}": score["generator"].mean
+        f"generator_{words.series_name(row.metric, row.n)}": row.mean
+        for row in (*result.rows, *result.second)
+        if row.model == "generator"
     }
     if score["teacher"].mean:
         numbers["generator_over_teacher"] = words.over_teacher(score["generator"], score["teacher"])

@@ -255,6 +255,7 @@ def _facts(recipe: Recipe, inputs: Mapping[str, Manifest[Any]], store: str) -> l
         ("generator, sha256", result.weights.sha256),
         ("teacher, sha256", teacher.weights.sha256),
         ("detector, sha256", reference.detector_sha256),
+        *([("second detector, sha256", reference.second.detector_sha256)] if reference.second else []),
         ("recipe, sha256", run.recipe_sha256),
         (
             "seeds",

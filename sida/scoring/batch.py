@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ def fastest_batch(
     return next(size for size, time_taken in seconds.items() if time_taken <= NEAR * best), seconds
 
 
-def job_batch(job: Job, make: MakeImages, detector: Detector, classes: int) -> int:
+def job_batch(job: Job, make: MakeImages, detectors: Sequence[Detector], classes: int) -> int:
     """Return the batch of a scoring job, the same on all its processes and after each of its starts."""
     execution = job.recipe.execution
     if execution.sampling_batch != "auto":
@@ -74,7 +74,9 @@ def job_batch(job: Job, make: MakeImages, detector: Detector, classes: int) -> i
         seeds = torch.arange(batch, device=device)
         with torch.no_grad():
             images = make(seeds, one_hot(torch.arange(batch) % max(classes, 1), classes).to(device))
-            detector(pixels_of(images, 0)).sum().item()  # waits for the device
+            pixels = pixels_of(images, 0)
+            for detector in detectors:
+                detector(pixels).sum().item()  # waits for the device
 
     if processes.first:
         try:

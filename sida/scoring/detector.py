@@ -1,11 +1,12 @@
-"""The feature network that images are compared with: the published Inception (``torchscript.py``), or the digits' own.
+"""The feature network that images are compared with: the published Inception (``torchscript.py``), DINOv2, or the digits' own.
 
 ``digits``: a small classifier of 8x8 digits whose 64 penultimate activations give ``fd_digits``. It is not Inception, and its
-distance is never called FID; nor is that of ``random`` features (``random_features.py``).
+distance is never called FID; nor are those of ``random`` features (``random_features.py``) and of ``dinov2`` (``dinov2.py``).
 """
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from sida.errors import UserError
+from sida.foreign.archives import opened_zip
 from sida.foreign.boundary import reading
+from sida.foreign.limits import Budget
 from sida.numerics.draws import Draws
 from sida.numerics.quantize import from_uint8
+from sida.scoring.dinov2 import is_dinov2, load_dinov2
 from sida.scoring.random_features import RandomFeatures
 from sida.scoring.torchscript import load_torchscript
 
@@ -60,12 +64,14 @@ class DigitsDetector(nn.Module):
 
 
 def load_detector(path: Path) -> Detector:
-    """Return the detector in a file, frozen: TorchScript at a known digest, or safetensors of the digits' or random features.
+    """Return the detector in a file, frozen: TorchScript at a known digest, DINOv2's weights, or the digits' or random features.
 
     Raises UserError when the file is neither, or untrusted TorchScript.
     """
     if is_torchscript(path):
         return load_torchscript(path)
+    if holds_dinov2(path):
+        return load_dinov2(path)
     from safetensors.torch import load_file
 
     with reading(str(path), path, "not a detector"):
@@ -79,7 +85,27 @@ def load_detector(path: Path) -> Detector:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Return whether a file has TorchScript's form (a zip archive)."""
+    """Return whether a file may be TorchScript: a zip archive that is not what torch.save makes of tensors."""
+    if not _is_zip(path):
+        return False
+    try:
+        with opened_zip(path, Budget(path.stat().st_size), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return True  # a damaged one is not looked into: its digest decides
+
+
+def holds_dinov2(path: Path) -> bool:
+    """Return whether a file is to be read as DINOv2's weights: what torch.save writes, or safetensors of these names."""
+    if _is_zip(path):
+        return not is_torchscript(path)
+    from safetensors import safe_open
+
+    with reading(str(path), path, "not a detector"), safe_open(path, framework="pt") as file:
+        return is_dinov2(file.keys())
+
+
+def _is_zip(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"

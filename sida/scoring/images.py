@@ -21,7 +21,7 @@ from sida.scoring.compression import compression_note
 from sida.scoring.label_rule import LABELS, UNKNOWN
 from sida.scoring.npz_images import NpzImages
 from sida.scoring.reference import load_statistics
-from sida.scoring.score import SOURCES, check_reference, measured_in, note_if_few, scores_result
+from sida.scoring.score import SOURCES, check_reference, further_metrics, measured_in, note_if_few, scores_result
 from sida.steps import From, Made, StepRun, carried, step
 from sida.stores.objects import fetch_object
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _asks(recipe: Recipe) -> dict[str, Any]:
-    return {"count": recipe.evaluation.images, "extra_metrics": list(recipe.evaluation.extra_metrics)}
+    return {"count": recipe.evaluation.images, **further_metrics(recipe)}
 
 
 def _repeats(made: Made[ScoresResult]) -> dict[str, Any]:
@@ -189,11 +189,13 @@ def _measure(
     device = devices.claim()
     detector = load_detector(fetch_object(run.store, statistics.detector)).to(device)
     batch, count, start = recipe.execution.batch_limit, recipe.evaluation.images, 0
-    sums = Sums(statistics.features, count, recipe.evaluation.extra_metrics)
+    other = statistics.second
+    second = load_detector(fetch_object(run.store, other.detector)).to(device) if other else None
+    sums = Sums(statistics.features, count, recipe.evaluation.extra_metrics, other.features if other else None)
     progress = Progress(run.step.name, count, "images")
     with torch.no_grad():
         for part in images.parts(batch):
-            sums.add(detector, torch.from_numpy(part).to(device), start)
+            sums.add(detector, torch.from_numpy(part).to(device), start, second)
             start += len(part)
             progress.update(start)
     for line in images.notes():
@@ -203,9 +205,9 @@ def _measure(
         run.note(note)
     run.notes[LABELS] = images.labels(dataset.result.histogram)
     real = load_statistics(run.store, statistics)
-    values, further = evaluate([sums], "the images", real, run.store, statistics, device)
+    distances = evaluate([sums], "the images", real, run.store, statistics, device)
     bias = sampling_bias(real[1], count)
-    outcome = ScoreOutcome(values=values, further=further, sampling_bias=bias, images_per_second=0.0, batch=batch)
+    outcome = ScoreOutcome(**distances, sampling_bias=bias, images_per_second=0.0, batch=batch)
     note_if_few(run, count, outcome)
     return _result(recipe, reference, outcome, count, sha256, images.what)
 

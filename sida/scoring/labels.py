@@ -22,7 +22,9 @@ CIFAR10 = (5_000,) * 10
 
 def needs_images(recipe: Recipe) -> bool:
     """Return whether scoring this recipe takes the training images, not just its label distribution."""
-    return recipe.evaluation.reference is None or bool(set(recipe.evaluation.extra_metrics) - {"is"})
+    evaluation = recipe.evaluation
+    measured = (evaluation, evaluation.second) if evaluation.second else (evaluation,)
+    return any(one.reference is None for one in measured) or bool(set(evaluation.extra_metrics) - {"is"})
 
 
 def _repeats(made: Made[DatasetResult]) -> dict[str, Any]:

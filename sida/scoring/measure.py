@@ -118,18 +118,20 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
             f"labels out of range: the model knows {classes} classes, the data set {len(dataset.histogram)}: they do not "
             f"belong together"
         )
-    detector = load_detector(fetch_object(job.store, reference.detector)).to(job.processes.device)
+    device, other = job.processes.device, reference.second
+    detector = load_detector(fetch_object(job.store, reference.detector)).to(device)
+    second = load_detector(fetch_object(job.store, other.detector)).to(device) if other else None
     ranges, count = job.spec.first_seeds, job.spec.count
     extra = job.spec.extra_metrics
-    batch = job_batch(job, make if steps == 1 else lambda seeds, c: make(seeds, c)[:, -1], detector, classes)
+    detectors = [detector] if second is None else [detector, second]
+    batch = job_batch(job, make if steps == 1 else lambda seeds, c: make(seeds, c)[:, -1], detectors, classes)
     labels = [range_labels(dataset.histogram, count, first_seed) for first_seed in ranges]
     work = pieces(len(ranges), count)
     report = ImageCount(job, len(ranges) * count)
+    gathered = (reference.features, count, extra, other.features if other else None)
 
     def empty() -> Sums:
-        return (
-            Sums(reference.features, count, extra) if steps == 1 else StepSums(steps, reference.features, count, extra)
-        )
+        return Sums(*gathered) if steps == 1 else StepSums(steps, *gathered)
 
     def sums_of(piece: Piece) -> Sums:
         return piece_sums(
@@ -141,7 +143,8 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
             piece=piece,
             sums=empty(),
             batch=batch,
-            device=job.processes.device,
+            device=device,
+            second=second,
             report=report.made,
         )
 
@@ -154,14 +157,13 @@ def measure(job: Job[ScoreSpec]) -> ScoreOutcome | None:
     def ranges_of_last_step() -> Iterator[Sums]:
         for sums in merged(job, work, empty):
             if isinstance(sums, StepSums):
-                earlier.append([_distance(moments, real) for moments in sums.earlier])
+                earlier.append([_distance(moments, "the model", real) for moments in sums.earlier])
             yield sums
 
-    values, further = evaluate(ranges_of_last_step(), "the model", real, job.store, reference, job.processes.device)
+    distances = evaluate(ranges_of_last_step(), "the model", real, job.store, reference, device)
     with_floor = job.spec.floor and reference.real_features is not None
     outcome = ScoreOutcome(
-        values=values,
-        further=further,
+        **distances,
         by_steps=tuple(zip(*earlier, strict=True)),
         floor=_floor(job, reference, dataset, real) if with_floor else (),
         sampling_bias=sampling_bias(real[1], count),
@@ -179,18 +181,23 @@ def evaluate(
     store: ObjectStore,
     reference: ReferenceResult,
     device: torch.device,
-) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
-    """Return a distance to ``real`` for the sums of each seed range, and the further metrics that they were gathered for."""
-    values, further = [], defaultdict[str, list[float]](list)
+) -> dict[str, Any]:
+    """Return fields of a ScoreOutcome from the sums of each seed range: distances to ``real``, and what else was asked for."""
+    values, further, second = [], defaultdict[str, list[float]](list), []
+    other = load_statistics(store, reference.second) if reference.second else None
     for sums in ranges:
-        refuse_constant(sums.moments, maker)
-        values.append(_distance(sums.moments, real))
+        count = sums.count
+        values.append(_distance(sums.moments, maker, real))
+        if sums.second is not None and other is not None:
+            second.append(_distance(sums.second.moments, maker, other))
         for name, value in _further_metrics(sums, store, device, reference).items():
             further[name].append(value)
-    return tuple(values), {name: tuple(numbers) for name, numbers in further.items()}
+    found = {"values": tuple(values), "further": {name: tuple(numbers) for name, numbers in further.items()}}
+    return found | ({"second": tuple(second), "second_bias": sampling_bias(other[1], count)} if other else {})
 
 
-def _distance(moments: Moments, real: tuple[Tensor, Tensor]) -> float:
+def _distance(moments: Moments, maker: str, real: tuple[Tensor, Tensor]) -> float:
+    refuse_constant(moments, maker)
     mean, covariance = moments.mean_cov()
     return frechet_distance(mean.cpu(), covariance.cpu(), *real)
 

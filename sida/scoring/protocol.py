@@ -80,6 +80,7 @@ def piece_sums(
     sums: Sums,
     batch: int,
     device: torch.device,
+    second: Detector | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> Sums:
     """Add to ``sums`` the images number piece.start to piece.stop of the range that begins with ``first_seed``.
@@ -99,7 +100,7 @@ def piece_sums(
                     raise
                 batch = (batch + 1) // 2
                 continue
-            sums.add(detector, pixels, start)
+            sums.add(detector, pixels, start, second)
             report(stop - start)
             start = stop
     return sums

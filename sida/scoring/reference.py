@@ -14,8 +14,8 @@ from sida.errors import UserError
 from sida.foreign.fetch import Check, fetch_file
 from sida.launch.job import run_job
 from sida.launch.spec import ManifestRef, ReferenceSpec
-from sida.manifests import DatasetResult, Manifest, ReferenceResult, input_of
-from sida.recipe import Evaluation, Recipe, ReferenceFile
+from sida.manifests import DatasetResult, DetectorStatistics, Manifest, ReferenceResult, input_of
+from sida.recipe import Evaluation, Recipe, ReferenceFile, SecondMetric
 from sida.scoring.detector_file import detector_file
 from sida.steps import From, Made, StepRun, step
 from sida.stores.base import ObjectRef
@@ -33,23 +33,34 @@ KEPT_BYTES = 2**30  # of real features beside our own statistics, where no metri
 
 def _asks(recipe: Recipe) -> dict[str, Any]:
     evaluation = recipe.evaluation
-    kept = bool(set(evaluation.extra_metrics) - {"is"})
-    return {"metric": evaluation.metric, "features": evaluation.detector.features, "kept": kept}
+    kept, second = bool(set(evaluation.extra_metrics) - {"is"}), evaluation.second
+    asked = {"metric": evaluation.metric, "features": evaluation.detector.features, "kept": kept}
+    if second is None:
+        return asked
+    return asked | {"second_metric": second.metric, "second_features": second.detector.features}
 
 
 def _repeats(made: Made[ReferenceResult]) -> dict[str, Any]:
     dataset, evaluation = input_of(made.inputs, "dataset", DatasetResult), made.recipe.evaluation
-    detector, published = (made.about.parameters[name] for name in ("detector", "published"))
+    parameters, count, second = made.about.parameters, dataset.result.count, evaluation.second
+    fields = _described(evaluation, parameters["detector"], parameters["published"], count)
+    if second is not None:
+        others = _described(second, parameters["second_detector"], parameters["second_published"], count)
+        fields |= {f"second.{name}": value for name, value in others.items()}
+    return fields | {"dataset_digest": dataset.digest}
+
+
+def _described(measured: Evaluation | SecondMetric, detector: str, published: str | None, count: int) -> dict[str, Any]:
+    """Return the fields of a detector's statistics that recipe, digests and data decide."""
     fields = {
-        "metric": evaluation.metric,
-        "features": evaluation.detector.features,
+        "metric": measured.metric,
+        "features": measured.detector.features,
         "detector_sha256": detector,
         "detector.sha256": detector,
-        "dataset_digest": dataset.digest,
         "origin": "published" if published else "computed",
         "source_sha256": published,
     }
-    return fields | ({"source.sha256": published} if published else {"count": dataset.result.count})
+    return fields | ({"source.sha256": published} if published else {"count": count})
 
 
 @step(
@@ -75,66 +86,79 @@ def reference_statistics(
     Returns:
         Feature moments of the whole set, in float64.
     """
-    evaluation, data = recipe.evaluation, dataset.result
-    features = evaluation.detector.features
+    evaluation, data, second = recipe.evaluation, dataset.result, recipe.evaluation.second
     path, digest = detector_file(evaluation.detector)
-    published = _fetched(evaluation.reference, "reference", lambda path: check_statistics(path, recipe))
+    published = _fetched_statistics(evaluation)
     images = _fetched(
         evaluation.precision_recall_reference, "reference images", lambda path: check_images(path, recipe)
     )
     extra = bool(set(evaluation.extra_metrics) - {"is"})
     parameters = {"detector": digest, "published": published and published[1], "images": images and images[1]}
+    other, others = (detector_file(second.detector), _fetched_statistics(second)) if second else (None, None)
+    if other is not None:
+        parameters |= {"second_detector": other[1], "second_published": others and others[1]}
     run.claim(parameters, dataset=dataset)
-    stored = run.put(path, path.name)
-    fields = {} if published is None else _published(run, *published)
+    stored, stored_other = run.put(path, path.name), other and run.put(other[0], other[0].name)
+    found = {} if published is None else _published(run, evaluation, *published)
+    found_other = {} if second is None or others is None else _published(run, second, *others)
     pictures, latents = bool(data.shards) and data.record != "labels", data.record == "latents"
-    if latents and pictures and published is None:
+    missing = not found or (second is not None and not found_other)
+    place = "evaluation.second.reference" if found else "evaluation.reference"
+    if latents and pictures and missing:
         run.note(
-            "these statistics are of what the VAE gives back, not of the images: published ones (evaluation.reference) are of "
-            "the images, and scores differ",
+            f"these statistics are of what the VAE gives back, not of the images: published ones ({place}) are of the images, "
+            f"and scores differ",
         )
     # A decoder's pictures are not the images that published statistics are of: there is nothing to compare.
-    if pictures and (published is None or extra or (data.count <= COMPARED_IMAGES and not latents)):
+    comparable = data.count <= COMPARED_IMAGES and not latents
+    if pictures and (missing or extra or comparable):
         compared = images if "precision_recall" in evaluation.extra_metrics else None
+        takes_part = second is not None and (not found_other or comparable)
         spec = ReferenceSpec(
             dataset=ManifestRef.of(dataset),
             detector=stored,
-            features=features,
-            keep=extra or data.count * features * 4 <= KEPT_BYTES,
+            features=evaluation.detector.features,
+            keep=extra or data.count * evaluation.detector.features * 4 <= KEPT_BYTES,
             images=None if compared is None else run.put(compared[0], compared[0].name),
+            second=stored_other if takes_part else None,
+            second_features=second.detector.features if second else 0,
         )
         outcome = run_job(run, spec)
-        fields["real_features"] = outcome.real_features
-        fields["precision_recall_features"] = outcome.precision_recall_features
-        if published is None:
-            fields |= {"moments": outcome.moments, "count": data.count}
-        else:
-            fields |= {"computed": outcome.moments, "difference": _difference(run, fields["moments"], outcome.moments)}
-    elif published is None:
+        found |= _computed(run, evaluation.metric, found, outcome.moments, data.count)
+        found |= {name: getattr(outcome, name) for name in ("real_features", "precision_recall_features")}
+        if second is not None and outcome.second_moments is not None:
+            found_other |= _computed(run, second.metric, found_other, outcome.second_moments, data.count)
+    elif missing:
         raise UserError(
-            f"recipe {recipe.name}: the data set holds no images to compute statistics from: name published ones in "
-            f"evaluation.reference"
+            f"recipe {recipe.name}: the data set holds no images to compute statistics from: name published ones in {place}"
         )
     return ReferenceResult(
         metric=evaluation.metric,
         detector_sha256=digest,
         detector=stored,
-        features=features,
+        features=evaluation.detector.features,
         dataset_digest=dataset.digest,
-        **fields,
+        second=_second(second, other[1], stored_other, found_other) if second and other and stored_other else None,
+        **found,
     )
 
 
-def _published(run: StepRun, path: Path, sha256: str) -> dict[str, Any]:
-    """Return the fields of a result that published statistics fill."""
+def _second(second: SecondMetric, sha256: str, detector: ObjectRef, found: dict[str, Any]) -> DetectorStatistics:
+    features = second.detector.features
+    return DetectorStatistics(
+        metric=second.metric, detector_sha256=sha256, detector=detector, features=features, **found
+    )
+
+
+def _published(run: StepRun, measured: Evaluation | SecondMetric, path: Path, sha256: str) -> dict[str, Any]:
+    """Return the fields of a detector's statistics that published ones fill."""
     from sida.scoring.reference_files import read_statistics
 
-    evaluation = run.recipe.evaluation
-    statistics = read_statistics(path, evaluation.metric, evaluation.detector.features)
+    statistics = read_statistics(path, measured.metric, measured.detector.features)
     if statistics.counts and statistics.count is None:
         run.note(f"{path.name} does not say of how many images it was made (num_images is missing)")
     if statistics.images:
-        run.note(_used(path, statistics.images, evaluation))
+        run.note(_used(path, statistics.images, measured, run.recipe.evaluation.precision_recall_reference))
     moments = {"mean": statistics.mean, "covariance": statistics.covariance}
     return {
         "origin": "published",
@@ -145,13 +169,26 @@ def _published(run: StepRun, path: Path, sha256: str) -> dict[str, Any]:
     }
 
 
-def _used(path: Path, images: tuple[int, ...], evaluation: Evaluation) -> str:
+def _used(
+    path: Path, images: tuple[int, ...], measured: Evaluation | SecondMetric, compared: ReferenceFile | None
+) -> str:
     """Say which part of a file with statistics and images is used for what."""
-    used = f"{path.name} holds statistics and {images[0]:,} images: {evaluation.metric} is measured against its mu and sigma"
-    given, second = evaluation.reference, evaluation.precision_recall_reference
-    if given is not None and second is not None and (given.address, given.sha256) == (second.address, second.sha256):
+    used = f"{path.name} holds statistics and {images[0]:,} images: {measured.metric} is measured against its mu and sigma"
+    given = measured.reference
+    if given is not None and compared is not None and (given.address, given.sha256) == (compared.address, compared.sha256):
         return f"{used}, precision and recall against its images (arr_0)"
     return f"{used}; its images are not used: name it as evaluation.precision_recall_reference too for precision and recall"
+
+
+def _computed(run: StepRun, metric: str, published: dict[str, Any], ours: ObjectRef, count: int) -> dict[str, Any]:
+    """Return the fields that our own statistics fill, beside published ones or in their place."""
+    if not published:
+        return {"moments": ours, "count": count}
+    return {"computed": ours, "difference": _difference(run, metric, published["moments"], ours)}
+
+
+def _fetched_statistics(measured: Evaluation | SecondMetric) -> tuple[Path, str] | None:
+    return _fetched(measured.reference, "reference", lambda path: check_statistics(path, measured))
 
 
 def _fetched(given: ReferenceFile | None, what: str, check: Check) -> tuple[Path, str] | None:
@@ -160,11 +197,11 @@ def _fetched(given: ReferenceFile | None, what: str, check: Check) -> tuple[Path
     return fetch_file(given.address, what, given.sha256, step="reference_statistics", check=check)
 
 
-def check_statistics(path: Path, recipe: Recipe) -> None:
-    """Raise UserError unless a file holds statistics of the recipe's metric."""
+def check_statistics(path: Path, measured: Evaluation | SecondMetric) -> None:
+    """Raise UserError unless a file holds statistics of the metric."""
     from sida.scoring.reference_files import read_statistics
 
-    read_statistics(path, recipe.evaluation.metric, recipe.evaluation.detector.features)
+    read_statistics(path, measured.metric, measured.detector.features)
 
 
 def check_images(path: Path, recipe: Recipe) -> None:
@@ -175,11 +212,11 @@ def check_images(path: Path, recipe: Recipe) -> None:
     read_reference_images(path, resolution, channels)
 
 
-def _difference(run: StepRun, published: ObjectRef, ours: ObjectRef) -> float:
+def _difference(run: StepRun, metric: str, published: ObjectRef, ours: ObjectRef) -> float:
     from sida.numerics.frechet import frechet_distance
 
     distance = frechet_distance(*_statistics(run.store, published), *_statistics(run.store, ours))
-    run.note(f"published and our own statistics differ by a Frechet distance of {distance:.4f}")
+    run.note(f"published and our own statistics differ by a Frechet distance of {distance:.4f} ({metric})")
     return distance
 
 
@@ -208,7 +245,7 @@ def _statistics(store: ObjectStore, ref: ObjectRef) -> tuple[Tensor, Tensor]:
     return Moments.from_state([tensors[name] for name in ("count", "sum", "outer")]).mean_cov(ddof=1)
 
 
-def load_statistics(store: ObjectStore, reference: ReferenceResult) -> tuple[Tensor, Tensor]:
+def load_statistics(store: ObjectStore, reference: DetectorStatistics) -> tuple[Tensor, Tensor]:
     """Return mean [F] and covariance [F, F] of the training set, float64, that scores are distances to."""
     return _statistics(store, reference.moments)
 

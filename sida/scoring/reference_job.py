@@ -16,7 +16,7 @@ from sida.scoring.detector import Detector, load_detector
 from sida.scoring.partial import ImageCount, Piece, discard, gather, merged, pieces
 from sida.scoring.reference import put_tensors
 from sida.scoring.reference_files import read_reference_images
-from sida.scoring.sums import KEEP_FEATURES, Sums
+from sida.scoring.sums import KEEP_FEATURES, MOMENTS, SECOND, Sums
 from sida.stores.base import ObjectRef
 from sida.stores.objects import fetch_object
 from sida.worker.job import Job
@@ -29,11 +29,14 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
     dataset = job.manifest(job.spec.dataset, DatasetResult).result
     shards = Shards(job.store, dataset)
     detector = load_detector(fetch_object(job.store, job.spec.detector)).to(job.processes.device)
+    given = job.spec.second
+    second = load_detector(fetch_object(job.store, given)).to(job.processes.device) if given else None
     batch = job.recipe.execution.batch_limit
     kept = _kept(len(shards)) if job.spec.keep else None
     latents = job.recipe.dataset.latents
     decode = decoder_of(latents, job.processes.device) if latents and dataset.record == "latents" else None
-    empty = partial(Sums, job.spec.features, len(shards), (KEEP_FEATURES,) if job.spec.keep else ())
+    metrics = (KEEP_FEATURES,) if job.spec.keep else ()
+    empty = partial(Sums, job.spec.features, len(shards), metrics, job.spec.second_features if second else None)
     report = ImageCount(job, len(shards))
 
     def sums_of(piece: Piece) -> Sums:
@@ -44,7 +47,7 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
             if decode is not None:  # what the VAE gives back of each image
                 images = decode(network_input(images, dataset))
             with torch.no_grad():
-                sums.add(detector, images, start)
+                sums.add(detector, images, start, second)
             report.made(len(rows))
         if kept is not None and sums.features:
             sums.features = [torch.cat(sums.features)[kept[piece.start : piece.stop]]]
@@ -58,8 +61,10 @@ def reference(job: Job[ReferenceSpec]) -> ReferenceOutcome | None:
         merged(job, work, empty)
     ).state()  # in the order of the pieces: the same bits on any number of processes
     real, images = tensors.pop("features", None), job.spec.images
+    others = {name: tensors.pop(SECOND + name) for name in MOMENTS if second}
     outcome = ReferenceOutcome(
         moments=put_tensors(job.put, tensors, "reference.safetensors"),
+        second_moments=put_tensors(job.put, others, "second-reference.safetensors") if others else None,
         real_features=None if real is None else put_tensors(job.put, {"features": real}, "real-features.safetensors"),
         precision_recall_features=None if images is None else _published(job, images, detector),
     )

@@ -14,6 +14,7 @@ from sida.scoring.detector import Detector
 
 MOMENTS = ("count", "sum", "outer")
 SPLITS = ("is/counts", "is/entropy", "is/total")
+SECOND = "second/"
 KEEP_FEATURES = "features"  # no metric: keep the features whatever is asked for
 NEED_FEATURES = {"kid", "precision_recall", KEEP_FEATURES}  # metrics that compare samples, not sums
 
@@ -21,20 +22,25 @@ NEED_FEATURES = {"kid", "precision_recall", KEEP_FEATURES}  # metrics that compa
 class Sums:
     """Feature moments; for ``is`` the sums of each split; for KID, precision and recall the features themselves.
 
-    ``count`` is the size of the whole range, of which this may be a part.
+    ``count`` is the size of the whole range, of which this may be a part; ``second``: width of a second detector's features, whose
+    moments are gathered too.
     """
 
-    def __init__(self, features: int, count: int, metrics: tuple[str, ...] = ()) -> None:
+    def __init__(self, features: int, count: int, metrics: tuple[str, ...] = (), second: int | None = None) -> None:
         self.moments = Moments(features)
+        self.second = None if second is None else Sums(second, count)
         self.count, self.metrics = count, metrics
         self.splits: SplitSums | None = None
         self.features: list[Tensor] = []  # float32, on the CPU, in the order of the seeds
 
-    def add(self, detector: Detector, images: Tensor, first_row: int) -> None:
+    def add(self, detector: Detector, images: Tensor, first_row: int, second: Detector | None = None) -> None:
         """Add uint8 images [B, C, H, W], the first of them number ``first_row`` of the range.
 
-        Raises UserError when the detector's features have another width, or are not finite.
+        Raises UserError when a detector's features have another width, or are not finite.
         """
+        if self.second is not None:
+            assert second is not None
+            self.second.add(second, images, first_row)
         if "is" in self.metrics:
             features, probabilities = detector.with_probabilities(images)
             if self.splits is None:
@@ -46,7 +52,7 @@ class Sums:
         if features.ndim != 2 or features.shape[1] != width:
             raise UserError(
                 f"the detector gives features of {list(features.shape[1:])}, the reference has {width}: correct "
-                f"evaluation.detector.features, or take the reference that belongs to this detector"
+                f"the detector's features in the recipe, or take the reference that belongs to this detector"
             )
         if not bool(features.isfinite().all()):
             raise UserError("the detector's features are not finite: check the images and the detector's file")
@@ -59,6 +65,8 @@ class Sums:
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Add a later part, as its ``state`` gave it."""
         self.moments.merge(Moments.from_state([state[name] for name in MOMENTS]))
+        if self.second is not None:
+            self.second.merge({name: state[SECOND + name] for name in MOMENTS})
         if SPLITS[0] in state:
             if self.splits is None:
                 self.splits = self._new_splits(state["is/total"].shape[1], "cpu")
@@ -73,6 +81,8 @@ class Sums:
             tensors |= dict(zip(SPLITS, self.splits.state(), strict=True))
         if self.features:
             tensors["features"] = torch.cat(self.features)
+        if self.second is not None:
+            tensors |= {SECOND + name: tensor for name, tensor in self.second.state().items()}
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def _new_splits(self, classes: int, device: torch.device | str) -> SplitSums:
@@ -88,8 +98,10 @@ class StepSums(Sums):
     ``earlier``: the moments, step by step. Images are [B, steps, C, H, W].
     """
 
-    def __init__(self, steps: int, features: int, count: int, metrics: tuple[str, ...] = ()) -> None:
-        super().__init__(features, count, metrics)
+    def __init__(
+        self, steps: int, features: int, count: int, metrics: tuple[str, ...] = (), second: int | None = None
+    ) -> None:
+        super().__init__(features, count, metrics, second)
         self._earlier = [Sums(features, count) for _ in range(steps - 1)]
 
     @property
@@ -97,10 +109,10 @@ class StepSums(Sums):
         """Moments of the first step's images, the second's, and so on, without the last's."""
         return [sums.moments for sums in self._earlier]
 
-    def add(self, detector: Detector, images: Tensor, first_row: int) -> None:
-        """Add uint8 images [B, steps, C, H, W]."""
+    def add(self, detector: Detector, images: Tensor, first_row: int, second: Detector | None = None) -> None:
+        """Add uint8 images [B, steps, C, H, W]; the second detector sees the last step's."""
         *before, last = images.unbind(1)
-        super().add(detector, last, first_row)
+        super().add(detector, last, first_row, second)
         for sums, made in zip(self._earlier, before, strict=True):
             sums.add(detector, made, first_row)
 

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 from sida import progress
 from sida.errors import UserError
 from sida.failures import Failure
-from sida.manifests import Manifest, PaperRow, PublishedFailure, PublishedResult, PublishedRow, ScoresResult, input_of
+from sida.manifests import (
+    Manifest,
+    PaperRow,
+    PublishedFailure,
+    PublishedResult,
+    PublishedRow,
+    PublishedSecond,
+    ScoresResult,
+    input_of,
+)
 from sida.origin import store_of
 from sida.recipe import Recipe, load
 from sida.recipe import names as recipe_names
@@ -147,6 +156,7 @@ def _scored(names: Sequence[str], rows: Sequence[PublishedRow], failed: Sequence
 
 def _row(manifest: Manifest[ScoresResult], recipe: Recipe) -> PublishedRow:
     score, published = manifest.result.rows[0], target_of(recipe)
+    second = next(iter(manifest.result.second_rows), None)
     rate = float(manifest.about.notes.get("images_per_second", math.nan))
     return PublishedRow(
         benchmark=recipe.benchmark or recipe.name,
@@ -164,6 +174,9 @@ def _row(manifest: Manifest[ScoresResult], recipe: Recipe) -> PublishedRow:
         seconds=manifest.about.seconds,
         images_per_second=None if math.isnan(rate) else rate,
         checkpoint_sha256=score.checkpoint_sha256 or "",
+        second=PublishedSecond(metric=second.metric, ours=second.reported, interval=second.interval)
+        if second
+        else None,
     )
 
 
@@ -182,12 +195,24 @@ def lines(result: PublishedResult) -> list[tuple[str, ...]]:
         ours = _ours(best) if best else ("-", "-")
         cells.append((paper.benchmark, line, paper.metric, f"{paper.published:g}", *ours, paper.verdict, cost))
         if len(files) > 1 or (failed and best and len(paper.recipes) > 1):
-            cells += [_file(file) for file in files]
+            for file in files:
+                cells += [_file(file), *_second(rows.get(file.recipe))]
+        else:
+            cells += _second(best)
     listed = {name for paper in result.paper for name in paper.recipes}
     for name, row in rows.items():
         if name not in listed:
             cells.append((row.benchmark, row.generator, row.metric, "-", *_ours(row), row.verdict, _cost(row)))
+            cells += _second(row)
     return cells
+
+
+def _second(row: PublishedRow | None) -> list[tuple[str, ...]]:
+    """Return the line of a row's second metric, if it has one."""
+    if row is None or row.second is None:
+        return []
+    second = row.model_copy(update=row.second.model_dump())
+    return [("", f"  {row.generator}", second.metric, "-", *_ours(second), "nothing published", "")]
 
 
 def _file(row: PublishedRow | PublishedFailure) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class TorchScriptDetector(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features float32 [B, F]."""
-        features = self.script(_three_channels(images), return_features=True)
+        features = self.script(three_channels(images), return_features=True)
         return features.flatten(1).to(torch.float32)
 
     def with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,10 +57,10 @@ class TorchScriptDetector(nn.Module):
         return features, self._own_probabilities(images)
 
     def _own_probabilities(self, images: Tensor) -> Tensor:
-        return self.script(_three_channels(images), no_output_bias=True).flatten(1).to(torch.float32)
+        return self.script(three_channels(images), no_output_bias=True).flatten(1).to(torch.float32)
 
 
-def _three_channels(images: Tensor) -> Tensor:
+def three_channels(images: Tensor) -> Tensor:
     """Repeat gray images to three channels."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 

@@ -180,7 +180,7 @@ def _system_metrics(store: ObjectStore, manifest: Manifest) -> list[tuple[str, f
 def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     node = _child(recipe, identity, "score", manifest)
     node.params = flat({"evaluation": recipe.evaluation.model_dump(mode="json")})
-    for row in manifest.rows:
+    for row in manifest.measured:
         name = series_name(row.metric, row.n)
         node.metrics += [(f"{name}_of_range", value, number) for number, value in enumerate(row.values)]
         node.metrics += [(name, row.mean, 0), (f"{name}_sd", row.sd, 0)]
@@ -201,6 +201,7 @@ def _compared(parent: Node, manifest: Manifest, results: dict[str, Manifest]) ->
     metric = result.rows[0].metric
     parent.metrics += [(f"{series_name(metric, row.n)}_{row.model}", row.mean, 0) for row in result.rows]
     parent.metrics.append((f"{metric}_ratio", means["generator"] / means["teacher"], 0))
+    parent.metrics += [(f"{series_name(row.metric, row.n)}_{row.model}", row.mean, 0) for row in result.second]
     seconds = fsum(m.about.seconds for m in results.values())  # exact: in any order the same
     parent.metrics.append(("seconds", seconds, 0))
     verdict = {"sida.verdict": result.verdict, "mlflow.note.content": result.verdict}

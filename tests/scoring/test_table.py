@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sida.manifests import PublishedFailure, PublishedResult, PublishedRow
+from sida.manifests import PublishedFailure, PublishedResult, PublishedRow, PublishedSecond
 from sida.recipe import load
 from sida.scoring.gates import target_of
 from sida.scoring.table import lines, paper_rows, released_recipes, verdict
@@ -100,3 +100,14 @@ def test_a_recipe_outside_the_ten_gets_a_row_or_joins_the_one_that_it_could_be(n
     row = next(row for row in table.paper if row.best == name)
     assert len(table.paper) == (10 if name.startswith("cifar") else 11)
     assert name in row.recipes
+
+
+def test_a_second_metric_stands_under_the_file_that_it_is_of() -> None:
+    second = PublishedSecond(metric="fd_dinov2", ours=60.5, interval=None)
+    one = scored("cifar10-uncond-sid2a", 1.6, "worse").model_copy(update={"second": second})
+    for rows in ([one], [one, scored("cifar10-uncond-sid2a-alpha12", 1.5, "within")]):
+        cells = lines(result(rows, []))
+        at = next(number for number, line in enumerate(cells) if line[2] == "fd_dinov2")
+        assert cells[at][1:8] == ("  sid2a (alpha 1)", "fd_dinov2", "-", "60.500", "-", "nothing published", "")
+        assert "worse" in cells[at - 1] and sum(line[2] == "fd_dinov2" for line in cells) == 1
+    assert "second" not in scored("cifar10-uncond-sid2a", 1.6, "worse").model_dump()
