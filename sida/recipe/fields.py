@@ -374,15 +374,9 @@ class Evaluation(Section):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digests that recipes had before they could stop at noise."""
+        """Keep the digests that recipes had before they could stop at noise or name a second metric."""
         fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if name != "stop_at_noise" or value}
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digests of recipes without a second metric."""
-        fields = serialize(self)
-        return {name: value for name, value in fields.items() if name != "second" or value is not None}
+        return {name: value for name, value in fields.items() if name not in ("stop_at_noise", "second") or value}
 
     @model_validator(mode="after")
     def _is_named_after_its_features(self) -> Evaluation:

@@ -141,14 +141,14 @@ def table(manifest: Manifest[RunResult], *, page: bool = False) -> list[tuple[st
     if page:
         title, heading = "model", f"{first.metric}, mean \u00b1 sd, n = {first.n:,}"
     lines = [(title, "NFE", heading, "images/s")]
-    for row in result.rows:
-        rate, nfe = rates.get(row.model), "-" if row.nfe is None else str(row.nfe)
+    for row in (*result.rows, *result.second):
+        second = row.metric != first.metric
+        rate, nfe = None if second else rates.get(row.model), "-" if row.nfe is None else str(row.nfe)
         ours = words.measured_text(row)
         ours = ours.replace(" +- ", "\u00a0\u00b1\u00a0") if page else ours
+        ours = f"{row.metric} {ours}" if second else ours
         ours += f" (n = {row.n:,})" if row.n != first.n else ""
         lines.append((row.label, nfe, ours, "-" if rate is None else f"{float(rate):,.0f}"))
-    for row in result.second:
-        lines.append((row.label, str(row.nfe), f"{row.metric} {row.mean:.3f}{sign}{row.sd:.3f}", "-"))
     return lines
 
 

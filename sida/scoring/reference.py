@@ -173,9 +173,15 @@ def _used(
     path: Path, images: tuple[int, ...], measured: Evaluation | SecondMetric, compared: ReferenceFile | None
 ) -> str:
     """Say which part of a file with statistics and images is used for what."""
-    used = f"{path.name} holds statistics and {images[0]:,} images: {measured.metric} is measured against its mu and sigma"
+    used = (
+        f"{path.name} holds statistics and {images[0]:,} images: {measured.metric} is measured against its mu and sigma"
+    )
     given = measured.reference
-    if given is not None and compared is not None and (given.address, given.sha256) == (compared.address, compared.sha256):
+    if (
+        given is not None
+        and compared is not None
+        and (given.address, given.sha256) == (compared.address, compared.sha256)
+    ):
         return f"{used}, precision and recall against its images (arr_0)"
     return f"{used}; its images are not used: name it as evaluation.precision_recall_reference too for precision and recall"
 

@@ -189,7 +189,9 @@ def _scored(recipe: Recipe, identity: str, manifest: Manifest) -> Node:
     by_steps = manifest.result.by_steps if isinstance(manifest.result, ScoresResult) else ()
     if by_steps:
         rows = [*by_steps, manifest.rows[0]]
-        node.metrics += [(f"{series_name(row.metric, row.n)}_by_steps", row.mean, step) for step, row in enumerate(rows, 1)]
+        node.metrics += [
+            (f"{series_name(row.metric, row.n)}_by_steps", row.mean, step) for step, row in enumerate(rows, 1)
+        ]
     if (rate := manifest.about.notes.get("images_per_second")) is not None:
         node.metrics.append(("images_per_second", float(rate), 0))
     return node

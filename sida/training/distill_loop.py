@@ -214,7 +214,7 @@ class DistillRun(TrainingRun):
             images_seen=selection.best_seen,
             score=selection.best_score,
             dropped=counts.skipped,
-            noise="" if self.noise is None else noise.in_words(self.noise, recipe, self.history.points),
+            noise="" if self.noise is None else noise.in_words(self.noise, self.job.recipe, self.history.points),
             seconds={name: round(seconds, 2) for name, seconds in self.stopwatch.seconds.items()},
             profile=self.profile,
             selections=tuple(Selected.model_validate(kept) for kept in selection.kept),
