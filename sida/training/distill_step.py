@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from sida.errors import UserError
@@ -17,6 +18,7 @@ from sida.manifests import (
     digest_of,
 )
 from sida.recipe import Recipe
+from sida.recipe.copies import processes_of_copy
 from sida.steps import From, Made, StepRun, carried, step
 
 CHECKPOINT_NETWORKS = 8  # three networks, Adam's moments of two, the best so far: the size of a checkpoint
@@ -85,7 +87,7 @@ def distill(
         dataset=ManifestRef.of(dataset),
         reference=ManifestRef.of(reference),
     )
-    outcome = run_job(run, spec, lambda: CHECKPOINT_NETWORKS * teacher.result.weights.size)
+    outcome = run_job(run, spec, partial(written_bytes, recipe, teacher.result.weights.size))
     run.notes["dropped_samples"] = outcome.dropped
     run.notes |= {f"seconds_{name}": seconds for name, seconds in outcome.seconds.items()}
     run.notes |= {f"milliseconds_{kind}": spent for kind, spent in outcome.profile.items()}
@@ -96,6 +98,11 @@ def distill(
         curve=outcome.curve,
         **_described(recipe),
     )
+
+
+def written_bytes(recipe: Recipe, network_bytes: int, world: int, of_a_machine: int) -> int:
+    """Return what each process that writes a part of a checkpoint writes of it."""
+    return CHECKPOINT_NETWORKS * network_bytes // processes_of_copy(recipe.execution, world, of_a_machine)
 
 
 def _revisions(recipe: Recipe) -> dict[str, Any]:
