@@ -53,6 +53,7 @@ def test_a_run_whose_first_answers_are_lost_is_there_once_and_whole(
     found = runs_of(server.address, made)  # fails where there are two of a part
     assert set(found) == {"run", "distill", "score"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert [len(run.inputs.dataset_inputs) for run in found.values()] == [1, 1, 1]
     assert points(server.address, found["distill"], "loss_psi") == [(p["images"], p["loss_psi"]) for p in CURVE]
     experiment = found["run"].info.experiment_id
     assert len(client(server.address).search_runs([experiment])) == 3

@@ -134,6 +134,16 @@ def test_what_is_said_of_a_run_does_not_depend_on_which_of_two_steps_started_fir
     assert len(digests) == 1
 
 
+def test_no_weights_and_no_data_go_to_mlflow_whatever_its_limit_for_a_file_is(store: ObjectStore) -> None:
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    content = projection(store, made.write("run-1"))
+    sent = {key for node in (content.parent, *content.children) for key in node.artifacts.values()}
+    results = made.results()
+    large = [results["distill"].weights, results["fetch_teacher"].weights, results["prepare_data"].shards[0].object]
+    assert results["distill"].curve.key in sent and results["report"].page.key in sent
+    assert sent.isdisjoint(ref.key for ref in large)
+
+
 class Killed(BaseException):
     """As sudden as SIGKILL: nothing in the code under test catches it."""
 
