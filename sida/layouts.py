@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sida.errors import UserError
 from sida.gpus import Machines
 from sida.recipe import Recipe
+from sida.recipe.copies import processes_of_copy
 
 if TYPE_CHECKING:
     from sida.training.cost import IterationCost
@@ -45,17 +45,8 @@ class Layout:
     @classmethod
     def of(cls, recipe: Recipe, machines: Machines) -> Layout:
         """Return the recipe's layout. Raises UserError when ``execution.shard_over`` does not divide the GPUs."""
-        execution, world = recipe.execution, machines.world
-        if execution.shard == "none" or world == 1:
-            return cls("none", 1, machines)
-        over = execution.shard_over or (machines.gpus if machines.gpus > 1 else world)
-        if over < 2 or world % over:
-            possible = ", ".join(str(n) for n in range(2, world + 1) if world % n == 0)
-            raise UserError(
-                f"{world} GPUs do not divide into groups of {over} that share a copy: set execution.shard_over to {possible}, or "
-                f"execution.shard to none"
-            )
-        return cls(execution.shard, over, machines)
+        over = processes_of_copy(recipe.execution, machines.world, machines.gpus)
+        return cls("none" if over == 1 else recipe.execution.shard, over, machines)
 
     @property
     def copies(self) -> int:

@@ -10,8 +10,8 @@ from sida.gpus import Machines
 from sida.launch import grace
 from sida.layouts import FLOAT32, Layout
 from sida.recipe import Recipe
-from sida.recipe.batches import BatchDivision, divide_batch, divisors, micro_batches
-from sida.training.distill_step import CHECKPOINT_NETWORKS
+from sida.recipe.batches import BatchDivision, divide_batch, micro_batches
+from sida.training.distill_step import CHECKPOINT_NETWORKS, written_bytes
 
 if TYPE_CHECKING:
     from sida.training.cost import IterationCost, PhaseCost
@@ -82,7 +82,9 @@ class ResourcePlan:
     @property
     def grace_seconds(self) -> int:
         """Seconds that a TrainJob's pods get to end: to finish an iteration and write a checkpoint."""
-        return grace.planned(round(_checkpoint(self.cost) / self.layout.over))  # each process writes its own part
+        return grace.planned(
+            written_bytes(self.recipe, self.cost.parameters * FLOAT32, self.machines.world, self.machines.gpus)
+        )
 
     @property
     def hours(self) -> float:
@@ -105,20 +107,11 @@ def check_division(recipe: Recipe, machines: Machines, micro_batch: int | None =
     Or if ``execution.shard_over`` does not divide the GPUs.
     """
     Layout.of(recipe, machines)
-    method, world = recipe.method, machines.world
-    if method.batch % world:
-        raise UserError(
-            f"batch {method.batch} does not divide among {world} GPUs ({machines.nodes} x {machines.gpus}): use "
-            f"{', '.join(map(str, divisors(method.batch)))} (execution.processes, or SIDA_WORKERS)"
-        )
-    share, possible = method.batch // world, possible_micro_batches(recipe, machines)
-    wanted = micro_batch or min(recipe.execution.micro_batch or share, share)
-    if wanted != share and wanted not in possible:
-        raise UserError(
-            f"micro-batch {wanted}: each GPU's share of {share} images makes whole loss groups of {method.loss_group} with: "
-            f"{', '.join(map(str, possible))}: give one of them as execution.micro_batch, or to `plan` as --micro-batch"
-        )
-    return divide_batch(method.batch, method.loss_group, world, wanted)
+    method, micro = recipe.method, micro_batch or recipe.execution.micro_batch
+    try:
+        return divide_batch(method.batch, method.loss_group, machines.world, micro)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def possible_micro_batches(recipe: Recipe, machines: Machines) -> list[int]:

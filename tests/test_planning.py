@@ -279,10 +279,9 @@ def test_the_largest_network_of_edm2_fits_in_a_part_of_80_gib(gpus: int, gib: fl
 @pytest.mark.parametrize(
     ("gpus", "micro", "words"),
     [
-        (3, None, ["3 GPUs", "use 1, 2, 4, 8, 16, 32, 64, 128, 256 "]),
-        (4, 48, ["micro-batch 48", "whole loss groups", ": 8, 16, 32, 64:"]),
-        (1, 16, ["micro-batch 16", ": 32, 64, 128, 256:"]),
-        (64, 32, ["micro-batch 32", "share of 4", ": 1, 2, 4:"]),
+        (3, None, ["among 3 processes", "use 1, 2, 4, 8, 16, 32, 64, 128, 256 "]),
+        (4, 48, ["micro_batch 48", "whole loss groups", ": 8, 16, 32, 64:"]),
+        (1, 16, ["micro_batch 16", ": 32, 64, 128, 256:"]),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused_with_what_would(
@@ -298,6 +297,7 @@ def test_more_gpus_than_loss_groups_share_them() -> None:
     assert (division.micro_batch, division.span, division.rounds) == (4, 8, 1)
     small = of(gpus=4, micro=8).division  # for less memory
     assert (small.span, small.rounds) == (4, 8)
+    assert of(gpus=64, micro=32).division == division  # a share is all that there is
     assert of(gpus=8).division.span == 1
 
 
@@ -336,8 +336,8 @@ def test_plan_prints_what_it_counted_and_answers_by_its_status() -> None:
         (("digits", "--gpus", "0"), ["--gpus", "'0'"]),
         (("digits", "--utilization", "35"), ["--utilization", "35", "0.35"]),
         (("digits", "--network", "0"), ["--network", "'0'", "such as 50"]),
-        (("digits", "--gpus", "3"), ["3 GPUs"]),
-        (("digits", "--micro-batch", "33"), ["micro-batch 33", "16, 32, 64"]),
+        (("digits", "--gpus", "3"), ["among 3 processes"]),
+        (("digits", "--micro-batch", "33"), ["micro_batch 33", "16, 32, 64"]),
         (("digit",), ["did you mean 'digits'"]),
     ],
 )

@@ -16,12 +16,14 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlencode
 
 from pipeline.arguments import argument, whole
 from sida.addresses import redact
 from sida.errors import UserError
 from sida.printing import one_line
 from sida.settings import environment, give_home, settings
+from sida.tracking.links import TRAINING
 from sida.tracking.server import SQLITE
 
 ARGUMENTS = (argument("--port", "PORT", "port on 127.0.0.1 (default 5000)", type=whole(1, 65535), default=5000),)
@@ -42,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     _check_port(args.port)
     give_home()
     command = ["mlflow", "ui", "--backend-store-uri", address, "--host", HOST, "--port", str(args.port)]
-    print(f"http://{HOST}:{args.port} (Ctrl-C ends it)", flush=True)
+    print(f"http://{HOST}:{args.port}/#/experiments?{urlencode(TRAINING)} (Ctrl-C ends it)", flush=True)
     command += ["--workers", "1"]
     options = ("MLFLOW_UVICORN_OPTS", "MLFLOW_GUNICORN_OPTS", "GUNICORN_CMD_ARGS")  # may name another host
     inherited = {name: value for name, value in environment().items() if name not in options}

@@ -40,16 +40,19 @@ def job_folder(run: StepRun) -> str:
     return layout.job_folder(run.step.name, run.key, run.attempt)
 
 
-def _none() -> int:
+WrittenBytes = Callable[[int, int], int]  # of a checkpoint, by one process; given all processes, and those of a machine
+
+
+def _none(world: int, of_a_machine: int) -> int:
     return 0
 
 
-def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _none) -> O:
+def run_job(run: StepRun, spec: Spec[O], written_bytes: WrittenBytes = _none) -> O:
     """Run the workers to the end and return what they published; a job that had finished before is adopted.
 
     Only a result that is whole, and of this very job, is believed; any other is made again.
 
-    ``checkpoint_bytes`` tells the size of a checkpoint, which decides how long pods have to end.
+    ``written_bytes`` tells how much of a checkpoint a process writes, which decides how long pods have to end.
     Raises what the launcher raises: SidaError with the worker's own line and the log's path when they fail, Stopped when asked to.
     """
     folder, step, store, execution = job_folder(run), run.step.name, run.store, run.recipe.execution
@@ -69,7 +72,7 @@ def run_job(run: StepRun, spec: Spec[O], checkpoint_bytes: Callable[[], int] = _
     )
     if (outcome := _of_damaged_attempt(run, spec)) is not None:
         return outcome
-    launcher, launch = _launcher(run, folder, work, checkpoint_bytes)
+    launcher, launch = _launcher(run, folder, work, written_bytes)
     try:
         if (outcome := _whole_outcome(run, folder, spec)) is not None:
             launcher.settle(work)
@@ -116,9 +119,7 @@ def _of_damaged_attempt(run: StepRun, spec: Spec[O]) -> O | None:
     return outcome
 
 
-def _launcher(
-    run: StepRun, folder: str, work: Work, checkpoint_bytes: Callable[[], int]
-) -> tuple[Launcher, Launch | None]:
+def _launcher(run: StepRun, folder: str, work: Work, written_bytes: WrittenBytes) -> tuple[Launcher, Launch | None]:
     """Return the launcher that the settings name, and what it tells the workers of itself."""
     here = settings()
     if here.launcher != "trainjob":
@@ -126,6 +127,7 @@ def _launcher(
         return (LeadingLauncher(work.log, nodes, run.store) if nodes else LocalLauncher(work.log)), None
     target, run_id = parse_target(here.trainjob), records.current_run()
     name = job_name(work.step, folder, run.store.address)
+    per_node = target.per_node(work.processes)
     manifest = train_job(
         target,
         name=name,
@@ -136,7 +138,7 @@ def _launcher(
         threads=work.threads,
         # In a queue the runtime's grace counts, which `sida runtime` makes the profile's.
         grace_seconds=target.grace_seconds
-        or (grace.FLOOR_SECONDS if target.queue else grace.planned(checkpoint_bytes())),
+        or (grace.FLOOR_SECONDS if target.queue else grace.planned(written_bytes(target.nodes * per_node, per_node))),
     )
     if run_id:
         run.store.put(layout.run_job_key(run_id, work.step), json.dumps({"folder": folder}).encode())

@@ -41,16 +41,18 @@ def divide_batch(batch: int, loss_group: int, processes: int, micro_batch: int |
     """
     share, rest = divmod(batch, processes)
     if rest:
+        possible = ", ".join(map(str, divisors(batch)))
         raise ValueError(
-            f"method.batch {batch} on {processes} processes is {batch / processes:g} each: it must be a multiple of their number"
+            f"method.batch {batch} does not divide among {processes} processes: use {possible} "
+            f"(execution.processes, or SIDA_WORKERS)"
         )
     whole = share if share % loss_group == 0 else gcd(share, loss_group)
     micro = whole if micro_batch is None or micro_batch >= share else micro_batch
     if not _divides(share, micro, loss_group, processes):
         possible = ", ".join(map(str, micro_batches(batch, loss_group, processes)))
         raise ValueError(
-            f"execution.micro_batch {micro}: method.batch {batch} on {processes} processes is {share} each, which makes whole "
-            f"groups of {loss_group} (method.loss_group) with: {possible}"
+            f"execution.micro_batch {micro}: each process's share of {share} images makes whole loss groups of {loss_group} with: "
+            f"{possible}: set it to one of them"
         )
     return BatchDivision(share, micro, max(1, loss_group // micro))
 

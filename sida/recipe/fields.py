@@ -40,6 +40,8 @@ LEAST_NOISE = 0.002  # EDM's smallest sigma, which the steps of a generator appr
 MOST_STEPS = 4
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]  # of a generator
 Precision = Literal["float32", "tf32", "float16", "bfloat16"]
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$", max_length=100)]
+Title = Annotated[str, Field(pattern="^[^\n]*$", max_length=200)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -500,14 +502,10 @@ class Execution(Section):
 class Recipe(Section):
     """One benchmark, from data to score."""
 
-    name: Annotated[
-        str, Field(pattern="^[a-z0-9][a-z0-9-]*$", max_length=100)
-    ]  # a part of names on Kubernetes and disks
+    name: Name  # a part of names on Kubernetes and disks
     version: Positive
     description: str
-    benchmark: Annotated[str, Field(pattern="^[^\n]*$", max_length=200)] | None = (
-        None  # the title of its row in the paper's table
-    )
+    benchmark: Title | None = None  # the title of its row in the paper's table
     teacher: Teacher
     generator: Generator | None = None  # SiD2A's start
     dataset: Dataset

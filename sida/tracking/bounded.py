@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sida.deadline import within
 
@@ -17,11 +18,15 @@ ANSWER_SECONDS = 100.0  # for one request with its retries: MLflow waits 30 s fo
 WHOLE_SECONDS = 600.0  # for all requests that bring one run up to date
 ANSWER_BYTES = 64 << 20  # a page of a metric's points has a few MB
 _BLOCK = 1 << 16
+CREATES = ("/runs/create", "/model-versions/create", "/logged-models")  # sent again they would make another one
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Bound every answer that MLflow's client reads, in bytes and seconds, and all of them in seconds."""
+    """Bound every answer that MLflow's client reads, in bytes and seconds, and all of them in seconds.
+
+    What makes something is sent once, on a connection of its own; tries to connect are repeated as MLflow's client is told to.
+    """
     from requests.adapters import HTTPAdapter
     from requests.exceptions import ReadTimeout
 
@@ -29,7 +34,10 @@ def bounded() -> Iterator[None]:
 
     def send_bounded(self: HTTPAdapter, request: PreparedRequest, stream: bool = False, **more: Any) -> Response:
         def exchange() -> Response:
-            return _read(send(self, request, stream=True, **more))
+            way = self
+            if request.method == "POST" and urlsplit(request.url or "").path.endswith(CREATES):
+                way = HTTPAdapter(max_retries=self.max_retries.new(read=0, status=0, other=0))
+            return _read(send(way, request, stream=True, **more))
 
         try:
             return within(min(ANSWER_SECONDS, until - time.monotonic()), exchange)

@@ -15,6 +15,7 @@ from sida.settings import settings
 from sida.steps.recipes import recipe_at
 from sida.tracking.server import ANSWER_SECONDS, EXPERIMENT
 
+TRAINING = {"workflowType": "machine_learning"}  # without it MLflow 3 shows its pages for language models
 ANSWER_BYTES = 1 << 20  # of an experiment or a run
 
 
@@ -31,17 +32,16 @@ def mlflow_link(recipe: str, run: str) -> str:
     try:
         if options.mlflow_run and (above := _ask(options.mlflow, "runs/get", run_id=options.mlflow_run)):
             info = above["run"]["info"]
-            return f"{base}/#/experiments/{quote(info['experiment_id'])}/runs/{quote(info['run_id'])}"
+            page = f"{base}/#/experiments/{quote(info['experiment_id'])}/runs/{quote(info['run_id'])}"
+            return f"{page}?{urlencode(TRAINING)}"
         experiment = _experiment(options.mlflow, benchmark_of(recipe_at(recipe)))
     except (LookupError, TypeError):  # JSON, but not MLflow's
         experiment = ""
     if not experiment:
         return f"{base}/#/experiments"
     run = run or options.run
-    search = f"tags.`sida.runs` LIKE '%{run}%'" if re.fullmatch(RUN_ID, run) else ""
-    return f"{base}/#/experiments/{quote(experiment)}/runs" + (
-        "?" + urlencode({"searchFilter": search}) if search else ""
-    )
+    search = {"searchFilter": f"tags.`sida.runs` LIKE '%{run}%'"} if re.fullmatch(RUN_ID, run) else {}
+    return f"{base}/#/experiments/{quote(experiment)}/runs?{urlencode(search | TRAINING)}"
 
 
 def _experiment(address: str, name: str) -> str:

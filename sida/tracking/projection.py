@@ -30,10 +30,15 @@ from sida.stores.base import ObjectStore
 
 STATUS = {SUCCEEDED: "FINISHED", FAILED: "FAILED", CANCELLED: "KILLED", TIMED_OUT: "FAILED"}  # MLflow's words
 
+FIRST = ("name", "method", "teacher", "dataset", "evaluation")  # of the recipe's parts, as a person looks for them
+
 
 @dataclass
 class Node:
-    """Run in MLflow. ``metrics``: (name, value, step); ``artifacts``: path -> key in the store; times in ms since 1970."""
+    """Run in MLflow. ``metrics``: (name, value, step); ``artifacts``: path -> key in the store; times in ms since 1970.
+
+    Its page lists parameters and tags in their order here.
+    """
 
     identity: str
     name: str
@@ -115,6 +120,7 @@ def _projection(
     repeat, identity = identity_of(recipe, calls)
     end = ending_of(store, run, calls)
     status, message = ("RUNNING", "") if end is None else (STATUS[end.state], end.message)
+    fields = recipe.model_dump(mode="json")
     last = max((when(call.started) for call in calls.values()), default=0)
     parent = Node(
         identity=identity,
@@ -122,8 +128,8 @@ def _projection(
         status=status,
         started=min(when(call.started) for call in calls.values()),
         ended=None if status == "RUNNING" else max([last, *(when(m.about.created) for m in results.values())]),
-        params=flat(recipe.model_dump(mode="json")),
-        tags=_tags(recipe, run, repeat, calls, results) | ({"sida.error": message} if message else {}),
+        params=flat({name: fields[name] for name in FIRST} | fields),
+        tags=({"sida.error": message} if message else {}) | _tags(recipe, run, repeat, calls, results),
     )
     parent.artifacts["recipe.json"] = recipe_key(next(iter(calls.values())).recipe)
     parent.artifacts |= {
@@ -206,8 +212,8 @@ def _compared(parent: Node, manifest: Manifest, results: dict[str, Manifest]) ->
     parent.metrics += [(f"{series_name(row.metric, row.n)}_{row.model}", row.mean, 0) for row in result.second]
     seconds = fsum(m.about.seconds for m in results.values())  # exact: in any order the same
     parent.metrics.append(("seconds", seconds, 0))
-    verdict = {"sida.verdict": result.verdict, "mlflow.note.content": result.verdict}
-    parent.tags |= verdict | {"sida.licence": result.licence}
+    verdict = {"sida.verdict": result.verdict, "sida.licence": result.licence, "mlflow.note.content": result.verdict}
+    parent.tags = verdict | parent.tags
     parent.artifacts["samples.png"] = result.grid.key
     if result.nearest is not None:
         parent.artifacts["nearest.png"] = result.nearest.key
@@ -231,11 +237,11 @@ def _child(recipe: Recipe, identity: str, part: str, manifest: Manifest) -> Node
 def _tags(
     recipe: Recipe, run: str, repeat: str, calls: dict[str, StepCall], results: dict[str, Manifest]
 ) -> dict[str, str]:
-    tags = {"sida.part": "run", "sida.recipe": recipe.name, "sida.repeat": repeat, "sida.runs": run}
-    tags["sida.recipe_sha256"] = digest_of(recipe.model_dump(mode="json"))
-    tags |= {f"sida.digest.{step}": manifest.digest for step, manifest in results.items()}
+    tags = {"sida.recipe": recipe.name, "sida.repeat": repeat, "sida.runs": run, "sida.part": "run"}
     if images := sorted({call.image for call in calls.values() if call.image}):
         tags["sida.images"] = " ".join(images)
+    tags["sida.recipe_sha256"] = digest_of(recipe.model_dump(mode="json"))
+    tags |= {f"sida.digest.{step}": manifest.digest for step, manifest in results.items()}
     newest = max(results.values(), key=lambda m: m.about.created, default=None)
     return tags | ({} if newest is None else _commit(newest))
 

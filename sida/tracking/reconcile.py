@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from sida.settings import settings
 from sida.stores import open_store
 from sida.stores.base import ObjectStore
 from sida.stores.lease import acquire
+from sida.tracking.making import UNKNOWN, find_or_make
 from sida.tracking.projection import Node, Projection, projection
 from sida.tracking.server import (
     EXPERIMENT,
@@ -34,9 +36,13 @@ from sida.tracking.server import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 BATCH = 100  # parameters, and tags, in a request; MLflow's own limits
 METRICS = 1000
+NAMES = (
+    100  # of metrics in a request: servers before 3.11 lose one that repeats more of them (MLflow's pull request 20807)
+)
 LEASE_WAIT = 120.0  # seconds for another reconciler to finish
 OTHERS = ("teach", "published_table")  # steps of runs that are not those of a recipe's DAG
 OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fails later
@@ -92,7 +98,7 @@ class Reconciler:
             return f"run {content.run}: already in MLflow"
         if parent is not None and parent.info.status in OVER and content.parent.status not in OVER:
             return f"run {content.run}: {content.parent.status.lower()}; MLflow keeps the finished run of this recipe"
-        parent = parent or self._create(experiment, content.parent, above.info.run_id if above else "")
+        parent = parent or self._run(experiment, content.parent, above.info.run_id if above else "")
         runs = {*parent.data.tags.get("sida.runs", "").split(), content.run}  # all that this one stands for
         content.parent.tags["sida.runs"] = " ".join(sorted(runs))
         run_id = parent.info.run_id
@@ -100,7 +106,7 @@ class Reconciler:
         self._dataset(run_id, content.dataset)
         children = {}
         for node in content.children:
-            child = self._find(experiment, node.identity) or self._create(experiment, node, run_id)
+            child = self._run(experiment, node, run_id)
             children[node.tags["sida.part"]] = child.info.run_id
             self._write(child.info.run_id, node)
             self._dataset(child.info.run_id, content.dataset)
@@ -118,20 +124,17 @@ class Reconciler:
 
         try:
             return self.client.get_run(self.above)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code in UNKNOWN:
+                raise
             return None  # of another server: ours stand alone
 
     def _experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
+        def make() -> Any:
+            made = self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT)
+            return self.client.get_experiment(made)
 
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return str(self.client.create_experiment(name, artifact_location(self.address, name), EXPERIMENT))
-            except MlflowException:  # a reconciler of another store was faster
-                experiment = self.client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
+        experiment = find_or_make(lambda: self.client.get_experiment_by_name(name), make)
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
@@ -141,11 +144,16 @@ class Reconciler:
         runs = self.client.search_runs([experiment], f"tags.`sida.identity` = '{identity}'", max_results=10)
         return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
-    def _create(self, experiment: str, node: Node, parent: str) -> Any:
-        tags = {"sida.identity": node.identity, "sida.part": node.tags["sida.part"]}
+    def _run(self, experiment: str, node: Node, parent: str) -> Any:
+        """Return the run of this node; a new one if there is none."""
+        # Its page lists tags as they came in.
+        tags = {name: value[:5000] for name, value in node.tags.items()} | {"sida.identity": node.identity}
         if parent:
             tags["mlflow.parentRunId"] = parent
-        return self.client.create_run(experiment, start_time=node.started, tags=tags, run_name=node.name)
+        return find_or_make(
+            lambda: self._find(experiment, node.identity),
+            lambda: self.client.create_run(experiment, start_time=node.started, tags=tags, run_name=node.name),
+        )
 
     def _write(self, run_id: str, node: Node) -> None:
         """Write the parameters, tags, metrics and artifacts that are missing."""
@@ -155,7 +163,7 @@ class Reconciler:
         params = [Param(k, v[:6000]) for k, v in node.params.items() if k not in there.params]
         tags = [RunTag(k, v[:5000]) for k, v in node.tags.items() if there.tags.get(k) != v]
         if "sida.error" in there.tags and "sida.error" not in node.tags:
-            self.client.delete_tag(run_id, "sida.error")  # an earlier run's, which this one has got over
+            self._forget_error(run_id)  # an earlier run's, which this one has got over
         logged = {
             name: {(point.step, _kept(point.value)) for point in self.client.get_metric_history(run_id, name)}
             for name in {name for name, _, _ in node.metrics} & set(there.metrics)
@@ -165,11 +173,22 @@ class Reconciler:
             for name, value, step in node.metrics
             if (step, _kept(value)) not in logged.get(name, set())
         ]
-        for kind, items, size in (("params", params, BATCH), ("tags", tags, BATCH), ("metrics", metrics, METRICS)):
-            for first in range(0, len(items), size):
-                batch: dict[str, Any] = {kind: items[first : first + size]}
+        for kind, items in (("params", params), ("tags", tags)):
+            for first in range(0, len(items), BATCH):
+                batch: dict[str, Any] = {kind: items[first : first + BATCH]}
                 self.client.log_batch(run_id, **batch)
+        for points in _batches(metrics):
+            self.client.log_batch(run_id, metrics=points)
         self._artifacts(run_id, node.artifacts)
+
+    def _forget_error(self, run_id: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.delete_tag(run_id, "sida.error")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # asked twice, where the first answer was lost
+                raise
 
     def _artifacts(self, run_id: str, artifacts: dict[str, str]) -> None:
         """Write files again: the same path holds the same thing."""
@@ -204,6 +223,20 @@ class Reconciler:
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:
             self.client.set_terminated(run.info.run_id, node.status, node.ended)
+
+
+def _batches(metrics: list[Metric]) -> Iterator[list[Metric]]:
+    """Yield the points, name by name, in as many as fit into a request."""
+    batch: list[Metric] = []
+    names: set[str] = set()
+    for point in sorted(metrics, key=lambda point: point.key):
+        names.add(point.key)
+        if len(batch) == METRICS or len(names) > NAMES:
+            yield batch
+            batch, names = [], {point.key}
+        batch.append(point)
+    if batch:
+        yield batch
 
 
 def _kept(value: float) -> float | str:

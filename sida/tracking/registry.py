@@ -20,6 +20,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from sida.manifests import Score
 from sida.scoring.gates import versus
 from sida.scoring.words import series_name
+from sida.tracking.making import find_or_make
 from sida.tracking.projection import Model
 from sida.tracking.server import artifacts_at
 
@@ -40,24 +41,21 @@ def register(
 
 def _tags(model: Model) -> dict[str, str]:
     return {
-        "sida.identity": model.identity,
+        "licence": model.licence,
         ADDRESS: model.address,
         "sida.sha256": model.sha256,
-        "sida.protocol": model.protocol,
         "sida.score": model.score.model_dump_json(),
-        "licence": model.licence,
+        "sida.protocol": model.protocol,
+        "sida.identity": model.identity,
     }
 
 
 def _logged_model(client: MlflowClient, experiment: str, run_id: str, model: Model) -> Any:
-    models = client.search_logged_models([experiment], f"tags.`sida.identity` = '{model.identity}'")
-    logged = next(iter(models), None) or client.create_logged_model(
-        experiment,
-        model.title,
-        run_id,
-        _tags(model),
-        model.params,
-        "one-step generator" if model.score.nfe == 1 else "few-step generator",
+    tagged = f"tags.`sida.identity` = '{model.identity}'"
+    kind = "one-step generator" if model.score.nfe == 1 else "few-step generator"
+    logged = find_or_make(
+        lambda: next(iter(client.search_logged_models([experiment], tagged)), None),
+        lambda: client.create_logged_model(experiment, model.title, run_id, _tags(model), model.params, kind),
     )
     files = artifacts_at(get_tracking_uri(), logged.artifact_location)
     moved = logged.tags.get(ADDRESS) != model.address  # with its store
@@ -112,20 +110,26 @@ def _version(client: MlflowClient, logged: Any, run_id: str, model: Model) -> An
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in client.search_model_versions(f"name = '{model.name}'"):
-        if version.tags.get("sida.identity") == model.identity:
-            if version.tags.get(ADDRESS) != model.address:
-                client.update_model_version(model.name, version.version, _description(model))
-                client.set_model_version_tag(model.name, version.version, ADDRESS, model.address)
-            return version
-    return client.create_model_version(
-        model.name,
-        f"models:/{logged.model_id}",
-        run_id,
-        _tags(model),
-        description=_description(model),
-        model_id=logged.model_id,
+
+    def find() -> Any:
+        versions = client.search_model_versions(f"name = '{model.name}'")
+        return next((one for one in versions if one.tags.get("sida.identity") == model.identity), None)
+
+    version = find_or_make(
+        find,
+        lambda: client.create_model_version(
+            model.name,
+            f"models:/{logged.model_id}",
+            run_id,
+            _tags(model),
+            description=_description(model),
+            model_id=logged.model_id,
+        ),
     )
+    if version.tags.get(ADDRESS) != model.address:
+        client.update_model_version(model.name, version.version, _description(model))
+        client.set_model_version_tag(model.name, version.version, ADDRESS, model.address)
+    return version
 
 
 def _description(model: Model) -> str:

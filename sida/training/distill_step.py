@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from sida.errors import UserError
@@ -17,6 +18,7 @@ from sida.manifests import (
     digest_of,
 )
 from sida.recipe import Recipe
+from sida.recipe.copies import processes_of_copy
 from sida.scoring.noise import NOISE
 from sida.steps import From, Made, StepRun, carried, step
 
@@ -89,7 +91,7 @@ def distill(
         dataset=ManifestRef.of(dataset),
         reference=ManifestRef.of(reference),
     )
-    outcome = run_job(run, spec, lambda: (CHECKPOINT_NETWORKS + _kept(recipe)) * teacher.result.weights.size)
+    outcome = run_job(run, spec, partial(written_bytes, recipe, teacher.result.weights.size))
     run.selections = outcome.selections
     run.notes["dropped_samples"] = outcome.dropped
     if outcome.noise:
@@ -105,9 +107,9 @@ def distill(
     )
 
 
-def _kept(recipe: Recipe) -> int:
-    """Return how many generators stay besides the best."""
-    return recipe.method.images // recipe.evaluation.selection_every * recipe.execution.keep_selections
+def written_bytes(recipe: Recipe, network_bytes: int, world: int, of_a_machine: int) -> int:
+    """Return what each process that writes a part of a checkpoint writes of it."""
+    return CHECKPOINT_NETWORKS * network_bytes // processes_of_copy(recipe.execution, world, of_a_machine)
 
 
 def _revisions(recipe: Recipe) -> dict[str, Any]:

@@ -28,7 +28,6 @@ class GradientSum:
     """The sum over all processes of the gradients of parameters that each holds whole; with one process it does nothing."""
 
     def __init__(self, network: nn.Module, processes: Processes, bucket_elements: int = BUCKET_ELEMENTS) -> None:
-        self._parameters = [p for p in network.parameters() if p.requires_grad and not divided(p)]
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
         self._armed, self._next = False, 0
@@ -37,8 +36,9 @@ class GradientSum:
         self._pending: list[Any] = []
         self.sent_early = 0  # buckets that were on their way before the last backward pass had ended
         if processes.world > 1:
-            self._deal(reversed(self._parameters), bucket_elements)
-            for parameter in self._parameters:
+            whole = [p for p in network.parameters() if p.requires_grad and not divided(p)]
+            self._deal(reversed(whole), bucket_elements)
+            for parameter in whole:
                 parameter.register_post_accumulate_grad_hook(self._complete)
 
     def _deal(self, parameters: Iterable[nn.Parameter], bucket_elements: int) -> None:
@@ -76,8 +76,8 @@ class GradientSum:
             parameter.grad = part.view_as(parameter)
         self._pending.append(distributed.all_reduce(flat, async_op=True))
 
-    def finish(self) -> list[Tensor]:
-        """Call after the last backward pass: send what is left (parameters that took no part), wait; the gradients, summed."""
+    def finish(self) -> None:
+        """Call after the last backward pass: send what is left (parameters that took no part), and wait for all sums."""
         if self._armed:
             if not self._met:
                 self._processes.meet()
@@ -88,7 +88,6 @@ class GradientSum:
                 work.wait()
             self._pending.clear()
             self._armed = False
-        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
 
 class Updates:

@@ -11,8 +11,8 @@ import torch
 from sida.foreign.boundary import reading
 from sida.numerics.networks.precondition import Denoiser
 from sida.teachers.files import check_fits
-from sida.training.division import divided, local, own_rows
-from sida.training.stored import StoredTensors
+from sida.training.division import local
+from sida.training.stored import StoredTensors, own_part
 
 
 @torch.no_grad()
@@ -26,5 +26,4 @@ def load_into(network: Denoiser, path: Path, fields: Mapping[str, Any], device: 
         check_fits(fields, {name: tuple(stored.shape(name)) for name in stored}, str(path))
     network.to_empty(device=device)
     for name, target in network.state_dict().items():
-        rows = own_rows(target) if divided(target) else None
-        local(target).copy_(stored[name] if rows is None else stored.rows(name, rows.start, rows.stop))
+        local(target).copy_(own_part(stored, name, target))

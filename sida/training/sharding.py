@@ -25,6 +25,7 @@ from sida.errors import UserError
 from sida.numerics.networks.layers import UNetBlock
 from sida.numerics.networks.magnitude import Block, MPConv, release_folded
 from sida.recipe import Execution
+from sida.recipe.copies import processes_of_copy
 from sida.training.division import divided, group_of, local
 from sida.training.owners import owned
 from sida.worker.ranks import Processes
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 
 def divide(networks: Networks, execution: Execution, processes: Processes) -> None:
     """Divide the networks as ``execution.shard`` says; one process keeps all. Raises UserError where that cannot be."""
-    if execution.shard == "none" or processes.world == 1:
+    over = processes_of_copy(execution, processes.world, processes.machine)
+    if over == 1:
         return
-    mesh = _mesh(execution.shard_over or processes.of_a_machine, processes)
+    mesh = _mesh(over, processes)
     if execution.shard == "full":
         for network in (networks.phi, networks.psi, networks.theta):
             _divide(network, mesh, kept=False)
@@ -51,11 +53,6 @@ def _mesh(over: int, processes: Processes) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
 
     world, kind = processes.world, processes.device.type
-    if over < 2 or world % over:
-        raise UserError(
-            f"{world} processes do not divide into groups of {over} that share a copy: set execution.shard_over to a divisor of "
-            f"{world} from 2 on, or execution.shard to none"
-        )
     if over == world:
         return init_device_mesh(kind, (world,))
     return init_device_mesh(kind, (world // over, over), mesh_dim_names=("replicate", "shard"))

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sida.training.division import divided, local, own_rows
-from sida.training.stored import StoredTensors
+from sida.training.division import local
+from sida.training.stored import StoredTensors, own_part
 
 
 class Stateful(Protocol):
@@ -64,15 +64,18 @@ class State(Mapping[str, Any]):
         """Those of them whose names begin with ``prefix``, without it."""
         return State(self._values, self._tensors, self.full_name(prefix))
 
-    def rows(self, name: str, rows: range | None) -> tuple[Tensor, torch.Size]:
-        """These rows (None: all) of a tensor, and the shape of the whole. Raises ValueError where it is not there."""
+    def part(self, name: str, like: Tensor) -> tuple[Tensor, torch.Size]:
+        """What this process holds of a tensor that is divided as ``like``, and the shape of the whole.
+
+        Raises ValueError where it is not there.
+        """
         full = self.full_name(name)
         if full not in self._tensors:
             raise ValueError(f"tensor {full} is not there")
-        if rows is not None and isinstance(self._tensors, StoredTensors):
-            return self._tensors.rows(full, rows.start, rows.stop), self._tensors.shape(full)
-        whole = self._tensors[full]
-        return whole if rows is None else whole[rows.start : rows.stop], whole.shape
+        found = own_part(self._tensors, full, like)
+        if isinstance(self._tensors, StoredTensors):
+            return found, self._tensors.shape(full)
+        return found, self._tensors[full].shape
 
 
 def load_state(parts: Parts, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -105,7 +108,7 @@ def assign(target: Tensor, state: State, name: str) -> Tensor:
 
     Raises ValueError naming a tensor that is missing, or of another shape or type.
     """
-    found, shape = state.rows(name, own_rows(target) if divided(target) else None)
+    found, shape = state.part(name, target)
     if (shape, found.dtype) != (target.shape, target.dtype):
         raise ValueError(
             f"tensor {state.full_name(name)} is {found.dtype} {list(shape)}, expected {target.dtype} {list(target.shape)}"

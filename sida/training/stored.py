@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, in one or more files: each is read when it is asked for, or some rows of it."""
+"""The tensors of a checkpoint or network, in one or more files: each is read when it is asked for, or some rows of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sida.errors import Corrupt
+from sida.training.division import divided, own_rows
 
 
 class StoredTensors(Mapping[str, Tensor]):
@@ -47,3 +48,13 @@ class StoredTensors(Mapping[str, Tensor]):
         rows = self._file_of[name].get_slice(name)
         found: Tensor = rows[start:stop] if rows.get_shape() else self[name]
         return found
+
+
+def own_part(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """What this process holds of a whole tensor that is to be divided as ``like`` is: its own rows, else all of it."""
+    if not divided(like):
+        return tensors[name]
+    rows = own_rows(like)
+    if isinstance(tensors, StoredTensors):
+        return tensors.rows(name, rows.start, rows.stop)
+    return tensors[name][rows.start : rows.stop]

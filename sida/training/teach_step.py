@@ -46,7 +46,7 @@ def teach(
         raise UserError(f"recipe {recipe.name}: teacher.train is missing, so there is nothing to train: add it")
     network = teacher.network.model_dump(mode="json")
     run.claim(dataset=dataset)
-    weights = run_job(run, TeachSpec(dataset=ManifestRef.of(dataset)), lambda: _checkpoint_bytes(recipe)).teacher
+    weights = run_job(run, TeachSpec(dataset=ManifestRef.of(dataset)), lambda *_: _checkpoint_bytes(recipe)).teacher
     return TeacherResult(network=network, weights=weights, source_sha256=weights.sha256, licence=teacher.licence)
 
 

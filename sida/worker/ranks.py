@@ -33,11 +33,6 @@ class Processes:
     timeout: timedelta | None = None  # of a message in a group that is made later; None: torch's own
 
     @property
-    def of_a_machine(self) -> int:
-        """Processes that are near each other: a machine's; all, where each machine has one."""
-        return self.machine if self.machine > 1 else self.world
-
-    @property
     def first(self) -> bool:
         """Return whether this process writes what is written once."""
         return self.rank == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +13,17 @@ import pytest
 from sida import recipe
 from sida.launch import annotations, cluster, grace
 from sida.launch.annotations import DISRUPTION, DISRUPTIONS, IMAGES, LEFT, RATE
+from sida.launch.base import Work
+from sida.launch.job import _launcher
 from sida.launch.job_state import job_in_words
 from sida.launch.trainjob_manifest import grace_of, train_job
+from sida.settings import settings
+from sida.stores import open_store
 from sida.teachers.files import network_on_meta
+from sida.training.distill_step import written_bytes
 from sida.training.teach_step import _checkpoint_bytes
 from tests.launch.kube_server import NAMESPACE, Kube
-from tests.launch.test_trainjob import FOLDER, Launch, created, followed, kube, launch, told, until
+from tests.launch.test_trainjob import FOLDER, TARGET, Launch, changed, created, followed, kube, launch, told, until
 
 __all__ = ["kube", "launch"]
 TAKEN = {
@@ -150,3 +157,36 @@ def test_the_time_to_end_follows_from_a_checkpoint_s_size(launch: Launch) -> Non
     assert grace.planned(48 * 10**9) == 60 + 2 * 480  # EDM2-XXL
     assert grace.planned(10**15) == grace.LONGEST_SECONDS
     assert (grace.of_workers(120), grace.of_workers(8), grace.of_workers(1)) == (110, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("shard", "over", "seconds"),
+    [
+        ("none", None, 60 + 2 * 480),
+        ("full", None, 60 + 2 * 120),
+        ("optimizer", 8, 60 + 2 * 60),
+        ("full", 2, 60 + 2 * 240),
+    ],
+)
+def test_of_a_divided_checkpoint_a_process_s_own_part_is_counted(
+    place: Path, kube: Kube, monkeypatch: pytest.MonkeyPatch, shard: str, over: int | None, seconds: int
+) -> None:
+    """Two nodes of four processes; a copy is shared on a node unless the recipe says otherwise."""
+    target = changed(TARGET, nodes=2)
+    monkeypatch.setenv("SIDA_LAUNCHER", "trainjob")
+    monkeypatch.setenv("SIDA_TRAINJOB", target.model_dump_json())
+    xxl = recipe.load("imagenet-512-edm2-xxl")
+    execution = xxl.execution.model_copy(update={"shard": shard, "shard_over": over})
+    divided = xxl.model_copy(update={"execution": execution})
+    work = Work(
+        step="distill",
+        job=f"{FOLDER}/spec.json",
+        processes=8,
+        threads=1,
+        log=place / "log",
+        check=int,
+        error=lambda: None,
+    )
+    run: Any = SimpleNamespace(store=open_store(settings().store), recipe=divided)
+    launcher: Any = _launcher(run, FOLDER, work, partial(written_bytes, divided, 6 * 10**9))[0]
+    assert grace_of(launcher.job) == seconds

@@ -81,7 +81,7 @@ def test_a_run_killed_on_one_process_goes_on_with_two_then_four_then_one(
         return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
     refused = start(3)
-    assert "does not divide among 3 GPUs" in refused.communicate(timeout=60)[1] and refused.returncode == 2
+    assert "does not divide among 3 processes" in refused.communicate(timeout=60)[1] and refused.returncode == 2
     assert not list(place.glob("store/runs/*"))
     for workers, before, until_images in ((1, 0, 512), (2, 1, 1_024), (4, 2, 1_536)):
         run = start(workers)

@@ -98,7 +98,7 @@ def test_a_profile_s_processes_take_the_place_of_the_recipe_s(command: Command) 
 @pytest.mark.parametrize(
     ("division", "expected"),
     [
-        ("processes: 3", "steps.distill.processes: batch 128 does not divide among 3 GPUs"),
+        ("processes: 3", "steps.distill.processes: method.batch 128 does not divide among 3 processes"),
         (
             "launcher: trainjob\n    nodes: 3\n    processes: 4",
             "steps.distill.nodes: 4 processes (`processes` of the profile) cannot be shared out over 3 nodes",

@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             content = content[20:]
         self.wfile.write(content)
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = forward
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = do_PATCH = forward
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass

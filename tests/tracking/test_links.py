@@ -53,9 +53,12 @@ def test_the_link_is_known_before_the_run_and_finds_it_afterwards(
     client = mlflow.MlflowClient(server.address)
     experiment = client.get_experiment_by_name(name)
     assert page == f"/experiments/{experiment.experiment_id}/runs"
-    (found,) = client.search_runs([experiment.experiment_id], parse_qs(query)["searchFilter"][0])
+    asked = parse_qs(query)
+    assert asked["workflowType"] == ["machine_learning"]  # the pages for training, whatever its user saw last
+    (found,) = client.search_runs([experiment.experiment_id], asked["searchFilter"][0])
     assert found.data.tags["sida.recipe"] == name
 
     above = client.create_run(experiment.experiment_id).info.run_id  # Kubeflow's own
     monkeypatch.setenv("MLFLOW_RUN_ID", above)
-    assert mlflow_link("digits", "x").endswith(f"/#/experiments/{experiment.experiment_id}/runs/{above}")
+    page = f"/#/experiments/{experiment.experiment_id}/runs/{above}?workflowType=machine_learning"
+    assert mlflow_link("digits", "x") == server.address + page

@@ -146,6 +146,16 @@ def test_what_is_said_of_a_run_does_not_depend_on_which_of_two_steps_started_fir
     assert len(digests) == 1
 
 
+def test_no_weights_and_no_data_go_to_mlflow_whatever_its_limit_for_a_file_is(store: ObjectStore) -> None:
+    made = Made(store, named(), (1.0, 1.01, 0.99))
+    content = projection(store, made.write("run-1"))
+    sent = {key for node in (content.parent, *content.children) for key in node.artifacts.values()}
+    results = made.results()
+    large = [results["distill"].weights, results["fetch_teacher"].weights, results["prepare_data"].shards[0].object]
+    assert results["distill"].curve.key in sent and results["report"].page.key in sent
+    assert sent.isdisjoint(ref.key for ref in large)
+
+
 class Killed(BaseException):
     """As sudden as SIGKILL: nothing in the code under test catches it."""
 
@@ -399,25 +409,23 @@ def test_a_run_that_is_there_already_is_seen_without_importing_mlflow(
 
 
 def test_hundreds_of_metrics_some_of_them_not_finite_lose_neither_run_nor_model(
-    place: Path, store: ObjectStore, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(empty_database, place / "mlflow.db")
-    address = f"sqlite:///{place / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     many = {f"extra_{number}": float(number) for number in range(250)}
     strange = {"loss_nan": math.nan, "loss_inf": math.inf, "loss_minus": -math.inf}
     monkeypatch.setattr("tests.tracking.runs.CURVE", [point | many | strange for point in CURVE])
-    made = Made(store, named(), (1.0, 1.01, 0.99))
+    made = Made(store, named(benchmark=f"b-{uuid.uuid4().hex[:8]}"), (1.0, 1.01, 0.99))
     assert "written to MLflow" in track(made.write("run-1"))
-    distilled = runs_of(address, made)["distill"]
-    assert len(distilled.data.metrics) > 250
-    assert len(points(address, distilled, "loss_nan")) == len(CURVE)
-    (model,) = client(address).search_registered_models()
-    assert list(model.aliases) == ["champion"]
-    with sqlite3.connect(place / "mlflow.db") as database:
-        database.execute("delete from tags where key = 'sida.projection'")
-    track("run-1")
-    assert len(points(address, distilled, "loss_nan")) == len(CURVE)
+    found, there = runs_of(address, made), client(address)
+    assert len(found["distill"].data.metrics) > 250
+    assert len(points(address, found["distill"], "loss_nan")) == len(CURVE)
+    model = projection(store, "run-1").model
+    assert model is not None and list(there.get_registered_model(model.name).aliases) == ["champion"]
+    (logged,) = there.search_logged_models([found["run"].info.experiment_id])
+    assert str(logged.status) == "READY"
+    there.delete_tag(found["run"].info.run_id, "sida.projection")
+    assert "written to MLflow" in track("run-1")
+    assert len(points(address, found["distill"], "loss_nan")) == len(CURVE)
 
 
 def _lock(path: Path) -> sqlite3.Connection:
