@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -72,6 +73,13 @@ def result(path: Path | str, source: str = "folder", **fields: Any) -> DatasetRe
     found = prepare(path, source, **fields).manifest.result
     assert isinstance(found, DatasetResult)
     return found
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process; getrusage's may be that of the process which started it."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def tiny_vae(folder: Path) -> Path:
