@@ -55,7 +55,7 @@ ARGUMENTS = (
     ),
     argument("--grid", "FILE", "write one PNG with all images", type=output_file),
     argument("--output", "FOLDER", "write a PNG for each seed", type=output_folder),
-    argument("--recipe", "RECIPE", "of a file that does not say its network itself, or of latents' VAE"),
+    argument("--recipe", "RECIPE", "where the file does not say its network, or makes latents"),
     argument("--batch", "N", "images made at once (default 64)", type=whole(1), default=64),
 )
 
