@@ -72,7 +72,7 @@ ARGUMENTS = (
         "write all as OpenAI's evaluator takes them: arr_0 uint8 [N, H, W, 3], classes in arr_1",
         type=output_file,
     ),
-    argument("--recipe", "RECIPE", "of a file that does not say its network itself, or of latents' VAE"),
+    argument("--recipe", "RECIPE", "where the file does not say its network, or makes latents"),
     argument("--batch", "N", "images made at once (default 64)", type=whole(1), default=64),
 )
 
