@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo ui test test-all soak bench test-container test-cluster image check format clean lock help
+.PHONY: setup demo ui test test-all test-beside soak bench test-container test-cluster image check format clean lock help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -35,6 +35,12 @@ test: setup ## what matters, in minutes; JOBS processes at once
 
 test-all: setup ## everything but containers and clusters
 	$(PYTEST) -m "not container and not cluster"
+
+# Both want a torchvision that fits torch, of which the tests make what is needed: their own requirements are left out.
+BESIDE := clean-fid==0.1.35 torch-fidelity==0.4.0
+test-beside: setup ## clean-fid and torch-fidelity themselves beside our scores; fetches both into a folder of their own
+	$(PIP) --no-deps --upgrade --target .venv/beside $(BESIDE)
+	PYTHONPATH=$(CURDIR)/.venv/beside $(BIN)/python -m pytest tests/scoring/test_cleanfid.py tests/scoring/test_torch_fidelity.py
 
 KILLS ?= 100
 SEED ?= 0

@@ -17,6 +17,7 @@ from sida.gpus import GPUS, Machines
 from sida.launch import grace
 from sida.planning import GIB, plan
 from sida.recipe import Execution, Recipe
+from sida.scoring.also import also
 from sida.training.cost import Blocks, IterationCost, PhaseCost
 from tests.pipeline.test_verbs import pipeline
 
@@ -89,6 +90,19 @@ def test_hours_are_flops_over_a_stated_share_of_the_peak() -> None:
     images = recipe.load("cifar10-uncond-sid").method.images
     assert data_free.work.distilling == pytest.approx(images * 12e12 / (67e12 * known.UTILIZATION) / 3600)
     assert 0 < made.work.selecting_share < 0.05
+
+
+def test_a_second_detector_costs_at_reported_scores_alone() -> None:
+    plain = recipe.load("cifar10-uncond")
+    evaluation = also(plain.evaluation, ["fd_dinov2"])
+    both = recipe.parse(plain.model_dump(mode="json") | {"evaluation": evaluation}, "test")
+    one, two = (plan(each, COST, Machines(1, 4, GPUS["h100"]), None).work for each in (plain, both))
+    # ViT-L/14: 257 tokens of 1024 channels, 24 blocks of 12 x 1024^2 weights and attention among the tokens; two operations each
+    flops = 2 * (24 * (257 * 12 * 1024**2 + 2 * 257**2 * 1024) + 256 * 3 * 14**2 * 1024)
+    hours = 150_000 * flops / (67e12 * known.UTILIZATION) / 3600
+    assert two.scoring - one.scoring == pytest.approx(hours, rel=0.01)
+    assert two.scoring_teacher - one.scoring_teacher == pytest.approx(hours, rel=0.01)
+    assert two.selecting == one.selecting
 
 
 def test_masks_take_time_in_float32_s_units_and_no_other() -> None:

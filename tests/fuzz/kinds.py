@@ -89,6 +89,15 @@ def _training_state(folder: Path) -> bytes:
     return _bytes(lambda file: torch.save(training_state(NETWORK), file))
 
 
+def _detector(folder: Path) -> bytes:
+    import torch
+
+    from tests.scoring.dinov2_golden import weights
+
+    state = {name: tensor.half() for name, tensor in weights(2, width=64, blocks=1, hidden=16).items()}
+    return _bytes(lambda file: torch.save(state, file))
+
+
 def _statistics() -> dict[str, np.ndarray]:
     features = np.random.default_rng(0).normal(size=(50, FEATURES))
     return {"mu": features.mean(0), "sigma": np.cov(features.T)}
@@ -155,6 +164,7 @@ GOOD: dict[str, Callable[[Path], bytes]] = {
     "oldnetwork.pt": _old_torch,
     "state.pt": _training_state,
     "network.safetensors": _safetensors,
+    "detector.pt": _detector,
     "reference.npz": lambda folder: _bytes(lambda file: np.savez(file, **_statistics())),
     "compressed.npz": lambda folder: _bytes(lambda file: np.savez_compressed(file, **_statistics())),
     "reference.pkl": _references,
@@ -187,6 +197,19 @@ def _read_network(key: str | None = None) -> Callable[[Path], object]:
         with tempfile.TemporaryDirectory() as folder:
             made = convert(path, Path(folder), label=path.name, key=key, network=NETWORK)
             load_network(made.weights, NETWORK)
+
+    return read
+
+
+def _read_detector() -> Callable[[Path], object]:
+    import torch
+
+    from sida.scoring.detector import load_detector
+    from sida.scoring.detector_file import check_detector
+
+    def read(path: Path) -> None:
+        check_detector(path, "dinov2")
+        assert load_detector(path)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape == (1, 64)
 
     return read
 
@@ -281,6 +304,7 @@ _READERS: dict[str, Callable[[], Callable[[Path], object]]] = {
     "oldnetwork.pt": _read_network,
     "state.pt": lambda: _read_network("G_ema_state"),
     "network.safetensors": _read_network,
+    "detector.pt": _read_detector,
     "reference.npz": _read_reference,
     "compressed.npz": _read_reference,
     "reference.pkl": _read_reference,

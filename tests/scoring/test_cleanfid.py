@@ -1,18 +1,14 @@
 """clean-fid itself beside our FID: the same images, detector and statistics give the same number; never imported otherwise.
 
-clean-fid is no dependency: `pip install --no-deps --target FOLDER clean-fid` and PYTHONPATH=FOLDER bring it to this test. Without
-torchvision the one class of it that clean-fid's folder loop uses is made here; the rest is only imported.
+clean-fid is no dependency: `make test-beside` brings it to this test. Without torchvision what clean-fid takes of it is made here.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import sys
-import types
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +20,7 @@ from sida.errors import UserError
 from sida.recipe import Recipe, load
 from sida.stores.objects import sha256_of
 from tests.data.making import class_folders
+from tests.scoring import stand_in_torchvision
 from tests.scoring.conftest import TINY, tiny
 
 FEATURES = 2048
@@ -84,27 +81,12 @@ def test_clean_fid_is_missed_in_one_line(place: Path, recipe: Recipe) -> None:
 
 @pytest.fixture
 def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real one, or ToTensor alone."""
-    if importlib.util.find_spec("torchvision") is not None:
-        return
-
-    class ToTensor:
-        """HWC numpy -> CHW tensor; uint8 becomes float32 in [0, 1]."""
-
-        def __call__(self, pixels: np.ndarray) -> Tensor:
-            found = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-            return found.to(torch.float32) / 255 if found.dtype == torch.uint8 else found
-
-    made: Any = types.ModuleType("torchvision")
-    made.__version__ = "0.0"
-    made.transforms = types.SimpleNamespace(ToTensor=ToTensor)
-    names = ("InceptionA", "InceptionC", "InceptionE")
-    made.models = types.SimpleNamespace(inception=types.SimpleNamespace(**dict.fromkeys(names, nn.Module)))
-    monkeypatch.setitem(sys.modules, "torchvision", made)
+    """The real one, or what clean-fid takes of it."""
+    stand_in_torchvision.install(monkeypatch)
 
 
 @pytest.mark.slow  # 2048 features, scipy's sqrtm
-@pytest.mark.skipif(not INSTALLED, reason="clean-fid is not here: see the top of this file")
+@pytest.mark.skipif(not INSTALLED, reason="clean-fid is not here: make test-beside")
 def test_both_agree_in_the_mode_of_the_published_fid_and_clean_is_another_number(
     here: Path, recipe: Recipe, torchvision: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

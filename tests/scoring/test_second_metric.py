@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.pinning import pin
 from sida.errors import RecipeError, UserError
 from sida.manifests import ReferenceResult, ScoresResult, SecondScored
 from sida.numerics.frechet import frechet_distance
@@ -200,6 +201,25 @@ def test_a_second_metric_that_is_none_is_refused(second: dict[str, Any], problem
     detector = load(str(TINY)).evaluation.detector.model_dump(mode="json")
     with pytest.raises(RecipeError, match=problem):
         tiny(evaluation={"second": second | {"detector": detector}})
+
+
+def test_pin_reads_the_second_section_s_files_as_what_they_should_be(place: Path) -> None:
+    dinov2(place)
+    reference = edm2_like(place, {"fd_dinov2_tiny": gaussian(64, 0)})
+    path = place / "mine.yaml"
+    path.write_text(
+        f"extends: {TINY}\nname: mine\nevaluation:\n  second:\n    metric: fd_dinov2_tiny\n    detector:\n"
+        f"      kind: dinov2\n      address: dinov2.pth\n      features: 64\n    reference:\n      address: img.pkl\n"
+    )
+    assert [(one.field, one.value) for one in pin(path)] == [
+        ("evaluation.second.detector", sha256_of(place / "dinov2.pth")[0]),
+        ("evaluation.second.reference", sha256_of(reference)[0]),
+    ]
+    path.write_text(
+        path.read_text().replace("fd_dinov2_tiny", "fd_dinov2_other").replace("      sha256", "      # sha256")
+    )
+    with pytest.raises(UserError, match="holds fd_dinov2_tiny, num_images, nothing for fd_dinov2_other"):
+        pin(path)
 
 
 # -- where it is shown
