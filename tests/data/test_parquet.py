@@ -264,7 +264,7 @@ print(read, peak_bytes() - first)
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", ["snappy", "none"])
 def test_a_large_row_group_is_read_in_flat_memory(tmp_path: Path, compression: str) -> None:
-    rng, count, each = np.random.default_rng(0), 6000, 50_000
+    rng, count, each = np.random.default_rng(0), 12_000, 25_000
     pictures = pa.array([rng.bytes(each) for _ in range(count)], pa.binary())
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": pictures}), path, row_group_size=count, compression=compression)
@@ -273,5 +273,5 @@ def test_a_large_row_group_is_read_in_flat_memory(tmp_path: Path, compression: s
         [sys.executable, "-c", PEAK, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert int(done[0]) == count * each
-    # 300 MB lie in the row group. pyarrow writes pages of 1,024 rows, 51 MB here; when one is read its forerunner is there too.
-    assert int(done[1]) < 200e6
+    # 300 MB lie in the row group. pyarrow writes pages of 1,024 rows, 26 MB here, and holds two, packed and not.
+    assert int(done[1]) < 160e6
