@@ -206,7 +206,12 @@ def test_no_cut_and_no_flipped_byte_ends_in_anything_but_a_line(whole: Path) -> 
     assert not [each for each in said if str(whole) not in each or "\n" in each]
 
 
-def test_damage_amid_a_row_group_is_said_with_its_place(place: Path, whole: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_damage_amid_a_row_group_is_said_with_its_place(
+    place: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr("sida.data.decoding.cores", lambda: processes)
+    whole = write(place / "a.parquet", [png(n, EIGHT) for n in range(200)], [n % 2 for n in range(200)], rows=40)
     content = bytearray(whole.read_bytes())
     at = pq.ParquetFile(whole).metadata.row_group(3).column(0).data_page_offset
     content[at : at + 40] = bytes(40)
