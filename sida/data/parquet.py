@@ -35,7 +35,7 @@ MAGIC = b"PAR1"
 ROWS = 16  # of pictures held at a time
 ORDER_NOTE = "rows are taken in the order of the files, which need not be that of the set as its authors publish it"
 _ROW_BYTES = 16  # no picture takes less of a file
-_FOOTER_BYTES = 64 * 2**20  # of ImageNet's 294 files each has 30 KB
+_FOOTER_BYTES = 64 * 2**20  # places and statistics: a KB or two for each row group
 _PART = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?:-[0-9a-f]+)?\.parquet")
 
 

@@ -206,7 +206,12 @@ def test_no_cut_and_no_flipped_byte_ends_in_anything_but_a_line(whole: Path) -> 
     assert not [each for each in said if str(whole) not in each or "\n" in each]
 
 
-def test_damage_amid_a_row_group_is_said_with_its_place(place: Path, whole: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_damage_amid_a_row_group_is_said_with_its_place(
+    place: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr("sida.data.decoding.cores", lambda: processes)
+    whole = write(place / "a.parquet", [png(n, EIGHT) for n in range(200)], [n % 2 for n in range(200)], rows=40)
     content = bytearray(whole.read_bytes())
     at = pq.ParquetFile(whole).metadata.row_group(3).column(0).data_page_offset
     content[at : at + 40] = bytes(40)
@@ -264,7 +269,7 @@ print(read, peak_bytes() - first)
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", ["snappy", "none"])
 def test_a_large_row_group_is_read_in_flat_memory(tmp_path: Path, compression: str) -> None:
-    rng, count, each = np.random.default_rng(0), 6000, 50_000
+    rng, count, each = np.random.default_rng(0), 12_000, 25_000
     pictures = pa.array([rng.bytes(each) for _ in range(count)], pa.binary())
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": pictures}), path, row_group_size=count, compression=compression)
@@ -273,5 +278,5 @@ def test_a_large_row_group_is_read_in_flat_memory(tmp_path: Path, compression: s
         [sys.executable, "-c", PEAK, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     assert int(done[0]) == count * each
-    # 300 MB lie in the row group. pyarrow writes pages of 1,024 rows, 51 MB here; when one is read its forerunner is there too.
-    assert int(done[1]) < 200e6
+    # 300 MB lie in the row group. pyarrow writes pages of 1,024 rows, 26 MB here, and holds two, packed and not.
+    assert int(done[1]) < 160e6
