@@ -7,23 +7,26 @@ from math import prod
 from typing import Any
 
 from sida.foreign import Inert, Refused, TensorView
+from sida.foreign.limits import Budget
 from sida.printing import one_line
 from sida.teachers.files import described
 
 DEFAULT = "ema"  # what published files call the network to use
 MOST_LISTED = 8
+MOST_NAMES = 100_000  # of tensors and modules in all networks of a file, which may share their parts
 
 
 def state_dicts(value: Any) -> dict[str, dict[str, Any]]:
     """Return what in a torch file's value maps names to tensors alone: itself under "", entries, and entries of entries by a.b."""
-    if _is_state_dict(value):
+    budget = Budget(0, MOST_NAMES)
+    if _is_state_dict(value, budget):
         return {"": value}
     found = {}
     for name, entry in _entries(value):
-        if _is_state_dict(entry):
+        if _is_state_dict(entry, budget):
             found[name] = entry
         else:
-            found |= {f"{name}.{inner}": it for inner, it in _entries(entry) if _is_state_dict(it)}
+            found |= {f"{name}.{inner}": it for inner, it in _entries(entry) if _is_state_dict(it, budget)}
     return found
 
 
@@ -37,9 +40,10 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, entry) for name, entry in value.items() if isinstance(name, str))
 
 
-def _is_state_dict(value: Any) -> bool:
+def _is_state_dict(value: Any, budget: Budget) -> bool:
     from torch import Tensor
 
+    budget.spend(1 + len(value) if isinstance(value, dict) else 1)
     if not isinstance(value, dict) or not value:
         return False
     return all(isinstance(name, str) and isinstance(it, Tensor | TensorView) for name, it in value.items())

@@ -14,11 +14,10 @@ import numpy as np
 from sida.foreign import Inert, Refused, TensorView
 from sida.foreign.limits import Budget
 from sida.printing import one_line
-from sida.teachers.choosing import DEFAULT, choose, is_module, optimizers, summary
+from sida.teachers.choosing import DEFAULT, MOST_NAMES, choose, is_module, optimizers, summary
 from sida.teachers.files import NetworkFile
 
 MODULE_DEPTH = 20
-MOST_NAMES = 100_000  # of tensors and modules, which may share their parts
 NAME_LENGTH = 500
 MOST_ARGUMENTS = 100
 
@@ -69,12 +68,13 @@ def published_network(value: Any, label: str, key: str | None = None) -> Network
     named = value.items() if isinstance(value, dict) else ()
     modules = {name: each for name, each in named if isinstance(name, str) and is_module(each)}
     if not modules:
-        held = ", ".join(map(str, list(value)[:8])) if isinstance(value, dict) else type(value).__name__
-        raise Refused(f"{label} holds no network (it holds: {one_line(held, 200)}): give a published network's file")
-    told = {name: summary(name, _tensors(each, label)) for name, each in modules.items()}
+        names = ", ".join(map(str, list(value)[:8])) if isinstance(value, dict) else type(value).__name__
+        raise Refused(f"{label} holds no network (it holds: {one_line(names, 200)}): give a published network's file")
+    budget = Budget(0, MOST_NAMES)
+    told = {name: _told(name, each, label, budget) for name, each in modules.items()}
     name = choose(told, value, key, label)
     ema = modules[name]
-    tensors, arguments = _tensors(ema, label), _arguments(ema, label)
+    tensors, arguments = _tensors(ema, label, Budget(0, MOST_NAMES)), _arguments(ema, label)
     about = {
         "class": ema.name,
         "trunk": next((child.name for name, child in _modules(ema).items() if name in ("model", "unet")), ""),
@@ -89,6 +89,14 @@ def published_network(value: Any, label: str, key: str | None = None) -> Network
     except _Unknown as error:
         return NetworkFile("pickle", tensors, None, about, str(error), told, optimizers(value))
     return NetworkFile("pickle", tensors, network, about, networks=told, optimizers=optimizers(value))
+
+
+def _told(name: str, module: Inert, label: str, budget: Budget) -> str:
+    """Return what is known of a network; one that cannot be read is no reason to refuse another in the same file."""
+    try:
+        return summary(name, _tensors(module, label, budget))
+    except Refused as error:
+        return f"cannot be read ({error})"
 
 
 class _Unknown(Exception):
@@ -109,10 +117,10 @@ def _modules(module: Inert) -> dict[str, Inert]:
     return {name: child for name, child in children if isinstance(name, str) and isinstance(child, Inert)}
 
 
-def _tensors(ema: Inert, label: str) -> dict[str, TensorView]:
+def _tensors(ema: Inert, label: str, budget: Budget) -> dict[str, TensorView]:
     """Return all parameters and buffers by the path of their modules; modules are walked in breadth, each at one place."""
     tensors: dict[str, TensorView] = {}
-    level, seen, budget = [("", ema)], {id(ema)}, Budget(0, MOST_NAMES)
+    level, seen = [("", ema)], {id(ema)}
     for _ in range(MODULE_DEPTH):
         below: list[tuple[str, Inert]] = []
         for prefix, module in level:

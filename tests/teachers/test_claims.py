@@ -96,3 +96,19 @@ def test_modules_that_share_many_tensors_end_within_the_budget(tmp_path: Path) -
     vars(modules)["_modules"] = children
     with pytest.raises(UserError, match="more than 100000"):
         read_network(nvidia.write(tmp_path / "net.pkl", {"ema": modules}), "net.pkl")
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle"])
+def test_networks_that_share_their_parts_end_within_the_budget(kind: str, tmp_path: Path) -> None:
+    started, path = time.thread_time(), tmp_path / "net"
+    if kind == "torch":
+        tensors = {f"t{number}": torch.zeros(1) for number in range(500)}
+        entry = {f"m{number}": tensors for number in range(1000)}
+        torch.save({f"n{number}": entry for number in range(1000)}, path)
+    else:
+        parameters = {f"p{number}": torch.nn.Parameter(torch.zeros(1)) for number in range(1000)}
+        shared = nvidia.Persistent("M", _parameters=parameters)
+        nvidia.write(path, {f"n{number}": shared for number in range(20_000)})
+    with pytest.raises(UserError, match=r"net .*more than 100000"):
+        read_network(path, "net")
+    assert time.thread_time() - started < 5

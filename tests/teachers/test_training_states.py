@@ -97,6 +97,9 @@ def test_a_snapshot_of_several_networks_gives_the_ema_or_the_one_asked_for(
         name = "model.map_layer0.weight"
         assert torch.equal(torch.from_numpy(found.tensors[name].array().copy()), state[held][name])
         assert found.about.get("key") == (key if key == "G" else None)
+    broken = nvidia.Persistent("Odd", _parameters={"x": 1})
+    found = read_network(nvidia.write(path, {**modules, "odd": broken}), "x")
+    assert found.tensors.keys() == state["G_ema_state"].keys() and "x: x is no tensor" in found.networks["odd"]
     with pytest.raises(Several, match="G, psi"):
         read_network(nvidia.write(path, {"G": modules["ema"], "psi": modules["G"]}), "x")
 
