@@ -169,6 +169,9 @@ GOOD: dict[str, Callable[[Path], bytes]] = {
     "compressed.npz": lambda folder: _bytes(lambda file: np.savez_compressed(file, **_statistics())),
     "reference.pkl": _references,
     "images.npz": lambda folder: _bytes(lambda file: np.savez(file, arr_0=np.zeros((2, 4, 4, 3), np.uint8))),
+    "scored.npz": lambda folder: _bytes(
+        lambda file: np.savez(file, arr_0=np.zeros((3, 4, 4, 3), np.uint8), arr_1=np.arange(3))
+    ),
     "cifar.tar": lambda folder: _cifar(),
     "edm.zip": lambda folder: _zip(),
     "samples.tar": lambda folder: _tar(
@@ -235,6 +238,17 @@ def _read_reference_images() -> Callable[[Path], object]:
     def read(path: Path) -> None:
         images = read_reference_images(path, 4)
         assert images.dtype == np.uint8 and images.shape[1:] == (3, 4, 4)
+
+    return read
+
+
+def _read_scored_images() -> Callable[[Path], object]:
+    from sida.scoring.npz_images import NpzImages
+
+    def read(path: Path) -> None:
+        images = NpzImages(path, 3, 3, 4)
+        assert [part.shape for part in images.parts(2)] == [(2, 3, 4, 4), (1, 3, 4, 4)]
+        assert isinstance(images.labels([1] * 10), str)
 
     return read
 
@@ -309,6 +323,7 @@ _READERS: dict[str, Callable[[], Callable[[Path], object]]] = {
     "compressed.npz": _read_reference,
     "reference.pkl": _read_reference,
     "images.npz": _read_reference_images,
+    "scored.npz": _read_scored_images,
     "cifar.tar": _read_source("cifar10", resolution=32),
     "edm.zip": _read_source("edm-zip"),
     "samples.tar": _read_source("webdataset"),
