@@ -9,7 +9,7 @@ long, they meet before anything is sent.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -52,9 +52,9 @@ class GradientSum:
             self._bucket_of[parameter] = len(self._buckets) - 1
             filled += parameter.numel()
 
-    def arm(self) -> None:
-        """Call before the last backward pass of an optimizer step."""
-        self._armed, self._next = bool(self._buckets), 0
+    def arm(self, on: bool = True) -> None:
+        """Call before the last backward pass of an optimizer step; before another one with False."""
+        self._armed, self._next = on and bool(self._buckets), 0
         self._missing = [len(bucket) for bucket in self._buckets]
 
     def _complete(self, parameter: Tensor) -> None:
@@ -90,6 +90,14 @@ class GradientSum:
             self._armed = False
 
 
+Outputs = TypeVar("Outputs", bound=tuple[Tensor | None, ...])  # of a network's forward passes in one round
+
+
+def leaves_of(outputs: Outputs) -> Outputs:
+    """Stand-ins for outputs, with which a loss knows nothing of the network."""
+    return cast(Outputs, tuple(None if output is None else output.detach().requires_grad_() for output in outputs))
+
+
 class Updates:
     """Adam on one network's gradients. A checkpoint holds its steps and moments, under the names of the network's parameters."""
 
@@ -102,6 +110,7 @@ class Updates:
         groups = [{"params": parameters} for parameters in kinds if parameters]
         self.adam = torch.optim.Adam(groups, betas=betas, eps=eps, fused=True)
         self.gradients = GradientSum(network, processes)
+        self._last = True
 
     def train_weights(self, on: bool) -> None:
         """Let backward passes reach the weights, or not."""
@@ -111,9 +120,23 @@ class Updates:
 
     def begin_round(self, last: bool) -> None:
         """Call before each backward pass of an optimizer step: gradients travel in the ``last`` one."""
+        self._last = last
         send_gradients(self.network, last)
-        if last:
-            self.gradients.arm()
+        self.gradients.arm(last)
+
+    def backward_in_two(self, loss: Tensor, outputs: Outputs, leaves: Outputs) -> None:
+        """The backward pass of the network's first output, then that of the others; ``leaves`` stand for them in the loss.
+
+        In a common pass FSDP2 would reduce what earlier rounds have left of a block as soon as the first output is through with it,
+        and then what is new.
+        """
+        there = [(output, leaf) for output, leaf in zip(outputs, leaves, strict=True) if output is not None]
+        gradients = torch.autograd.grad(loss, [leaf for _, leaf in there if leaf is not None])
+        send_gradients(self.network, False, more=True)
+        self.gradients.arm(False)
+        there[0][0].backward(gradients[0])
+        self.begin_round(self._last)
+        torch.autograd.backward([output for output, _ in there[1:]], gradients[1:])
 
     def step(self, rate: float, clip: float | None = None, loss_scale: float = 1.0) -> Tensor:
         """Take one step with the gradients of a loss times ``loss_scale``, summed and cleaned; returns their norm, float32 []."""

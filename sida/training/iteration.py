@@ -30,10 +30,11 @@ from sida.numerics.schedules import fake_score_sigma, generator_sigma, step_sigm
 from sida.recipe import Method
 from sida.recipe.batches import divide_batch
 from sida.training.division import local
-from sida.training.gradients import Updates
+from sida.training.gradients import Updates, leaves_of
 from sida.training.health import HealthCounter
 from sida.training.loss_groups import GroupSum
 from sida.training.op_profile import IterationProfile
+from sida.training.sharding import is_divided
 from sida.training.state import Parts
 from sida.worker.ranks import Processes
 
@@ -139,6 +140,7 @@ class Distillation:
         psi, theta = networks.psi.train(), networks.theta.eval()
         self.psi_updates.train_weights(True)
         self.theta_updates.train_weights(False)
+        in_two = method.adversarial and self.division.rounds > 1 and is_divided(psi)
         for offsets, indices, steps in self._rounds(self.psi_updates, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
@@ -159,7 +161,8 @@ class Distillation:
                 l_real = psi(x + noise, sigma, c, x_labels, want="logits")
             else:
                 y_psi, l_fake, l_real = psi(y + noise, sigma, c, y_labels), None, None
-            u = psi.logvar(sigma)
+            outputs = l_real, y_psi, l_fake, psi.logvar(sigma)
+            l_real, y_psi, l_fake, u = leaves = leaves_of(outputs) if in_two else outputs
             losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, u, self.group, self.psi_groups)
             total = method.fake_score_weight * losses.loss_psi.sum()
             reported = {"loss_psi": losses.loss_psi.detach().mean()}
@@ -169,7 +172,11 @@ class Distillation:
             if l_fake is not None and l_real is not None:
                 self.health["D_real"] = l_real.detach().sigmoid().mean()  # how sure that real images are real
                 self.health["D_fake"] = l_fake.detach().sigmoid().mean()  # how sure that generated ones are
-            (total / (method.batch / method.loss_scale)).backward()
+            scaled = total / (method.batch / method.loss_scale)
+            if in_two:
+                self.psi_updates.backward_in_two(scaled, outputs, leaves)
+            else:
+                scaled.backward()
             self.non_finite.note(seen, sigma, losses.keep, total)
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         self.health["gradient_psi"] = self._step(self.psi_updates, method.fake_score_rate, seen, clip)

@@ -83,25 +83,30 @@ def _divide(network: nn.Module, mesh: Any, kept: bool) -> None:
 
 def _groups(network: nn.Module) -> Iterator[Any]:
     """Modules whose parameters are divided; none of a network that is whole."""
-    if _is_divided(network):
-        yield from (module for module in network.modules() if _is_divided(module))
+    if is_divided(network):
+        yield from (module for module in network.modules() if is_divided(module))
 
 
-def _is_divided(network: nn.Module) -> bool:
-    return hasattr(network, "unshard")  # as FSDP2 has made it
+def is_divided(network: nn.Module) -> bool:
+    """Return whether FSDP2 has divided it."""
+    return hasattr(network, "unshard")
 
 
-def send_gradients(network: nn.Module, on: bool) -> None:
-    """Let the next backward pass sum the gradients of divided parameters over processes, or keep them for a later one."""
-    if _is_divided(network):
+def send_gradients(network: nn.Module, on: bool, more: bool = False) -> None:
+    """Let the next backward pass sum the gradients of divided parameters over processes, or keep them for a later one.
+
+    ``more``: there is another one of the same forward passes.
+    """
+    if is_divided(network):
         network.set_requires_gradient_sync(on)  # type: ignore[operator]
+        network.set_is_last_backward(not more)  # type: ignore[operator]
 
 
 def give_back(network: nn.Module) -> None:
     """Free what was gathered, so that the next use gathers what the parameters are then."""
     for module in _groups(network):
         module.reshard()
-    if _is_divided(network):
+    if is_divided(network):
         release_folded(network)
 
 

@@ -1,4 +1,4 @@
-"""Distillation jobs whose networks are divided between two processes: stopped, and continued in this and other layouts."""
+"""Distillation jobs whose networks are divided between two processes: stopped or killed, and continued in any layout."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.multiprocessing import ProcessExitedException
 
 from sida.errors import SidaError
 from sida.launch.spec import JobFile
@@ -24,7 +25,14 @@ from tests.training.digits_job import Bench, bench_in, recipe
 from tests.training.divided import in_processes
 
 SHORT = "method: {images: 128, decay_from: 64}\nexecution: {checkpoint_every: 1_000}"
-DIVIDED = SHORT.replace("{checkpoint", "{shard: full, shard_over: 2, keep_selections: true, checkpoint")
+OFTEN = SHORT.replace("1_000", "32")
+
+
+def _divided(text: str) -> str:
+    return text.replace("{checkpoint", "{shard: full, shard_over: 2, keep_selections: true, checkpoint")
+
+
+DIVIDED = _divided(SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,20 @@ def _stopped(job: Job[Any]) -> None:
     job.processes.meet()
 
 
+def _killed(processes: Processes, folder: str, file: JobFile) -> None:
+    """Distill until SIGKILL comes to each process, in the iteration that begins at 96 images."""
+    run = Distillation.run
+
+    def dying(self: Distillation, seen: int, record: Any = None) -> Any:
+        if seen == 96:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run(self, seen, record)
+
+    Distillation.run = dying  # type: ignore[method-assign]  # of a process that ends with it
+    chosen = recipe(Path(tempfile.mkdtemp(dir=folder)), _divided(OFTEN))
+    distill(Job(file, chosen, open_store(settings().store), processes))
+
+
 def _record(job: Job[Any]) -> dict[str, Any]:
     """The newest checkpoint's, which is at 96 images; nothing that was only told is left."""
     keys = job.store.list(f"{job.folder}/checkpoints/")
@@ -70,24 +92,31 @@ def _in_two(processes: Processes, folder: str, files: dict[str, JobFile]) -> Non
         sizes = [ref["size"] for ref in (record["object"], *record["parts"])]
         assert max(sizes) < 0.55 * sum(sizes)
         processes.meet()
-    again = distill(job("stopped"))
-    if whole is not None and again is not None:
-        assert (again.generator, again.curve) == (whole.generator, whole.curve)  # bit for bit
-        assert again.selections == whole.selections and len(whole.selections) == 2
-        best = next(kept for kept in whole.selections if kept.images_seen == whole.images_seen)
-        assert (best.weights.sha256, best.score) == (whole.generator.sha256, whole.score)  # gathered whole
+    for name in ("stopped", "killed"):
+        again = distill(job(name))
+        if whole is not None and again is not None:
+            assert (again.generator, again.curve) == (whole.generator, whole.curve)  # bit for bit
+            assert again.selections == whole.selections and len(whole.selections) == 2
+            best = next(kept for kept in whole.selections if kept.images_seen == whole.images_seen)
+            assert (best.weights.sha256, best.score) == (whole.generator.sha256, whole.score)  # gathered whole
     onward = distill(job("to-two"))
     if whole is not None and onward is not None:
         assert onward.score == pytest.approx(whole.score, rel=0.2)
         (Path(folder) / "score.json").write_text(json.dumps(whole.score))
 
 
-def test_a_divided_run_that_is_stopped_ends_with_the_same_bits_and_goes_on_in_any_layout(made: Bench) -> None:
+def test_a_divided_run_that_is_stopped_or_killed_ends_with_the_same_bits_and_goes_on_in_any_layout(made: Bench) -> None:
     alone = made.job(SHORT, "to-two")
     _stopped(alone)
     record = _record(alone)
     assert record["schema_version"] == 2 and "parts" not in record
     files = {name: made.job(DIVIDED, name).file for name in ("whole", "stopped", "to-one", "to-two")}
+    killed = made.job(DIVIDED, "killed")
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        in_processes(2, _killed, str(made.folder), killed.file)
+    begun = [key.rpartition("/")[2] for key in made.store.list(f"{killed.folder}/checkpoints/")]
+    assert [name for name in begun if name.startswith(("000000000064-", "000000000096-"))], begun
+    files["killed"] = made.job(DIVIDED, "killed").file
     in_processes(2, _in_two, str(made.folder), files)
     result = distill(made.job(SHORT, "to-one"))
     score = json.loads((made.folder / "score.json").read_text())
