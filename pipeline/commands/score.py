@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
         published = score_file(args.file, loaded, repeat=args.repeat or "")
     result = published.manifest.result
-    rows = [*result.rows, *result.further]
+    rows = [*result.rows, *result.further, *result.by_steps]
     lines = []
     for row in rows:
         sd = "" if spread(row) is None else " (sd)"

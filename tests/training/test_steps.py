@@ -14,7 +14,7 @@ from sida.training.cost import iteration_cost
 from sida.training.iteration import Distillation
 from sida.worker.ranks import Processes
 from tests.training.divided import in_processes
-from tests.training.tiny import ALONE, NETWORK, distillation, largest_difference, method, run
+from tests.training.tiny import ALONE, EDM2, NETWORK, distillation, largest_difference, method, run
 
 TOLERANCE = 1e-9  # relative norm in float64: sums in another order
 SECOND = 0.169  # sigma of the second of two steps, halfway between 2.5 and 0.002 in sigma^(1/7)
@@ -57,13 +57,24 @@ def test_two_steps_train_something_else_than_one() -> None:
     assert largest_difference(one, two) > 1e-3
 
 
-CASES: dict[str, tuple[int, str]] = {"plain": (8, "none"), "few at once": (2, "none"), "divided": (8, "full")}
+CASES: dict[str, tuple[dict[str, object], int, str]] = {  # network, micro-batch, layout
+    "plain": (NETWORK, 8, "none"),
+    "few at once": (NETWORK, 2, "none"),
+    "divided": (NETWORK, 8, "full"),
+    "edm2 divided": (EDM2, 8, "optimizer"),
+}
 
 
 def _job(case: str, processes: Processes) -> Distillation:
-    micro, shard = CASES[case]
-    execution = Execution(shard=shard, shard_over=2, checkpoint_every=1)  # type: ignore[arg-type]
-    return distillation(processes, micro, execution=execution, batch=16, loss_group=2, steps=4, dropout=0.1)
+    network, micro, shard = CASES[case]
+    return _of(network, processes, micro, Execution(shard=shard, shard_over=2, checkpoint_every=1))  # type: ignore[arg-type]
+
+
+def _of(
+    network: dict[str, object], processes: Processes, micro: int, execution: Execution | None = None
+) -> Distillation:
+    changes = {"batch": 16, "loss_group": 2, "steps": 4, "dropout": 0.1}
+    return distillation(processes, micro, network=network, execution=execution, **changes)  # type: ignore[arg-type]
 
 
 def _outcome(case: str, processes: Processes) -> dict[str, Tensor]:
@@ -86,10 +97,11 @@ def _worker(processes: Processes, folder: str) -> None:
 
 
 def test_processes_rounds_and_layouts_change_no_number_of_several_steps(tmp_path: Path) -> None:
-    alone = run(distillation(ALONE, 16, batch=16, loss_group=2, steps=4, dropout=0.1), 3, seen=48)
+    alone = {str(network): run(_of(network, ALONE, 16), 3, seen=48) for network in (NETWORK, EDM2)}
     in_processes(2, _worker, str(tmp_path))
     for case in CASES:
-        assert largest_difference(alone, torch.load(tmp_path / case, weights_only=True)) < TOLERANCE, case
+        found = torch.load(tmp_path / case, weights_only=True)
+        assert largest_difference(alone[str(CASES[case][0])], found) < TOLERANCE, case
 
 
 @pytest.mark.parametrize("steps", [2, 4])
