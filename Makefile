@@ -64,8 +64,8 @@ format: setup ## format and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: setup ## resolve the lock anew (torch and what only CUDA builds of it need stay out)
-	$(BIN)/python scripts/lock.py
+lock: setup ## move the locks to the newest of everything (torch stays where scripts/lock.py has it)
+	$(BIN)/python scripts/lock.py --newest
 
 clean: ## remove what make and the demo made
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
