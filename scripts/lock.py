@@ -26,7 +26,7 @@ IMAGE_LOCK = IMAGES / "cpu.lock"
 TORCH = "2.13.0"
 OTHERS = {
     "cuda": [f"torch=={TORCH}"],
-    "mlflow": ["mlflow>=3.1,<3.18", "psycopg[binary]>=3.2", "boto3>=1.35"],
+    "mlflow": ["mlflow>=3.2,<3.18", "psycopg[binary]>=3.2", "boto3>=1.35"],
     "sbom": ["cyclonedx-bom>=7", "debsbom[cdx]>=0.6"],
     "torch": [f"torch=={TORCH}+cpu"],
 }
