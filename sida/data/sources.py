@@ -223,9 +223,16 @@ def _images(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if is_image(entry.name)]
 
 
+def is_heic(name: str) -> bool:
+    """Return whether a file is a photograph as telephones store it, which Pillow does not read."""
+    return name.lower().endswith((".heic", ".heif"))
+
+
 def _files(path: Path, entries: list[Entry], images: list[Entry], labels: np.ndarray | None) -> Source:
     taken = {entry.name for entry in images} | {labelling.DATASET_JSON}
     others = [entry.name for entry in entries if entry.name not in taken and not entry.name.endswith("/")]
+    # Of the examples HEIC is first, and what a system leaves is last.
+    others.sort(key=lambda name: (not is_heic(name), name.rpartition("/")[2].startswith(".")))
     return Source(str(path), labels, entries=images, ignored=len(others), ignored_examples=tuple(others[:3]))
 
 
