@@ -99,7 +99,9 @@ def open_source(dataset: Dataset, scratch: Path) -> Source:
         with reading(str(path), path):
             source = _READERS[dataset.source](dataset, path, scratch)
     if len(source) == 0:
-        raise UserError(f"{source.place}: no images in it: correct dataset.address or dataset.source")
+        heic = any(map(is_heic, source.ignored_examples))
+        todo = "HEIC is not read: convert it to JPEG first" if heic else "correct dataset.address or dataset.source"
+        raise UserError(f"{source.place}: no images in it: {todo}")
     if dataset.images is not None and len(source) != dataset.images:
         raise UserError(
             f"{source.place}: {len(source):,} images, dataset.images says {dataset.images:,}: fetch the whole set, or correct it"

@@ -208,6 +208,10 @@ def test_files_that_are_no_images_are_named(place: Path, tmp_path: Path, monkeyp
     told = (tmp_path / "events").read_text()
     assert "4 files are no images, left out, such as IMG_0001.HEIC, IMG_0001.AAE, .DS_Store" in told
     assert "HEIC is not read: convert it to JPEG first" in told
+    (tmp_path / "telephone").mkdir()
+    (tmp_path / "telephone" / "IMG_0002.heif").write_bytes(b"from a telephone")
+    with pytest.raises(UserError, match="telephone: no images in it: HEIC is not read: convert it to JPEG first"):
+        prepare(tmp_path / "telephone")
 
 
 # -- kills and full disks
