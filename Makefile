@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo ui test test-all test-beside soak bench test-container test-cluster image check format clean lock help
+.PHONY: setup demo ui test test-all test-beside soak bench test-container test-cluster image check format clean lock matrix help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -70,8 +70,11 @@ format: setup ## format and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: setup ## resolve the lock anew (torch and what only CUDA builds of it need stay out)
-	$(BIN)/python scripts/lock.py
+lock: setup ## move the locks to the newest of everything (torch stays where scripts/lock.py has it)
+	$(BIN)/python scripts/lock.py --newest
+
+matrix: setup ## short tests at both ends of pyproject.toml's ranges, on Python 3.11 to 3.13; the table is in build/matrix
+	nice $(BIN)/python -m scripts.matrix
 
 clean: ## remove what make and the demo made
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

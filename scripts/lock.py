@@ -3,11 +3,12 @@
 ``images/cpu.lock`` is the part of it that a container needs: the same pins without what only development uses. Beside it:
 ``cuda.lock`` is torch with CUDA and no more than what ``cpu.lock`` lacks, ``mlflow.lock`` the tracking server, ``sbom.lock`` what
 ``scripts/sbom.py`` runs, ``torch.lock`` the CPU image's torch, from PyTorch's own index. ``python scripts/lock.py cuda mlflow sbom
-torch`` resolves these alone.
+torch`` resolves these alone. Without names, pins stay where they still fit; ``--newest`` (`make lock`) moves them all.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -25,11 +26,11 @@ IMAGE_LOCK = IMAGES / "cpu.lock"
 TORCH = "2.13.0"
 OTHERS = {
     "cuda": [f"torch=={TORCH}"],
-    "mlflow": ["mlflow>=3.1,<3.18", "psycopg[binary]>=3.2", "boto3>=1.35"],
+    "mlflow": ["mlflow>=3.2,<3.18", "psycopg[binary]>=3.2", "boto3>=1.35"],
     "sbom": ["cyclonedx-bom>=7", "debsbom[cdx]>=0.6"],
     "torch": [f"torch=={TORCH}+cpu"],
 }
-TORCH_INDEX = ("--no-deps", "--index", "https://download.pytorch.org/whl/cpu")  # its CPU builds are nowhere else
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # its CPU builds are nowhere else
 BUILD = ["setuptools>=77", "wheel"]  # for the editable install without a network of its own
 
 
@@ -40,13 +41,15 @@ def torch_needs() -> list[str]:
     ]
 
 
+def asked(*extras: str) -> list[str]:
+    """The project's requirements with the named extras, as pyproject.toml has them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
+
+
 def wanted(*extras: str) -> list[str]:
     """The project's requirements with the named extras; torch itself aside, what it needs included."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = [*project["dependencies"], *torch_needs()]
-    for extra in extras:
-        found += project["optional-dependencies"][extra]
-    return [requirement for requirement in found if not requirement.startswith("torch")]
+    return [each for each in [*asked(*extras), *torch_needs()] if not each.startswith("torch")]
 
 
 def part(lock: str, requirements: Iterable[str]) -> str:
@@ -74,6 +77,16 @@ def pinned(lock: str) -> list[str]:
     return re.findall(r"(?m)^([A-Za-z0-9._-]+)==", lock)
 
 
+def floors(lock: str, requirements: Iterable[str]) -> list[str]:
+    """What ``requirements`` name, at no older version than in ``lock``: uv may go back with kfp to move what kfp pins."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    names = {canonicalize_name(Requirement(each).name) for each in requirements}
+    pins = re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", lock)
+    return [f"{name}>={version}" for name, version in pins if name in names]
+
+
 def resolve(requirements: Iterable[str], lock: Path, *options: str) -> None:
     """Write ``lock`` by uv, which reads none of pip's settings; the versions that it holds already stay where they fit."""
     options = ("--generate-hashes", "--no-annotate", "--no-header", "--quiet", *options)
@@ -88,18 +101,29 @@ def resolve_other(name: str) -> None:
     left_out = [f"--no-emit-package={each}" for each in pinned(LOCK.read_text()) if name == "cuda"]
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(shutil.copy(LOCK, folder))
-        resolve(OTHERS[name], lock, *left_out, *(TORCH_INDEX if name == "torch" else ()))
+        resolve(OTHERS[name], lock, *left_out, *(("--no-deps", "--index", TORCH_INDEX) if name == "torch" else ()))
         shutil.copy(lock, IMAGES / f"{name}.lock")
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Resolve the project's requirements, take the image's part of the outcome, then resolve the others."""
-    if not names:
-        resolve([*wanted("pipeline", "laptop", "latents", "parquet", "dev"), *BUILD], LOCK)
+    parser = argparse.ArgumentParser(description="Resolve the locks anew.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"these alone: {', '.join(OTHERS)}")
+    parser.add_argument("--newest", action="store_true", help="move every pin to the newest version in its range")
+    args = parser.parse_args(arguments)
+    for name in args.names:
+        if name not in OTHERS:
+            parser.error(f"no lock {name!r}: {', '.join(OTHERS)}")
+    if not args.names:
+        requirements = [*wanted("pipeline", "laptop", "latents", "parquet", "dev"), *BUILD]
+        if args.newest:
+            resolve([*requirements, *floors(LOCK.read_text(), requirements)], LOCK, "--upgrade")
+        else:
+            resolve(requirements, LOCK)
         installing = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)]
         subprocess.run(installing, check=True)
         IMAGE_LOCK.write_text(part(LOCK.read_text(), wanted("pipeline")))
-    for name in names or OTHERS:
+    for name in args.names or OTHERS:
         resolve_other(name)
 
 

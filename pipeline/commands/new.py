@@ -75,6 +75,8 @@ def main(args: argparse.Namespace) -> int:
     with writing_whole(path, "the recipe") as draft:
         draft.write_text(text, encoding="utf-8")
     text = f"{path}: now change what differs, then `sida plan {path}`"
+    if "://" not in args.images and not Path(args.images).exists():  # it may be for another machine, or a slip
+        text += f"\n{args.images}: there are no images here yet: a run needs them (dataset.address)"
     output.result(args, text, recipe=path.absolute(), detector=network.absolute() if args.train else None)
     return 0
 

@@ -111,12 +111,14 @@ def _work(run: StepRun, identity: dict[str, str]) -> str:
 def conversion_of(dataset: Dataset, folder: Path, work: str, shard_bytes: int) -> Conversion:
     """Return the conversion that the dataset section asks for. Raises UserError if source and recipe do not fit."""
     from sida.data.decode import Decoder
-    from sida.data.sources import LATENT_ENDING, open_source
+    from sida.data.sources import LATENT_ENDING, is_heic, open_source
 
     source = open_source(dataset, folder)
     if source.ignored:
         examples = f", such as {', '.join(source.ignored_examples)}" if source.ignored_examples else ""
-        progress.note("prepare_data", f"{source.place}: {source.ignored:,} files are no images, left out{examples}")
+        convert = "; HEIC is not read: convert it to JPEG first" if any(map(is_heic, source.ignored_examples)) else ""
+        said = f"{source.place}: {source.ignored:,} files are no images, left out{examples}{convert}"
+        progress.note("prepare_data", said)
     if not source.entries and source.images is None:
         return Conversion(source, "labels", record_dtype("labels", 0, 0), shard_bytes, work)
     if dataset.latents is not None:

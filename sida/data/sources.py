@@ -62,7 +62,9 @@ def open_source(dataset: Dataset, scratch: Path) -> Source:
         with reading(str(path), path):
             source = _READERS[dataset.source](dataset, path, scratch)
     if len(source) == 0:
-        raise UserError(f"{source.place}: no images in it: correct dataset.address or dataset.source")
+        heic = any(map(is_heic, source.ignored_examples))
+        todo = "HEIC is not read: convert it to JPEG first" if heic else "correct dataset.address or dataset.source"
+        raise UserError(f"{source.place}: no images in it: {todo}")
     if dataset.images is not None and len(source) != dataset.images:
         raise UserError(
             f"{source.place}: {len(source):,} images, dataset.images says {dataset.images:,}: fetch the whole set, or correct it"
@@ -199,9 +201,16 @@ def _images(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if is_image(entry.name)]
 
 
+def is_heic(name: str) -> bool:
+    """Return whether a file is a photograph as telephones store it, which Pillow does not read."""
+    return name.lower().endswith((".heic", ".heif"))
+
+
 def _files(path: Path, entries: list[Entry], images: list[Entry], labels: np.ndarray | None) -> Source:
     taken = {entry.name for entry in images} | {labelling.DATASET_JSON}
     others = [entry.name for entry in entries if entry.name not in taken and not entry.name.endswith("/")]
+    # Of the examples HEIC is first, and what a system leaves is last.
+    others.sort(key=lambda name: (not is_heic(name), name.rpartition("/")[2].startswith(".")))
     return Source(str(path), labels, entries=images, ignored=len(others), ignored_examples=tuple(others[:3]))
 
 

@@ -233,9 +233,16 @@ def test_photographs_of_ones_own_are_turned_as_their_exif_says() -> None:
 def test_files_that_are_no_images_are_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDA_EVENTS", str(tmp_path / "events"))
     images = class_folders(tmp_path / "images", 2)
-    (images / "IMG_0001.HEIC").write_bytes(b"from a telephone")
+    for name in (".DS_Store", "._IMG_0001.jpg", "IMG_0001.AAE", "IMG_0001.HEIC"):
+        (images / name).write_bytes(b"from a telephone")
     assert prepare(images)
-    assert "1 files are no images, left out, such as IMG_0001.HEIC" in (tmp_path / "events").read_text()
+    told = (tmp_path / "events").read_text()
+    assert "4 files are no images, left out, such as IMG_0001.HEIC, IMG_0001.AAE, .DS_Store" in told
+    assert "HEIC is not read: convert it to JPEG first" in told
+    (tmp_path / "telephone").mkdir()
+    (tmp_path / "telephone" / "IMG_0002.heif").write_bytes(b"from a telephone")
+    with pytest.raises(UserError, match="telephone: no images in it: HEIC is not read: convert it to JPEG first"):
+        prepare(tmp_path / "telephone")
 
 
 # -- kills and full disks

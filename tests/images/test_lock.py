@@ -7,7 +7,7 @@ import re
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.lock import IMAGE_LOCK, IMAGES, LOCK, OTHERS, TORCH, part, wanted
+from scripts.lock import IMAGE_LOCK, IMAGES, LOCK, OTHERS, TORCH, floors, part, wanted
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -27,6 +27,12 @@ def test_whatever_the_project_asks_for_is_pinned() -> None:
     for lock, extras in ((LOCK, ("pipeline", "laptop", "latents", "dev")), (IMAGE_LOCK, ("pipeline",))):
         asked = {canonicalize_name(Requirement(each).name) for each in wanted(*extras)}
         assert asked <= {canonicalize_name(name) for name in pins(lock.read_text())}, "run `make lock`"
+
+
+def test_the_newest_of_what_the_project_asks_for_is_never_older_than_before() -> None:
+    lock = "kfp==2.17.3 \\\n    --hash=sha256:00\ntypes-pyyaml==6.0.1 \\\n    --hash=sha256:00\nrequests==2.33.0 \\\n"
+    asked = ["kfp>=2.16,<3", "types-PyYAML>=6.0", "pydantic>=2.11,<3"]
+    assert floors(lock, asked) == ["kfp>=2.17.3", "types-pyyaml>=6.0.1"]  # requests is kfp's: free to go back
 
 
 def test_cuda_s_lock_is_torch_with_what_the_project_s_lock_lacks() -> None:

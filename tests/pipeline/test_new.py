@@ -34,6 +34,11 @@ def test_the_written_network_can_be_built(tmp_path: Path, resolution: int) -> No
         assert network(torch.zeros(1, 3, resolution, resolution), 1.0).shape == (1, 3, resolution, resolution)
 
 
+def test_images_that_are_there_are_not_missed(tmp_path: Path) -> None:
+    said = pipeline("new", "mine", "--images", str(tmp_path), "--output", str(tmp_path / "mine.yaml"))
+    assert said.stdout == f"{tmp_path}/mine.yaml: now change what differs, then `sida plan {tmp_path}/mine.yaml`\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -57,6 +62,7 @@ def test_new_train_writes_a_recipe_whose_teacher_is_trained_and_its_detector_bes
     path = tmp_path / "patches.yaml"
     said = pipeline("new", "patches", "--train", "--images", "/data/patches", "--output", str(path))
     assert said.returncode == 0, said.stderr
+    assert "/data/patches: there are no images here yet" in said.stdout
     loaded = recipe.load(str(path))
     assert loaded.teacher.address is None
     assert loaded.teacher.train is not None
