@@ -152,11 +152,14 @@ def test_sample_writes_an_npz_that_the_evaluator_and_score_take(command: Command
 
 def test_an_npz_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "out.npz").write_bytes(b"before")
-    writing = writing_npz(tmp_path / "out.npz", 4, 8, None)
-    take = writing.__enter__()
-    take(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+    def interrupted() -> None:
+        with writing_npz(tmp_path / "out.npz", 4, 8, None) as take:
+            take(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        writing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        interrupted()
     assert [file.name for file in tmp_path.iterdir()] == ["out.npz"]
     assert (tmp_path / "out.npz").read_bytes() == b"before"
 
