@@ -51,8 +51,8 @@ def divide_batch(batch: int, loss_group: int, processes: int, micro_batch: int |
     if not _divides(share, micro, loss_group, processes):
         possible = ", ".join(map(str, micro_batches(batch, loss_group, processes)))
         raise ValueError(
-            f"execution.micro_batch {micro}: each process's share of {share} images makes whole loss groups of {loss_group} with: "
-            f"{possible}: set it to one of them"
+            f"execution.micro_batch {micro}: each process's share of {share} images makes whole loss groups of {loss_group} "
+            f"(method.loss_group) with: {possible}: set it to one of them"
         )
     return BatchDivision(share, micro, max(1, loss_group // micro))
 
