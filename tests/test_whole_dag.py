@@ -292,6 +292,17 @@ def test_sid2a_starts_from_a_finished_generator_that_its_recipe_names(place: Pat
 
 
 @pytest.mark.slow
+def test_a_recipe_of_two_steps_goes_through_the_dag_on_two_processes(place: Path) -> None:
+    found, _ = run(variant(place, "method: {steps: 2, images: 768}\nexpected: null\n"))
+    assert set(states(found).values()) == {"ran"}
+    assert [score["nfe"] for score in found["scores"]] == [5, 2, None]
+    assert found["verdict"].startswith("The two-step generator ")
+    assert "Score against steps" in Path(found["report"].removeprefix("file://")).read_text()
+    scores = manifest_of(found, "score").result
+    assert [row.nfe for row in scores.by_steps] == [1] and scores.by_steps[0].n == 200  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
 def test_sid_needs_labels_alone_and_shows_what_there_is(place: Path) -> None:
     """As the published SiD runs of EDM2: a dataset.json and statistics that somebody published."""
     from sklearn.datasets import load_digits

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 SIGMA_DATA = 0.5
-SIGMA_INIT = 2.5  # the noise level at which a generator begins
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 RHO = 7.0
 _SMALLEST, _LARGEST = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
