@@ -103,7 +103,7 @@ def find_torch(environment: Environment, notes: list[str]) -> Path | None:
     shutil.rmtree(folder, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--retries", "0", "--no-deps"]
     pip += ["--only-binary=:all:", "--python-version", environment.python, "--dest", str(folder)]
-    for wish in (environment.torch, "torch"):
+    for wish in dict.fromkeys((environment.torch, "torch")):
         if _run([*pip, "--index-url", TORCH_INDEX, wish]).returncode == 0:
             return next(folder.glob("torch-*.whl"))
         notes.append(f"no CPU build of {wish} for Python {environment.python} at {TORCH_INDEX} or in PIP_FIND_LINKS")

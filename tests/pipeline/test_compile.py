@@ -50,9 +50,10 @@ def documents() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_compiled_pipelines_are_those_that_are_checked_in(name: str) -> None:
-    (locked,) = re.findall(r"(?m)^kfp==(\S+)", LOCK.read_text())
-    copy = (COPIES / name).read_text().replace(f"sdkVersion: kfp-{locked}\n", f"sdkVersion: kfp-{kfp.__version__}\n")
-    assert TEXTS[name]() == copy, "python -m tests.pipeline.test_compile writes them anew"
+    text, copy = TEXTS[name](), (COPIES / name).read_text()
+    if f"\nkfp=={kfp.__version__} " not in LOCK.read_text():  # another kfp names itself, also in a digest of the text
+        text, copy = (re.sub(r"(sdkVersion: kfp-|[nN]ame: sida-digits-)\S+", r"\1", each) for each in (text, copy))
+    assert text == copy, "python -m tests.pipeline.test_compile writes them anew"
 
 
 def test_kfp_s_own_messages_accept_the_pipeline(documents: list[dict[str, Any]]) -> None:
