@@ -18,15 +18,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 from typing_extensions import TypeVar
 
 from sida.errors import Corrupt, UserError
-from sida.recipe.fields import NoiseLevel, Steps
+from sida.growing import Growing
+from sida.recipe.method import NoiseLevel, Steps
 from sida.stores.base import ObjectRef, ObjectStore
 
 SCHEMA_VERSION = 1
@@ -50,7 +49,7 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 RANGES = {"precision": (0.0, 1.0), "recall": (0.0, 1.0), "is": (0.99, 1e6)}
 
 
-class Part(BaseModel):
+class Part(Growing):
     """Frozen model, strict about keys: an unknown field is another schema's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +73,8 @@ class Selected(Part):
 class About(Part):
     """Origin of a manifest. Nothing here enters a digest."""
 
+    LATER = ("selections",)
+
     step: str
     key: str
     attempt: int
@@ -85,16 +86,10 @@ class About(Part):
     inputs: dict[str, str]  # input name -> digest of its manifest
     parameters: dict[str, Any]
     machine: dict[str, str]
-    notes: dict[str, str | float] = {}  # images per second and the like
-    input_keys: dict[str, str] = {}  # input name -> key of its manifest in the store
+    notes: dict[str, str | float] = {}  # noqa: RUF012 (pydantic copies it); images per second and the like
+    input_keys: dict[str, str] = {}  # noqa: RUF012 (the same); input name -> key of its manifest in the store
     recipe: ObjectRef | None = None  # the resolved recipe that the step was called with
     selections: tuple[Selected, ...] = ()  # every scored generator, where the recipe keeps them
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the bytes that manifests had before selections could be kept."""
-        fields: dict[str, Any] = serialize(self)
-        return fields if self.selections else {name: value for name, value in fields.items() if name != "selections"}
 
 
 class TeacherResult(Part):
@@ -110,6 +105,8 @@ class TeacherResult(Part):
 class GeneratorResult(Part):
     """Distilled generator (the EMA of theta) as safetensors."""
 
+    LATER = ("steps",)
+
     kind: Literal["generator"] = "generator"
     network: dict[str, Any]
     weights: ObjectRef
@@ -122,12 +119,6 @@ class GeneratorResult(Part):
     licence: str
     source_sha256: str | None = None  # of the file that it came as, before any conversion
     steps: Steps = 1  # network evaluations for an image
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest that one-step generators had before there were others."""
-        fields: dict[str, Any] = serialize(self)
-        return fields if self.steps != 1 else {name: value for name, value in fields.items() if name != "steps"}
 
 
 class Shard(Part):
@@ -163,6 +154,8 @@ class Excluded(Part):
 class DatasetResult(Part):
     """Images, latents or labels as shards (``sida.data.layout``)."""
 
+    LATER = ("class_names",)
+
     kind: Literal["dataset"] = "dataset"
     record: Literal["pixels", "latents", "labels"] = "pixels"
     source: str
@@ -182,12 +175,6 @@ class DatasetResult(Part):
         str, ...
     ] = ()  # of class folders or a file's classes, by class; empty where the source has no names, or published ones
     shards: tuple[Shard, ...]
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest that data sets without names had before names were recorded."""
-        fields: dict[str, Any] = serialize(self)
-        return fields if self.class_names else {name: value for name, value in fields.items() if name != "class_names"}
 
 
 class DetectorStatistics(Part):
@@ -209,17 +196,13 @@ class DetectorStatistics(Part):
 class ReferenceResult(DetectorStatistics):
     """Feature statistics of the training set, and features of its images."""
 
+    LATER = ("second",)
+
     kind: Literal["reference"] = "reference"
     dataset_digest: str
     real_features: ObjectRef | None = None  # of the training images, for KID, precision and recall, and resampling
     precision_recall_features: ObjectRef | None = None  # of published reference images
     second: DetectorStatistics | None = None  # of the recipe's second detector
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest of references to one detector."""
-        fields: dict[str, Any] = serialize(self)
-        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
 
 
 class Score(Part):
@@ -263,6 +246,8 @@ class SecondScored(Part):
 class ScoresResult(Part):
     """Scores, and what they rest on."""
 
+    LATER = ("precision", "second", "by_steps")
+
     kind: Literal["scores"] = "scores"
     rows: tuple[Score, ...]
     detector_sha256: str
@@ -280,13 +265,6 @@ class ScoresResult(Part):
     def second_rows(self) -> tuple[Score, ...]:
         """Return the rows of the second metric."""
         return tuple(row for row in self.further if self.second and row.metric == self.second.metric)
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digests that scores had before precisions, second metrics and steps were recorded."""
-        fields: dict[str, Any] = serialize(self)
-        later = ("precision", "second", "by_steps")
-        return {name: value for name, value in fields.items() if name not in later or value}
 
 
 class Regression(Part):
@@ -314,6 +292,8 @@ class Panel(Part):
 class RunResult(Part):
     """The end of a run: table, verdict, pictures."""
 
+    LATER = ("second",)
+
     kind: Literal["run"] = "run"
     recipe: str
     recipe_sha256: str
@@ -329,12 +309,6 @@ class RunResult(Part):
     regression: Regression | None = None  # None: there is no earlier score to compare with
     second: tuple[Score, ...] = ()  # rows of the recipe's second metric
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest of runs with one metric."""
-        fields: dict[str, Any] = serialize(self)
-        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
-
 
 class PublishedSecond(Part):
     """A second metric of a released generator, of which nothing is published."""
@@ -346,6 +320,8 @@ class PublishedSecond(Part):
 
 class PublishedRow(Part):
     """One released generator: the published number and ours."""
+
+    LATER = ("second",)
 
     benchmark: str
     recipe: str
@@ -363,12 +339,6 @@ class PublishedRow(Part):
     images_per_second: float | None
     checkpoint_sha256: str
     second: PublishedSecond | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep the digest of tables of one metric."""
-        fields: dict[str, Any] = serialize(self)
-        return fields if self.second else {name: value for name, value in fields.items() if name != "second"}
 
 
 class PublishedFailure(Part):

@@ -7,27 +7,15 @@ keys and wrong types are refused with the path of the field. Paths inside a reci
 
 from __future__ import annotations
 
-from sida.recipe.fields import (
-    EMA_RAMP,
-    Dataset,
-    Detector,
-    Evaluation,
-    Execution,
-    Expected,
-    Gate,
-    Generator,
-    Latents,
-    Method,
-    Network,
-    Recipe,
-    ReferenceFile,
-    Sampler,
-    SecondMetric,
-    Teacher,
-    TeacherTraining,
-)
+from sida.recipe.dataset import Dataset, Latents
+from sida.recipe.evaluation import Detector, Evaluation, Gate, ReferenceFile, SecondMetric
+from sida.recipe.execution import Execution
+from sida.recipe.method import EMA_RAMP, Method
+from sida.recipe.published import Expected
 from sida.recipe.reading import Loader, addresses, chain, find, load, names, parse
+from sida.recipe.recipe import Recipe
 from sida.recipe.shipped import RECIPES, located, portable, traveling
+from sida.recipe.teacher import Generator, Network, Sampler, Teacher, TeacherTraining
 
 __all__ = [
     "EMA_RAMP",

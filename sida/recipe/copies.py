@@ -8,7 +8,7 @@ from sida.errors import UserError
 from sida.recipe.batches import divisors
 
 if TYPE_CHECKING:
-    from sida.recipe.fields import Execution
+    from sida.recipe.execution import Execution
 
 
 def processes_of_copy(execution: Execution, world: int, of_a_machine: int) -> int:

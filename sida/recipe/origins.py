@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from sida.recipe.fields import Recipe
 from sida.recipe.reading import Loader, chain
+from sida.recipe.recipe import Recipe
 from sida.recipe.shipped import RECIPES
 
 

@@ -20,7 +20,7 @@ from sida.addresses import checked, local_path
 from sida.errors import RecipeError, UserError
 from sida.masking import without_secrets
 from sida.printing import one_line
-from sida.recipe.fields import Recipe
+from sida.recipe.recipe import Recipe
 from sida.recipe.shipped import RECIPES, each_address, located
 from sida.recipe.texts import check_texts
 

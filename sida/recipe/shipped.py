@@ -16,7 +16,7 @@ from sida.errors import RecipeError
 from sida.printing import one_line
 
 if TYPE_CHECKING:
-    from sida.recipe.fields import Recipe
+    from sida.recipe.recipe import Recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SCHEME = "recipes://"

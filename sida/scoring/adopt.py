@@ -12,7 +12,7 @@ from sida.foreign.fetch import fetch_file
 from sida.manifests import GeneratorResult, digest_of
 from sida.printing import one_line
 from sida.recipe import Recipe
-from sida.recipe.fields import MOST_NOISE, MOST_STEPS
+from sida.recipe.method import MOST_NOISE, MOST_STEPS
 from sida.steps import Made, StepRun, step
 from sida.teachers.convert import convert, is_as_named
 from sida.teachers.files import load_network

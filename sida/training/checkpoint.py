@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -54,6 +54,8 @@ class Checkpoint:
 class Record(Part):
     """A checkpoint in the store; ``object`` holds the first process's tensors, or all, ``parts`` those of the others."""
 
+    LATER = ("parts",)
+
     schema_version: Literal[2, 3] = 2
     object: ObjectRef
     parts: tuple[ObjectRef, ...] = ()
@@ -63,10 +65,6 @@ class Record(Part):
     def objects(self) -> tuple[ObjectRef, ...]:
         """All that hold its tensors."""
         return (self.object, *self.parts)
-
-    @model_serializer(mode="wrap")
-    def _without_no_parts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if name != "parts" or self.parts}
 
 
 def write_checkpoint(
