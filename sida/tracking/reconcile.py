@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 
 BATCH = 100  # parameters, and tags, in a request; MLflow's own limits
 METRICS = 1000
-NAMES = (
-    100  # of metrics in a request: servers before 3.11 lose one that repeats more of them (MLflow's pull request 20807)
-)
+NAMES = 100  # of metrics in a request: older servers refuse more of them a second time (MLflow's pull request 20807)
 LEASE_WAIT = 120.0  # seconds for another reconciler to finish
 OTHERS = ("teach", "published_table")  # steps of runs that are not those of a recipe's DAG
 OVER = ("FINISHED",)  # a run that has been finished once stays so, whatever fails later
