@@ -255,7 +255,7 @@ def test_latents_are_exported_but_not_drawn(tmp_path: Path) -> None:
 
     network = {"architecture": "edm2", "model_channels": 32, "num_blocks": 1, **NETWORKS["edm2"], "channels": 4}
     denoiser = build_network(network).eval()
-    generator = Generator(denoiser, network, 2.5, "none", {})
+    generator = Generator(denoiser, network, 2.5, 1, "none", {})
     with pytest.raises(UserError, match="latents of 4 channels"):
         sample(generator, [0], torch.tensor([0]))
 
