@@ -271,7 +271,7 @@ def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench) -> None:
     teacher = here.inputs["teacher"].result
     assert drawn.sheet and drawn.nearest
     network = load_network(fetch_object(here.store, teacher.weights), teacher.network).to(device()).eval()
-    made = sample(Generator(network, teacher.network, 2.5, "-", {}), [0, 1], torch.tensor([3, 4]))
+    made = sample(Generator(network, teacher.network, 2.5, 1, "-", {}), [0, 1], torch.tensor([3, 4]))
     assert made.is_cpu and made.shape == (2, 1, 8, 8)
 
 
