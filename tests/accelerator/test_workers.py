@@ -298,6 +298,6 @@ def test_sample_decodes_latents_on_the_accelerator(place: Path, accelerator: Wai
         torch.manual_seed(0)
         denoiser = build_network(network).to(device()).eval()
     latents = Latents(vae=str(tiny_vae(tmp_path / "vae")), licence="-", image_resolution=64)
-    generator = Generator(denoiser, network, 2.5, "-", {})
+    generator = Generator(denoiser, network, 2.5, 1, "-", {})
     made = sample(generator, [0, 1], torch.tensor([1, 2]), decode=decoder_of(latents, device()))
     assert made.is_cpu and made.dtype == torch.uint8 and made.shape[:2] == (2, 3)
