@@ -21,7 +21,8 @@ from sida.scoring.compression import compression_note
 from sida.scoring.label_rule import LABELS, UNKNOWN
 from sida.scoring.npz_images import NpzImages
 from sida.scoring.reference import load_statistics
-from sida.scoring.score import SOURCES, check_reference, further_metrics, measured_in, note_if_few, scores_result
+from sida.scoring.result import check_reference, further_metrics, measured_in, note_if_few, scores_result
+from sida.scoring.score import SOURCES
 from sida.steps import From, Made, StepRun, carried, step
 from sida.stores.objects import fetch_object
 

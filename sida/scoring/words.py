@@ -38,6 +38,11 @@ def label_of(score: Score) -> str:
     return score.label if score.protocol == "best" else re.sub(r", best of \d+ ranges$", "", score.label)
 
 
+def steps_taken(steps: int) -> str:
+    """Return how a generator samples, as its rows name it."""
+    return "one step" if steps == 1 else f"{steps} steps"
+
+
 def series_name(metric: str, n: int) -> str:
     """Return the name of a number among others': ``fid_n50000``; scores of other numbers of images are other scores."""
     return f"{metric}_n{n}"

@@ -23,7 +23,7 @@ from sida.scoring.detector import load_detector
 from sida.scoring.detector_file import DINOV2_ADDRESS
 from sida.scoring.file import score_file
 from sida.scoring.labels import needs_images
-from sida.scoring.score import check_reference
+from sida.scoring.result import check_reference
 from sida.scoring.sums import Sums
 from sida.scoring.table import lines
 from sida.stores.objects import sha256_of
