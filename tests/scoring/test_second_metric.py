@@ -246,14 +246,14 @@ def test_table_page_and_numbers_of_a_run_show_it_under_its_name(here: Path) -> N
         f"fd_dinov2_tiny {row.mean:.3f} +- {row.sd:.3f}" for row in rows.values()
     ]
     numbers = comparing.standing_of(manifest(described))  # type: ignore[arg-type]
-    assert numbers["generator_fd_dinov2_tiny"] == rows["generator"].mean and "generator_fd_digits" in numbers
+    assert numbers["generator_fd_dinov2_tiny_n40"] == rows["generator"].mean and "generator_fd_digits_n40" in numbers
     page = manifest(run(STEPS["report"], run=described)).result.page  # type: ignore[union-attr]
     html = (here / "store" / page.key).read_text()
     assert f"fd_dinov2_tiny {rows['generator'].mean:.3f}" in html and "second detector, sha256" in html
     published = manifest(run(STEPS["published_table"], scores=[scores])).result
     line = next(line for line in lines(published) if line[2] == "fd_dinov2_tiny")  # type: ignore[arg-type]
     assert line[4:7] == (
-        f"{rows['generator'].mean:.3f}",
+        f"{rows['generator'].mean:.3f} (n = 40)",
         f"+- {rows['generator'].interval:.3f}",
         "nothing published",
     )
@@ -277,9 +277,9 @@ def test_mlflow_gets_it_beside_the_first_metric(place: Path) -> None:
     store = open_store(settings().store)
     Both(store, runs.recipe(), (1.0, 1.01, 0.99)).write("one")
     told = projection(store, "one")
-    assert ("fd_dinov2_generator", 7.5, 0) in told.parent.metrics
-    scored = next(child for child in told.children if any(name == "fd_digits" for name, _, _ in child.metrics))
-    assert ("fd_dinov2", 7.5, 0) in scored.metrics and ("fd_dinov2_of_range", 8.0, 1) in scored.metrics
+    assert ("fd_dinov2_n200_generator", 7.5, 0) in told.parent.metrics
+    scored = next(child for child in told.children if any(name == "fd_digits_n200" for name, _, _ in child.metrics))
+    assert ("fd_dinov2_n200", 7.5, 0) in scored.metrics and ("fd_dinov2_n200_of_range", 8.0, 1) in scored.metrics
 
 
 # -- asked for on the command line

@@ -108,6 +108,14 @@ def test_a_second_metric_stands_under_the_file_that_it_is_of() -> None:
     for rows in ([one], [one, scored("cifar10-uncond-sid2a-alpha12", 1.5, "within")]):
         cells = lines(result(rows, []))
         at = next(number for number, line in enumerate(cells) if line[2] == "fd_dinov2")
-        assert cells[at][1:8] == ("  sid2a (alpha 1)", "fd_dinov2", "-", "60.500", "-", "nothing published", "")
+        assert cells[at][1:8] == (
+            "  sid2a (alpha 1)",
+            "fd_dinov2",
+            "-",
+            "60.500 (n = 50,000)",
+            "-",
+            "nothing published",
+            "",
+        )
         assert "worse" in cells[at - 1] and sum(line[2] == "fd_dinov2" for line in cells) == 1
     assert "second" not in scored("cifar10-uncond-sid2a", 1.6, "worse").model_dump()
