@@ -253,7 +253,7 @@ def test_work_that_does_not_divide_and_data_that_are_nowhere_are_said_before_any
     monkeypatch.setenv("SIDA_WORKERS", "7")
     said = run("cifar10-uncond", status=2)[1].strip().splitlines()
     possible = "1, 2, 4, 8, 16, 32, 64, 128, 256"
-    assert said[-1].endswith(f"among 7 GPUs (1 x 7): use {possible} (execution.processes, or SIDA_WORKERS)")
+    assert said[-1].endswith(f"among 7 processes: use {possible} (execution.processes, or SIDA_WORKERS)")
     assert not (place / "store").exists()
 
 

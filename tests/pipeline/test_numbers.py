@@ -68,7 +68,7 @@ def test_a_number_beyond_use_is_refused_where_it_is_read(option: str) -> None:
         *(("plan", "digits", "--utilization", text) for text in ("0", "nan", "inf", "1e-320", "1e-5", "1.01")),
         ("plan", "digits", "--nodes", "1" + "0" * 30),
         ("plan", "digits", "--gpus", "65536", "--nodes", "65536"),
-        ("plan", "digits", "--micro-batch", "16777216"),
+        ("plan", "digits", "--micro-batch", "3"),
         ("new", "birds", "--train", "--resolution", str(2**100)),
         ("new", "birds", "--train", "--classes", "1" + "0" * 30),
         ("run", "digits", "--nodes", "1" + "0" * 30),

@@ -92,7 +92,7 @@ def test_a_generator_of_two_steps_has_its_score_by_steps_and_a_registered_model_
     run = MadeInTwoSteps(store, recipe(method={"steps": 2}), (0.6, 0.61, 0.59)).write("run-1")
     found = projection(store, run)
     metrics = next(child.metrics for child in found.children if child.identity.split("/")[1] == "score")
-    by_steps = {step: value for name, value, step in metrics if name == "fd_digits_by_steps"}
+    by_steps = {step: value for name, value, step in metrics if name == "fd_digits_n200_by_steps"}
     assert by_steps == pytest.approx({1: 1.2, 2: 0.6})
     assert found.model is not None and found.model.name == "digits-8x8-fd_digits-n200-2-steps"
     one = projection(store, Made(store, recipe(), (0.7, 0.71, 0.69)).write("run-2"))
