@@ -198,7 +198,7 @@ def test_of_two_runs_at_once_one_is_told_who_holds_the_key(place: Path) -> None:
         (f"teacher: {{sha256: '{'0' * 64}'}}", "the recipe expects 0000"),
         ("method: {alhpa: 1}", "did you mean 'alpha'?"),
         ("gate: {teacher_at_most: 0.001}", "teacher gate: fd_digits"),
-        ("execution: {processes: 3}", "multiple"),
+        ("execution: {processes: 3}", "does not divide among 3 processes"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_status_2(place: Path, text: str, expected: str) -> None:
