@@ -277,7 +277,7 @@ def test_an_empty_value_does_not_mean_the_default(command: Command, arguments: t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("score", "PATH", "--recipe", "digits"), "not a file: give a safetensors file or a folder"),
+        (("score", "PATH", "--recipe", "digits"), "not a file: give a safetensors file, a folder"),
         (("sample", "PATH", "--grid", "g.png"), "not a file"),
         (("inspect", "PATH"), "not a file"),
         (("convert", "PATH", "--output", "out"), "not a file"),
