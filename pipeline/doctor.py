@@ -148,9 +148,7 @@ def _packages(_: Profile | None) -> Check:
     if not missing:
         return Check("packages", "ok", f"all {len(PACKAGES)} that the verbs need")
     listed = "; ".join(f"{name} ({use})" for name, use in missing.items())
-    return Check(
-        "packages", "bad", f"missing: {', '.join(missing)}", listed, "make setup, or pip install 'sida[pipeline]'"
-    )
+    return Check("packages", "bad", f"missing: {', '.join(missing)}", listed, "make setup")
 
 
 def _store(_: Profile | None) -> Check:

@@ -37,7 +37,11 @@ def machines(args: argparse.Namespace) -> Nodes | None:
         raise UserError(f"--nodes {args.nodes}: give 2 or more with --node-rank and --rendezvous")
     if not 0 <= args.node_rank < args.nodes:
         raise UserError(f"--node-rank {args.node_rank}: the nodes are numbered 0 to {args.nodes - 1}")
-    host, _, port = (args.rendezvous or "").rpartition(":")
+    if args.rendezvous is None:
+        raise UserError(
+            f"--nodes {args.nodes}: needs --rendezvous HOST:PORT of node 0, such as 10.0.0.1:29500, and --node-rank"
+        )
+    host, _, port = args.rendezvous.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise UserError(f"--rendezvous {args.rendezvous}: expected HOST:PORT of node 0, such as 10.0.0.1:29500")
     if ":" in host:

@@ -12,6 +12,7 @@ from pipeline.display import open_display
 from pipeline.local import Outcome
 from pipeline.plan import Plan
 from sida import recipe
+from sida.data.latents import check_vae
 from sida.data.places import is_remote, path_of
 from sida.foreign.fetch import fetch_file
 from sida.gpus import GPUS, Machines
@@ -63,7 +64,7 @@ def divide_work(recipe: Recipe) -> None:
 
 
 def _find_files(recipe: Recipe) -> None:
-    """Fail early unless every file that the recipe names on this machine exists, with its digest."""
+    """Fail early unless every file that the recipe names on this machine exists, with its digest, and a VAE can be loaded."""
     evaluation = recipe.evaluation
     sections = {"teacher": recipe.teacher, "generator": recipe.generator, "detector": evaluation.detector}
     sections |= {"second detector": evaluation.second.detector} if evaluation.second else {}
@@ -72,6 +73,8 @@ def _find_files(recipe: Recipe) -> None:
             fetch_file(section.address, kind, section.sha256)
     if not is_remote(recipe.dataset):
         path_of(recipe.dataset)
+    if recipe.dataset.latents is not None:
+        check_vae(recipe.dataset.latents)
 
 
 def fail(outcome: Outcome) -> int:

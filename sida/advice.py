@@ -17,6 +17,7 @@ Count = Callable[[Execution], "IterationCost"]
 
 COUNTED_IMAGES = 8  # a smaller micro-batch says too little of larger ones
 ALIKE = 1.01  # hours that differ by less do not decide
+EXACT = 0.1  # of the memory that is planned: what a GPU may take more (tests/accelerator/test_memory.py)
 MOST_TIMES = 8  # GPUs that advice goes up to, in those that were asked about
 
 
@@ -40,10 +41,15 @@ def alternatives(made: ResourcePlan, count: Count) -> list[ResourcePlan]:
 
 
 def best(plans: Sequence[ResourcePlan]) -> ResourcePlan | None:
-    """Return the plan that fits with the fewest GPU hours; the first of those that are alike. None where none fits."""
+    """Return the plan that fits with the fewest GPU hours, of those that are alike the first with room. None where none fits."""
     fitting = [one for one in plans if one.fits]
     least = min((one.work.total for one in fitting), default=0.0)
-    return next((one for one in fitting if one.work.total <= ALIKE * least), None)
+    alike = [one for one in fitting if one.work.total <= ALIKE * least]
+    return next((one for one in alike if _has_room(one)), alike[0] if alike else None)
+
+
+def _has_room(made: ResourcePlan) -> bool:
+    return (1 + EXACT) * made.memory_bytes <= made.machines.gpu.memory_gib * GIB
 
 
 def _suited(plans: Sequence[ResourcePlan], micro: int) -> ResourcePlan:

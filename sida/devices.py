@@ -27,6 +27,11 @@ def kind() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def count() -> int:
+    """Return how many GPUs this machine has; 0 where it computes on its CPU."""
+    return 0 if (chosen := kind()) == "cpu" else int(torch.get_device_module(chosen).device_count())
+
+
 def claim(number: int = 0) -> torch.device:
     """Make a device this process's default and return it. ``number``: which of the machine's GPUs.
 

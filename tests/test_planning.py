@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_told_what_would() -> None:
 
 
 def test_advice_keeps_the_numbers_first() -> None:
-    parts = PhaseCost(1, 0, 0, 0), PhaseCost(1, GIB, 0, 0), Blocks(10**8, 10**7, 10**6)
+    parts = PhaseCost(5 * 10**12, 0, 0, 0), PhaseCost(7 * 10**12, GIB, 0, 0), Blocks(10**8, 10**7, 10**6)
     made = plan(
         recipe.load("cifar10-uncond"),
         IterationCost(10**8, 10**6, 10**12, 10**11, *parts),
@@ -262,6 +262,17 @@ def test_a_layout_that_fits_is_told_of_a_quicker_one() -> None:
     assert made.fits
     assert chosen is not None
     assert settings_of(chosen, made).startswith("execution.shard: none")
+
+
+def test_of_layouts_that_take_as_long_the_one_with_room_is_set() -> None:
+    made = sharded("full", Machines(1, 4, GPUS["h100"]))
+    none, optimizer = others(made)[:2]
+    assert none.work.total == pytest.approx(optimizer.work.total, rel=0.01)
+    assert (
+        none.fits and 1.1 * none.memory_bytes > 80 * GIB > 1.1 * optimizer.memory_bytes
+    )  # a GPU may take a tenth more
+    chosen = better(made, others(made))
+    assert chosen is not None and settings_of(chosen, made).startswith("execution.shard: optimizer")
 
 
 def test_where_no_layout_fits_more_gpus_may() -> None:

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if not address.startswith(SQLITE) or not Path(address.removeprefix(SQLITE)).is_file():
         raise UserError(f"{redact(address)}: no runs yet: `sida run digits`, or `track` to fill it again")
     if importlib.util.find_spec("sqlalchemy") is None:
-        raise UserError("the pages need the full mlflow: pip install 'sida[laptop]'")
+        raise UserError("the pages need the full mlflow: pip install 'mlflow>=3.2,<3.18'")
     _check_database(Path(address.removeprefix(SQLITE)))
     _check_port(args.port)
     give_home()

@@ -7,6 +7,7 @@ depend on how the work is cut. Encoding is a job of the launcher: every process 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sida.manifests import LatentsInfo
+
+NEEDED = "latents need the package diffusers: pip install 'diffusers>=0.30'"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,16 @@ def check_pinned(latents: Latents | LatentsInfo) -> None:
         )
 
 
+def check_vae(latents: Latents) -> None:
+    """Raise UserError, before hours of other work, where ``load_vae`` would: no pinned revision, no such folder, no diffusers."""
+    check_pinned(latents)
+    folder = local_vae(latents)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"dataset.latents.vae {folder}: no such folder: put it there, or correct the path")
+    if importlib.util.find_spec("diffusers") is None:
+        raise UserError(NEEDED)
+
+
 def newest_revision(repository: str) -> str:
     """Return the commit that the main branch of a repository on the Hugging Face Hub is at: 40 hex digits.
 
@@ -76,7 +89,7 @@ def newest_revision(repository: str) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UserError(f"asking for a revision needs diffusers: pip install 'sida[latents]', {by_hand}") from error
+        raise UserError(f"asking for a revision needs diffusers: pip install 'diffusers>=0.30', {by_hand}") from error
     try:
         commit = HfApi().model_info(repository, timeout=30).sha
     except (OSError, ValueError) as error:  # of the hub's client: answers, connections, names that cannot be
@@ -97,7 +110,7 @@ def load_vae(latents: Latents | LatentsInfo) -> Any:
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
-        raise UserError(f"latents need the package diffusers: pip install 'sida[latents]' ({error})") from error
+        raise UserError(f"{NEEDED} ({error})") from error
     for path in sorted(folder.glob("*") if folder else ()):
         if instead := what_it_is_instead(path):
             raise UserError(f"dataset.latents.vae {path} is {instead}")

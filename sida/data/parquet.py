@@ -122,7 +122,7 @@ def open_parquet(path: Path) -> ParquetFile:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise UserError(f"source parquet needs the package pyarrow: pip install 'sida[parquet]' ({error})") from error
+        raise UserError(f"source parquet needs the package pyarrow: pip install 'pyarrow>=17' ({error})") from error
     with reading(str(path), path, "not a whole Parquet file"):
         with path.open("rb") as content:
             size = content.seek(0, os.SEEK_END)

@@ -304,9 +304,10 @@ def _raise_lasting(error: Exception, label: str, printable: str) -> None:
 
 def _away(error: Exception, label: str, printable: str, server: str) -> Unavailable:
     if isinstance(error, urllib3.exceptions.NewConnectionError):
+        # Short, so that its end is not cut: the whole address was said when the fetching began.
         return Unavailable(
-            f"{label} {printable}: cannot reach the server: check the address and this machine's network, "
-            f"or bring a copy and set SIDA_MIRROR (docs/benchmarks.md)",
+            f"{label} {printable.rpartition('/')[2]}: cannot reach {server}: check its name and the network, or set SIDA_MIRROR "
+            f"(docs/benchmarks.md)",
             server,
             "no way to it",
         )

@@ -59,11 +59,11 @@ def check(address: str) -> None:
         _check_answers(address)
     elif importlib.util.find_spec("sqlalchemy") is None:
         raise TrackingOff(
-            f"{redact(address)} needs the full mlflow (pip install 'sida[laptop]'), here is mlflow-skinny: "
+            f"{redact(address)} needs the full mlflow (pip install 'mlflow>=3.2,<3.18'), here is mlflow-skinny: "
             f"not written; `sida track` does so later"
         )
     if importlib.util.find_spec("mlflow") is None:
-        raise TrackingOff("mlflow is not installed (pip install 'sida[pipeline]'): not written")
+        raise TrackingOff("mlflow is not installed (make setup): not written")
 
 
 def _check_answers(address: str) -> None:

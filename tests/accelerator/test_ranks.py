@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from sida.errors import SidaError
+from sida.errors import SidaError, UserError
 from sida.launch.spec import Spec, TeachSpec
 from sida.scoring.measure import measure
 from sida.scoring.reference_job import reference
 from sida.training.distill_loop import DistillRun, distill
 from sida.training.teach_loop import teach
 from sida.worker.job import Job
+from sida.worker.ranks import check_enough, joined
 from tests.accelerator.device import NAME, Waits
 from tests.accelerator.ranks import Message, process_of
 from tests.accelerator.test_workers import reference_spec, score_spec
@@ -112,3 +114,17 @@ def test_processes_of_a_score_and_of_a_reference_agree(made: Bench, accelerator:
     found = messages(made, f"score-{world}", world, measure, spec)
     assert not sums(found)  # parts are merged from the store, in their order
     assert not sums(messages(made, f"reference-{world}", world, reference, reference_spec(made)))
+
+
+def test_more_processes_than_gpus_are_refused_with_what_to_set(
+    accelerator: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with (
+        pytest.raises(UserError, match=r"^8 processes .* has 1 GPU: set SIDA_WORKERS to 1"),
+        joined(timedelta(seconds=5)),
+    ):
+        pass
+    check_enough(1)
+    monkeypatch.undo()
+    check_enough(8)  # on a CPU

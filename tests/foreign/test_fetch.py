@@ -248,8 +248,16 @@ def test_a_mirror_is_looked_at_before_the_network_and_by_the_address_s_own_diges
     copy.write_bytes(b"another")
     with pytest.raises(UserError, match=f"expects {SHA256}"):
         fetch_file(address, "teacher")
-    with pytest.raises(Unavailable, match=r"cannot reach the server.*SIDA_MIRROR"):
-        fetch_file("https://no-such-host.invalid/other.pkl", "teacher")
+    long = "https://no-such-host.invalid/UT-Austin-PML/SiDA/resolve/main/EDM2_distillation/edm2_img512_xxl_sida_alpha1-077932.pkl"
+    with pytest.raises(Unavailable) as caught:
+        fetch_file(long, "generator")
+    around = (
+        "error: fetch_generator: ",
+        " (it stayed away for 1 min, SIDA_PATIENCE) (log: /home/me/sida/runs/20261130-050006-x/log.txt)",
+    )
+    line = one_line(str(caught.value).join(around))  # as a run ends with it: what to do is not cut
+    assert "edm2_img512_xxl_sida_alpha1-077932.pkl: cannot reach the server no-such-host.invalid: " in line
+    assert "the network, or set SIDA_MIRROR" in line
 
 
 def test_a_full_disk_is_said_before_it_is_full(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def test_a_node_that_nobody_leads_says_so(place: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--nodes", "2"], "expected HOST:PORT"),
+        (["--nodes", "2"], "--nodes 2: needs --rendezvous HOST:PORT"),
         (["--nodes", "2", "--rendezvous", "10.0.0.1"], "expected HOST:PORT"),
         (["--nodes", "2", "--node-rank", "2", "--rendezvous", "127.0.0.1:29500"], "numbered 0 to 1"),
         (["--node-rank", "1"], "give 2 or more"),

@@ -1,5 +1,6 @@
 """``sida`` as a user meets it: help, lists, and one line for each mistake."""
 
+import importlib.util
 import os
 import re
 import resource
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sida.data.latents import check_vae
 from sida.errors import UserError
+from sida.recipe import Latents
 from tests.pipeline.command import Command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,3 +186,32 @@ def test_plan_says_that_counting_a_network_of_many_blocks_takes_its_time(
     deep = command.place / "deep.yaml"
     deep.write_text("extends: digits\nname: deep\nteacher: {network: {num_blocks: 32}}\n")
     assert command("plan", str(deep)).err.startswith("counting the work of 64 blocks, layer by layer: ")
+
+
+@pytest.mark.parametrize(
+    ("vae", "words"),
+    [
+        ("stabilityai/sd-vae-ft-mse", ["dataset.latents.revision is not set", "sida pin"]),
+        ("/nowhere/sd-vae", ["dataset.latents.vae /nowhere/sd-vae", "no such folder"]),
+    ],
+)
+def test_a_vae_that_could_not_be_loaded_is_said_before_a_teacher_of_gigabytes_is_fetched(
+    tmp_path: Path, vae: str, words: list[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"extends: imagenet-512-edm2-xxl\nname: mine\ndataset: {{address: {tmp_path}/images, latents: {{vae: {vae}}}}}\n"
+    )
+    said = pipeline("run", str(mine), runs=tmp_path / "runs")
+    assert (said.returncode, said.stdout) == (2, "")
+    (line,) = said.stderr.splitlines()
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_vae_without_diffusers_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    latents = Latents(vae=str(tmp_path), licence="-", image_resolution=64)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"latents need the package diffusers: pip install 'diffusers"):
+        check_vae(latents)
