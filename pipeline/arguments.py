@@ -171,7 +171,12 @@ TRUST = argument(
     action="append",
     default=[],
 )
-PIPELINE = argument("--pipeline", "NAME", "which pipeline: reproduce (default), the whole DAG", default="reproduce")
+PIPELINE = argument(
+    "--pipeline",
+    "NAME",
+    "which pipeline: reproduce (default), the whole DAG; or score_published, the generators released for the benchmark",
+    default="reproduce",
+)
 ALLOW_TAGS = flag("--allow-tags", "take images without a digest, with a warning: they can change under a run")
 QUIET = flag("--quiet", "only the result, warnings and errors", "-q")
 AMOUNT = one_of(QUIET, flag("--verbose", "the steps' log lines too, as they come", "-v"))

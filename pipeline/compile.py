@@ -145,8 +145,14 @@ def plan_for(
     if pipeline == "score_published":
         return _published_plan(recipe, parameter)
     plan = Plan.of(recipe, parameter, PIPELINES[pipeline], force)
-    title = f"sida-{recipe.name}" if pipeline == "reproduce" else f"sida-{recipe.name}-{pipeline.replace('_', '-')}"
-    return replace(plan, pipeline=title, group=recipe.title, description=" ".join(recipe.description.split()))
+    return replace(
+        plan, pipeline=title_of(recipe, pipeline), group=recipe.title, description=" ".join(recipe.description.split())
+    )
+
+
+def title_of(recipe: Recipe, pipeline: str) -> str:
+    """Name of a pipeline on its engine, and of its schedule where the user gives none."""
+    return f"sida-{recipe.name}" + ("" if pipeline == "reproduce" else f"-{pipeline.replace('_', '-')}")
 
 
 def _published_plan(recipe: Recipe, parameter: str) -> Plan:
@@ -159,7 +165,7 @@ def _published_plan(recipe: Recipe, parameter: str) -> Plan:
         recipe.name,
         parameter,
         PIPELINES["score_published"],
-        pipeline=f"sida-{recipe.name}-score-published",
+        pipeline=title_of(recipe, "score_published"),
         group=f"released generators, {recipe.benchmark}",
         description=f"Score the generators released for {recipe.benchmark}",
         published=tuple(released_recipes(with_target)),

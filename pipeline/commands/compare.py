@@ -47,7 +47,9 @@ def main(args: argparse.Namespace) -> int:
     for run in args.runs:
         if not records.calls(store, run):
             raise UserError(f"no run {run!r} in {store.address}: check the id and the store")
-    ours, left_out = finished_runs(store, args.runs or records.runs(store), args.recipes)
+    ours, left_out = finished_runs(store, args.runs or records.runs(store), args.recipes, each=bool(args.runs))
+    if args.runs and not ours:
+        raise UserError("no run to compare: " + "; ".join(left_out))
     for line in left_out:
         print(line, file=sys.stderr)
     _check_names(args.recipes, {entry.recipe.name for entry in ours})

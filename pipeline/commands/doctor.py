@@ -10,7 +10,7 @@ your rights.
 examples:
   sida doctor
   sida doctor --profile ./mine.yaml
-  sida doctor --profile ./mine.yaml --recipe imagenet64
+  sida doctor --profile ./mine.yaml --recipe imagenet-64
   sida doctor --json | jq '.checks[] | select(.state == "bad")'
 """
 

@@ -6,6 +6,7 @@ change.
 
 examples:
   sida schedule digits --profile ./mine.yaml --cron "0 3 * * 1"    Mondays at 3:00
+  sida schedule cifar10-uncond --pipeline score_published --profile ./mine.yaml --cron "0 3 2 * *"
   sida schedule digits --profile ./mine.yaml --pause
   sida schedule --profile ./mine.yaml --list
 """
@@ -17,6 +18,7 @@ import dataclasses
 
 from pipeline import output, profile, remote
 from pipeline.arguments import PROFILE, RECIPE_TEXT, argument, flag, one_of
+from pipeline.compile import title_of
 from pipeline.cron import five_fields
 from pipeline.engines.base import Engine, Schedule, engine_of
 from pipeline.profile import Profile
@@ -30,7 +32,9 @@ ARGUMENTS = (
     argument("recipe", "RECIPE", RECIPE_TEXT, nargs="?"),  # --list needs none
     *remote.TO_COMPILE,
     PROFILE,
-    argument("--name", "NAME", "name of the schedule (default: sida- and the recipe's name)"),
+    argument(
+        "--name", "NAME", "name of the schedule (default: the pipeline's, sida-RECIPE or sida-RECIPE-score-published)"
+    ),
     one_of(
         argument("--cron", "FIELDS", "'minute hour day month weekday': make the schedule, or change it"),
         flag("--pause", "start no more runs until --cron is given again"),
@@ -49,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     if args.recipe is None and args.name is None:
         raise UserError("which schedule? give RECIPE, or --name as `schedule --list` shows it")
     check_texts({"--name": args.name})
-    name = args.name or f"sida-{recipe.load(args.recipe).name}"
+    name = args.name or title_of(recipe.load(args.recipe), args.pipeline)
     if args.cron:
         if args.recipe is None:
             raise UserError("which recipe? `schedule RECIPE --cron ...`")

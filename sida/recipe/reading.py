@@ -109,7 +109,8 @@ def find_file(kind: str, name: str, folder: Path, others: str) -> Path:
         return path
     path = folder / f"{checked(name, kind, ('file',))}.yaml"
     if not path.is_file():
-        hint = nearest(name, names(folder), cutoff=0.4)
+        here = next((there for suffix in ("", ".yaml", ".yml") if Path(there := f"{name}{suffix}").is_file()), "")
+        hint = f"did you mean the file ./{here}?" if here else nearest(name, names(folder), cutoff=0.4)
         raise UserError(f"no {kind} {name!r}: {hint and f'{hint} '}{others}; or give the path of a YAML file")
     return path
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.__main__ import VERBS, parser
 from scripts import reference
-from sida import layout
+from sida import layout, recipe
 from tests.conftest import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,6 +48,30 @@ def test_every_command_of_a_page_is_one_that_there_is(page: Path) -> None:
         assert verb.rstrip(",") in (*verbs, "VERB", "...", "--help"), f"{page.name}: {line}"
         options = {word for word in rest if word.startswith("--")} if verb in verbs and verb != "step" else set()
         assert options <= set(verbs[verb]._option_string_actions if verb in verbs else ()), f"{page.name}: {line}"
+
+
+def named_recipes(lines: list[str]) -> set[str]:
+    """Recipes that commands name by their names, not by paths or in capitals."""
+    found: set[str] = set()
+    for line in commands(lines):
+        words = shlex.split(line)
+        if words[1:] and words[0] in VERBS and words[0] not in ("new", "step") and "..." not in words:
+            given = vars(parser(*VERBS).parse_args(words))
+            values = [given.get(name) or () for name in ("recipe", "recipes", "cronjobs")]
+            found |= {name for value in values for name in ([value] if isinstance(value, str) else value)}
+    return {name for name in found if name == name.lower() and not name.endswith(".yaml")}
+
+
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)
+def test_every_recipe_that_a_command_of_a_page_names_is_there(page: Path) -> None:
+    assert named_recipes(blocks(page)) <= set(recipe.names())
+
+
+def test_every_recipe_that_an_example_of_a_verb_names_is_there() -> None:
+    examples = [line for verb in reference.verbs().values() for line in (verb.epilog or "").splitlines()]
+    named = named_recipes(examples)
+    assert len(named) > 5
+    assert named <= set(recipe.names())
 
 
 @pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.profile import Profile, load
 from sida import recipe
 from sida.launch.target import parse_target
 from sida.launch.trainjob_manifest import train_job
+from tests.conftest import ROOT
 from tests.manifests.render import containers, of_kind, overlay, pods
 from tests.manifests.test_steps import DIGEST
 
@@ -71,3 +73,24 @@ def test_the_overlay_s_quota_has_room_for_the_pods_of_the_training(name: str) ->
     asked = while_running("distill", where)
     assert asked["cpu"] <= parse_quantity(hard["requests.cpu"])
     assert asked["memory"] <= parse_quantity(hard["requests.memory"])
+
+
+def test_the_deadline_of_the_profile_for_gpus_outlasts_every_published_run() -> None:
+    """On eight A100, which have a third of the H100's peak: the table is planned for H100."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    table = text.split("<!-- table: cost -->")[1].split("<!-- end -->")[0]
+    hours = [int(found.replace(",", "")) for found in re.findall(r" M, ([\d,]+)(?= \|)", table)]
+    assert len(hours) == 11 * 3 and max(hours) == 4490  # SiD on CIFAR-10
+    assert max(hours) / 8 * 3 * 3600 < (load("gpu").needs("distill").timeout_seconds or 0)
+
+
+def test_on_gpus_whatever_takes_all_accelerators_waits_in_the_queue() -> None:
+    loaded = load("gpu")
+    images = loaded.images.model_copy(update={"cpu": f"host/sida@{DIGEST}", "cuda": f"host/sida-cuda@{DIGEST}"})
+    where = loaded.model_copy(update={"images": images})
+    for name in ("cifar10-uncond-sid2a", "imagenet-64"):
+        reproduced = recipe.load(name)
+        pods_of = {step: pod_of(step, reproduced, where, "gpu") for step in Plan.of(reproduced, "").tasks()}
+        assert reproduced.execution.processes > 1
+        own = {step: pod.processes for step, pod in pods_of.items() if pod.accelerator}
+        assert own == {"compare": 1}  # Kueue does not queue the pods of Kubeflow Pipelines

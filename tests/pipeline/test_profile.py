@@ -101,6 +101,16 @@ def test_a_profile_that_is_not_there_is_refused_with_those_there_are(
     assert all(word in line for word in words)
 
 
+@pytest.mark.parametrize(("written", "typed"), [("mine.yaml", "mine"), ("mine.yml", "mine"), ("kind-9", "kind-9")])
+def test_a_profile_named_without_its_path_is_found_in_the_folder_and_suggested(
+    command: Command, monkeypatch: pytest.MonkeyPatch, written: str, typed: str
+) -> None:
+    command.profile(name=written)
+    monkeypatch.chdir(command.place)
+    line = command("compile", "digits", "--profile", typed).mistake()
+    assert f"no profile {typed!r}: did you mean the file ./{written}?" in line
+
+
 def test_what_a_step_leaves_out_it_takes_from_the_default(command: Command) -> None:
     mine = profile.load(command.profile())
     assert mine.needs("distill").retries == 2

@@ -153,6 +153,20 @@ def test_schedules_are_listed_paused_and_go_on_and_are_deleted(command: Command,
     assert "'sida-digits'" in schedule(command, "--delete").mistake()
 
 
+def test_two_pipelines_of_a_recipe_have_a_schedule_each(command: Command, kfp: Kfp) -> None:
+    published = ("schedule", "cifar10-uncond", "--profile", command.profile(), "--pipeline", "score_published")
+    whole = published[:4]
+    assert command(*whole, "--cron", "0 3 1 * *").out == "sida-cifar10-uncond: created, 0 0 3 1 * *\n"
+    said = command(*published, "--cron", "0 3 2 * *")
+    assert said.out == "sida-cifar10-uncond-score-published: created, 0 0 3 2 * *\n"
+    assert [item["display_name"] for item in kfp.recurring.values()] == [
+        "sida-cifar10-uncond",
+        "sida-cifar10-uncond-score-published",
+    ]
+    assert command(*published, "--delete").out == "sida-cifar10-uncond-score-published: deleted\n"
+    assert [item["display_name"] for item in kfp.recurring.values()] == ["sida-cifar10-uncond"]
+
+
 def test_a_wrong_cron_sends_nothing(command: Command, kfp: Kfp) -> None:
     assert "'25'" in schedule(command, "--cron", "0 25 * * *").mistake()
     assert not kfp.requests

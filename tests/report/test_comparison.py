@@ -130,6 +130,20 @@ def test_of_equal_runs_the_newest_counts_and_one_that_cannot_be_read_is_said(sto
     assert len(left_out) == 1 and "run-broken" in left_out[0]
 
 
+def test_a_run_that_was_asked_for_and_is_not_shown_is_said_with_the_reason(store: ObjectStore) -> None:
+    write_two(store)
+    Made(store, recipe(), (0.6, 0.61, 0.59), minute=30).write("run-again")
+    Made(store, recipe(name="half"), (1.0, 1.1, 0.9)).write("run-half", upto="distill")
+    asked = ["run-sida", "run-sid", "run-again", "run-half"]
+    ours, left_out = finished_runs(store, asked, ["digits", "half"], each=True)
+    assert [entry.run for entry in ours] == ["run-again"]
+    assert sorted(left_out) == [
+        "run run-half left out: it has no result to compare (`status run-half`)",
+        "run run-sid left out: it is of the recipe digits-sid",
+        "run run-sida left out: run-again is of the same recipe and repeat, and counts in its place",
+    ]
+
+
 def test_csv_and_json_hold_one_record_for_each_run_and_each_empty_row(store: ObjectStore) -> None:
     write_two(store)
     rows = rows_of(benchmarks(finished_runs(store, records.runs(store))[0]))
@@ -163,6 +177,11 @@ def test_mistakes_are_named_in_a_line(store: ObjectStore, command: Command) -> N
     write_two(store)
     assert "no run 'run-x'" in command("compare", "--runs", "run-x").mistake()
     assert "did you mean" in command("compare", "digist").mistake()
+    Made(store, recipe(name="half"), (1.0, 1.1, 0.9)).write("run-half", upto="distill")
+    line = command("compare", "--runs", "run-half").mistake()
+    assert "no run to compare: run run-half left out: it has no result to compare (`status run-half`)" in line
+    said = command("compare", "--runs", "run-sid", "run-half")
+    assert (said.status, "run run-half left out" in said.err) == (0, True)
 
 
 def test_hostile_names_stay_text_on_the_page_and_in_the_csv(store: ObjectStore) -> None:

@@ -91,27 +91,37 @@ def identity_of(recipe: Recipe, calls: Mapping[str, StepCall]) -> tuple[str, str
 
 
 def finished_runs(
-    store: ObjectStore, runs: Iterable[str], names: Iterable[str] = ()
+    store: ObjectStore, runs: Iterable[str], names: Iterable[str] = (), *, each: bool = False
 ) -> tuple[list[ComparedRun], list[str]]:
     """Return the newest finished run of each recipe and repeat, and a line about each run that cannot be read.
 
-    ``names``: of recipes, when only those are of interest.
+    ``names``: of recipes, when only those are of interest. ``each``: a line about every run that is left out, whatever the reason.
     """
     newest: dict[str, ComparedRun] = {}
-    left_out, names = [], set(names)
+    left_out, passed_over, names = [], [], set(names)
     for run in runs:
         try:
             calls = records.calls(store, run)
             if "compare" not in calls or not calls["compare"].manifest:
+                passed_over.append(f"run {run} left out: it has no result to compare (`status {run}`)")
                 continue
             recipe = recipe_at(calls["compare"].recipe, store)
             if names and recipe.name not in names:
+                passed_over.append(f"run {run} left out: it is of the recipe {recipe.name}")
                 continue
-            newest[identity_of(recipe, calls)[1]] = _entry(store, run, recipe, calls)
+            identity = identity_of(recipe, calls)[1]
+            if identity in newest and newest[identity].run != run:
+                older = newest[identity].run
+                passed_over.append(
+                    f"run {older} left out: {run} is of the same recipe and repeat, and counts in its place"
+                )
+            newest[identity] = _entry(store, run, recipe, calls)
         except (NotFound, Corrupt, SidaError) as error:
             left_out.append(f"run {run} left out: {error}")
     titles = Counter(entry.title for entry in newest.values())
-    return [replace(e, mark=f" {e.run}") if titles[e.title] > 1 else e for e in newest.values()], left_out
+    return [
+        replace(e, mark=f" {e.run}") if titles[e.title] > 1 else e for e in newest.values()
+    ], left_out + passed_over * each
 
 
 def _entry(store: ObjectStore, run: str, recipe: Recipe, calls: Mapping[str, StepCall]) -> ComparedRun:
