@@ -239,7 +239,7 @@ def test_a_file_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path) -> 
 
 def test_without_pyarrow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"pip install 'sida\[parquet\]'"):
+    with pytest.raises(UserError, match=r"pip install 'pyarrow>=17'"):
         opened(PUBLISHED)
 
 
