@@ -48,7 +48,7 @@ def kept(job: Distillation) -> int:
         for tensor in (*nn.Module.parameters(module), *nn.Module.buffers(module))
     ]
     for updates in (job.psi_updates, job.theta_updates):
-        tensors += [local(value) for value in updates.state_dict().values()]
+        tensors += [local(value) for moments in updates.adam.state.values() for value in moments.values()]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
