@@ -2,8 +2,7 @@
 
 GENERATOR is a .safetensors file (as `run` names it), or the address of a generator's or run's manifest; with --recipe also a
 published pickle, of which nothing is run, or a generator of latents (EDM2), which the recipe's VAE decodes. It computes on this
-machine's first GPU, or else its CPU, in float32. At least one of --grid, --output
-and --npz is needed.
+machine's first GPU, or else its CPU, in float32. At least one of --grid, --output and --npz is needed.
 
 examples:
   sida sample generator.safetensors --seeds 0-63 --grid out.png
@@ -99,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         labels = sampling.labels_for(generator, len(args.seeds), args.labels)
     noise = sampling.authors_noise if authors else sampling.sampling_noise
-    parts = sampling.sample_parts(generator, args.seeds, labels, noise=noise, batch=args.batch, decode=decode)
+    parts = sampling.sample(generator, args.seeds, labels, noise=noise, batch=args.batch, decode=decode)
     _write(args, generator, labels, parts)
     written = {"grid": args.grid, "folder": args.output, "npz": args.npz}
     files = {name: str(path.absolute()) for name, path in written.items() if path is not None}

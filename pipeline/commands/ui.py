@@ -24,7 +24,7 @@ from sida.errors import UserError
 from sida.printing import one_line
 from sida.settings import environment, give_home, settings
 from sida.tracking.links import TRAINING
-from sida.tracking.server import SQLITE
+from sida.tracking.server import INSTALL, SQLITE
 
 ARGUMENTS = (argument("--port", "PORT", "port on 127.0.0.1 (default 5000)", type=whole(1, 65535), default=5000),)
 
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if not address.startswith(SQLITE) or not Path(address.removeprefix(SQLITE)).is_file():
         raise UserError(f"{redact(address)}: no runs yet: `sida run digits`, or `track` to fill it again")
     if importlib.util.find_spec("sqlalchemy") is None:
-        raise UserError("the pages need the full mlflow: pip install 'mlflow>=3.2,<3.18'")
+        raise UserError(f"the pages need the full mlflow: {INSTALL}")
     _check_database(Path(address.removeprefix(SQLITE)))
     _check_port(args.port)
     give_home()

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from sida.manifests import LatentsInfo
 
-NEEDED = "latents need the package diffusers: pip install 'diffusers>=0.30'"
+INSTALL = "pip install 'diffusers>=0.30'"
+NEEDED = f"latents need the package diffusers: {INSTALL}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def newest_revision(repository: str) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UserError(f"asking for a revision needs diffusers: pip install 'diffusers>=0.30', {by_hand}") from error
+        raise UserError(f"asking for a revision needs diffusers: {INSTALL}, {by_hand}") from error
     try:
         commit = HfApi().model_info(repository, timeout=30).sha
     except (OSError, ValueError) as error:  # of the hub's client: answers, connections, names that cannot be

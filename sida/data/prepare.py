@@ -32,6 +32,7 @@ from sida.steps import Made, StepRun, step
 if TYPE_CHECKING:
     from sida.data.sources import Source
 
+LOSSY_FILES = "lossy_files"  # the note that says how many files were compressed with loss
 NAMED = 3  # bad images named in a message; the listing names all
 
 
@@ -200,7 +201,7 @@ def _assemble(
         )
         run.notes |= {"pixels_left_out": left_out, "share_left_out": round(left_out / pixels, 4)}
     if conversion.record == "pixels" and all(record.lossy is not None for record in records):
-        run.notes["lossy_files"] = sum(record.lossy or 0 for record in records)  # sida/scoring/compression.py reads it
+        run.notes[LOSSY_FILES] = sum(record.lossy or 0 for record in records)
     if 0 in histogram:
         run.note(f"{histogram.count(0)} of {dataset.classes} classes have no image, e.g. {histogram.index(0)}")
     content = (

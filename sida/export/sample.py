@@ -76,19 +76,6 @@ def sample(
     noise: Noise = sampling_noise,
     batch: int = 64,
     decode: Decode | None = None,
-) -> Tensor:
-    """Return uint8 [N, C, H, W], one image for each seed: those of ``sample_parts`` at once."""
-    return torch.cat(list(sample_parts(generator, seeds, labels, noise=noise, batch=batch, decode=decode)))
-
-
-def sample_parts(
-    generator: Generator,
-    seeds: Sequence[int],
-    labels: Tensor,
-    *,
-    noise: Noise = sampling_noise,
-    batch: int = 64,
-    decode: Decode | None = None,
 ) -> Iterator[Tensor]:
     """Return an iterator over uint8 [B, C, H, W], one image for each seed, made where the generator is.
 

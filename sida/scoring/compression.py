@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sida.data.prepare import LOSSY_FILES
 from sida.manifests import DatasetResult, Manifest, ReferenceResult
 
-LOSSY_FILES = "lossy_files"  # note of prepare_data: how many of the training set's files were compressed with loss
 SAVE = "the score holds the compression's error: save them as PNG"
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 SQLITE = "sqlite:///"
+INSTALL = "pip install 'mlflow>=3.2,<3.18'"  # the full one
 PROJECTION = "sida.projection"  # the tag that is written last: the projection is whole
 ANSWER_SECONDS = 5.0
 WAIT_SECONDS = 15.0  # for a server that is away: tracking can be done at any time, so nothing waits for it long
@@ -59,7 +60,7 @@ def check(address: str) -> None:
         _check_answers(address)
     elif importlib.util.find_spec("sqlalchemy") is None:
         raise TrackingOff(
-            f"{redact(address)} needs the full mlflow (pip install 'mlflow>=3.2,<3.18'), here is mlflow-skinny: "
+            f"{redact(address)} needs the full mlflow ({INSTALL}), here is mlflow-skinny: "
             f"not written; `sida track` does so later"
         )
     if importlib.util.find_spec("mlflow") is None:

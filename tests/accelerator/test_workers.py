@@ -271,7 +271,7 @@ def test_the_comparison_s_pictures_and_samples_are_drawn(here: Bench) -> None:
     teacher = here.inputs["teacher"].result
     assert drawn.sheet and drawn.nearest
     network = load_network(fetch_object(here.store, teacher.weights), teacher.network).to(device()).eval()
-    made = sample(Generator(network, teacher.network, 2.5, 1, "-", {}), [0, 1], torch.tensor([3, 4]))
+    (made,) = sample(Generator(network, teacher.network, 2.5, 1, "-", {}), [0, 1], torch.tensor([3, 4]))
     assert made.is_cpu and made.shape == (2, 1, 8, 8)
 
 
@@ -283,7 +283,7 @@ def test_sample_computes_on_the_accelerator_by_itself(
     options = ("--seeds", "3-6", "--labels", "2,0", "--output", str(tmp_path / "images"))
     assert command("sample", str(file), *options).status == 0
     assert accelerator.count > 0  # images came from it
-    expected = sample(open_generator(str(file)), range(3, 7), torch.tensor([2, 0, 2, 0]))
+    (expected,) = sample(open_generator(str(file)), range(3, 7), torch.tensor([2, 0, 2, 0]))
     for seed, image in zip(range(3, 7), expected, strict=True):
         found = pixels_in(tmp_path / "images" / f"{seed:08d}.png").astype(int)
         assert abs(found - image[0].numpy()).max() <= 1
@@ -299,5 +299,5 @@ def test_sample_decodes_latents_on_the_accelerator(place: Path, accelerator: Wai
         denoiser = build_network(network).to(device()).eval()
     latents = Latents(vae=str(tiny_vae(tmp_path / "vae")), licence="-", image_resolution=64)
     generator = Generator(denoiser, network, 2.5, 1, "-", {})
-    made = sample(generator, [0, 1], torch.tensor([1, 2]), decode=decoder_of(latents, device()))
+    (made,) = sample(generator, [0, 1], torch.tensor([1, 2]), decode=decoder_of(latents, device()))
     assert made.is_cpu and made.dtype == torch.uint8 and made.shape[:2] == (2, 3)

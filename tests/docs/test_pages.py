@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.__main__ import VERBS, parser
 from scripts import reference
+from scripts.lock import wanted
 from sida import layout, recipe
 from tests.conftest import ROOT
 
@@ -105,3 +106,14 @@ def test_every_heading_that_a_page_links_is_there() -> None:
 def test_the_layout_of_the_store_is_that_of_the_code() -> None:
     tree = (layout.__doc__ or "").split("\n\n")[1].replace("``", "")
     assert tree in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_what_is_to_be_installed_is_said_in_the_project_s_own_ranges() -> None:
+    told = [
+        (path.name, package)
+        for path in (*PAGES, *(ROOT / "sida").rglob("*.py"), *(ROOT / "pipeline").rglob("*.py"))
+        for package in re.findall(r"pip install '([^'\[]+)'", path.read_text(encoding="utf-8"))
+    ]
+    asked = set(wanted("pipeline", "laptop", "latents", "parquet"))
+    assert {package for _, package in told} >= {"diffusers>=0.30"}
+    assert [each for each in told if each[1] not in asked] == []

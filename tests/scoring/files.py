@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sida.recipe import Recipe
+from sida.registry import EVERY_STEP
 from sida.steps import Step
 
 
@@ -20,3 +21,15 @@ def runner(folder: Path, recipe: Recipe) -> Callable[..., str]:
         return str(path)
 
     return run
+
+
+def whole_run(folder: Path, recipe: Recipe) -> dict[str, str]:
+    """Run every step of a recipe, data to report; their manifests' files by the steps' names."""
+    run, steps = runner(folder, recipe), EVERY_STEP
+    made = {name: run(steps[name]) for name in ("prepare_data", "fetch_teacher")}
+    made["reference_statistics"] = reference = run(steps["reference_statistics"], dataset=made["prepare_data"])
+    made["score_teacher"] = gate = run(steps["score_teacher"], teacher=made["fetch_teacher"], reference=reference)
+    made["distill"] = generator = run(steps["distill"], teacher_scores=gate)
+    made["score"] = scores = run(steps["score"], generator=generator, reference=reference)
+    made["compare"] = described = run(steps["compare"], teacher_scores=gate, scores=scores)
+    return made | {"report": run(steps["report"], run=described)}

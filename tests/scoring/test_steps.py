@@ -23,7 +23,7 @@ from sida.scoring.words import against_teacher, target_gate
 from sida.teachers.files import save_network
 from sida.verify import recompute, verify
 from tests.scoring.conftest import ASSET, METHOD, SMALL, manifest, tiny
-from tests.scoring.files import runner
+from tests.scoring.files import runner, whole_run
 from tests.scoring.test_verify_results import problems, reseal
 
 
@@ -44,16 +44,11 @@ def file_of(folder: Path, **header: Any) -> Path:
 def test_a_run_of_two_steps_scores_each_and_its_first_as_a_one_step_generator_of_those_weights_scores(
     here: Path,
 ) -> None:
-    run, steps = runner(here, recipe_of(2)), EVERY_STEP
-    dataset, teacher = run(steps["prepare_data"]), run(steps["fetch_teacher"])
-    reference = run(steps["reference_statistics"], dataset=dataset)
-    teacher_scores = run(steps["score_teacher"], teacher=teacher, reference=reference)
-    generator = run(steps["distill"], teacher_scores=teacher_scores)
-    scores = run(steps["score"], generator=generator, reference=reference)
-    described = run(steps["compare"], teacher_scores=teacher_scores, scores=scores)
-    report = manifest(run(steps["report"], run=described))
+    whole, steps = whole_run(here, recipe_of(2)), EVERY_STEP
+    reference, scores, described = (whole[name] for name in ("reference_statistics", "score", "compare"))
+    report = manifest(whole["report"])
 
-    made: Manifest[Any] = manifest(generator)
+    made: Manifest[Any] = manifest(whole["distill"])
     assert (made.result.steps, made.result.method) == (2, "SiDA in 2 steps")
     scored = manifest(scores)
     result: Any = scored.result
@@ -92,20 +87,19 @@ def test_samples_of_two_steps_are_the_network_s_on_noise_of_their_seed_and_step_
     generator = open_generator(str(file_of(tmp_path, sigma_init=2.5, steps=2)))
     assert generator.steps == 2
     seeds, labels = [7, 100, 3, 8, 9], torch.tensor([0, 1, 2, 3, 4])
-    whole = sample(generator, seeds, labels)
-    assert (
-        whole.int() - sample(generator, seeds, labels, batch=2).int()
-    ).abs().max() <= 1  # a batch may round otherwise
+    (whole,) = sample(generator, seeds, labels)
+    in_batches = torch.cat([*sample(generator, seeds, labels, batch=2)])
+    assert (whole.int() - in_batches.int()).abs().max() <= 1  # a batch may round otherwise
     one_hot = torch.nn.functional.one_hot(labels, 10).float()
     draws, indices, second = Draws(0), torch.tensor(seeds), 0.16899756  # halfway from 2.5 to 0.002 in sigma^(1/7)
     with torch.no_grad():
         x = generator.denoiser(2.5 * draws.normal("sample", indices, (1, 8, 8)), 2.5, one_hot)
         x = generator.denoiser(x + second * draws.normal("sample 2", indices, (1, 8, 8)), second, one_hot)
     assert (whole.int() - to_uint8(x).int()).abs().max() <= 1
-    one = sample(open_generator(str(file_of(tmp_path, sigma_init=2.5))), seeds, labels)
+    (one,) = sample(open_generator(str(file_of(tmp_path, sigma_init=2.5))), seeds, labels)
     assert (whole.int() - one.int()).abs().max() > 20
     with pytest.raises(UserError, match="--draws authors: is known for one step"):
-        sample(generator, seeds, labels, noise=authors_noise)
+        next(sample(generator, seeds, labels, noise=authors_noise))
 
 
 @pytest.mark.parametrize(

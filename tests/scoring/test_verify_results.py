@@ -22,6 +22,7 @@ from sida.registry import EVERY_STEP
 from sida.steps import StepRun
 from sida.verify import Recomputed, verify
 from tests.scoring.conftest import ASSET, small
+from tests.scoring.files import runner, whole_run
 
 
 @pytest.fixture
@@ -30,25 +31,11 @@ def made(here: Path, shelf: Path) -> dict[str, Path]:
     if (shelf / "store").exists():
         shutil.copytree(shelf / "store", here / "store", dirs_exist_ok=True)
     else:
-        whole_run(here)
+        made = whole_run(here, small())
+        table = runner(here, small())(EVERY_STEP["published_table"], scores=[made["score"]])
+        assert Path(made["report"]).exists() and Path(table).exists()
         shutil.copytree(here / "store", shelf / "store")
     return {path.parents[1].name: path for path in (here / "store" / "steps").glob("*/*/1.json")}
-
-
-def whole_run(folder: Path) -> None:
-    from tests.scoring.files import runner
-
-    run = runner(folder, small())
-    steps = EVERY_STEP
-    dataset, teacher = run(steps["prepare_data"]), run(steps["fetch_teacher"])
-    reference = run(steps["reference_statistics"], dataset=dataset)
-    teacher_scores = run(steps["score_teacher"], teacher=teacher, reference=reference)
-    generator = run(steps["distill"], teacher_scores=teacher_scores)
-    scores = run(steps["score"], generator=generator, reference=reference)
-    described = run(steps["compare"], teacher_scores=teacher_scores, scores=scores)
-    report = run(steps["report"], run=described)
-    table = run(steps["published_table"], scores=[scores])
-    assert Path(report).exists() and Path(table).exists()
 
 
 def reseal(path: Path, change: Callable[[dict[str, Any]], object], to: Path | None = None) -> Path:
