@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 from sida.shapes import Needed, Shape, misshapen
@@ -57,15 +58,14 @@ def _check_page(prefix: str, page: Mapping[str, Any]) -> None:
 
 def body_of(answer: Mapping[str, Any], most: int) -> bytes | None:
     """Read an answer's body to its end; return None, and no more of it is read, where it has more than ``most`` bytes."""
-    body, content = answer["Body"], io.BytesIO()
-    if answer.get("ContentLength", 0) <= most:
-        while block := body.read(BLOCK_BYTES):  # the last, empty one compares what came with what was announced
-            content.write(block)
-            if content.tell() > most:
-                break
-        else:
+    content = io.BytesIO()
+    with closing(answer["Body"]) as body:
+        if answer.get("ContentLength", 0) <= most:
+            while block := body.read(BLOCK_BYTES):  # the last, empty one compares what came with what was announced
+                content.write(block)
+                if content.tell() > most:
+                    return None
             return content.getvalue()
-    body.close()
     return None
 
 

@@ -13,6 +13,7 @@ import certifi
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.loaders import create_loader
+from botocore.response import StreamingBody
 from botocore.session import Session
 
 from sida import patience
@@ -70,7 +71,7 @@ def connect(endpoint: str, region: str, connections: int) -> BaseClient:
         raise not_an_address(endpoint) from error
     _bound_answers(client)
     client.meta.events.register_last("before-call.s3", _send_at_once)
-    client.meta.events.register("before-parse.s3", _refuse_strange_answers)
+    client.meta.events.register("before-parse.s3", _refuse_answers)
     return client
 
 
@@ -93,7 +94,17 @@ def _send_at_once(params: dict[str, Any], **_: object) -> None:
     params["headers"].pop("Expect", None)
 
 
-def _refuse_strange_answers(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+def _refuse_answers(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
+    """Refuse an answer as below, and close what of it was not read: it holds its connection."""
+    try:
+        _refuse_strange_answers(operation_model, response_dict)
+    except (Redirected, Strange):
+        if isinstance(response_dict["body"], StreamingBody):
+            response_dict["body"].close()
+        raise
+
+
+def _refuse_strange_answers(operation_model: Any, response_dict: dict[str, Any]) -> None:
     """Raise Redirected for a redirect, as a signed request goes to nobody else, and Strange for an answer that is cut or no S3.
 
     botocore might follow the first and take the second, a proxy's page among them, for an empty list.

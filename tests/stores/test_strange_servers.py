@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +101,25 @@ def test_what_may_pass_is_tried_again_and_ends_in_a_line(server: Server, strange
         error = failure(strange, use)
         tries = patience.QUICK_TRIES + (use == "create")  # which looks whether it was written
         assert isinstance(error, Unavailable) and len(server.asked) == tries, (use, error)
+
+
+def test_an_answer_that_is_refused_leaves_no_connection_open(
+    server: Server, strange: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: left.append(what.object))
+    gc.disable()  # reference counting alone need not close them: a cycle holds the connection and its answer
+    try:
+        for length in ("abc", "\xc2\xb2", "-5", "9" * 30):
+            server.answer = http(200, b"abc", Content_Length=length)
+            assert isinstance(failure(strange, "read"), Unavailable)
+        server.answer = http(200, b"abcdef", ETag="x")
+        with pytest.raises(Corrupt):
+            strange.read("a/b", most=3)
+    finally:
+        gc.enable()
+    gc.collect()
+    assert left == []
 
 
 @pytest.mark.parametrize(
