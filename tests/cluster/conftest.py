@@ -111,8 +111,22 @@ expected: null
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: Cluster) -> Undisturbed:
-    recipe = cluster.folder / "recipe.yaml"
-    recipe.write_text(RECIPE)
+    return _run_here(cluster, "whole.yaml", RECIPE)
+
+
+@pytest.fixture(scope="session")
+def divided(cluster: Cluster, undisturbed: Undisturbed) -> Undisturbed:
+    """The same run, which this machine takes as it is, with networks that the two nodes are to divide."""
+    made = _run_here(
+        cluster, "divided.yaml", RECIPE.replace("processes: 2", "processes: 2, shard: full, shard_over: 2")
+    )
+    assert (made.folder, made.generator) == (undisturbed.folder, undisturbed.generator) and made.run != undisturbed.run
+    return made
+
+
+def _run_here(cluster: Cluster, name: str, text: str) -> Undisturbed:
+    recipe = cluster.folder / name
+    recipe.write_text(text)
     told: dict[str, Any] = json.loads(cluster.done("run", str(recipe), "--json"))
     steps = {step["name"]: step for step in told["steps"]}
     sha256 = Path(told["generator"]).stem
