@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -40,9 +42,16 @@ def most_held(loaded: Recipe) -> int:
             return held.peak
 
 
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("shard", ["optimizer", "full"])
-@pytest.mark.parametrize("size", [SIZES[0], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[1:])])
+QUICK = ("xs", "full", False)
+
+
+@pytest.mark.parametrize(
+    ("size", "shard", "again"),
+    [
+        case if case == QUICK else pytest.param(*case, marks=pytest.mark.slow)
+        for case in itertools.product(SIZES, ("optimizer", "full"), (False, True))
+    ],
+)
 def test_plan_counts_what_a_process_of_eight_holds_within_10_percent(
     size: str, shard: str, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

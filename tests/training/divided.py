@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -136,17 +136,3 @@ def divide_newest(processes: Processes, folder: str, file: JobFile) -> None:
     writer.save(Checkpoint(found.seen, {n: value for n, value in found.values.items() if n != CHECKSUM}, tensors))
     writer.wait()
     writer.close()
-
-
-def in_processes(world: int, task: Callable[..., None], *arguments: Any) -> None:
-    """Call ``task(processes, *arguments)`` in so many processes, joined by gloo."""
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_process, (world, f"{folder}/rendezvous", task, arguments), nprocs=world)
-
-
-def _process(rank: int, world: int, rendezvous: str, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    task(Processes(rank, world, CPU), *arguments)
-    distributed.barrier()
-    distributed.destroy_process_group()

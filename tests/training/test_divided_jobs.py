@@ -21,8 +21,8 @@ from sida.training.distill_loop import distill
 from sida.training.iteration import Distillation
 from sida.worker.job import Job
 from sida.worker.ranks import Processes
+from tests.joined import in_processes
 from tests.training.digits_job import Bench, bench_in, recipe
-from tests.training.divided import in_processes
 
 SHORT = "method: {images: 128, decay_from: 64}\nexecution: {checkpoint_every: 1_000}"
 OFTEN = SHORT.replace("1_000", "32")

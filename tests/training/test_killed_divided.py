@@ -15,7 +15,8 @@ from sida.training.checkpoint import Checkpoint, newest
 from sida.training.state import load_state, state_of
 from sida.training.writer import Writer
 from sida.worker.ranks import Processes
-from tests.training.divided import Place, in_processes
+from tests.joined import in_processes
+from tests.training.divided import Place
 from tests.training.test_sharding import BATCH, TOLERANCE, job_of, tensors_of
 from tests.training.tiny import ALONE, largest_difference
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from sida.errors import SidaError
 from sida.scoring.partial import Piece, gather, merged, pieces
@@ -21,6 +21,7 @@ from sida.scoring.sums import Sums
 from sida.stores import open_store
 from sida.training.gradients import GradientSum
 from sida.worker.ranks import Processes, joined
+from tests.joined import FORKED
 
 LIMIT = timedelta(seconds=3)
 LONG = 2 * LIMIT.total_seconds()
@@ -66,9 +67,8 @@ class Group(AbstractContextManager["Group"]):
 
     def __init__(self, work: Callable[[Processes, Path], None], world: int, place: Path) -> None:
         self.agent = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        spawn = multiprocessing.get_context("spawn")
         arguments = [(work, rank, world, self.agent.port, place) for rank in range(world)]
-        self.processes = [spawn.Process(target=_in_process, args=each) for each in arguments]
+        self.processes = [FORKED.Process(target=_in_process, args=each) for each in arguments]
         for process in self.processes:
             process.start()
 

@@ -30,7 +30,8 @@ from sida.training.state import load_state, state_of
 from sida.training.writer import Writer
 from sida.worker.job import Job
 from sida.worker.ranks import Processes
-from tests.training.divided import Place, differing, in_processes, parts, reference
+from tests.joined import in_processes
+from tests.training.divided import Place, differing, parts, reference
 
 LAYOUTS = {"1": (), "2": (2,), "4": (4,), "2x2": (2, 2)}
 

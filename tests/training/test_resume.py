@@ -29,8 +29,9 @@ from sida.training.teach_loop import TeachRun, teach
 from sida.training.writer import Writer
 from sida.worker.job import Job
 from tests.jobs import stored
+from tests.joined import in_processes
 from tests.training.digits_job import Bench, bench_in
-from tests.training.divided import divide_newest, in_processes
+from tests.training.divided import divide_newest
 
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to the checkpoint's place in the store and the end
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sida.errors import UserError
@@ -20,6 +20,7 @@ from sida.training.sharding import divide, gathered, whole
 from sida.training.state import load_state, state_of
 from sida.training.stored import StoredTensors
 from sida.worker.ranks import Processes
+from tests.joined import in_processes
 from tests.training.tiny import ALONE, EDM2, NETWORK, distillation, largest_difference
 
 CPU = torch.device("cpu")
@@ -74,38 +75,30 @@ def run(job: Distillation, first: int = 0, iterations: int = ITERATIONS) -> Outc
 # --- in several processes
 
 
-def _worker(rank: int, world: int, rendezvous: str, target: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    processes = Processes(rank, world, CPU)
+def _worker(processes: Processes, target: str) -> None:
+    world = processes.world
     for case, layout, over, rounds in RUNS[world]:
         outcome = run(job_of(case, processes, layout, BATCH // world // rounds, over))
-        if rank == 0:
-            torch.save(outcome, f"{target}/{case}-{world}-{layout}-{over}-{rounds}")
-    distributed.destroy_process_group()
+        if processes.rank == 0:
+            torch.save(outcome, f"{target}/{_name(world, case, layout, over, rounds)}")
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what each layout ended with."""
-    folder = tmp_path_factory.mktemp("layouts")
-    for case in METHODS:
-        torch.save(run(job_of(case, ALONE, "none", BATCH)), folder / f"{case}-1")
-    for world in RUNS:
-        multiprocessing.spawn(_worker, (world, f"{folder}/rendezvous-{world}", str(folder)), nprocs=world)
-    return folder
+def _name(world: int, case: str, layout: str, over: int, rounds: int) -> str:
+    """The file with what such a run ended with."""
+    return f"{case}-{world}-{layout}-{over}-{rounds}"
 
 
-@pytest.mark.parametrize(
-    ("world", "case", "layout", "over", "rounds"), [(world, *cut) for world, runs in RUNS.items() for cut in runs]
-)
-def test_no_layout_changes_a_number(outcomes: Path, world: int, case: str, layout: str, over: int, rounds: int) -> None:
-    alone = torch.load(outcomes / f"{case}-1", weights_only=True)
-    divided = torch.load(outcomes / f"{case}-{world}-{layout}-{over}-{rounds}", weights_only=True)
-    assert alone.keys() == divided.keys()
-    norms = [name for name in alone if name.startswith("norm/")]  # which are told in float32
-    assert largest_difference(*({n: outcome.pop(n) for n in norms} for outcome in (alone, divided))) < 1e-6
-    assert largest_difference(alone, divided) < TOLERANCE
+def test_no_layout_changes_a_number(tmp_path: Path) -> None:
+    whole_runs = {case: run(job_of(case, ALONE, "none", BATCH)) for case in METHODS}
+    for world, runs in RUNS.items():
+        in_processes(world, _worker, str(tmp_path))
+        for cut in runs:
+            alone = dict(whole_runs[cut[0]])
+            divided = torch.load(tmp_path / _name(world, *cut), weights_only=True)
+            assert alone.keys() == divided.keys(), cut
+            norms = [name for name in alone if name.startswith("norm/")]  # which are told in float32
+            assert largest_difference(*({n: them.pop(n) for n in norms} for them in (alone, divided))) < 1e-6, cut
+            assert largest_difference(alone, divided) < TOLERANCE, cut
 
 
 # --- what each process holds, and in which layout a training goes on
@@ -114,16 +107,13 @@ def test_no_layout_changes_a_number(outcomes: Path, world: int, case: str, layou
 HALVES = {"optimizer": "ddpm++ sida", "full": "edm2 sida"}  # the first has parameters without a gradient
 
 
-def _halves(rank: int, world: int, rendezvous: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    processes = Processes(rank, world, CPU)
+def _halves(processes: Processes, folder: str) -> None:
     for layout, case in HALVES.items():
-        job = job_of(case, processes, layout, BATCH // world)
+        job = job_of(case, processes, layout, BATCH // processes.world)
         load_state(job.parts(), {}, StoredTensors([Path(folder, f"{layout}.half")]))
         run(job, 2, 2)
         ended = tensors_of(job)
-        if rank == 0:
+        if processes.rank == 0:
             torch.save(ended, f"{folder}/{layout}")
         average = job.networks.theta_ema
         weights = [parameter for parameter in average.parameters() if divided(parameter)]
@@ -131,11 +121,9 @@ def _halves(rank: int, world: int, rendezvous: str, folder: str) -> None:
         assert sum(local(weight).numel() for weight in weights) < 0.6 * sum(map(torch.numel, weights))
         assert any(map(divided, job.networks.phi.parameters())) == (layout == "full")
         with gathered(average):
-            if rank == 0:  # alone: nothing is sent
+            if processes.rank == 0:  # alone: nothing is sent
                 assert average(torch.zeros(1, 1, 8, 8, dtype=torch.float64), 1.0).isfinite().all()
             assert not any(map(divided, average.parameters()))
-    distributed.barrier()
-    distributed.destroy_process_group()
 
 
 def test_a_training_goes_on_in_another_layout_of_which_each_process_holds_its_part(tmp_path: Path) -> None:
@@ -146,7 +134,7 @@ def test_a_training_goes_on_in_another_layout_of_which_each_process_holds_its_pa
         save_file(tensors_of(alone), tmp_path / f"{layout}.half")
         run(alone, 2, 2)
         ended[layout] = tensors_of(alone)
-    multiprocessing.spawn(_halves, (2, f"{tmp_path}/rendezvous", str(tmp_path)), nprocs=2)
+    in_processes(2, _halves, str(tmp_path))
     for layout, tensors in ended.items():
         assert largest_difference(tensors, torch.load(tmp_path / layout, weights_only=True)) < TOLERANCE
 

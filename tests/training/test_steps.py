@@ -13,7 +13,7 @@ from sida.recipe import Execution, Network
 from sida.training.cost import iteration_cost
 from sida.training.iteration import Distillation
 from sida.worker.ranks import Processes
-from tests.training.divided import in_processes
+from tests.joined import in_processes
 from tests.training.tiny import ALONE, EDM2, NETWORK, distillation, largest_difference, method, run
 
 TOLERANCE = 1e-9  # relative norm in float64: sums in another order
