@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from pipeline.arguments import JSON
 from pipeline.output import NO_JSON
+from sida import __version__
 from sida.disk import full_disk
 from sida.errors import SidaError
 from sida.printing import NotPrinted, guarded, one_line
@@ -50,6 +51,19 @@ class Parser(argparse.ArgumentParser):
         print(message, end="", file=file or sys.stderr, flush=True)
 
 
+class Version(argparse.Action):
+    """Print the program's version and what a report of a fault needs besides, and leave."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print one line and leave with status 0."""
+        from sida.steps.provenance import machine
+
+        print(
+            f"{PROGRAM} {__version__}", *(f"{name} {value}" for name, value in machine().items()), sep=", ", flush=True
+        )
+        parser.exit()
+
+
 def parser(*chosen: str) -> argparse.ArgumentParser:
     """Return the command line, with the arguments of the ``chosen`` verbs: of others no more than the docstring is read."""
     layout = argparse.RawDescriptionHelpFormatter
@@ -57,6 +71,9 @@ def parser(*chosen: str) -> argparse.ArgumentParser:
     statuses = "\n".join(f"  {status:<5}{meaning}" for status, meaning in EXIT_STATUS.items())
     epilog = f"{examples.rstrip()}\n\nexit status:\n{statuses}"
     top = Parser(prog=PROGRAM, description=summary, epilog=epilog, formatter_class=layout)
+    top.add_argument(
+        "--version", action=Version, nargs=0, help="print the version, and what it runs on, for a report of a fault"
+    )
     verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", parser_class=Parser)
     for name, path in VERBS.items():
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

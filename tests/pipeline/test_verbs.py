@@ -2,15 +2,18 @@
 
 import importlib.util
 import os
+import platform
 import re
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 
+from sida import __version__
 from sida.data.latents import check_vae
 from sida.errors import UserError
 from sida.recipe import Latents
@@ -63,6 +66,14 @@ def test_help_takes_less_than_half_a_second() -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(once() for _ in range(3)) < 0.5  # of a processor: others may be using this machine
+
+
+def test_version_is_one_line_with_what_a_report_of_a_fault_needs() -> None:
+    said = pipeline("--version")
+    assert said.returncode == 0 and said.stderr == ""
+    (line,) = said.stdout.splitlines()
+    assert line.startswith(f"sida {__version__}, python {platform.python_version()}, ")
+    assert f"torch {version('torch')}, " in line and f"kfp {version('kfp')}" in line
 
 
 def test_list_shows_the_paper_s_table_with_targets_and_names_every_recipe() -> None:

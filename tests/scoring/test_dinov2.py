@@ -196,6 +196,10 @@ def _large() -> dict[str, tuple[int, ...]]:
         ("metric: fd_dinov2", "fd_dinov2 takes kind dinov2"),
         ("metric: fd_dinov2, detector: {kind: dinov2, features: 384}", "ViT-L/14's, of 1024 features, not 384"),
         ("metric: fd_dinov2, detector: {kind: dinov2, features: 1024}, extra_metrics: [is]", "know no classes"),
+        (
+            "extra_metrics: [kid, fd_dinov2]",
+            "'fd_dinov2' is another detector's distance: give it .* a section `second`",
+        ),
     ],
 )
 def test_the_name_says_whose_features_they_are(tmp_path: Path, evaluation: str, problem: str) -> None:
