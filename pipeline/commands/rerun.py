@@ -27,6 +27,7 @@ from pipeline.running import divide_work
 from sida import recipe, records
 from sida.errors import UserError
 from sida.records import StepCall
+from sida.registry import STEPS
 from sida.settings import environment, settings
 from sida.steps.recipes import recipe_at
 from sida.stores import open_own_store
@@ -58,6 +59,8 @@ def main(args: argparse.Namespace) -> int:
         )
     if args.run is None or args.step is None:
         raise UserError("which step of which run? `rerun RUN STEP`; `status RUN` shows them")
+    if args.run.replace("-", "_") in STEPS:
+        raise UserError(f"{args.run} is a step, and the run comes first: `rerun {args.step} {args.run}`")
     if not args.local and not args.profile:
         raise UserError("where? give --profile for a cluster, or --local for this machine")
     cluster = profile.load(args.profile) if args.profile else None

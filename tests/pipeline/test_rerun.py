@@ -403,8 +403,15 @@ def test_a_config_map_that_names_no_run_is_said_in_the_words_of_the_docs(command
         assert said in page and patch in page
 
 
-@pytest.mark.parametrize(("arguments", "word"), [((RUN, "score"), "--profile"), ((), "rerun RUN STEP")])
-def test_without_a_place_or_a_step_rerun_says_what_is_missing(
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((RUN, "score"), "--profile"),
+        ((), "rerun RUN STEP"),
+        (("prepare-data", RUN, "--local"), f"`rerun {RUN} prepare-data`"),
+    ],
+)
+def test_without_a_place_or_a_step_or_in_another_order_rerun_says_what_to_give(
     command: Command, arguments: tuple[str, ...], word: str
 ) -> None:
     assert word in command("rerun", *arguments).mistake()
