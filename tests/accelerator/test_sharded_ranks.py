@@ -18,16 +18,19 @@ SLOW = pytest.mark.slow
 
 
 def sent(name: str, shard: str, world: int, rank: int) -> tuple[list[Message], int, int]:
-    """What a process sends in phases A and B, and how many elements of psi are divided, and whole."""
+    """What a process sends in phases A and B, and how many elements of psi are divided (padded, as they travel), and whole."""
     loaded = recipe.load(name)
     execution = loaded.execution.model_copy(update={"shard": shard, "micro_batch": IMAGES})
     with shapes_among(world, rank) as (processes, notes):
         job = job_among(loaded.model_copy(update={"execution": execution}), IMAGES, processes)
         parameters = job.psi_updates.parameters.values()
+        padded = sum(
+            p.numel() // len(p) * (-len(p) % world) for p in parameters if divided(p)
+        )  # rows that make it divide
         parts = sum(p.numel() for p in parameters if divided(p))
         job.update_fake_score(job.method.warm_up + 1)
         job.update_generator(job.method.warm_up + 1)
-    return notes.messages, parts, sum(p.numel() for p in parameters) - parts
+    return notes.messages, parts + padded, sum(p.numel() for p in parameters) - parts
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_processes_of_a_divided_training_agree(
         for what in ("_allgather_base_", "_reduce_scatter_base_")
     )
     # psi before and after its step and theta, once or twice; in every pass of two rounds.
-    assert gathered > (3 if shard == "optimizer" else 2 * 9) * parts
+    assert gathered >= (3 if shard == "optimizer" else 2 * 9) * parts
     assert gathered < (5 if shard == "optimizer" else 2 * 11) * parts
     assert reduced * world == 2 * parts  # psi's and theta's once each, though psi's encoder is in two passes
     assert sum(m.elements for m in messages if m.what == "allreduce_") >= whole
