@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed
 
@@ -17,7 +18,6 @@ from sida.worker.ranks import Processes
 from tests.joined import in_processes
 from tests.training.tiny import ALONE, distillation, largest_difference, run
 
-ITERATIONS = 5  # the adversarial term acts from the third on
 TOLERANCE = 1e-9  # relative norm in float64: sums in another order differ by about 1e-12
 ROUNDS, WORLDS = (1, 2, 4), (1, 2, 4)
 BATCH, GROUP = 32, 2  # so that 4 processes with 4 rounds still have a whole loss group in each
@@ -25,11 +25,11 @@ BATCH, GROUP = 32, 2  # so that 4 processes with 4 rounds still have a whole los
 Outcome = dict[str, torch.Tensor]
 
 
-def _outcome(rounds: int, processes: Processes, dtype: torch.dtype) -> Outcome:
+def _outcome(rounds: int, processes: Processes, dtype: torch.dtype, iterations: int) -> Outcome:
     """All tensors after the iterations, and a sample grid of the EMA as it would be drawn."""
     micro_batch = BATCH // processes.world // rounds
     job = distillation(processes, micro_batch, dtype, augment=0.5, dropout=0.1, batch=BATCH, loss_group=GROUP)
-    tensors = run(job, ITERATIONS)
+    tensors = run(job, iterations)
     noise = Draws(1).normal("grid", torch.arange(80), (1, 8, 8), dtype)
     labels = torch.nn.functional.one_hot(torch.arange(80) % 10, 10).to(dtype)
     with torch.no_grad():
@@ -37,9 +37,9 @@ def _outcome(rounds: int, processes: Processes, dtype: torch.dtype) -> Outcome:
     return tensors | {"grid": to_preview_uint8(grid)}
 
 
-def _outcomes(processes: Processes, target: str) -> None:
+def _outcomes(processes: Processes, target: str, iterations: int) -> None:
     for dtype, rounds in [(torch.float64, rounds) for rounds in ROUNDS] + [(torch.float32, 1)]:
-        outcome = _outcome(rounds, processes, dtype)
+        outcome = _outcome(rounds, processes, dtype, iterations)
         if processes.rank == 0:
             torch.save(outcome, f"{target}/{processes.world}-{rounds}-{dtype}")
 
@@ -49,12 +49,13 @@ def _load(folder: Path, world: int, rounds: int, dtype: torch.dtype = torch.floa
     return outcome, outcome.pop("grid")
 
 
+@pytest.mark.parametrize("iterations", [5, pytest.param(20, marks=pytest.mark.slow)])  # all terms act from the third on
 def test_processes_and_rounds_change_no_tensor_and_no_sample_and_the_drift_in_float32_is_reported(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    iterations: int, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    _outcomes(ALONE, str(tmp_path))
+    _outcomes(ALONE, str(tmp_path), iterations)
     for world in WORLDS[1:]:
-        in_processes(world, _outcomes, str(tmp_path))
+        in_processes(world, _outcomes, str(tmp_path), iterations)
     whole, grid = _load(tmp_path, 1, 1)
     assert grid.float().std() > 10  # a picture, not a grey field
     for world, rounds in itertools.product(WORLDS, ROUNDS):
@@ -64,8 +65,8 @@ def test_processes_and_rounds_change_no_tensor_and_no_sample_and_the_drift_in_fl
     whole, _ = _load(tmp_path, 1, 1, torch.float32)
     for world in WORLDS[1:]:
         drift = largest_difference(whole, _load(tmp_path, world, 1, torch.float32)[0])
-        record_property(f"float32 drift, {world} processes, {ITERATIONS} iterations", drift)
-        print(f"float32 drift after {ITERATIONS} iterations on {world} processes: {drift:.1e}")
+        record_property(f"float32 drift, {world} processes, {iterations} iterations", drift)
+        print(f"float32 drift after {iterations} iterations on {world} processes: {drift:.1e}")
         assert (
             drift < 0.1
         )  # Adam turns rounding noise of near-zero gradients into steps; anything larger is no rounding
