@@ -219,8 +219,6 @@ def _compile(function: Any, **options: Any) -> str:
 
 def _digest(text: str) -> str:
     """sha256 of what the file says, whatever its layout."""
-    loader = getattr(
-        yaml, "CSafeLoader", yaml.SafeLoader
-    )  # libyaml's, where PyYAML was built with it: ten times as fast
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one, is ten times as fast
     documents = list(yaml.load_all(text, Loader=loader))
     return hashlib.sha256(json.dumps(documents, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -24,9 +24,8 @@ def sent(name: str, shard: str, world: int, rank: int) -> tuple[list[Message], i
     with shapes_among(world, rank) as (processes, notes):
         job = job_among(loaded.model_copy(update={"execution": execution}), IMAGES, processes)
         parameters = job.psi_updates.parameters.values()
-        padded = sum(
-            p.numel() // len(p) * (-len(p) % world) for p in parameters if divided(p)
-        )  # rows that make it divide
+        # Rows that are added where their number does not divide travel too.
+        padded = sum(p.numel() // len(p) * (-len(p) % world) for p in parameters if divided(p))
         parts = sum(p.numel() for p in parameters if divided(p))
         job.update_fake_score(job.method.warm_up + 1)
         job.update_generator(job.method.warm_up + 1)
