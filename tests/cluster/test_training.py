@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sida.layout import checkpoint_at
 from sida.stores import ObjectStore, open_store
 from tests.cluster.conftest import STORE, Cluster, Undisturbed
 from tests.cluster.installed import NAMESPACE
@@ -74,8 +75,9 @@ def attempts(store: ObjectStore, there: Undisturbed) -> list[str]:
 
 def checkpoints(store: ObjectStore, there: Undisturbed, attempt: int) -> int:
     """Images seen at the newest checkpoint of an attempt; 0 before the first."""
-    prefix = f"jobs/{there.folder.removeprefix('steps/')}/{attempt}/checkpoints/"
-    return max((int(key.removeprefix(prefix).partition("-")[0]) for key in store.list(prefix)), default=0)
+    folder = f"jobs/{there.folder.removeprefix('steps/')}/{attempt}/"
+    found = (checkpoint_at(key.removeprefix(folder)) for key in store.list(f"{folder}checkpoints/"))
+    return max((place[0] for place in found if place is not None), default=0)  # not what is told of parts meanwhile
 
 
 def ended(job: str) -> Any:
