@@ -32,8 +32,6 @@ from sida.scoring.label_rule import label_rule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sida.export.generator import Generator
-
 MOST = 1_000_000
 
 
@@ -99,19 +97,20 @@ def main(args: argparse.Namespace) -> int:
         labels = sampling.labels_for(generator, len(args.seeds), args.labels)
     noise = sampling.authors_noise if authors else sampling.sampling_noise
     parts = sampling.sample(generator, args.seeds, labels, noise=noise, batch=args.batch, decode=decode)
-    _write(args, generator, labels, parts)
+    channels, side = generator.shape[:2] if decode is None or of_file is None else of_file.dataset.picture
+    _write(args, side, labels if generator.classes else None, parts)
     written = {"grid": args.grid, "folder": args.output, "npz": args.npz}
     files = {name: str(path.absolute()) for name, path in written.items() if path is not None}
-    size, count = " x ".join(str(side) for side in generator.shape), len(args.seeds)
     rule = label_rule(labels.bincount(minlength=generator.classes).tolist() if generator.classes else ())
     lines = [f"{name:<7} {file}" for name, file in files.items()]
     lines.append(f"labels  {rule}")
-    lines.append(f"{count:,} images of {size}; licence of the weights: {generator.licence}")
-    output.result(args, "\n".join(lines), images=count, labels=rule, licence=generator.licence, **files)
+    size = f"{channels} x {side} x {side}"
+    lines.append(f"{len(args.seeds):,} images of {size}; licence of the weights: {generator.licence}")
+    output.result(args, "\n".join(lines), images=len(args.seeds), labels=rule, licence=generator.licence, **files)
     return 0
 
 
-def _write(args: argparse.Namespace, generator: Generator, labels: Tensor, parts: Iterator[Tensor]) -> None:
+def _write(args: argparse.Namespace, resolution: int, classes: Tensor | None, parts: Iterator[Tensor]) -> None:
     """Write each part of the images as it is made; a grid alone waits for them all."""
     import torch
 
@@ -124,8 +123,7 @@ def _write(args: argparse.Namespace, generator: Generator, labels: Tensor, parts
     with ExitStack() as stack:
         into_npz = None
         if args.npz is not None:
-            classes = labels if generator.classes else None
-            into_npz = stack.enter_context(writing_npz(args.npz, len(args.seeds), generator.shape[1], classes))
+            into_npz = stack.enter_context(writing_npz(args.npz, len(args.seeds), resolution, classes))
         for images in parts:
             if into_npz is not None:
                 into_npz(images)

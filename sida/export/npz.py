@@ -30,6 +30,7 @@ def writing_npz(path: Path, count: int, resolution: int, labels: Tensor | None) 
             def take(images: Tensor) -> None:
                 nonlocal written
                 written += len(images)
+                assert images.shape[2:] == shape[1:3], f"images of {[*images.shape[2:]]}, not {[*shape[1:3]]}"
                 pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
                 file.write(np.ascontiguousarray(pixels.numpy()).data)
 

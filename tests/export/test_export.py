@@ -282,9 +282,11 @@ def test_a_generator_of_latents_is_drawn_by_its_recipe_s_vae(
 ) -> None:
     path, recipe, vae = latents
     assert "add --recipe, whose dataset.latents" in command("sample", str(path), "--grid", "g.png").mistake()
-    options = ("--seeds", "3,9", "--labels", "1", "--output", str(tmp_path / "images"))
+    npz = tmp_path / "images.npz"
+    options = ("--seeds", "3,9", "--labels", "1", "--output", str(tmp_path / "images"), "--npz", str(npz))
     said = command("sample", str(path), "--recipe", str(recipe), *options)
     assert said.status == 0, said.err
+    assert "2 images of 3 x 512 x 512" in said.out
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL.from_pretrained(str(vae), use_safetensors=True)
@@ -299,6 +301,9 @@ def test_a_generator_of_latents_is_drawn_by_its_recipe_s_vae(
         found = pixels_of(tmp_path / "images" / f"{seed:08d}.png")
         assert found.shape == (picture.shape[1], picture.shape[2], 3)
         assert abs(found.astype(int) - picture.permute(1, 2, 0).numpy()).max() <= 1  # rounding before truncation
+    with np.load(npz) as packed:
+        images = [pixels_of(tmp_path / "images" / f"{seed:08d}.png") for seed in (3, 9)]
+        assert (packed["arr_0"] == np.stack(images)).all() and packed["arr_1"].tolist() == [1, 1]
 
 
 def test_a_recipe_of_other_latents_is_refused(
