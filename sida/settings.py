@@ -91,14 +91,14 @@ def settings() -> Settings:
         launcher=_choice("SIDA_LAUNCHER", "local", "trainjob"),
         trainjob=os.environ.get("SIDA_TRAINJOB", ""),
         webhook=os.environ.get("SIDA_WEBHOOK", "").strip(),
-        workers=int(_number("SIDA_WORKERS", 0)) or None,
+        workers=_whole("SIDA_WORKERS", 0) or None,
         timeout=_number("SIDA_TIMEOUT", 600),
         patience=_duration("SIDA_PATIENCE", "1m"),
         grace=_number("SIDA_GRACE", 60),
-        restart=int(_number("SIDA_RESTART", 0)),
+        restart=_whole("SIDA_RESTART", 0),
         nodes=os.environ.get("SIDA_NODES", ""),
         cache=_folder("SIDA_CACHE") or _user_cache() or runs / "cache",
-        cache_bytes=int(_number("SIDA_CACHE_BYTES", 10 * 2**30)),
+        cache_bytes=_whole("SIDA_CACHE_BYTES", 10 * 2**30),
         mirror=checked(mirror, "SIDA_MIRROR", ("file", "s3")) if mirror else "",
         s3_endpoint=_first("SIDA_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         s3_region=_first("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
@@ -155,6 +155,13 @@ def _number(variable: str, default: float, least: float = 0) -> float:
     if not least <= value < float("inf"):
         raise UserError(f"{variable}={text!r} is not a number of {least:g} or more: correct or unset it")
     return value
+
+
+def _whole(variable: str, default: int) -> int:
+    value = _number(variable, default)
+    if value != int(value):
+        raise UserError(f"{variable}={os.environ[variable]!r} is not a whole number: correct or unset it")
+    return int(value)
 
 
 def _duration(variable: str, default: str) -> float:

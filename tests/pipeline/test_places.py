@@ -112,6 +112,16 @@ def test_a_lease_lives_for_five_seconds_at_least(
     assert not (command.place / "store").exists()
 
 
+@pytest.mark.parametrize("text", ["0.5", "2.7"])
+def test_a_part_of_a_worker_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a worker was none, which means the recipe's number; 2.7 were 2."""
+    monkeypatch.setenv("SIDA_WORKERS", text)
+    with pytest.raises(UserError, match=f"SIDA_WORKERS='{text}' is not a whole number"):
+        settings()
+    monkeypatch.setenv("SIDA_WORKERS", "3")
+    assert settings().workers == 3
+
+
 def test_a_lease_of_five_seconds_or_of_ages_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, seconds in (("5", 5.0), ("5.5", 5.5), ("1e300", LONGEST_SECONDS), ("", 30.0)):
         monkeypatch.setenv("SIDA_LEASE_SECONDS", text)
