@@ -29,6 +29,7 @@ from sida.errors import UserError
 from sida.foreign.boundary import reason
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+JPEGS = ("JPEG", "MPO")  # Pillow's name of a JPEG that holds more pictures, as telephones' do: depth, a gain map
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000
 CONVERTIBLE = ("P", "PA", "CMYK", "1", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbCr")
@@ -113,7 +114,7 @@ def _lossy(image: Image.Image, content: bytes) -> bool:
     """Return whether a file was compressed with loss."""
     if image.format == "WEBP":
         return b"VP8L" not in content[:64]
-    return image.format == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
+    return image.format in JPEGS or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
 
 @contextmanager

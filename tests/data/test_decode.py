@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sida.data.decode import Decoder, is_image
+from sida.data.decode import Decoder, is_image, look_at
 from sida.data.entries import Unreadable
 from tests.data.making import GOLDEN, bomb, picture, png
 
@@ -109,6 +109,19 @@ def test_an_animation_is_its_first_frame() -> None:
     content = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     image = Decoder("none", 8, 3, "convert")(content).data
     assert np.array_equal(image, np.asarray(frames[0].convert("RGB")).transpose(2, 0, 1))
+
+
+def test_a_telephone_s_jpeg_of_several_pictures_counts_as_compressed_with_loss_and_is_turned() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8))
+    exif, content = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    depth = noise.resize((4, 4))
+    noise.save(content, "MPO", save_all=True, append_images=[depth], exif=exif.tobytes(), quality=95)
+    upright = Decoder("center-crop-upright", 8, 3)(content.getvalue())
+    assert (look_at(content.getvalue()).lossy, upright.lossy, upright.rotated) == (True, True, False)
+    with Image.open(io.BytesIO(content.getvalue())) as stored:
+        turned = np.asarray(stored.convert("RGB").rotate(-90, expand=True))
+    np.testing.assert_array_equal(upright.data, turned[4:12].transpose(2, 0, 1))
 
 
 def test_a_comment_without_end_in_a_ppm_is_refused_at_once() -> None:
