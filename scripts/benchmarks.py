@@ -81,6 +81,7 @@ def count() -> None:
     for loaded in [*rows(), *better_rows()]:
         if (name := kind(loaded)) not in costs:
             costs[name] = asdict(iteration_cost(loaded.teacher.network, loaded.method, loaded.execution))
+            del costs[name]["teaching"]  # theirs are fetched
             COSTS.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
 
 

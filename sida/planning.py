@@ -40,10 +40,11 @@ class Work:
     scoring_teacher: float
     scoring: float
     encoding: float  # latents
+    teaching: float = 0.0  # of a teacher that is trained, not fetched
 
     @property
     def total(self) -> float:
-        return self._step + self.scoring_teacher + self.scoring + self.encoding
+        return self._step + self.scoring_teacher + self.scoring + self.encoding + self.teaching
 
     @property
     def selecting_share(self) -> float:
@@ -146,7 +147,7 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
     per_image = DETECTOR_FLOPS[evaluation.detector.kind] + (DECODE_FLOPS if latents else 0)
     second = DETECTOR_FLOPS[evaluation.second.detector.kind] if evaluation.second else 0  # does not select
     images = evaluation.images * evaluation.ranges
-    by_teacher = evaluation.images * (evaluation.teacher_ranges or evaluation.ranges)
+    by_teacher = (recipe.gate.teacher_images or evaluation.images) * (evaluation.teacher_ranges or evaluation.ranges)
     seen = method.images
     moved = seen - min(seen, method.generator_from if method.adversarial else 0)  # phase B's
     round_seconds = (3600 * phase(division.micro_batch, cost.A), 3600 * phase(division.micro_batch, cost.B))
@@ -154,6 +155,8 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
     waits_a, waits_b = layout.waits(cost, rounds, round_seconds, adversarial=method.adversarial)
     selected = (seen // evaluation.selection_every) * evaluation.selection_images
     encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
+    taught = recipe.teacher.train.images if recipe.teacher.train and recipe.teacher.address is None else 0
+    flops, masks = cost.teaching
     return Work(
         distilling=phase(seen, cost.A) + phase(moved, cost.B),
         waiting=machines.world * (seen * waits_a + moved * waits_b) / method.batch / 3600,
@@ -161,6 +164,7 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
         scoring_teacher=scoring(by_teacher, recipe.teacher.sampler.nfe, scored, second=second),
         scoring=scoring(images, method.steps, scored, method.steps, second),  # the images of each step are looked at
         encoding=hours(encoded * ENCODE_FLOPS),
+        teaching=hours(taught * (flops + masks * MASK_FLOPS)),
     )
 
 

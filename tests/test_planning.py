@@ -145,6 +145,25 @@ def test_a_generator_of_several_steps_takes_as_many_forwards_to_score_and_each_s
     assert after.scoring_teacher == before.scoring_teacher
 
 
+def test_the_teacher_is_scored_on_as_many_images_as_its_gate_says() -> None:
+    loaded = recipe.load("cifar10-uncond")
+    few = loaded.model_copy(update={"gate": loaded.gate.model_copy(update={"teacher_images": 5_000})})
+    whole, tenth = (plan(each, COST, Machines(1, 4, GPUS["h100"])).work for each in (loaded, few))
+    assert tenth.scoring_teacher == pytest.approx(whole.scoring_teacher / 10)
+    assert tenth.scoring == whole.scoring
+
+
+def test_the_training_of_a_teacher_counts_where_the_recipe_trains_one() -> None:
+    fetched = recipe.load("patches-32")  # which knows how its teacher was trained
+    trained = fetched.model_copy(update={"teacher": fetched.teacher.model_copy(update={"address": None})})
+    cost = replace(COST, teaching=(3 * 10**12, 10**9))
+    without, with_it = (plan(each, cost, Machines(1, 2, GPUS["h100"])).work for each in (fetched, trained))
+    flops = 120_000 * (3e12 + 1e9 * 100)  # a mask's element counts as 100 operations
+    hours = flops / (67e12 * known.UTILIZATION) / 3600
+    assert (without.teaching, with_it.teaching) == (0, pytest.approx(hours))
+    assert with_it.total - without.total == pytest.approx(hours)
+
+
 def test_what_does_not_fit_is_told_what_would() -> None:
     made = of(gpu="v100")
     assert not made.fits

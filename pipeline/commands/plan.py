@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     def count(execution: Execution) -> IterationCost:
         key = execution.activation_checkpointing, execution.micro_batch
         if key not in counted:
-            counted[key] = iteration_cost(loaded.teacher.network, loaded.method, execution)
+            counted[key] = iteration_cost(loaded.teacher.network, loaded.method, execution, loaded.teacher.train)
         return counted[key]
 
     blocks = len(loaded.teacher.network.channel_mult) * loaded.teacher.network.num_blocks
@@ -156,6 +156,7 @@ def _as_text(plan: ResourcePlan, others: Sequence[ResourcePlan]) -> str:
         _line("scoring in the loop", f"{work.selecting:8,.1f} ({work.selecting_share:.1%} of the step)"),
         _line("scoring the teacher", f"{work.scoring_teacher:8,.1f}"),
         _line("scoring the generator", f"{work.scoring:8,.1f}"),
+        *([_line("training the teacher", f"{work.teaching:8,.1f}")] if work.teaching else []),
         *([_line("encoding latents", f"{work.encoding:8,.1f}")] if work.encoding else []),
         _line("together", f"{work.total:8,.1f} ({plan.hours:,.1f} hours on {plan.machines.world})"),
         "",

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from sida.numerics.networks.layers import UNetBlock
+from sida.numerics.losses import denoising_loss
+from sida.numerics.networks.layers import UNetBlock, key_dropout
 from sida.numerics.networks.magnitude import Block, folded_bytes, release_folded
 from sida.numerics.networks.precondition import Denoiser
-from sida.recipe import Execution, Method, Network
+from sida.recipe import Execution, Method, Network, TeacherTraining
 from sida.teachers.files import network_on_meta
 from sida.training.execution import apply_execution
 from sida.training.iteration import Distillation, Networks
@@ -69,6 +70,7 @@ class IterationCost:
     A: PhaseCost
     B: PhaseCost
     blocks: Blocks
+    teaching: tuple[int, int] = (0, 0)  # of one image in the teacher's own training: FLOPs, dropout masks' elements
 
     @property
     def forward_gmac(self) -> float:
@@ -128,8 +130,10 @@ def _attention_backward(_: Any, query: Any, key: Any, value: Any, *rest: Any, **
     return 2 * sdpa_flop_count(query, key, value)
 
 
-def iteration_cost(network: Network, method: Method, execution: Execution | None = None) -> IterationCost:
-    """Count one iteration of ``method`` with networks like ``network``, beyond the warm-ups.
+def iteration_cost(
+    network: Network, method: Method, execution: Execution | None = None, training: TeacherTraining | None = None
+) -> IterationCost:
+    """Count one iteration of ``method`` with networks like ``network``, beyond the warm-ups; and of the teacher's ``training``.
 
     Bytes are counted at ``execution``'s micro-batch (or one loss group) and at half of it. With activation checkpointing blocks
     keep their inputs only, and what they compute again counts as work; channels-last weights of float32 are copies.
@@ -150,7 +154,8 @@ def iteration_cost(network: Network, method: Method, execution: Execution | None
         phases.append(PhaseCost(flops, image, more - large * image, masks, gone))
     sizes = [p.numel() for p in teacher.parameters()]
     whole, encoder = forward_flops(teacher)
-    return IterationCost(sum(sizes), max(sizes), whole, encoder, phases[0], phases[1], _blocks(teacher))
+    taught = (0, 0) if training is None else _teaching(network, training)
+    return IterationCost(sum(sizes), max(sizes), whole, encoder, phases[0], phases[1], _blocks(teacher), taught)
 
 
 def _blocks(network: Denoiser) -> Blocks:
@@ -188,6 +193,17 @@ def _work(job: _Phases, images: int) -> list[tuple[int, int]]:
             phase(job.method.warm_up + 1)
         counts.append((counter.get_total_flops() // images, draws.masks // images))
     return counts
+
+
+def _teaching(network: Network, training: TeacherTraining) -> tuple[int, int]:
+    """FLOPs of a forward and its backward pass on one image, and elements of dropout masks."""
+    student, draws = network_on_meta(network.model_dump(), "the recipe", training.dropout).train(), EmptyDraws()
+    with META, FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward}) as counter:
+        x, c = MetaData(network).batch(torch.zeros(1))
+        sigma = torch.ones(1)
+        key_dropout(student, draws, "teach", torch.zeros(1))
+        denoising_loss(student(x, sigma, c), x, sigma).sum().backward()
+    return counter.get_total_flops(), draws.masks
 
 
 @torch.no_grad()

@@ -98,3 +98,21 @@ def test_weights_with_the_channels_last_are_copies_in_float32_alone() -> None:
         )
         assert (turned.B.bytes_per_round > plain.B.bytes_per_round) is copies
         assert turned.B.bytes_per_image == pytest.approx(plain.B.bytes_per_image, rel=0.01)
+
+
+def test_training_a_teacher_is_three_forwards_an_image_with_a_forward_s_masks() -> None:
+    loaded = recipe.load("patches-32")
+    train = loaded.teacher.train
+    assert train is not None and train.dropout > 0
+    cost = iteration_cost(loaded.teacher.network, loaded.method, training=train)
+    flops, masks = cost.teaching
+    assert flops / cost.forward_flops == pytest.approx(3, abs=0.05)  # first layers need no input gradient
+    with torch.device("meta"):
+        network = build_network(loaded.teacher.network.model_dump(), train.dropout)
+    seen: list[int] = []
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.register_forward_hook(lambda _, __, out: seen.append(out.numel()))
+    network.eval()(torch.empty(1, 3, 32, 32, device="meta"), torch.ones(1), torch.empty(1, 2, device="meta"))
+    assert masks == sum(seen) > 0
+    assert iteration_cost(loaded.teacher.network, loaded.method).teaching == (0, 0)
