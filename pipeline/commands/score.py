@@ -15,6 +15,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline import output, running
@@ -22,10 +23,11 @@ from pipeline.arguments import AMOUNT, RECIPE_TEXT, REPEAT, STORE, TRUST, argume
 from pipeline.display import open_display
 from pipeline.following import drawn
 from sida import recipe as recipes
+from sida.errors import UserError
 from sida.recipe import Recipe
 from sida.scoring.also import METRICS, also
 from sida.scoring.cleanfid import score_folder
-from sida.scoring.file import score_file
+from sida.scoring.file import holds_images, score_file
 from sida.scoring.label_rule import LABELS
 from sida.scoring.words import label_of, measured_text, spread
 
@@ -60,9 +62,13 @@ def main(args: argparse.Namespace) -> int:
     loaded = changed(recipes.load(args.recipe), args)
     running.share(store=args.store, trusted=args.trust_detector)
     if args.backend != "ours":
+        options = ("metric", "ranges", "protocol", "repeat")
+        _refuse(args, options, f"--backend {args.backend} computes one FID alone, anew")
         score = score_folder(args.file, loaded, args.backend)
         output.result(args, f"{score.metric}\t{score.value:.6g}\t{score.text}", **asdict(score))
         return 0
+    if args.file.exists() and holds_images(args.file):
+        _refuse(args, ("ranges", "protocol"), f"{args.file} holds images, which are one range")
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
         published = score_file(args.file, loaded, repeat=args.repeat or "")
     result = published.manifest.result
@@ -82,6 +88,12 @@ def main(args: argparse.Namespace) -> int:
         args, "\n".join(lines), scores=scores, manifest=published.address, labels=rule or None, verdict=result.gate
     )
     return 0
+
+
+def _refuse(args: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    """Raise UserError for an option that would change nothing."""
+    if given := [option for option in options if getattr(args, option) is not None]:
+        raise UserError(f"--{given[0]}: {why}: leave it out")
 
 
 def changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:

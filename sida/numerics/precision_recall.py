@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 ROWS = 10_000
+NEIGHBORS = 3  # k
 
 
 def precision_recall(
-    real: Tensor, generated: Tensor, k: int = 3, dtype: torch.dtype = torch.float16, rows: int = ROWS
+    real: Tensor, generated: Tensor, k: int = NEIGHBORS, dtype: torch.dtype = torch.float16, rows: int = ROWS
 ) -> tuple[float, float]:
     """Share of generated samples inside the real manifold, and of real samples inside the generated one.
 

@@ -82,16 +82,15 @@ def score_folder(folder: Path, recipe: Recipe, backend: str) -> CleanFid:
     else:  # published statistics are those of the TensorFlow resize
         reference, origin = _statistics(recipe, mode, model, digest, device), f"the training set's own in mode {mode}"
     options = {"num_workers": 0, "batch_size": BATCH, "device": device, "mode": mode, "verbose": False}
-    images = Images(paths, decoder(recipe))
+    images = Images(paths, decoder(recipe), recipe.evaluation.images)
     seen = np.concatenate(list(_features(fid, images, model, options))).astype(np.float64)
     for line in images.notes():
         progress.note("cleanfid", line)
     if images.lossy:
-        progress.note("cleanfid", f"{lossy_in_words(images.lossy, len(paths))}: {SAVE}")
+        progress.note("cleanfid", f"{lossy_in_words(images.lossy, len(images.paths))}: {SAVE}")
     value, distance = _distance(fid, seen.mean(axis=0), np.cov(seen, rowvar=False), reference)
-    return CleanFid(
-        f"fid_cleanfid_{mode}", value, f"{len(paths):,} images, clean-fid's features, {distance}; reference: {origin}"
-    )
+    text = f"{len(images.paths):,} images, clean-fid's features, {distance}; reference: {origin}"
+    return CleanFid(f"fid_cleanfid_{mode}", value, text)
 
 
 def _features(fid: Any, images: Images, model: Any, options: dict[str, Any]) -> Iterator[np.ndarray]:

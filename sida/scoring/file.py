@@ -17,6 +17,11 @@ from sida.scoring.score import score
 from sida.steps import StepOutcome
 
 
+def holds_images(path: Path) -> bool:
+    """Return whether what lies there is scored as images, a folder's or an npz's, and not as a generator."""
+    return not path.is_file() or is_npz(path)
+
+
 def score_file(path: Path, recipe: Recipe, *, repeat: str = "") -> StepOutcome[ScoresResult]:
     """Return the published score of a safetensors file, a published pickle, a folder of images or an npz of them.
 
@@ -24,9 +29,8 @@ def score_file(path: Path, recipe: Recipe, *, repeat: str = "") -> StepOutcome[S
     """
     if path.exists() and not path.is_dir() and (problem := no_file(path)):
         raise UserError(f"{path} {problem}: give a safetensors file, a folder of images or an npz")
-    images = not path.is_file() or is_npz(path)
     generator: Manifest[GeneratorResult] | None = None
-    if images:
+    if holds_images(path):
         open_images(path, recipe)  # before anything is computed
     else:
         generator = fetch_released(recipe=recipe, address=path.absolute().as_uri(), method=path.name).manifest

@@ -75,11 +75,11 @@ def open_images(path: Path, recipe: Recipe) -> Images | NpzImages:
     count = recipe.evaluation.images
     if path.is_file():
         return NpzImages(path, count, *recipe.dataset.picture)
-    return Images(find_images(path, count), decoder(recipe))
+    return Images(find_images(path, count), decoder(recipe), count)
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
-    """Return the first ``count`` image files under a folder, by name. Raises UserError when there are fewer."""
+    """Return all image files under a folder, by name. Raises UserError when there are fewer than ``count``."""
     from sida.data.decode import ENDINGS, is_image
     from sida.data.folders import entries_of
 
@@ -93,7 +93,7 @@ def find_images(folder: Path, count: int) -> list[Path]:
             f"{folder}: holds {len(paths):,} images ({', '.join(ENDINGS)}), {count:,} are asked for: make more, or say "
             f"--images {max(len(paths), 2)} and compare only with scores of as many"
         )
-    return paths[:count]
+    return paths
 
 
 def decoder(recipe: Recipe) -> Decoder:
@@ -105,12 +105,13 @@ def decoder(recipe: Recipe) -> Decoder:
 
 
 class Images:
-    """Image files, read a part at a time; what they were is counted."""
+    """The first ``count`` of image files, read a part at a time; what they were is counted."""
 
     what = "a folder"
 
-    def __init__(self, paths: list[Path], decode: Decoder) -> None:
-        self.paths, self._decode = paths, decode
+    def __init__(self, paths: list[Path], decode: Decoder, count: int) -> None:
+        self.paths, self._decode = paths[:count], decode
+        self._held = len(paths)
         self.kinds: Counter[str] = Counter()
         self.lossy = 0
         self._digest, self._before = hashlib.sha256(), ""
@@ -163,7 +164,17 @@ class Images:
     def notes(self) -> list[str]:
         """Return what the files were that have been read: formats, modes, bits."""
         kinds = "; ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
-        return [f"images: {kinds}"]
+        return [f"images: {kinds}", *self._left_out()]
+
+    def _left_out(self) -> list[str]:
+        """Return a note on images that are not scored: the first by name may be of the first class folders alone."""
+        if len(self.paths) == self._held:
+            return []
+        folders = {path.parent for path in self.paths}
+        first = f"the first {len(self.paths):,} by name" + (
+            f", of {len(folders):,} folders" if len(folders) > 1 else ""
+        )
+        return [f"the folder holds {self._held:,} images, of which {first} are scored"]
 
 
 def _content(path: Path) -> bytes:

@@ -24,7 +24,7 @@ from sida.numerics.draws import Draws
 from sida.numerics.frechet import Moments, frechet_distance, sampling_bias
 from sida.numerics.kid import kernel_distance, kid_subsets
 from sida.numerics.networks.precondition import Denoiser
-from sida.numerics.precision_recall import precision_recall
+from sida.numerics.precision_recall import NEIGHBORS, precision_recall
 from sida.numerics.samplers import each_step, heun, last_step
 from sida.numerics.schedules import step_sigmas
 from sida.recipe import Recipe, Sampler
@@ -215,11 +215,22 @@ def _further_metrics(
     generated = torch.cat(sums.features)
     if "kid" in extra:
         real = load_features(store, reference)
+        _refuse_few("kid", 2, real, generated)
         values["kid"] = kernel_distance(real, generated, kid_subsets(len(real), len(generated)))
     if "precision_recall" in extra:
         real = load_features(store, reference, precision_recall=True)
+        _refuse_few("precision_recall", NEIGHBORS + 1, real, generated)
         values["precision"], values["recall"] = precision_recall(real.to(device), generated.to(device))
     return values
+
+
+def _refuse_few(metric: str, least: int, real: Tensor, generated: Tensor) -> None:
+    """Raise UserError for fewer images than a metric is defined for."""
+    if min(len(real), len(generated)) < least:
+        raise UserError(
+            f"{metric} takes {least} images or more on either side, not {len(generated):,} against {len(real):,} of the "
+            f"reference: raise evaluation.images, or leave it out of evaluation.extra_metrics"
+        )
 
 
 def _floor(

@@ -51,6 +51,8 @@ def test_a_folder_of_images_is_scored_and_reused(here: Path, command: Command) -
     assert (json.loads(quiet.out)["manifest"], quiet.err) == (address, "")
     listed = command("verify", address, "--list").out.split()
     assert address in listed and len(listed) > 5
+    assert json.loads(command("verify", address, "--list", "--json").out)["holds"] is None  # nothing was hashed
+    assert "not allowed with argument --list" in command("verify", address, "--list", "--recompute").mistake()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,12 @@ def test_a_folder_of_images_is_scored_and_reused(here: Path, command: Command) -
             lambda place: [str(folder_of(place, 4)), "--backend", "cleanfid-clean"],
             "2048 features, recipe tiny has fd_digits on 64",
         ),
+        (lambda place: [str(folder_of(place, 4)), "--ranges", "3"], "images, which are one range: leave it out"),
+        (lambda place: [str(folder_of(place, 4)), "--protocol", "best"], "--protocol: "),
+        (
+            lambda place: [str(folder_of(place, 4)), "--backend", "cleanfid-clean", "--metric", "kid"],
+            "--metric: --backend cleanfid-clean computes one FID alone",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_computed(
@@ -76,7 +84,7 @@ def test_a_mistake_is_one_line_and_nothing_is_computed(
 
 
 def images_of(folder: Path, count: int, **dataset: object) -> Images:
-    return Images(find_images(folder, count), decoder(tiny(dataset=dataset)))
+    return Images(find_images(folder, count), decoder(tiny(dataset=dataset)), count)
 
 
 def written(folder: Path, name: str, image: Image.Image, **options: Any) -> Path:
@@ -101,7 +109,7 @@ def test_images_of_another_size_and_files_that_are_no_images_are_named(place: Pa
 def test_colours_are_read_in_their_order(place: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     folder = written(place / "images", "one.png", Image.fromarray(pixels))
-    read = Images(find_images(folder, 1), Decoder("none", 8, 3)).read(slice(1))
+    read = Images(find_images(folder, 1), Decoder("none", 8, 3), 1).read(slice(1))
     np.testing.assert_array_equal(read[0], pixels.transpose(2, 0, 1))
 
 
@@ -154,6 +162,28 @@ def test_what_the_files_were_is_said_and_compression_with_loss_and_few_images_ar
     assert "images: 30 PNG L, 8 bits; 20 JPEG L, 8 bits" in said
     assert "20 of 50 images were compressed with loss" in said
     assert "50 images are few for 64 features" in said
+
+
+def test_images_of_a_folder_that_are_not_scored_are_told(tmp_path: Path) -> None:
+    """The first by name of a folder for each class were of the first classes alone, and nothing said so."""
+    for label in "01":
+        for number in range(3):
+            written(tmp_path / label, f"{number}.png", grey(number))
+    folder = images_of(tmp_path, 2)
+    assert folder.read(slice(2)).shape == (2, 1, 8, 8)
+    assert folder.notes()[1:] == ["the folder holds 6 images, of which the first 2 by name are scored"]
+    five = images_of(tmp_path, 5)
+    five.read(slice(5))
+    assert five.notes()[1:] == ["the folder holds 6 images, of which the first 5 by name, of 2 folders are scored"]
+    assert len(images_of(tmp_path, 6).notes()) == 1
+
+
+def test_too_few_images_for_a_metric_are_a_line(here: Path, command: Command) -> None:
+    folder = folder_of(here, 3)
+    options = ("--recipe", str(TINY), "--images", "3", "--metric", "precision_recall")
+    said = command("score", str(folder), *options)
+    assert said.status == 2
+    assert "precision_recall takes 4 images or more on either side, not 3 against 1,797 of the" in said.err
 
 
 def test_labels_out_of_range_and_damaged_lists_are_refused(place: Path) -> None:
