@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from sida.errors import AlreadyExists, NotFound
-from sida.layout import Attempt, series_folder, series_key
+from sida.layout import Attempt, attempt_at, series_folder, series_key
 from sida.manifests import Manifest, ScoresResult, digest_of, of_kind, parse_manifest
 from sida.origin import manifest_key
 from sida.recipe import Recipe
@@ -36,7 +36,8 @@ def remember(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult
 def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult]) -> Manifest[ScoresResult] | None:
     """Return the last comparable score of another key (another ``repeat``, or another generator), or None.
 
-    Scores are comparable when detector, reference and number of images are the same.
+    Scores are comparable when detector, reference and number of images are the same, and a generator that was distilled is not
+    compared with one that was fetched, which is anybody's file that was scored with the recipe.
     """
     folder, mine = series_folder(manifest.about.step, _digest(recipe)), _entry(recipe, manifest)
     for name in reversed([name for name in store.list(folder) if name < mine]):
@@ -50,7 +51,7 @@ def previous(store: ObjectStore, recipe: Recipe, manifest: Manifest[ScoresResult
             continue  # it was deleted
         if (manifest_key(earlier), earlier.about.key) != (entry["manifest"], entry["key"]):
             continue  # the entry is not that score's
-        if _protocol(earlier.result) == _protocol(manifest.result):
+        if _protocol(earlier.result) == _protocol(manifest.result) and _maker(earlier) in (_maker(manifest), ""):
             return earlier
     return None
 
@@ -59,6 +60,12 @@ def _entry(recipe: Recipe, manifest: Manifest[ScoresResult]) -> str:
     """Return the score's key in the store. Keys sort by time, then by digest: scores of one second have an order."""
     about = manifest.about
     return series_key(Attempt(about.step, about.key, about.attempt), _digest(recipe), about.created)
+
+
+def _maker(scores: Manifest[ScoresResult]) -> str:
+    """Return the step that made the model; empty where an older version did not say."""
+    made = attempt_at(scores.about.input_keys.get("model", ""))
+    return made.step if made is not None else ""
 
 
 def _protocol(scores: ScoresResult) -> tuple[object, ...]:

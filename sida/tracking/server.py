@@ -53,7 +53,7 @@ class TrackingOff(SidaError):
 def check(address: str) -> None:
     """Raise TrackingOff for ``none``, a server that does not answer, or a database that this installation cannot open."""
     if address == "none":
-        raise TrackingOff("MLFLOW_TRACKING_URI is none")
+        raise TrackingOff("MLFLOW_TRACKING_URI is none: unset it, or name a server or a database")
     if "://" not in address and nearly_one(address):
         raise TrackingOff(f"MLFLOW_TRACKING_URI {shown(address)!r} is no address: write https://host or a database's")
     if address.startswith(("http://", "https://")):

@@ -19,7 +19,9 @@ from sida.stores import ObjectStore, open_store
 RECIPE = recipes.load("digits")
 
 
-def scores(created: str, *values: float, key: str = "a", n: int = 100, detector: str = "d") -> Manifest:
+def scores(
+    created: str, *values: float, key: str = "a", n: int = 100, detector: str = "d", maker: str = ""
+) -> Manifest:
     row = Score(
         model="generator",
         label="generator",
@@ -41,7 +43,8 @@ def scores(created: str, *values: float, key: str = "a", n: int = 100, detector:
         "created": f"2026-11-{created}T03:00:00+00:00",
         "seconds": 1.0,
     }
-    more = {"store": "", "etags": {}, "code": "", "inputs": {}, "parameters": {}, "machine": {}}
+    keys = {"model": f"steps/{maker}/{'e' * 64}/1.json"} if maker else {}
+    more = {"input_keys": keys, "store": "", "etags": {}, "code": "", "inputs": {}, "parameters": {}, "machine": {}}
     manifest = Manifest(result=result, about=About(**about, **more))  # type: ignore[arg-type]
     return manifest.model_copy(update={"checksum": manifest.expected_checksum()})
 
@@ -75,6 +78,16 @@ def test_scores_that_cannot_be_compared_and_those_that_are_gone_are_passed_over(
     gone = publish(store, scores("04", 1.0, 1.1, key="e"))
     store.delete(f"steps/score/{gone.about.key}/1.json")
     assert previous(store, RECIPE, scores("05", 1.0, 1.1, key="f")) == first
+
+
+def test_a_file_that_was_scored_with_the_recipe_is_not_its_last_score(store: ObjectStore) -> None:
+    """A run was told that it REGRESSED against whatever generator somebody had scored with its recipe."""
+    first = publish(store, scores("01", 1.0, 1.1, key="a", maker="distill"))
+    file = publish(store, scores("02", 0.1, 0.2, key="b", maker="fetch_released"))
+    assert previous(store, RECIPE, scores("03", 1.0, 1.1, key="c", maker="distill")) == first
+    assert previous(store, RECIPE, scores("03", 1.0, 1.1, key="c", maker="fetch_released")) == file
+    older = publish(store, scores("04", 1.0, 1.1, key="d"))  # which does not say
+    assert previous(store, RECIPE, scores("05", 1.0, 1.1, key="c", maker="distill")) == older
 
 
 def test_a_recipe_that_differs_in_a_number_has_a_series_of_its_own_and_one_laid_out_otherwise_has_not(
