@@ -14,8 +14,10 @@ from pipeline.plan import Plan
 from sida import recipe
 from sida.data.latents import check_vae
 from sida.data.places import is_remote, path_of
+from sida.errors import UserError
 from sida.foreign.fetch import fetch_file
 from sida.gpus import GPUS, Machines
+from sida.launch import gpus_here
 from sida.launch.nodes import Nodes
 from sida.planning import check_division
 from sida.printing import one_line
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
     if goal != "teach":
         divide_work(loaded)
         _find_files(loaded)
+    look_at_gpus(loaded, quiet=args.quiet)
     share(store=args.store)
     return loaded, run_plan(args, Plan.of(loaded, recipe_address(loaded), goal, force), wait=args.wait)
 
@@ -58,9 +61,36 @@ def run_plan(args: argparse.Namespace, plan: Plan, *, wait: float | None = None)
 def divide_work(recipe: Recipe) -> None:
     """Fail early unless the batch divides among the processes that SIDA_WORKERS and --nodes make of the recipe's."""
     machines = Nodes.parse(settings().nodes)
+    check_division(recipe, Machines(machines.count if machines else 1, _workers(recipe, machines), GPUS["h100"]))
+
+
+def _workers(recipe: Recipe, machines: Nodes | None) -> int:
+    """Return how many processes there will be on this machine."""
     processes = recipe.execution.processes
-    workers = settings().workers or (machines.share(processes) if machines else processes)
-    check_division(recipe, Machines(machines.count if machines else 1, workers, GPUS["h100"]))
+    return settings().workers or (machines.share(processes) if machines else processes)
+
+
+def look_at_gpus(recipe: Recipe, *, quiet: bool) -> None:
+    """Raise UserError for fewer GPUs here than processes, which a worker would find too, but late; tell of GPUs left over."""
+    here, machines = settings(), Nodes.parse(settings().nodes)
+    if here.launcher != "local" or not gpus_here.torch_takes_them():
+        return
+    there, workers = gpus_here.count(), _workers(recipe, machines)
+    gpus_here.check_enough(workers, there)
+    if quiet or machines is not None or here.workers is not None:
+        return
+    more = next((number for number in range(there, workers, -1) if _divides(recipe, number)), None)
+    if more is not None:
+        takes = f"the run takes {workers} (execution.processes): SIDA_WORKERS={more} takes {more}"
+        print(f"note: of this machine's {there} GPUs {takes}", file=sys.stderr)
+
+
+def _divides(recipe: Recipe, workers: int) -> bool:
+    try:
+        check_division(recipe, Machines(1, workers, GPUS["h100"]))
+    except UserError:
+        return False
+    return True
 
 
 def _find_files(recipe: Recipe) -> None:

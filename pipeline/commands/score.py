@@ -69,6 +69,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.file.exists() and holds_images(args.file):
         _refuse(args, ("ranges", "protocol"), f"{args.file} holds images, which are one range")
+    running.look_at_gpus(loaded, quiet=args.quiet)
     with drawn(open_display(quiet=args.quiet, verbose=args.verbose)):
         published = score_file(args.file, loaded, repeat=args.repeat or "")
     result = published.manifest.result

@@ -45,6 +45,7 @@ def main(args: argparse.Namespace) -> int:
     chosen = [_measuring(recipes.load(name), args.metric or ()) for name in released_recipes(args.recipes)]
     if twice := [name for name, times in Counter(recipe.name for recipe in chosen).items() if times > 1]:
         raise UserError(f"recipe {twice[0]} is named twice: results are told apart by recipes' names")
+    running.look_at_gpus(max(chosen, key=lambda recipe: recipe.execution.processes), quiet=args.quiet)
     running.share(store=args.store, trusted=args.trust_detector)
     addresses = tuple(recipe_address(recipe) for recipe in chosen)
     plan = Plan(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, distributed
 
 from sida import devices
-from sida.errors import UserError
 from sida.launch.base import LISTENER
+from sida.launch.gpus_here import check_enough
 from sida.worker.meeting import Meeting
 
 BUCKET_ELEMENTS = 8 * 2**20  # gradients travel in pieces of at most 32 MiB
@@ -121,16 +121,6 @@ def _sum_bucket(tensors: list[Tensor]) -> None:
     torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
-def check_enough(processes: int) -> None:
-    """Raise UserError for more processes on this machine than it has GPUs, if it has any: each takes one of its own."""
-    there = devices.count()
-    if 0 < there < processes:
-        raise UserError(
-            f"{processes} processes on this machine (SIDA_WORKERS, or the recipe's execution.processes), each on a GPU of its own, "
-            f"but it has {there} GPU{'s' if there > 1 else ''}: set SIDA_WORKERS to {there}, or less where the batch asks for it"
-        )
-
-
 @contextmanager
 def joined(timeout: timedelta) -> Iterator[Processes]:
     """Join the job that a launcher or torchrun started (or be its only process): NCCL with a GPU, else gloo.
@@ -139,7 +129,7 @@ def joined(timeout: timedelta) -> Iterator[Processes]:
     or the network between two machines is gone), raises an error. Raises UserError where the machine has fewer GPUs than processes.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    check_enough(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    check_enough(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), devices.count())
     device = devices.claim(int(os.environ.get("LOCAL_RANK", 0)))
     talk = meeting = None
     if world > 1:

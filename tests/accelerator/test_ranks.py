@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from sida import devices
 from sida.errors import SidaError, UserError
+from sida.launch.gpus_here import check_enough
 from sida.launch.spec import Spec, TeachSpec
 from sida.scoring.measure import measure
 from sida.scoring.reference_job import reference
 from sida.training.distill_loop import DistillRun, distill
 from sida.training.teach_loop import teach
 from sida.worker.job import Job
-from sida.worker.ranks import check_enough, joined
+from sida.worker.ranks import joined
 from tests.accelerator.device import NAME, Waits
 from tests.accelerator.ranks import Message, process_of
 from tests.accelerator.test_workers import reference_spec, score_spec
@@ -125,6 +127,6 @@ def test_more_processes_than_gpus_are_refused_with_what_to_set(
         joined(timedelta(seconds=5)),
     ):
         pass
-    check_enough(1)
+    check_enough(1, devices.count())
     monkeypatch.undo()
-    check_enough(8)  # on a CPU
+    check_enough(8, devices.count())  # on a CPU
