@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
 from sida import recipe as recipes
 from sida.addresses import checked, redact
 from sida.data.latents import newest_revision
+from sida.data.patterns import is_pattern
 from sida.data.places import check_packed
 from sida.disk import replacing
 from sida.errors import RecipeError, UserError
@@ -95,12 +97,16 @@ def _check_of(field: str, recipe: Recipe) -> Check:
 
 
 def pinned_elsewhere(path: Path, pins: list[Pin]) -> list[str]:
-    """Return a line for each field of the resolved recipe that a base recipe leaves without its sha256 or revision."""
+    """Return a line for each field of the resolved recipe that stays without its sha256 or revision: a base's, or a folder's."""
     if path.parent.name == "bases":
         return []
     sources, own = origins(str(path)), {f"{each.field}.{each.key}" for each in pins}
-    missing = _unpinned(recipes.load(str(path)).model_dump(mode="json"), "")
-    return [
+    recipe = recipes.load(str(path))
+    missing = _unpinned(recipe.model_dump(mode="json"), "")
+    data = recipe.dataset.address or ""
+    of_folder = recipe.dataset.sha256 is None and _is_own_folder("dataset", "address", data, path.parent)
+    folder = f"not pinned: dataset.sha256: {redact(data)} is no single file; prepare_data finds the digest over all, source_sha256"
+    return [folder] * of_folder + [
         f"not pinned: {field}, whose {name} is set in {sources[field.rpartition('.')[0] + '.' + name]}: pin that file too"
         for field, name in missing
         if field not in own
@@ -110,7 +116,11 @@ def pinned_elsewhere(path: Path, pins: list[Pin]) -> list[str]:
 def _unpinned(section: dict[str, Any], field: str) -> Iterator[tuple[str, str]]:
     """Yield each field that is missing, with the name of the one beside it that needs it."""
     for name, key in KEYS.items():
-        if section.get(name) and section.get(key, "") is None and not _is_own_folder(name, section[name]):
+        if (
+            section.get(name)
+            and section.get(key, "") is None
+            and not _is_own_folder(field, name, section[name], Path())
+        ):
             yield f"{field}.{key}", name
     for name, value in section.items():
         if isinstance(value, dict):
@@ -130,7 +140,7 @@ def _gaps(node: Any, field: str, path: Path) -> Iterator[_Gap]:
     for name, key in KEYS.items():
         name_node, address = entries.get(name, (None, None))
         key_node, pinned = entries.get(key, (None, None))
-        if _is_empty(address) or not _is_empty(pinned) or _is_own_folder(name, address.value):
+        if _is_empty(address) or not _is_empty(pinned) or _is_own_folder(field, name, address.value, path.parent):
             continue
         if node.flow_style:
             raise RecipeError(
@@ -143,9 +153,14 @@ def _gaps(node: Any, field: str, path: Path) -> Iterator[_Gap]:
         yield from _gaps(value, f"{field}.{name}".lstrip("."), path)
 
 
-def _is_own_folder(name: str, address: str) -> bool:
-    """Return whether it is a VAE in a folder of this machine, which has no revision."""
-    return name == "vae" and address.startswith(("/", ".", "file://"))
+def _is_own_folder(field: str, name: str, address: str, base: Path) -> bool:
+    """Return whether it is a VAE in a folder of this machine, which has no revision, or a folder or pattern of data's files."""
+    if name == "vae":
+        return address.startswith(("/", ".", "file://"))
+    if field != "dataset" or ("://" in address and not address.startswith("file://")):
+        return False
+    path = Path(unquote(urlsplit(address).path)) if "://" in address else base / address
+    return path.is_dir() or is_pattern(path)
 
 
 def _is_empty(node: yaml.Node | None) -> bool:

@@ -25,6 +25,7 @@ from sida.recipe import Recipe
 from sida.settings import check_places, settings
 from sida.steps.recipes import recipe_address
 from sida.stores import open_own_store
+from sida.training.teach_step import check_training
 
 
 def share(*, store: str | None = None, trusted: Sequence[str] = ()) -> None:
@@ -41,7 +42,9 @@ def run(args: argparse.Namespace, *, goal: str, force: list[str]) -> tuple[Recip
     """Check everything that can be checked, then run. Raises SidaError before anything is written."""
     loaded = recipe.load(args.recipe)
     Plan.of(loaded, "", goal, force)  # refuses unknown steps
-    if goal != "teach":
+    if goal == "teach":
+        check_training(loaded)  # before the data, which may take hours
+    else:
         divide_work(loaded)
         _find_files(loaded)
     look_at_gpus(loaded, quiet=args.quiet)

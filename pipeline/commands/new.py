@@ -82,11 +82,15 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _random_detector(path: Path) -> dict[str, str | None]:
-    """Return the file of random features, written unless it exists; its digest is the same on every machine."""
+    """Return the file of random features, written now; its digest is the same on every machine, and another file is refused."""
     from sida.scoring.random_features import write_random_features  # torch
 
     with writing_whole(path, "the detector") as draft:
         write_random_features(draft, channels=3)
+        if path.exists() and sha256_of(path) != sha256_of(draft):
+            raise UserError(
+                f"{path}: another file is there, where the detector would be: move it, or take another NAME"
+            )
     return {"detector": path.name, "sha256": sha256_of(path)[0]}
 
 

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,9 @@ def open_images(path: Path, recipe: Recipe) -> Images | NpzImages:
     count = recipe.evaluation.images
     if path.is_file():
         return NpzImages(path, count, *recipe.dataset.picture)
-    return Images(find_images(path, count), decoder(recipe), count)
+    images = Images(find_images(path, count), decoder(recipe), count)
+    images.check_first()
+    return images
 
 
 def find_images(folder: Path, count: int) -> list[Path]:
@@ -122,7 +125,6 @@ class Images:
         from sida.data.entries import Unreadable
 
         images = []
-        size = self._decode.resolution
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters about a file makes it unreadable
             for path in self.paths[part]:
@@ -130,17 +132,29 @@ class Images:
                 self._digest.update(hashlib.sha256(content).digest())
                 try:
                     look = look_at(content)
-                    if look.size != (size, size):
-                        raise UserError(
-                            f"{path}: is {look.size[0]}x{look.size[1]}, the recipe's images are {size}x{size}: "
-                            f"scores of resized images are other scores; make them at the right size"
-                        )
+                    self._check_size(path, look.size)
                     images.append(self._decode(content).data)
                 except Unreadable as error:
                     raise UserError(f"{path}: {error}") from error
                 self.kinds[look.kind] += 1
                 self.lossy += look.lossy
         return np.stack(images)
+
+    def check_first(self) -> None:
+        """Raise UserError for a first image of another size: as all may be, it is said before anything is computed."""
+        from sida.data.decode import look_at
+        from sida.data.entries import Unreadable
+
+        with suppress(Unreadable):  # which ``read`` tells
+            self._check_size(self.paths[0], look_at(_content(self.paths[0])).size)
+
+    def _check_size(self, path: Path, size: tuple[int, int]) -> None:
+        side = self._decode.resolution
+        if size != (side, side):
+            raise UserError(
+                f"{path}: is {size[0]}x{size[1]}, the recipe's images are {side}x{side}: scores of resized images are other "
+                f"scores; make them at the right size"
+            )
 
     def digest(self) -> str:
         """Return the digest of the files, whose contents are read for it."""

@@ -41,13 +41,21 @@ def teach(
     Returns:
         The trained teacher (EMA weights) as safetensors.
     """
+    check_training(recipe)
     teacher = recipe.teacher
-    if teacher.train is None:
-        raise UserError(f"recipe {recipe.name}: teacher.train is missing, so there is nothing to train: add it")
     network = teacher.network.model_dump(mode="json")
     run.claim(dataset=dataset)
     weights = run_job(run, TeachSpec(dataset=ManifestRef.of(dataset)), lambda *_: _checkpoint_bytes(recipe)).teacher
     return TeacherResult(network=network, weights=weights, source_sha256=weights.sha256, licence=teacher.licence)
+
+
+def check_training(recipe: Recipe) -> None:
+    """Raise UserError for a recipe that does not say how its teacher is trained."""
+    if recipe.teacher.train is None:
+        fetched = "" if recipe.teacher.address is None else "; `run` fetches its teacher"
+        raise UserError(
+            f"recipe {recipe.name}: teacher.train is missing, so there is nothing to train: add it{fetched}"
+        )
 
 
 def _checkpoint_bytes(recipe: Recipe) -> int:

@@ -69,3 +69,15 @@ def test_new_train_writes_a_recipe_whose_teacher_is_trained_and_its_detector_bes
     assert loaded.evaluation.metric == "fd_random"
     assert loaded.evaluation.detector.address == (tmp_path / "patches-detector.safetensors").as_uri()
     assert (tmp_path / "patches-detector.safetensors").stat().st_size < 300_000
+
+
+def test_another_file_where_the_detector_would_be_stays(tmp_path: Path) -> None:
+    theirs = tmp_path / "mine-detector.safetensors"
+    theirs.write_bytes(b"of somebody else")
+    said = pipeline("new", "mine", "--train", "--output", str(tmp_path / "mine.yaml"))
+    assert (said.returncode, said.stdout) == (2, "") and "another file is there" in said.stderr
+    assert theirs.read_bytes() == b"of somebody else" and [*tmp_path.iterdir()] == [theirs]
+    theirs.unlink()
+    assert pipeline("new", "mine", "--train", "--output", str(tmp_path / "mine.yaml")).returncode == 0
+    (tmp_path / "mine.yaml").unlink()  # the detector, which is the same, may stay
+    assert pipeline("new", "mine", "--train", "--output", str(tmp_path / "mine.yaml")).returncode == 0

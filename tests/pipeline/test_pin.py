@@ -53,6 +53,21 @@ def test_pin_fills_in_what_is_missing_keeps_every_other_line_and_does_nothing_th
     assert "all that it names itself is pinned" in command("pin", str(path)).out
 
 
+def test_a_folder_of_data_is_passed_over_and_told(command: Command, place: Path) -> None:
+    """`pin` refused every recipe that `new` had written for a folder of images."""
+    shutil.copy(ROOT / "recipes" / "assets" / "digits-detector.safetensors", place / "detector.safetensors")
+    (place / "images").mkdir()
+    path, mine = place / "mine.yaml", MINE.replace("  address: {address}  # from a friend\n", "")
+    path.write_text(f"{mine}dataset:\n  source: folder\n  address: images\n")
+    said = command("pin", str(path))
+    assert said.status == 0, said.err
+    assert "1 pins written" in said.out and "evaluation.detector: 0e74cae7" in said.out
+    assert f"not pinned: dataset.sha256: {(place / 'images').as_uri()} is no single file" in said.out
+    assert recipes.load(str(path)).dataset.sha256 is None
+    (place / "images").rmdir()
+    assert "no such file" in command("pin", str(path)).mistake()
+
+
 def test_line_ends_mode_remarks_and_a_link_stay_as_they_are(command: Command, place: Path) -> None:
     shutil.copy(ROOT / "recipes" / "assets" / "digits-detector.safetensors", place / "detector.safetensors")
     path, link = place / "mine.yaml", place / "link.yaml"

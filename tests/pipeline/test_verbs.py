@@ -153,6 +153,13 @@ def test_a_mistake_in_a_recipe_is_one_line_with_status_2_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_teacher_that_no_recipe_trains_is_refused_before_the_data_are_fetched(tmp_path: Path) -> None:
+    said = pipeline("teach", "cifar10-uncond", "--store", str(tmp_path / "store"))
+    assert said.returncode == 2 and said.stderr.count("\n") == 1, said.stderr
+    assert "teacher.train is missing, so there is nothing to train: add it; `run` fetches its teacher" in said.stderr
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_teacher_with_another_digest_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     teacher = tmp_path / "other.safetensors"
     teacher.write_bytes(b"not the teacher")

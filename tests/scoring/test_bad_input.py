@@ -66,6 +66,10 @@ def test_a_folder_of_images_is_scored_and_reused(here: Path, command: Command) -
             lambda place: [str(folder_of(place, 4)), "--backend", "cleanfid-clean"],
             "2048 features, recipe tiny has fd_digits on 64",
         ),
+        (
+            lambda place: [str(folder_of(place, 4, 16)), "--images", "4"],
+            "000.png: is 16x16, the recipe's images are 8x8",
+        ),
         (lambda place: [str(folder_of(place, 4)), "--ranges", "3"], "images, which are one range: leave it out"),
         (lambda place: [str(folder_of(place, 4)), "--protocol", "best"], "--protocol: "),
         (
