@@ -5,27 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROWS = 10_000
+ROWS, DISTANCES = 10_000, 10**9  # at a time; a distance takes 6 bytes, float32 and half
 NEIGHBORS = 3  # k
 
 
 def precision_recall(
-    real: Tensor, generated: Tensor, k: int = NEIGHBORS, dtype: torch.dtype = torch.float16, rows: int = ROWS
+    real: Tensor, generated: Tensor, k: int = NEIGHBORS, dtype: torch.dtype = torch.float16, rows: int | None = None
 ) -> tuple[float, float]:
     """Share of generated samples inside the real manifold, and of real samples inside the generated one.
 
     Features [N, F] and [M, F]; as in the published metric they and the distances are rounded to ``dtype``. The manifold is the
     union of balls around each sample that reach its k-th neighbor (the (k+1)-th smallest distance, itself included); the
-    boundary counts. ``rows`` bounds the memory: rows x max(N, M) distances at a time.
+    boundary counts. ``rows`` bounds the memory: rows x max(N, M) distances at a time; None: ``rows_at_once``.
 
     Raises ValueError if a side has not more than k samples.
     """
     if min(len(real), len(generated)) <= k:
         raise ValueError(f"k = {k} neighbors need more than {min(len(real), len(generated))} samples on each side")
+    rows = rows or rows_at_once(max(len(real), len(generated)))
     real, generated = real.to(dtype), generated.to(dtype)
     precision = _inside(generated, real, _radii(real, k, rows), rows)
     recall = _inside(real, generated, _radii(generated, k, rows), rows)
     return precision, recall
+
+
+def rows_at_once(points: int) -> int:
+    """Return of how many rows the distances to so many points are held at a time: to ImageNet's, ten thousand rows' take 77 GB."""
+    return max(1, min(ROWS, DISTANCES // points))
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:

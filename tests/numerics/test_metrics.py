@@ -9,7 +9,7 @@ from sida.numerics.augment import AUGMENT_DIM, augment, draw_augment
 from sida.numerics.draws import Draws
 from sida.numerics.inception_score import SplitSums
 from sida.numerics.kid import kernel_distance, kid_subsets
-from sida.numerics.precision_recall import precision_recall
+from sida.numerics.precision_recall import precision_recall, rows_at_once
 from tests.golden.metrics import inception_score
 
 
@@ -62,6 +62,13 @@ def test_precision_and_recall_are_one_for_the_same_samples_and_zero_far_away() -
     assert precision_recall(real, features(1, 50), rows=7) == precision_recall(real, features(1, 50))
     with pytest.raises(ValueError, match="more than 3 samples"):
         precision_recall(real, real[:3])
+
+
+def test_distances_to_all_of_imagenet_are_held_for_so_many_rows_that_a_gpu_has_room() -> None:
+    """Ten thousand rows took 51 GB in float32, and 26 in half precision beside."""
+    assert rows_at_once(50_000) == rows_at_once(100_000) == 10_000
+    assert rows_at_once(1_281_167) == 780  # 4 GB, and 2
+    assert rows_at_once(2 * 10**9) == 1
 
 
 def test_a_narrow_generator_is_precise_and_recalls_little() -> None:
