@@ -16,6 +16,7 @@ from sida.scoring.gates import ONE_RANGE, Standing, comparison, is_best_of_two, 
 TO_ANOTHER = {"ahead": "is ahead of", "level": "is level with", "behind": "is behind"}
 TO_ITS_TEACHER = TO_ANOTHER | {"ahead": "surpasses"}
 _STEPS = {1: "one", 2: "two", 3: "three", 4: "four"}
+PUBLISHED_IMAGES = 50_000  # of a range, in all the publications whose scores recipes name
 TO_THE_PUBLISHED = {"better": "better than", "within": "within the interval of", "worse": "worse than"}
 
 
@@ -124,6 +125,8 @@ def target_gate(recipe: Recipe, score: Score) -> str | None:
         remark += f", the best of SiDA and SiD2A; none is known for {recipe.method.title} alone"
     if (score.nfe or 1) > 1:
         remark += f"; published for one step, this took {score.nfe}"
+    if score.n != PUBLISHED_IMAGES:
+        remark += f"; published for {PUBLISHED_IMAGES:,} images, this is of {score.n:,}: fewer score higher"
     if recipe.in_another_precision:
         remark += f"; published in {recipe.targets.precision}, this was {precision(recipe)}"
     relation = TO_THE_PUBLISHED[versus_published(score, published)]

@@ -116,7 +116,7 @@ def row(values: tuple[float, ...], **fields: object) -> Score:
         "nfe": 1,
         "metric": "fd_digits",
         "first_seeds": tuple(range(len(values))),
-        "n": 10,
+        "n": 50_000,
         "mean": mean,
     }
     more = {"sd": sd, "sampler": "s", "checkpoint_sha256": None, "interval": half_width(values), "model": "generator"}
@@ -139,6 +139,8 @@ def test_the_target_gate_says_how_and_labels_the_published_protocol() -> None:
     assert "is worse than the published 1 (a paper)" in str(target_gate(made, row((2.0, 2.1, 1.9))))
     best = str(target_gate(made, row((2.0, 1.0, 3.0), protocol="best")))
     assert "1.000 (the best of 3 ranges, as publications report it; not a mean) is within" in best
+    fewer = str(target_gate(made, row((2.0, 2.1, 1.9), n=25_000)))
+    assert fewer.endswith("; published for 50,000 images, this is of 25,000: fewer score higher")
     assert target_gate(tiny(), row((2.0,))) is None
 
 
