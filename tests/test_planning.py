@@ -281,6 +281,18 @@ def test_where_no_layout_fits_more_gpus_may() -> None:
     assert said[0].startswith("--gpus 4, execution.shard: full"), said
 
 
+def test_more_gpus_than_hold_a_loss_group_may_share_it() -> None:
+    parts = PhaseCost(5 * 10**12, 0, 0, 0), PhaseCost(7 * 10**12, 3 * GIB, 0, 0), Blocks(10**8, 10**7, 10**6)
+    made = plan(
+        recipe.load("cifar10-uncond"),
+        IterationCost(10**8, 10**6, 10**12, 10**11, *parts),
+        Machines(1, 1, GPUS["h100"]),
+    )
+    assert not made.fits and made.recipe.method.loss_group == 32  # 96 GiB of activations on any number of GPUs
+    said = advice(made, alternatives(made, lambda execution: made.cost))
+    assert said[0] == "--gpus 2, execution.micro_batch: 16 (the numbers stay the same)"
+
+
 def test_processes_that_share_a_copy_write_a_part_of_a_checkpoint_each() -> None:
     whole = 8 * P
     for nodes, gpus, over, on_a_machine, of_a_process in (
