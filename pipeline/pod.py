@@ -163,10 +163,11 @@ def pod_of(
     asks = None if profile is None else profile.needs(step).processes
     processes = (asks or execution.processes) if _parallel(step, recipe) else 1
     work: dict[str, Any] = {"processes": processes, "threads": execution.threads}
+    if step == "distill":
+        whose = f"{where}: steps.{step}.processes" if asks else f"recipe {recipe.name}: execution.processes"
+        _check_division(recipe, processes, whose)
     if profile is None:
         return StepPod(**work)
-    if asks and step == "distill":
-        _check_division(recipe, processes, f"{where}: steps.{step}.processes")
     image = image or check_image(*image_of(step, profile), where, allow_tags=allow_tags)
     needs, account, launch = profile.needs(step), profile.job_service_account, dict[str, str]()
     asked = needs.model_dump(exclude_none=True, exclude=NOT_THE_PODS | (FILES if step not in STEPS else set()))

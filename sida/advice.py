@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Count = Callable[[Execution], "IterationCost"]
 
+SHARDS = ("none", "optimizer", "full")  # simple ones first
 COUNTED_IMAGES = 8  # a smaller micro-batch says too little of larger ones
 ALIKE = 1.01  # hours that differ by less do not decide
 EXACT = 0.1  # of the memory that is planned: what a GPU may take more (tests/accelerator/test_memory.py)
@@ -32,7 +33,7 @@ def alternatives(made: ResourcePlan, count: Count) -> list[ResourcePlan]:
     for recomputed in (False, True):
         execution = recipe.execution.model_copy(update={"activation_checkpointing": recomputed, "micro_batch": counted})
         cost = count(execution)
-        for shard in ("none", "optimizer", "full"):
+        for shard in SHARDS:
             set_so = recipe.model_copy(update={"execution": execution.model_copy(update={"shard": shard})})
             plans = [plan(set_so, cost, machines, micro) for micro in possible]
             if plans[0].layout.shard == shard:  # nobody to share with
@@ -105,17 +106,20 @@ def advice(made: ResourcePlan, others: Sequence[ResourcePlan]) -> list[str]:
 
 def _more_gpus(made: ResourcePlan, others: Sequence[ResourcePlan]) -> str:
     """Return how many GPUs a machine, and how set, would hold it; "" where it does not help, or cannot divide the batch."""
-    machines, groups = made.machines, made.recipe.method.batch // made.recipe.method.loss_group
+    machines = made.machines
     times = 2
-    while times <= MOST_TIMES and groups % (machines.world * times) == 0:
+    while times <= MOST_TIMES and made.recipe.method.batch % (machines.world * times) == 0:
         wider = replace(machines, gpus=machines.gpus * times)
+        possible = possible_micro_batches(made.recipe, wider)
+        found = []
         for one in others:
-            execution = one.recipe.execution.model_copy(update={"shard": "full", "shard_over": None})
-            so = plan(
-                one.recipe.model_copy(update={"execution": execution}), one.cost, wider, made.recipe.method.loss_group
-            )
-            if so.fits:
-                return f"--gpus {wider.gpus}, {settings_of(so, made)} (the numbers stay the same)"
+            for shard in SHARDS:
+                execution = one.recipe.execution.model_copy(update={"shard": shard, "shard_over": None})
+                so = one.recipe.model_copy(update={"execution": execution})
+                plans = [plan(so, one.cost, wider, micro) for micro in possible]
+                found.append(_suited(plans, made.division.micro_batch))
+        if chosen := best(found):
+            return f"--gpus {wider.gpus}, {settings_of(chosen, made)} (the numbers stay the same)"
         times *= 2
     return ""
 

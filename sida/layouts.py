@@ -31,7 +31,7 @@ EXPOSED = 1 / 3  # allowance: the part of a message's time in which the GPU wait
 PASSES_A, PASSES_B = (
     3,
     6,
-)  # that gather: theta's and psi's two; two of each network. Two more of the encoder for real images
+)  # that gather: theta's and psi's two; two of each network. Two more of the encoder for real images; theta's further steps
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,11 @@ class Layout:
         return max(phase.held_bytes(micro) - (phase.kept if full else 0) for phase in (cost.A, cost.B))
 
     def waits(
-        self, cost: IterationCost, rounds: int, seconds: tuple[float, float], *, adversarial: bool
+        self, cost: IterationCost, rounds: int, seconds: tuple[float, float], *, adversarial: bool, steps: int
     ) -> tuple[float, float]:
         """Seconds of an iteration in which GPUs wait for messages in phases A and B; ``seconds``: the work of a round of each.
+
+        ``steps``: evaluations of the generator, all of which gather it.
 
         Messages run beside work: where weights stay gathered beside one round's, else beside that of all.
         """
@@ -93,7 +95,7 @@ class Layout:
         gather, reduce = self._gather(cost.blocks.all * FLOAT32), self._reduce(cost)
         waits = []
         for passes, work in zip((PASSES_A + encoder, PASSES_B), seconds, strict=True):
-            gathers = {"none": 0, "optimizer": 1, "full": rounds * passes}[self.shard]
+            gathers = {"none": 0, "optimizer": 1, "full": rounds * (passes + steps - 1)}[self.shard]
             spent = gathers * gather + reduce
             beside = work * (rounds if self.shard == "full" else 1)
             waits.append(max(EXPOSED * spent, spent - beside))

@@ -152,7 +152,7 @@ def _work(recipe: Recipe, cost: IterationCost, layout: Layout, division: BatchDi
     moved = seen - min(seen, method.generator_from if method.adversarial else 0)  # phase B's
     round_seconds = (3600 * phase(division.micro_batch, cost.A), 3600 * phase(division.micro_batch, cost.B))
     rounds = division.rounds
-    waits_a, waits_b = layout.waits(cost, rounds, round_seconds, adversarial=method.adversarial)
+    waits_a, waits_b = layout.waits(cost, rounds, round_seconds, adversarial=method.adversarial, steps=method.steps)
     selected = (seen // evaluation.selection_every) * evaluation.selection_images
     encoded = (recipe.dataset.images or 0) if latents and recipe.dataset.source != "labels" else 0
     taught = recipe.teacher.train.images if recipe.teacher.train and recipe.teacher.address is None else 0

@@ -255,6 +255,25 @@ def test_waits_are_a_third_of_messages_that_work_covers_and_all_that_it_does_not
     assert sharded("full", Machines(1, 1, GPUS["h100"])).work.waiting == 0
 
 
+def test_each_step_of_a_generator_gathers_it_where_nothing_stays_gathered() -> None:
+    def waiting(shard: str, steps: int) -> float:
+        loaded = recipe.load("ffhq-64")
+        changed = {
+            "execution": loaded.execution.model_copy(update={"shard": shard}),
+            "method": loaded.method.model_copy(update={"steps": steps}),
+        }
+        return plan(loaded.model_copy(update=changed), COST, Machines(1, 4, GPUS["h100"])).work.waiting
+
+    loaded = recipe.load("ffhq-64")
+    rounds = sharded("full", Machines(1, 4, GPUS["h100"])).division.rounds
+    iterations = loaded.method.images / loaded.method.batch
+    moved = (loaded.method.images - loaded.method.generator_from) / loaded.method.batch
+    gathered = P * 3 / 4 / (450e9 * known.LINK_UTILIZATION)
+    added = 4 * (iterations + moved) * rounds * 3 * gathered / 3 / 3600  # three more, each delays by a third
+    assert waiting("full", 4) - waiting("full", 1) == pytest.approx(added)
+    assert waiting("optimizer", 4) == waiting("optimizer", 1)
+
+
 def test_the_layout_to_set_is_the_one_that_fits_with_the_fewest_gpu_hours() -> None:
     large = replace(COST, parameters=2 * 10**9, blocks=Blocks(2 * 10**9, 6 * 10**8, 10**8))
     made = plan(
@@ -298,6 +317,18 @@ def test_where_no_layout_fits_more_gpus_may() -> None:
     made = plan(recipe.load("cifar10-uncond"), COST, Machines(1, 1, GPUS["a10"]))
     said = advice(made, others(made))
     assert said[0].startswith("--gpus 4, execution.shard: full"), said
+
+
+def test_more_gpus_than_hold_a_loss_group_may_share_it() -> None:
+    parts = PhaseCost(5 * 10**12, 0, 0, 0), PhaseCost(7 * 10**12, 3 * GIB, 0, 0), Blocks(10**8, 10**7, 10**6)
+    made = plan(
+        recipe.load("cifar10-uncond"),
+        IterationCost(10**8, 10**6, 10**12, 10**11, *parts),
+        Machines(1, 1, GPUS["h100"]),
+    )
+    assert not made.fits and made.recipe.method.loss_group == 32  # 96 GiB of activations on any number of GPUs
+    said = advice(made, alternatives(made, lambda execution: made.cost))
+    assert said[0] == "--gpus 2, execution.micro_batch: 16 (the numbers stay the same)"
 
 
 def test_processes_that_share_a_copy_write_a_part_of_a_checkpoint_each() -> None:

@@ -33,6 +33,7 @@ from sida.errors import Fenced, NotFound, SidaError, Unavailable, UserError
 from sida.launch.base import Stopped, Work
 from sida.launch.local import LocalLauncher
 from sida.launch.worker_error import error_key
+from sida.layout import checkpoint_at
 from sida.manifests import Part
 from sida.settings import environment, settings
 from sida.stores import ObjectStore
@@ -177,7 +178,9 @@ class LeadingLauncher(MachineLauncher):
 
 
 def _progress(store: ObjectStore, job: str) -> list[str]:
-    return list(store.list(f"{job.rpartition('/')[0]}/checkpoints/"))
+    """Return the job's checkpoints, without what is told of the parts of later ones."""
+    folder = f"{job.rpartition('/')[0]}/"
+    return [key for key in store.list(f"{folder}checkpoints/") if checkpoint_at(key.removeprefix(folder))]
 
 
 def _wait_for_all(store: ObjectStore, nodes: Nodes, call: str, work: Work) -> None:

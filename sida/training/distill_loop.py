@@ -68,6 +68,7 @@ class DistillRun(TrainingRun):
             self.selection = Selection(job, self.distillation.networks.theta_ema, self.dataset)
             self.history = History(method.images, method.batch, job.processes)
             self.profile: dict[str, float] = {}  # milliseconds of one iteration by kind of operator
+            self.losses: dict[str, Tensor] = {}  # of the iteration before, if it was one of this process
             self.resume()
             self.noise = self._noise()
             sampled = settings().system_metrics and job.processes.first
@@ -117,7 +118,7 @@ class DistillRun(TrainingRun):
         whole = self.iteration >= PROFILED and self.seen > self.job.recipe.method.warm_up
         measured = whole and not self.profile and self.job.processes.first
         record = IterationProfile(self.job.processes.device) if measured else None
-        losses = self.distillation.run(self.seen, record)
+        self.losses = losses = self.distillation.run(self.seen, record)
         if record:
             self.profile = record.milliseconds
         after = self.seen + self.batch
@@ -141,7 +142,7 @@ class DistillRun(TrainingRun):
                     if self.job.processes.first:
                         self.writer.publish(samples_name(self.seen), self.selection.picture(self.seen, score))
             except Stopped:
-                self.save()
+                self.checkpoint(self.losses)
                 raise self.stopped(stop) from None
             self.selection.keep(self.seen, score)
             if self.job.recipe.execution.keep_selections:

@@ -54,13 +54,15 @@ class History:
             self.points.append({"images": seen})
         self.points[-1][name] = float(f"{value:.6g}")
 
-    # In a checkpoint: the first process keeps the sums of all, which continue as its own.
+    # In a checkpoint: the first process keeps the sums of all, which continue as its own; on another number of processes as if
+    # they were of so many, for a mean is one over the processes of its window's end.
 
     def state_dict(self) -> dict[str, Any]:
         """Points and the open window, which goes on as if nothing had happened; all processes call it alike."""
         names = sorted(self._sums)
         self.processes.sum_(self._sums[name] for name in names)
-        state = {"points": self.points, "counts": self._counts, "sums": {n: float(self._sums[n]) for n in names}}
+        sums = {name: float(self._sums[name]) for name in names}
+        state = {"points": self.points, "counts": self._counts, "sums": sums, "world": self.processes.world}
         if not self.processes.first:
             self._sums = {name: torch.zeros_like(value) for name, value in self._sums.items()}
         return state
@@ -68,6 +70,9 @@ class History:
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Continue from a checkpoint."""
         self.points, self._counts = state["points"], dict(state["counts"])
-        mine = state["sums"].items() if self.processes.first else [(name, 0.0) for name in state["sums"]]
+        world = self.processes.world
+        more = world / state.get("world", world)  # older ones do not say
+        sums = {name: value * (1 if name in SUMMED else more) for name, value in state["sums"].items()}
+        mine = sums if self.processes.first else dict.fromkeys(sums, 0.0)
         device = self.processes.device
-        self._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in mine}
+        self._sums = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in mine.items()}

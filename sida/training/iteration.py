@@ -113,7 +113,7 @@ class Distillation:
         return {**networks, "adam_psi": self.psi_updates, "adam_theta": self.theta_updates}
 
     def run(self, seen: int, record: IterationProfile | None = None) -> dict[str, Tensor]:
-        """One iteration; returns the losses of this process's last round, as tensors (no synchronization).
+        """One iteration; returns the losses, means over this process's images, as tensors (no synchronization).
 
         Before theta's first step only phase A counts, and phase B, whose gradients would go nowhere, is left out.
         ``record`` is told where the time goes; that waits for the device.
@@ -141,6 +141,7 @@ class Distillation:
         self.psi_updates.train_weights(True)
         self.theta_updates.train_weights(False)
         in_two = method.adversarial and self.division.rounds > 1 and is_divided(psi)
+        means: dict[str, Tensor] = {}
         for offsets, indices, steps in self._rounds(self.psi_updates, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
@@ -165,13 +166,13 @@ class Distillation:
             l_real, y_psi, l_fake, u = leaves = leaves_of(outputs) if in_two else outputs
             losses = fake_score_losses(y, y_psi, sigma, l_fake, l_real, u, self.group, self.psi_groups)
             total = method.fake_score_weight * losses.loss_psi.sum()
-            reported = {"loss_psi": losses.loss_psi.detach().mean()}
+            self._average(means, "loss_psi", losses.loss_psi)
             if losses.loss_D is not None:
                 total = total + method.discriminator_weight * losses.loss_D.sum()
-                reported["loss_D"] = losses.loss_D.detach().mean()
+                self._average(means, "loss_D", losses.loss_D)
             if l_fake is not None and l_real is not None:
-                self.health["D_real"] = l_real.detach().sigmoid().mean()  # how sure that real images are real
-                self.health["D_fake"] = l_fake.detach().sigmoid().mean()  # how sure that generated ones are
+                self._average(means, "D_real", l_real.detach().sigmoid())  # how sure that real images are real
+                self._average(means, "D_fake", l_fake.detach().sigmoid())  # how sure that generated ones are
             scaled = total / (method.batch / method.loss_scale)
             if in_two:
                 self.psi_updates.backward_in_two(scaled, outputs, leaves)
@@ -181,7 +182,8 @@ class Distillation:
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         self.health["gradient_psi"] = self._step(self.psi_updates, method.fake_score_rate, seen, clip)
         self.psi_updates.zero_grad()  # the other phase needs the memory
-        return reported
+        self.health |= {name: means.pop(name) for name in ("D_real", "D_fake") if name in means}
+        return means
 
     # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
 
@@ -194,6 +196,7 @@ class Distillation:
         unweighted = method.divergence is not None and DIVERGENCES[method.divergence] is None  # the loss is SiD's
         judged = method.adversarial and not unweighted and seen > method.adversarial_from
         moves = self._theta_steps(seen)
+        means: dict[str, Tensor] = {}
         for offsets, indices, steps in self._rounds(self.theta_updates if moves else None, seen):
             x, c = self.data.batch(2 * seen + method.batch + offsets)
             if method.forced_normalization or not method.adversarial:
@@ -212,17 +215,17 @@ class Distillation:
                 y, y_phi, y_psi, method.alpha, logits, u, self.group, self.theta_groups, method.divergence
             )
             total = method.generator_weight * losses.loss_sid.sum()
-            reported = {"loss_sid": losses.loss_sid.detach().mean()}
+            self._average(means, "loss_sid", losses.loss_sid)
             if losses.loss_adv is not None:
                 total = 0.5 * total + 0.5 * method.adversarial_weight * losses.loss_adv.sum()
-                reported["loss_adv"] = losses.loss_adv.detach().mean()
+                self._average(means, "loss_adv", losses.loss_adv)
             (total / (method.batch / method.loss_scale)).backward()
             if moves:
                 self.non_finite.note(seen, sigma, losses.keep, total)
         if moves:
             self.health["gradient_theta"] = self._step(self.theta_updates, method.generator_rate, seen)
         self.theta_updates.zero_grad()
-        return reported if moves else {}
+        return means if moves else {}
 
     def _theta_steps(self, seen: int) -> bool:
         return not self.method.adversarial or seen > self.method.generator_from
@@ -244,6 +247,11 @@ class Distillation:
                 steps = [1 + index % self.method.steps for index in range(seen + first, seen + last)]
                 indices = torch.arange(seen + first, seen + last, device=self.processes.device)
                 yield torch.arange(first, last), indices, steps
+
+    def _average(self, means: dict[str, Tensor], name: str, values: Tensor) -> None:
+        """Add a round's share to a mean over all rounds, which are of one size."""
+        mean = values.detach().mean() / self.division.rounds
+        means[name] = means[name] + mean if name in means else mean
 
     def _recorded(self, times: int) -> AbstractContextManager[None]:
         return self._record.recorded(times) if self._record else nullcontext()

@@ -152,6 +152,10 @@ class TrainingRun(ABC):
         """
         self.writer.wait(stop)
         self.job.wait_for_the_asked(stop)
+        if self.checkpoint_due:  # this state was worth none
+            return SidaError(
+                f"stopped at {self.seen} images, where a loss is not finite: run again to continue from the checkpoint before"
+            )
         return SidaError(f"stopped at {self.seen} images, after a checkpoint: run again to continue")
 
 

@@ -20,7 +20,8 @@ import pytest
 from sida.errors import NotFound, SidaError, UserError
 from sida.launch.base import Work
 from sida.launch.joining import follow
-from sida.launch.nodes import TERMS, LeadingLauncher, MachineLauncher, Nodes, put, read, say_over, terms
+from sida.launch.nodes import RESTARTS, TERMS, LeadingLauncher, MachineLauncher, Nodes, put, read, say_over, terms
+from sida.layout import checkpoint_name, checkpoint_part_name
 from sida.stores import open_store
 from sida.stores.lease import acquire
 from tests.conftest import ROOT
@@ -307,6 +308,32 @@ def test_node_0_takes_its_call_back_before_it_waits_for_a_lost_node(
     now = json.loads(store.read(nodes.key("call")))
     assert len(calls) == 1 and "job" in calls[0]
     assert "job" not in now and now["id"] != calls[0]["id"]
+
+
+def test_what_is_told_of_parts_is_no_new_checkpoint_and_restarts_nothing_more(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ends = open_store(f"file://{place / 'store'}"), 0
+    nodes = Nodes(count=2, rank=0, host="127.0.0.1", port=29500, lease=1)
+    folder = "jobs/distill/key/1"
+    work = replace(work_in(place, "beat"), job=f"{folder}/spec.json")
+
+    def lose(self: LeadingLauncher, work: Work) -> None:
+        nonlocal ends
+        ends += 1
+        if ends == 2:
+            store.put(f"{folder}/{checkpoint_name(64, 1)}", b"{}")
+        store.put(f"{folder}/{checkpoint_part_name(64 * ends, 1, 1)}", b"{}")
+        if ends > 20:
+            pytest.fail("is started again and again")
+        raise SidaError("a worker was killed by SIGKILL")
+
+    monkeypatch.setattr(MachineLauncher, "run", lose)
+    monkeypatch.setattr("sida.launch.nodes.secrets.token_hex", lambda count: "call")
+    put(store, nodes, "node-1", {"answered": "call"})
+    with pytest.raises(SidaError, match="SIGKILL"):
+        LeadingLauncher(place / "log", nodes, store).run(work)
+    assert ends == 2 + 1 + RESTARTS  # the start after the one with the checkpoint, and as many again
 
 
 def test_node_0_listens_on_its_rendezvous_and_on_no_other_address() -> None:

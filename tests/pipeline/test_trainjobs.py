@@ -112,6 +112,17 @@ def test_a_division_that_does_not_come_out_even_is_refused_before_anything_is_se
     assert said.status == 2 and expected in said.err and said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("profiled", [True, False])
+def test_processes_of_the_recipe_that_make_no_groups_which_share_a_copy_are_refused_before_anything_is_sent(
+    command: Command, tmp_path: Path, profiled: bool
+) -> None:
+    text = "extends: digits\nname: mine\ndescription: x\nexecution: {processes: 4, shard: full, shard_over: 3}\n"
+    (mine := tmp_path / "of-three.yaml").write_text(text)
+    said = command("compile", str(mine), *(("--profile", command.profile(*LAUNCHED)) if profiled else ()))
+    expected = "execution.processes: 4 processes do not divide into groups of 3 that share a copy"
+    assert said.status == 2 and expected in said.err and said.err.count("\n") == 1
+
+
 def test_a_volume_is_mounted_by_the_launching_pod_and_on_every_node(command: Command) -> None:
     needs = "steps:\n  reference_statistics: {launcher: trainjob, volumes: [{claim: sets, path: /data}]}\n"
     said = command("compile", "digits", "--profile", command.profile(LAUNCHED[0], ("steps:\n", needs)))

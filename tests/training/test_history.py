@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from sida.training.history import POINTS, History
 from sida.worker.ranks import Processes
+from tests.joined import in_processes
 
 ONE = Processes(0, 1, torch.device("cpu"))
 BATCH, IMAGES = 4, 4_000  # windows of 20 images: 5 iterations
@@ -47,6 +50,39 @@ def test_a_run_that_is_killed_and_continued_has_the_same_points() -> None:
         second.load_state_dict(json.loads(saved))
         feed(second, checkpoint, 100)
         assert second.points == whole.points
+
+
+def _save(processes: Processes, end: int, target: str) -> None:
+    history = History(IMAGES, BATCH, processes)
+    feed(history, 0, end)
+    state = json.dumps(history.state_dict())
+    if processes.first:
+        Path(target).write_text(state)
+
+
+def _continue(processes: Processes, begin: int, saved: str, target: str) -> None:
+    history = History(IMAGES, BATCH, processes)
+    history.load_state_dict(json.loads(Path(saved).read_text()))
+    feed(history, begin, 10)
+    if processes.first:
+        Path(target).write_text(json.dumps(history.points))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_window_that_other_processes_began_has_the_same_means(before: int, after: int, tmp_path: Path) -> None:
+    saved, target = str(tmp_path / "saved"), tmp_path / "points"
+    whole = History(IMAGES, BATCH, ONE)
+    feed(whole, 0, 10)
+    for world, task in ((before, (_save, 8, saved)), (after, (_continue, 8, saved, str(target)))):
+        if world == 1:
+            task[0](ONE, *task[1:])
+        else:
+            in_processes(world, *task)
+    points = json.loads(target.read_text())
+    # Each process has the same values here: means are those of one, counts add up over the processes that had them.
+    assert [point["loss"] for point in points] == pytest.approx([point["loss"] for point in whole.points], rel=1e-5)
+    assert points[1]["late"] == whole.points[1]["late"] == 8.5
+    assert points[1]["dropped"] == before * (2 + 0 + 1) + after * (2 + 0)
 
 
 def test_scores_join_the_point_of_their_images_and_what_is_not_finite_leaves_a_gap() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sida import recipe
+from sida.numerics.losses import FakeScoreLosses, fake_score_losses
+from sida.training import iteration
 from sida.training.execution import apply_execution, convolve_channels_last, recompute_activations
 from sida.training.iteration import Distillation
 from tests.training.tiny import distillation, edm2, largest_difference, run
@@ -164,6 +167,34 @@ def test_a_sample_with_a_nan_is_dropped_and_counted() -> None:
     assert int(job.dropped) == 1
     assert all(torch.isfinite(value) for value in losses.values())
     assert all(torch.isfinite(p).all() for p in job.networks.psi.parameters())
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_is_told_of_an_iteration_is_the_mean_over_its_rounds(steps: int) -> None:
+    told = []
+    for micro in (None, 1):  # of two steps the last image of each batch is always at the second
+        job = distillation(micro_batch=micro, batch=8, loss_group=1, dropout=0.0, steps=steps)
+        losses = job.run(96)  # all terms act
+        told.append(losses | {name: value for name, value in job.health.items() if name.startswith("D_")})
+    assert told[0].keys() == told[1].keys() == {"loss_psi", "loss_D", "loss_sid", "loss_adv", "D_real", "D_fake"}
+    for name, value in told[0].items():
+        assert float(told[1][name]) == pytest.approx(float(value), rel=1e-9), name
+
+
+def test_a_loss_that_is_not_finite_shows_whichever_round_it_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = 0
+
+    def first_infinite(*outputs: Any) -> FakeScoreLosses:
+        nonlocal rounds
+        rounds += 1
+        losses = fake_score_losses(*outputs)
+        return replace(losses, loss_psi=losses.loss_psi * (torch.inf if rounds == 1 else 1))
+
+    monkeypatch.setattr(iteration, "fake_score_losses", first_infinite)
+    job = distillation(micro_batch=8)
+    losses = job.run(0)
+    assert rounds == 4 and job.non_finite.counts.tolist() == [0, 1]
+    assert not losses["loss_psi"].isfinite() and losses["loss_D"].isfinite()
 
 
 @pytest.mark.parametrize("changes", [{"micro_batch": 6}, {"micro_batch": 2}, {"batch": 36, "micro_batch": 16}])

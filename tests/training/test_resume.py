@@ -508,6 +508,29 @@ def test_beyond_the_limit_the_run_ends_with_iteration_sigma_range_and_a_dump(
     assert max(_places(job)) <= 160
 
 
+@pytest.mark.parametrize("seen", [64, 96])  # before a selection is due, and in the midst of one
+def test_a_run_that_is_stopped_where_a_loss_is_not_finite_writes_no_checkpoint_of_it_and_says_so(
+    made: Bench, monkeypatch: pytest.MonkeyPatch, seen: int
+) -> None:
+    run = Distillation.run
+
+    def infinite(self: Distillation, before: int, record: Any = None) -> dict[str, torch.Tensor]:
+        losses = run(self, before, record)
+        if before < seen:
+            return losses
+        os.kill(os.getpid(), signal.SIGTERM)
+        return losses | {"loss_psi": torch.tensor(torch.inf)}
+
+    monkeypatch.setattr(Distillation, "run", infinite)
+    job = made.job(name=f"stopped-infinite-{seen}")
+    said = (
+        f"stopped at {seen + 32} images, where a loss is not finite: run again to continue from the checkpoint before"
+    )
+    with pytest.raises(SidaError, match=said):
+        distill(job)
+    assert max(_places(job)) == seen
+
+
 def test_no_checkpoint_replaces_a_good_one_while_a_loss_is_not_finite(
     made: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
