@@ -56,7 +56,10 @@ class Selection:
         self._batch: int | None = None
 
     def score(self, stop: Callable[[], bool]) -> float:
-        """Score the generator, which each process has whole. Raises Stopped, on all processes."""
+        """Score the generator, which each process has whole. Raises Stopped, on all processes.
+
+        The first process's number is that of all, who decide by it: another processor may round the last bit otherwise.
+        """
         processes, count = self._job.processes, self._job.recipe.evaluation.selection_images
         if self._batch is None:
             limit, classes = self._job.recipe.execution.batch_limit, len(self._dataset.histogram)
@@ -80,8 +83,11 @@ class Selection:
             processes=processes,
             report=vote,
         )
-        mean, covariance = (part.cpu() for part in moments.mean_cov())  # the reference is on the host
-        return frechet_distance(mean, covariance, *self._real)
+        distance = None
+        if processes.first:
+            mean, covariance = (part.cpu() for part in moments.mean_cov())  # the reference is on the host
+            distance = frechet_distance(mean, covariance, *self._real)
+        return float(processes.from_first(distance))
 
     def keep(self, seen: int, score: float) -> None:
         """Note a score; keep the generator if it is the best so far."""
