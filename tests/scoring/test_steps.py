@@ -145,7 +145,7 @@ def test_a_published_score_of_one_step_is_told_from_that_of_more() -> None:
     targets = {"metric": "fd_digits", "source": "a paper", "sida": 1.0}
     recipe = parse(recipe_of(3).model_dump(mode="json") | {"targets": targets}, "test")
     assert recipe.group == "ours"
-    values = {"metric": "fd_digits", "values": (0.5, 0.6), "first_seeds": (1, 2), "n": 9, "mean": 0.55, "sd": 0.07}
+    values = {"metric": "fd_digits", "values": (0.5, 0.6), "first_seeds": (1, 2), "n": 50_000, "mean": 0.55, "sd": 0.07}
     about = {"label": "-", "sampler": "-", "checkpoint_sha256": None, "interval": 0.1}
     one, three = (Score(model="generator", nfe=steps, **values, **about) for steps in (1, 3))  # type: ignore[arg-type]
     assert str(target_gate(recipe, three)).endswith("published 1 (a paper); published for one step, this took 3")
