@@ -103,10 +103,11 @@ def pinned_elsewhere(path: Path, pins: list[Pin]) -> list[str]:
     sources, own = origins(str(path)), {f"{each.field}.{each.key}" for each in pins}
     recipe = recipes.load(str(path))
     missing = _unpinned(recipe.model_dump(mode="json"), "")
-    data = recipe.dataset.address or ""
-    of_folder = recipe.dataset.sha256 is None and _is_own_folder("dataset", "address", data, path.parent)
-    folder = f"not pinned: dataset.sha256: {redact(data)} is no single file; prepare_data finds the digest over all, source_sha256"
-    return [folder] * of_folder + [
+    data, folders = recipe.dataset, list[str]()
+    if data.address and data.sha256 is None and _is_own_folder("dataset", "address", data.address, path.parent):
+        told = f"{redact(data.address)} is no single file; prepare_data finds the digest over all, source_sha256"
+        folders.append(f"not pinned: dataset.sha256: {told}")
+    return folders + [
         f"not pinned: {field}, whose {name} is set in {sources[field.rpartition('.')[0] + '.' + name]}: pin that file too"
         for field, name in missing
         if field not in own

@@ -66,6 +66,8 @@ def test_a_folder_of_data_is_passed_over_and_told(command: Command, place: Path)
     assert recipes.load(str(path)).dataset.sha256 is None
     (place / "images").rmdir()
     assert "no such file" in command("pin", str(path)).mistake()
+    path.write_text("extends: digits\nname: mine\n")  # whose data a package has: there is no address
+    assert "not pinned" not in command("pin", str(path)).out
 
 
 def test_line_ends_mode_remarks_and_a_link_stay_as_they_are(command: Command, place: Path) -> None:
