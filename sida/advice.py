@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sida.gpus import GPUS
+from sida.gpus import GPUS, Machines
 from sida.planning import FRAGMENTATION, GIB, ResourcePlan, plan, possible_micro_batches
-from sida.recipe import Execution
+from sida.recipe import Execution, Recipe
 
 if TYPE_CHECKING:
     from sida.training.cost import IterationCost
 
 Count = Callable[[Execution], "IterationCost"]
 
-SHARDS = ("none", "optimizer", "full")  # simple ones first
 COUNTED_IMAGES = 8  # a smaller micro-batch says too little of larger ones
 ALIKE = 1.01  # hours that differ by less do not decide
 EXACT = 0.1  # of the memory that is planned: what a GPU may take more (tests/accelerator/test_memory.py)
@@ -32,12 +31,20 @@ def alternatives(made: ResourcePlan, count: Count) -> list[ResourcePlan]:
     found = []
     for recomputed in (False, True):
         execution = recipe.execution.model_copy(update={"activation_checkpointing": recomputed, "micro_batch": counted})
-        cost = count(execution)
-        for shard in SHARDS:
-            set_so = recipe.model_copy(update={"execution": execution.model_copy(update={"shard": shard})})
-            plans = [plan(set_so, cost, machines, micro) for micro in possible]
-            if plans[0].layout.shard == shard:  # nobody to share with
-                found.append(_suited(plans, made.division.micro_batch))
+        found += _of_layouts(recipe, execution, count(execution), machines, made.division.micro_batch)
+    return found
+
+
+def _of_layouts(
+    recipe: Recipe, execution: Execution, cost: IterationCost, machines: Machines, micro: int
+) -> list[ResourcePlan]:
+    """Plan every layout that the machines can have, simple ones first, each with the micro-batch that suits it best."""
+    possible, found = possible_micro_batches(recipe, machines), []
+    for shard in ("none", "optimizer", "full"):
+        set_so = recipe.model_copy(update={"execution": execution.model_copy(update={"shard": shard})})
+        plans = [plan(set_so, cost, machines, each) for each in possible]
+        if plans[0].layout.shard == shard:  # nobody to share with
+            found.append(_suited(plans, micro))
     return found
 
 
@@ -106,18 +113,14 @@ def advice(made: ResourcePlan, others: Sequence[ResourcePlan]) -> list[str]:
 
 def _more_gpus(made: ResourcePlan, others: Sequence[ResourcePlan]) -> str:
     """Return how many GPUs a machine, and how set, would hold it; "" where it does not help, or cannot divide the batch."""
-    machines = made.machines
-    times = 2
+    machines, times = made.machines, 2
+    counted = {one.recipe.execution.activation_checkpointing: one for one in others}
     while times <= MOST_TIMES and made.recipe.method.batch % (machines.world * times) == 0:
         wider = replace(machines, gpus=machines.gpus * times)
-        possible = possible_micro_batches(made.recipe, wider)
         found = []
-        for one in others:
-            for shard in SHARDS:
-                execution = one.recipe.execution.model_copy(update={"shard": shard, "shard_over": None})
-                so = one.recipe.model_copy(update={"execution": execution})
-                plans = [plan(so, one.cost, wider, micro) for micro in possible]
-                found.append(_suited(plans, made.division.micro_batch))
+        for one in counted.values():
+            execution = one.recipe.execution.model_copy(update={"shard_over": None})
+            found += _of_layouts(made.recipe, execution, one.cost, wider, made.division.micro_batch)
         if chosen := best(found):
             return f"--gpus {wider.gpus}, {settings_of(chosen, made)} (the numbers stay the same)"
         times *= 2
