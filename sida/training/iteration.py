@@ -141,7 +141,7 @@ class Distillation:
         self.psi_updates.train_weights(True)
         self.theta_updates.train_weights(False)
         in_two = method.adversarial and self.division.rounds > 1 and is_divided(psi)
-        means: dict[str, Tensor] = {}
+        means, beliefs = dict[str, Tensor](), dict[str, Tensor]()
         for offsets, indices, steps in self._rounds(self.psi_updates, seen):
             x, c = self.data.batch(2 * seen + offsets)
             with torch.no_grad():
@@ -171,8 +171,8 @@ class Distillation:
                 total = total + method.discriminator_weight * losses.loss_D.sum()
                 self._average(means, "loss_D", losses.loss_D)
             if l_fake is not None and l_real is not None:
-                self._average(means, "D_real", l_real.detach().sigmoid())  # how sure that real images are real
-                self._average(means, "D_fake", l_fake.detach().sigmoid())  # how sure that generated ones are
+                self._average(beliefs, "D_real", l_real.detach().sigmoid())  # how sure that real images are real
+                self._average(beliefs, "D_fake", l_fake.detach().sigmoid())  # how sure that generated ones are
             scaled = total / (method.batch / method.loss_scale)
             if in_two:
                 self.psi_updates.backward_in_two(scaled, outputs, leaves)
@@ -182,7 +182,7 @@ class Distillation:
         clip = 1.0 if method.adversarial and method.clip_fake_score else None
         self.health["gradient_psi"] = self._step(self.psi_updates, method.fake_score_rate, seen, clip)
         self.psi_updates.zero_grad()  # the other phase needs the memory
-        self.health |= {name: means.pop(name) for name in ("D_real", "D_fake") if name in means}
+        self.health |= beliefs
         return means
 
     # Phase B: theta moves towards images on which the teacher and psi agree, and which psi takes for real.
